@@ -1,0 +1,93 @@
+"""What every source gives and every template takes: a conversation, or a row that is tokenised already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tunelab.errors import BadRow
+
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `input` is Alpaca's optional context of an instruction; templates that know it give it a field of its own."""
+
+    role: Role
+    content: str
+    input: str = ""
+
+    @property
+    def text(self) -> str:
+        """The whole turn as one text, for templates that have no field for `input`."""
+        return f"{self.content}\n\n{self.input}" if self.input else self.content
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns in order: an optional system turn, then user and assistant in alternation, ending with the assistant.
+
+    `origin` names the file and row that it came from ("alpaca.json row 17"), for messages about it.
+    """
+
+    messages: tuple[Message, ...]
+    origin: str = ""
+
+    @property
+    def group(self) -> str:
+        """The first user turn: conversations of one group are never divided between training and held-out rows."""
+        return next((message.text for message in self.messages if message.role == "user"), "")
+
+
+@dataclass(frozen=True, slots=True)
+class PretokenizedRow:
+    """A row of token ids that passes through untouched.
+
+    `completion_mask[i]` says whether `input_ids[i]` belongs to an answer; None = every token does.
+    """
+
+    input_ids: tuple[int, ...]
+    completion_mask: tuple[bool, ...] | None = None
+    origin: str = ""
+
+    @property
+    def group(self) -> str:
+        """Rows with the same tokens before the first answer (all tokens where there is no mask) form one group."""
+        if self.completion_mask is None or True not in self.completion_mask:
+            return repr(self.input_ids)
+        return repr(self.input_ids[: self.completion_mask.index(True)])
+
+
+Example = Conversation | PretokenizedRow
+
+
+def check_conversation(conversation: Conversation) -> Conversation:
+    """The conversation itself, if it can be trained on.
+
+    Raises:
+        BadRow: a role is unknown, a content is no string or empty, roles do not alternate, there is no assistant turn,
+            or the last turn is not the assistant's.
+    """
+    messages = conversation.messages
+    for number, message in enumerate(messages, 1):
+        if message.role not in ROLES:
+            raise BadRow(f"message {number} has role {message.role!r}", f"expected one of: {', '.join(ROLES)}")
+        for name, value in (("content", message.content), ("input", message.input)):
+            if not isinstance(value, str):
+                raise BadRow(f"message {number} ({message.role}): {name} is {type(value).__name__}, expected a string")
+        if not message.content.strip():
+            what = "empty output: " if message.role == "assistant" else ""
+            raise BadRow(f"{what}message {number} ({message.role}) has no text")
+    if not any(message.role == "assistant" for message in messages):
+        raise BadRow("no assistant turn: there is nothing to learn from", "every conversation needs at least one answer")
+    turns = [message.role for message in messages if message.role != "system"]
+    if any(message.role == "system" for message in messages[1:]):
+        raise BadRow("a system turn stands after the first message", "a system turn is allowed only at the start")
+    expected = ["user", "assistant"] * ((len(turns) + 1) // 2)
+    if turns != expected[: len(turns)]:
+        raise BadRow(f"roles do not alternate user, assistant: {', '.join(turns)}")
+    if turns[-1] != "assistant":
+        raise BadRow("the last turn is not the assistant's: there is no answer to it")
+    return conversation

@@ -1,0 +1,79 @@
+"""Name -> module in a folder of the package, listed without importing. A file's name is its registration.
+
+`alpaca_cleaned.py` in a folder is known as `alpaca-cleaned`. A user's own file (`path/to/file.py`) or an installed
+entry point (group `tunelab.sources`, `tunelab.benchmarks`, ...) is used in the same place as a name.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+
+from tunelab.errors import UsageError
+
+PACKAGE = Path(__file__).parent
+
+
+def names(folder: str) -> list[str]:
+    """Names of all modules in a folder of the package ("data/sources"), and of the entry points of its group, sorted."""
+    own = [path.stem.replace("_", "-") for path in (PACKAGE / folder).glob("*.py") if not path.stem.startswith("_")]
+    return sorted({*own, *(point.name for point in entry_points(group=_group(folder)))})
+
+
+def summary(folder: str, name: str) -> str:
+    """First line of a module's docstring, read from its source without importing it; empty where there is none."""
+    path = _own_file(folder, name)
+    if not path.exists():
+        return ""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return docstring.partition("\n")[0]
+
+
+def load(folder: str, name: str) -> ModuleType:
+    """The module of this name in a folder; `name` may also be the path of a user's own .py file.
+
+    Raises:
+        UsageError: no module, entry point or file of that name; says which names there are and the nearest.
+    """
+    if name.endswith(".py"):
+        return _load_file(Path(name))
+    if _own_file(folder, name).exists():
+        package = ".".join(("tunelab", *Path(folder).parts))
+        return importlib.import_module(f"{package}.{name.replace('-', '_')}")
+    for point in entry_points(group=_group(folder)):
+        if point.name == name:
+            loaded = point.load()
+            if not isinstance(loaded, ModuleType):
+                raise UsageError(f"entry point {name!r} of {_group(folder)} is {type(loaded).__name__}, not a module")
+            return loaded
+    known = names(folder)
+    near = difflib.get_close_matches(name, known, n=1)
+    kind = Path(folder).name.rstrip("s")
+    raise UsageError(
+        f"no {kind} named {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+        f"known: {', '.join(known)}; or give the path of your own .py file",
+    )
+
+
+def _group(folder: str) -> str:
+    return f"tunelab.{Path(folder).name}"
+
+
+def _own_file(folder: str, name: str) -> Path:
+    return PACKAGE / folder / f"{name.replace('-', '_')}.py"
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file", "give the path of an existing .py file, or a known name")
+    spec = importlib.util.spec_from_file_location(f"tunelab_user_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path}: cannot be imported as a Python module")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
