@@ -1,0 +1,121 @@
+"""LoRA through PEFT: which linear layers get one, and what may be asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from tunelab.errors import ModelError
+
+
+def linear_names(model: PreTrainedModel) -> list[str]:
+    """Dotted names of all linear layers (GPT-2's Conv1D included), the output head left out."""
+    head = model.get_output_embeddings()
+    return [
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head
+    ]
+
+
+def attention_targets(model: PreTrainedModel) -> list[str]:
+    """Targets that mean the attention projections alone: "self_attn.qkv_proj", "attn.c_attn", "attn.c_proj", ...
+
+    Two name parts are kept, since the last alone is not unique (GPT-2 has `c_proj` in attention and in the MLP).
+    """
+    targets = set()
+    for name in linear_names(model):
+        parent = name.split(".")[-2]
+        if "attn" in parent or "attention" in parent:
+            targets.add(".".join(name.split(".")[-2:]))
+    if not targets:
+        raise ModelError(
+            f"{type(model).__name__}: no attention projections found by name",
+            "give adapter.targets as a list of names; linear layers: " + ", ".join(_last_parts(model)),
+        )
+    return sorted(targets)
+
+
+def add_lora(
+    model: PreTrainedModel,
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float = 0.0,
+    use_rslora: bool = False,
+    use_dora: bool = False,
+    targets: str | Sequence[str] = "all-linear",
+    seed: int = 0,
+) -> PeftModel:
+    """The model with its weights frozen and fresh LoRA matrices (float32) on `targets`; B is zero, so outputs are equal.
+
+    Source: Hu et al. 2021 (LoRA); Kalajdzievski 2023 (rsLoRA, scale alpha / sqrt(rank)); Liu et al. 2024 (DoRA).
+
+    Args:
+        targets: "all-linear" (all but the output head), "attention", or names (a name matches a layer's last parts).
+        seed: of the random matrix A.
+
+    Raises:
+        ModelError: a name in `targets` matches no linear layer.
+    """
+    chosen = resolve_targets(model, targets)
+    conv1d = any(isinstance(module, Conv1D) for module in model.modules())
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=cast(int, alpha),
+        lora_dropout=dropout,
+        use_rslora=use_rslora,
+        use_dora=use_dora,
+        target_modules=chosen,
+        fan_in_fan_out=conv1d,  # Conv1D stores its weight as [in, out]
+        bias="none",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        adapted = get_peft_model(model, config)
+    return cast(PeftModel, adapted)
+
+
+def resolve_targets(model: PreTrainedModel, targets: str | Sequence[str]) -> list[str]:
+    """Layer names for PEFT's `target_modules`; every one of them matches at least one linear layer of the model."""
+    if targets == "all-linear":
+        return sorted({".".join(name.split(".")[-2:]) for name in linear_names(model)})
+    if targets == "attention":
+        return attention_targets(model)
+    named = [targets] if isinstance(targets, str) else list(targets)
+    head = next((name for name, module in model.named_modules() if module is model.get_output_embeddings()), None)
+    known = [*linear_names(model), *([head] if head else [])]
+    for target in named:
+        if not any(name == target or name.endswith("." + target) for name in known):
+            raise ModelError(
+                f"adapter.targets: {target!r} matches no linear layer of {type(model).__name__}",
+                "linear layers: " + ", ".join(_last_parts(model)),
+            )
+    return named
+
+
+def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = False) -> PeftModel:
+    """The model with an adapter saved by PEFT (or by tunelab, which is the same format) on it.
+
+    Raises:
+        ModelError: the folder holds no adapter, or one that does not fit the model.
+    """
+    if not (folder / "adapter_config.json").exists():
+        raise ModelError(f"{folder}: no adapter there (no adapter_config.json)", "give a folder saved by PEFT or tunelab")
+    if not (folder / "adapter_model.safetensors").exists():
+        raise ModelError(f"{folder}: no adapter_model.safetensors", "pickled adapters can run code and are not loaded")
+    try:
+        return cast(PeftModel, PeftModel.from_pretrained(model, folder, is_trainable=trainable))
+    except (RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(f"{folder}: the adapter does not fit {type(model).__name__}: {first}") from error
+
+
+def _last_parts(model: PreTrainedModel) -> list[str]:
+    return sorted({".".join(name.split(".")[-2:]) for name in linear_names(model)})

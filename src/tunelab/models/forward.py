@@ -1,0 +1,193 @@
+"""Running a causal language model on flat rows: several rows end to end in one sequence, kept apart by attention.
+
+A flat batch holds `tokens` ids and `row_starts`, the `rows + 1` places where rows begin (the last is `tokens`). There is
+no padding: positions restart with each row, and a token attends only to earlier tokens of its own row. The hidden states
+before the output head come back, so that logits need be formed only where they are wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface, PreTrainedModel
+
+from tunelab.errors import ModelError
+
+FLAT_ATTENTION = "tunelab_flat"
+
+#: Keyword arguments with which an architecture asks its attention for something that flat attention does not compute.
+UNSUPPORTED_ATTENTION = ("softcap", "s_aux", "position_bias")
+
+
+def underlying(model: nn.Module) -> PreTrainedModel:
+    """The transformers model itself, whether or not PEFT is wrapped around it."""
+    get_base_model = getattr(model, "get_base_model", None)
+    base = get_base_model() if get_base_model is not None else model
+    if not isinstance(base, PreTrainedModel):
+        raise ModelError(f"{type(base).__name__} is not a transformers model", "load it with tunelab's load_model")
+    return base
+
+
+@contextmanager
+def flat_attention(model: nn.Module) -> Iterator[None]:
+    """While the block runs, the model's attention takes flat rows; afterwards it is what it was."""
+    base = underlying(model)
+    before = base.config._attn_implementation
+    base.set_attn_implementation(FLAT_ATTENTION)
+    try:
+        yield
+    finally:
+        base.set_attn_implementation(before)
+
+
+def flat_positions(row_starts: Tensor, tokens: int) -> Tensor:
+    """Position of each token in its own row: [tokens], int64, from row_starts [rows + 1]."""
+    lengths = row_starts[1:] - row_starts[:-1]
+    starts = torch.repeat_interleave(row_starts[:-1], lengths, output_size=tokens)
+    return torch.arange(tokens, device=row_starts.device) - starts
+
+
+def flat_hidden_states(model: nn.Module, input_ids: Tensor, row_starts: Tensor) -> Tensor:
+    """Last hidden states [tokens, hidden] of flat rows; call it inside `with flat_attention(model)`.
+
+    Args:
+        model: a transformers causal language model, or PEFT's wrapper of one.
+        input_ids: [tokens], int64, the rows end to end.
+        row_starts: [rows + 1], int64, where each row begins, and at the end `tokens`.
+    """
+    backbone = underlying(model).base_model
+    output = backbone(
+        input_ids=input_ids[None],  # [1, tokens]
+        position_ids=flat_positions(row_starts, len(input_ids))[None],
+        use_cache=False,
+        row_starts=row_starts.tolist(),
+    )
+    return output.last_hidden_state[0]  # type: ignore[no-any-return]
+
+
+def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The function hidden states [n, hidden] -> logits [n, vocabulary], soft cap included where the model has one."""
+    base = underlying(model)
+    head = base.get_output_embeddings()
+    if head is None:
+        raise ModelError(f"{type(base).__name__} has no output head", "only causal language models can be used")
+    cap = getattr(base.config, "final_logit_softcapping", None)  # Gemma 2
+    if cap is None:
+        return head  # type: ignore[no-any-return]
+
+    def capped(hidden: Tensor) -> Tensor:
+        return torch.tanh(head(hidden) / cap) * cap
+
+    return capped
+
+
+def check_flat_forward(model: nn.Module) -> None:
+    """Make sure that flat rows give this architecture's own logits, by running two short rows both ways.
+
+    Raises:
+        ModelError: they differ: the architecture ignores row borders, or changes logits after its head.
+    """
+    base = underlying(model)
+    was_training = base.training
+    base.eval()
+    device = base.get_input_embeddings().weight.device
+    size = base.get_input_embeddings().num_embeddings
+    rows = [torch.arange(5, device=device) % size, (torch.arange(7, device=device) * 3 + 1) % size]
+    try:
+        with torch.no_grad():
+            apart = torch.cat([base(input_ids=row[None], use_cache=False).logits[0] for row in rows]).float()
+            with flat_attention(base):
+                flat = output_head(base)(flat_hidden_states(base, torch.cat(rows), torch.tensor([0, 5, 12], device=device)))
+    finally:
+        base.train(was_training)
+    tolerance = 1e-4 if base.dtype == torch.float32 else 5e-2
+    difference = float((flat.float() - apart).abs().max() / apart.abs().max().clamp_min(1e-6))
+    if not difference <= tolerance:
+        raise ModelError(
+            f"{type(base).__name__}: rows in one flat sequence give other logits than apart "
+            f"(relative difference {difference:.2g}, tolerated {tolerance:.0e})",
+            "this architecture cannot be trained or scored packed; tunelab supports attention-only decoders",
+        )
+
+
+def _flat_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    row_starts: list[int] | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within each row. query [1, heads, tokens, head], key and value [1, key heads, tokens, head]."""
+    if row_starts is None:
+        raise ModelError(
+            f"{type(module).__name__} does not pass row borders on to its attention",
+            "this architecture cannot be trained or scored packed; tunelab supports attention-only decoders",
+        )
+    for name in UNSUPPORTED_ATTENTION:
+        if kwargs.get(name) is not None:
+            raise ModelError(f"{type(module).__name__} needs attention with {name}, which flat attention does not have")
+    longest = max(end - start for start, end in zip(row_starts, row_starts[1:], strict=False))
+    window = sliding_window if sliding_window is not None and sliding_window < longest else None
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout:
+        return _varlen_attention(query, key, value, row_starts, longest, window, scaling), None
+    outputs = []
+    for start, end in zip(row_starts, row_starts[1:], strict=False):
+        outputs.append(
+            functional.scaled_dot_product_attention(
+                query[:, :, start:end],
+                key[:, :, start:end],
+                value[:, :, start:end],
+                attn_mask=_band(end - start, window, query.device) if window and end - start > window else None,
+                dropout_p=dropout,
+                is_causal=not (window and end - start > window),
+                scale=scaling,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
+        )
+    return torch.cat(outputs, dim=2).transpose(1, 2), None  # [1, tokens, heads, head]
+
+
+def _band(length: int, window: int, device: torch.device) -> Tensor:
+    """Causal mask of a sliding window, [length, length] bool: a token sees itself and the window - 1 before it."""
+    position = torch.arange(length, device=device)
+    distance = position[:, None] - position[None, :]
+    return (distance >= 0) & (distance < window)
+
+
+def _varlen_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    row_starts: list[int],
+    longest: int,
+    window: int | None,
+    scaling: float | None,
+) -> Tensor:
+    """FlashAttention over rows of different length, as torch ships it for CUDA; gives [1, tokens, heads, head]."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    borders = torch.tensor(row_starts, dtype=torch.int32, device=query.device)
+    attended = varlen_attn(
+        *(states[0].transpose(0, 1).contiguous() for states in (query, key, value)),  # [tokens, heads, head]
+        borders,
+        borders,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return cast(Tensor, attended)[None]
+
+
+AttentionInterface.register(FLAT_ATTENTION, _flat_attention_forward)

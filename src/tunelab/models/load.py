@@ -1,0 +1,165 @@
+"""Models and tokenizers from the hub (name and pinned revision) or from a local folder: all of what was asked, or an error.
+
+Weights come from safetensors only (a pickle can run code), remote code stays off unless asked for, and a weight that the
+files do not hold is an error, since it would otherwise start at random without a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import errors as hub
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from tunelab.errors import ModelError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def load_tokenizer(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerFast:
+    """The tokenizer of a model on the hub or in a folder.
+
+    Raises:
+        ModelError: it cannot be loaded; or it cannot tell where in the text its tokens lie (target masks need that).
+    """
+    _check_folder(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _explained(error, "tokenizer", name, revision) from error
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"{name}: {type(tokenizer).__name__} gives no character offsets",
+            "exact target masks need a fast tokenizer (a tokenizer.json beside the model)",
+        )
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def load_model(
+    name: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """A causal language model with its weights in `dtype`, in evaluation mode.
+
+    Raises:
+        ModelError: it is missing, gated, not reachable offline, needs remote code, has no safetensors, or lacks weights.
+    """
+    _check_folder(name)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            name,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            attn_implementation="sdpa",
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise _explained(error, "model", name, revision) from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise ModelError(
+            f"{name}: the weight files lack {len(missing)} weights of {type(model).__name__}: {shown}",
+            "they would start at random; use a complete causal language model checkpoint",
+        )
+    model.to(device)
+    model.eval()
+    return model  # type: ignore[no-any-return]
+
+
+def check_tokenizer_fits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Every id that the tokenizer can give must have an embedding.
+
+    Raises:
+        ModelError: the vocabulary is larger than the model's embedding table.
+    """
+    table = model.get_input_embeddings().num_embeddings
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= table:
+        raise ModelError(
+            f"the tokenizer's largest id is {largest}, but {type(model).__name__} embeds only {table} ids",
+            "use the model's own tokenizer (model.tokenizer)",
+        )
+
+
+def model_fingerprint(name: str, model: PreTrainedModel) -> str:
+    """What identifies the weights: the hub's commit, or sha256 over the local weight files' names, sizes and bytes."""
+    commit = getattr(model.config, "_commit_hash", None)
+    if commit:
+        return f"{name}@{commit}"
+    digest = hashlib.sha256()
+    for path in sorted(Path(name).glob("*.safetensors")):
+        digest.update(path.name.encode())
+        with open(path, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+    """sha256 over everything that decides how text becomes ids: the tokenizer's own JSON and its special tokens."""
+    special = repr(sorted((key, str(value)) for key, value in tokenizer.special_tokens_map.items()))
+    return hashlib.sha256((tokenizer.backend_tokenizer.to_str() + special).encode()).hexdigest()
+
+
+def _check_folder(name: str) -> None:
+    """A name that looks like a path must be a folder with a model in it; else it would be taken for a hub name."""
+    path = Path(name)
+    looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    if looks_local and not path.is_dir():
+        raise ModelError(f"{name}: no such folder", "give a folder with config.json and *.safetensors, or a hub name")
+    if path.is_dir() and not any((path / file).exists() for file in ("config.json", "tokenizer.json")):
+        raise ModelError(f"{name}: the folder holds no model (no config.json)", "give a folder saved by transformers")
+
+
+def _explained(error: BaseException, what: str, name: str, revision: str | None) -> ModelError:
+    """The library's error in the user's words, with what to do about it."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+
+    def caused_by(*kinds: Any) -> bool:
+        return any(isinstance(link, kinds) for link in chain)
+
+    text = str(error)
+    at = f"{name}@{revision}" if revision else name
+    if caused_by(hub.GatedRepoError):
+        return ModelError(
+            f"{what} {at}: the repository is gated", "accept its licence on the hub, then run `hf auth login`"
+        )
+    if caused_by(hub.RevisionNotFoundError):
+        return ModelError(f"{what} {at}: no such revision", "give a branch, tag or commit that the repository has")
+    if "trust_remote_code" in text:
+        return ModelError(
+            f"{what} {at}: it brings its own Python code, which tunelab does not run unasked",
+            "read that code, then set model.trust_remote_code=true and pin model.revision",
+        )
+    if caused_by(hub.OfflineModeIsEnabled, hub.LocalEntryNotFoundError, ConnectionError) or "offline" in text.lower():
+        return ModelError(
+            f"{what} {at}: not on this machine, and the hub cannot be reached",
+            "download it where there is a network (`hf download NAME --local-dir DIR`), and give that folder",
+        )
+    if caused_by(hub.RepositoryNotFoundError):
+        return ModelError(
+            f"{what} {at}: neither a folder nor a repository on the hub that you can see",
+            "check the spelling; for a private repository run `hf auth login`",
+        )
+    if "safetensors" in text:
+        return ModelError(
+            f"{what} {at}: no safetensors weights",
+            "pickled weights can run code and are not loaded; save the model with save_pretrained to convert it",
+        )
+    return ModelError(f"{what} {at}: cannot be loaded: {text.strip().splitlines()[0] if text.strip() else repr(error)}")
