@@ -1,0 +1,32 @@
+"""The typed tree behind recipes: what may be written (recipe, rules), how it is read (reading), and its reference."""
+
+from __future__ import annotations
+
+from tunelab.config.reading import load_recipe, parse_recipe, to_yaml
+from tunelab.config.recipe import (
+    AdapterSettings,
+    DataSettings,
+    EvaluateSettings,
+    ModelSettings,
+    Recipe,
+    SourceSettings,
+    TrainSettings,
+)
+from tunelab.config.reference import json_schema, reference_markdown
+from tunelab.config.rules import resolve
+
+__all__ = [
+    "AdapterSettings",
+    "DataSettings",
+    "EvaluateSettings",
+    "ModelSettings",
+    "Recipe",
+    "SourceSettings",
+    "TrainSettings",
+    "json_schema",
+    "load_recipe",
+    "parse_recipe",
+    "reference_markdown",
+    "resolve",
+    "to_yaml",
+]

@@ -1,0 +1,274 @@
+"""From YAML, flags and `section.key=value` overrides to a recipe, and back. Every problem is reported at once."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from tunelab.config.recipe import ModelSettings, Recipe
+from tunelab.config.reference import field_type, in_words, keys, section_of
+from tunelab.config.rules import broken_rules
+from tunelab.config.types import shown
+from tunelab.config.yaml_text import dump_yaml, parse_yaml
+from tunelab.errors import ConfigError, Problem, UsageError
+
+# Names that other fine-tuning tools have for the same thing, for the hint beside an unknown key.
+OTHER_NAMES = {
+    "base_model": "model.name",
+    "batch_size": "train.rows_per_step",
+    "cutoff_len": "data.max_length",
+    "dataset": "data.sources",
+    "fp16": "train.dtype",
+    "bf16": "train.dtype",
+    "gradient_checkpointing": "train.activation_checkpointing",
+    "learning_rate": "train.lr",
+    "lora_alpha": "adapter.alpha",
+    "lora_dropout": "adapter.dropout",
+    "lora_r": "adapter.rank",
+    "lr_scheduler_type": "train.schedule",
+    "max_grad_norm": "train.clip",
+    "max_seq_length": "data.max_length",
+    "max_steps": "train.steps",
+    "method": "adapter.kind",
+    "micro_batch_size": "train.tokens_per_batch",
+    "num_epochs": "train.epochs",
+    "num_train_epochs": "train.epochs",
+    "output_dir": "out",
+    "report_to": "train.trackers",
+    "sample_packing": "train.packing",
+    "target_modules": "adapter.targets",
+    "val_set_size": "data.held_out",
+    "warmup_ratio": "train.warmup",
+    "warmup_steps": "train.warmup",
+}
+
+
+def load_recipe(
+    path: str | Path | None, overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+) -> Recipe:
+    """The recipe of a YAML file, changed by flags, then by overrides.
+
+    Args:
+        path: YAML file; None starts from nothing.
+        overrides: "section.key=value" with the value in YAML ("train.lr=1e-4", "data.sources.0.path=rows.jsonl").
+        flags: dotted key -> value; values of None are left out.
+
+    Raises:
+        ConfigError: everything that is wrong, at once.
+        UsageError: the file cannot be read.
+    """
+    origin = "command line" if path is None else str(path)
+    tree = {} if path is None else _read_file(Path(path))
+    problems: list[Problem] = []
+    tree = _expand(tree)
+    for key, value in (flags or {}).items():
+        if value is not None:
+            tree = _changed(tree, key, value, problems)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            problems.append(Problem(override, "expected section.key=value", "for example train.lr=1e-4"))
+            continue
+        try:
+            value = parse_yaml(text, origin=override)
+        except ConfigError as error:
+            problems.append(
+                Problem(key.strip(), f"{text!r} is not YAML: {error.problems[0].message}", "quote the value")
+            )
+            continue
+        tree = _changed(tree, key.strip(), value, problems)
+    return _parse(tree, origin, problems)
+
+
+def parse_recipe(tree: Mapping[str, Any], origin: str = "recipe") -> Recipe:
+    """A recipe from plain mappings, as a notebook writes it; `origin` names it in messages.
+
+    Raises:
+        ConfigError: everything that is wrong, at once.
+    """
+    return _parse(_expand(dict(tree)), origin, [])
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """Every key of the recipe as YAML, in the order of the tree; reading it gives an equal recipe."""
+    return dump_yaml(recipe.model_dump())
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such recipe file", "give the path of a YAML file, or section.key=value") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 at byte {error.start}", "save the recipe as UTF-8 text") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}", "give the path of a YAML file") from None
+    tree = parse_yaml(text, origin=str(path))
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        kind = type(tree).__name__
+        raise ConfigError(
+            str(path), [Problem("recipe", f"expected a mapping of keys, got {kind}", "begin with `model: NAME`")]
+        )
+    return tree
+
+
+def _expand(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree with shorthands written out, so that overrides can reach into it, and without sections left empty."""
+    expanded = {}
+    for name, value in tree.items():
+        section = section_of(field_type(Recipe, name)) if name in Recipe.model_fields else None
+        if section is None:
+            expanded[name] = value
+        elif value is not None:
+            expanded[name] = section.expand(value)
+    return expanded
+
+
+def _changed(tree: dict[str, Any], path: str, value: Any, problems: list[Problem]) -> dict[str, Any]:
+    """The tree with `path` set to `value`; what cannot be reached becomes a problem."""
+    *parents, last = path.split(".")
+    place: Any = tree
+    for depth, name in enumerate(parents):
+        if isinstance(place, list) and name.isdigit() and int(name) < len(place):
+            place = place[int(name)]
+        elif isinstance(place, dict):
+            if place.get(name) is None:
+                place[name] = {}
+            place = place[name]
+        else:
+            problems.append(_unreachable(".".join(parents[:depth]), place, name, path))
+            return tree
+    if isinstance(place, dict):
+        place[last] = value
+    elif isinstance(place, list) and last.isdigit() and int(last) < len(place):
+        place[int(last)] = value
+    else:
+        problems.append(_unreachable(".".join(parents), place, last, path))
+    return _expand(tree)
+
+
+def _unreachable(parent: str, place: Any, name: str, path: str) -> Problem:
+    if isinstance(place, list):
+        return Problem(path, f"{parent} has no entry {name!r}", f"entries are numbered 0 to {len(place) - 1}")
+    return Problem(path, f"{parent} is the value {shown(place)} and has no keys", f"set {parent} itself")
+
+
+def _parse(tree: dict[str, Any], origin: str, problems: list[Problem]) -> Recipe:
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as error:
+        found, wrong = _problems(error)
+        # Rules between the keys that are right are checked as well: all errors come at once.
+        found += broken_rules(_mended(tree, error), ignore=wrong)
+        raise ConfigError(origin, [*problems, *found]) from None
+    problems = [*problems, *broken_rules(recipe)]
+    if problems:
+        raise ConfigError(origin, problems)
+    return recipe
+
+
+def _problems(error: ValidationError) -> tuple[list[Problem], frozenset[str]]:
+    """One problem for each key that is wrong, in the order of the tree, and the dotted paths of those keys."""
+    found: dict[str, Problem] = {}
+    for details in error.errors():
+        location, expected = _place(details["loc"])
+        path = ".".join(location)
+        if path not in found:
+            found[path] = _problem(path, details, expected)
+    # A rule that looks at data.sources is not checked where data.sources.0.weight is wrong.
+    wrong = {".".join(path.split(".")[:depth]) for path in found for depth in range(1, path.count(".") + 2)}
+    # Where an entry of a list is wrong, a union of types complains of the whole list as well.
+    parents = {path for path in found if any(other.startswith(f"{path}.") for other in found)}
+    return [found[path] for path in found if path not in parents], frozenset(wrong)
+
+
+def _place(location: tuple[int | str, ...]) -> tuple[list[str], Any]:
+    """The keys of an error's location, without pydantic's names of union members, and the annotation there."""
+    place: Any = Recipe
+    names: list[str] = []
+    for part in location:
+        section = section_of(place)
+        if section is not None and isinstance(part, str):
+            names.append(part)
+            place = field_type(section, part) if part in section.model_fields else None
+        elif isinstance(part, int):
+            names.append(str(part))
+            place = section_of(place) or (get_args(place)[0] if get_origin(place) is tuple else place)
+    return names, place
+
+
+def _problem(path: str, details: ErrorDetails, expected: Any) -> Problem:
+    if details["type"] == "extra_forbidden":
+        return Problem(path, "there is no such key", _hint_for_unknown(path))
+    if details["type"] == "missing":
+        remedy = {"model": "--model NAME", "data": "--data SOURCE"}.get(path, f"{path}=...")
+        return Problem(path, "is missing", f"add it to the recipe, or give {remedy}")
+    value = details["input"]
+    return Problem(path, f"expected {in_words(expected)}, got {shown(value)}", _hint_for_value(value, expected))
+
+
+def _hint_for_unknown(path: str) -> str:
+    parent, _, name = path.rpartition(".")
+    known = keys()
+    leaves: dict[str, list[str]] = {}
+    for key in known:
+        leaves.setdefault(key.rpartition(".")[2], []).append(key)
+    siblings = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == re.sub(r"\.\d+", "", parent)]
+    if name in OTHER_NAMES:
+        return f"did you mean {OTHER_NAMES[name]}?"
+    if name in leaves:
+        return f"did you mean {' or '.join(leaves[name])}?"
+    near = difflib.get_close_matches(name, siblings, n=1)
+    if near:
+        return f"did you mean {f'{parent}.' if parent else ''}{near[0]}?"
+    far = difflib.get_close_matches(name, list(leaves), n=1)
+    if far:
+        return f"did you mean {' or '.join(leaves[far[0]])}?"
+    return f"known here: {', '.join(siblings)}"
+
+
+def _hint_for_value(value: Any, annotation: Any) -> str:
+    words = in_words(annotation)
+    choices = [choice for choice in _choices(annotation) if isinstance(choice, str)]
+    if isinstance(value, str) and choices:
+        near = difflib.get_close_matches(value, choices, n=1)
+        return f"did you mean {near[0]}?" if near else ""
+    if isinstance(value, bool):
+        return ""
+    if isinstance(value, float) and value.is_integer() and "whole number" in words:
+        return f"write {value:.0f}"
+    if isinstance(value, int | float) and "text" in words:
+        return "put it in quotes; on the command line: key='\"123\"'"
+    return ""
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """Every literal that stands anywhere in an annotation."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [choice for part in get_args(annotation) for choice in _choices(part)]
+
+
+def _mended(tree: dict[str, Any], error: ValidationError) -> Recipe:
+    """The tree with defaults in place of every key that is wrong, so that rules between the others can be checked."""
+    mended: dict[str, Any] = {}
+    wrong = {tuple(_place(details["loc"])[0][:2]) for details in error.errors()}
+    for name in Recipe.model_fields:
+        value = tree.get(name)
+        if isinstance(value, dict):
+            mended[name] = {key: value[key] for key in value if (name, str(key)) not in wrong}
+        elif name in tree and (name,) not in wrong:
+            mended[name] = value
+    mended["model"] = ModelSettings(name="?")
+    if not isinstance(mended.get("data"), dict):
+        mended["data"] = {}
+    mended["data"].setdefault("sources", ["?"])
+    return Recipe.model_validate(mended)

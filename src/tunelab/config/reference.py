@@ -1,0 +1,106 @@
+"""The recipe tree explained: types in words, the JSON Schema for editors, the reference page in docs/reference/."""
+
+from __future__ import annotations
+
+import json
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic_core import PydanticUndefined
+
+from tunelab.config.recipe import Recipe, Section
+from tunelab.config.rules import RULES
+from tunelab.config.types import Words
+
+
+def field_type(section: type[Section], name: str) -> Any:
+    """A key's annotation as it is written in the tree."""
+    return get_type_hints(section, include_extras=True)[name]
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section that an annotation holds, itself or as the entries of a list; None where it holds a value."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    parts = get_args(annotation)
+    return section_of(parts[0]) if get_origin(annotation) is tuple and parts[-1] is Ellipsis else None
+
+
+def in_words(annotation: Any) -> str:
+    """What may be written for an annotation: "a whole number, at least 1, or null"."""
+    if annotation is type(None):
+        return "null"
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return next(words.text for words in annotation.__metadata__ if isinstance(words, Words))
+    if origin is Literal:
+        return f"one of {', '.join(map(str, parts))}" if len(parts) > 1 else str(parts[0])
+    if origin in (Union, UnionType):
+        return ", or ".join(in_words(part) for part in parts)
+    if origin is tuple:
+        return f"a list{'' if parts[-1] is Ellipsis else f' of {len(parts)}'}, each {in_words(parts[0])}"
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        names = f"a section ({', '.join(annotation.model_fields)})"
+        return f"{names}, or {annotation.shorthand}" if annotation.shorthand else names
+    return "a section of your own"
+
+
+def keys(section: type[Section] = Recipe, prefix: str = "") -> list[str]:
+    """Every dotted key of the tree in its order; entries of a list are written without their number."""
+    found = []
+    for name in section.model_fields:
+        found.append(f"{prefix}{name}")
+        inner = section_of(field_type(section, name))
+        if inner is not None:
+            found += keys(inner, f"{prefix}{name}.")
+    return found
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a recipe file, for editors; knows the shorthands, not the rules between keys."""
+    schema = Recipe.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "tunelab recipe"}
+
+
+def reference_markdown() -> str:
+    """The reference page: one table for each section, then the rules between keys."""
+    lines = [
+        "# Recipe reference",
+        "",
+        "Written by `scripts/make_reference.py` from `src/tunelab/config/`; a test checks that it is current.",
+        "A recipe is a YAML file that says only what differs from these defaults. Every key can be set on the",
+        "command line as `section.key=value`, for example `train.lr=1e-4` or `data.sources.0.path=rows.jsonl`.",
+        "",
+    ]
+    lines += _section_lines(Recipe, "")
+    lines += ["## Rules between keys", "", "| keys | what must hold | otherwise |", "|---|---|---|"]
+    for rule in RULES:
+        lines.append(f"| {', '.join(f'`{key}`' for key in rule.keys)} | {rule.wanted} | {rule.remedy} |")
+    return "\n".join(lines) + "\n"
+
+
+def _section_lines(section: type[Section], path: str) -> list[str]:
+    lines = [f"## {path.replace('.0', '.N') or 'Top level'}", "", (section.__doc__ or "").partition("\n")[0]]
+    if section.shorthand:
+        lines += ["", f"In place of the whole section: {section.shorthand}."]
+    lines += ["", "| key | what may stand there | default | meaning |", "|---|---|---|---|"]
+    inner_lines: list[str] = []
+    for name, field in section.model_fields.items():
+        annotation = field_type(section, name)
+        inner = section_of(annotation)
+        where = f"{path}.{name}" if path else name
+        if inner is not None:
+            is_list = get_origin(annotation) is tuple
+            inner_lines += _section_lines(inner, f"{where}.0" if is_list else where)
+            words = "a list of sections" if is_list else "a section"
+            default = "required" if field.is_required() else ""
+        else:
+            words = in_words(annotation)
+            default = "required" if field.is_required() else f"`{_default(field)}`"
+        lines.append(f"| `{where.replace('.0', '.N')}` | {words} | {default} | {field.description} |")
+    return [*lines, "", *inner_lines]
+
+
+def _default(field: Any) -> str:
+    value = field.default_factory() if field.default is PydanticUndefined else field.default
+    return value if isinstance(value, str) else json.dumps(value)

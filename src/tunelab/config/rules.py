@@ -1,0 +1,165 @@
+"""What must fit together in a recipe, and the defaults that depend on other keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tunelab.config.recipe import Recipe
+from tunelab.config.types import shown
+from tunelab.errors import ConfigError, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What must fit together: the keys it looks at (the first is blamed), what must hold, remedy, when it is broken."""
+
+    keys: tuple[str, ...]
+    wanted: str
+    remedy: str
+    broken: Callable[[Recipe], bool]
+
+
+def _neither_share_nor_count(value: float) -> bool:
+    return isinstance(value, float) and value >= 1
+
+
+RULES = (
+    Rule(
+        ("adapter.use_dora", "adapter.kind"),
+        "DoRA is a form of LoRA and needs it",
+        "set adapter.kind=lora or adapter.use_dora=false",
+        lambda r: r.adapter.use_dora and r.adapter.kind != "lora",
+    ),
+    Rule(
+        ("adapter.use_rslora", "adapter.kind"),
+        "rsLoRA is a form of LoRA and needs it",
+        "set adapter.kind=lora or adapter.use_rslora=false",
+        lambda r: r.adapter.use_rslora and r.adapter.kind != "lora",
+    ),
+    Rule(
+        ("adapter.targets",),
+        "a list of layers must name at least one",
+        "name layers, or set adapter.targets=all-linear",
+        lambda r: r.adapter.targets == (),
+    ),
+    Rule(
+        ("data.sources",),
+        "a source named `auto` needs a path: the format is seen from the file",
+        "give the source a name (see `tunelab inspect --help`) or a path",
+        lambda r: any(source.name == "auto" and source.path is None for source in r.data.sources),
+    ),
+    Rule(
+        ("data.sources",),
+        "either every source has a weight or none",
+        "give each source a weight, or take them all away",
+        lambda r: len({source.weight is None for source in r.data.sources}) > 1,
+    ),
+    Rule(
+        ("data.held_out",),
+        "a share is below 1, and a number of rows is whole",
+        "write 0.05 for 5 % of the rows, or 100 for 100 rows",
+        lambda r: _neither_share_nor_count(r.data.held_out),
+    ),
+    Rule(
+        ("data.chat_template", "data.template"),
+        "a chat template is read by `template: chat` alone",
+        "set data.template=chat or take data.chat_template away",
+        lambda r: r.data.chat_template is not None and r.data.template != "chat",
+    ),
+    Rule(
+        ("data.max_length", "train.tokens_per_batch"),
+        "the longest row must fit into one batch",
+        "lower data.max_length or raise train.tokens_per_batch",
+        lambda r: r.data.max_length > r.train.tokens_per_batch,
+    ),
+    Rule(
+        ("train.rows_per_step", "train.tokens_per_step"),
+        "an optimizer step is measured in rows or in tokens, not both",
+        "keep one of the two and set the other to null",
+        lambda r: r.train.rows_per_step is not None and r.train.tokens_per_step is not None,
+    ),
+    Rule(
+        ("train.warmup",),
+        "a share is below 1, and a number of steps is whole",
+        "write 0.03 for 3 % of the steps, or 100 for 100 steps",
+        lambda r: _neither_share_nor_count(r.train.warmup),
+    ),
+    Rule(
+        ("train.warmup", "train.steps"),
+        "warm-up must end before training does, or the rate never reaches train.lr",
+        "lower train.warmup or raise train.steps",
+        lambda r: r.train.steps is not None and r.train.warmup >= max(1, r.train.steps),
+    ),
+    Rule(
+        ("train.eval_every", "data.held_out"),
+        "evaluating on the way needs held-out rows",
+        "set data.held_out=0.05 or train.eval_every=null",
+        lambda r: r.train.eval_every is not None and r.data.held_out == 0,
+    ),
+    Rule(
+        ("train.patience", "train.eval_every"),
+        "early stopping needs evaluations on the way",
+        "set train.eval_every, or train.patience=null",
+        lambda r: r.train.patience is not None and r.train.eval_every is None,
+    ),
+    Rule(
+        ("train.final", "train.eval_every"),
+        "the best weights are found by evaluations on the way",
+        "set train.eval_every, or train.final=last",
+        lambda r: r.train.final == "best" and r.train.eval_every is None,
+    ),
+    Rule(
+        ("train.final", "data.held_out"),
+        "the best weights are those that do best on held-out rows",
+        "set data.held_out=0.05, or train.final=last",
+        lambda r: r.train.final == "best" and r.data.held_out == 0,
+    ),
+    Rule(
+        ("train.dtype", "train.device"),
+        "fp16 needs a GPU",
+        "set train.dtype=fp32 or bf16, or train.device=cuda",
+        lambda r: r.train.dtype == "fp16" and r.train.device == "cpu",
+    ),
+)
+
+
+def value_at(recipe: Recipe, path: str) -> Any:
+    """The value of a dotted key ("train.lr")."""
+    value: Any = recipe
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def broken_rules(recipe: Recipe, ignore: frozenset[str] = frozenset()) -> list[Problem]:
+    """Every rule that the recipe breaks; rules that look at a key in `ignore` (dotted paths) are left out."""
+    problems = []
+    for rule in RULES:
+        if ignore.isdisjoint(rule.keys) and rule.broken(recipe):
+            values = [f"{key} is {shown(value_at(recipe, key))}" for key in rule.keys if key != "data.sources"]
+            problems.append(
+                Problem(rule.keys[0], rule.wanted + (f" ({', '.join(values)})" if values else ""), rule.remedy)
+            )
+    return problems
+
+
+LR_ADAPTER, LR_FULL, ROWS_PER_STEP = 2e-4, 2e-5, 16
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """The recipe with the defaults that depend on other keys as plain values: train.lr and train.rows_per_step.
+
+    Raises:
+        ConfigError: the recipe breaks a rule (possible where it was built in Python and not read by load_recipe).
+    """
+    problems = broken_rules(recipe)
+    if problems:
+        raise ConfigError("recipe", problems)
+    filled: dict[str, Any] = {}
+    if recipe.train.lr is None:
+        filled["lr"] = LR_FULL if recipe.adapter.kind == "none" else LR_ADAPTER
+    if recipe.train.rows_per_step is None and recipe.train.tokens_per_step is None:
+        filled["rows_per_step"] = ROWS_PER_STEP
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=filled)})

@@ -1,0 +1,90 @@
+"""YAML as recipes use it: safe, scalars as in YAML 1.2 (1e-5 is a number, `no` is a text), no key twice."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from tunelab.errors import ConfigError, Problem
+
+# YAML 1.2 core schema; underscores between digits are let through, since 1_000 cannot mean anything else.
+_SCALARS = (
+    ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("tag:yaml.org,2002:int", r"[-+]?[0-9]+(_[0-9]+)*", list("-+0123456789")),
+    (
+        "tag:yaml.org,2002:float",
+        r"[-+]?([0-9]+(_[0-9]+)*(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with the scalars above, which notes every key that stands twice in one mapping."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (yaml's own attribute, filled below)
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.twice: list[Problem] = []
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            line = key_node.start_mark.line + 1
+            if key is not None and key in seen:
+                message = f"key {key!r} stands twice, first in line {seen[key]}"
+                self.twice.append(Problem(f"line {line}", message, "keep one of the two"))
+            seen.setdefault(key, line)
+        return super().construct_mapping(node, deep)
+
+
+def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))
+
+
+def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    return float(re.sub(r"^([-+]?)\.(inf|nan)", r"\1\2", loader.construct_scalar(node).lower()))
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that also quotes what our loader would read as a number; what YAML 1.1 would, it quotes already."""
+
+
+for _tag, _pattern, _first in _SCALARS:
+    _Loader.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), _first)
+    _Dumper.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), _first)
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+
+
+def parse_yaml(text: str, origin: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        ConfigError: no YAML (with line and column), or keys that stand twice; `origin` names the text.
+    """
+    try:
+        loader = _Loader(text)
+        try:
+            value = loader.get_single_data()
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "text"
+        said = ": ".join(part for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part)
+        hint = "check indentation, quotes and colons there; a tab is no indentation"
+        raise ConfigError(origin, [Problem(place, said or str(error), hint)]) from None
+    if loader.twice:
+        raise ConfigError(origin, loader.twice)
+    return value
+
+
+def dump_yaml(value: Any) -> str:
+    """A value of mappings, lists and scalars as YAML, in its own order; parse_yaml gives it back."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

@@ -1,0 +1,81 @@
+"""Which rows share a flat row, and which rows make a step: both follow from lengths and a seed alone.
+
+A step is a set of rows, whatever the size of the micro-batches that it is computed in, so that gradients do not depend on
+how the rows are packed. The plan of an epoch is a function of (seed, epoch): a resumed run needs no stored data order.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def pack_best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Rows to bins of at most `capacity` tokens by best-fit decreasing; gives lists of row indices.
+
+    The longest row goes first, each to the fullest bin that still has room for it. Source: Johnson, Demers, Ullman,
+    Garey, Graham 1974 (at most 11/9 of the optimal number of bins, plus 6/9).
+
+    Raises:
+        ValueError: a row is longer than a bin.
+    """
+    bins: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (free tokens, bin), sorted
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        length = lengths[row]
+        if length > capacity:
+            raise ValueError(f"row {row} has {length} tokens, a flat row holds at most {capacity}")
+        place = bisect_left(room, (length, -1))
+        if place == len(room):
+            bins.append([row])
+            insort(room, (capacity - length, len(bins) - 1))
+        else:
+            free, chosen = room.pop(place)
+            bins[chosen].append(row)
+            insort(room, (free - length, chosen))
+    return [sorted(rows) for rows in bins]
+
+
+def epoch_order(rows: int, *, seed: int, epoch: int) -> list[int]:
+    """A permutation of the rows, the same on every machine for a (seed, epoch)."""
+    generator = np.random.Generator(np.random.PCG64([seed, epoch]))
+    return [int(row) for row in generator.permutation(rows)]
+
+
+def group_steps(
+    order: Sequence[int], lengths: Sequence[int], *, rows_per_step: int | None, tokens_per_step: int | None
+) -> list[list[int]]:
+    """Rows in order, cut into steps: of so many rows, or of rows until so many tokens are reached. The last may be smaller.
+
+    Exactly one of the two sizes is given.
+    """
+    if (rows_per_step is None) == (tokens_per_step is None):
+        raise ValueError("give exactly one of rows_per_step and tokens_per_step")
+    if rows_per_step is not None:
+        return [list(order[start : start + rows_per_step]) for start in range(0, len(order), rows_per_step)]
+    assert tokens_per_step is not None
+    steps: list[list[int]] = []
+    current: list[int] = []
+    tokens = 0
+    for row in order:
+        current.append(row)
+        tokens += lengths[row]
+        if tokens >= tokens_per_step:
+            steps.append(current)
+            current, tokens = [], 0
+    if current:
+        steps.append(current)
+    return steps
+
+
+def divide_among_ranks(rows: Sequence[int], lengths: Sequence[int], ranks: int) -> list[list[int]]:
+    """A step's rows dealt to ranks so that tokens are about equal: the longest first, each to the rank with the fewest."""
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    loads = [0] * ranks
+    for row in sorted(rows, key=lambda row: (-lengths[row], row)):
+        rank = loads.index(min(loads))
+        shares[rank].append(row)
+        loads[rank] += lengths[row]
+    return shares

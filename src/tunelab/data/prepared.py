@@ -1,0 +1,239 @@
+"""Rows tokenised ahead of time, in a cache whose key covers everything that decides the tokens.
+
+The key is a hash of the data's own fingerprint, the template, the tokenizer, the settings, and the source code that
+tokenises. Change any of them and the key is another one: a stale entry can be left over, but it can never be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tunelab.data.loader import TokenTable
+from tunelab.data.messages import Example
+from tunelab.data.templates import ChatTemplate, Template
+from tunelab.data.tokenize import EncodedRow, RowEncoder
+from tunelab.errors import BadRow, DataError
+from tunelab.files import directory_written_atomically, recover_directory, write_json_atomically
+from tunelab.progress import Progress, silent
+
+#: Source files whose change makes other tokens out of the same rows.
+TOKENISING_SOURCES = ("tokenize.py", "templates.py", "messages.py", "select.py", "reader.py", "sources")
+MOST_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class RowCounts:
+    """What became of the rows of one side (training or held-out). Nothing is lost without being counted here."""
+
+    given: int
+    kept: int
+    truncated: int
+    dropped_too_long: int
+    bad: int
+    tokens: int
+    targets: int
+    longest: int
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a held-out row is compared with: where it came from and its last answer."""
+
+    origin: str
+    text: str
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Tokenised training and held-out rows, and what is known of them.
+
+    Args:
+        key: hash of all that decided the tokens; two equal keys mean equal tables.
+        bad_rows: "FILE row N: reason" of rows left out, in reading and in tokenising.
+        references: one for each held-out row.
+    """
+
+    key: str
+    train: TokenTable
+    held_out: TokenTable
+    references: tuple[Reference, ...]
+    train_counts: RowCounts
+    held_out_counts: RowCounts
+    bad_rows: tuple[str, ...]
+    stop_token_ids: tuple[int, ...]
+    from_cache: bool = False
+
+
+def cache_directory() -> Path:
+    """Where prepared data lies: $TUNELAB_CACHE, else tunelab in the user's cache directory."""
+    home = os.environ.get("TUNELAB_CACHE")
+    if home:
+        return Path(home) / "prepared"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tunelab" / "prepared"
+
+
+def cache_key(*, sources: Sequence[str], template: Template, tokenizer: str, settings: Mapping[str, Any]) -> str:
+    """The key of prepared data.
+
+    Args:
+        sources: fingerprints of the data.
+        tokenizer: fingerprint of the tokenizer.
+        settings: everything else that matters: sampling, split, length, overflow, seed, ...
+    """
+    shape = asdict(template) if not isinstance(template, ChatTemplate) else {"special": template.special_tokens}
+    content = {"sources": list(sources), "template": shape, "tokenizer": tokenizer, "settings": dict(settings)}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode())
+    folder = Path(__file__).parent
+    for name in TOKENISING_SOURCES:
+        files = sorted((folder / name).glob("*.py")) if (folder / name).is_dir() else [folder / name]
+        for file in files:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def prepare(
+    key: str,
+    train: Sequence[Example],
+    held_out: Sequence[Example],
+    encoder: RowEncoder,
+    *,
+    max_length: int,
+    on_overflow: Literal["drop", "truncate"],
+    on_bad_row: Literal["error", "skip"],
+    bad_rows: Sequence[str] = (),
+    progress: Progress = silent,
+) -> PreparedData:
+    """Tokenise both sides.
+
+    Args:
+        bad_rows: those that reading has left out already; listed with the ones found here.
+
+    Raises:
+        DataError: rows that cannot be used and `on_bad_row` is error; or no training row is left.
+    """
+    bad: list[str] = []
+    total = len(train) + len(held_out)
+    sides = []
+    for done, examples in ((0, train), (len(train), held_out)):
+        before = len(bad)
+        rows, dropped = _encode(examples, encoder, max_length, on_overflow, bad, progress, done, total)
+        sides.append((rows, _counts(len(examples), rows, dropped, len(bad) - before)))
+    if bad and on_bad_row == "error":
+        raise _bad_rows_error(bad)
+    (train_rows, train_counts), (held_out_rows, held_out_counts) = sides
+    if not train_rows:
+        raise DataError(
+            f"no training row is left: of {train_counts.given} rows {train_counts.dropped_too_long} are longer than "
+            f"{max_length} tokens and {train_counts.bad} are bad",
+            "raise data.max_length, or set data.on_overflow=truncate",
+        )
+    return PreparedData(
+        key=key,
+        train=TokenTable.of(train_rows),
+        held_out=TokenTable.of(held_out_rows),
+        references=tuple(Reference(row.origin, row.reference) for row in held_out_rows),
+        train_counts=train_counts,
+        held_out_counts=held_out_counts,
+        bad_rows=(*bad_rows, *bad),
+        stop_token_ids=tuple(encoder.stop_token_ids()),
+    )
+
+
+def store(data: PreparedData) -> Path:
+    """Write prepared data to the cache under its key; gives the directory."""
+    from safetensors.numpy import save_file
+
+    folder = cache_directory() / data.key
+    with directory_written_atomically(folder) as temporary:
+        save_file(data.train.arrays(), temporary / "train.safetensors")
+        save_file(data.held_out.arrays(), temporary / "held_out.safetensors")
+        report = {
+            "key": data.key,
+            "train": asdict(data.train_counts),
+            "held_out": asdict(data.held_out_counts),
+            "bad_rows": list(data.bad_rows),
+            "stop_token_ids": list(data.stop_token_ids),
+            "references": [asdict(reference) for reference in data.references],
+        }
+        write_json_atomically(temporary / "report.json", report)
+    return folder
+
+
+def cached(key: str) -> PreparedData | None:
+    """Prepared data of this key from the cache; None where there is none."""
+    from safetensors.numpy import load_file
+
+    folder = cache_directory() / key
+    recover_directory(folder)
+    if not (folder / "report.json").exists():
+        return None
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return PreparedData(
+        key=key,
+        train=TokenTable(**load_file(folder / "train.safetensors")),
+        held_out=TokenTable(**load_file(folder / "held_out.safetensors")),
+        references=tuple(Reference(**reference) for reference in report["references"]),
+        train_counts=RowCounts(**report["train"]),
+        held_out_counts=RowCounts(**report["held_out"]),
+        bad_rows=tuple(report["bad_rows"]),
+        stop_token_ids=tuple(report["stop_token_ids"]),
+        from_cache=True,
+    )
+
+
+def _encode(
+    examples: Sequence[Example],
+    encoder: RowEncoder,
+    max_length: int,
+    on_overflow: Literal["drop", "truncate"],
+    bad: list[str],
+    progress: Progress,
+    done: int,
+    total: int,
+) -> tuple[list[EncodedRow], int]:
+    """Encoded rows and how many were dropped for their length; reasons of bad rows are added to `bad`."""
+    rows = []
+    dropped = 0
+    for number, example in enumerate(examples, done + 1):
+        try:
+            row = encoder.fit(encoder.encode(example), max_length, on_overflow)
+        except BadRow as reason:
+            bad.append(f"{example.origin}: {reason}")
+            continue
+        finally:
+            if number % 100 == 0 or number == total:
+                progress("tokenising", number, total)
+        if row is None:
+            dropped += 1
+        else:
+            rows.append(row)
+    return rows, dropped
+
+
+def _counts(given: int, rows: Sequence[EncodedRow], dropped: int, bad: int) -> RowCounts:
+    return RowCounts(
+        given=given,
+        kept=len(rows),
+        truncated=sum(row.truncated for row in rows),
+        dropped_too_long=dropped,
+        bad=bad,
+        tokens=sum(len(row.input_ids) for row in rows),
+        targets=sum(int(row.answer_mask[1:].sum()) for row in rows),
+        longest=max((len(row.input_ids) for row in rows), default=0),
+    )
+
+
+def _bad_rows_error(bad: Sequence[str]) -> DataError:
+    shown = "\n".join(f"  {reason}" for reason in bad[:MOST_SHOWN])
+    more = f"\n  and {len(bad) - MOST_SHOWN} more" if len(bad) > MOST_SHOWN else ""
+    return DataError(
+        f"{len(bad)} row{'s' if len(bad) != 1 else ''} cannot be used:\n{shown}{more}",
+        "repair them, or leave them out with data.on_bad_row=skip (they are counted and listed)",
+    )
+

@@ -1,0 +1,261 @@
+"""How a conversation becomes text, and where in that text the answers lie.
+
+A template gives sections. A section is text in segments, each marked as answer or not; it is tokenised as one text, and
+a section of a text template ends with an end-of-sequence token that closes the answer. So the place of every answer is
+known from the template itself, never guessed from the length of a prefix that was rendered again.
+
+    alpaca           Stanford's two wordings, with and without input (Taori et al. 2023), `### Response:` on its own line
+    alpaca-short     one system line in both cases
+    plain            `Instruction: / Input: / Response:`
+    human-assistant  `### Human:` / `### Assistant:`
+    chat             the tokenizer's own chat template
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunelab.data.messages import Conversation, Message
+from tunelab.errors import BadRow, ModelError, UsageError
+
+ALPACA_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request."
+)
+ALPACA_WITHOUT_INPUT = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of text; `is_answer` = its tokens are what the model learns to say."""
+
+    text: str
+    is_answer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Text that is tokenised as one; `ends_with_eos` adds the tokenizer's end-of-sequence token, an answer's last."""
+
+    segments: tuple[Segment, ...]
+    ends_with_eos: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TextTemplate:
+    """A template made of plain text: a preamble, then for each exchange the user's turn, the answer, end of sequence.
+
+    Args:
+        preamble: system line where the first turn has no input; a conversation's own system turn replaces it.
+        preamble_with_input: system line where the first turn has an input.
+        turn: the user's turn with `{content}`, up to where the answer begins.
+        turn_with_input: the same with `{content}` and `{input}`.
+        answer: the answer with `{content}`. A space before it belongs here, not to the turn: tokenizers join a space
+            to the word that follows.
+        between: what stands between a closed answer and the next turn.
+    """
+
+    name: str
+    turn: str
+    turn_with_input: str
+    answer: str = "{content}"
+    preamble: str = ""
+    preamble_with_input: str = ""
+    between: str = "\n\n"
+    #: Text templates name no special tokens: such strings in the data stay ordinary text.
+    parses_special_tokens: bool = False
+
+    def render(self, conversation: Conversation) -> tuple[Section, ...]:
+        """Sections of a conversation, one for each answer."""
+        messages = list(conversation.messages)
+        system = messages.pop(0).content if messages[0].role == "system" else None
+        preamble = self.preamble_with_input if messages[0].input else self.preamble
+        opening = preamble if system is None else system
+        sections = []
+        for number, (user, assistant) in enumerate(zip(messages[::2], messages[1::2], strict=True)):
+            start = f"{opening}\n\n" if number == 0 and opening else self.between if number else ""
+            prompt = Segment(start + self._turn(user), is_answer=False)
+            answer = Segment(self.answer.replace("{content}", assistant.text), is_answer=True)
+            sections.append(Section((prompt, answer), ends_with_eos=True))
+        return tuple(sections)
+
+    def _turn(self, user: Message) -> str:
+        if not user.input:
+            return self.turn.replace("{content}", user.content)
+        before, after = self.turn_with_input.split("{input}")
+        return before.replace("{content}", user.content) + user.input + after
+
+
+ALPACA_TURN = "### Instruction:\n{content}\n\n### Response:\n"
+ALPACA_TURN_WITH_INPUT = "### Instruction:\n{content}\n\n### Input:\n{input}\n\n### Response:\n"
+
+TEXT_TEMPLATES = {
+    template.name: template
+    for template in (
+        TextTemplate(
+            name="alpaca",
+            preamble=ALPACA_WITHOUT_INPUT,
+            preamble_with_input=ALPACA_WITH_INPUT,
+            turn=ALPACA_TURN,
+            turn_with_input=ALPACA_TURN_WITH_INPUT,
+        ),
+        TextTemplate(
+            name="alpaca-short",
+            preamble=ALPACA_WITHOUT_INPUT,
+            preamble_with_input=ALPACA_WITHOUT_INPUT,
+            turn=ALPACA_TURN,
+            turn_with_input=ALPACA_TURN_WITH_INPUT,
+        ),
+        TextTemplate(
+            name="plain",
+            turn="Instruction: {content}\nResponse:",
+            turn_with_input="Instruction: {content}\nInput: {input}\nResponse:",
+            answer=" {content}",
+            between="\n",
+        ),
+        TextTemplate(
+            name="human-assistant",
+            turn="### Human: {content}\n### Assistant:",
+            turn_with_input="### Human: {content}\n\n{input}\n### Assistant:",
+            answer=" {content}",
+            between="\n",
+        ),
+    )
+}
+NAMES = (*TEXT_TEMPLATES, "chat")
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTemplate:
+    """A tokenizer's chat template. Answers are found by rendering once more with marks in their place.
+
+    A mark is made of private-use characters, so that the text around it is the template's own. The real text must then
+    equal those pieces with the answers between them, or the row is refused.
+
+    Args:
+        apply: messages -> text, without a generation prompt.
+        special_tokens: the strings that the tokenizer reads as one special token each.
+    """
+
+    apply: Callable[[list[dict[str, str]]], str]
+    special_tokens: tuple[str, ...]
+    name: str = "chat"
+    parses_special_tokens: bool = True
+
+    def render(self, conversation: Conversation) -> tuple[Section, ...]:
+        """One section: the whole conversation, special tokens written out.
+
+        Raises:
+            BadRow: the template refuses the conversation or changes an answer, or a turn holds a special token's text.
+        """
+        turns = [{"role": message.role, "content": message.text} for message in conversation.messages]
+        self._refuse_special_tokens(conversation)
+        answers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
+        marks = iter(f"\ue000{number}\ue001" for number in range(len(answers)))
+        marked = [turn if turn["role"] != "assistant" else {**turn, "content": next(marks)} for turn in turns]
+        pieces = re.split("\ue000\\d+\ue001", self._applied(marked))
+        real = self._applied(turns)
+        for turn in turns:
+            if turn["role"] != "assistant" and turn["content"].strip() not in real:
+                raise BadRow(f"the chat template leaves out the {turn['role']} turn", "use a text template")
+        if len(pieces) != len(answers) + 1:
+            raise BadRow(f"the chat template shows {len(pieces) - 1} of {len(answers)} answers", "use a text template")
+        for shown in (answers, [answer.strip() for answer in answers]):  # most templates strip a turn's white space
+            if real == _interleaved(pieces, shown):
+                return (self._section(pieces, shown),)
+        raise BadRow(
+            "the chat template changes the answers' text, so that their place is not certain", "use a text template"
+        )
+
+    def closer(self, piece: str, *, is_last: bool) -> str:
+        """What closes an answer: the special token right behind it, and at the end of the text all that follow.
+
+        Args:
+            piece: the template's own text behind the answer.
+        """
+        special = "|".join(re.escape(token) for token in sorted(self.special_tokens, key=len, reverse=True))
+        one = f"\\s*(?:{special})"
+        all_to_the_end = re.fullmatch(f"((?:{one})+)\\s*", piece) if special and is_last else None
+        if all_to_the_end:
+            return all_to_the_end.group(1)
+        found = re.match(one, piece) if special else None
+        if not found:
+            raise ModelError(
+                f"the chat template closes an answer with {piece[:20]!r}, not with a special token",
+                "nothing would teach the model to stop; use a text template (data.template=alpaca)",
+            )
+        return found.group()
+
+    def _section(self, pieces: Sequence[str], answers: Sequence[str]) -> Section:
+        segments = []
+        rest = pieces[0]
+        for number, answer in enumerate(answers):
+            # A tokenizer joins a space to the word that follows: the space before an answer belongs to the answer.
+            context = rest.rstrip(" ")
+            closer = self.closer(pieces[number + 1], is_last=number == len(answers) - 1)
+            segments.append(Segment(context, is_answer=False))
+            segments.append(Segment(rest[len(context) :] + answer + closer, is_answer=True))
+            rest = pieces[number + 1][len(closer) :]
+        if rest:
+            segments.append(Segment(rest, is_answer=False))
+        return Section(tuple(segments), ends_with_eos=False)
+
+    def _applied(self, turns: list[dict[str, str]]) -> str:
+        import jinja2
+
+        try:
+            return self.apply(turns)
+        except jinja2.TemplateError as error:
+            raise BadRow(f"the chat template refuses the conversation: {error}") from error
+
+    def _refuse_special_tokens(self, conversation: Conversation) -> None:
+        for number, message in enumerate(conversation.messages, 1):
+            for token in self.special_tokens:
+                if token in message.text:
+                    raise BadRow(
+                        f"message {number} ({message.role}) contains {token!r}, which the chat template's tokenizer "
+                        "would read as a control token",
+                        "remove it from the text, or use a text template",
+                    )
+
+
+Template = TextTemplate | ChatTemplate
+
+
+def _interleaved(pieces: Sequence[str], answers: Sequence[str]) -> str:
+    return pieces[0] + "".join(answer + piece for answer, piece in zip(answers, pieces[1:], strict=True))
+
+
+def get_template(name: str, tokenizer: Any, chat_template: str | None = None) -> Template:
+    """The template of this name; `tokenizer` and `chat_template` (Jinja source) matter to "chat" alone.
+
+    Raises:
+        UsageError: no template has this name.
+        ModelError: "chat" is asked for, but the tokenizer has no chat template and none is given.
+    """
+    if name in TEXT_TEMPLATES:
+        return TEXT_TEMPLATES[name]
+    if name != "chat":
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        raise UsageError(
+            f"data.template: no template named {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+            f"known: {', '.join(NAMES)}",
+        )
+    if chat_template is None and not tokenizer.chat_template:
+        raise ModelError(
+            "data.template=chat: this tokenizer has no chat template (base models often have none)",
+            "use a text template (data.template=alpaca), or give one as a Jinja file (data.chat_template=FILE)",
+        )
+
+    def apply(turns: list[dict[str, str]]) -> str:
+        rendered = tokenizer.apply_chat_template(turns, tokenize=False, chat_template=chat_template)
+        return str(rendered)
+
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return ChatTemplate(apply=apply, special_tokens=tuple(sorted(special)))

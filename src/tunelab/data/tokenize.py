@@ -1,0 +1,252 @@
+"""Text to token ids, with an exact mask of the tokens that belong to answers.
+
+A section is tokenised whole, and the tokenizer's character offsets tell which tokens lie in an answer. Checked both ways:
+every answer token covers answer text only, and every character of an answer is covered by answer tokens. A token that
+spans the border is split by tokenising the two sides apart where that loses nothing; else the row is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tunelab.data.messages import Conversation, Example, Message, PretokenizedRow
+from tunelab.data.templates import ChatTemplate, Section, Segment, Template
+from tunelab.errors import BadRow, ModelError
+
+Ids = npt.NDArray[np.int32]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """One row as the model sees it.
+
+    Args:
+        input_ids: [tokens].
+        answer_mask: [tokens], True where a token belongs to an answer (its end-of-sequence token included).
+        answer_bytes: UTF-8 bytes of the answers' text; end-of-sequence tokens count none.
+        text_bytes: UTF-8 bytes of the whole text, special tokens not counted.
+        reference: text of the last answer.
+        truncated: the row was cut at `max_length`, and its last answer has no end-of-sequence token.
+    """
+
+    input_ids: Ids
+    answer_mask: Mask
+    answer_bytes: int
+    text_bytes: int
+    reference: str
+    origin: str
+    truncated: bool = False
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens before the last answer: exactly what a model is given to answer."""
+        end = int(np.flatnonzero(self.answer_mask)[-1])
+        context = np.flatnonzero(~self.answer_mask[:end])
+        return int(context[-1]) + 1 if len(context) else 0
+
+
+class RowEncoder:
+    """Turns examples into rows for one tokenizer and template.
+
+    Args:
+        tokenizer: a fast transformers tokenizer.
+        template: from tunelab.data.templates.get_template.
+
+    Raises:
+        ModelError: the tokenizer has no end-of-sequence token, which a text template closes answers with.
+    """
+
+    def __init__(self, tokenizer: Any, template: Template) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.special_ids = frozenset(id for id, token in tokenizer.added_tokens_decoder.items() if token.special)
+        if tokenizer.eos_token_id is None and not template.parses_special_tokens:
+            raise ModelError(
+                "the tokenizer has no end-of-sequence token: nothing would teach the model to stop",
+                "use a tokenizer that has one, or its chat template (data.template=chat)",
+            )
+        self.leading_ids = [] if template.parses_special_tokens else leading_special_ids(tokenizer)
+
+    def encode(self, example: Example) -> EncodedRow:
+        """One example as a row.
+
+        Raises:
+            BadRow: no token would be a target, a token cannot be told to lie in or out of an answer, or ids do not fit.
+        """
+        if isinstance(example, PretokenizedRow):
+            return self._pretokenized(example)
+        ids: list[int] = list(self.leading_ids)
+        mask: list[bool] = [False] * len(ids)
+        sections = self.template.render(example)
+        for section in sections:
+            section_ids, section_mask = self._encode_section(section)
+            ids += section_ids
+            mask += section_mask
+            if section.ends_with_eos:
+                ids.append(self.tokenizer.eos_token_id)
+                mask.append(True)
+        row = EncodedRow(
+            input_ids=np.asarray(ids, dtype=np.int32),
+            answer_mask=np.asarray(mask, dtype=np.bool_),
+            answer_bytes=sum(len(m.text.encode()) for m in example.messages if m.role == "assistant"),
+            text_bytes=self._text_bytes(sections),
+            reference=example.messages[-1].text,
+            origin=example.origin,
+        )
+        return _with_targets(row)
+
+    def fit(self, row: EncodedRow, max_length: int, on_overflow: Literal["drop", "truncate"]) -> EncodedRow | None:
+        """The row itself where it has at most `max_length` tokens; else None (drop), or its first tokens (truncate).
+
+        A row that would keep no target is dropped as well. A cut answer has no end-of-sequence target, since it does
+        not end there. Byte counts of a cut row are those of its decoded tokens.
+        """
+        if len(row.input_ids) <= max_length:
+            return row
+        ids, mask = row.input_ids[:max_length], row.answer_mask[:max_length]
+        if on_overflow == "drop" or not mask[1:].any():
+            return None
+        decoded = [self.tokenizer.decode(part, skip_special_tokens=True) for part in (ids[mask], ids)]
+        answer_bytes, text_bytes = (len(text.encode()) for text in decoded)
+        return replace(
+            row, input_ids=ids, answer_mask=mask, answer_bytes=answer_bytes, text_bytes=text_bytes, truncated=True
+        )
+
+    def stop_token_ids(self) -> list[int]:
+        """Ids that end an answer under this template: end of sequence, and what the chat template closes a turn with."""
+        stops = {self.tokenizer.eos_token_id} - {None}
+        if self.template.parses_special_tokens:
+            sample = Conversation((Message("user", "a"), Message("assistant", "b")))
+            ids, mask = self._encode_section(self.template.render(sample)[0])
+            stops |= {id for id, answer in zip(ids, mask, strict=True) if answer and id in self.special_ids}
+        return sorted(stops)
+
+    def _text_bytes(self, sections: Sequence[Section]) -> int:
+        text = "".join(segment.text for section in sections for segment in section.segments)
+        if isinstance(self.template, ChatTemplate):
+            for token in self.template.special_tokens:
+                text = text.replace(token, "")
+        return len(text.encode())
+
+    def _encode_section(self, section: Section) -> tuple[list[int], list[bool]]:
+        text = "".join(segment.text for segment in section.segments)
+        encoding = self._tokenize(text)
+        ids: list[int] = encoding["input_ids"]
+        spans = _answer_spans(section.segments)
+        mask = self._answer_tokens(text, ids, encoding["offset_mapping"], spans)
+        if mask is None:
+            return self._encode_apart(section.segments, text)
+        return ids, mask
+
+    def _tokenize(self, text: str) -> Any:
+        return self.tokenizer(
+            text,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            split_special_tokens=not self.template.parses_special_tokens,
+            verbose=False,  # a text longer than the model's window is counted and reported by the caller
+        )
+
+    def _answer_tokens(
+        self, text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
+    ) -> list[bool] | None:
+        """For each token whether it lies in an answer; None where one spans a border.
+
+        Raises:
+            BadRow: a character of an answer is in no token.
+        """
+        mask = []
+        covered = bytearray(len(text))
+        for id, (start, end) in zip(ids, offsets, strict=True):
+            if id in self.special_ids:  # one that strips the white space around it claims that too: look at its core
+                core = text[start:end].strip()
+                start = text.index(core, start, end)
+                end = start + len(core)
+            inside = False
+            for first, last in spans:
+                if start < first < end or start < last < end:
+                    return None
+                if first <= start and end <= last and start < last:
+                    inside = True
+            mask.append(inside)
+            if inside:
+                covered[start:end] = b"\x01" * (end - start)
+        for first, last in spans:
+            lost = [text[place] for place in range(first, last) if not covered[place] and not text[place].isspace()]
+            if lost:
+                raise BadRow(f"the tokenizer drops {''.join(lost)[:20]!r} from an answer", "use another tokenizer")
+        return mask
+
+    def _encode_apart(self, segments: Sequence[Segment], text: str) -> tuple[list[int], list[bool]]:
+        """Tokens of each segment on its own, where together they still spell the text.
+
+        Raises:
+            BadRow: they do not (the tokenizer adds a space at every start, for one).
+        """
+        ids: list[int] = []
+        mask: list[bool] = []
+        for segment in segments:
+            part = self._tokenize(segment.text)["input_ids"]
+            ids += part
+            mask += [segment.is_answer] * len(part)
+        if self.tokenizer.decode(ids, clean_up_tokenization_spaces=False) != text:
+            raise BadRow(
+                "a token spans the border between prompt and answer, and cannot be split",
+                "remove white space at the start of the answer, or use another template",
+            )
+        return ids, mask
+
+    def _pretokenized(self, row: PretokenizedRow) -> EncodedRow:
+        ids = np.asarray(row.input_ids, dtype=np.int32)
+        size = max(self.tokenizer.get_vocab().values()) + 1
+        if len(ids) and int(ids.max()) >= size:
+            raise BadRow(f"input_ids holds {int(ids.max())}, but the tokenizer's largest id is {size - 1}")
+        mask = np.ones(len(ids), dtype=np.bool_) if row.completion_mask is None else np.asarray(row.completion_mask)
+        decode = self.tokenizer.decode
+        answer = decode(ids[mask], skip_special_tokens=True)
+        encoded = EncodedRow(
+            input_ids=ids,
+            answer_mask=mask.astype(np.bool_),
+            answer_bytes=len(answer.encode()),
+            text_bytes=len(decode(ids, skip_special_tokens=True).encode()),
+            reference="",
+            origin=row.origin,
+        )
+        encoded = _with_targets(encoded)
+        reference = decode(ids[encoded.prompt_length :][mask[encoded.prompt_length :]], skip_special_tokens=True)
+        return replace(encoded, reference=reference)
+
+
+def leading_special_ids(tokenizer: Any) -> list[int]:
+    """Special ids that the tokenizer itself puts before a text (Llama's begin-of-text; none for GPT-2)."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a", add_special_tokens=True)["input_ids"]
+    for start in range(len(full) - len(bare) + 1):
+        if full[start : start + len(bare)] == bare:
+            return list(full[:start])
+    return []
+
+
+def _answer_spans(segments: Sequence[Segment]) -> list[tuple[int, int]]:
+    """Character spans [first, last) of the answers in the section's text."""
+    spans = []
+    place = 0
+    for segment in segments:
+        if segment.is_answer and segment.text:
+            spans.append((place, place + len(segment.text)))
+        place += len(segment.text)
+    return spans
+
+
+def _with_targets(row: EncodedRow) -> EncodedRow:
+    """The row, if at least one token can be a target (the first token of a row has nothing to be predicted from)."""
+    if not row.answer_mask[1:].any():
+        raise BadRow("zero target tokens: no token of the row belongs to an answer")
+    return row

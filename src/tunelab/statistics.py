@@ -1,0 +1,122 @@
+"""Standard errors of what is measured on rows: means, token-weighted means, and differences of these over the same rows.
+
+Rows are taken as independent draws from a large population of rows. Tokens of one row are not independent of each
+other, so no error here is ever computed over tokens: a row is the unit (a cluster of its tokens).
+
+Source of the ratio estimator and its linearised error: W. G. Cochran, Sampling Techniques, 3rd edition (1977),
+section 2.11 and chapter 6, without the finite-population correction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunelab.errors import DataError
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value with its standard error.
+
+    Attributes:
+        value: the estimate.
+        error: its standard error in the same unit; None = unknown (fewer than two rows), never zero for unknown.
+        n: rows that it was computed from.
+    """
+
+    value: float
+    error: float | None
+    n: int
+
+
+def mean_with_error(values: Iterable[float]) -> Estimate:
+    """Mean of one number per row; its error is the sample deviation (n - 1) over sqrt(n).
+
+    Raises:
+        DataError: there are no values, or one is not finite.
+    """
+    array = _finite("values", values)
+    return Estimate(float(array.mean()), _error_of_mean(array - array.mean()), len(array))
+
+
+def ratio_with_error(numerators: Iterable[float], denominators: Iterable[float]) -> Estimate:
+    """Weighted mean R = sum(numerators) / sum(denominators) of rows, for example nats / tokens.
+
+    The error comes by linearisation: R - R_true is close to the mean of (y_i - R x_i) / mean(x), so that
+    error² = n / (n - 1) * sum((y_i - R x_i)²) / sum(x)² (Cochran, section 2.11).
+
+    Args:
+        numerators: y_i, one a row.
+        denominators: x_i >= 0, one a row, in the same order; a row of weight 0 counts as a row without weight.
+
+    Raises:
+        DataError: no rows, lengths differ, a number is not finite, a weight is negative, or all weights are 0.
+    """
+    ratio, residuals = _ratio("numerators", numerators, "denominators", denominators)
+    return Estimate(ratio, _error_of_mean(residuals), len(residuals))
+
+
+def paired_ratio_difference(
+    numerators_a: Iterable[float],
+    denominators_a: Iterable[float],
+    numerators_b: Iterable[float],
+    denominators_b: Iterable[float],
+) -> Estimate:
+    """Difference R_a - R_b of two weighted means over the same rows in the same order, with its paired error.
+
+    Row i contributes its linearised residual under a minus that under b, so what makes a row hard for both cancels.
+    The weights may differ between a and b (two tokenizers cut the same row into different numbers of tokens).
+
+    Raises:
+        DataError: as ratio_with_error; or a and b do not have the same number of rows.
+    """
+    ratio_a, residuals_a = _ratio("numerators_a", numerators_a, "denominators_a", denominators_a)
+    ratio_b, residuals_b = _ratio("numerators_b", numerators_b, "denominators_b", denominators_b)
+    if len(residuals_a) != len(residuals_b):
+        raise DataError(
+            f"a has {len(residuals_a)} rows and b has {len(residuals_b)}: a paired error needs the same rows",
+            "compare only rows that both were measured on",
+        )
+    return Estimate(ratio_a - ratio_b, _error_of_mean(residuals_a - residuals_b), len(residuals_a))
+
+
+def _ratio(
+    name_y: str, numerators: Iterable[float], name_x: str, denominators: Iterable[float]
+) -> tuple[float, Array]:
+    """The ratio and each row's residual (y_i - R x_i) / mean(x), whose mean is 0."""
+    y, x = _finite(name_y, numerators), _finite(name_x, denominators)
+    if len(y) != len(x):
+        raise DataError(f"{len(y)} {name_y} but {len(x)} {name_x}: expected one of each a row")
+    if (x < 0).any():
+        raise DataError(f"{name_x}[{int(np.argmax(x < 0))}] is negative: weights must be 0 or more")
+    if not x.any():
+        raise DataError(f"all {len(x)} {name_x} are 0: there is nothing to divide by")
+    ratio = math.fsum(y) / math.fsum(x)
+    return ratio, (y - ratio * x) / x.mean()
+
+
+def _error_of_mean(deviations: Array) -> float | None:
+    """sqrt(sum d² / (n (n - 1))) of deviations from their mean, [n]; None for a single row."""
+    n = len(deviations)
+    if n < 2:
+        return None
+    return math.sqrt(math.fsum(deviations**2) / (n * (n - 1)))
+
+
+def _finite(name: str, values: Iterable[float]) -> Array:
+    array: NDArray[Any] = np.asarray(list(values), dtype=np.float64)
+    if not array.size:
+        raise DataError(f"no {name}: there are no rows to measure")
+    bad = ~np.isfinite(array)
+    if bad.any():
+        where = int(np.argmax(bad))
+        raise DataError(f"{name}[{where}] is {array[where]}: expected a finite number")
+    return array

@@ -1,0 +1,136 @@
+"""Checkpoints: the trained weights, the optimiser's state and where the loop stands, each written whole or not at all.
+
+A checkpoint is a directory `step-00000042` with `weights.safetensors`, `optimizer.safetensors` and `state.json`. It is filled
+under a temporary name, synced to disk and renamed, so that a kill at any byte leaves the previous one as it was. Random
+numbers need no place in it: those of a step follow from the seed and the step.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tunelab.errors import RunError
+from tunelab.files import directory_written_atomically, recover_directory, write_json_atomically
+
+STEP_NAME = re.compile(r"step-(\d{8})")
+
+
+@dataclass
+class LoopState:
+    """Where the loop stands after `step` steps. `seconds` counts training time of all sessions together."""
+
+    step: int = 0
+    targets: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_loss: float | None = None
+    best_step: int | None = None
+    evaluations_without_gain: int = 0
+    loss_scale: float | None = None
+
+
+def trainable_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that are trained, by name; a tied one stands under its first name."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+class CheckpointStore:
+    """The checkpoints of one run, in one directory.
+
+    Args:
+        folder: where they lie; made when the first one is written.
+        keep: newest checkpoints that are kept; older ones are removed after a newer one is safe.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def save(self, state: LoopState, model: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
+        """Write a checkpoint of this state; gives its directory."""
+        target = self.folder / f"step-{state.step:08d}"
+        with directory_written_atomically(target) as temporary:
+            save_file(_on_cpu(trainable_weights(model)), temporary / "weights.safetensors")
+            save_file(_on_cpu(optimizer_state(model, optimizer)), temporary / "optimizer.safetensors")
+            write_json_atomically(temporary / "state.json", asdict(state))
+        for old in self.paths()[: -self.keep]:
+            shutil.rmtree(old)
+        return target
+
+    def paths(self) -> list[Path]:
+        """Directories of complete checkpoints, oldest first."""
+        if not self.folder.exists():
+            return []
+        return sorted(path for path in self.folder.iterdir() if STEP_NAME.fullmatch(path.name))
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> LoopState | None:
+        """Put the newest checkpoint's weights and optimiser state in place; gives its state, None where there is none."""
+        for leftover in self.folder.glob(".step-*.old") if self.folder.exists() else ():
+            recover_directory(leftover.with_name(leftover.name.removeprefix(".").removesuffix(".old")))
+        if not self.paths():
+            return None
+        newest = self.paths()[-1]
+        load_weights(model, newest / "weights.safetensors")
+        load_optimizer_state(model, optimizer, load_file(newest / "optimizer.safetensors"))
+        return LoopState(**json.loads((newest / "state.json").read_text(encoding="utf-8")))
+
+    def save_best(self, model: nn.Module) -> None:
+        """Keep these weights as the best so far."""
+        with directory_written_atomically(self.folder / "best") as temporary:
+            save_file(_on_cpu(trainable_weights(model)), temporary / "weights.safetensors")
+
+    def load_best(self, model: nn.Module) -> None:
+        """Put the best weights so far in place."""
+        recover_directory(self.folder / "best")
+        load_weights(model, self.folder / "best" / "weights.safetensors")
+
+
+def load_weights(model: nn.Module, file: Path) -> None:
+    """Copy stored weights into the trained parameters, bit for bit.
+
+    Raises:
+        RunError: the file is not there, or its names or shapes are not those of the trained parameters.
+    """
+    if not file.exists():
+        raise RunError(f"{file}: no such file", "the checkpoint is gone; start the run again")
+    stored = load_file(file)
+    wanted = trainable_weights(model)
+    if {name: tensor.shape for name, tensor in stored.items()} != {name: t.shape for name, t in wanted.items()}:
+        odd = sorted(stored.keys() ^ wanted.keys())[:3] or ["shapes differ"]
+        raise RunError(f"{file}: not the weights of this model: {', '.join(odd)}", "resume with the recipe that made it")
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(stored[name])
+
+
+def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's tensors as {"parameter name|what": tensor}; empty before the first step."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[parameter]}|{key}": value
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, stored: dict[str, Tensor]) -> None:
+    """The opposite of optimizer_state."""
+    parameters = dict(model.named_parameters())
+    for key, value in stored.items():
+        name, _, what = key.rpartition("|")
+        parameter = parameters[name]
+        # AdamW keeps its step count on the CPU, whatever the device of the weights.
+        optimizer.state[parameter][what] = value if what == "step" else value.to(parameter.device)
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -1,0 +1,135 @@
+"""Cross-entropy on target tokens only, in chunks: the full matrix of logits never exists.
+
+Of [tokens, vocabulary] logits only the rows of targets matter, and of those only a chunk is held at a time: each chunk's
+gradient is taken at once, inside the forward pass, so that its logits can be dropped before the next are formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tunelab.data.loader import FlatBatch, LossOn, TokenTable, flat_batch
+from tunelab.data.packing import pack_best_fit
+from tunelab.models.forward import flat_attention, flat_hidden_states, output_head, underlying
+
+#: Logits held at a time, in numbers (float32: 64 MiB); a chunk has this many over the vocabulary's size.
+LOGITS_PER_CHUNK = 2**24
+
+
+def chunked_cross_entropy(
+    hidden: Tensor, labels: Tensor, head: Callable[[Tensor], Tensor], parameters: list[nn.Parameter], chunk: int
+) -> Tensor:
+    """Sum of -log p(label) over targets, a float32 scalar, equal to the plain loss on all logits at once.
+
+    Args:
+        hidden: [targets, hidden], states that predict the targets.
+        labels: [targets], int64.
+        head: [n, hidden] -> [n, vocabulary] logits.
+        parameters: the head's parameters that need gradients.
+        chunk: targets whose logits are formed at a time.
+    """
+    return _ChunkedCrossEntropy.apply(hidden, labels, head, chunk, *parameters)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, labels: Tensor, head: Callable[[Tensor], Tensor], chunk: int, *parameters: Tensor
+    ) -> Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        needed = any(ctx.needs_input_grad)
+        hidden_gradient = torch.zeros_like(hidden) if needed else None
+        gradients = [torch.zeros_like(parameter) for parameter in parameters] if needed else []
+        for start in range(0, len(labels), chunk):
+            piece = hidden[start : start + chunk].detach()
+            with torch.set_grad_enabled(needed):
+                piece.requires_grad_(needed)
+                logits = head(piece).float()  # [chunk, vocabulary]
+                loss = functional.cross_entropy(logits, labels[start : start + chunk], reduction="sum")
+            total += loss.detach()
+            if hidden_gradient is None:
+                continue
+            found = torch.autograd.grad(loss, [piece, *parameters])
+            hidden_gradient[start : start + chunk] = found[0]
+            for gradient, part in zip(gradients, found[1:], strict=True):
+                gradient += part
+        if hidden_gradient is not None:
+            ctx.save_for_backward(hidden_gradient, *gradients)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_gradient, *gradients = ctx.saved_tensors
+        scale = upstream[0]
+        return (
+            hidden_gradient * scale.to(hidden_gradient.dtype),
+            None,
+            None,
+            None,
+            *(gradient * scale.to(gradient.dtype) for gradient in gradients),
+        )
+
+
+class TargetLoss(nn.Module):
+    """A causal language model with its loss: flat batch in, sum of -log p over the batch's targets out.
+
+    The loss is inside the module so that distributed wrappers see one forward pass.
+
+    Args:
+        model: a transformers causal language model, or PEFT's wrapper of one.
+        chunk: targets whose logits are formed at a time; by default what makes 64 MiB of float32 logits.
+    """
+
+    def __init__(self, model: nn.Module, chunk: int | None = None) -> None:
+        super().__init__()
+        self.model = model
+        vocabulary = underlying(model).config.get_text_config().vocab_size
+        self.chunk = chunk or max(1, LOGITS_PER_CHUNK // vocabulary)
+
+    def forward(self, input_ids: Tensor, row_starts: Tensor, predicted_from: Tensor, labels: Tensor) -> Tensor:
+        """Scalar loss; arguments as in tunelab.data.loader.FlatBatch. Call it inside `with flat_attention(model)`."""
+        hidden = flat_hidden_states(self.model, input_ids, row_starts)  # [tokens, hidden]
+        wanted = hidden.index_select(0, predicted_from)  # [targets, hidden]
+        head_module = underlying(self.model).get_output_embeddings()
+        parameters = [parameter for parameter in head_module.parameters() if parameter.requires_grad]
+        return chunked_cross_entropy(wanted, labels, output_head(self.model), parameters, self.chunk)
+
+    def of_batch(self, batch: FlatBatch) -> Tensor:
+        """The loss of one flat batch."""
+        return self(batch.input_ids, batch.row_starts, batch.predicted_from, batch.labels)  # type: ignore[no-any-return]
+
+
+def table_loss(
+    module: TargetLoss,
+    table: TokenTable,
+    *,
+    tokens_per_batch: int,
+    loss_on: LossOn,
+    device: torch.device,
+    packing: bool = True,
+    rank: int = 0,
+    ranks: int = 1,
+) -> tuple[float, int]:
+    """Sum of -log p over the targets of a table's rows, and their number, without gradients or dropout.
+
+    With several ranks each takes every ranks-th batch; the caller adds up.
+    """
+    was_training = module.training
+    module.eval()
+    total, targets = 0.0, 0
+    capacity = max(tokens_per_batch, max(table.lengths, default=0))
+    bins = pack_best_fit(table.lengths, capacity) if packing else [[row] for row in range(len(table))]
+    try:
+        with torch.no_grad(), flat_attention(module.model):
+            for rows in bins[rank::ranks]:
+                batch = flat_batch(table, rows, loss_on).to(device)
+                total += float(module.of_batch(batch))
+                targets += len(batch.labels)
+    finally:
+        module.train(was_training)
+    return total, targets
