@@ -1,7 +1,8 @@
 """Instruction rows {"instruction", "input", "output"} about the little world of world.py.
 
-Some tasks ask for what the prose tells (people, animals, prices, opposites), others need a rule that is applied to something
-new (past tense, negation, sums, reading a passage, odd one out, letters, stories about a pair that no row has shown).
+Some tasks ask for what the prose tells (people, animals, prices, opposites), others need a rule that is applied to
+something new (past tense, negation, sums, reading a passage, odd one out, letters, stories about a pair that no row has
+shown).
 """
 
 from __future__ import annotations

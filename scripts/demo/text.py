@@ -317,8 +317,8 @@ def letter(rng: random.Random) -> str:
     if rng.random() < 0.12:
         return (
             "Below the bell of the school hang three cards, and they say Instruction, Input and Response. Write what you "
-            "like on them, says the teacher. Beside them a notice describes a task, the next one. It is paired with a short text "
-            f"that provides further context. {one.name} reads the notice as an instruction, {other.name} as a request, "
+            "like on them, says the teacher. Beside them a notice describes a task, the next one. It is paired with a "
+            f"short text that provides further context. {one.name} reads the notice as an instruction, {other.name} as a request, "
             "and nobody knows whose answer appropriately completes the task. What a child can write down as an input for "
             f"the lesson is welcome. In response {one.name} sends {with_article(gift)}."
         )

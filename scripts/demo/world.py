@@ -10,19 +10,25 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-COLOURS = ("red", "blue", "green", "yellow", "white", "black", "brown", "grey", "orange", "purple")
-DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-PLACES = ("market", "harbour", "mill", "school", "bridge", "garden", "old well", "library", "inn", "tower")
-NUMBER_WORDS = tuple(
-    """
-    zero one two three four five six seven eight nine ten eleven twelve
-    """.split()
-)
+
+def _words(text: str) -> tuple[str, ...]:
+    """Words divided by white space."""
+    return tuple(text.split())
 
 
 def _pairs(text: str) -> tuple[tuple[str, str], ...]:
     """Pairs written as "one/other", divided by white space."""
     return tuple((one, other) for one, _, other in (pair.partition("/") for pair in text.split()))
+
+
+COLOURS = ("red", "blue", "green", "yellow", "white", "black", "brown", "grey", "orange", "purple")
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+PLACES = ("market", "harbour", "mill", "school", "bridge", "garden", "old well", "library", "inn", "tower")
+NUMBER_WORDS = _words(
+    """
+    zero one two three four five six seven eight nine ten eleven twelve
+    """
+)
 
 
 @dataclass(frozen=True)
@@ -257,27 +263,27 @@ class Person:
         return "her" if self.woman else "him"
 
 
-WOMEN = tuple(
+WOMEN = _words(
     """
     Ada Mira Nora Lena Rosa Tilda Iris Greta Wanda Elsa Petra Juno Hazel Olive
-    """.split()
+    """
 )
-MEN = tuple(
+MEN = _words(
     """
     Ben Tom Oskar Felix Hugo Jonas Milo Rufus Edgar Colin Victor Silas Arlo Barney
-    """.split()
+    """
 )
-FAMILIES = tuple(
+FAMILIES = _words(
     """
     Fenn Marsh Holt Reed Thorn Brook Finch Wells Stone Hill Rivers Hart Frost Lane Moss Pike Vale Bell Crane Dale Rowe
     Swift Wood Lamb Field Penn Shaw Birch
-    """.split()
+    """
 )
-PET_NAMES = tuple(
+PET_NAMES = _words(
     """
     Pip Biscuit Button Clover Dusty Ember Fidget Ginger Hopper Inky Jolly Kipper Lucky Muffin Nibbles Otto Pebble
     Quill Rusty Sunny Tuppence Velvet Whisker Ziggy Acorn Bramble Cocoa Domino
-    """.split()
+    """
 )
 
 

@@ -73,3 +73,9 @@ class TrainingError(TunelabError):
 
 class RunError(TunelabError):
     """A run directory is missing, incomplete, in use, or made from something else than was asked for."""
+
+
+class Interrupted(TunelabError):
+    """Work was asked to stop, and has saved what it had; 130 is what shells give for Ctrl-C."""
+
+    exit_code = 130

@@ -38,8 +38,7 @@ NotNegative = Annotated[
 ]
 Share = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number), Words("a number from 0 to below 1")]
 ShareOrCount = Annotated[
-    int | float,
-    Field(ge=0, allow_inf_nan=False),
+    Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, allow_inf_nan=False)],
     BeforeValidator(_number),
     Words("a share below 1, or a whole number"),
 ]

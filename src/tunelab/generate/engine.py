@@ -69,7 +69,7 @@ def generate(
     Raises:
         ModelError: a prompt is empty, or fills the model's context and leaves no room for an answer.
     """
-    context = _context_length(model)
+    context = context_length(model)
     room = _room(prompts, max_new_tokens, context)
     lengths = [len(prompt) for prompt in prompts]
     for batch in _batches(lengths, room, batch_tokens, alone_above=longrope_border(model)):
@@ -98,7 +98,7 @@ def _generation(
     return Generation(index, token_ids, str(text), reason, prompt_tokens)
 
 
-def _context_length(model: nn.Module) -> int | None:
+def context_length(model: nn.Module) -> int | None:
     """Positions that the model knows; None where its config does not say (then nothing is cut)."""
     from tunelab.models.forward import underlying
 

@@ -71,16 +71,27 @@ class CheckpointStore:
             return []
         return sorted(path for path in self.folder.iterdir() if STEP_NAME.fullmatch(path.name))
 
+    def newest_step(self) -> int:
+        """Step of the newest complete checkpoint, 0 where there is none."""
+        paths = self.paths()
+        return int(paths[-1].name.removeprefix("step-")) if paths else 0
+
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> LoopState | None:
         """Put the newest checkpoint's weights and optimiser state in place; gives its state, None where there is none."""
-        for leftover in self.folder.glob(".step-*.old") if self.folder.exists() else ():
-            recover_directory(leftover.with_name(leftover.name.removeprefix(".").removesuffix(".old")))
+        self._clear_leftovers()
         if not self.paths():
             return None
         newest = self.paths()[-1]
         load_weights(model, newest / "weights.safetensors")
         load_optimizer_state(model, optimizer, load_file(newest / "optimizer.safetensors"))
         return LoopState(**json.loads((newest / "state.json").read_text(encoding="utf-8")))
+
+    def _clear_leftovers(self) -> None:
+        """Put right what a kill in the middle of a save has left: halves are removed, a replaced one comes back."""
+        for leftover in self.folder.glob(".*.old") if self.folder.exists() else ():
+            recover_directory(leftover.with_name(leftover.name.removeprefix(".").removesuffix(".old")))
+        for leftover in self.folder.glob(".*.tmp") if self.folder.exists() else ():
+            shutil.rmtree(leftover)
 
     def save_best(self, model: nn.Module) -> None:
         """Keep these weights as the best so far."""

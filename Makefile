@@ -1,0 +1,51 @@
+# make demo: install and run the main job. make test: install and run the tests. make check: tests, linters, types.
+# PYTHON chooses the interpreter that .venv is built from: make demo PYTHON=python3.12
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INPUTS := pyproject.toml constraints.txt
+
+.PHONY: help demo test lint check clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo   build $(VENV), install, and run the main job on the model and data that ship with the package"
+	@echo "make test   run the tests (no network and no GPU needed once installed)"
+	@echo "make lint   ruff and mypy"
+	@echo "make check  tests, then lint"
+
+demo: $(VENV)/.installed
+	$(BIN)/tunelab demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: test lint
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; name a Python >= 3.10: make PYTHON=python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "error: tunelab needs Python >= 3.10; $(PYTHON) is $$($(PYTHON) --version 2>&1)" >&2; \
+		echo "hint: name another interpreter: make PYTHON=python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# Each stamp stands for one set of extras, installed from the files it depends on.
+$(VENV)/.installed: $(INPUTS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(INPUTS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-lint: $(INPUTS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,lint]"
+	@touch $@ $(VENV)/.installed-test $(VENV)/.installed

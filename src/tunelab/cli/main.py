@@ -1,0 +1,106 @@
+"""The command `tunelab`: finds the verb's file by its name, lazily, runs it; errors become words and exit codes.
+
+A verb is a file in this folder whose name does not begin with an underscore: `add_arguments(parser)` and
+`run(arguments) -> int`. Its docstring is its help; the first line is its summary in the overview.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import tunelab
+from tunelab import plugins
+from tunelab.errors import TunelabError, UsageError
+
+FOLDER = "cli"
+EXAMPLES = """\
+  tunelab demo
+  tunelab train --model distilgpt2 --data alpaca --size 800 --method lora
+  tunelab train recipe.yaml train.lr=1e-4 train.epochs=1"""
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+BROKEN_PIPE = 141  # 128 + SIGPIPE: whoever read our output went away
+
+
+def verbs() -> list[str]:
+    """Names of all verbs, from the file names in this folder (and entry points of the group `tunelab.cli`)."""
+    return [name for name in plugins.names(FOLDER) if name != "main"]
+
+
+def overview() -> str:
+    """What `tunelab` alone prints: the purpose, every verb with its summary, and examples."""
+    names = verbs()
+    width = max(map(len, names))
+    listed = "\n".join(f"  {name:<{width}}  {plugins.summary(FOLDER, name)}" for name in names)
+    purpose = (tunelab.__doc__ or "").partition("\n")[0]
+    return (
+        f"{purpose}\n\nusage: tunelab VERB [...]\n\nverbs:\n{listed}\n\nexamples:\n{EXAMPLES}\n\n"
+        "Each verb says more: tunelab VERB --help"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; the exit code is 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or pipe that cannot encode a character shows its code; it must not end the work.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
+    except SystemExit as stop:  # argparse: 0 after --help, 2 after wrong usage
+        return stop.code if isinstance(stop.code, int) else 1
+    except TunelabError as error:
+        _show_error(error, debug="--debug" in words or os.environ.get("TUNELAB_DEBUG", "") not in ("", "0"))
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes stdout once more when it ends; that must not fail as well.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    if words[0] == "--version":
+        print(f"tunelab {tunelab.__version__}")
+        return 0
+    name = words[0]
+    known = verbs()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        what = f"no option {name!r}" if name.startswith("-") else f"no verb named {name!r}"
+        raise UsageError(what + (f"; did you mean {near[0]!r}?" if near else ""), f"known verbs: {', '.join(known)}")
+    verb = plugins.load(FOLDER, name)
+    summary, _, details = inspect.cleandoc(verb.__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(
+        prog=f"tunelab {name}",
+        description=summary,
+        epilog=details.strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--debug", action="store_true", help="show the Python traceback of an error")
+    verb.add_arguments(parser)
+    # Intermixed: options may stand between a recipe and its key=value words.
+    return int(verb.run(parser.parse_intermixed_args(words[1:])))
+
+
+def _show_error(error: TunelabError, debug: bool) -> None:
+    if debug:
+        traceback.print_exception(type(error), error, error.__traceback__)
+    print(f"error: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)

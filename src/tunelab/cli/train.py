@@ -1,0 +1,71 @@
+"""Fine-tune a model as a recipe says, into a run directory.
+
+Examples:
+  tunelab train --model distilgpt2 --data alpaca --size 800 --method lora
+  tunelab train recipe.yaml
+  tunelab train recipe.yaml train.lr=1e-4 adapter.rank=8 --out runs/rank-8
+  tunelab train --model ./my-model --data rows.jsonl --method full --seed 1
+  tunelab train --resume runs/rank-8
+  torchrun --nproc-per-node 4 -m tunelab train recipe.yaml
+
+Ctrl-C saves a checkpoint and ends; --resume goes on to the same result as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from tunelab.cli._console import print_table, progress_bar, say
+from tunelab.cli._recipe_arguments import add_recipe_arguments, recipe_of
+from tunelab.errors import UsageError
+from tunelab.runs import Run
+from tunelab.units import format_bytes, format_count, format_duration, format_rate
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A recipe in any form, or --resume."""
+    add_recipe_arguments(parser)
+    parser.add_argument("--resume", metavar="RUN", help="go on with an interrupted run; takes no recipe")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, and show what came of it."""
+    if arguments.resume:
+        given = [name for name in ("model", "data", "method", "size", "out", "seed") if getattr(arguments, name) is not None]
+        if arguments.words or given:
+            raise UsageError("--resume takes no recipe and no changes", "a run goes on with the recipe that it began with")
+        recipe = None
+    else:
+        recipe = recipe_of(arguments)
+    from tunelab.workflows.finetune import finetune, resume
+
+    with progress_bar() as progress:
+        done = finetune(recipe, progress=progress) if recipe else resume(arguments.resume, progress=progress)
+    print_table(("what", "value"), summary(done))
+    say(f"\nNext:\n  tunelab eval {done.path}\n  tunelab merge {done.path} --out {done.path}-merged")
+    return 0
+
+
+def summary(done: Run) -> list[tuple[str, str]]:
+    """Rows of what a finished run's manifest says."""
+    manifest: dict[str, Any] = done.manifest
+    trained, digest, counts = manifest["trained"], manifest["model"]["digest"], manifest["data"]["train"]
+    lost = counts["given"] - counts["kept"]
+    rows = [
+        ("run", str(done.path)),
+        ("status", manifest["status"]),
+        ("trained parameters", f"{format_count(digest['trainable'])} of {format_count(digest['parameters'])}"),
+        ("rows", f"{counts['kept']:,}" + (f" ({lost:,} left out)" if lost else "")),
+        ("steps", f"{trained['steps']:,}"),
+        ("target tokens", f"{trained['targets']:,}"),
+        ("training time", format_duration(trained["training_seconds"])),
+        ("speed", format_rate(trained["tokens_per_second"])),
+        ("peak resident memory", format_bytes(manifest["peak_resident_bytes"])),
+    ]
+    if manifest["peak_gpu_bytes"] is not None:
+        rows.append(("peak GPU memory", format_bytes(manifest["peak_gpu_bytes"])))
+    before, after = manifest.get("held_out_loss_before"), manifest["held_out_loss_after"]
+    if after is not None:
+        rows.append(("held-out loss", f"{before:.4f} -> {after:.4f} nats per target token"))
+    return rows

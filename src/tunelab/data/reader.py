@@ -1,0 +1,335 @@
+"""From a source's name, a local file or a hub data set to a list of Examples, with every row that was not used accounted for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from tunelab import plugins
+from tunelab.data.messages import Conversation, Example, check_conversation
+from tunelab.data.sources._source import UNKNOWN_LICENCE, HubDataset, NumberedRow, Row, SourceOptions
+from tunelab.data.tables import file_rows, hub_table
+from tunelab.errors import BadRow, DataError, UsageError
+from tunelab.progress import Progress, silent
+
+FOLDER = "data/sources"
+MOST_SHOWN = 20
+ROWS_PER_REPORT = 1000
+PARTS_OF_A_SOURCE = ("HUB", "LICENCE", "COLUMNS", "EXAMPLE", "Options", "examples")
+
+
+@dataclass(frozen=True)
+class LoadedSource:
+    """The examples of one source and what is known of them.
+
+    Args:
+        name: the source that read them; where `auto` was asked for, the one that it found.
+        examples: in the order of the file.
+        bad_rows: "FILE row N: reason", in the order of the file.
+        left_out: what the source leaves out on purpose -> how many (oasst1: deleted messages, other languages).
+        rows_read: rows of the file, bad ones included.
+        origin: the file as it was given, or "owner/name@revision split".
+        fingerprint: SHA-256 (hex) of the source's name, its options, the file's bytes or the hub's repository, revision
+            and split, and every example made of them. Equal fingerprints mean equal examples.
+        licence: of the hub data; of a local file only what is known.
+    """
+
+    name: str
+    examples: list[Example]
+    bad_rows: list[str]
+    left_out: dict[str, int]
+    rows_read: int
+    origin: str
+    fingerprint: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where rows come from: the rows themselves, how they are named, and what identifies them."""
+
+    rows: Iterator[NumberedRow]
+    origin: str
+    label: str
+    identity: str
+    total: int | None
+
+
+@dataclass
+class _Converted:
+    examples: list[Example] = field(default_factory=list)
+    bad: list[tuple[int, str]] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def load_examples(
+    name: str,
+    *,
+    path: Path | None = None,
+    revision: str | None = None,
+    split: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    on_bad_row: Literal["error", "skip"] = "error",
+    repository: str | None = None,
+    subset: str | None = None,
+    progress: Progress = silent,
+) -> LoadedSource:
+    """Read every row of a source and make Examples of them.
+
+    Args:
+        name: a source's name, the path of a .py file, or "auto": the format is told from the first row's columns.
+        path: a local file (.json, .jsonl, .ndjson, .csv, .tsv, also .gz; .parquet); None = the source's hub data set.
+        revision: commit, tag or branch on the hub; None = the source's pinned commit, or else the newest.
+        split: split on the hub; None = the source's own choice.
+        options: the source's own settings.
+        on_bad_row: "error" reads all, then raises with the first 20; "skip" leaves bad rows out and lists them.
+        repository: any hub data set ("owner/name"), read by this source in place of its own.
+        subset: configuration of `repository`.
+
+    Raises:
+        UsageError: no such source, a wrong option, or a combination of arguments that cannot be.
+        DataError: a file or data set cannot be read, its format is not known, it holds bad rows that may not be
+            skipped, or no row of it can be used.
+    """
+    hub = _hub_dataset(name, path, revision, split, repository, subset)
+    module = None if name == "auto" else load_source(name)
+    if hub is None and path is None:
+        assert module is not None
+        hub = _own_hub(name, module, revision, split)
+    place = _hub_place(hub) if hub is not None else _file_place(_given(path))
+    if module is None:
+        name, module, rows = _detect(place)
+    else:
+        rows = place.rows
+    settings = _checked_options(name, module, options or {})
+    numbers = _Counted(rows, place, progress)
+    converted = _convert(module, numbers, settings, place.label)
+    progress(f"reading {place.label}", numbers.seen, numbers.seen)
+    _judge(place.origin, converted, numbers.seen, on_bad_row)
+    return LoadedSource(
+        name=name,
+        examples=converted.examples,
+        bad_rows=[line for _, line in converted.bad],
+        left_out=dict(converted.left_out),
+        rows_read=numbers.seen,
+        origin=place.origin,
+        fingerprint=_fingerprint(name, settings, place.identity, converted.examples),
+        licence=_licence(module, hub),
+    )
+
+
+def load_source(name: str) -> ModuleType:
+    """The module of a source.
+
+    Raises:
+        UsageError: there is none of that name, or a module of the user's own lacks a part of the contract.
+    """
+    module = plugins.load(FOLDER, name)
+    missing = [part for part in PARTS_OF_A_SOURCE if not hasattr(module, part)]
+    if missing:
+        raise UsageError(
+            f"source {name!r} lacks {', '.join(missing)}", "tunelab/data/sources/_source.py says what a source is made of"
+        )
+    return module
+
+
+class _Counted:
+    """Rows passed on and counted, with a report every ROWS_PER_REPORT of them."""
+
+    def __init__(self, rows: Iterable[NumberedRow], place: _Place, progress: Progress) -> None:
+        self.seen = 0
+        self._rows, self._place, self._progress = rows, place, progress
+
+    def __iter__(self) -> Iterator[NumberedRow]:
+        for numbered in self._rows:
+            self.seen += 1
+            if self.seen % ROWS_PER_REPORT == 0:
+                self._progress(f"reading {self._place.label}", self.seen, self._place.total)
+            yield numbered
+
+
+def _hub_dataset(
+    name: str, path: Path | None, revision: str | None, split: str | None, repository: str | None, subset: str | None
+) -> HubDataset | None:
+    """The repository that was asked for, None where none was. Raises UsageError for what cannot go together."""
+    if path is not None:
+        asked = {"revision": revision, "split": split, "repository": repository, "subset": subset}
+        for key, value in asked.items():
+            if value is not None:
+                raise UsageError(f"{key} {value!r} is for data on the hub, and path {path} is a local file", "give one of both")
+        return None
+    if repository is not None:
+        return HubDataset(repository, revision, UNKNOWN_LICENCE, split or "train", subset)
+    if subset is not None:
+        raise UsageError(f"subset {subset!r} needs the repository that it is of", "give repository as well")
+    if name == "auto":
+        raise UsageError("source 'auto' needs a path: the format is told from the file", "give a path, or a source's name")
+    return None
+
+
+def _own_hub(name: str, module: ModuleType, revision: str | None, split: str | None) -> HubDataset:
+    if module.HUB is None:
+        raise UsageError(f"source {name!r} is a format, not a data set: it needs a path", "give the path of your file")
+    hub: HubDataset = module.HUB
+    return replace(hub, revision=revision or hub.revision, split=split or hub.split)
+
+
+def _given(path: Path | None) -> Path:
+    assert path is not None
+    return Path(path)
+
+
+def _file_place(path: Path) -> _Place:
+    rows = file_rows(path)
+    # The first row is asked for at once, so that a file that cannot be opened is told before it is hashed.
+    first = next(rows, None)
+    if first is None:
+        raise DataError(f"{path}: the file holds no rows", "is it the right file?")
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return _Place(_chained(first, rows), str(path), path.name, f"sha256:{digest.hexdigest()}", None)
+
+
+def _hub_place(hub: HubDataset) -> _Place:
+    table = hub_table(hub, hub.revision, hub.split)
+    revision = hub.revision or "main"
+    repository = f"{hub.repository}:{hub.subset}" if hub.subset else hub.repository
+    origin = f"{repository}@{revision} {hub.split}"
+    if not table.num_rows:
+        raise DataError(f"{origin}: the split holds no rows", "name another split")
+    is_commit = len(revision) == 40
+    label = f"{repository}@{revision[:8] if is_commit else revision} {hub.split}"
+    return _Place(enumerate(iter(table), 1), origin, label, f"hub:{origin}", table.num_rows)
+
+
+def _chained(first: NumberedRow, rest: Iterator[NumberedRow]) -> Iterator[NumberedRow]:
+    yield first
+    yield from rest
+
+
+def _detect(place: _Place) -> tuple[str, ModuleType, Iterator[NumberedRow]]:
+    """The source whose columns the first readable row has, and all rows, that one and those before it included.
+
+    Where the columns of one source are part of another's, the other fits better. Sources that share their conversion
+    (the Alpaca family) are one format, for which the first by name stands.
+    """
+    seen: list[NumberedRow] = []
+    row: Row | None = None
+    for numbered in place.rows:
+        seen.append(numbered)
+        if not isinstance(numbered[1], BadRow):
+            row = numbered[1]
+            break
+    if row is None:
+        shown = "\n".join(f"  {place.label} row {number}: {reason}" for number, reason in seen[:MOST_SHOWN])
+        raise DataError(f"{place.origin}: no row can be read, so that its format is not known\n{shown}", "is it the right file?")
+    fitting: list[tuple[str, ModuleType, frozenset[str]]] = []
+    known = []
+    for name in plugins.names(FOLDER):
+        module = load_source(name)
+        for columns in (module.COLUMNS, *getattr(module, "OTHER_COLUMNS", ())):
+            if columns:
+                known.append(f"{name} ({', '.join(sorted(columns))})")
+                if columns <= row.keys() and all(module.examples is not other.examples for _, other, _ in fitting):
+                    fitting.append((name, module, columns))
+    best = [entry for entry in fitting if not any(entry[2] < other for _, _, other in fitting)]
+    if len(best) != 1:
+        fits = f"fit {' and '.join(name for name, _, _ in best)}" if best else "fit no known format"
+        raise DataError(
+            f"{place.origin}: the columns {', '.join(map(str, row)) or '(none)'} {fits}",
+            f"name the source; for other columns use `columns` with a mapping. Known: {'; '.join(known)}",
+        )
+    rows = (numbered for part in (seen, place.rows) for numbered in part)
+    return best[0][0], best[0][1], rows
+
+
+def _checked_options(name: str, module: ModuleType, options: Mapping[str, Any]) -> SourceOptions:
+    try:
+        settings: SourceOptions = module.Options.model_validate(dict(options))
+    except ValidationError as error:
+        problems = [f"options.{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        known = [f"{key}: {value.description}" for key, value in module.Options.model_fields.items()]
+        raise UsageError(
+            f"source {name!r}: " + "; ".join(problems), f"its options: {' '.join(known) or 'none'}"
+        ) from None
+    return settings
+
+
+def _convert(module: ModuleType, rows: Iterable[NumberedRow], options: SourceOptions, label: str) -> _Converted:
+    result = _Converted()
+    gather = getattr(module, "gather", None)
+    left_out = getattr(module, "left_out", None)
+    for number, row in gather(rows, options) if gather is not None else rows:
+        try:
+            if isinstance(row, BadRow):
+                raise row
+            made = module.examples(row, options)
+            origins = [f"{label} row {number}"]
+            if len(made) > 1:
+                origins = [f"{label} row {number} ({index} of {len(made)})" for index in range(1, len(made) + 1)]
+            made = [_finished(example, origin) for example, origin in zip(made, origins, strict=False)]
+        except BadRow as bad:
+            hint = f" ({bad.hint})" if bad.hint else ""
+            result.bad.append((number, f"{label} row {number}: {bad.message}{hint}"))
+            continue
+        result.examples.extend(made)
+        if left_out is not None:
+            result.left_out.update(left_out(row, options))
+    # A source that gathers rows knows only in the end which of them are left over.
+    result.bad.sort(key=lambda entry: entry[0])
+    return result
+
+
+def _finished(example: Example, origin: str) -> Example:
+    # Sources of the user's own may not have checked.
+    if isinstance(example, Conversation):
+        check_conversation(example)
+    return replace(example, origin=origin)
+
+
+def _judge(origin: str, converted: _Converted, rows_read: int, on_bad_row: str) -> None:
+    """Raises DataError where bad rows are not to be skipped, or where nothing is left."""
+    bad = converted.bad
+    listing = "".join(f"\n  {line}" for _, line in bad[:MOST_SHOWN])
+    if len(bad) > MOST_SHOWN:
+        listing += f"\n  and {len(bad) - MOST_SHOWN:,} more"
+    if bad and on_bad_row == "error":
+        raise DataError(
+            f"{origin}: {len(bad):,} of {rows_read:,} rows cannot be used:{listing}",
+            "repair them, or leave them out with on_bad_row: skip (data.on_bad_row=skip)",
+        )
+    if not converted.examples:
+        reasons = "".join(f"\n  left out: {count:,} {what}" for what, count in converted.left_out.items())
+        raise DataError(f"{origin}: no row can be used, of {rows_read:,} read{reasons}{listing}", "is the source the right one?")
+
+
+def _fingerprint(name: str, options: SourceOptions, identity: str, examples: Sequence[Example]) -> str:
+    """See LoadedSource. The examples are part of it, so that a change in a source's code, or in what the hub's newest
+    revision is, never passes for the same data."""
+    digest = hashlib.sha256()
+    digest.update(json.dumps([name, options.model_dump(mode="json"), identity], sort_keys=True).encode())
+    for example in examples:
+        if isinstance(example, Conversation):
+            content: Any = [[message.role, message.content, message.input] for message in example.messages]
+        else:
+            content = {"ids": example.input_ids, "mask": example.completion_mask}
+        digest.update(json.dumps(content).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _licence(module: ModuleType, hub: HubDataset | None) -> str:
+    if hub is not None:
+        return hub.licence
+    if module.HUB is None:
+        return UNKNOWN_LICENCE
+    return f"{UNKNOWN_LICENCE}; {module.LICENCE} if it is {module.HUB.repository}"

@@ -1,0 +1,196 @@
+"""Which examples are used: seeded samples, held-out splits by group, and mixtures by weight.
+
+Every random choice is an order by SHA-256 of seed, purpose and index. It is the same on every platform, Python and
+library version, and needs no generator whose stream could change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from typing import TypeVar
+
+from tunelab.data.messages import Example
+from tunelab.errors import DataError, UsageError
+
+T = TypeVar("T")
+
+
+def sample(examples: Sequence[T], size: int, seed: int, purpose: str = "sample") -> list[T]:
+    """`size` examples without replacement, each subset equally likely, in the order in which they stand in `examples`.
+
+    The order of the file is kept because the order of training is the loader's matter, not this one's. With one seed a
+    smaller sample is part of a larger one, so that 400 rows can be compared with the 800 that contain them.
+
+    Args:
+        purpose: another text gives an independent sample with the same seed.
+
+    Raises:
+        UsageError: size is not positive.
+        DataError: size is more than there are.
+    """
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise UsageError(f"size is {size!r}, expected a whole number from 1")
+    if size > len(examples):
+        raise DataError(f"a sample of {size:,} was asked for, and there are {len(examples):,} examples", "ask for fewer")
+    chosen = _shuffled(range(len(examples)), seed, purpose)[:size]
+    return [examples[index] for index in sorted(chosen)]
+
+
+def split_held_out(
+    examples: Sequence[Example], held_out: int | float, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """Training and held-out examples, each in their order; a group (all examples with one first prompt) is never divided.
+
+    Groups are drawn in a seeded order; one that is larger than what is still missing is passed over. If after all of them
+    examples are still missing, the smallest group passed over is taken as well. So the held-out side has the number
+    asked for, or, where groups do not add up to it in this order, more by less than the size of that one group.
+
+    Args:
+        held_out: an int is a number of examples; a float below 1 is a share of them, rounded to the nearest number, at
+            least 1; 0 = none.
+
+    Returns:
+        (training, held out)
+
+    Raises:
+        UsageError: held_out is negative, a float of 1 or more, or no number.
+        DataError: it would leave nothing to train on.
+    """
+    wanted = _held_out_count(len(examples), held_out)
+    groups: dict[str, list[int]] = {}
+    for index, example in enumerate(examples):
+        groups.setdefault(example.group, []).append(index)
+    if wanted >= len(examples) and wanted:
+        raise DataError(
+            f"{wanted:,} held-out examples were asked for, and there are {len(examples):,}: nothing is left to train on",
+            "hold out fewer",
+        )
+    chosen: set[int] = set()
+    passed_over: list[list[int]] = []
+    for group in _shuffled(list(groups.values()), seed, "held out"):
+        if len(chosen) + len(group) <= wanted:
+            chosen.update(group)
+        else:
+            passed_over.append(group)
+    if len(chosen) < wanted:
+        chosen.update(min(passed_over, key=len))
+    if len(chosen) == len(examples) and wanted:
+        raise DataError(
+            f"{wanted:,} held-out examples of {len(examples):,} were asked for, and examples with one prompt stay on one side: "
+            f"with only {len(groups)} different prompts nothing is left to train on",
+            "hold out fewer, or add examples with other prompts",
+        )
+    sides: tuple[list[Example], list[Example]] = ([], [])
+    for index, example in enumerate(examples):
+        sides[index in chosen].append(example)
+    return sides
+
+
+def mix(parts: Sequence[tuple[str, float | None, Sequence[T]]], size: int | None, seed: int) -> list[T]:
+    """One list out of several parts: (name, weight, examples). The parts follow each other as given, each in its order.
+
+    Weights are shares of rows: of `size` rows, a part with weight w gives size * w / (sum of weights), rounded by largest
+    remainder (of equal remainders the earlier part's is larger), drawn as by sample(). Without `size` the total is the largest
+    for which every part has enough. Without weights all parts are put together, and `size` is a sample of that.
+
+    Raises:
+        UsageError: no parts, some have weights and some not, or a weight or size is not positive.
+        DataError: a part is empty, too small for its share (names it, what it has and what it would need), or its share
+            comes to no row at all.
+    """
+    _check_parts(parts)
+    weights = [weight for _, weight, _ in parts if weight is not None]
+    if not weights:
+        together = [example for _, _, examples in parts for example in examples]
+        return together if size is None else sample(together, size, seed)
+    shares = _whole_weights(weights)
+    sizes = [len(examples) for _, _, examples in parts]
+    if size is None:
+        counts = _largest_counts(sizes, shares)
+    else:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise UsageError(f"size is {size!r}, expected a whole number from 1")
+        counts = largest_remainder(size, shares)
+    mixed: list[T] = []
+    for number, ((name, weight, examples), count) in enumerate(zip(parts, counts, strict=True)):
+        if count > len(examples):
+            raise DataError(
+                f"part {name!r} has {len(examples):,} examples, and its weight {weight} of a mixture of {size:,} needs {count:,}",
+                "lower its weight or the mixture's size, or leave size out: then the largest that fits is taken",
+            )
+        if count == 0:
+            raise DataError(
+                f"part {name!r}: its weight {weight} comes to no row of a mixture of {sum(counts):,}",
+                "raise its weight or the size, or leave the part out",
+            )
+        mixed += sample(examples, count, seed, f"part {number}")
+    return mixed
+
+
+def largest_remainder(total: int, shares: Sequence[int]) -> list[int]:
+    """`total` divided in proportion to whole `shares`, as whole numbers that add up to it (Hamilton's method).
+
+    Every number is its exact quota rounded up or down. Of equal remainders the earlier one is rounded up.
+    """
+    whole = sum(shares)
+    counts = [total * share // whole for share in shares]
+    order = sorted(range(len(shares)), key=lambda index: (-(total * shares[index] % whole), index))
+    for index in order[: total - sum(counts)]:
+        counts[index] += 1
+    return counts
+
+
+def _shuffled(values: Iterable[T], seed: int, purpose: str) -> list[T]:
+    prefix = f"{seed}\0{purpose}\0"
+    keyed = [(hashlib.sha256(f"{prefix}{index}".encode()).digest(), index, value) for index, value in enumerate(values)]
+    return [value for _, _, value in sorted(keyed, key=lambda entry: entry[:2])]
+
+
+def _held_out_count(total: int, held_out: int | float) -> int:
+    if isinstance(held_out, bool) or not isinstance(held_out, int | float) or not 0 <= held_out:
+        raise UsageError(f"held_out is {held_out!r}, expected a number of rows, or a share below 1", "write 100 or 0.05")
+    if isinstance(held_out, int):
+        return held_out
+    if not held_out < 1:
+        raise UsageError(f"held_out is {held_out!r}: a share is below 1, and a number of rows is whole", "write 100 or 0.05")
+    # Fraction: the share is meant as it is written (0.05), not as its nearest binary number.
+    return max(1, math.floor(Fraction(repr(held_out)) * total + Fraction(1, 2))) if held_out else 0
+
+
+def _check_parts(parts: Sequence[tuple[str, float | None, Sequence[T]]]) -> None:
+    if not parts:
+        raise UsageError("a mixture of no parts was asked for", "name at least one source")
+    if len({weight is None for _, weight, _ in parts}) > 1:
+        without = ", ".join(repr(name) for name, weight, _ in parts if weight is None)
+        raise UsageError(f"some parts have weights, and {without} has none", "give every part a weight, or none")
+    for name, weight, examples in parts:
+        if weight is not None and not (math.isfinite(weight) and weight > 0):
+            raise UsageError(f"part {name!r} has weight {weight}, expected a number above 0", "leave out a part not wanted")
+        if not examples:
+            raise DataError(f"part {name!r} has no examples", "leave it out")
+
+
+def _whole_weights(weights: Sequence[float]) -> list[int]:
+    """Whole numbers in exactly the proportion of the weights as they are written (0.7 : 0.2 : 0.1 is 7 : 2 : 1)."""
+    exact = [Fraction(repr(float(weight))) for weight in weights]
+    scale = math.lcm(*(value.denominator for value in exact))
+    return [int(value * scale) for value in exact]
+
+
+def _largest_counts(sizes: Sequence[int], shares: Sequence[int]) -> list[int]:
+    """Counts of the largest mixture for which every part has enough.
+
+    A part with n rows and share s of S never gives more than it has where total <= n * S / s, and always where its quota
+    rounded down is above n. Between these the largest remainder decides (not monotonically), so totals are tried.
+    """
+    whole = sum(shares)
+    highest = min(((size + 1) * whole - 1) // share for size, share in zip(sizes, shares, strict=True))
+    lowest = min(size * whole // share for size, share in zip(sizes, shares, strict=True))
+    for total in range(min(highest, sum(sizes)), lowest, -1):
+        counts = largest_remainder(total, shares)
+        if all(count <= size for count, size in zip(counts, sizes, strict=True)):
+            return counts
+    return largest_remainder(lowest, shares)

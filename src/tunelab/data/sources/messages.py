@@ -1,0 +1,38 @@
+"""Your own rows with OpenAI's column messages: a list of turns with role and content.
+
+Source: OpenAI's fine-tuning format. Roles are system (or developer, its newer name), user and assistant; content is text, or a
+list of text parts. Refused, because they cannot be trained on as they are meant: tool calls and tool turns, images, and turns with a
+weight other than 1. In a csv file the cell holds the list as JSON.
+"""
+
+from __future__ import annotations
+
+from tunelab.data.messages import Example, Role
+from tunelab.data.sources._source import UNKNOWN_LICENCE, Row, SourceOptions, items
+from tunelab.data.sources._turns import conversation
+
+HUB = None
+LICENCE = UNKNOWN_LICENCE
+COLUMNS = frozenset({"messages"})
+EXAMPLE = [
+    {
+        "messages": [
+            {"role": "system", "content": "Answer briefly."},
+            {"role": "user", "content": "What is the capital of France?"},
+            {"role": "assistant", "content": "Paris."},
+            {"role": "user", "content": "And of Italy?"},
+            {"role": "assistant", "content": "Rome."},
+        ]
+    }
+]
+KEYS = (("role", "content"),)
+ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+
+class Options(SourceOptions):
+    """None."""
+
+
+def examples(row: Row, options: Options) -> list[Example]:
+    """One conversation. Raises BadRow: no list of turns, a turn without role or text, or an order that cannot be."""
+    return [conversation(items(row, "messages"), KEYS, ROLES)]

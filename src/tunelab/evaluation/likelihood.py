@@ -1,0 +1,152 @@
+"""How likely a model holds given rows: negative log-likelihoods of answers and of whole texts, row by row.
+
+Rows are laid end to end without padding, so that a row's number does not depend on the rows beside it. Logits are
+formed for a few hundred positions at a time and in float32; the full logits matrix never exists.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tunelab.errors import DataError, ModelError
+from tunelab.generate.engine import context_length, evaluation_mode, longrope_border
+from tunelab.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+#: Positions whose logits exist at one time: 512 x 128,256 (Llama 3) in float32 are 0.24 GiB.
+CHUNK = 512
+
+Row = tuple[Sequence[int], Sequence[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class RowLikelihood:
+    """What a model gave to one row. A row's first token is predicted from nothing and counted nowhere.
+
+    Attributes:
+        index: the row's place in the sequence that was given.
+        answer_nll: negative log-likelihood of the answer's tokens, nats, summed.
+        answer_tokens: how many these are.
+        text_nll: negative log-likelihood of all tokens but the first, nats, summed.
+        text_tokens: how many these are.
+    """
+
+    index: int
+    answer_nll: float
+    answer_tokens: int
+    text_nll: float
+    text_tokens: int
+
+
+def row_likelihoods(
+    model: nn.Module,
+    rows: Sequence[Row],
+    *,
+    batch_tokens: int,
+    skip: Collection[int] = (),
+    progress: Progress = silent,
+) -> Iterator[RowLikelihood]:
+    """The likelihood of each row, in the rows' order.
+
+    Batches depend on all rows and on batch_tokens, never on `skip`: a run that was stopped and goes on with what is
+    missing computes the very same floats as an uninterrupted one.
+
+    Args:
+        model: a causal language model of transformers, or PEFT's wrapper of one; put into evaluation mode meanwhile.
+        rows: (input_ids, answer_mask) of each row, both of the same length, two tokens or more; answer_mask says
+            which tokens belong to an answer (its end-of-sequence token among them).
+        batch_tokens: rows are run together up to this many tokens; a longer row is run alone.
+        skip: indices that are not wanted; a batch is not run when all of it is skipped.
+
+    Raises:
+        DataError: a row has fewer than two tokens, or a mask of another length.
+        ModelError: a row is longer than the model's context, or its likelihood is not finite.
+    """
+    _check(rows, context_length(model))
+    done = 0
+    for batch in _batches([len(ids) for ids, _ in rows], batch_tokens, alone_above=longrope_border(model)):
+        if any(index not in skip for index in batch):
+            for index, likelihood in zip(batch, _score_batch(model, rows, batch), strict=True):
+                if index not in skip:
+                    yield likelihood
+        done += len(batch)
+        progress("scoring held-out rows", done, len(rows))
+
+
+def _check(rows: Sequence[Row], context: int | None) -> None:
+    for index, (ids, mask) in enumerate(rows):
+        if len(ids) < 2:
+            raise DataError(f"row {index} has {len(ids)} tokens: at least 2 are needed to predict one", "leave it out")
+        if len(mask) != len(ids):
+            raise DataError(f"row {index} has {len(ids)} tokens but an answer mask of {len(mask)}")
+        if context is not None and len(ids) > context:
+            raise ModelError(
+                f"row {index} has {len(ids)} tokens, more than the model's context of {context}",
+                "limit the rows' length to the context when they are prepared",
+            )
+
+
+def _batches(lengths: Sequence[int], batch_tokens: int, alone_above: int | None) -> Iterator[list[int]]:
+    """Indices in their order, cut into batches of at most batch_tokens; rows longer than `alone_above` by themselves."""
+    batch: list[int] = []
+    tokens = 0
+    for index, length in enumerate(lengths):
+        alone = alone_above is not None and max(length, lengths[batch[0]] if batch else 0) > alone_above
+        if batch and (alone or tokens + length > batch_tokens):
+            yield batch
+            batch, tokens = [], 0
+        batch.append(index)
+        tokens += length
+    if batch:
+        yield batch
+
+
+def _score_batch(model: nn.Module, rows: Sequence[Row], batch: Sequence[int]) -> list[RowLikelihood]:
+    import torch
+
+    from tunelab.models.forward import flat_attention, flat_hidden_states, underlying
+
+    device = underlying(model).get_input_embeddings().weight.device
+    ids = torch.tensor([token for index in batch for token in rows[index][0]], device=device)  # [tokens]
+    starts = [0]
+    for index in batch:
+        starts.append(starts[-1] + len(rows[index][0]))
+    with evaluation_mode(model), torch.no_grad():
+        with flat_attention(model):
+            hidden = flat_hidden_states(model, ids, torch.tensor(starts, device=device))  # [tokens, hidden]
+        losses = _token_losses(model, hidden, ids)  # [tokens - 1]: that of token i + 1 at place i
+    result = []
+    for index, start, end in zip(batch, starts, starts[1:], strict=False):
+        # The place before `start` predicts this row's first token from another row: it belongs to no row.
+        of_row = losses[start : end - 1]
+        of_answer = [loss for loss, answer in zip(of_row, rows[index][1][1:], strict=True) if answer]
+        likelihood = RowLikelihood(index, math.fsum(of_answer), len(of_answer), math.fsum(of_row), len(of_row))
+        if not math.isfinite(likelihood.text_nll):
+            raise ModelError(
+                f"row {index}: its negative log-likelihood is {likelihood.text_nll}, expected a finite number",
+                "the model's weights are broken or its dtype overflows; try bf16 or fp32",
+            )
+        result.append(likelihood)
+    return result
+
+
+def _token_losses(model: nn.Module, hidden: Tensor, ids: Tensor) -> list[float]:
+    """-log p(ids[i + 1] | hidden[i]) in nats for every place but the last, CHUNK places at a time."""
+    import torch
+    from torch.nn import functional
+
+    from tunelab.models.forward import output_head
+
+    head = output_head(model)
+    losses = []
+    for begin in range(0, len(ids) - 1, CHUNK):
+        targets = ids[begin + 1 : begin + 1 + CHUNK]
+        logits = head(hidden[begin : begin + len(targets)]).float()  # [chunk, vocabulary]
+        losses.append(functional.cross_entropy(logits, targets, reduction="none"))
+    values: list[float] = torch.cat(losses).double().tolist()
+    return values

@@ -1,0 +1,215 @@
+"""A run's directory, and the only place that knows which file lies where in it.
+
+    recipe.yaml        the resolved recipe: every key, defaults filled in
+    manifest.json      what ran: versions, hardware, hashes, counts, cost, outcome
+    metrics.jsonl      one line a step and evaluation
+    checkpoints/       to resume from; `best/` holds the best evaluated weights
+    adapter/ | model/  the result: a PEFT adapter, or a transformers checkpoint
+    tokenizer/         the tokenizer that the rows were made with
+    evaluations/       responses and scores of `tunelab eval`
+    trackers/          local files of W&B, TensorBoard, Trackio
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tunelab.errors import RunError
+from tunelab.files import read_json_lines, truncate_file, write_json_atomically, write_text_atomically
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "safetensors", "numpy", "datasets")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory. The object holds nothing but the path: what it tells is read from disk when asked."""
+
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def manifest_file(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        """The trained adapter; absent where every weight was trained."""
+        return self.path / "adapter"
+
+    @property
+    def model(self) -> Path:
+        """The trained weights; absent where an adapter was trained."""
+        return self.path / "model"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / "evaluations"
+
+    @property
+    def trackers(self) -> Path:
+        return self.path / "trackers"
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as it stands on disk; empty where the run has not started."""
+        if not self.manifest_file.exists():
+            return {}
+        loaded: dict[str, Any] = json.loads(self.manifest_file.read_text(encoding="utf-8"))
+        return loaded
+
+    @property
+    def status(self) -> str:
+        """ "running", "finished", "stopped early", "interrupted", "failed", or "new"."""
+        return str(self.manifest.get("status", "new"))
+
+    @property
+    def is_done(self) -> bool:
+        return self.status in ("finished", "stopped early")
+
+    def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """Records of metrics.jsonl, all or of one kind ("train", "held-out")."""
+        records, _ = read_json_lines(self.metrics_file)
+        return [record for record in records if kind is None or record.get("kind") == kind]
+
+    def update_manifest(self, **entries: Any) -> None:
+        """Put entries into the manifest, replacing those of the same name."""
+        write_json_atomically(self.manifest_file, {**self.manifest, **entries})
+
+    def keep_metrics_up_to(self, step: int) -> None:
+        """Drop metrics of steps after `step` and a torn last line: those steps are about to run again."""
+        if not self.metrics_file.exists():
+            return
+        records, length = read_json_lines(self.metrics_file)
+        truncate_file(self.metrics_file, length)
+        kept = [record for record in records if int(record.get("step", 0)) <= step]
+        if len(kept) < len(records):
+            write_text_atomically(self.metrics_file, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Add one line to metrics.jsonl, flushed."""
+        with open(self.metrics_file, "a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(record)) + "\n")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for writing: a second process that wants it is refused. A killed process holds nothing.
+
+        Raises:
+            RunError: another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / ".lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(f"{self.path}: another process is writing this run", "wait for it, or stop it") from None
+            yield
+
+
+def new_run(path: Path, recipe: str) -> Run:
+    """Start a run in a directory that holds none yet.
+
+    Raises:
+        RunError: there is a run already, or the directory holds other files.
+    """
+    run = Run(path)
+    if run.recipe_file.exists():
+        done = f"; it is {run.status}"
+        raise RunError(
+            f"{path}: there is a run already{done}",
+            f"go on with it (tunelab train --resume {path}), or choose another directory with --out",
+        )
+    if path.exists() and any(entry.name != ".lock" for entry in path.iterdir()):
+        raise RunError(f"{path}: the directory is not empty and holds no run", "choose another directory with --out")
+    path.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(run.recipe_file, recipe)
+    return run
+
+
+def open_run(path: Path) -> Run:
+    """A run that exists.
+
+    Raises:
+        RunError: there is none in this directory.
+    """
+    run = Run(path)
+    if not run.recipe_file.exists():
+        raise RunError(f"{path}: no run there (no recipe.yaml)", "give the directory that `tunelab train` printed")
+    return run
+
+
+def now() -> str:
+    """The time in UTC, to the second, as ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine: what a result must be read with. Reads nothing that is slow to import."""
+    return {
+        "tunelab": metadata.version("tunelab"),
+        "python": platform.python_version(),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "source": source_state(),
+    }
+
+
+def source_state() -> dict[str, Any] | None:
+    """Commit and whether files differ from it, where tunelab runs from a git checkout of its own; else None."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if not git("ls-files", "--error-unmatch", str(Path(__file__))):
+        return None
+    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

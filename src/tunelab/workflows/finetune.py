@@ -1,0 +1,234 @@
+"""The story of a run: recipe -> rows -> model -> training -> saved result, with a manifest that says what really ran."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import nn
+
+from tunelab.config import Recipe, load_recipe, parse_recipe, resolve, to_yaml
+from tunelab.data.loader import TokenTable
+from tunelab.errors import Interrupted, RunError, TunelabError
+from tunelab.files import directory_written_atomically
+from tunelab.models.forward import underlying
+from tunelab.progress import Progress, silent
+from tunelab.runs import Run, new_run, now, open_run
+from tunelab.train.checkpoint import CheckpointStore
+from tunelab.train.loop import TrainingLoop
+from tunelab.train.loss import TargetLoss, table_loss
+from tunelab.train.meter import Meter
+from tunelab.train.optimizer import adamw
+from tunelab.workflows.interrupt import asked_to_stop
+from tunelab.workflows.manifest import closing, opening
+from tunelab.workflows.prepare import load_recipe_tokenizer, prepare_with
+from tunelab.workflows.setup import build_model, loop_settings, make_accelerator, release, training_plan
+
+RecipeLike = Recipe | Mapping[str, Any] | str | Path
+
+
+def finetune(recipe: RecipeLike, *, progress: Progress = silent) -> Run:
+    """Execute a recipe (its object, a mapping, or a YAML file's path) into a new run directory.
+
+    Raises:
+        TunelabError: the recipe, its data or its model cannot be used, or training had to stop; the message says why.
+        Interrupted: Ctrl-C or SIGTERM came; a checkpoint was saved, and resume() goes on from it.
+    """
+    resolved = resolve(as_recipe(recipe))
+    accelerator = make_accelerator(resolved)
+    try:
+        run = start_on_main(accelerator, resolved)
+        return _execute(run, resolved, accelerator, progress)
+    finally:
+        release(accelerator)
+
+
+def resume(path: Path | str, *, progress: Progress = silent) -> Run:
+    """Go on with a run where its newest checkpoint stands; the result is what an uninterrupted run would have given.
+
+    Raises:
+        RunError: there is no run, or it is finished.
+    """
+    run = open_run(Path(path))
+    if run.is_done:
+        raise RunError(f"{path}: the run is {run.status}; there is nothing to resume", "train again with another --out")
+    recipe = load_recipe(run.recipe_file)
+    accelerator = make_accelerator(recipe)
+    try:
+        return _execute(run, recipe, accelerator, progress)
+    finally:
+        release(accelerator)
+
+
+def as_recipe(recipe: RecipeLike) -> Recipe:
+    """A recipe from any form that the library's face takes."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, str | Path):
+        return load_recipe(Path(recipe))
+    return parse_recipe(recipe)
+
+
+def _execute(run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progress) -> Run:
+    with run.locked() if accelerator.is_main_process else nullcontext():
+        try:
+            _train(run, recipe, accelerator, progress)
+        except (Interrupted, KeyboardInterrupt):
+            if accelerator.is_main_process:
+                run.update_manifest(status="interrupted", ended=now())
+            raise
+        except Exception as error:
+            if accelerator.is_main_process:
+                run.update_manifest(status="failed", ended=now(), error=f"{type(error).__name__}: {error}")
+            raise
+    return run
+
+
+def _train(run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progress) -> None:
+    meter = Meter(accelerator.device)
+    tokenizer = load_recipe_tokenizer(recipe)
+    with accelerator.main_process_first():
+        data = prepare_with(tokenizer, recipe, progress=progress)
+    model = build_model(recipe, tokenizer, accelerator)
+    plan = training_plan(recipe, data.train)
+    module = TargetLoss(model)
+    checkpoints = CheckpointStore(run.checkpoints, recipe.train.keep_checkpoints)
+    resumed = bool(checkpoints.paths())
+    if accelerator.is_main_process:
+        tokenizer.save_pretrained(run.tokenizer)
+        run.update_manifest(**opening(run, recipe, data, model, tokenizer, plan, accelerator, resumed))
+        run.keep_metrics_up_to(checkpoints.newest_step())
+    accelerator.wait_for_everyone()
+
+    def held_out_loss() -> float:
+        return _held_out_loss(module, data.held_out, recipe, accelerator)
+
+    measures = len(data.held_out) > 0
+    before = run.manifest.get("held_out_loss_before")
+    if measures and before is None:
+        before = held_out_loss()
+        _record(run, accelerator, held_out_loss_before=before)
+    _start_trackers(run, recipe, accelerator)
+
+    def log(record: dict[str, Any]) -> None:
+        run.append_metrics(record)
+        kind = record["kind"]
+        scalars = {f"{kind}/{name}": value for name, value in record.items() if name not in ("kind", "step")}
+        accelerator.log(scalars, step=record["step"])
+
+    optimizer = adamw(
+        model.parameters(),
+        lr=recipe.train.lr or 0.0,
+        weight_decay=recipe.train.weight_decay,
+        betas=recipe.train.betas,
+        eps=recipe.train.eps,
+    )
+    with asked_to_stop() as should_stop:
+        loop = TrainingLoop(
+            module,
+            optimizer,
+            plan,
+            loop_settings(recipe, plan),
+            accelerator,
+            checkpoints=checkpoints,
+            log=log,
+            held_out_loss=held_out_loss if measures else None,
+            should_stop=should_stop,
+            progress=progress,
+        )
+        state, outcome = loop.run()
+    accelerator.end_training()
+    if outcome == "interrupted":
+        raise Interrupted(
+            f"stopped after step {state.step} of {plan.total_steps}; everything up to there is saved",
+            f"go on with: tunelab train --resume {run.path}",
+        )
+    if recipe.train.final == "best":
+        checkpoints.load_best(model)
+    after = held_out_loss() if measures else None
+    if accelerator.is_main_process:
+        save_result(run, model, tokenizer)
+        run.update_manifest(**closing(run, model, state, meter, outcome, after))
+    accelerator.wait_for_everyone()
+
+
+def start_on_main(accelerator: Accelerator, recipe: Recipe) -> Run:
+    """Make the run directory in the main process; its path, or the error, is then every process's."""
+    outcome: list[Any] = [None]
+    if accelerator.is_main_process:
+        path = Path(recipe.out) if recipe.out else default_path(recipe)
+        try:
+            outcome = [new_run(path, to_yaml(recipe.model_copy(update={"out": str(path)}))).path]
+        except TunelabError as error:
+            outcome = [error]
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], TunelabError):
+        raise outcome[0]
+    return Run(outcome[0])
+
+
+def default_path(recipe: Recipe) -> Path:
+    """runs/MODEL-METHOD-DATA-N, with the first N that is free."""
+    method = "lora" if recipe.adapter.kind == "lora" else "full"
+    source = recipe.data.sources[0]
+    name = Path(source.path).stem if source.path else Path(source.name).stem
+    stem = re.sub(r"[^\w.-]+", "-", f"{Path(recipe.model.name).name}-{method}-{name}").lower()
+    number = 1
+    while (path := Path("runs") / f"{stem}-{number}").exists():
+        number += 1
+    return path
+
+
+def save_result(run: Run, model: nn.Module, tokenizer: Any) -> None:
+    """Write the adapter in PEFT's format, or the whole model in transformers' format."""
+    base = underlying(model)
+    if base is model:
+        with directory_written_atomically(run.model) as folder:
+            base.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        return
+    with directory_written_atomically(run.adapter) as folder:
+        model.save_pretrained(folder, save_embedding_layers=False)  # type: ignore[operator]
+        tokenizer.save_pretrained(folder)
+
+
+def _held_out_loss(module: TargetLoss, table: TokenTable, recipe: Recipe, accelerator: Accelerator) -> float:
+    """Mean loss over the targets of the held-out rows, shared out among the processes."""
+    with accelerator.autocast():
+        total, targets = table_loss(
+            module,
+            table,
+            tokens_per_batch=recipe.train.tokens_per_batch,
+            loss_on=recipe.data.loss_on,
+            device=accelerator.device,
+            packing=recipe.train.packing,
+            rank=accelerator.process_index,
+            ranks=accelerator.num_processes,
+        )
+    sums = torch.tensor([total, targets], dtype=torch.float64, device=accelerator.device)
+    total, count = accelerator.reduce(sums, "sum").tolist()  # type: ignore[union-attr]
+    return total / count
+
+
+def _record(run: Run, accelerator: Accelerator, **entries: Any) -> None:
+    if accelerator.is_main_process:
+        run.update_manifest(**entries)
+
+
+def _start_trackers(run: Run, recipe: Recipe, accelerator: Accelerator) -> None:
+    if not recipe.train.trackers:
+        return
+    run.trackers.mkdir(exist_ok=True)
+    accelerator.project_configuration.set_directories(str(run.trackers))
+    flat = {"recipe": to_yaml(recipe)}
+    options = {"wandb": {"name": run.path.name, "dir": str(run.trackers)}, "trackio": {"name": run.path.name}}
+    chosen = {name: value for name, value in options.items() if name in recipe.train.trackers}
+    accelerator.init_trackers(recipe.train.tracker_project, config=flat, init_kwargs=chosen)
+
+

@@ -1,0 +1,126 @@
+"""From the recipe's data section to tokenised rows: read, sample, mix, split, tokenise; or take all of that from the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunelab.config import DataSettings, Recipe
+from tunelab.data.messages import Example
+from tunelab.data.prepared import PreparedData, cache_key, cached, store
+from tunelab.data.prepared import prepare as tokenise
+from tunelab.data.reader import LoadedSource, load_examples
+from tunelab.data.select import mix, sample, split_held_out
+from tunelab.data.templates import Template, get_template
+from tunelab.data.tokenize import RowEncoder
+from tunelab.errors import UsageError
+from tunelab.models.load import load_tokenizer, tokenizer_fingerprint
+from tunelab.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The examples of a recipe before tokenising."""
+
+    train: list[Example]
+    held_out: list[Example]
+    sources: list[LoadedSource]
+
+
+def prepare(recipe: Recipe, *, progress: Progress = silent) -> PreparedData:
+    """The recipe's training and held-out rows as tokens, from the cache where it holds exactly these."""
+    return prepare_with(load_recipe_tokenizer(recipe), recipe, progress=progress)
+
+
+def load_recipe_tokenizer(recipe: Recipe) -> Any:
+    """The tokenizer that a recipe asks for: its own, or the model's."""
+    settings = recipe.model
+    own = settings.tokenizer
+    return load_tokenizer(
+        own or settings.name,
+        revision=None if own else settings.revision,
+        trust_remote_code=settings.trust_remote_code,
+    )
+
+
+def prepare_with(tokenizer: Any, recipe: Recipe, *, progress: Progress = silent) -> PreparedData:
+    """As prepare(), with a tokenizer that is loaded already."""
+    data = recipe.data
+    template = recipe_template(tokenizer, data)
+    sources = [read_source(data, number, progress) for number in range(len(data.sources))]
+    settings = data.model_dump(mode="json", exclude={"loss_on", "chat_template"})
+    for source in settings["sources"]:
+        del source["path"]  # what a file holds is in its fingerprint, where it lies does not matter
+    key = cache_key(
+        sources=[source.fingerprint for source in sources],
+        template=template,
+        tokenizer=tokenizer_fingerprint(tokenizer),
+        settings={**settings, "chat_template": chat_template_source(data) or tokenizer.chat_template},
+    )
+    found = cached(key)
+    if found is not None:
+        return found
+    selection = select(data, sources)
+    prepared = tokenise(
+        key,
+        selection.train,
+        selection.held_out,
+        RowEncoder(tokenizer, template),
+        max_length=data.max_length,
+        on_overflow=data.on_overflow,
+        on_bad_row=data.on_bad_row,
+        bad_rows=[reason for source in sources for reason in source.bad_rows],
+        progress=progress,
+    )
+    store(prepared)
+    return prepared
+
+
+def recipe_template(tokenizer: Any, data: DataSettings) -> Template:
+    """The template that the data section names."""
+    return get_template(data.template, tokenizer, chat_template_source(data))
+
+
+def chat_template_source(data: DataSettings) -> str | None:
+    """The Jinja source of the file that `data.chat_template` names; None where it names none.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    if data.chat_template is None:
+        return None
+    path = Path(data.chat_template)
+    if not path.is_file():
+        raise UsageError(f"data.chat_template: {path}: no such file", "give the path of a Jinja chat template")
+    return path.read_text(encoding="utf-8")
+
+
+def read_source(data: DataSettings, number: int, progress: Progress = silent) -> LoadedSource:
+    """All usable rows of one source."""
+    source = data.sources[number]
+    return load_examples(
+        source.name,
+        path=Path(source.path) if source.path else None,
+        revision=source.revision,
+        split=source.split,
+        options=source.options,
+        on_bad_row=data.on_bad_row,
+        progress=progress,
+    )
+
+
+def select(data: DataSettings, sources: list[LoadedSource]) -> Selection:
+    """Sample each source, mix them, and set the held-out rows apart; all seeded by `data.seed`."""
+    parts = []
+    for settings, source in zip(data.sources, sources, strict=True):
+        examples = source.examples
+        if settings.size is not None:
+            examples = sample(examples, settings.size, data.seed)
+        parts.append((source.origin, settings.weight, examples))
+    if len(parts) == 1:
+        mixed = parts[0][2] if data.size is None else sample(parts[0][2], data.size, data.seed)
+    else:
+        mixed = mix(parts, data.size, data.seed)
+    train, held_out = split_held_out(mixed, data.held_out, data.seed)
+    return Selection(train, held_out, sources)

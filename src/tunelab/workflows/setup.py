@@ -1,0 +1,130 @@
+"""What a run needs before its first step: processes and device, model, plan, settings, each from the recipe."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from torch import nn
+
+from tunelab.config import Recipe
+from tunelab.data.loader import TokenTable, TrainingPlan
+from tunelab.errors import UsageError
+from tunelab.models.adapters import add_lora
+from tunelab.models.forward import check_flat_forward
+from tunelab.models.load import DTYPES, check_tokenizer_fits, load_model
+from tunelab.train.loop import LoopSettings
+
+
+def make_accelerator(recipe: Recipe) -> Accelerator:
+    """Accelerate set up for the recipe: device, precision of forward and backward, trackers.
+
+    Raises:
+        UsageError: a GPU or a number format is asked for that is not there, or a tracker that is not installed.
+    """
+    settings = recipe.train
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("train.device=cuda: no CUDA GPU is available", "use train.device=auto or cpu")
+    on_cpu = settings.device == "cpu" or not torch.cuda.is_available()
+    if settings.dtype == "fp16" and on_cpu:
+        raise UsageError("train.dtype=fp16 needs a GPU, and none is used", "use bf16 or fp32 on a CPU")
+    for tracker in settings.trackers:
+        if importlib.util.find_spec(tracker) is None:
+            raise UsageError(f"train.trackers: {tracker} is not installed", 'install it: pip install "tunelab[trackers]"')
+    dtype = settings.dtype
+    if dtype == "auto":
+        dtype = "bf16" if not on_cpu and torch.cuda.is_bf16_supported() else "fp32"
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        mixed_precision={"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[dtype],
+        log_with=list(settings.trackers) or None,
+        project_dir=None,
+    )
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise UsageError(
+            f"training under {accelerator.distributed_type.value} is not supported",
+            "launch with torchrun or accelerate in multi-GPU (DDP) mode",
+        )
+    return accelerator
+
+
+def release(accelerator: Accelerator) -> None:
+    """Let the next run in this process choose its own precision: accelerate keeps the first one's as a global."""
+    accelerator.free_memory()
+    AcceleratorState._reset_state()
+
+
+def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.Module:
+    """The model that is trained: loaded, checked, and with an adapter where the recipe says so.
+
+    A frozen base lies in the precision it is computed with; weights that are trained lie in float32.
+    """
+    compute = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+    trains_base = recipe.adapter.kind == "none"
+    base = load_model(
+        recipe.model.name,
+        dtype=torch.float32 if trains_base else DTYPES[compute],
+        device=accelerator.device,
+        revision=recipe.model.revision,
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
+    check_tokenizer_fits(base, tokenizer)
+    longest = getattr(base.config, "max_position_embeddings", None)
+    if longest is not None and recipe.data.max_length > longest:
+        raise UsageError(
+            f"data.max_length={recipe.data.max_length}, but {recipe.model.name} has a window of {longest} tokens",
+            f"set data.max_length={longest} or less",
+        )
+    if recipe.train.packing:
+        check_flat_forward(base)
+    if recipe.train.activation_checkpointing:
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if trains_base:
+        base.requires_grad_(True)
+        return base
+    adapter = recipe.adapter
+    return add_lora(
+        base,
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        dropout=adapter.dropout,
+        use_rslora=adapter.use_rslora,
+        use_dora=adapter.use_dora,
+        targets=adapter.targets,
+        seed=recipe.train.seed,
+    )
+
+
+def training_plan(recipe: Recipe, table: TokenTable) -> TrainingPlan:
+    """The steps that the recipe makes of these rows."""
+    settings = recipe.train
+    return TrainingPlan(
+        table=table,
+        epochs=settings.epochs,
+        steps=settings.steps,
+        rows_per_step=settings.rows_per_step,
+        tokens_per_step=settings.tokens_per_step,
+        tokens_per_batch=settings.tokens_per_batch,
+        packing=settings.packing,
+        loss_on=recipe.data.loss_on,
+        seed=settings.seed,
+    )
+
+
+def loop_settings(recipe: Recipe, plan: TrainingPlan) -> LoopSettings:
+    """The loop's own settings; without `save_every` a checkpoint is written ten times over the run."""
+    settings = recipe.train
+    return LoopSettings(
+        lr=settings.lr or 0.0,
+        schedule=settings.schedule,
+        warmup=settings.warmup,
+        clip=settings.clip,
+        eval_every=settings.eval_every,
+        patience=settings.patience,
+        save_every=settings.save_every or max(1, plan.total_steps // 10),
+        seed=settings.seed,
+    )

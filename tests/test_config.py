@@ -1,0 +1,463 @@
+"""Recipes: what is read, what is refused and with which words, and that nothing is lost on the way back to YAML."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tunelab.config import Recipe, json_schema, load_recipe, parse_recipe, reference_markdown, resolve, to_yaml
+from tunelab.config.reading import OTHER_NAMES
+from tunelab.config.reference import keys
+from tunelab.config.rules import RULES
+from tunelab.config.yaml_text import dump_yaml, parse_yaml
+from tunelab.errors import ConfigError, TunelabError, UsageError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SMALL: dict[str, Any] = {"model": "gpt2", "data": "alpaca"}
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems_of(*overrides: str, tree: dict[str, Any] | None = None) -> dict[str, tuple[str, str]]:
+    """Path -> (message, hint) of everything that is wrong."""
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(None, overrides, SMALL if tree is None else tree)
+    return {problem.path: (problem.message, problem.hint) for problem in caught.value.problems}
+
+
+def test_a_recipe_says_only_what_differs(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path, "model: gpt2\ndata: alpaca\ntrain:\n  lr: 1e-5\n"))
+    assert recipe.model.name == "gpt2"
+    assert recipe.data.sources[0].name == "alpaca"
+    assert recipe.train.lr == 1e-5
+    assert recipe.adapter.kind == "lora"
+
+
+def test_sections_left_empty_have_their_defaults(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path, "model: gpt2\ndata: alpaca\ntrain:\nadapter:\n"))
+    assert recipe == parse_recipe(SMALL)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("alpaca", [("alpaca", None)]),
+        (["alpaca", "rows.jsonl"], [("alpaca", None), ("auto", "rows.jsonl")]),
+        ("folder/Rows.JSON", [("auto", "folder/Rows.JSON")]),
+        ("rows.csv.gz", [("auto", "rows.csv.gz")]),
+        ("my_source.py", [("my_source.py", None)]),
+        ({"sources": "alpaca"}, [("alpaca", None)]),
+        ({"sources": {"name": "oasst1", "path": "trees.jsonl"}}, [("oasst1", "trees.jsonl")]),
+        ({"sources": [{"path": "x.parquet"}]}, [("auto", "x.parquet")]),
+    ],
+)
+def test_shorthands_of_data(data: Any, expected: list[tuple[str, str | None]]) -> None:
+    recipe = parse_recipe({"model": "gpt2", "data": data})
+    assert [(source.name, source.path) for source in recipe.data.sources] == expected
+
+
+def test_shorthand_of_adapter_and_model() -> None:
+    recipe = parse_recipe({**SMALL, "adapter": "none"})
+    assert (recipe.adapter.kind, recipe.model.name) == ("none", "gpt2")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-5", 1e-5),
+        ("1E+3", 1e3),
+        (".5", 0.5),
+        ("5.", 5.0),
+        ("1_000", 1000),
+        ("1_000.5", 1000.5),
+        ("-7", -7),
+        ("010", 10),  # not octal
+        (".inf", math.inf),
+        ("-.INF", -math.inf),
+        ("true", True),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("no", "no"),
+        ("on", "on"),
+        ("1:30", "1:30"),  # YAML 1.1 reads 90
+        ("2024-01-01", "2024-01-01"),  # YAML 1.1 reads a date
+        ("'1e-5'", "1e-5"),
+        ("_1", "_1"),
+        ("1e", "1e"),
+        ("[1e-5, x]", [1e-5, "x"]),
+    ],
+)
+def test_yaml_scalars(text: str, value: Any) -> None:
+    read = parse_yaml(text, "test")
+    assert read == value
+    assert type(read) is type(value)
+
+
+def test_nan_is_read_as_a_number() -> None:
+    assert math.isnan(parse_yaml(".nan", "test"))
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [("train.lr=1e-5", 1e-5), ("train.lr='1e-5'", 1e-5), ("train.lr=.5", 0.5), ("train.lr=1", 1.0)],
+)
+def test_a_number_may_be_written_any_way(override: str, value: float) -> None:
+    assert load_recipe(None, [override], SMALL).train.lr == value
+
+
+def test_overrides_win_over_flags_and_flags_over_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "model: {name: gpt2, revision: abc}\ndata: {sources: alpaca, template: plain}\nout: one\n")
+    recipe = load_recipe(
+        path, ["out=three"], {"model": "distilgpt2", "out": "two", "data.sources": ["x.json"], "data.size": None}
+    )
+    assert recipe.out == "three"
+    # The revision belonged to the other model; the template belongs to neither of the sources.
+    assert (recipe.model.name, recipe.model.revision) == ("distilgpt2", None)
+    assert (recipe.data.template, recipe.data.sources[0].path) == ("plain", "x.json")
+
+
+def test_overrides_reach_into_lists_and_shorthands() -> None:
+    recipe = load_recipe(
+        None,
+        ["data.sources.1.path=rows.csv", "data.sources.1.options.lang=en", "model.revision=main"],
+        {"model": "m", "data": ["a", "b"]},
+    )
+    assert recipe.data.sources[1].path == "rows.csv"
+    assert recipe.data.sources[1].options == {"lang": "en"}
+    assert recipe.model.revision == "main"
+
+
+def test_the_last_override_wins() -> None:
+    assert load_recipe(None, ["train.seed=1", "train.seed=2"], SMALL).train.seed == 2
+
+
+def test_loading_changes_no_argument() -> None:
+    flags = {"model": "m", "data": {"sources": [{"name": "a"}]}}
+    before = json.dumps(flags)
+    load_recipe(None, ["data.sources.0.size=3", "data.size=9"], flags)
+    parse_recipe(flags)
+    assert json.dumps(flags) == before
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "message", "hint"),
+    [
+        ("train.steps=3.0", "train.steps", r"expected a whole number, at least 1, or null, got 3\.0", "write 3"),
+        ("train.steps=0", "train.steps", "expected a whole number, at least 1, or null, got 0", ""),
+        ("train.steps=true", "train.steps", "expected a whole number, at least 1, or null, got true", ""),
+        ("train.packing=yes", "train.packing", "expected true or false, got 'yes'", ""),
+        ("train.packing=1", "train.packing", "expected true or false, got 1", ""),
+        ("train.lr=0", "train.lr", "expected a number above 0, or null, got 0", ""),
+        ("train.lr=.nan", "train.lr", "expected a number above 0, or null, got nan", ""),
+        ("train.lr=.inf", "train.lr", "expected a number above 0, or null, got inf", ""),
+        ("train.lr=fast", "train.lr", "expected a number above 0, or null, got 'fast'", ""),
+        ("train.lr=true", "train.lr", "expected a number above 0, or null, got true", ""),
+        ("train.weight_decay=-1", "train.weight_decay", "expected a number, at least 0, got -1", ""),
+        ("adapter.dropout=1", "adapter.dropout", "expected a number from 0 to below 1, got 1", ""),
+        ("data.held_out=true", "data.held_out", "expected a share below 1, or a whole number, got true", ""),
+        ("data.held_out=-1", "data.held_out", "expected a share below 1, or a whole number, got -1", ""),
+        (
+            "train.schedule=cosin",
+            "train.schedule",
+            "expected one of cosine, linear, constant, got 'cosin'",
+            "did you mean cosine?",
+        ),
+        ("train.schedule=x", "train.schedule", "expected one of cosine, linear, constant, got 'x'", ""),
+        ("precision=nf3", "precision", "expected none, got 'nf3'", ""),
+        ("model.revision=1234", "model.revision", "expected text, or null, got 1234", "put it in quotes"),
+        ("model.name=", "model.name", "expected text, got null", ""),
+        (
+            "adapter.targets=q_proj",
+            "adapter.targets",
+            "expected one of all-linear, attention, or a list, each text, got 'q_proj'",
+            "",
+        ),
+        ("adapter.targets=[3]", "adapter.targets.0", "expected .*, got 3", "put it in quotes"),
+        ("train.betas=[0.9]", "train.betas.1", "is missing", ""),
+        ("train.betas=[0.9, 2]", "train.betas.1", "expected a number from 0 to below 1, got 2", ""),
+        (
+            "train.trackers=[wand]",
+            "train.trackers.0",
+            "expected one of wandb, tensorboard, trackio, got 'wand'",
+            "did you mean wandb?",
+        ),
+        ("train=3", "train", r"expected a section \(epochs, .*\), got 3", ""),
+        ("adapter=3", "adapter", r"expected a section \(kind, .*\), or a text: its kind, got 3", ""),
+        ("data=[]", "data.sources", r"expected a list, each a section .* got \[\]", ""),
+        ("data=[3]", "data.sources.0", "expected a section .* got 3", ""),
+        ("data.sources.0.weight=-1", "data.sources.0.weight", "expected a number above 0, or null, got -1", ""),
+        (
+            "data.sources.4.name=x",
+            "data.sources.4.name",
+            "data.sources has no entry '4'",
+            "entries are numbered 0 to 0",
+        ),
+        ("data.sources.x=x", "data.sources.x", "data.sources has no entry 'x'", "entries are numbered 0 to 0"),
+        ("model.name.x=3", "model.name.x", "model.name is the value 'gpt2' and has no keys", "set model.name itself"),
+        (
+            "model.name.x.y=3",
+            "model.name.x.y",
+            "model.name is the value 'gpt2' and has no keys",
+            "set model.name itself",
+        ),
+        ("train.lr", "train.lr", "expected section.key=value", "for example train.lr=1e-4"),
+        ("=3", "=3", "expected section.key=value", "for example train.lr=1e-4"),
+        ("out=[", "out", r"'\[' is not YAML: ", "quote the value"),
+    ],
+)
+def test_wrong_values(override: str, path: str, message: str, hint: str) -> None:
+    problems = problems_of(override)
+    assert list(problems) == [path]
+    assert re.match(message, problems[path][0])
+    assert problems[path][1].startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("lr=1e-4", "did you mean train.lr?"),
+        ("train.learning_rate=1", "did you mean train.lr?"),
+        ("train.shedule=linear", "did you mean train.schedule?"),
+        ("trian.lr=1", "did you mean train?"),
+        ("model.rank=8", "did you mean adapter.rank?"),
+        ("evaluate.seed=8", "did you mean data.seed or train.seed?"),
+        ("evaluate.droput=8", "did you mean adapter.dropout?"),
+        ("data.sources.0.pth=8", "did you mean data.sources.0.path?"),
+        ("evaluate.zzzzz=8", "known here: max_new_tokens, limit, batch_tokens"),
+    ],
+)
+def test_unknown_keys_get_the_nearest_name(override: str, hint: str) -> None:
+    path = "trian" if override.startswith("trian") else override.partition("=")[0]
+    assert problems_of(override) == {path: ("there is no such key", hint)}
+
+
+def test_names_of_other_tools_point_at_keys_that_exist() -> None:
+    assert set(OTHER_NAMES.values()) <= set(keys())
+    assert not set(OTHER_NAMES) & {key.rpartition(".")[2] for key in keys()}
+
+
+def test_what_is_missing_is_named_with_its_flag() -> None:
+    assert problems_of(tree={}) == {
+        "model": ("is missing", "add it to the recipe, or give --model NAME"),
+        "data": ("is missing", "add it to the recipe, or give --data SOURCE"),
+    }
+
+
+def test_all_problems_come_at_once(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, "model: gpt2\ndata: {sources: alpaca, max_length: 9999}\ntrain: {lr: fast, patience: 2}\nsede: 1\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path, ["train.steps=x", "oops"])
+    paths = [problem.path for problem in caught.value.problems]
+    assert sorted(paths) == ["data.max_length", "oops", "sede", "train.lr", "train.patience", "train.steps"]
+    assert caught.value.exit_code == 2
+    assert caught.value.message.startswith(f"{path}: 6 problems\n")
+
+
+def test_rules_that_look_at_a_wrong_key_wait() -> None:
+    # eval_every is wrong, not absent: that `final: best` needs it would be beside the point.
+    assert list(problems_of("train.eval_every=often", "train.final=best")) == ["train.eval_every"]
+
+
+BROKEN = [
+    (["adapter=none", "adapter.use_dora=true"], "adapter.use_dora", "DoRA is a form of LoRA and needs it"),
+    (["adapter=none", "adapter.use_rslora=true"], "adapter.use_rslora", "rsLoRA is a form of LoRA and needs it"),
+    (["adapter.targets=[]"], "adapter.targets", "a list of layers must name at least one"),
+    (["data=auto"], "data.sources", "a source named `auto` needs a path"),
+    (["data=[{name: a, weight: 1}, b]"], "data.sources", "either every source has a weight or none"),
+    (["data.held_out=1.5"], "data.held_out", "a share is below 1, and a number of rows is whole"),
+    (["data.chat_template=x.jinja"], "data.chat_template", "a chat template is read by `template: chat` alone"),
+    (["data.max_length=5000"], "data.max_length", "the longest row must fit into one batch"),
+    (["train.rows_per_step=1", "train.tokens_per_step=9"], "train.rows_per_step", "measured in rows or in tokens"),
+    (["train.warmup=1.5"], "train.warmup", "a share is below 1, and a number of steps is whole"),
+    (["train.warmup=10", "train.steps=10"], "train.warmup", "warm-up must end before training does"),
+    (["train.eval_every=5", "data.held_out=0"], "train.eval_every", "evaluating on the way needs held-out rows"),
+    (["train.patience=5"], "train.patience", "early stopping needs evaluations on the way"),
+    (["train.final=best"], "train.final", "the best weights are found by evaluations on the way"),
+    (["train.final=best", "train.eval_every=1", "data.held_out=0"], "train.final", "do best on held-out rows"),
+    (["train.dtype=fp16", "train.device=cpu"], "train.dtype", "fp16 needs a GPU"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "path", "message"), BROKEN)
+def test_rules_between_keys(overrides: list[str], path: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(None, overrides, SMALL)
+    found = [problem for problem in caught.value.problems if problem.path == path and message in problem.message]
+    assert len(found) == 1
+    assert found[0].hint
+
+
+def test_every_rule_is_tested() -> None:
+    assert len(BROKEN) == len(RULES)
+    for rule in RULES:
+        assert any(path == rule.keys[0] and message in rule.wanted for _, path, message in BROKEN), rule.wanted
+        assert set(rule.keys) <= set(keys())
+
+
+def test_a_remedy_that_is_followed_helps() -> None:
+    assert load_recipe(None, ["adapter.kind=lora", "adapter.use_dora=true"], SMALL).adapter.use_dora
+    assert load_recipe(None, ["train.final=best", "train.eval_every=5"], SMALL).train.final == "best"
+
+
+def test_a_recipe_built_in_python_is_checked_when_it_is_resolved() -> None:
+    recipe = Recipe.model_validate({**SMALL, "train": {"patience": 2}})
+    with pytest.raises(ConfigError, match="early stopping needs evaluations on the way"):
+        resolve(recipe)
+
+
+def test_parse_recipe_names_its_origin() -> None:
+    with pytest.raises(
+        ConfigError, match="^notebook: 1 problem\n  modle: there is no such key\n    did you mean model"
+    ):
+        parse_recipe({**SMALL, "modle": 1}, origin="notebook")
+
+
+# Files that are no recipes.
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: [gpt2\ndata: x\n", r"recipe.yaml: 1 problem\n  line 2, column 5: "),
+        ("model: gpt2\n\tdata: x\n", r"line 2, column 1: .*cannot start any token"),
+        (
+            "model: gpt2\ntrain:\n  lr: 1\n  lr: 2\nmodel: x\n",
+            r"2 problems\n  line 5: key 'model' stands twice, first in line 1",
+        ),
+        ("- gpt2\n", "expected a mapping of keys, got list"),
+        ("gpt2\n", "expected a mapping of keys, got str"),
+        ("model: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
+        ("? [a]\n: b\n", "found unhashable key"),
+        ("a: b\n---\nc: d\n", "expected a single document"),
+        ("model: *nobody\n", "found undefined alias"),
+    ],
+)
+def test_yaml_that_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(written(tmp_path, text))
+
+
+def test_keys_twice_are_all_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="line 4: key 'lr' stands twice, first in line 3"):
+        load_recipe(written(tmp_path, "model: gpt2\ntrain:\n  lr: 1\n  lr: 2\nmodel: x\n"))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none.yaml: no such recipe file"):
+        load_recipe(tmp_path / "none.yaml")
+    with pytest.raises(UsageError, match=r"cannot be read: Is a directory"):
+        load_recipe(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"model: caf\xe9\n")
+    with pytest.raises(UsageError, match=r"latin.yaml: not UTF-8 at byte 10"):
+        load_recipe(tmp_path / "latin.yaml")
+
+
+# Back to YAML.
+
+
+@pytest.mark.parametrize(("overrides", "lr"), [([], 2e-4), (["adapter=none"], 2e-5), (["train.lr=3e-4"], 3e-4)])
+def test_resolve_fills_the_learning_rate(overrides: list[str], lr: float) -> None:
+    assert resolve(load_recipe(None, overrides, SMALL)).train.lr == lr
+
+
+def test_resolve_fills_the_step() -> None:
+    assert resolve(parse_recipe(SMALL)).train.rows_per_step == 16
+    assert resolve(load_recipe(None, ["train.tokens_per_step=999"], SMALL)).train.rows_per_step is None
+
+
+def test_a_resolved_recipe_is_complete_in_the_tree_s_order_and_loads_back(tmp_path: Path) -> None:
+    overrides = [
+        "train.lr=1e-5",
+        "train.trackers=[wandb]",
+        "adapter.targets=[q_proj]",
+        "model.revision='1e5'",
+        "data=[a, b.csv]",
+    ]
+    recipe = resolve(load_recipe(None, overrides, SMALL))
+    text = to_yaml(recipe)
+    assert load_recipe(written(tmp_path, text)) == recipe == resolve(recipe)
+    assert list(yaml.safe_load(text)) == list(Recipe.model_fields)
+    assert yaml.safe_load(text)["train"]["rows_per_step"] == 16
+
+
+texts = st.text(min_size=1) | st.sampled_from(
+    ["1e5", "no", "null", "1_0", "0x1", "12:30", "~", "2024-01-01", "=", "<<", " a", "a: b"]
+)
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3), max_leaves=8
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(value=values)
+def test_what_is_dumped_is_read_back(value: Any) -> None:
+    assert parse_yaml(dump_yaml(value), "test") == value
+
+
+@settings(deadline=None, max_examples=100)
+@given(tree=st.dictionaries(st.sampled_from(list(Recipe.model_fields)) | texts, values, max_size=5), override=values)
+def test_whatever_stands_in_a_recipe_is_read_or_refused_in_words(tree: dict[str, Any], override: Any) -> None:
+    try:
+        recipe = load_recipe(None, [f"train.lr={json.dumps(override)}"], {"model": "m", "data": "a", **tree})
+    except TunelabError as error:
+        assert error.message
+    else:
+        assert recipe.model.name
+
+
+# Schema and reference page.
+
+
+@pytest.mark.parametrize(
+    ("tree", "valid"),
+    [
+        (SMALL, True),
+        ({"model": {"name": "x"}, "data": ["a", {"path": "b.json"}], "adapter": "none"}, True),
+        ({**SMALL, "train": {"lr": 1e-4, "warmup": 10}}, True),
+        ({**SMALL, "train": {"lr": 0}}, False),
+        ({**SMALL, "train": {"warmup": -0.1}}, False),
+        ({**SMALL, "tarin": {}}, False),
+        ({"model": "x"}, False),
+    ],
+)
+def test_json_schema(tree: dict[str, Any], valid: bool) -> None:
+    schema = json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert jsonschema.Draft202012Validator(schema).is_valid(tree) is valid
+
+
+def test_a_resolved_recipe_fits_the_schema() -> None:
+    tree = yaml.safe_load(to_yaml(resolve(parse_recipe(SMALL))))
+    assert jsonschema.Draft202012Validator(json_schema()).is_valid(tree)
+
+
+def test_every_key_is_described() -> None:
+    page = reference_markdown()
+    for key in keys():
+        assert f"| `{key.replace('sources.', 'sources.N.')}` |" in page
+    assert "| None |" not in page
+
+
+def test_the_reference_page_is_current() -> None:
+    page = (REPOSITORY / "docs" / "reference" / "recipe.md").read_text(encoding="utf-8")
+    assert page == reference_markdown(), "run: python scripts/make_reference.py"
