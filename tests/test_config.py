@@ -326,7 +326,7 @@ def test_a_recipe_built_in_python_is_checked_when_it_is_resolved() -> None:
 
 def test_parse_recipe_names_its_origin() -> None:
     with pytest.raises(
-        ConfigError, match="^notebook: 1 problem\n  modle: there is no such key\n    did you mean model"
+        ConfigError, match=r"^notebook: 1 problem\n  modle: there is no such key\n    did you mean model"
     ):
         parse_recipe({**SMALL, "modle": 1}, origin="notebook")
 
@@ -408,7 +408,7 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(value=values)
 def test_what_is_dumped_is_read_back(value: Any) -> None:
     assert parse_yaml(dump_yaml(value), "test") == value

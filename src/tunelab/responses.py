@@ -77,14 +77,16 @@ class ResponseFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size > length:
             truncate_file(path, length)
-        self._file = open(path, "ab", buffering=0)
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
         if stored is None:
             self._write(self.header)
 
     def __enter__(self) -> ResponseFile:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:

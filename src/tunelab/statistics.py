@@ -1,4 +1,4 @@
-"""Standard errors of what is measured on rows: means, token-weighted means, and differences of these over the same rows.
+"""Standard errors of what is measured on rows: means, token-weighted means, and their differences over the same rows.
 
 Rows are taken as independent draws from a large population of rows. Tokens of one row are not independent of each
 other, so no error here is ever computed over tokens: a row is the unit (a cluster of its tokens).
@@ -88,9 +88,7 @@ def paired_ratio_difference(
     return Estimate(ratio_a - ratio_b, _error_of_mean(residuals_a - residuals_b), len(residuals_a))
 
 
-def _ratio(
-    name_y: str, numerators: Iterable[float], name_x: str, denominators: Iterable[float]
-) -> tuple[float, Array]:
+def _ratio(name_y: str, numerators: Iterable[float], name_x: str, denominators: Iterable[float]) -> tuple[float, Array]:
     """The ratio and each row's residual (y_i - R x_i) / mean(x), whose mean is 0."""
     y, x = _finite(name_y, numerators), _finite(name_x, denominators)
     if len(y) != len(x):

@@ -54,7 +54,7 @@ def tiny_model(family: str) -> Any:
 
 
 def rows_of(lengths: Sequence[int]) -> list[Row]:
-    """Random rows whose answer is a stretch in the middle and the last token; the first row's is its first token only."""
+    """Random rows whose answer is a stretch in the middle and the last token."""
     generator = torch.Generator().manual_seed(3)
     rows: list[Row] = []
     for length in lengths:

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     with progress_bar() as progress:
         data = prepare(recipe, progress=progress)
-    columns = ("side", "rows", "tokens", "targets", "longest", "truncated", "too long", "bad")
+    columns = ("side", "rows", "tokens", "targets", "longest", "truncated", "too long", "bad", "lossy")
     rows = [
         (
             side,
@@ -40,10 +40,14 @@ def run(arguments: argparse.Namespace) -> int:
             f"{counts.truncated:,}",
             f"{counts.dropped_too_long:,}",
             f"{counts.bad:,}",
+            f"{counts.lossy:,}",
         )
         for side, counts in (("training", data.train_counts), ("held-out", data.held_out_counts))
     ]
     print_table(columns, rows)
+    lost = data.train_counts.lost_characters + data.held_out_counts.lost_characters
+    if lost:
+        say(f"the tokenizer cannot spell {lost:,} characters of these rows, and leaves them out (column lossy: their rows)")
     for reason in data.bad_rows:
         say(f"left out: {reason}")
     say(f"{'found in' if data.from_cache else 'written to'} {cache_directory() / data.key}")

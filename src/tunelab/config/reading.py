@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Mapping, Sequence
@@ -69,7 +70,8 @@ def load_recipe(
     tree = _expand(tree)
     for key, value in (flags or {}).items():
         if value is not None:
-            tree = _changed(tree, key, value, problems)
+            # A copy: later changes reach into it.
+            tree = _changed(tree, key, copy.deepcopy(value), problems)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
@@ -263,9 +265,11 @@ def _mended(tree: dict[str, Any], error: ValidationError) -> Recipe:
     wrong = {tuple(_place(details["loc"])[0][:2]) for details in error.errors()}
     for name in Recipe.model_fields:
         value = tree.get(name)
+        if (name,) in wrong:
+            continue
         if isinstance(value, dict):
             mended[name] = {key: value[key] for key in value if (name, str(key)) not in wrong}
-        elif name in tree and (name,) not in wrong:
+        elif name in tree:
             mended[name] = value
     mended["model"] = ModelSettings(name="?")
     if not isinstance(mended.get("data"), dict):

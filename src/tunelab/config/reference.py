@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -13,9 +14,14 @@ from tunelab.config.rules import RULES
 from tunelab.config.types import Words
 
 
+@cache
+def _annotations(section: type[Section]) -> dict[str, Any]:
+    return get_type_hints(section, include_extras=True)
+
+
 def field_type(section: type[Section], name: str) -> Any:
     """A key's annotation as it is written in the tree."""
-    return get_type_hints(section, include_extras=True)[name]
+    return _annotations(section)[name]
 
 
 def section_of(annotation: Any) -> type[Section] | None:

@@ -51,6 +51,12 @@ def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
     return float(re.sub(r"^([-+]?)\.(inf|nan)", r"\1\2", loader.construct_scalar(node).lower()))
 
 
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # These are line breaks to YAML 1.1, which would come back as others where they are not escaped.
+    style = '"' if re.search("[\x85\u2028\u2029]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
 class _Dumper(yaml.SafeDumper):
     """SafeDumper that also quotes what our loader would read as a number; what YAML 1.1 would, it quotes already."""
 
@@ -58,6 +64,7 @@ class _Dumper(yaml.SafeDumper):
 for _tag, _pattern, _first in _SCALARS:
     _Loader.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), _first)
     _Dumper.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), _first)
+_Dumper.add_representer(str, _represent_text)
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 

@@ -29,13 +29,19 @@ MOST_SHOWN = 20
 
 @dataclass(frozen=True)
 class RowCounts:
-    """What became of the rows of one side (training or held-out). Nothing is lost without being counted here."""
+    """What became of the rows of one side (training or held-out). Nothing is lost without being counted here.
+
+    Args:
+        lossy: rows with characters that the tokenizer cannot spell and leaves out, `lost_characters` in all.
+    """
 
     given: int
     kept: int
     truncated: int
     dropped_too_long: int
     bad: int
+    lossy: int
+    lost_characters: int
     tokens: int
     targets: int
     longest: int
@@ -130,8 +136,8 @@ def prepare(
     if not train_rows:
         raise DataError(
             f"no training row is left: of {train_counts.given} rows {train_counts.dropped_too_long} are longer than "
-            f"{max_length} tokens and {train_counts.bad} are bad",
-            "raise data.max_length, or set data.on_overflow=truncate",
+            f"{max_length} tokens and {train_counts.bad} are bad" + (f"; the first: {bad[0]}" if bad else ""),
+            "raise data.max_length or set data.on_overflow=truncate for long rows; look at bad ones with `tunelab inspect`",
         )
     return PreparedData(
         key=key,
@@ -223,6 +229,8 @@ def _counts(given: int, rows: Sequence[EncodedRow], dropped: int, bad: int) -> R
         truncated=sum(row.truncated for row in rows),
         dropped_too_long=dropped,
         bad=bad,
+        lossy=sum(row.lost_characters > 0 for row in rows),
+        lost_characters=sum(row.lost_characters for row in rows),
         tokens=sum(len(row.input_ids) for row in rows),
         targets=sum(int(row.answer_mask[1:].sum()) for row in rows),
         longest=max((len(row.input_ids) for row in rows), default=0),

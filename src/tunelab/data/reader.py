@@ -1,4 +1,4 @@
-"""From a source's name, a local file or a hub data set to a list of Examples, with every row that was not used accounted for."""
+"""From a source's name, a local file or a hub data set to a list of Examples; every row not used is accounted for."""
 
 from __future__ import annotations
 
@@ -99,16 +99,20 @@ def load_examples(
         DataError: a file or data set cannot be read, its format is not known, it holds bad rows that may not be
             skipped, or no row of it can be used.
     """
-    hub = _hub_dataset(name, path, revision, split, repository, subset)
     module = None if name == "auto" else load_source(name)
-    if hub is None and path is None:
-        assert module is not None
-        hub = _own_hub(name, module, revision, split)
-    place = _hub_place(hub) if hub is not None else _file_place(_given(path))
+    if module is not None:
+        # Before anything is downloaded.
+        _checked_options(name, module, options or {})
+    hub = None
+    if path is not None:
+        _refuse_with_path(path, revision=revision, split=split, repository=repository, subset=subset)
+        place = _file_place(Path(path))
+    else:
+        hub = _hub_dataset(name, module, revision, split, repository, subset)
+        place = _hub_place(hub)
+    rows = place.rows
     if module is None:
         name, module, rows = _detect(place)
-    else:
-        rows = place.rows
     settings = _checked_options(name, module, options or {})
     numbers = _Counted(rows, place, progress)
     converted = _convert(module, numbers, settings, place.label)
@@ -136,7 +140,7 @@ def load_source(name: str) -> ModuleType:
     missing = [part for part in PARTS_OF_A_SOURCE if not hasattr(module, part)]
     if missing:
         raise UsageError(
-            f"source {name!r} lacks {', '.join(missing)}", "tunelab/data/sources/_source.py says what a source is made of"
+            f"source {name!r} lacks {', '.join(missing)}", "data/sources/_source.py says what a source is made of"
         )
     return module
 
@@ -156,35 +160,31 @@ class _Counted:
             yield numbered
 
 
+def _refuse_with_path(path: Path, **asked: str | None) -> None:
+    for key, value in asked.items():
+        if value is not None:
+            raise UsageError(f"{key} {value!r} is for the hub, and path {path} is a local file", "give one of both")
+
+
 def _hub_dataset(
-    name: str, path: Path | None, revision: str | None, split: str | None, repository: str | None, subset: str | None
-) -> HubDataset | None:
-    """The repository that was asked for, None where none was. Raises UsageError for what cannot go together."""
-    if path is not None:
-        asked = {"revision": revision, "split": split, "repository": repository, "subset": subset}
-        for key, value in asked.items():
-            if value is not None:
-                raise UsageError(f"{key} {value!r} is for data on the hub, and path {path} is a local file", "give one of both")
-        return None
+    name: str,
+    module: ModuleType | None,
+    revision: str | None,
+    split: str | None,
+    repository: str | None,
+    subset: str | None,
+) -> HubDataset:
+    """The hub data set that was asked for, or else the source's own. Raises UsageError where there is none."""
     if repository is not None:
         return HubDataset(repository, revision, UNKNOWN_LICENCE, split or "train", subset)
     if subset is not None:
         raise UsageError(f"subset {subset!r} needs the repository that it is of", "give repository as well")
-    if name == "auto":
-        raise UsageError("source 'auto' needs a path: the format is told from the file", "give a path, or a source's name")
-    return None
-
-
-def _own_hub(name: str, module: ModuleType, revision: str | None, split: str | None) -> HubDataset:
+    if module is None:
+        raise UsageError("source 'auto' needs a path: the format is told from the file", "give a path or a name")
     if module.HUB is None:
         raise UsageError(f"source {name!r} is a format, not a data set: it needs a path", "give the path of your file")
     hub: HubDataset = module.HUB
     return replace(hub, revision=revision or hub.revision, split=split or hub.split)
-
-
-def _given(path: Path | None) -> Path:
-    assert path is not None
-    return Path(path)
 
 
 def _file_place(path: Path) -> _Place:
@@ -232,7 +232,9 @@ def _detect(place: _Place) -> tuple[str, ModuleType, Iterator[NumberedRow]]:
             break
     if row is None:
         shown = "\n".join(f"  {place.label} row {number}: {reason}" for number, reason in seen[:MOST_SHOWN])
-        raise DataError(f"{place.origin}: no row can be read, so that its format is not known\n{shown}", "is it the right file?")
+        raise DataError(
+            f"{place.origin}: no row can be read, so that its format is not known\n{shown}", "is it the right file?"
+        )
     fitting: list[tuple[str, ModuleType, frozenset[str]]] = []
     known = []
     for name in plugins.names(FOLDER):
@@ -310,7 +312,9 @@ def _judge(origin: str, converted: _Converted, rows_read: int, on_bad_row: str) 
         )
     if not converted.examples:
         reasons = "".join(f"\n  left out: {count:,} {what}" for what, count in converted.left_out.items())
-        raise DataError(f"{origin}: no row can be used, of {rows_read:,} read{reasons}{listing}", "is the source the right one?")
+        raise DataError(
+            f"{origin}: no row can be used, of {rows_read:,} read{reasons}{listing}", "is the source the right one?"
+        )
 
 
 def _fingerprint(name: str, options: SourceOptions, identity: str, examples: Sequence[Example]) -> str:

@@ -34,7 +34,9 @@ def sample(examples: Sequence[T], size: int, seed: int, purpose: str = "sample")
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise UsageError(f"size is {size!r}, expected a whole number from 1")
     if size > len(examples):
-        raise DataError(f"a sample of {size:,} was asked for, and there are {len(examples):,} examples", "ask for fewer")
+        raise DataError(
+            f"a sample of {size:,} was asked for, and there are {len(examples):,} examples", "ask for fewer"
+        )
     chosen = _shuffled(range(len(examples)), seed, purpose)[:size]
     return [examples[index] for index in sorted(chosen)]
 
@@ -42,11 +44,11 @@ def sample(examples: Sequence[T], size: int, seed: int, purpose: str = "sample")
 def split_held_out(
     examples: Sequence[Example], held_out: int | float, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """Training and held-out examples, each in their order; a group (all examples with one first prompt) is never divided.
+    """Training and held-out examples, each in their order; a group (examples with one first prompt) is never divided.
 
-    Groups are drawn in a seeded order; one that is larger than what is still missing is passed over. If after all of them
-    examples are still missing, the smallest group passed over is taken as well. So the held-out side has the number
-    asked for, or, where groups do not add up to it in this order, more by less than the size of that one group.
+    Groups are drawn in a seeded order; one that is larger than what is still missing is passed over. If after all of
+    them examples are still missing, the smallest group passed over is taken as well. So the held-out side has the
+    number asked for, or, where groups do not add up to it in this order, more by less than the size of that one group.
 
     Args:
         held_out: an int is a number of examples; a float below 1 is a share of them, rounded to the nearest number, at
@@ -65,22 +67,23 @@ def split_held_out(
         groups.setdefault(example.group, []).append(index)
     if wanted >= len(examples) and wanted:
         raise DataError(
-            f"{wanted:,} held-out examples were asked for, and there are {len(examples):,}: nothing is left to train on",
+            f"{wanted:,} held-out examples were asked for, of {len(examples):,}: nothing is left to train on",
             "hold out fewer",
         )
     chosen: set[int] = set()
     passed_over: list[list[int]] = []
-    for group in _shuffled(list(groups.values()), seed, "held out"):
+    for group in _shuffled(groups.values(), seed, "held out"):
         if len(chosen) + len(group) <= wanted:
             chosen.update(group)
         else:
             passed_over.append(group)
     if len(chosen) < wanted:
-        chosen.update(min(passed_over, key=len))
+        smallest: list[int] = min(passed_over, key=len)
+        chosen.update(smallest)
     if len(chosen) == len(examples) and wanted:
         raise DataError(
-            f"{wanted:,} held-out examples of {len(examples):,} were asked for, and examples with one prompt stay on one side: "
-            f"with only {len(groups)} different prompts nothing is left to train on",
+            f"{wanted:,} held-out examples were asked for, of {len(examples):,} with {len(groups)} different prompts; "
+            "examples with one prompt stay on one side: nothing is left to train on",
             "hold out fewer, or add examples with other prompts",
         )
     sides: tuple[list[Example], list[Example]] = ([], [])
@@ -92,9 +95,10 @@ def split_held_out(
 def mix(parts: Sequence[tuple[str, float | None, Sequence[T]]], size: int | None, seed: int) -> list[T]:
     """One list out of several parts: (name, weight, examples). The parts follow each other as given, each in its order.
 
-    Weights are shares of rows: of `size` rows, a part with weight w gives size * w / (sum of weights), rounded by largest
-    remainder (of equal remainders the earlier part's is larger), drawn as by sample(). Without `size` the total is the largest
-    for which every part has enough. Without weights all parts are put together, and `size` is a sample of that.
+    Weights are shares of rows: of `size` rows, a part with weight w gives size * w / (sum of weights), rounded by
+    largest remainder (of equal remainders the earlier part's is larger), drawn as by sample(). Without `size` the
+    total is the largest for which every part has enough. Without weights all parts are put together, and `size` is a
+    sample of that.
 
     Raises:
         UsageError: no parts, some have weights and some not, or a weight or size is not positive.
@@ -118,12 +122,12 @@ def mix(parts: Sequence[tuple[str, float | None, Sequence[T]]], size: int | None
     for number, ((name, weight, examples), count) in enumerate(zip(parts, counts, strict=True)):
         if count > len(examples):
             raise DataError(
-                f"part {name!r} has {len(examples):,} examples, and its weight {weight} of a mixture of {size:,} needs {count:,}",
+                f"part {name!r} has {len(examples):,} examples; its weight {weight} needs {count:,} of {size:,} in all",
                 "lower its weight or the mixture's size, or leave size out: then the largest that fits is taken",
             )
         if count == 0:
             raise DataError(
-                f"part {name!r}: its weight {weight} comes to no row of a mixture of {sum(counts):,}",
+                f"part {name!r}: its weight {weight} comes to no row of {sum(counts):,}",
                 "raise its weight or the size, or leave the part out",
             )
         mixed += sample(examples, count, seed, f"part {number}")
@@ -150,12 +154,16 @@ def _shuffled(values: Iterable[T], seed: int, purpose: str) -> list[T]:
 
 
 def _held_out_count(total: int, held_out: int | float) -> int:
-    if isinstance(held_out, bool) or not isinstance(held_out, int | float) or not 0 <= held_out:
-        raise UsageError(f"held_out is {held_out!r}, expected a number of rows, or a share below 1", "write 100 or 0.05")
+    if isinstance(held_out, bool) or not isinstance(held_out, int | float) or not held_out >= 0:
+        raise UsageError(
+            f"held_out is {held_out!r}, expected a number of rows, or a share below 1", "write 100 or 0.05"
+        )
     if isinstance(held_out, int):
         return held_out
     if not held_out < 1:
-        raise UsageError(f"held_out is {held_out!r}: a share is below 1, and a number of rows is whole", "write 100 or 0.05")
+        raise UsageError(
+            f"held_out is {held_out!r}: a share is below 1, and a number of rows is whole", "write 100 or 0.05"
+        )
     # Fraction: the share is meant as it is written (0.05), not as its nearest binary number.
     return max(1, math.floor(Fraction(repr(held_out)) * total + Fraction(1, 2))) if held_out else 0
 
@@ -168,7 +176,9 @@ def _check_parts(parts: Sequence[tuple[str, float | None, Sequence[T]]]) -> None
         raise UsageError(f"some parts have weights, and {without} has none", "give every part a weight, or none")
     for name, weight, examples in parts:
         if weight is not None and not (math.isfinite(weight) and weight > 0):
-            raise UsageError(f"part {name!r} has weight {weight}, expected a number above 0", "leave out a part not wanted")
+            raise UsageError(
+                f"part {name!r} has weight {weight}, expected a number above 0", "leave out a part not wanted"
+            )
         if not examples:
             raise DataError(f"part {name!r} has no examples", "leave it out")
 
@@ -183,8 +193,8 @@ def _whole_weights(weights: Sequence[float]) -> list[int]:
 def _largest_counts(sizes: Sequence[int], shares: Sequence[int]) -> list[int]:
     """Counts of the largest mixture for which every part has enough.
 
-    A part with n rows and share s of S never gives more than it has where total <= n * S / s, and always where its quota
-    rounded down is above n. Between these the largest remainder decides (not monotonically), so totals are tried.
+    A part with n rows and share s of S never gives more than it has where total <= n * S / s, and always where its
+    quota rounded down is above n. Between these the largest remainder decides (not monotonically), so totals are tried.
     """
     whole = sum(shares)
     highest = min(((size + 1) * whole - 1) // share for size, share in zip(sizes, shares, strict=True))

@@ -1,10 +1,10 @@
 """Numbered rows of a local file or a hub data set: the one code path that every source reads through.
 
-A row that cannot be read is given as a BadRow in its place, so that the rest of the file can still be used. What makes the whole
-file unusable is a DataError.
+A row that cannot be read is given as a BadRow in its place, so that the rest of the file can still be used. What
+makes the whole file unusable is a DataError.
 
-Row numbers count from 1: the line number in jsonl, the place in the list in json, the record after the header in csv and tsv, the
-row in parquet and on the hub.
+Row numbers count from 1: the line number in jsonl, the place in the list in json, the record after the header in csv
+and tsv, the row in parquet and on the hub.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from tunelab.data.sources._source import HubDataset, NumberedRow, kind_of
 from tunelab.errors import BadRow, DataError
@@ -35,8 +35,8 @@ def file_rows(path: Path) -> Iterator[NumberedRow]:
     """Rows of a .json, .jsonl, .ndjson, .csv, .tsv (each also .gz) or .parquet file.
 
     Raises:
-        DataError: no such file, a directory, an unknown ending, a file that cannot be read to its end, or (json) that is
-            no list of rows; (csv) without a header or with two columns of one name.
+        DataError: no such file, a directory, an unknown ending, a file that cannot be read to its end, or (json) that
+            is no list of rows; (csv) without a header or with two columns of one name.
     """
     if path.is_dir():
         found = sorted(file.name for file in path.iterdir() if file.is_file() and _reader(file) is not None)
@@ -69,7 +69,9 @@ def hub_table(hub: HubDataset, revision: str | None, split: str) -> Dataset:
     hint = "give a local copy with `path`"
     if Path(hub.repository).exists():
         # load_dataset would read the folder, and the run would claim to have read the hub.
-        raise DataError(f"{where}: a folder of that name is here as well", "work in another directory, or rename the folder")
+        raise DataError(
+            f"{where}: a folder of that name is here as well", "work in another directory, or rename the folder"
+        )
     try:
         with _no_progress_bars():
             table = datasets.load_dataset(hub.repository, hub.subset, revision=revision, split=split)
@@ -87,7 +89,9 @@ def hub_table(hub: HubDataset, revision: str | None, split: str) -> Dataset:
             f"go online (and unset HF_HUB_OFFLINE and HF_DATASETS_OFFLINE), or {hint}",
         ) from error
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"{where}: cannot be loaded: {_first_line(error)}", f"check split and revision, or {hint}") from error
+        raise DataError(
+            f"{where}: cannot be loaded: {_first_line(error)}", f"check split and revision, or {hint}"
+        ) from error
     if not isinstance(table, datasets.Dataset):
         raise DataError(f"{where}: gave {type(table).__name__}, expected the rows of one split", "name one split")
     return table
@@ -124,7 +128,8 @@ def _reader(path: Path) -> Callable[[Path], Iterator[NumberedRow]] | None:
 
 
 def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb")
+    # GzipFile is no IO[bytes] to the type checker, but behaves as one.
+    return cast("IO[bytes]", gzip.open(path)) if path.name.lower().endswith(".gz") else open(path, "rb")
 
 
 def _json_rows(path: Path) -> Iterator[NumberedRow]:

@@ -1,8 +1,9 @@
 """Text to token ids, with an exact mask of the tokens that belong to answers.
 
 A section is tokenised whole, and the tokenizer's character offsets tell which tokens lie in an answer. Checked both ways:
-every answer token covers answer text only, and every character of an answer is covered by answer tokens. A token that
-spans the border is split by tokenising the two sides apart where that loses nothing; else the row is refused.
+every answer token covers answer text only, and every character of an answer is covered by answer tokens. Where a token
+spans the border, or where the tokenizer cannot spell every text (its offsets then mean little), each segment is tokenised
+as a continuation of the one before; the tokens must still spell what they spell together, or the row is refused.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import numpy.typing as npt
 from tunelab.data.messages import Conversation, Example, Message, PretokenizedRow
 from tunelab.data.templates import ChatTemplate, Section, Segment, Template
 from tunelab.errors import BadRow, ModelError
+
+#: Characters behind which a continuation is tokenised; the first that stays a token of its own is taken.
+GUARDS = ("\n", ".", "a", "0", ")")
 
 Ids = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
@@ -33,6 +37,7 @@ class EncodedRow:
         text_bytes: UTF-8 bytes of the whole text, special tokens not counted.
         reference: text of the last answer.
         truncated: the row was cut at `max_length`, and its last answer has no end-of-sequence token.
+        lost_characters: characters of the text that the tokenizer cannot spell and leaves out; 0 with most tokenizers.
     """
 
     input_ids: Ids
@@ -42,6 +47,7 @@ class EncodedRow:
     reference: str
     origin: str
     truncated: bool = False
+    lost_characters: int = 0
 
     @property
     def prompt_length(self) -> int:
@@ -71,6 +77,7 @@ class RowEncoder:
                 "the tokenizer has no end-of-sequence token: nothing would teach the model to stop",
                 "use a tokenizer that has one, or its chat template (data.template=chat)",
             )
+        self.spells_everything = spells_everything(tokenizer)
         self.leading_ids = [] if template.parses_special_tokens else leading_special_ids(tokenizer)
 
     def encode(self, example: Example) -> EncodedRow:
@@ -84,10 +91,12 @@ class RowEncoder:
         ids: list[int] = list(self.leading_ids)
         mask: list[bool] = [False] * len(ids)
         sections = self.template.render(example)
+        lost = 0
         for section in sections:
             section_ids, section_mask = self._encode_section(section)
             ids += section_ids
             mask += section_mask
+            lost += 0 if self.spells_everything else self._lost_characters(section, section_ids)
             if section.ends_with_eos:
                 ids.append(self.tokenizer.eos_token_id)
                 mask.append(True)
@@ -98,6 +107,7 @@ class RowEncoder:
             text_bytes=self._text_bytes(sections),
             reference=example.messages[-1].text,
             origin=example.origin,
+            lost_characters=lost,
         )
         return _with_targets(row)
 
@@ -129,20 +139,20 @@ class RowEncoder:
 
     def _text_bytes(self, sections: Sequence[Section]) -> int:
         text = "".join(segment.text for section in sections for segment in section.segments)
-        if isinstance(self.template, ChatTemplate):
-            for token in self.template.special_tokens:
-                text = text.replace(token, "")
+        for token in self._special_strings():
+            text = text.replace(token, "")
         return len(text.encode())
 
     def _encode_section(self, section: Section) -> tuple[list[int], list[bool]]:
         text = "".join(segment.text for segment in section.segments)
-        encoding = self._tokenize(text)
-        ids: list[int] = encoding["input_ids"]
-        spans = _answer_spans(section.segments)
-        mask = self._answer_tokens(text, ids, encoding["offset_mapping"], spans)
-        if mask is None:
-            return self._encode_apart(section.segments, text)
-        return ids, mask
+        if self.spells_everything:
+            encoding = self._tokenize(text)
+            ids: list[int] = encoding["input_ids"]
+            spans = _answer_spans(section.segments)
+            mask = self._answer_tokens(text, ids, encoding["offset_mapping"], spans)
+            if mask is not None:
+                return ids, mask
+        return self._encode_continued(section.segments, text)
 
     def _tokenize(self, text: str) -> Any:
         return self.tokenizer(
@@ -184,24 +194,50 @@ class RowEncoder:
                 raise BadRow(f"the tokenizer drops {''.join(lost)[:20]!r} from an answer", "use another tokenizer")
         return mask
 
-    def _encode_apart(self, segments: Sequence[Segment], text: str) -> tuple[list[int], list[bool]]:
-        """Tokens of each segment on its own, where together they still spell the text.
+    def _encode_continued(self, segments: Sequence[Segment], text: str) -> tuple[list[int], list[bool]]:
+        """Tokens of each segment as it goes on from the one before; no token spans a border then.
 
         Raises:
-            BadRow: they do not (the tokenizer adds a space at every start, for one).
+            BadRow: together they do not spell what the text as a whole spells.
         """
         ids: list[int] = []
         mask: list[bool] = []
+        before = ""
         for segment in segments:
-            part = self._tokenize(segment.text)["input_ids"]
+            part = self._continuation(before, segment.text)
             ids += part
             mask += [segment.is_answer] * len(part)
-        if self.tokenizer.decode(ids, clean_up_tokenization_spaces=False) != text:
-            raise BadRow(
-                "a token spans the border between prompt and answer, and cannot be split",
-                "remove white space at the start of the answer, or use another template",
-            )
+            before = segment.text
+        if self._decode(ids) != self._decode(self._tokenize(text)["input_ids"]):
+            raise _border_error()
         return ids, mask
+
+    def _continuation(self, before: str, text: str) -> list[int]:
+        """Tokens of `text` where it follows other text, without the space that some tokenizers put before a beginning.
+
+        It is tokenised behind a guard that stays a token of its own, and the guard's tokens are taken off again: the
+        special token before it, where there is one, else one of a few characters.
+        """
+        if not before:
+            return list(self._tokenize(text)["input_ids"])
+        special = [token for token in self._special_strings() if before.endswith(token)]
+        for guard in special or GUARDS:
+            alone = self._tokenize(guard)["input_ids"]
+            both = self._tokenize(guard + text)["input_ids"]
+            if both[: len(alone)] == alone:
+                return list(both[len(alone) :])
+        raise _border_error()
+
+    def _special_strings(self) -> tuple[str, ...]:
+        return self.template.special_tokens if isinstance(self.template, ChatTemplate) else ()
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+    def _lost_characters(self, section: Section, ids: Sequence[int]) -> int:
+        spelled = self._decode(ids)
+        text = "".join(segment.text for segment in section.segments)
+        return max(0, len(text.strip()) - len(spelled.strip()))
 
     def _pretokenized(self, row: PretokenizedRow) -> EncodedRow:
         ids = np.asarray(row.input_ids, dtype=np.int32)
@@ -222,6 +258,13 @@ class RowEncoder:
         encoded = _with_targets(encoded)
         reference = decode(ids[encoded.prompt_length :][mask[encoded.prompt_length :]], skip_special_tokens=True)
         return replace(encoded, reference=reference)
+
+
+def spells_everything(tokenizer: Any) -> bool:
+    """Whether the tokenizer can write any text: each printable ASCII character and a few others survive the way back."""
+    probe = "a" + "a".join(chr(code) for code in range(33, 127)) + "a\ta\na \u00e9 \u20ac \u4e2d \U0001f600 a"
+    ids = tokenizer(probe, add_special_tokens=False)["input_ids"]
+    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)).strip() == probe
 
 
 def leading_special_ids(tokenizer: Any) -> list[int]:
@@ -250,3 +293,10 @@ def _with_targets(row: EncodedRow) -> EncodedRow:
     if not row.answer_mask[1:].any():
         raise BadRow("zero target tokens: no token of the row belongs to an answer")
     return row
+
+
+def _border_error() -> BadRow:
+    return BadRow(
+        "a token spans the border between prompt and answer, and cannot be split",
+        "remove white space at the start of the answer, or use another template",
+    )

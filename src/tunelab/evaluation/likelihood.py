@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tunelab.errors import DataError, ModelError
 from tunelab.generate.engine import context_length, evaluation_mode, longrope_border
@@ -92,7 +92,7 @@ def _check(rows: Sequence[Row], context: int | None) -> None:
 
 
 def _batches(lengths: Sequence[int], batch_tokens: int, alone_above: int | None) -> Iterator[list[int]]:
-    """Indices in their order, cut into batches of at most batch_tokens; rows longer than `alone_above` by themselves."""
+    """Indices in their order, in batches of at most batch_tokens; a row longer than `alone_above` is alone."""
     batch: list[int] = []
     tokens = 0
     for index, length in enumerate(lengths):
@@ -111,7 +111,8 @@ def _score_batch(model: nn.Module, rows: Sequence[Row], batch: Sequence[int]) ->
 
     from tunelab.models.forward import flat_attention, flat_hidden_states, underlying
 
-    device = underlying(model).get_input_embeddings().weight.device
+    base: Any = underlying(model)
+    device = base.get_input_embeddings().weight.device
     ids = torch.tensor([token for index in batch for token in rows[index][0]], device=device)  # [tokens]
     starts = [0]
     for index in batch:

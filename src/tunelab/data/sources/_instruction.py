@@ -1,4 +1,4 @@
-"""Rows with one instruction and one answer: the conversion shared by the Alpaca family, prompt/completion and columns."""
+"""Rows with one instruction and one answer: what Alpaca and its kin, prompt/completion and columns share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ALPACA_COLUMNS = frozenset({"instruction", "output"})
 
 ALPACA_EXAMPLE = [
     {"instruction": "Name the colour of the sky at noon.", "input": "", "output": "Blue."},
-    {"instruction": "Put the words into alphabetical order.", "input": "pear, apple, fig", "output": "apple, fig, pear"},
+    {"instruction": "Sort the words by the alphabet.", "input": "pear, apple, fig", "output": "apple, fig, pear"},
 ]
 
 # Alpaca's generator was told to write <noinput>; the data has it also as "<noinput", "< noinput >", "\<noinput\>", ...

@@ -46,7 +46,9 @@ def _message(number: int, turn: Any, keys: Sequence[tuple[str, str]], roles: Map
     if turn.get("tool_calls") or turn.get("function_call"):
         raise BadRow(f"turn {number} ({role}) calls a tool: tool use cannot be trained on")
     if turn.get("weight") is not None and turn["weight"] != 1:
-        raise BadRow(f"turn {number} ({role}) has weight {turn['weight']!r}: every answer is trained on, weights are not")
+        raise BadRow(
+            f"turn {number} ({role}) has weight {turn['weight']!r}: every answer is trained on, weights are not"
+        )
     return Message(roles[role], _text(number, role, turn[text_key]))
 
 

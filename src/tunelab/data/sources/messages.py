@@ -1,8 +1,8 @@
 """Your own rows with OpenAI's column messages: a list of turns with role and content.
 
-Source: OpenAI's fine-tuning format. Roles are system (or developer, its newer name), user and assistant; content is text, or a
-list of text parts. Refused, because they cannot be trained on as they are meant: tool calls and tool turns, images, and turns with a
-weight other than 1. In a csv file the cell holds the list as JSON.
+Source: OpenAI's fine-tuning format. Roles are system (or developer, its newer name), user and assistant; content is
+text, or a list of text parts. Refused, because they cannot be trained on as they are meant: tool calls and tool
+turns, images, and turns with a weight other than 1. In a csv file the cell holds the list as JSON.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """OpenAssistant conversations: trees of human-written prompts and ranked replies, from flat messages or nested trees.
 
 Source: Köpf et al., OpenAssistant Conversations (2023, arXiv 2304.07327), OpenAssistant/oasst1 on the hub (flat
-messages with `parent_id`), or the project's own files: `*.messages.jsonl.gz` (flat) and `*.trees.jsonl.gz` (nested `replies`).
+messages with `parent_id`), or OpenAssistant's exports: `*.messages.jsonl.gz` (flat), `*.trees.jsonl.gz` (nested
+`replies`).
 
 A tree gives conversations from its root prompt to an answer, so that all of them are of one group (the root prompt):
     paths: best   one: at every turn the best ranked reply is taken (rank 0 is best, the unranked after the ranked, then
@@ -10,9 +11,9 @@ A tree gives conversations from its root prompt to an answer, so that all of the
                   cut back to the answer before it, and dropped where it then is the beginning of another path
     language      keeps the trees whose root prompt has this `lang`, whole; the languages of replies are not looked at
 
-Deleted messages are left out with all that hangs on them, and counted; so are trees in another language. In the nested form a row is a
-tree: one bad message makes the whole tree a bad row. In the flat form a row is a message: the bad message is a bad row,
-and so is every message below it, because its parent is not there.
+Deleted messages are left out with all that hangs on them, and counted; so are trees in another language. In the
+nested form a row is a tree: one bad message makes the whole tree a bad row. In the flat form a row is a message: the
+bad message is a bad row, and so is every message below it, because its parent is not there.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def gather(rows: Iterable[NumberedRow], options: Options) -> Iterator[NumberedRo
             parent[1]["replies"].append(node)
         elif not node.get("parent_id"):
             roots.append((number, node))
-    reached = set()
+    reached: set[str] = set()
     for number, root in roots:
         reached.update(node["message_id"] for node in _walk(root))
         yield number, {"message_tree_id": root["message_id"], "prompt": root}

@@ -1,8 +1,8 @@
 """Your own rows of token ids: column input_ids, and optionally completion_mask; they pass through untouched.
 
-`completion_mask[i]` (0, 1, false or true; as long as `input_ids`) says whether token i is learned; without it, or where it is null,
-every token is. The first token of a row is never a target, because nothing stands before it: a row needs a target
-after it. In a csv file the cells hold the lists as JSON.
+`completion_mask[i]` (0, 1, false or true; as long as `input_ids`) says whether token i is learned; without it, or
+where it is null, every token is. The first token of a row is never a target, because nothing stands before it: a row
+needs a target after it. In a csv file the cells hold the lists as JSON.
 """
 
 from __future__ import annotations

@@ -1,0 +1,98 @@
+"""Perplexity and bits per byte from stored row likelihoods, weighted by tokens, with errors over rows.
+
+Perplexity is exp(sum of nats / number of tokens), the same for any batch size; a mean of batches' or rows' perplexities
+would be another number. Perplexities compare models of one tokenizer only; bits per byte compare any two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from tunelab.errors import DataError
+from tunelab.evaluation.benchmark import LikelihoodRecord, Score
+from tunelab.statistics import Estimate, ratio_with_error
+
+BYTES = "UTF-8 bytes of the decoded text after the row's first token, special tokens left out (their nats are counted)"
+ERROR = "ratio estimator, rows as clusters (Cochran 1977, section 2.11)"
+
+
+def predicted_bytes(
+    decode: Callable[[Sequence[int]], str], input_ids: Sequence[int], answer_mask: Sequence[bool]
+) -> tuple[int, int]:
+    """UTF-8 bytes of a row's answers, and of all its text but the first token's: (answer_bytes, text_bytes).
+
+    A stretch's bytes are those that it adds to the decoded text before it, so that stretches sum to the whole also
+    where a tokenizer drops a leading space.
+
+    Args:
+        decode: token ids -> text; should leave special tokens out.
+        input_ids: the row's tokens.
+        answer_mask: which of them belong to an answer; the first token never counts, as it is never predicted.
+    """
+
+    def size(end: int) -> int:
+        return len(decode(input_ids[:end]).encode("utf-8", errors="surrogatepass"))
+
+    answer_bytes = 0
+    start = None
+    for place in range(1, len(input_ids) + 1):
+        inside = place < len(input_ids) and answer_mask[place]
+        if inside and start is None:
+            start = place
+        elif not inside and start is not None:
+            answer_bytes += size(place) - size(start)
+            start = None
+    return answer_bytes, size(len(input_ids)) - size(1)
+
+
+def perplexity_scores(records: Sequence[LikelihoodRecord]) -> list[Score]:
+    """Perplexity and bits per byte, of the response and of the full text.
+
+    Raises:
+        DataError: there are no rows, or no tokens or bytes to divide by, or a perplexity that no float can hold.
+    """
+    parts = (
+        (
+            "response",
+            "the answers' tokens, end-of-sequence included",
+            [record.answer_nll for record in records],
+            [record.answer_tokens for record in records],
+            [record.answer_bytes for record in records],
+        ),
+        (
+            "text",
+            "all tokens of a row but its first",
+            [record.text_nll for record in records],
+            [record.text_tokens for record in records],
+            [record.text_bytes for record in records],
+        ),
+    )
+    scores = []
+    for part, which, nats, tokens, sizes in parts:
+        for unit, counts in (("tokens", tokens), ("bytes", sizes)):
+            if not sum(counts):
+                raise DataError(f"{part}: {len(records)} rows have no {unit}: there is nothing to divide by")
+        protocol = {"predicted": which, "tokens": sum(tokens), "error": ERROR}
+        mean = _perplexity(part, ratio_with_error(nats, tokens))
+        scores.append(_score(f"{part}_perplexity", mean, "per token", protocol))
+        bits = ratio_with_error([nat / math.log(2) for nat in nats], sizes)
+        protocol = {**protocol, "bytes": sum(sizes), "which_bytes": BYTES}
+        scores.append(_score(f"{part}_bits_per_byte", bits, "bits/byte", protocol))
+    return scores
+
+
+def _perplexity(part: str, nats_per_token: Estimate) -> Estimate:
+    """exp of a mean; by the delta method its error is exp(mean) times the mean's error."""
+    try:
+        value = math.exp(nats_per_token.value)
+    except OverflowError:
+        raise DataError(
+            f"{part}: {nats_per_token.value:.4g} nats per token have no finite perplexity", "the model is broken"
+        ) from None
+    error = None if nats_per_token.error is None else value * nats_per_token.error
+    return Estimate(value, error, nats_per_token.n)
+
+
+def _score(name: str, estimate: Estimate, unit: str, protocol: dict[str, object]) -> Score:
+    return Score(name, estimate.value, estimate.error, estimate.n, unit, higher_is_better=False, protocol=protocol)

@@ -1,0 +1,197 @@
+"""Evaluation on held-out rows: answers and likelihoods are stored as they are made, scores are computed from them.
+
+The two functions that need a model write JSON lines and can be killed and started again; the one that scores reads
+records and needs neither model nor torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunelab.errors import DataError, RunError
+from tunelab.evaluation.benchmark import HeldOutRow, Item, LikelihoodRecord, Response, Score
+from tunelab.evaluation.likelihood import row_likelihoods
+from tunelab.evaluation.metrics.bleu import bleu_score
+from tunelab.evaluation.metrics.perplexity import perplexity_scores
+from tunelab.evaluation.metrics.rouge import rouge_scores
+from tunelab.generate.engine import generate
+from tunelab.progress import Progress, silent
+from tunelab.responses import ResponseFile, prompt_hash, read_responses
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+
+def held_out_responses(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[Item],
+    path: Path,
+    header: Mapping[str, Any],
+    *,
+    max_new_tokens: int,
+    stop_token_ids: Collection[int],
+    batch_tokens: int,
+    progress: Progress = silent,
+) -> list[Response]:
+    """Greedy answers to items, in the items' order; what `path` holds already is not made again.
+
+    Args:
+        model: a causal language model of transformers, or PEFT's wrapper of one.
+        tokenizer: decodes the answers.
+        items: what is asked.
+        path: the file of responses; made or continued.
+        header: what the answers come from (model, revision, adapter, precision, template, version). The decoding is
+            added under "decoding"; all of it must equal what an existing file was made with.
+        max_new_tokens: tokens that an answer has at most.
+        stop_token_ids: an answer ends before the first of these.
+        batch_tokens: a batch has at most this many tokens, padding and room for the answers included.
+
+    Raises:
+        DataError: two items have one id.
+        RunError: the file was made by another model, decoding or version, or for other prompts or references.
+        ModelError: a prompt is empty or leaves no room in the model's context.
+    """
+    _check_ids([item.id for item in items])
+    decoding = {
+        "method": "greedy",
+        "max_new_tokens": max_new_tokens,
+        "stop_token_ids": sorted(int(token) for token in stop_token_ids),
+    }
+    header = {**header, "decoding": decoding}
+    made: dict[int, Response] = {}
+    with ResponseFile(path, header) as file:
+        hashes = [prompt_hash(header, item.prompt_ids, decoding) for item in items]
+        for index, item in enumerate(items):
+            if (record := file.get(item.id, hashes[index])) is not None:
+                made[index] = Response.from_json(record)
+                _check_unchanged(path, item.id, "reference", made[index].reference, item.reference)
+        for answer in generate(
+            model,
+            tokenizer,
+            [item.prompt_ids for item in items],
+            max_new_tokens=max_new_tokens,
+            stop_token_ids=stop_token_ids,
+            batch_tokens=batch_tokens,
+            skip=frozenset(made),
+        ):
+            item = items[answer.index]
+            record = {"item": item.id, "prompt_hash": hashes[answer.index], **dataclasses.asdict(answer)}
+            del record["index"]
+            record["reference"] = item.reference
+            made[answer.index] = Response.from_json(file.append(record))
+            progress("answering", len(made), len(items))
+    return [made[index] for index in range(len(items))]
+
+
+def held_out_likelihoods(
+    model: nn.Module,
+    rows: Sequence[HeldOutRow],
+    path: Path,
+    header: Mapping[str, Any],
+    *,
+    batch_tokens: int,
+    progress: Progress = silent,
+) -> list[LikelihoodRecord]:
+    """Likelihood of each row, in the rows' order; what `path` holds already is not computed again.
+
+    Args:
+        model: a causal language model of transformers, or PEFT's wrapper of one.
+        rows: what is measured.
+        path: the file of records, a header line and then one JSON line a row; made or continued.
+        header: what the likelihoods come from; must equal what an existing file was made with.
+        batch_tokens: rows are run together up to this many tokens.
+
+    Raises:
+        DataError: two rows have one id, or a row cannot be scored.
+        RunError: the file was made by another model or version, or for other rows.
+        ModelError: a row is longer than the model's context, or a likelihood is not finite.
+    """
+    _check_ids([row.id for row in rows])
+    header = {**header, "measured": "likelihood"}
+    made: dict[int, LikelihoodRecord] = {}
+    with ResponseFile(path, header) as file:
+        masks = ["".join("1" if answer else "0" for answer in row.answer_mask) for row in rows]
+        hashes = [
+            prompt_hash(header, row.input_ids, {"answer_mask": mask}) for row, mask in zip(rows, masks, strict=True)
+        ]
+        for index, row in enumerate(rows):
+            if (stored := file.get(row.id, hashes[index])) is not None:
+                made[index] = LikelihoodRecord.from_json(stored)
+                _check_unchanged(path, row.id, "answer_bytes", made[index].answer_bytes, row.answer_bytes)
+                _check_unchanged(path, row.id, "text_bytes", made[index].text_bytes, row.text_bytes)
+        pairs = [(row.input_ids, row.answer_mask) for row in rows]
+        done = frozenset(made)
+        for one in row_likelihoods(model, pairs, batch_tokens=batch_tokens, skip=done, progress=progress):
+            row = rows[one.index]
+            record = LikelihoodRecord(
+                item=row.id,
+                prompt_hash=hashes[one.index],
+                answer_nll=one.answer_nll,
+                answer_tokens=one.answer_tokens,
+                answer_bytes=row.answer_bytes,
+                text_nll=one.text_nll,
+                text_tokens=one.text_tokens,
+                text_bytes=row.text_bytes,
+            )
+            file.append(record.to_json())
+            made[one.index] = record
+    return [made[index] for index in range(len(rows))]
+
+
+def read_held_out(
+    responses: Path | None = None, likelihoods: Path | None = None
+) -> tuple[list[Response], list[LikelihoodRecord]]:
+    """The stored records of an evaluation, for scoring without a model; a path that is None gives none.
+
+    Raises:
+        RunError: a file is missing, or holds other records.
+    """
+    answers = [Response.from_json(record) for record in read_responses(responses)[1]] if responses else []
+    rows = [LikelihoodRecord.from_json(record) for record in read_responses(likelihoods)[1]] if likelihoods else []
+    return answers, rows
+
+
+def score_held_out(
+    responses: Sequence[Response], likelihoods: Sequence[LikelihoodRecord], protocol: Mapping[str, Any] | None = None
+) -> list[Score]:
+    """All scores that the records allow: perplexities and bits per byte, then BLEU and ROUGE-1/2/L.
+
+    Args:
+        responses: scored by BLEU and ROUGE against their references; may be empty.
+        likelihoods: give perplexities and bits per byte; may be empty.
+        protocol: what else belongs to every score's protocol (template, decoding, number of rows left out, ...).
+
+    Raises:
+        DataError: both are empty, or a reference has no text.
+    """
+    if not responses and not likelihoods:
+        raise DataError("there are neither responses nor likelihoods to score", "evaluate at least one held-out row")
+    scores = perplexity_scores(likelihoods) if likelihoods else []
+    if responses:
+        # One order for all: the bootstrap must not depend on the order in which the answers were made.
+        ordered = sorted(responses, key=lambda response: response.item)
+        texts, references = [one.text for one in ordered], [one.reference for one in ordered]
+        reasons = {"stop_reasons": dict(sorted(Counter(one.stop_reason for one in ordered).items()))}
+        for score in (bleu_score(texts, references), *rouge_scores(texts, references)):
+            scores.append(dataclasses.replace(score, protocol={**score.protocol, **reasons}))
+    return [dataclasses.replace(score, protocol={**score.protocol, **(protocol or {})}) for score in scores]
+
+
+def _check_ids(ids: Iterable[str]) -> None:
+    repeated = [name for name, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise DataError(f"{len(repeated)} ids stand more than once, first {repeated[0]!r}: item ids must be unique")
+
+
+def _check_unchanged(path: Path, item: str, what: str, stored: object, now: object) -> None:
+    if stored != now:
+        raise RunError(
+            f"{path}: item {item!r} has {what} {stored!r} in the file, {now!r} now",
+            "the data changed; remove the file to answer every item again",
+        )

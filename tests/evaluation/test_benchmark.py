@@ -1,0 +1,47 @@
+"""Records go to JSON and back unchanged; a score without meaning cannot be made."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from tunelab.errors import DataError, RunError
+from tunelab.evaluation.benchmark import LikelihoodRecord, Response, Score, check_pairs
+
+RESPONSE = Response("7", "ab", "Zwölf.", (4, 5), "stop", 11, "Twelve.")
+LIKELIHOOD = LikelihoodRecord("7", "ab", 0.1 + 0.2, 3, 12, 1 / 3, 9, 40)
+SCORE = Score("bleu", 12.5, None, 1, "0-100", True, {"signature": "nrefs:1"})
+
+
+@pytest.mark.parametrize("record", [RESPONSE, LIKELIHOOD, SCORE])
+def test_json_and_back_is_the_same_to_the_bit(record: Response | LikelihoodRecord | Score) -> None:
+    assert type(record).from_json(json.loads(json.dumps(record.to_json()))) == record
+
+
+@pytest.mark.parametrize("record", [RESPONSE, LIKELIHOOD, SCORE])
+def test_records_of_another_version_are_refused(record: Response | LikelihoodRecord | Score) -> None:
+    value = record.to_json()
+    with pytest.raises(RunError, match=f"{type(record).__name__} record has unknown colour, taste"):
+        type(record).from_json({**value, "taste": 1, "colour": 2})
+    first = next(iter(value))
+    with pytest.raises(RunError, match=f"{type(record).__name__} record lacks {first}"):
+        type(record).from_json({key: value[key] for key in value if key != first})
+
+
+def test_a_score_is_finite() -> None:
+    with pytest.raises(DataError, match="bleu: nan ± None is no score: expected finite numbers"):
+        dataclasses.replace(SCORE, value=float("nan"))
+    with pytest.raises(DataError, match="bleu: 1.0 ± inf is no score"):
+        dataclasses.replace(SCORE, value=1.0, error=float("inf"))
+
+
+def test_pairs_that_cannot_be_scored_are_refused() -> None:
+    check_pairs("bleu", ["", "b"], ["a", "b"])
+    with pytest.raises(DataError, match="bleu: 1 responses but 2 references"):
+        check_pairs("bleu", ["a"], ["a", "b"])
+    with pytest.raises(DataError, match="bleu: there are no responses to score"):
+        check_pairs("bleu", [], [])
+    with pytest.raises(DataError, match="bleu: the reference of item 1 is empty"):
+        check_pairs("bleu", ["a", "b"], ["a", " \n"])

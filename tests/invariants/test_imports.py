@@ -1,0 +1,230 @@
+"""The house holds: imports run strictly downward by floor, no circles, light rooms stay light, limits on size are kept.
+
+Every import is read from the source, also under TYPE_CHECKING and inside functions: an arrow that only types or only a
+late call needs is an arrow all the same. The decisions:
+
+- A room is a module or folder directly in the package. Rooms of floors 2 to 6 never import a room of their own floor.
+- Floor 1 is the ground: its modules may import each other as long as no circle arises (none does so today).
+- Modules inside one room import each other freely, without circles.
+- `tunelab/__init__.py` is the door: it may reach floors 1 to 6 from inside functions or under TYPE_CHECKING, so that
+  `import tunelab` stays light, and every room may read names of its own (`tunelab.__version__`).
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "src" / "tunelab"
+
+FLOORS = {
+    "errors": 1,
+    "units": 1,
+    "progress": 1,
+    "files": 1,
+    "plugins": 2,
+    "statistics": 2,
+    "config": 3,
+    "data": 3,
+    "models": 3,
+    "generate": 4,
+    "plan": 4,
+    "runs": 4,
+    "responses": 4,
+    "train": 5,
+    "evaluation": 5,
+    "compare": 5,
+    "workflows": 6,
+    "report": 6,
+    "cli": 7,
+}
+DOOR = "tunelab"
+
+# Modules that must answer without torch; listed where they exist.
+LIGHT = ("tunelab", "tunelab.cli.main", "tunelab.config", "tunelab.plugins", "tunelab.report", "tunelab.responses")
+LIGHT += ("tunelab.runs", "tunelab.statistics")
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name -> file of every module of the package."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = ["tunelab", *path.relative_to(PACKAGE).with_suffix("").parts]
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(name: str, path: Path, source: str, known: set[str] | None = None) -> Iterator[tuple[str, int]]:
+    """Every module of the package that a source imports anywhere, with the line."""
+    known = set(MODULES) if known is None else known
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "tunelab":
+                    yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *([base] if base else [])])
+            if base.split(".")[0] == "tunelab":
+                for alias in node.names:
+                    # `from tunelab.data import packing` imports a module, `from tunelab.errors import DataError` a name.
+                    whole = f"{base}.{alias.name}"
+                    yield (whole if whole in known else base), node.lineno
+
+
+def room(name: str) -> str:
+    """The room of a module: "tunelab.data.packing" -> "data"; the package itself is the door."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else DOOR
+
+
+def is_allowed(importer: str, imported: str) -> bool:
+    source, target = room(importer), room(imported)
+    if source == target or target == DOOR:
+        return True
+    if source == DOOR:
+        return FLOORS[target] <= 6
+    if FLOORS[source] == FLOORS[target] == 1:
+        return True
+    return FLOORS[source] > FLOORS[target]
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Every circle that a depth-first walk meets."""
+    found: list[list[str]] = []
+    done: set[str] = set()
+
+    def walk(name: str, path: list[str]) -> None:
+        if name in path:
+            found.append([*path[path.index(name) :], name])
+        elif name not in done:
+            for target in sorted(graph.get(name, ())):
+                walk(target, [*path, name])
+            done.add(name)
+
+    for name in sorted(graph):
+        walk(name, [])
+    return found
+
+
+def module_graph() -> dict[str, set[str]]:
+    """Imports among modules. The door is left out, since it imports late; a package's __init__ counts as itself."""
+    return {
+        name: {target for target, _ in imports(name, path, path.read_text(encoding="utf-8")) if target != DOOR}
+        for name, path in MODULES.items()
+        if name != DOOR
+    }
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {room(name) for name in MODULES} - {DOOR}
+    assert rooms <= set(FLOORS), f"give these rooms a floor in FLOORS and DESIGN: {sorted(rooms - set(FLOORS))}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_run_downward(name: str) -> None:
+    path = MODULES[name]
+    wrong = [
+        f"{path.name}:{line} {room(name)} imports {target}"
+        for target, line in imports(name, path, path.read_text(encoding="utf-8"))
+        if not is_allowed(name, target)
+    ]
+    assert not wrong
+
+
+def test_every_import_names_a_module_that_exists() -> None:
+    missing = [
+        f"{name}:{line} imports {target}"
+        for name, path in MODULES.items()
+        for target, line in imports(name, path, path.read_text(encoding="utf-8"))
+        if target not in MODULES
+    ]
+    assert not missing
+
+
+def test_there_are_no_circles() -> None:
+    assert circles(module_graph()) == []
+
+
+def test_the_door_imports_late() -> None:
+    tree = ast.parse(MODULES[DOOR].read_text(encoding="utf-8"))
+    top = [ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    heavy = [text for text in top if "tunelab" in text]
+    assert not heavy, f"import these inside functions: {heavy}"
+
+
+# The checks themselves are checked: each must be able to fail.
+
+
+@pytest.mark.parametrize(
+    ("importer", "source", "allowed"),
+    [
+        ("tunelab.train.loop", "from tunelab.data import packing", True),
+        ("tunelab.train.loop", "from tunelab.evaluation import runner", False),  # same floor
+        ("tunelab.data.loader", "def f():\n    from tunelab.config import Recipe", False),  # in a function
+        ("tunelab.models.load", "if TYPE_CHECKING:\n    import tunelab.train.loop", False),  # for typing alone
+        ("tunelab.data.loader", "from ..models import load", False),  # relative
+        ("tunelab.data.loader", "from . import packing", True),
+        ("tunelab.files", "from tunelab.errors import RunError", True),
+        ("tunelab.plugins", "from tunelab.statistics import mean", False),
+        ("tunelab.workflows.finetune", "import tunelab.cli.main", False),
+        ("tunelab.cli.main", "import tunelab", True),
+        ("tunelab", "def f():\n    from tunelab.workflows import finetune", True),
+        ("tunelab", "def f():\n    from tunelab.cli import main", False),
+    ],
+)
+def test_the_reader_of_imports(importer: str, source: str, allowed: bool) -> None:
+    found = list(imports(importer, Path("x.py"), source, known=set()))
+    assert found
+    assert all(is_allowed(importer, target) for target, _ in found) is allowed
+
+
+def test_the_finder_of_circles() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c", "a"]]
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_light_modules_do_not_import_torch(name: str) -> None:
+    if name not in MODULES:
+        pytest.skip(f"{name} does not exist yet")
+    code = f"import {name}, sys; print(*sorted({{'torch', 'transformers', 'datasets', 'peft'}} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == []
+
+
+# House limits.
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_house_limits(name: str) -> None:
+    source = MODULES[name].read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    lines = len(source.splitlines())
+    most = 100 if room(name) == "cli" and not MODULES[name].stem.startswith("_") and name != "tunelab.cli.main" else 400
+    assert lines < most, f"{name} has {lines} lines"
+    long = [f"{f.name} ({f.end_lineno - f.lineno + 1})" for f in functions(tree) if f.end_lineno - f.lineno >= 59]
+    assert not long, f"{name}: functions of 60 lines or more: {', '.join(long)}"
+    if room(name) != "cli":
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+        loud = [f"line {node.lineno}" for node in calls if node.func.id in ("print", "exit", "quit")]
+        assert not loud, f"{name} prints or exits: {', '.join(loud)}"
+    assert not any(word in source for word in ("TO" + "DO", "FIX" + "ME")), f"{name} leaves work behind"
