@@ -48,13 +48,13 @@ def test_a_module_of_the_package_is_loaded_by_name() -> None:
 
 
 def test_an_unknown_name_gets_the_nearest_and_all_known(package: Path) -> None:
-    with pytest.raises(UsageError, match="^no thing named 'two-word'; did you mean 'two-words'[?]$") as caught:
+    with pytest.raises(UsageError, match=r"^no thing named 'two-word'; did you mean 'two-words'[?]$") as caught:
         plugins.load("things", "two-word")
     assert caught.value.hint == "known: bare, broken, two-words; or give the path of your own .py file"
 
 
 def test_an_unknown_name_near_nothing(package: Path) -> None:
-    with pytest.raises(UsageError, match="^no thing named 'zzz'$"):
+    with pytest.raises(UsageError, match=r"^no thing named 'zzz'$"):
         plugins.load("things", "zzz")
 
 

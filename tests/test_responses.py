@@ -53,7 +53,8 @@ def test_killed_at_any_byte_and_resumed_is_the_uninterrupted_file(tmp_path: Path
     _fill(tmp_path / "whole.jsonl")
     whole = (tmp_path / "whole.jsonl").read_bytes()
     path = tmp_path / "killed.jsonl"
-    for length in range(len(whole)):
+    borders = [place for place, byte in enumerate(whole) if byte == ord("\n")]
+    for length in sorted({*range(0, len(whole), 7), *borders, *(place + 1 for place in borders[:-1])}):
         path.write_bytes(whole[:length])
         assert _fill(path) >= 1
         assert path.read_bytes() == whole, f"killed after {length} bytes"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import platform
 import sys
 import time
@@ -28,6 +29,7 @@ SEED = 20261121
 DATE = "2026-11-21"
 DOCUMENTS = 44_000
 """Documents of prose to pretrain on; each is read once."""
+HELD_OUT_DOCUMENTS = 500
 TOKENIZER_DOCUMENTS = 6_000
 VOCABULARY = 2048
 END, PAD = "<|endoftext|>", "<|pad|>"
@@ -64,10 +66,10 @@ def train_tokenizer() -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """In the form of transformers: tokenizer.json and tokenizer_config.json. END closes every text; nothing opens one."""
+    """In the form of transformers: tokenizer.json, tokenizer_config.json. END closes a text; nothing opens one."""
     from transformers import PreTrainedTokenizerFast
 
-    fast = PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         eos_token=END,
         pad_token=PAD,
@@ -82,12 +84,12 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
-def encode_prose(tokenizer: Tokenizer, documents: int) -> torch.Tensor:
-    """All prose as rows of BLOCK + 1 token ids, int64 [rows, BLOCK + 1]; the rest that fills no row is left out."""
+def encode_prose(tokenizer: Tokenizer, documents: int, seed: int) -> torch.Tensor:
+    """Prose as rows of BLOCK + 1 token ids, int64 [rows, BLOCK + 1]; the rest that fills no row is left out."""
     import torch
 
     end = tokenizer.token_to_id(END)
-    encoded = tokenizer.encode_batch(list(text.documents(SEED, documents)))
+    encoded = tokenizer.encode_batch(list(text.documents(seed, documents)))
     ids = torch.tensor([token for document in encoded for token in (*document.ids, end)])
     rows = len(ids) // (BLOCK + 1)
     return ids[: rows * (BLOCK + 1)].view(rows, BLOCK + 1)
@@ -148,7 +150,7 @@ def pretrain(model: LlamaForCausalLM, rows: torch.Tensor, steps: int) -> list[fl
             group["lr"] = learning_rate(step, steps)
         logits = model(input_ids=batch[:, :-1], use_cache=False).logits
         loss = cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -159,30 +161,129 @@ def pretrain(model: LlamaForCausalLM, rows: torch.Tensor, steps: int) -> list[fl
     return losses
 
 
+def prose_loss(model: LlamaForCausalLM, tokenizer: Tokenizer) -> float:
+    """Loss (nats a token) on prose of another seed, which the model has not read; the weights as they are, in fp32."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    rows = encode_prose(tokenizer, HELD_OUT_DOCUMENTS, SEED + 1)
+    total = 0.0
+    with torch.no_grad():
+        for start in range(0, len(rows), ROWS_PER_STEP):
+            part = rows[start : start + ROWS_PER_STEP]
+            logits = model(input_ids=part[:, :-1]).logits
+            total += cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum").item()
+    return total / (rows.numel() - len(rows))
+
+
+def readme(record: dict[str, Any]) -> str:
+    """The model's card, from the figures of its making."""
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    minutes = f"{record['training_seconds'] / 60:.1f} minutes"
+    optimisation = f"{record['steps']} steps of {record['tokens_per_step']:,} tokens, AdamW, fp32"
+    losses = f"{record['final_loss']:.4f} in training (mean of the last 50 steps)"
+    return f"""---
+license: apache-2.0
+language: en
+library_name: transformers
+pipeline_tag: text-generation
+---
+# The base model of `tunelab demo`
+
+A Llama-shaped language model of {record["parameters"]:,} parameters with a byte-level BPE tokenizer of
+{record["vocabulary"]:,} tokens. It has read prose about a made-up little world (28 people, 8 towns, trades, animals,
+prices, words, sums) and has never seen an instruction. It exists so that fine-tuning can be tried in seconds and without a
+network; it knows nothing of the real world.
+
+| | |
+|---|---|
+| made by | `python -m scripts.demo.build`, from text that the project generates; no other text was used |
+| date | {record["date"]} |
+| seed | {record["seed"]} |
+| text | {record["documents"]:,} documents, {record["tokens"]:,} tokens, each read once |
+| training | {optimisation}, {record["threads"]} CPU threads, {minutes} |
+| loss, nats a token | {losses}, {record["held_out_loss"]:.4f} on unseen prose (saved weights) |
+| weights | stored as bf16; load them as fp32 to train them (`dtype=torch.float32`) |
+| special tokens | `{END}` closes a text (id 0), `{PAD}` pads (id 1); no token opens a text |
+| made with | {versions} |
+| licence | Apache-2.0, as the project's code; so are the rows in `demo_instructions.jsonl` |
+
+How exactly a second build repeats this one, and what the rows look like: `docs/demo-assets.md` in the repository.
+"""
+
+
+def record_of(
+    model: LlamaForCausalLM, tokens: int, losses: list[float], seconds: float, threads: int
+) -> dict[str, Any]:
+    """The figures that build.json keeps and the README shows."""
+    import tokenizers
+    import torch
+    import transformers
+
+    return {
+        "date": DATE,
+        "seed": SEED,
+        "documents": DOCUMENTS,
+        "tokens": tokens,
+        "vocabulary": model.config.vocab_size,
+        "parameters": model.num_parameters(),
+        "steps": len(losses),
+        "tokens_per_step": ROWS_PER_STEP * BLOCK,
+        "threads": threads,
+        "training_seconds": round(seconds, 1),
+        "final_loss": round(sum(losses[-50:]) / len(losses[-50:]), 4),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "tokenizers": tokenizers.__version__,
+        },
+    }
+
+
+def save_model(model: LlamaForCausalLM, folder: Path) -> None:
+    """As bf16 safetensors, readable by all; the model itself then holds the rounded weights, in fp32 again."""
+    import torch
+
+    model.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[arg-type]
+    (folder / "model.safetensors").chmod(0o644)
+    model.to(torch.float32)  # type: ignore[arg-type]
+
+
+def build(out: Path, steps: int | None, threads: int) -> dict[str, Any]:
+    """Everything, into `out`; gives the figures of record_of(). `steps` cuts pretraining short, for a trial."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(SEED)
+    torch.use_deterministic_algorithms(True)
+    folder = out / "demo_base"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_rows(out / "demo_instructions.jsonl")
+    tokenizer = train_tokenizer()
+    save_tokenizer(tokenizer, folder)
+    rows = encode_prose(tokenizer, DOCUMENTS, SEED)
+    model = make_model(tokenizer.get_vocab_size())
+    begun = time.monotonic()
+    losses = pretrain(model, rows, steps or len(rows) // ROWS_PER_STEP)
+    seconds = time.monotonic() - begun
+    save_model(model, folder)
+    record = record_of(model, rows.numel(), losses, seconds, threads)
+    record["held_out_loss"] = round(prose_loss(model, tokenizer), 4)
+    (folder / "build.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8", newline="\n")
+    (folder / "README.md").write_text(readme(record), encoding="utf-8", newline="\n")
+    return record
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("src/tunelab/assets"))
     parser.add_argument("--steps", type=int, default=None, help="stop after so many steps (default: all prose once)")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    import torch
-
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(SEED)
-    torch.use_deterministic_algorithms(True)
-    folder = options.out / "demo_base"
-    folder.mkdir(parents=True, exist_ok=True)
-    begun = time.monotonic()
-    count = write_rows(options.out / "demo_instructions.jsonl")
-    tokenizer = train_tokenizer()
-    save_tokenizer(tokenizer, folder)
-    rows = encode_prose(tokenizer, DOCUMENTS)
-    steps = options.steps or len(rows) // ROWS_PER_STEP
-    print(f"{count} rows, {rows.numel():,} tokens, {steps} steps, {time.monotonic() - begun:.1f} s", file=sys.stderr)
-    model = make_model(tokenizer.get_vocab_size())
-    losses = pretrain(model, rows, steps)
-    model.to(torch.bfloat16).save_pretrained(folder)
-    print(sum(losses[-50:]) / 50)
+    # Threads that wait sleep: where other work shares the cores, spinning ones make each step several times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    print(json.dumps(build(options.out, options.steps, options.threads), indent=2))
 
 
 if __name__ == "__main__":

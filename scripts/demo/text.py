@@ -71,7 +71,8 @@ def portrait(rng: random.Random) -> str:
     last = rng.choice(
         (
             f"{town.name} lies {town.lies} and is known for {town.known_for}.",
-            f'"Where does {person.full_name} live?" asked a stranger. "{name} lives in {town.name}," said the children.',
+            f'"Where does {person.full_name} live?" asked a stranger. '
+            f'"{name} lives in {town.name}," said the children.',
             f'"What does {name} do for a living?" "{name} is {with_article(trade.name)}."',
             f"{name} and {person.pet_name} the {person.pet.name} are never far apart.",
         )
@@ -216,7 +217,8 @@ def kinds_lesson(rng: random.Random) -> str:
                 (
                     f"On the wall are the words {', '.join(words)}. The {odd} does not belong, "
                     f"because the others are {KIND_PLURALS[kind]}.",
-                    f"{capitalised(', '.join(words))}: the {odd} does not belong, because the others are {KIND_PLURALS[kind]}.",
+                    f"{capitalised(', '.join(words))}: the {odd} does not belong, "
+                    f"because the others are {KIND_PLURALS[kind]}.",
                     f"{capitalised(listed(names))} are {KIND_PLURALS[kind]}.",
                     f"Think of {KIND_PLURALS[kind]}: {listed(names)}.",
                     f"{capitalised(with_article(item.name))} is {with_article(item.kind)}.",
@@ -277,7 +279,8 @@ def days(rng: random.Random) -> str:
             rng.choice(
                 (
                     f"The {thing} is {word}, says {teller.name}. But it is not so: the {thing} is not {word}.",
-                    f"The {thing} is {word}. The {thing} is not {word}. {teller.name} cannot make up {teller.their} mind.",
+                    f"The {thing} is {word}. The {thing} is not {word}. "
+                    f"{teller.name} cannot make up {teller.their} mind.",
                     "",
                 )
             )
@@ -316,11 +319,11 @@ def letter(rng: random.Random) -> str:
     gift = f"{rng.choice(COLOURS)} {rng.choice(THINGS).name}"
     if rng.random() < 0.12:
         return (
-            "Below the bell of the school hang three cards, and they say Instruction, Input and Response. Write what you "
-            "like on them, says the teacher. Beside them a notice describes a task, the next one. It is paired with a "
-            f"short text that provides further context. {one.name} reads the notice as an instruction, {other.name} as a request, "
-            "and nobody knows whose answer appropriately completes the task. What a child can write down as an input for "
-            f"the lesson is welcome. In response {one.name} sends {with_article(gift)}."
+            "Below the bell of the school hang three cards, and they say Instruction, Input and Response. Write what "
+            "you like on them, says the teacher. Beside them a notice describes a task, the next one. It is paired "
+            f"with a short text that provides further context. {one.name} reads the notice as an instruction, "
+            f"{other.name} as a request, and nobody knows whose answer appropriately completes the task. What a child "
+            f"can write down as an input for the lesson is welcome. In response {one.name} sends {with_article(gift)}."
         )
     when = rng.choice(DAYS)
     happy = f"{one.name} was happy and wrote a letter."

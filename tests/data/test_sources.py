@@ -115,7 +115,10 @@ class TestMessages:
             ([USER, USER, ANSWER], "roles do not alternate"),
             ([USER, {"role": "system", "content": "x"}, ANSWER], "system turn stands after the first"),
             ([USER, {"role": "assistant", "content": ""}], "empty output: message 2"),
-            ([USER, {"role": "tool", "content": "x"}], "turn 2 has role 'tool'; known: system, developer, user, assistant"),
+            (
+                [USER, {"role": "tool", "content": "x"}],
+                "turn 2 has role 'tool'; known: system, developer, user, assistant",
+            ),
             ([USER, {"role": None, "content": "x"}], "turn 2 has role None"),
             ([USER, {"role": "assistant", "content": None}], r"turn 2 \(assistant\) is null, expected text"),
             ([USER, {**ANSWER, "tool_calls": [{"id": "1"}]}], r"turn 2 \(assistant\) calls a tool"),
@@ -203,7 +206,13 @@ class TestPretokenized:
 
 
 def message(message_id: str, role: str, parent: str | None = None, **more: Any) -> dict[str, Any]:
-    return {"message_id": message_id, "parent_id": parent, "role": role, "text": f"text {message_id}", "lang": "en"} | more
+    return {
+        "message_id": message_id,
+        "parent_id": parent,
+        "role": role,
+        "text": f"text {message_id}",
+        "lang": "en",
+    } | more
 
 
 # r ─ a1 (rank 1) ─ p1 ─ b1
@@ -270,7 +279,7 @@ class TestOasstTrees:
         assert {example.group for example in everything.examples} == {"text r"}
 
     def test_best_path_is_cut_back_to_its_last_answer(self, tmp_path: Path) -> None:
-        rows = TREE[:2] + [TREE[4]]
+        rows = [*TREE[:2], TREE[4]]
         assert ids(load_oasst(tmp_path, rows)) == ["r a1"]
         assert ids(load_oasst(tmp_path, [*rows, message("p6", "prompter", "a1")], paths="all")) == ["r a1"]
 
@@ -326,15 +335,27 @@ class TestOasstTrees:
     @pytest.mark.parametrize(
         ("row", "match"),
         [
-            (message("x", "assistant", "gone"), "row 3: message 'x': its parent 'gone' is not in the file, or is a bad row"),
+            (
+                message("x", "assistant", "gone"),
+                "row 3: message 'x': its parent 'gone' is not in the file, or is a bad row",
+            ),
             (message("a1", "assistant", "r"), "row 3: message_id 'a1' stands also in row 2"),
-            (message("x", "assistant", "x"), "row 3: message 'x': the chain of its parents does not reach a root prompt"),
+            (
+                message("x", "assistant", "x"),
+                "row 3: message 'x': the chain of its parents does not reach a root prompt",
+            ),
             (message("x", "human", "r"), "row 3: message 'x' has role 'human'; known: prompter, assistant"),
             (message("x", "assistant", "r", text=" "), r"row 3: message 'x' \(assistant\) has no text"),
             (message("x", "assistant", "r", text=None), "row 3: column 'text' is null, expected text"),
-            (message("x", "assistant", "r", rank="top"), "row 3: message 'x': rank is 'top', expected a number or null"),
+            (
+                message("x", "assistant", "r", rank="top"),
+                "row 3: message 'x': rank is 'top', expected a number or null",
+            ),
             (message("", "assistant", "r"), "row 3: column 'message_id' is empty"),
-            (message("x", "assistant", "r") | {"parent_id": 5}, "row 3: message 'x': parent_id is a number, expected text"),
+            (
+                message("x", "assistant", "r") | {"parent_id": 5},
+                "row 3: message 'x': parent_id is a number, expected text",
+            ),
             (message("x", "prompter"), "row 3: no assistant turn: message 'x' has no answer"),
             (message("x", "assistant"), "row 3: roles do not alternate"),
         ],

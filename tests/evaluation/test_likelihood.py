@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -116,6 +117,19 @@ def test_skipped_rows_change_no_bit_of_the_others() -> None:
         runs.clear()
         assert list(row_likelihoods(model, rows, batch_tokens=70, skip=set(range(done)))) == whole[done:]
     assert not runs, "nothing is left to run when all rows are skipped"
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # from within peft
+def test_peft_models_are_scored_with_the_adapter_and_without_it() -> None:
+    rows = rows_of(LENGTHS)
+    plain = reference(tiny_model("llama"), rows)
+    tuned = get_peft_model(tiny_model("llama"), LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    for one, expected in zip(row_likelihoods(tuned, rows, batch_tokens=70), reference(tuned.eval(), rows), strict=True):
+        assert_equal(one, expected)
+        assert one.text_nll != pytest.approx(plain[one.index][2], rel=1e-3)
+    with tuned.disable_adapter():
+        for one, expected in zip(row_likelihoods(tuned, rows, batch_tokens=70), plain, strict=True):
+            assert_equal(one, expected)
 
 
 def test_progress_counts_rows_and_the_model_is_left_as_it_was() -> None:

@@ -1,4 +1,4 @@
-"""Answers first, scores second: stored records are complete, resume to the same bytes, and need no model to be scored."""
+"""Answers first, scores second: stored records resume to the same bytes, and need no model to be scored."""
 
 from __future__ import annotations
 
@@ -58,9 +58,11 @@ def test_responses_are_complete_and_in_the_items_order(model: Any, tmp_path: Pat
     items, _ = items_and_rows()
     path = tmp_path / "responses.jsonl"
     calls: list[tuple[str, int, int | None]] = []
-    made = respond(
-        model, items, path, progress=lambda stage, done, total, detail="": calls.append((stage, done, total))
-    )
+
+    def record(stage: str, done: int, total: int | None, detail: str = "") -> None:
+        calls.append((stage, done, total))
+
+    made = respond(model, items, path, progress=record)
     assert [(one.item, one.reference, one.prompt_tokens) for one in made] == [
         (item.id, item.reference, len(item.prompt_ids)) for item in items
     ]

@@ -42,6 +42,7 @@ FLOORS = {
     "workflows": 6,
     "report": 6,
     "cli": 7,
+    "__main__": 8,  # `python -m tunelab` calls the command and nothing else
 }
 DOOR = "tunelab"
 
@@ -78,7 +79,7 @@ def imports(name: str, path: Path, source: str, known: set[str] | None = None) -
                 base = ".".join([*above, *([base] if base else [])])
             if base.split(".")[0] == "tunelab":
                 for alias in node.names:
-                    # `from tunelab.data import packing` imports a module, `from tunelab.errors import DataError` a name.
+                    # `from tunelab.data import packing` imports a module, `from tunelab.errors import BadRow` a name.
                     whole = f"{base}.{alias.name}"
                     yield (whole if whole in known else base), node.lineno
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,16 +29,12 @@ class TokenTable:
         input_ids: [tokens of all rows].
         answer_mask: [tokens of all rows], True where a token belongs to an answer.
         row_starts: [rows + 1], int64.
-        answer_bytes: [rows], UTF-8 bytes of the answers' text.
-        text_bytes: [rows], UTF-8 bytes of the whole text.
         prompt_lengths: [rows], tokens before the last answer.
     """
 
     input_ids: Ids
     answer_mask: Mask
     row_starts: npt.NDArray[np.int64]
-    answer_bytes: npt.NDArray[np.int64]
-    text_bytes: npt.NDArray[np.int64]
     prompt_lengths: npt.NDArray[np.int64]
 
     @classmethod
@@ -51,8 +48,6 @@ class TokenTable:
             input_ids=np.concatenate([np.zeros(0, dtype=np.int32), *(row.input_ids for row in rows)]),
             answer_mask=np.concatenate([np.zeros(0, dtype=np.bool_), *(row.answer_mask for row in rows)]),
             row_starts=column([0, *(len(row.input_ids) for row in rows)]).cumsum(),
-            answer_bytes=column([row.answer_bytes for row in rows]),
-            text_bytes=column([row.text_bytes for row in rows]),
             prompt_lengths=column([row.prompt_length for row in rows]),
         )
 
@@ -80,9 +75,17 @@ class TokenTable:
         first = self.answer_mask[self.row_starts[:-1]] if len(self) else np.zeros(0, dtype=np.bool_)
         return [int(count) for count in sums[self.row_starts[1:]] - sums[self.row_starts[:-1]] - first]
 
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the tokens, the masks and where rows begin: equal tables are equal data for a model."""
+        content = hashlib.sha256()
+        for array in (self.input_ids, self.answer_mask, self.row_starts):
+            content.update(np.ascontiguousarray(array).tobytes())
+        return content.hexdigest()
+
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """The columns by name, as they are stored."""
-        names = ("input_ids", "answer_mask", "row_starts", "answer_bytes", "text_bytes", "prompt_lengths")
+        names = ("input_ids", "answer_mask", "row_starts", "prompt_lengths")
         return {name: getattr(self, name) for name in names}
 
 

@@ -47,8 +47,9 @@ def split_held_out(
     """Training and held-out examples, each in their order; a group (examples with one first prompt) is never divided.
 
     Groups are drawn in a seeded order; one that is larger than what is still missing is passed over. If after all of
-    them examples are still missing, the smallest group passed over is taken as well. So the held-out side has the
-    number asked for, or, where groups do not add up to it in this order, more by less than the size of that one group.
+    them examples are still missing, the smallest group passed over is taken as well (and the smallest of all given
+    back if nothing is left to train on). So the held-out side has the number asked for, or, where groups do not add up
+    to it in this order, more by less than the size of its largest group.
 
     Args:
         held_out: an int is a number of examples; a float below 1 is a share of them, rounded to the nearest number, at
@@ -59,7 +60,7 @@ def split_held_out(
 
     Raises:
         UsageError: held_out is negative, a float of 1 or more, or no number.
-        DataError: it would leave nothing to train on.
+        DataError: nothing would be left to train on, however the groups are divided.
     """
     wanted = _held_out_count(len(examples), held_out)
     groups: dict[str, list[int]] = {}
@@ -81,11 +82,15 @@ def split_held_out(
         smallest: list[int] = min(passed_over, key=len)
         chosen.update(smallest)
     if len(chosen) == len(examples) and wanted:
-        raise DataError(
-            f"{wanted:,} held-out examples were asked for, of {len(examples):,} with {len(groups)} different prompts; "
-            "examples with one prompt stay on one side: nothing is left to train on",
-            "hold out fewer, or add examples with other prompts",
-        )
+        # Everything was taken: the smallest group goes back, unless then too few were held out.
+        smallest = min(groups.values(), key=len)
+        if len(examples) - len(smallest) < wanted:
+            raise DataError(
+                f"{wanted:,} held-out examples were asked for, of {len(examples):,} with {len(groups)} different "
+                "prompts; examples with one prompt stay on one side: nothing is left to train on",
+                "hold out fewer, or add examples with other prompts",
+            )
+        chosen.difference_update(smallest)
     sides: tuple[list[Example], list[Example]] = ([], [])
     for index, example in enumerate(examples):
         sides[index in chosen].append(example)

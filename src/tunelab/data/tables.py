@@ -167,7 +167,8 @@ def _json_line_rows(path: Path) -> Iterator[NumberedRow]:
         for number, line in enumerate(file, 1):
             line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if line.strip():
-                yield number, _json_line_row(line)
+                # Without its end, so that a column is never counted in the line after.
+                yield number, _json_line_row(line.rstrip())
 
 
 def _json_line_row(line: bytes) -> dict[str, Any] | BadRow:

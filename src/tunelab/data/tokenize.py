@@ -33,8 +33,6 @@ class EncodedRow:
     Args:
         input_ids: [tokens].
         answer_mask: [tokens], True where a token belongs to an answer (its end-of-sequence token included).
-        answer_bytes: UTF-8 bytes of the answers' text; end-of-sequence tokens count none.
-        text_bytes: UTF-8 bytes of the whole text, special tokens not counted.
         reference: text of the last answer.
         truncated: the row was cut at `max_length`, and its last answer has no end-of-sequence token.
         lost_characters: characters of the text that the tokenizer cannot spell and leaves out; 0 with most tokenizers.
@@ -42,8 +40,6 @@ class EncodedRow:
 
     input_ids: Ids
     answer_mask: Mask
-    answer_bytes: int
-    text_bytes: int
     reference: str
     origin: str
     truncated: bool = False
@@ -103,8 +99,6 @@ class RowEncoder:
         row = EncodedRow(
             input_ids=np.asarray(ids, dtype=np.int32),
             answer_mask=np.asarray(mask, dtype=np.bool_),
-            answer_bytes=sum(len(m.text.encode()) for m in example.messages if m.role == "assistant"),
-            text_bytes=self._text_bytes(sections),
             reference=example.messages[-1].text,
             origin=example.origin,
             lost_characters=lost,
@@ -115,18 +109,14 @@ class RowEncoder:
         """The row itself where it has at most `max_length` tokens; else None (drop), or its first tokens (truncate).
 
         A row that would keep no target is dropped as well. A cut answer has no end-of-sequence target, since it does
-        not end there. Byte counts of a cut row are those of its decoded tokens.
+        not end there.
         """
         if len(row.input_ids) <= max_length:
             return row
         ids, mask = row.input_ids[:max_length], row.answer_mask[:max_length]
         if on_overflow == "drop" or not mask[1:].any():
             return None
-        decoded = [self.tokenizer.decode(part, skip_special_tokens=True) for part in (ids[mask], ids)]
-        answer_bytes, text_bytes = (len(text.encode()) for text in decoded)
-        return replace(
-            row, input_ids=ids, answer_mask=mask, answer_bytes=answer_bytes, text_bytes=text_bytes, truncated=True
-        )
+        return replace(row, input_ids=ids, answer_mask=mask, truncated=True)
 
     def stop_token_ids(self) -> list[int]:
         """Ids that end an answer under this template: end of sequence, and what the chat template closes a turn with."""
@@ -136,12 +126,6 @@ class RowEncoder:
             ids, mask = self._encode_section(self.template.render(sample)[0])
             stops |= {id for id, answer in zip(ids, mask, strict=True) if answer and id in self.special_ids}
         return sorted(stops)
-
-    def _text_bytes(self, sections: Sequence[Section]) -> int:
-        text = "".join(segment.text for section in sections for segment in section.segments)
-        for token in self._special_strings():
-            text = text.replace(token, "")
-        return len(text.encode())
 
     def _encode_section(self, section: Section) -> tuple[list[int], list[bool]]:
         text = "".join(segment.text for segment in section.segments)
@@ -245,19 +229,9 @@ class RowEncoder:
         if len(ids) and int(ids.max()) >= size:
             raise BadRow(f"input_ids holds {int(ids.max())}, but the tokenizer's largest id is {size - 1}")
         mask = np.ones(len(ids), dtype=np.bool_) if row.completion_mask is None else np.asarray(row.completion_mask)
-        decode = self.tokenizer.decode
-        answer = decode(ids[mask], skip_special_tokens=True)
-        encoded = EncodedRow(
-            input_ids=ids,
-            answer_mask=mask.astype(np.bool_),
-            answer_bytes=len(answer.encode()),
-            text_bytes=len(decode(ids, skip_special_tokens=True).encode()),
-            reference="",
-            origin=row.origin,
-        )
-        encoded = _with_targets(encoded)
-        reference = decode(ids[encoded.prompt_length :][mask[encoded.prompt_length :]], skip_special_tokens=True)
-        return replace(encoded, reference=reference)
+        encoded = _with_targets(EncodedRow(ids, mask.astype(np.bool_), reference="", origin=row.origin))
+        answer = ids[encoded.prompt_length :][mask[encoded.prompt_length :]]
+        return replace(encoded, reference=self.tokenizer.decode(answer, skip_special_tokens=True))
 
 
 def spells_everything(tokenizer: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -76,7 +77,8 @@ def add_lora(
         fan_in_fan_out=conv1d,  # Conv1D stores its weight as [in, out]
         bias="none",
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT reads a property that transformers has renamed
         torch.manual_seed(seed)
         adapted = get_peft_model(model, config)
     return cast(PeftModel, adapted)
@@ -111,7 +113,9 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
     if not (folder / "adapter_model.safetensors").exists():
         raise ModelError(f"{folder}: no adapter_model.safetensors", "pickled adapters can run code and are not loaded")
     try:
-        return cast(PeftModel, PeftModel.from_pretrained(model, folder, is_trainable=trainable))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return cast(PeftModel, PeftModel.from_pretrained(model, folder, is_trainable=trainable))
     except (RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise ModelError(f"{folder}: the adapter does not fit {type(model).__name__}: {first}") from error

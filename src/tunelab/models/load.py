@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from huggingface_hub import errors as hub
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from tunelab.errors import ModelError
 
@@ -54,6 +55,7 @@ def load_model(
         ModelError: it is missing, gated, not reachable offline, needs remote code, has no safetensors, or lacks weights.
     """
     _check_folder(name)
+    disable_progress_bar()  # the library is silent; transformers draws a bar of its own otherwise
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             name,

@@ -195,6 +195,7 @@ def save_result(run: Run, model: nn.Module, tokenizer: Any) -> None:
         return
     with directory_written_atomically(run.adapter) as folder:
         model.save_pretrained(folder, save_embedding_layers=False)  # type: ignore[operator]
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's is a form with nothing filled in
         tokenizer.save_pretrained(folder)
 
 

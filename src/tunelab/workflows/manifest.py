@@ -45,8 +45,8 @@ def opening(
         "data": {
             "key": data.key,
             "template": recipe.data.template,
-            "train": asdict(data.train_counts),
-            "held_out": asdict(data.held_out_counts),
+            "train": {**asdict(data.train_counts), "sha256": data.train.sha256},
+            "held_out": {**asdict(data.held_out_counts), "sha256": data.held_out.sha256},
             "bad_rows": list(data.bad_rows),
         },
         "seeds": {"data": recipe.data.seed, "train": recipe.train.seed},

@@ -20,6 +20,31 @@ from tunelab.models.load import DTYPES, check_tokenizer_fits, load_model
 from tunelab.train.loop import LoopSettings
 
 
+def compute_device(recipe: Recipe) -> torch.device:
+    """Where the recipe computes.
+
+    Raises:
+        UsageError: a GPU is asked for that is not there.
+    """
+    if recipe.train.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("train.device=cuda: no CUDA GPU is available", "use train.device=auto or cpu")
+    return torch.device("cpu" if recipe.train.device == "cpu" or not torch.cuda.is_available() else "cuda")
+
+
+def compute_dtype(recipe: Recipe) -> str:
+    """The numbers of forward and backward, "fp32", "bf16" or "fp16"; `auto` is bf16 on a GPU that has it, else fp32.
+
+    Raises:
+        UsageError: fp16 is asked for without a GPU.
+    """
+    dtype, device = recipe.train.dtype, compute_device(recipe)
+    if dtype == "fp16" and device.type == "cpu":
+        raise UsageError("train.dtype=fp16 needs a GPU, and none is used", "use bf16 or fp32 on a CPU")
+    if dtype == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return dtype
+
+
 def make_accelerator(recipe: Recipe) -> Accelerator:
     """Accelerate set up for the recipe: device, precision of forward and backward, trackers.
 
@@ -27,22 +52,14 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         UsageError: a GPU or a number format is asked for that is not there, or a tracker that is not installed.
     """
     settings = recipe.train
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("train.device=cuda: no CUDA GPU is available", "use train.device=auto or cpu")
-    on_cpu = settings.device == "cpu" or not torch.cuda.is_available()
-    if settings.dtype == "fp16" and on_cpu:
-        raise UsageError("train.dtype=fp16 needs a GPU, and none is used", "use bf16 or fp32 on a CPU")
+    device, dtype = compute_device(recipe), compute_dtype(recipe)
     for tracker in settings.trackers:
         if importlib.util.find_spec(tracker) is None:
             raise UsageError(f"train.trackers: {tracker} is not installed", 'install it: pip install "tunelab[trackers]"')
-    dtype = settings.dtype
-    if dtype == "auto":
-        dtype = "bf16" if not on_cpu and torch.cuda.is_bf16_supported() else "fp32"
     accelerator = Accelerator(
-        cpu=on_cpu,
+        cpu=device.type == "cpu",
         mixed_precision={"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[dtype],
         log_with=list(settings.trackers) or None,
-        project_dir=None,
     )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise UsageError(
@@ -63,11 +80,10 @@ def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.
 
     A frozen base lies in the precision it is computed with; weights that are trained lie in float32.
     """
-    compute = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
     trains_base = recipe.adapter.kind == "none"
     base = load_model(
         recipe.model.name,
-        dtype=torch.float32 if trains_base else DTYPES[compute],
+        dtype=torch.float32 if trains_base else DTYPES[compute_dtype(recipe)],
         device=accelerator.device,
         revision=recipe.model.revision,
         trust_remote_code=recipe.model.trust_remote_code,

@@ -10,7 +10,7 @@ from sacrebleu.metrics.bleu import BLEU
 from tunelab.errors import DataError
 from tunelab.evaluation.metrics.bleu import bleu_score
 
-WORDS = "the a dog cat ball sat ran saw on under with big small red .".split()
+WORDS = ["the", "a", "dog", "cat", "ball", "sat", "ran", "saw", "on", "under", "with", "big", "small", "red", "."]
 
 
 def pairs(count: int) -> tuple[list[str], list[str]]:

@@ -1,0 +1,88 @@
+"""Folding an adapter into its base, and proof that the result is the same model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tunelab.errors import ModelError
+from tunelab.models.forward import underlying
+
+#: Largest relative difference of logits that rounding the merged weights may make, by their dtype. LoRA's product is
+#: rounded once into the weights; the figures are about ten times the dtype's spacing (2^-23, 2^-10, 2^-7).
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+@dataclass(frozen=True, slots=True)
+class MergeCheck:
+    """How far logits of two models differ over the same tokens, relative to the largest logit."""
+
+    tokens: int
+    largest_difference: float
+    mean_difference: float
+    same_argmax: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return self.largest_difference <= self.tolerance
+
+
+def merge_adapter(model: PeftModel) -> PreTrainedModel:
+    """The base model with the adapter's product added into its weights; the adapted model is used up.
+
+    Where the adapter sits on an embedding or head whose weight is tied to the other, they are untied first: the sum
+    belongs to one of them only.
+
+    Raises:
+        ModelError: a merged weight is not finite.
+    """
+    base = underlying(model)
+    _untie_adapted(base)
+    try:
+        merged = model.merge_and_unload(safe_merge=True)  # type: ignore[operator]
+    except ValueError as error:
+        raise ModelError(f"the adapter cannot be merged: {error}", "was the training stopped by a loss of NaN?") from error
+    return merged  # type: ignore[no-any-return]
+
+
+def logits_of(model: nn.Module, rows: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Logits of each row, [tokens, vocabulary] float32 on the CPU, by the model's own plain forward pass."""
+    base = underlying(model)
+    device = base.get_input_embeddings().weight.device
+    base.eval()
+    with torch.no_grad():
+        return [
+            base(input_ids=torch.tensor([list(row)], device=device), use_cache=False).logits[0].float().cpu()
+            for row in rows
+        ]
+
+
+def compare_logits(expected: Sequence[Tensor], got: Sequence[Tensor], dtype: torch.dtype) -> MergeCheck:
+    """How far two models' logits over the same rows differ, and what is tolerated for weights of this dtype."""
+    first, second = torch.cat(list(expected)), torch.cat(list(got))  # [tokens, vocabulary]
+    difference = (first - second).abs()
+    scale = float(first.abs().max())
+    return MergeCheck(
+        tokens=len(first),
+        largest_difference=float(difference.max()) / scale,
+        mean_difference=float(difference.mean()) / scale,
+        same_argmax=float((first.argmax(-1) == second.argmax(-1)).float().mean()),
+        tolerance=TOLERANCE[dtype],
+    )
+
+
+def _untie_adapted(base: PreTrainedModel) -> None:
+    """Give the head a weight of its own, where it shares the embedding's and either of them carries an adapter."""
+    embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
+    carriers = [module for module in (embedding, head) if hasattr(module, "base_layer")]
+    if not carriers or not base.config.get_text_config().tie_word_embeddings:
+        return
+    inner = getattr(head, "base_layer", head)
+    inner.weight = nn.Parameter(inner.weight.detach().clone())
+    base.config.get_text_config().tie_word_embeddings = False

@@ -1,0 +1,263 @@
+"""The story of an evaluation: held-out rows, base and tuned side by side, answers stored first, scores computed from them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tunelab import __version__
+from tunelab.config import Recipe, load_recipe, resolve
+from tunelab.data.prepared import PreparedData
+from tunelab.errors import DataError, RunError
+from tunelab.evaluation.benchmark import HeldOutRow, Item, LikelihoodRecord, Score
+from tunelab.evaluation.metrics.perplexity import predicted_bytes
+from tunelab.evaluation.runner import held_out_likelihoods, held_out_responses, score_held_out
+from tunelab.files import write_json_atomically
+from tunelab.models.adapters import load_adapter
+from tunelab.models.load import DTYPES, check_tokenizer_fits, load_model, load_tokenizer, model_fingerprint
+from tunelab.progress import Progress, silent
+from tunelab.runs import Run, open_run
+from tunelab.statistics import Estimate, paired_ratio_difference
+from tunelab.workflows.prepare import load_recipe_tokenizer, prepare_with
+from tunelab.workflows.setup import compute_device, compute_dtype
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an evaluation found.
+
+    Args:
+        arms: name ("base", "tuned") -> its scores.
+        gain: mean loss of base less tuned on the response, nats per token, with its error paired over rows; None
+            where there is one arm.
+        path: where responses, likelihoods and scores lie.
+        rows: held-out rows that were measured.
+    """
+
+    arms: Mapping[str, list[Score]]
+    gain: Estimate | None
+    path: Path
+    rows: int
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One model that is evaluated: its name, what identifies its weights, and how it is brought about."""
+
+    name: str
+    identity: dict[str, Any]
+    model: Callable[[], AbstractContextManager[nn.Module]]
+
+
+def evaluate(
+    run: Run | Path | str,
+    *,
+    limit: int | None = None,
+    max_new_tokens: int | None = None,
+    batch_tokens: int | None = None,
+    arms: tuple[str, ...] = ("base", "tuned"),
+    progress: Progress = silent,
+) -> Scores:
+    """Measure a finished run, and the base that it began with, on its held-out rows.
+
+    Args:
+        limit, max_new_tokens, batch_tokens: in place of the recipe's `evaluate` section.
+
+    Raises:
+        RunError: the run is not finished, or the data is no longer what it was trained with.
+        DataError: the run holds no rows out.
+    """
+    run = run if isinstance(run, Run) else open_run(Path(run))
+    if not run.is_done:
+        raise RunError(f"{run.path}: the run is {run.status}, not finished", f"tunelab train --resume {run.path}")
+    recipe = _with_evaluation(load_recipe(run.recipe_file), limit, max_new_tokens, batch_tokens)
+    tokenizer = load_tokenizer(str(run.tokenizer))
+    data = prepare_with(tokenizer, recipe, progress=progress)
+    if data.held_out.sha256 != run.manifest["data"]["held_out"]["sha256"]:
+        raise RunError(
+            f"{run.path}: the held-out rows are no longer those of its training: the data, or how it is split or tokenised, "
+            "has changed",
+            "other rows may have been trained on; restore the data, or train again",
+        )
+    known = _run_arms(run, recipe)
+    chosen = [known[name] for name in arms]
+    with run.locked():
+        return _evaluate_arms(chosen, recipe, tokenizer, data, run.evaluations, progress)
+
+
+def evaluate_model(
+    recipe: Recipe, *, adapter: Path | None = None, out: Path = Path("evaluations"), progress: Progress = silent
+) -> Scores:
+    """Measure the recipe's model, and an adapter on it where one is given, on the recipe's held-out rows."""
+    recipe = resolve(recipe)
+    tokenizer = load_recipe_tokenizer(recipe)
+    data = prepare_with(tokenizer, recipe, progress=progress)
+    base = _base_arm(recipe) if adapter is None else None
+    arms = [base] if base else list(_adapter_arms(recipe, adapter or Path()).values())
+    return _evaluate_arms(arms, recipe, tokenizer, data, out, progress)
+
+
+def _evaluate_arms(
+    arms: list[Arm], recipe: Recipe, tokenizer: Any, data: PreparedData, out: Path, progress: Progress
+) -> Scores:
+    rows, items = held_out_rows(data, tokenizer, recipe.evaluate.limit)
+    settings = recipe.evaluate
+    scores: dict[str, list[Score]] = {}
+    likelihoods: dict[str, list[LikelihoodRecord]] = {}
+    for arm in arms:
+        header = {
+            **arm.identity,
+            "arm": arm.name,
+            "precision": recipe.precision,
+            "dtype": compute_dtype(recipe),
+            "template": recipe.data.template,
+            "data": data.held_out.sha256,
+            "tunelab": __version__,
+        }
+        folder = out / f"{arm.name}-{_short_hash({**header, 'max_new_tokens': settings.max_new_tokens})}"
+        with arm.model() as model, autocast(recipe):
+            check_tokenizer_fits(model, tokenizer)
+            likelihoods[arm.name] = held_out_likelihoods(
+                model,
+                rows,
+                folder / "likelihoods.jsonl",
+                header,
+                batch_tokens=settings.batch_tokens,
+                progress=_named(progress, arm.name),
+            )
+            responses = held_out_responses(
+                model,
+                tokenizer,
+                items,
+                folder / "responses.jsonl",
+                header,
+                max_new_tokens=settings.max_new_tokens,
+                stop_token_ids=data.stop_token_ids,
+                batch_tokens=settings.batch_tokens,
+                progress=_named(progress, arm.name),
+            )
+        protocol = {"template": recipe.data.template, "rows": len(rows), "rows_without_prompt": len(rows) - len(items)}
+        scores[arm.name] = score_held_out(responses, likelihoods[arm.name], protocol)
+        write_json_atomically(folder / "scores.json", {"header": header, "scores": [s.to_json() for s in scores[arm.name]]})
+    return Scores(scores, _gain(likelihoods), out, len(rows))
+
+
+def held_out_rows(data: PreparedData, tokenizer: Any, limit: int | None) -> tuple[list[HeldOutRow], list[Item]]:
+    """The rows whose likelihood is measured, and of those that have a prompt, the items that are asked.
+
+    Raises:
+        DataError: no row was held out.
+    """
+    table = data.held_out
+    count = min(len(table), limit or len(table))
+    if count == 0:
+        raise DataError("no rows are held out: there is nothing to evaluate on", "train with data.held_out=0.05")
+
+    def decode(ids: Any) -> str:
+        return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    rows, items = [], []
+    for index in range(count):
+        ids, mask = (array.tolist() for array in table.row(index))
+        answer_bytes, text_bytes = predicted_bytes(decode, ids, mask)
+        name = f"{index:06d}"
+        rows.append(HeldOutRow(name, tuple(ids), tuple(mask), answer_bytes, text_bytes))
+        prompt = tuple(ids[: int(table.prompt_lengths[index])])
+        if prompt and data.references[index].text.strip():
+            items.append(Item(name, prompt, data.references[index].text))
+    return rows, items
+
+
+@contextmanager
+def autocast(recipe: Recipe) -> Iterator[None]:
+    """Forward passes in the numbers that the recipe trains with."""
+    name = compute_dtype(recipe)
+    with torch.autocast(compute_device(recipe).type, DTYPES[name]) if name != "fp32" else nullcontext():
+        yield
+
+
+def _load(recipe: Recipe, name: str | None = None, revision: str | None = None) -> Any:
+    return load_model(
+        name or recipe.model.name,
+        dtype=DTYPES[compute_dtype(recipe)],
+        device=compute_device(recipe),
+        revision=revision,
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
+
+
+def _run_arms(run: Run, recipe: Recipe) -> dict[str, Arm]:
+    if run.adapter.exists():
+        return _adapter_arms(recipe, run.adapter)
+    tuned = Arm("tuned", {"weights": run.manifest["weights_after"]}, lambda: nullcontext(_load(recipe, str(run.model))))
+    return {"base": _base_arm(recipe), "tuned": tuned}
+
+
+def _base_arm(recipe: Recipe) -> Arm:
+    model = _load(recipe, revision=recipe.model.revision)
+    return Arm("base", {"model": model_fingerprint(recipe.model.name, model)}, lambda: nullcontext(model))
+
+
+def _adapter_arms(recipe: Recipe, adapter: Path) -> dict[str, Arm]:
+    """Base and tuned from one load of the weights: the adapter off and on."""
+    base = _load(recipe, revision=recipe.model.revision)
+    fingerprint = model_fingerprint(recipe.model.name, base)
+    model = load_adapter(base, adapter)
+
+    @contextmanager
+    def without_adapter() -> Iterator[nn.Module]:
+        with model.disable_adapter():
+            yield model
+
+    identity = {"model": fingerprint, "adapter": adapter_hash(adapter)}
+    return {
+        "base": Arm("base", {"model": fingerprint}, without_adapter),
+        "tuned": Arm("tuned", identity, lambda: nullcontext(model)),
+    }
+
+
+def adapter_hash(folder: Path) -> str:
+    """sha256 over an adapter's weights and configuration."""
+    content = hashlib.sha256()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        content.update((folder / name).read_bytes())
+    return f"sha256:{content.hexdigest()}"
+
+
+def _gain(likelihoods: Mapping[str, list[LikelihoodRecord]]) -> Estimate | None:
+    if not {"base", "tuned"} <= likelihoods.keys():
+        return None
+    base, tuned = likelihoods["base"], likelihoods["tuned"]
+    return paired_ratio_difference(
+        [row.answer_nll for row in base],
+        [row.answer_tokens for row in base],
+        [row.answer_nll for row in tuned],
+        [row.answer_tokens for row in tuned],
+    )
+
+
+def _with_evaluation(recipe: Recipe, limit: int | None, max_new_tokens: int | None, batch_tokens: int | None) -> Recipe:
+    given = {"limit": limit, "max_new_tokens": max_new_tokens, "batch_tokens": batch_tokens}
+    changes = {name: value for name, value in given.items() if value is not None}
+    return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=changes)})
+
+
+def _named(progress: Progress, arm: str) -> Progress:
+    """The same progress, with the arm's name before each stage."""
+
+    def named(stage: str, done: int, total: int | None, detail: str = "") -> None:
+        progress(f"{arm}: {stage}", done, total, detail)
+
+    return named
+
+
+def _short_hash(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,0 +1,157 @@
+"""Words on stderr, data on stdout, bars for terminals alone; and the words that verbs share about a recipe."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+
+import pytest
+
+from tunelab.cli import _console
+from tunelab.cli._recipe_arguments import add_recipe_arguments, recipe_of
+from tunelab.config import Recipe
+from tunelab.errors import ConfigError, UsageError
+from tunelab.progress import silent
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """A terminal of 60 columns; a test itself puts it in the place of stdout or stderr, after pytest put its own."""
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "60")
+    return Terminal()
+
+
+def test_words_and_data_have_their_own_streams(capsys: pytest.CaptureFixture[str]) -> None:
+    _console.say("words")
+    _console.print_data("data")
+    _console.print_data("more\n")
+    assert capsys.readouterr() == ("data\nmore\n", "words\n")
+
+
+def test_a_table_in_a_pipe_is_plain_aligned_and_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    _console.print_table(["arm", "perplexity"], [["base", "12.34 ± 0.56"], ["[red]tuned", "9"], ["x" * 200, "1"]])
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert err == "" and "\x1b" not in out
+    assert [len(line) for line in lines] == [200 + 2 + 12] * 4
+    assert lines[2].split() == ["[red]tuned", "9"]
+
+
+def test_a_table_on_a_terminal_shows_every_cell(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", terminal)
+    _console.print_table(["arm", "perplexity"], [["[red]base", "12.34 ± 0.56"]])
+    assert "[red]base" in terminal.getvalue() and "12.34 ± 0.56" in terminal.getvalue()
+
+
+def test_a_table_needs_whole_rows() -> None:
+    with pytest.raises(ValueError, match="row 2 has 1 cells, the table has 2 columns"):
+        _console.print_table(["a", "b"], [["1", "2"], ["1"]])
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_colours_only_where_they_are_wanted(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, no_color: str) -> None:
+    monkeypatch.setenv("NO_COLOR", no_color)
+    _console.console(terminal).print("[red]word")
+    assert ("\x1b[31m" in terminal.getvalue()) is (no_color == "")
+    plain = io.StringIO()
+    _console.console(plain).print("[red]" + "word " * 100)
+    assert plain.getvalue() == "word " * 100 + "\n"
+
+
+def test_no_bar_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with _console.progress_bar() as progress:
+        assert progress is silent
+        progress("training", 1, 2, "loss 2.3")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_no_bar_on_a_dumb_terminal(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with _console.progress_bar() as progress:
+        assert progress is silent
+
+
+def test_a_bar_shows_stage_count_rate_and_detail(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with _console.progress_bar() as progress:
+        for done in range(1, 4):
+            progress("training [x]", done, 3, f"loss {done}.5")
+        progress("reading", 5, None)
+    shown = terminal.getvalue()
+    assert "training [x]" in shown and "3/3" in shown and "loss 3.5" in shown and "/s" in shown and "left" in shown
+    assert "reading" in shown and "5/?" in shown
+
+
+def test_a_bar_never_touches_stdout(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with _console.progress_bar() as progress:
+        progress("training", 1, 1)
+        print("data")
+    assert capsys.readouterr().out == "data\n"
+
+
+def asked(*words: str) -> Recipe:
+    parser = argparse.ArgumentParser()
+    add_recipe_arguments(parser)
+    return recipe_of(parser.parse_intermixed_args(words))
+
+
+def test_the_issue_s_example() -> None:
+    recipe = asked("--model", "distilgpt2", "--data", "alpaca", "--size", "800", "--method", "lora")
+    assert (recipe.model.name, recipe.data.sources[0].name, recipe.data.size) == ("distilgpt2", "alpaca", 800)
+    assert (recipe.adapter.kind, recipe.train.lr) == ("lora", 2e-4)
+
+
+def test_every_flag_reaches_its_key() -> None:
+    recipe = asked(
+        *(
+            "--model",
+            "m",
+            "--data",
+            "a",
+            "--data",
+            "b.csv",
+            "--method",
+            "full",
+            "--template",
+            "plain",
+            "--out",
+            "runs/x",
+        ),
+        *("--seed", "7", "--limit", "5", "train.lr=1e-3"),
+    )
+    assert [source.path for source in recipe.data.sources] == [None, "b.csv"]
+    assert (recipe.adapter.kind, recipe.data.template, recipe.out) == ("none", "plain", "runs/x")
+    assert (recipe.train.seed, recipe.data.seed, recipe.evaluate.limit, recipe.train.lr) == (7, 0, 5, 1e-3)
+
+
+def test_words_and_flags_may_stand_in_any_order(tmp_path: object) -> None:
+    path = f"{tmp_path}/a=b.yaml"
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("model: m\ndata: a\n")
+    recipe = asked("train.seed=3", "--out", "o", path, "--size", "9", "data.chat_template=x.yaml", "data.template=chat")
+    assert (recipe.train.seed, recipe.out, recipe.data.size, recipe.data.chat_template) == (3, "o", 9, "x.yaml")
+
+
+def test_two_recipes_are_one_too_many() -> None:
+    with pytest.raises(UsageError, match=r"^two recipe files: a\.yaml and b\.yaml$"):
+        asked("a.yaml", "b.yaml")
+
+
+def test_nothing_asked_says_what_is_missing() -> None:
+    with pytest.raises(ConfigError, match="model: is missing\n    add it to the recipe, or give --model NAME"):
+        asked()

@@ -1,0 +1,198 @@
+"""The command's frame: help without torch, errors in words, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import tunelab
+from tunelab import plugins
+from tunelab.cli import main as cli
+from tunelab.errors import ModelError, UsageError
+
+VERBS = cli.verbs()
+
+
+def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from tunelab.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment})
+
+
+@pytest.fixture
+def verb(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A verb of the test's own, called `probe`; its `behaviour` is called by run()."""
+    module = ModuleType("probe", "Probe the frame.\n\nExamples:\n  tunelab probe --loud")
+    module.behaviour = lambda arguments: 0  # type: ignore[attr-defined]
+
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("words", nargs="*")
+        parser.add_argument("--loud", action="store_true")
+
+    module.add_arguments = add_arguments  # type: ignore[attr-defined]
+    module.run = lambda arguments: module.behaviour(arguments)  # type: ignore[attr-defined]
+    monkeypatch.setattr(plugins, "names", lambda folder: ["main", "probe"])
+    monkeypatch.setattr(plugins, "load", lambda folder, name: module)
+    return module
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_overview_names_every_verb_with_its_summary(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.startswith((tunelab.__doc__ or "").splitlines()[0])
+    for name in VERBS:
+        summary = plugins.summary("cli", name)
+        assert summary and f"  {name}" in out and summary in out
+    assert out.count("\n  tunelab ") == 3
+    assert "main" not in VERBS and not any(name.startswith("_") or name.startswith("-") for name in VERBS)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; from tunelab.cli.main import main; main([]); print(*sys.modules, file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0
+    loaded = {name.split(".")[0] for name in result.stderr.split()}
+    heavy = {"torch", "transformers", "datasets", "numpy", "pydantic", "rich", "yaml", "peft", "accelerate", "pyarrow"}
+    assert loaded & heavy == set()
+    assert "tunelab" in loaded
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_has_help_with_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([name, "--help"]) == 0
+    out, _ = capsys.readouterr()
+    assert f"usage: tunelab {name} " in out
+    assert plugins.summary("cli", name).split()[0] in out
+    assert "Examples:" in out and f"tunelab {name}" in out.partition("Examples:")[2]
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_help_of_a_verb_does_not_import_torch(name: str) -> None:
+    code = (
+        f"import sys; from tunelab.cli.main import main; main(['{name}', '--help']); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
+
+
+def test_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"tunelab {tunelab.__version__}\n"
+    assert importlib.metadata.version("tunelab") == tunelab.__version__
+
+
+def test_an_unknown_verb_gets_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["shema"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: no verb named 'shema'; did you mean 'schema'?\nhint: known verbs: ")
+    assert "Traceback" not in err
+
+
+def test_main_is_no_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["main"]) == 2
+    assert "no verb named 'main'" in capsys.readouterr().err
+    assert cli.main(["--loud"]) == 2
+    assert "no option '--loud'" in capsys.readouterr().err
+
+
+def test_options_may_stand_between_words(verb: Any) -> None:
+    seen = []
+    verb.behaviour = lambda arguments: seen.append(arguments.words) or 0
+    assert cli.main(["probe", "recipe.yaml", "--loud", "train.lr=1"]) == 0
+    assert seen == [["recipe.yaml", "train.lr=1"]]
+
+
+def test_options_of_a_verb_are_checked(verb: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["probe", "--lou"]) == 2  # no abbreviations: they would change their meaning with a new flag
+    assert "unrecognized arguments: --lou" in capsys.readouterr().err
+
+
+def test_a_verb_s_exit_code_is_the_command_s(verb: Any) -> None:
+    verb.behaviour = lambda arguments: 7 if arguments.loud else 0
+    assert cli.main(["probe"]) == 0
+    assert cli.main(["probe", "--loud"]) == 7
+
+
+@pytest.mark.parametrize(("kind", "code"), [(ModelError, 1), (UsageError, 2)])
+def test_errors_are_words_and_an_exit_code(
+    verb: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kind: type[ModelError], code: int
+) -> None:
+    def fail(arguments: object) -> int:
+        raise kind("no model there", "look elsewhere")
+
+    verb.behaviour = fail
+    monkeypatch.delenv("TUNELAB_DEBUG", raising=False)
+    assert cli.main(["probe"]) == code
+    assert capsys.readouterr().err == "error: no model there\nhint: look elsewhere\n"
+    assert cli.main(["probe", "--debug"]) == code
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+    monkeypatch.setenv("TUNELAB_DEBUG", "1")
+    assert cli.main(["probe"]) == code
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+    monkeypatch.setenv("TUNELAB_DEBUG", "0")
+    assert cli.main(["probe"]) == code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(verb: Any) -> None:
+    verb.behaviour = lambda arguments: 1 // 0
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["probe"])
+
+
+def test_ctrl_c_is_one_line(verb: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(arguments: object) -> int:
+        raise KeyboardInterrupt
+
+    verb.behaviour = interrupt
+    assert cli.main(["probe"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("word", ["schema", "--version"])  # more than Python's buffer, and less
+def test_a_reader_that_goes_away_is_no_error(word: str) -> None:
+    code = "import sys; from tunelab.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.Popen([sys.executable, "-c", code, word], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.wait(timeout=60) == 141
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+def test_a_terminal_without_unicode_is_served(verb: Any) -> None:
+    result = run("schema", PYTHONIOENCODING="ascii")
+    assert result.returncode == 0
+    code = "import sys; from tunelab.cli import main as m; m._dispatch = lambda words: print('5 ± 1') or 0; "
+    code += "sys.exit(m.main([]))"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
+    assert (result.returncode, result.stdout) == (0, "5 \\xb1 1\n")
+
+
+def test_schema_is_data_on_stdout() -> None:
+    result = run("schema")
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert json.loads(result.stdout)["title"] == "tunelab recipe"
+
+
+def test_the_installed_command_is_this_function() -> None:
+    (point,) = importlib.metadata.entry_points(group="console_scripts", name="tunelab")
+    assert point.load() is cli.main
+
+
+def test_verbs_are_short() -> None:
+    folder = Path(cli.__file__).parent
+    assert all((folder / f"{name.replace('-', '_')}.py").is_file() for name in VERBS)

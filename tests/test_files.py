@@ -1,0 +1,180 @@
+"""Files survive a kill at any moment: the old content or the new one stands there, never a half of each."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tunelab import files
+
+# Dies as by SIGKILL (no handler, no `finally`) before or after the n-th call of a function of `os`.
+DIE = """
+import os, sys
+from pathlib import Path
+from tunelab import files
+
+name, number, when, target = sys.argv[1], int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+calls, original = 0, getattr(os, name)
+
+def dying(*arguments):
+    global calls
+    calls += 1
+    if calls == number and when == "before":
+        os._exit(9)
+    result = original(*arguments)
+    if calls == number:
+        os._exit(9)
+    return result
+
+setattr(os, name, dying)
+"""
+WRITE_DIRECTORY = """
+with files.directory_written_atomically(target) as folder:
+    (folder / "inner").mkdir()
+    (folder / "inner" / "weights").write_text("new")
+"""
+WRITE_TEXT = 'files.write_text_atomically(target, "new")'
+
+
+def killed(code: str, *arguments: object) -> int:
+    """Exit code of a process that runs `code` and dies on the way: 9, or 0 if it was done before."""
+    command = [sys.executable, "-c", DIE + code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, timeout=60).returncode
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("rename", 1), ("rename", 2), ("fsync", 1), ("fsync", 3), ("fsync", 4), ("mkdir", 2)]
+)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_kill_leaves_the_old_directory_or_the_new_one(tmp_path: Path, name: str, number: int, when: str) -> None:
+    target = tmp_path / "checkpoint"
+    (target / "inner").mkdir(parents=True)
+    (target / "inner" / "weights").write_text("old")
+    assert killed(WRITE_DIRECTORY, name, number, when, target) == 9
+    files.recover_directory(target)
+    after_rename = (name, number, when) in {("rename", 2, "after"), ("fsync", 4, "before"), ("fsync", 4, "after")}
+    assert (target / "inner" / "weights").read_text() == ("new" if after_rename else "old")
+    # The next writer is not disturbed by what the dead one left.
+    with files.directory_written_atomically(target) as folder:
+        (folder / "weights").write_text("newer")
+    assert [path.name for path in target.iterdir()] == ["weights"]
+    assert ".checkpoint.old" not in leftovers(tmp_path)
+
+
+def test_between_the_two_renames_the_old_directory_has_another_name(tmp_path: Path) -> None:
+    target = tmp_path / "checkpoint"
+    target.mkdir()
+    (target / "weights").write_text("old")
+    assert killed(WRITE_DIRECTORY, "rename", 1, "after", target) == 9
+    assert not target.exists()
+    files.recover_directory(target)
+    assert (target / "weights").read_text() == "old"
+
+
+def test_recovering_changes_nothing_that_is_whole(tmp_path: Path) -> None:
+    target, old = tmp_path / "checkpoint", tmp_path / ".checkpoint.old"
+    files.recover_directory(target)
+    assert not target.exists()
+    for folder in (target, old):
+        folder.mkdir()
+        (folder / "name").write_text(folder.name)
+    files.recover_directory(target)
+    assert (target / "name").read_text() == "checkpoint"
+
+
+def test_a_block_that_raises_leaves_no_trace(tmp_path: Path) -> None:
+    target = tmp_path / "checkpoint"
+    target.mkdir()
+    (target / "weights").write_text("old")
+    with pytest.raises(KeyboardInterrupt), files.directory_written_atomically(target) as folder:
+        (folder / "weights").write_text("half")
+        raise KeyboardInterrupt
+    assert (target / "weights").read_text() == "old"
+    assert leftovers(tmp_path) == []
+
+
+def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "checkpoint"
+    for text in ("first", "second"):
+        with files.directory_written_atomically(target) as folder:
+            assert folder.parent == target.parent
+            (folder / text).write_text(text)
+    assert [path.name for path in target.iterdir()] == ["second"]
+    assert leftovers(target.parent) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "when", "expected"),
+    [
+        ("fsync", 1, "before", "old"),
+        ("replace", 1, "before", "old"),
+        ("replace", 1, "after", "new"),
+        ("fsync", 2, "before", "new"),
+    ],
+)
+def test_a_kill_leaves_the_old_text_or_the_new_one(
+    tmp_path: Path, name: str, number: int, when: str, expected: str
+) -> None:
+    target = tmp_path / "manifest.json"
+    target.write_text("old")
+    assert killed(WRITE_TEXT, name, number, when, target) == 9
+    assert target.read_text() == expected
+
+
+def test_text_is_utf8_with_plain_newlines(tmp_path: Path) -> None:
+    files.write_text_atomically(tmp_path / "text", "ä\nb\n")
+    assert (tmp_path / "text").read_bytes() == "ä\nb\n".encode()
+    assert leftovers(tmp_path) == []
+
+
+def test_json_keeps_its_order_and_refuses_what_is_no_number(tmp_path: Path) -> None:
+    files.write_json_atomically(tmp_path / "value", {"b": "ä", "a": [1]})
+    assert (tmp_path / "value").read_text(encoding="utf-8") == '{\n  "b": "ä",\n  "a": [\n    1\n  ]\n}\n'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json_atomically(tmp_path / "value", {"loss": float("nan")})
+    assert "ä" in (tmp_path / "value").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("data", "records", "length"),
+    [
+        (b"", 0, 0),
+        (b'{"a": 1}\n{"a": 2}\n', 2, 18),
+        (b'{"a": 1}\n{"a": 2}', 1, 9),  # no newline: torn, even if it happens to be JSON
+        (b'{"a": 1}\n{"a": \n', 1, 9),
+        (b'{"a": 1}\n{"a', 1, 9),
+        (b'{"a": 1}\n\xff\xfe\n', 1, 9),
+    ],
+)
+def test_a_torn_last_line_is_left_out(tmp_path: Path, data: bytes, records: int, length: int) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(data)
+    read, good = files.read_json_lines(path)
+    assert (len(read), good) == (records, length)
+
+
+def test_a_file_that_does_not_exist_has_no_lines(tmp_path: Path) -> None:
+    assert files.read_json_lines(tmp_path / "none") == ([], 0)
+
+
+def test_a_broken_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"a": \n{"a": 2}\n')
+    with pytest.raises(ValueError, match="Expecting value"):
+        files.read_json_lines(path)
+
+
+def test_appending_goes_on_after_the_torn_line_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"a": 2, "b')
+    files.truncate_file(path, files.read_json_lines(path)[1])
+    with open(path, "ab") as file:
+        file.write(b'{"a": 3}\n')
+    assert files.read_json_lines(path)[0] == [{"a": 1}, {"a": 3}]
