@@ -179,7 +179,7 @@ def prose_loss(model: LlamaForCausalLM, tokenizer: Tokenizer) -> float:
 def readme(record: dict[str, Any]) -> str:
     """The model's card, from the figures of its making."""
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    minutes = f"{record['training_seconds'] / 60:.1f} minutes"
+    took = f"{record['training_seconds'] / 60:.1f} minutes on {record['threads']} CPU thread(s)"
     optimisation = f"{record['steps']} steps of {record['tokens_per_step']:,} tokens, AdamW, fp32"
     losses = f"{record['final_loss']:.4f} in training (mean of the last 50 steps)"
     return f"""---
@@ -192,8 +192,8 @@ pipeline_tag: text-generation
 
 A Llama-shaped language model of {record["parameters"]:,} parameters with a byte-level BPE tokenizer of
 {record["vocabulary"]:,} tokens. It has read prose about a made-up little world (28 people, 8 towns, trades, animals,
-prices, words, sums) and has never seen an instruction. It exists so that fine-tuning can be tried in seconds and without a
-network; it knows nothing of the real world.
+prices, words, sums) and has never seen an instruction. It exists so that fine-tuning can be tried in seconds and
+without a network; it knows nothing of the real world.
 
 | | |
 |---|---|
@@ -201,7 +201,7 @@ network; it knows nothing of the real world.
 | date | {record["date"]} |
 | seed | {record["seed"]} |
 | text | {record["documents"]:,} documents, {record["tokens"]:,} tokens, each read once |
-| training | {optimisation}, {record["threads"]} CPU threads, {minutes} |
+| training | {optimisation}, {took} |
 | loss, nats a token | {losses}, {record["held_out_loss"]:.4f} on unseen prose (saved weights) |
 | weights | stored as bf16; load them as fp32 to train them (`dtype=torch.float32`) |
 | special tokens | `{END}` closes a text (id 0), `{PAD}` pads (id 1); no token opens a text |

@@ -126,7 +126,8 @@ class TestFormats:
         assert texts(load(path)) == [[("a", ""), ("b", "")], [("c", ""), ("d", "")]]
 
     def test_csv_cells_beyond_the_standard_librarys_limit(self, tmp_path: Path) -> None:
-        limit = csv.field_size_limit()
+        limit = 131_072
+        csv.field_size_limit(limit)
         path = write(tmp_path, "rows.csv", "prompt,completion\na," + "x" * 200_000 + "\n")
         assert len(texts(load(path))[0][1][0]) == 200_000
         assert csv.field_size_limit() == limit

@@ -372,6 +372,11 @@ class TestOasstTrees:
         assert [line.partition(":")[0] for line in bad] == [f"trees.jsonl row {n}" for n in (3, 4, 5)]
         assert "the chain of its parents" in bad[2]
 
+    def test_bad_rows_are_listed_in_the_order_of_the_file(self, tmp_path: Path) -> None:
+        rows = [TREE[0], message("x", "assistant", "gone"), TREE[1], message("y", "human", "r")]
+        bad = load_oasst(tmp_path, rows, skip=True).bad_rows
+        assert [line.partition(":")[0] for line in bad] == ["trees.jsonl row 2", "trees.jsonl row 4"]
+
     @pytest.mark.parametrize(
         ("tree", "match"),
         [

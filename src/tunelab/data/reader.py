@@ -295,7 +295,7 @@ def _convert(module: ModuleType, rows: Iterable[NumberedRow], options: SourceOpt
 def _finished(example: Example, origin: str) -> Example:
     # Sources of the user's own may not have checked.
     if isinstance(example, Conversation):
-        pass
+        check_conversation(example)
     return replace(example, origin=origin)
 
 
