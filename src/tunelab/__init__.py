@@ -1,3 +1,65 @@
-"""tunelab: which way of fine-tuning is worth it on my model, my data and my hardware?"""
+"""tunelab: which way of fine-tuning is worth it on my model, my data and my hardware?
+
+The library's face says the same as the command line, prints nothing and returns plain typed objects:
+
+    run = tunelab.finetune("recipe.yaml")          # or a mapping, or a Recipe
+    scores = tunelab.evaluate(run)
+    tunelab.merge(run, "merged")
+
+Names are imported when they are first used, so that `import tunelab` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tunelab.config import Recipe, load_recipe
+    from tunelab.errors import TunelabError
+    from tunelab.runs import Run, open_run
+    from tunelab.workflows.evaluate import Scores, evaluate, evaluate_model
+    from tunelab.workflows.export import Merged, merge
+    from tunelab.workflows.finetune import finetune, resume
+    from tunelab.workflows.prepare import prepare
+
+_HOMES = {
+    "Recipe": "tunelab.config",
+    "load_recipe": "tunelab.config",
+    "TunelabError": "tunelab.errors",
+    "Run": "tunelab.runs",
+    "open_run": "tunelab.runs",
+    "Scores": "tunelab.workflows.evaluate",
+    "evaluate": "tunelab.workflows.evaluate",
+    "evaluate_model": "tunelab.workflows.evaluate",
+    "Merged": "tunelab.workflows.export",
+    "merge": "tunelab.workflows.export",
+    "finetune": "tunelab.workflows.finetune",
+    "resume": "tunelab.workflows.finetune",
+    "prepare": "tunelab.workflows.prepare",
+}
+
+__all__ = [
+    "Merged",
+    "Recipe",
+    "Run",
+    "Scores",
+    "TunelabError",
+    "__version__",
+    "evaluate",
+    "evaluate_model",
+    "finetune",
+    "load_recipe",
+    "merge",
+    "open_run",
+    "prepare",
+    "resume",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tunelab' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -113,8 +113,13 @@ class SourceSettings(Section):
         description="A source's name, a .py file of your own, or `auto`: the format is seen from the file's columns.",
     )
     path: Text | None = Field(None, description="Local file instead of the hub; relative to the working directory.")
+    repository: Text | None = Field(
+        None, description="Dataset on the hub that a format is read from, as owner/name. null: the source's own."
+    )
+    subset: Text | None = Field(None, description="Configuration of `repository`, where it has several.")
     revision: Text | None = Field(
-        None, description="Commit, tag or branch of the dataset on the hub. null: the latest."
+        None,
+        description="Commit, tag or branch of the dataset on the hub. null: what the source pins, else the latest.",
     )
     split: Text | None = Field(None, description="Split of the dataset. null: the source's own choice.")
     size: Count | None = Field(None, description="Rows sampled from this source. null: all.")
@@ -228,7 +233,7 @@ class TrainSettings(Section):
         "last", description="Weights that the run ends with: the last, or the best evaluated."
     )
     save_every: Count | None = Field(
-        None, description="Steps between checkpoints to resume from. null: none on the way."
+        None, description="Steps between checkpoints to resume from. null: ten times over the run."
     )
     keep_checkpoints: Count = Field(2, description="Newest checkpoints that are kept. 2: one to fall back on.")
     trackers: tuple[Literal["wandb", "tensorboard", "trackio"], ...] = Field(

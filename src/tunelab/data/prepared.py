@@ -48,6 +48,23 @@ class RowCounts:
 
 
 @dataclass(frozen=True)
+class SourceRecord:
+    """Where rows came from, for the manifest.
+
+    Args:
+        left_out: what the source leaves out on purpose -> how many (oasst1: deleted messages, other languages).
+    """
+
+    name: str
+    origin: str
+    fingerprint: str
+    licence: str
+    rows_read: int
+    bad: int
+    left_out: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Reference:
     """What a held-out row is compared with: where it came from and its last answer."""
 
@@ -68,6 +85,7 @@ class PreparedData:
     key: str
     train: TokenTable
     held_out: TokenTable
+    sources: tuple[SourceRecord, ...]
     references: tuple[Reference, ...]
     train_counts: RowCounts
     held_out_counts: RowCounts
@@ -112,12 +130,14 @@ def prepare(
     max_length: int,
     on_overflow: Literal["drop", "truncate"],
     on_bad_row: Literal["error", "skip"],
+    sources: Sequence[SourceRecord] = (),
     bad_rows: Sequence[str] = (),
     progress: Progress = silent,
 ) -> PreparedData:
     """Tokenise both sides.
 
     Args:
+        sources: where the rows came from.
         bad_rows: those that reading has left out already; listed with the ones found here.
 
     Raises:
@@ -139,10 +159,17 @@ def prepare(
             f"{max_length} tokens and {train_counts.bad} are bad" + (f"; the first: {bad[0]}" if bad else ""),
             "raise data.max_length or set data.on_overflow=truncate for long rows; look at bad ones with `tunelab inspect`",
         )
+    if held_out and not held_out_rows:
+        raise DataError(
+            f"no held-out row is left: of {held_out_counts.given} rows {held_out_counts.dropped_too_long} are longer "
+            f"than {max_length} tokens and {held_out_counts.bad} are bad",
+            "raise data.max_length, hold more rows out, or none (data.held_out=0)",
+        )
     return PreparedData(
         key=key,
         train=TokenTable.of(train_rows),
         held_out=TokenTable.of(held_out_rows),
+        sources=tuple(sources),
         references=tuple(Reference(row.origin, row.reference) for row in held_out_rows),
         train_counts=train_counts,
         held_out_counts=held_out_counts,
@@ -165,6 +192,7 @@ def store(data: PreparedData) -> Path:
             "held_out": asdict(data.held_out_counts),
             "bad_rows": list(data.bad_rows),
             "stop_token_ids": list(data.stop_token_ids),
+            "sources": [asdict(source) for source in data.sources],
             "references": [asdict(reference) for reference in data.references],
         }
         write_json_atomically(temporary / "report.json", report)
@@ -184,6 +212,7 @@ def cached(key: str) -> PreparedData | None:
         key=key,
         train=TokenTable(**load_file(folder / "train.safetensors")),
         held_out=TokenTable(**load_file(folder / "held_out.safetensors")),
+        sources=tuple(SourceRecord(**source) for source in report["sources"]),
         references=tuple(Reference(**reference) for reference in report["references"]),
         train_counts=RowCounts(**report["train"]),
         held_out_counts=RowCounts(**report["held_out"]),

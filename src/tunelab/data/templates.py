@@ -161,13 +161,11 @@ class ChatTemplate:
         marked = [turn if turn["role"] != "assistant" else {**turn, "content": next(marks)} for turn in turns]
         pieces = re.split("\ue000\\d+\ue001", self._applied(marked))
         real = self._applied(turns)
-        for turn in turns:
-            if turn["role"] != "assistant" and turn["content"].strip() not in real:
-                raise BadRow(f"the chat template leaves out the {turn['role']} turn", "use a text template")
         if len(pieces) != len(answers) + 1:
             raise BadRow(f"the chat template shows {len(pieces) - 1} of {len(answers)} answers", "use a text template")
         for shown in (answers, [answer.strip() for answer in answers]):  # most templates strip a turn's white space
             if real == _interleaved(pieces, shown):
+                self._check_turns_are_there(turns, real)
                 return (self._section(pieces, shown),)
         raise BadRow(
             "the chat template changes the answers' text, so that their place is not certain", "use a text template"
@@ -191,6 +189,11 @@ class ChatTemplate:
                 "nothing would teach the model to stop; use a text template (data.template=alpaca)",
             )
         return found.group()
+
+    def _check_turns_are_there(self, turns: list[dict[str, str]], text: str) -> None:
+        for turn in turns:
+            if turn["content"].strip() not in text:
+                raise BadRow(f"the chat template leaves out the {turn['role']} turn", "use a text template")
 
     def _section(self, pieces: Sequence[str], answers: Sequence[str]) -> Section:
         segments = []

@@ -44,6 +44,7 @@ def opening(
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "data": {
             "key": data.key,
+            "sources": [asdict(source) for source in data.sources],
             "template": recipe.data.template,
             "train": {**asdict(data.train_counts), "sha256": data.train.sha256},
             "held_out": {**asdict(data.held_out_counts), "sha256": data.held_out.sha256},

@@ -8,7 +8,7 @@ from typing import Any
 
 from tunelab.config import DataSettings, Recipe
 from tunelab.data.messages import Example
-from tunelab.data.prepared import PreparedData, cache_key, cached, store
+from tunelab.data.prepared import PreparedData, SourceRecord, cache_key, cached, store
 from tunelab.data.prepared import prepare as tokenise
 from tunelab.data.reader import LoadedSource, load_examples
 from tunelab.data.select import mix, sample, split_held_out
@@ -70,6 +70,18 @@ def prepare_with(tokenizer: Any, recipe: Recipe, *, progress: Progress = silent)
         max_length=data.max_length,
         on_overflow=data.on_overflow,
         on_bad_row=data.on_bad_row,
+        sources=[
+            SourceRecord(
+                name=source.name,
+                origin=source.origin,
+                fingerprint=source.fingerprint,
+                licence=source.licence,
+                rows_read=source.rows_read,
+                bad=len(source.bad_rows),
+                left_out=dict(source.left_out),
+            )
+            for source in sources
+        ],
         bad_rows=[reason for source in sources for reason in source.bad_rows],
         progress=progress,
     )
@@ -105,6 +117,8 @@ def read_source(data: DataSettings, number: int, progress: Progress = silent) ->
         revision=source.revision,
         split=source.split,
         options=source.options,
+        repository=source.repository,
+        subset=source.subset,
         on_bad_row=data.on_bad_row,
         progress=progress,
     )

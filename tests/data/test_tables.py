@@ -1,0 +1,59 @@
+"""Files of which no row can be read: every error names the file and says what to do."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from tunelab.data.reader import load_examples
+from tunelab.errors import DataError
+
+GOOD = b'{"prompt": "p", "completion": "c"}\n'
+
+
+class TestFilesThatCannotBeRead:
+    @pytest.mark.parametrize(
+        ("name", "content", "match", "hint"),
+        [
+            ("rows.jsonl", b"", "the file holds no rows", "right file"),
+            ("rows.json", b" \n", "the file holds no rows", "right file"),
+            ("rows.json", b"[]", "the file holds no rows", "right file"),
+            ("rows.csv", b"", "the file holds no rows", "right file"),
+            ("rows.csv", b"prompt,completion\n", "the file holds no rows", "right file"),
+            ("rows.txt", b"hello", "unknown kind of file '.txt'", ".json, .csv, .tsv, .parquet"),
+            ("rows.parquet.gz", b"hello", "unknown kind of file '.gz'", "all but .parquet also with .gz"),
+            ("rows.json", GOOD * 2, "line 2, column 1: no JSON: Extra data", "rename the file"),
+            ("rows.json", b"[{]", "line 1, column 3: no JSON: Expecting property name", "one object a line"),
+            ("rows.json", b"[" * 200_000, "cannot be read as JSON: ", "plain rows"),
+            ("rows.json", b'{"rows": []}', "holds an object, expected a list of rows", '{"data": [rows]}'),
+            ("rows.json", b"5", "holds a number, expected a list of rows", '{"data": [rows]}'),
+            ("rows.csv", b"a,b,a\n1,2,3\n", "two columns are named 'a'", "each once"),
+            ("rows.csv", b'"a"b,c\n1,2\n', "the header has broken quoting", "names the columns"),
+            ("rows.parquet", b"hello, I am no parquet", "no parquet file: ", "is it complete"),
+            ("rows.jsonl.gz", b"hello", "cannot be read to its end: Not a gzipped file", "fetched again"),
+            ("rows.jsonl.gz", gzip.compress(GOOD * 999)[:-20], "cannot be read to its end: ", "fetched again"),
+        ],
+    )
+    def test_error_names_the_file_and_says_what_to_do(
+        self, tmp_path: Path, name: str, content: bytes, match: str, hint: str
+    ) -> None:
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=match) as caught:
+            load_examples("prompt-completion", path=path, on_bad_row="skip")
+        assert str(path) in caught.value.message and hint in caught.value.hint
+
+    def test_missing_file(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"rows\.json: no such file"):
+            load_examples("auto", path=tmp_path / "rows.json")
+
+    def test_directory(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="is a directory, expected one data file") as caught:
+            load_examples("auto", path=tmp_path)
+        assert "known endings: .jsonl" in caught.value.hint
+        (tmp_path / "a.csv").write_bytes(b"")
+        with pytest.raises(DataError) as caught:
+            load_examples("auto", path=tmp_path)
+        assert caught.value.hint == "give one of its files: a.csv"
