@@ -1,13 +1,13 @@
 """A run's directory, and the only place that knows which file lies where in it.
 
-    recipe.yaml        the resolved recipe: every key, defaults filled in
-    manifest.json      what ran: versions, hardware, hashes, counts, cost, outcome
-    metrics.jsonl      one line a step and evaluation
-    checkpoints/       to resume from; `best/` holds the best evaluated weights
-    adapter/ | model/  the result: a PEFT adapter, or a transformers checkpoint
-    tokenizer/         the tokenizer that the rows were made with
-    evaluations/       responses and scores of `tunelab eval`
-    trackers/          local files of W&B, TensorBoard, Trackio
+recipe.yaml        the resolved recipe: every key, defaults filled in
+manifest.json      what ran: versions, hardware, hashes, counts, cost, outcome
+metrics.jsonl      one line a step and evaluation
+checkpoints/       to resume from; `best/` holds the best evaluated weights
+adapter/ | model/  the result: a PEFT adapter, or a transformers checkpoint
+tokenizer/         the tokenizer that the rows were made with
+evaluations/       responses and scores of `tunelab eval`
+trackers/          local files of W&B, TensorBoard, Trackio
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Target masks are exact: every template x tokenizer on 1,000 Alpaca rows and on all OpenAssistant trees.
 
-For each row, the learned tokens spell the answers and nothing else, and the tokens before the last answer are those that
-a model is given to answer: tokenised alone they are the same.
+For each row, the learned tokens spell the answers and nothing else, and the tokens before the last answer are those
+that a model is given to answer: tokenised alone they are the same.
 """
 
 from __future__ import annotations
@@ -93,9 +93,12 @@ def test_a_model_is_asked_with_the_very_tokens_it_was_trained_with(
         row = encoder.encode(conversation)
         section = encoder.template.render(conversation)[0]
         prompt = section.segments[0].text
-        alone = encoder.leading_ids + tokenizer(
-            prompt, add_special_tokens=False, split_special_tokens=not encoder.template.parses_special_tokens
-        )["input_ids"]
+        alone = (
+            encoder.leading_ids
+            + tokenizer(
+                prompt, add_special_tokens=False, split_special_tokens=not encoder.template.parses_special_tokens
+            )["input_ids"]
+        )
         assert row.input_ids[: row.prompt_length].tolist() == alone
 
 

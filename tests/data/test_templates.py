@@ -140,7 +140,7 @@ def test_a_chat_template_that_raises_refuses_the_row() -> None:
 
 def test_a_chat_template_without_a_closing_token_teaches_no_end() -> None:
     template = ChatTemplate(lambda turns: "\n".join(f"{t['role']}: {t['content']}" for t in turns) + "\n", SPECIAL)
-    with pytest.raises(ModelError, match="closes an answer with .*, not with a special token"):
+    with pytest.raises(ModelError, match=r"closes an answer with .*, not with a special token"):
         template.render(ask("Add.", "Two."))
 
 

@@ -6,7 +6,8 @@ Examples:
   tunelab inspect --model ./my-model --data rows.jsonl --template chat --rows 1
   tunelab inspect recipe.yaml --rows 0         (the summary alone)
 
-On a terminal the targets are coloured; elsewhere they stand in [[ ]]. Nothing is trained; bad rows are counted, not fatal.
+On a terminal the targets are coloured; elsewhere they stand in [[ ]]. Nothing is trained; bad rows are counted, not
+fatal.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tunelab.cli._recipe_arguments import add_recipe_arguments, recipe_of
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A recipe in any form, and how many rows to show."""
     add_recipe_arguments(parser)
-    parser.add_argument("--rows", metavar="N", type=int, default=3, help="training rows shown, from the first (default 3)")
+    parser.add_argument("--rows", metavar="N", type=int, default=3, help="training rows shown (default 3)")
 
 
 def run(arguments: argparse.Namespace) -> int:

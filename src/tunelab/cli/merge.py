@@ -17,7 +17,7 @@ from tunelab.cli._console import print_table, progress_bar, say
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN, --out, --dtype."""
     parser.add_argument("run", metavar="RUN", help="directory of a run that trained an adapter")
-    parser.add_argument("--out", metavar="DIR", required=True, help="directory of the merged checkpoint; must not exist")
+    parser.add_argument("--out", metavar="DIR", required=True, help="directory of the merged model; must not exist")
     parser.add_argument(
         "--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="of the weights; auto: the base's own"
     )

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     print_table(columns, rows)
     lost = data.train_counts.lost_characters + data.held_out_counts.lost_characters
     if lost:
-        say(f"the tokenizer cannot spell {lost:,} characters of these rows, and leaves them out (column lossy: their rows)")
+        say(f"the tokenizer cannot spell {lost:,} characters of these rows and leaves them out (lossy: their rows)")
     for reason in data.bad_rows:
         say(f"left out: {reason}")
     say(f"{'found in' if data.from_cache else 'written to'} {cache_directory() / data.key}")

@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train, and show what came of it."""
     if arguments.resume:
-        given = [name for name in ("model", "data", "method", "size", "out", "seed") if getattr(arguments, name) is not None]
-        if arguments.words or given:
-            raise UsageError("--resume takes no recipe and no changes", "a run goes on with the recipe that it began with")
+        names = ("model", "data", "method", "size", "template", "out", "seed", "limit")
+        if arguments.words or any(getattr(arguments, name) is not None for name in names):
+            raise UsageError("--resume takes no recipe and no changes", "a run goes on with the recipe it began with")
         recipe = None
     else:
         recipe = recipe_of(arguments)

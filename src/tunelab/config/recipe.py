@@ -160,7 +160,9 @@ class DataSettings(Section):
     loss_on: Literal["completion", "all"] = Field(
         "completion", description="Tokens that are learned: the answers alone, or the prompt as well."
     )
-    max_length: Count = Field(1024, description="Tokens of a row at most. 1,024 holds 99 % of instruction rows.")
+    max_length: Count | None = Field(
+        None, description="Tokens of a row at most. null: 1024, or the model's window where that is smaller."
+    )
     on_overflow: Literal["drop", "truncate"] = Field(
         "drop",
         description="Longer rows: leave out, or cut the end off. Both are counted. drop: an answer cut is learned cut.",

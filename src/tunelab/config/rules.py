@@ -72,7 +72,7 @@ RULES = (
         ("data.max_length", "train.tokens_per_batch"),
         "the longest row must fit into one batch",
         "lower data.max_length or raise train.tokens_per_batch",
-        lambda r: r.data.max_length > r.train.tokens_per_batch,
+        lambda r: (r.data.max_length or 0) > r.train.tokens_per_batch,
     ),
     Rule(
         ("train.rows_per_step", "train.tokens_per_step"),

@@ -13,7 +13,7 @@ ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `input` is Alpaca's optional context of an instruction; templates that know it give it a field of its own."""
+    """One turn. `input` is Alpaca's optional context of an instruction; some templates give it a field of its own."""
 
     role: Role
     content: str
@@ -81,7 +81,7 @@ def check_conversation(conversation: Conversation) -> Conversation:
             what = "empty output: " if message.role == "assistant" else ""
             raise BadRow(f"{what}message {number} ({message.role}) has no text")
     if not any(message.role == "assistant" for message in messages):
-        raise BadRow("no assistant turn: there is nothing to learn from", "every conversation needs at least one answer")
+        raise BadRow("no assistant turn: there is nothing to learn from", "every conversation needs an answer")
     turns = [message.role for message in messages if message.role != "system"]
     if any(message.role == "system" for message in messages[1:]):
         raise BadRow("a system turn stands after the first message", "a system turn is allowed only at the start")

@@ -157,7 +157,7 @@ def prepare(
         raise DataError(
             f"no training row is left: of {train_counts.given} rows {train_counts.dropped_too_long} are longer than "
             f"{max_length} tokens and {train_counts.bad} are bad" + (f"; the first: {bad[0]}" if bad else ""),
-            "raise data.max_length or set data.on_overflow=truncate for long rows; look at bad ones with `tunelab inspect`",
+            "raise data.max_length or set data.on_overflow=truncate; look at bad rows with `tunelab inspect`",
         )
     if held_out and not held_out_rows:
         raise DataError(
@@ -273,4 +273,3 @@ def _bad_rows_error(bad: Sequence[str]) -> DataError:
         f"{len(bad)} row{'s' if len(bad) != 1 else ''} cannot be used:\n{shown}{more}",
         "repair them, or leave them out with data.on_bad_row=skip (they are counted and listed)",
     )
-

@@ -1,9 +1,10 @@
 """Text to token ids, with an exact mask of the tokens that belong to answers.
 
-A section is tokenised whole, and the tokenizer's character offsets tell which tokens lie in an answer. Checked both ways:
-every answer token covers answer text only, and every character of an answer is covered by answer tokens. Where a token
-spans the border, or where the tokenizer cannot spell every text (its offsets then mean little), each segment is tokenised
-as a continuation of the one before; the tokens must still spell what they spell together, or the row is refused.
+A section is tokenised whole, and the tokenizer's character offsets tell which tokens lie in an answer. Checked both
+ways: every answer token covers answer text only, and every character of an answer is covered by answer tokens. Where a
+token spans the border, or where the tokenizer cannot spell every text (its offsets then mean little), each segment is
+tokenised as a continuation of the one before; the tokens must still spell what they spell together, or the row is
+refused.
 """
 
 from __future__ import annotations

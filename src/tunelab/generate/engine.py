@@ -180,7 +180,7 @@ def _generate_batch(
     for row, prompt in enumerate(prompts):
         input_ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
         attention_mask[row, width - len(prompt) :] = 1
-    settings = GenerationConfig(  # type: ignore[no-untyped-call]
+    settings = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, use_cache=True, pad_token_id=padding
     )
     settings.eos_token_id = stop or None
@@ -210,7 +210,7 @@ def _without_own_settings(base: PreTrainedModel) -> Iterator[None]:
     from transformers import GenerationConfig
 
     own = base.generation_config
-    base.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+    base.generation_config = GenerationConfig()
     try:
         yield
     finally:

@@ -109,7 +109,9 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
         ModelError: the folder holds no adapter, or one that does not fit the model.
     """
     if not (folder / "adapter_config.json").exists():
-        raise ModelError(f"{folder}: no adapter there (no adapter_config.json)", "give a folder saved by PEFT or tunelab")
+        raise ModelError(
+            f"{folder}: no adapter there (no adapter_config.json)", "give a folder saved by PEFT or tunelab"
+        )
     if not (folder / "adapter_model.safetensors").exists():
         raise ModelError(f"{folder}: no adapter_model.safetensors", "pickled adapters can run code and are not loaded")
     try:

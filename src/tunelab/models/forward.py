@@ -67,7 +67,7 @@ def flat_hidden_states(model: nn.Module, input_ids: Tensor, row_starts: Tensor) 
         use_cache=False,
         row_starts=row_starts.tolist(),
     )
-    return output.last_hidden_state[0]  # type: ignore[no-any-return]
+    return cast(Tensor, output.last_hidden_state[0])
 
 
 def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -78,7 +78,7 @@ def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
         raise ModelError(f"{type(base).__name__} has no output head", "only causal language models can be used")
     cap = getattr(base.config, "final_logit_softcapping", None)  # Gemma 2
     if cap is None:
-        return head  # type: ignore[no-any-return]
+        return cast(Callable[[Tensor], Tensor], head)
 
     def capped(hidden: Tensor) -> Tensor:
         return torch.tanh(head(hidden) / cap) * cap
@@ -102,7 +102,9 @@ def check_flat_forward(model: nn.Module) -> None:
         with torch.no_grad():
             apart = torch.cat([base(input_ids=row[None], use_cache=False).logits[0] for row in rows]).float()
             with flat_attention(base):
-                flat = output_head(base)(flat_hidden_states(base, torch.cat(rows), torch.tensor([0, 5, 12], device=device)))
+                flat = output_head(base)(
+                    flat_hidden_states(base, torch.cat(rows), torch.tensor([0, 5, 12], device=device))
+                )
     finally:
         base.train(was_training)
     tolerance = 1e-4 if base.dtype == torch.float32 else 5e-2
@@ -177,8 +179,11 @@ def _varlen_attention(
     from torch.nn.attention.varlen import varlen_attn
 
     borders = torch.tensor(row_starts, dtype=torch.int32, device=query.device)
+    queries, keys, values = (states[0].transpose(0, 1).contiguous() for states in (query, key, value))
     attended = varlen_attn(
-        *(states[0].transpose(0, 1).contiguous() for states in (query, key, value)),  # [tokens, heads, head]
+        queries,  # [tokens, heads, head]
+        keys,
+        values,
         borders,
         borders,
         longest,

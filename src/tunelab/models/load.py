@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import errors as hub
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from tunelab.errors import ModelError
@@ -38,7 +38,7 @@ def load_tokenizer(
             f"{name}: {type(tokenizer).__name__} gives no character offsets",
             "exact target masks need a fast tokenizer (a tokenizer.json beside the model)",
         )
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def load_model(
@@ -77,7 +77,18 @@ def load_model(
         )
     model.to(device)
     model.eval()
-    return model  # type: ignore[no-any-return]
+    return model
+
+
+def context_window(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> int | None:
+    """Tokens that a model can attend to, from its configuration alone; None where it does not say."""
+    _check_folder(name)
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _explained(error, "model", name, revision) from error
+    window = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(window) if window is not None else None
 
 
 def check_tokenizer_fits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:

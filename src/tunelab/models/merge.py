@@ -45,10 +45,12 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
     base = underlying(model)
     _untie_adapted(base)
     try:
-        merged = model.merge_and_unload(safe_merge=True)  # type: ignore[operator]
+        merged = model.merge_and_unload(safe_merge=True)
     except ValueError as error:
-        raise ModelError(f"the adapter cannot be merged: {error}", "was the training stopped by a loss of NaN?") from error
-    return merged  # type: ignore[no-any-return]
+        raise ModelError(
+            f"the adapter cannot be merged: {error}", "was the training stopped by a loss of NaN?"
+        ) from error
+    return merged
 
 
 def logits_of(model: nn.Module, rows: Sequence[Sequence[int]]) -> list[Tensor]:

@@ -116,7 +116,9 @@ def load_weights(model: nn.Module, file: Path) -> None:
     wanted = trainable_weights(model)
     if {name: tensor.shape for name, tensor in stored.items()} != {name: t.shape for name, t in wanted.items()}:
         odd = sorted(stored.keys() ^ wanted.keys())[:3] or ["shapes differ"]
-        raise RunError(f"{file}: not the weights of this model: {', '.join(odd)}", "resume with the recipe that made it")
+        raise RunError(
+            f"{file}: not the weights of this model: {', '.join(odd)}", "resume with the recipe that made it"
+        )
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(stored[name])

@@ -1,10 +1,10 @@
 """The training loop: from a plan of steps to trained weights, read in one sitting.
 
-    for every step of the plan:
-        seed the random numbers from (seed, step, rank)       so that a resumed step draws what it would have drawn
-        for every flat batch of the step: forward, backward   loss = sum over targets / targets of the whole step
-        check that loss and gradient are finite               else stop, the last checkpoint being whole
-        clip, step, log; evaluate and save when due
+for every step of the plan:
+    seed the random numbers from (seed, step, rank)       so that a resumed step draws what it would have drawn
+    for every flat batch of the step: forward, backward   loss = sum over targets / targets of the whole step
+    check that loss and gradient are finite               else stop, the last checkpoint being whole
+    clip, step, log; evaluate and save when due
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class TrainingLoop:
                 loss = self._loss(batch)
                 loss_sum += loss.detach() * (weight != 0)
                 self.accelerator.backward(loss * weight)
-        mean = float(self.accelerator.reduce(loss_sum, "sum")) / step.targets  # type: ignore[arg-type]
+        mean = float(self.accelerator.reduce(loss_sum, "sum")) / step.targets
         if not math.isfinite(mean):
             raise TrainingError(
                 f"step {number + 1}: the loss is {mean}; the weights of the step before are untouched",
@@ -229,7 +229,7 @@ class TrainingLoop:
         if self.accelerator.num_processes == 1:
             return flag
         total = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum")
-        return bool(float(total) > 0)  # type: ignore[arg-type]
+        return bool(float(total) > 0)
 
     def _log(self, **record: Any) -> None:
         if self.accelerator.is_main_process:

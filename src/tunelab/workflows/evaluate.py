@@ -146,7 +146,9 @@ def _evaluate_arms(
             )
         protocol = {"template": recipe.data.template, "rows": len(rows), "rows_without_prompt": len(rows) - len(items)}
         scores[arm.name] = score_held_out(responses, likelihoods[arm.name], protocol)
-        write_json_atomically(folder / "scores.json", {"header": header, "scores": [s.to_json() for s in scores[arm.name]]})
+        write_json_atomically(
+            folder / "scores.json", {"header": header, "scores": [s.to_json() for s in scores[arm.name]]}
+        )
     return Scores(scores, _gain(likelihoods), out, len(rows))
 
 

@@ -45,7 +45,9 @@ def merge(run: Run | Path | str, out: Path | str, *, dtype: str = "auto", progre
     run = run if isinstance(run, Run) else open_run(Path(run))
     target = Path(out)
     if run.model.exists():
-        raise RunError(f"{run.path}: every weight was trained, there is no adapter to merge", f"use {run.model} as it is")
+        raise RunError(
+            f"{run.path}: every weight was trained, there is no adapter to merge", f"use {run.model} as it is"
+        )
     if not run.adapter.exists():
         raise RunError(f"{run.path}: no trained adapter there; the run is {run.status}", "finish the run first")
     if target.exists():

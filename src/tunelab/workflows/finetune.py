@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -14,20 +14,20 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from tunelab.config import Recipe, load_recipe, parse_recipe, resolve, to_yaml
-from tunelab.data.loader import TokenTable
+from tunelab.data.loader import TokenTable, TrainingPlan
 from tunelab.errors import Interrupted, RunError, TunelabError
 from tunelab.files import directory_written_atomically
 from tunelab.models.forward import underlying
 from tunelab.progress import Progress, silent
 from tunelab.runs import Run, new_run, now, open_run
-from tunelab.train.checkpoint import CheckpointStore
-from tunelab.train.loop import TrainingLoop
+from tunelab.train.checkpoint import CheckpointStore, LoopState
+from tunelab.train.loop import Outcome, TrainingLoop
 from tunelab.train.loss import TargetLoss, table_loss
 from tunelab.train.meter import Meter
 from tunelab.train.optimizer import adamw
 from tunelab.workflows.interrupt import asked_to_stop
 from tunelab.workflows.manifest import closing, opening
-from tunelab.workflows.prepare import load_recipe_tokenizer, prepare_with
+from tunelab.workflows.prepare import fit_to_model, load_recipe_tokenizer, prepare_with
 from tunelab.workflows.setup import build_model, loop_settings, make_accelerator, release, training_plan
 
 RecipeLike = Recipe | Mapping[str, Any] | str | Path
@@ -40,7 +40,7 @@ def finetune(recipe: RecipeLike, *, progress: Progress = silent) -> Run:
         TunelabError: the recipe, its data or its model cannot be used, or training had to stop; the message says why.
         Interrupted: Ctrl-C or SIGTERM came; a checkpoint was saved, and resume() goes on from it.
     """
-    resolved = resolve(as_recipe(recipe))
+    resolved = fit_to_model(resolve(as_recipe(recipe)))
     accelerator = make_accelerator(resolved)
     try:
         run = start_on_main(accelerator, resolved)
@@ -96,11 +96,11 @@ def _train(run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progres
     with accelerator.main_process_first():
         data = prepare_with(tokenizer, recipe, progress=progress)
     model = build_model(recipe, tokenizer, accelerator)
-    plan = training_plan(recipe, data.train)
     module = TargetLoss(model)
+    plan = training_plan(recipe, data.train)
     checkpoints = CheckpointStore(run.checkpoints, recipe.train.keep_checkpoints)
-    resumed = bool(checkpoints.paths())
     if accelerator.is_main_process:
+        resumed = bool(checkpoints.paths())
         tokenizer.save_pretrained(run.tokenizer)
         run.update_manifest(**opening(run, recipe, data, model, tokenizer, plan, accelerator, resumed))
         run.keep_metrics_up_to(checkpoints.newest_step())
@@ -109,12 +109,46 @@ def _train(run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progres
     def held_out_loss() -> float:
         return _held_out_loss(module, data.held_out, recipe, accelerator)
 
-    measures = len(data.held_out) > 0
-    before = run.manifest.get("held_out_loss_before")
-    if measures and before is None:
-        before = held_out_loss()
-        _record(run, accelerator, held_out_loss_before=before)
+    measure = held_out_loss if len(data.held_out) else None
+    if measure is not None and "held_out_loss_before" not in run.manifest:
+        before = measure()
+        if accelerator.is_main_process:
+            run.update_manifest(held_out_loss_before=before)
     _start_trackers(run, recipe, accelerator)
+    state, outcome = _run_loop(run, recipe, module, plan, accelerator, checkpoints, measure, progress)
+    accelerator.end_training()
+    if outcome == "interrupted":
+        raise Interrupted(
+            f"stopped after step {state.step} of {plan.total_steps}; everything up to there is saved",
+            f"go on with: tunelab train --resume {run.path}",
+        )
+    if recipe.train.final == "best":
+        checkpoints.load_best(model)
+    after = measure() if measure is not None else None
+    if accelerator.is_main_process:
+        save_result(run, model, tokenizer)
+        run.update_manifest(**closing(run, model, state, meter, outcome, after))
+    accelerator.wait_for_everyone()
+
+
+def _run_loop(
+    run: Run,
+    recipe: Recipe,
+    module: TargetLoss,
+    plan: TrainingPlan,
+    accelerator: Accelerator,
+    checkpoints: CheckpointStore,
+    held_out_loss: Callable[[], float] | None,
+    progress: Progress,
+) -> tuple[LoopState, Outcome]:
+    settings = recipe.train
+    optimizer = adamw(
+        module.parameters(),
+        lr=settings.lr or 0.0,
+        weight_decay=settings.weight_decay,
+        betas=settings.betas,
+        eps=settings.eps,
+    )
 
     def log(record: dict[str, Any]) -> None:
         run.append_metrics(record)
@@ -122,13 +156,6 @@ def _train(run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progres
         scalars = {f"{kind}/{name}": value for name, value in record.items() if name not in ("kind", "step")}
         accelerator.log(scalars, step=record["step"])
 
-    optimizer = adamw(
-        model.parameters(),
-        lr=recipe.train.lr or 0.0,
-        weight_decay=recipe.train.weight_decay,
-        betas=recipe.train.betas,
-        eps=recipe.train.eps,
-    )
     with asked_to_stop() as should_stop:
         loop = TrainingLoop(
             module,
@@ -138,24 +165,11 @@ def _train(run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progres
             accelerator,
             checkpoints=checkpoints,
             log=log,
-            held_out_loss=held_out_loss if measures else None,
+            held_out_loss=held_out_loss,
             should_stop=should_stop,
             progress=progress,
         )
-        state, outcome = loop.run()
-    accelerator.end_training()
-    if outcome == "interrupted":
-        raise Interrupted(
-            f"stopped after step {state.step} of {plan.total_steps}; everything up to there is saved",
-            f"go on with: tunelab train --resume {run.path}",
-        )
-    if recipe.train.final == "best":
-        checkpoints.load_best(model)
-    after = held_out_loss() if measures else None
-    if accelerator.is_main_process:
-        save_result(run, model, tokenizer)
-        run.update_manifest(**closing(run, model, state, meter, outcome, after))
-    accelerator.wait_for_everyone()
+        return loop.run()
 
 
 def start_on_main(accelerator: Accelerator, recipe: Recipe) -> Run:
@@ -194,7 +208,7 @@ def save_result(run: Run, model: nn.Module, tokenizer: Any) -> None:
             tokenizer.save_pretrained(folder)
         return
     with directory_written_atomically(run.adapter) as folder:
-        model.save_pretrained(folder, save_embedding_layers=False)  # type: ignore[operator]
+        cast(Any, model).save_pretrained(folder, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's is a form with nothing filled in
         tokenizer.save_pretrained(folder)
 
@@ -213,13 +227,8 @@ def _held_out_loss(module: TargetLoss, table: TokenTable, recipe: Recipe, accele
             ranks=accelerator.num_processes,
         )
     sums = torch.tensor([total, targets], dtype=torch.float64, device=accelerator.device)
-    total, count = accelerator.reduce(sums, "sum").tolist()  # type: ignore[union-attr]
-    return total / count
-
-
-def _record(run: Run, accelerator: Accelerator, **entries: Any) -> None:
-    if accelerator.is_main_process:
-        run.update_manifest(**entries)
+    total, count = accelerator.reduce(sums, "sum").tolist()
+    return float(total / count)
 
 
 def _start_trackers(run: Run, recipe: Recipe, accelerator: Accelerator) -> None:
@@ -231,5 +240,3 @@ def _start_trackers(run: Run, recipe: Recipe, accelerator: Accelerator) -> None:
     options = {"wandb": {"name": run.path.name, "dir": str(run.trackers)}, "trackio": {"name": run.path.name}}
     chosen = {name: value for name, value in options.items() if name in recipe.train.trackers}
     accelerator.init_trackers(recipe.train.tracker_project, config=flat, init_kwargs=chosen)
-
-

@@ -15,8 +15,11 @@ from tunelab.data.select import mix, sample, split_held_out
 from tunelab.data.templates import Template, get_template
 from tunelab.data.tokenize import RowEncoder
 from tunelab.errors import UsageError
-from tunelab.models.load import load_tokenizer, tokenizer_fingerprint
+from tunelab.models.load import context_window, load_tokenizer, tokenizer_fingerprint
 from tunelab.progress import Progress, silent
+
+#: Tokens of a row at most, where the recipe and the model's window leave it open.
+DEFAULT_MAX_LENGTH = 1024
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,26 @@ def prepare(recipe: Recipe, *, progress: Progress = silent) -> PreparedData:
     return prepare_with(load_recipe_tokenizer(recipe), recipe, progress=progress)
 
 
+def fit_to_model(recipe: Recipe) -> Recipe:
+    """The recipe with `data.max_length` as a number that the model's window and a flat row can hold.
+
+    Raises:
+        UsageError: the recipe asks for longer rows than the model has a window for.
+    """
+    model = recipe.model
+    window = context_window(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    length = recipe.data.max_length
+    if length is None:
+        length = min(DEFAULT_MAX_LENGTH, window or DEFAULT_MAX_LENGTH, recipe.train.tokens_per_batch)
+        return recipe.model_copy(update={"data": recipe.data.model_copy(update={"max_length": length})})
+    if window is not None and length > window:
+        raise UsageError(
+            f"data.max_length={length}, but {model.name} has a window of {window} tokens",
+            f"set data.max_length={window} or less",
+        )
+    return recipe
+
+
 def load_recipe_tokenizer(recipe: Recipe) -> Any:
     """The tokenizer that a recipe asks for: its own, or the model's."""
     settings = recipe.model
@@ -46,7 +69,7 @@ def load_recipe_tokenizer(recipe: Recipe) -> Any:
 
 def prepare_with(tokenizer: Any, recipe: Recipe, *, progress: Progress = silent) -> PreparedData:
     """As prepare(), with a tokenizer that is loaded already."""
-    data = recipe.data
+    data = fit_to_model(recipe).data
     template = recipe_template(tokenizer, data)
     sources = [read_source(data, number, progress) for number in range(len(data.sources))]
     settings = data.model_dump(mode="json", exclude={"loss_on", "chat_template"})
@@ -67,7 +90,7 @@ def prepare_with(tokenizer: Any, recipe: Recipe, *, progress: Progress = silent)
         selection.train,
         selection.held_out,
         RowEncoder(tokenizer, template),
-        max_length=data.max_length,
+        max_length=data.max_length or DEFAULT_MAX_LENGTH,
         on_overflow=data.on_overflow,
         on_bad_row=data.on_bad_row,
         sources=[

@@ -15,7 +15,7 @@ from tunelab.config import Recipe
 from tunelab.data.loader import TokenTable, TrainingPlan
 from tunelab.errors import UsageError
 from tunelab.models.adapters import add_lora
-from tunelab.models.forward import check_flat_forward
+from tunelab.models.forward import check_flat_forward, underlying
 from tunelab.models.load import DTYPES, check_tokenizer_fits, load_model
 from tunelab.train.loop import LoopSettings
 
@@ -55,7 +55,9 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     device, dtype = compute_device(recipe), compute_dtype(recipe)
     for tracker in settings.trackers:
         if importlib.util.find_spec(tracker) is None:
-            raise UsageError(f"train.trackers: {tracker} is not installed", 'install it: pip install "tunelab[trackers]"')
+            raise UsageError(
+                f"train.trackers: {tracker} is not installed", 'install it: pip install "tunelab[trackers]"'
+            )
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision={"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[dtype],
@@ -81,7 +83,7 @@ def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.
     A frozen base lies in the precision it is computed with; weights that are trained lie in float32.
     """
     trains_base = recipe.adapter.kind == "none"
-    base = load_model(
+    base: nn.Module = load_model(
         recipe.model.name,
         dtype=torch.float32 if trains_base else DTYPES[compute_dtype(recipe)],
         device=accelerator.device,
@@ -89,21 +91,15 @@ def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.
         trust_remote_code=recipe.model.trust_remote_code,
     )
     check_tokenizer_fits(base, tokenizer)
-    longest = getattr(base.config, "max_position_embeddings", None)
-    if longest is not None and recipe.data.max_length > longest:
-        raise UsageError(
-            f"data.max_length={recipe.data.max_length}, but {recipe.model.name} has a window of {longest} tokens",
-            f"set data.max_length={longest} or less",
-        )
     if recipe.train.packing:
         check_flat_forward(base)
     if recipe.train.activation_checkpointing:
-        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        underlying(base).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if trains_base:
         base.requires_grad_(True)
         return base
     adapter = recipe.adapter
-    return add_lora(
+    adapted: nn.Module = add_lora(
         base,
         rank=adapter.rank,
         alpha=adapter.alpha,
@@ -113,6 +109,7 @@ def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.
         targets=adapter.targets,
         seed=recipe.train.seed,
     )
+    return adapted
 
 
 def training_plan(recipe: Recipe, table: TokenTable) -> TrainingPlan:

@@ -22,7 +22,7 @@ def rouge_by_item(responses: Sequence[str], references: Sequence[str]) -> dict[s
     Raises:
         DataError: no responses, another number of references, or an empty reference.
     """
-    from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
+    from rouge_score.rouge_scorer import RougeScorer
 
     check_pairs("rouge", responses, references)
     scorer = RougeScorer(list(KINDS), use_stemmer=False)
@@ -40,7 +40,7 @@ def rouge_scores(responses: Sequence[str], references: Sequence[str]) -> list[Sc
     Raises:
         DataError: as rouge_by_item.
     """
-    from rouge_score.tokenizers import DefaultTokenizer  # type: ignore[import-untyped]
+    from rouge_score.tokenizers import DefaultTokenizer
 
     values = rouge_by_item(responses, references)
     tokenize = DefaultTokenizer(False).tokenize
