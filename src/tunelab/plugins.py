@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parent
 
 
 def names(folder: str) -> list[str]:
-    """Names of all modules in a folder of the package ("data/sources"), and of the entry points of its group, sorted."""
+    """Names of all modules in a folder of the package ("data/sources") and its group's entry points, sorted."""
     own = [path.stem.replace("_", "-") for path in (PACKAGE / folder).glob("*.py") if not path.stem.startswith("_")]
     return sorted({*own, *(point.name for point in entry_points(group=_group(folder)))})
 

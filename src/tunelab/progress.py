@@ -1,4 +1,4 @@
-"""How long work tells its caller how far it is. The library itself prints nothing; the command line draws bars from this."""
+"""How long work tells its caller how far it is. The library prints nothing; the command line draws bars from this."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_an_epoch_s_order_is_a_permutation_and_depends_on_seed_and_epoch_alone(r
 
 
 def test_orders_differ_and_are_the_same_on_every_machine() -> None:
-    assert epoch_order(8, seed=0, epoch=0) == [6, 2, 0, 1, 3, 4, 5, 7]
+    assert epoch_order(8, seed=0, epoch=0) == [2, 4, 3, 6, 5, 0, 1, 7]
     orders = [tuple(epoch_order(50, seed=seed, epoch=epoch)) for seed in range(3) for epoch in range(3)]
     assert len(set(orders)) == 9
 

@@ -1,7 +1,8 @@
 """Which rows share a flat row, and which rows make a step: both follow from lengths and a seed alone.
 
 A step is a set of rows, whatever the size of the micro-batches that it is computed in, so that gradients do not depend
-on how the rows are packed. The plan of an epoch is a function of (seed, epoch): a resumed run needs no stored data order.
+on how the rows are packed. The plan of an epoch is a function of (seed, epoch): a resumed run needs no stored data
+order.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def epoch_order(rows: int, *, seed: int, epoch: int) -> list[int]:
 def group_steps(
     order: Sequence[int], lengths: Sequence[int], *, rows_per_step: int | None, tokens_per_step: int | None
 ) -> list[list[int]]:
-    """Rows in order, cut into steps: of so many rows, or of rows until so many tokens are reached; the last may be smaller.
+    """Rows in order, cut into steps of so many rows or at least so many tokens; the last may be smaller.
 
     Exactly one of the two sizes is given.
     """

@@ -4,7 +4,7 @@ A template gives sections. A section is text in segments, each marked as answer 
 and a section of a text template ends with an end-of-sequence token that closes the answer. So the place of every answer
 is known from the template itself, never guessed from the length of a prefix that was rendered again.
 
-    alpaca           Stanford's two wordings, with and without input (Taori et al. 2023), `### Response:` on its own line
+    alpaca           Stanford's two wordings, with and without input (Taori et al. 2023)
     alpaca-short     one system line in both cases
     plain            `Instruction: / Input: / Response:`
     human-assistant  `### Human:` / `### Assistant:`

@@ -120,7 +120,7 @@ class RowEncoder:
         return replace(row, input_ids=ids, answer_mask=mask, truncated=True)
 
     def stop_token_ids(self) -> list[int]:
-        """Ids that end an answer under this template: end of sequence, and what the chat template closes a turn with."""
+        """Ids that end an answer under this template: end of sequence, and the chat template's closing token."""
         stops = {self.tokenizer.eos_token_id} - {None}
         if self.template.parses_special_tokens:
             sample = Conversation((Message("user", "a"), Message("assistant", "b")))
@@ -236,7 +236,7 @@ class RowEncoder:
 
 
 def spells_everything(tokenizer: Any) -> bool:
-    """Whether the tokenizer can write any text: each printable ASCII character and a few others survive the way back."""
+    """Whether the tokenizer can write any text: printable ASCII and a few other characters survive the way back."""
     probe = "a" + "a".join(chr(code) for code in range(33, 127)) + "a\ta\na \u00e9 \u20ac \u4e2d \U0001f600 a"
     ids = tokenizer(probe, add_special_tokens=False)["input_ids"]
     return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)).strip() == probe

@@ -53,7 +53,7 @@ def add_lora(
     targets: str | Sequence[str] = "all-linear",
     seed: int = 0,
 ) -> PeftModel:
-    """The model with its weights frozen and fresh LoRA matrices (float32) on `targets`; B is zero, so outputs are equal.
+    """The model with its weights frozen and fresh LoRA matrices (float32) on `targets`; B is zero: outputs are equal.
 
     Source: Hu et al. 2021 (LoRA); Kalajdzievski 2023 (rsLoRA, scale alpha / sqrt(rank)); Liu et al. 2024 (DoRA).
 

@@ -13,7 +13,7 @@ from torch import nn
 
 @dataclass(frozen=True, slots=True)
 class ModelDigest:
-    """A model's make-up. Two models with one `sha256` have the same modules, shapes, dtypes and trainable parameters."""
+    """A model's make-up. One `sha256` means the same modules, shapes, dtypes and trainable parameters."""
 
     sha256: str
     parameters: int

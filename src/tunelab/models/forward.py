@@ -1,14 +1,15 @@
 """Running a causal language model on flat rows: several rows end to end in one sequence, kept apart by attention.
 
-A flat batch holds `tokens` ids and `row_starts`, the `rows + 1` places where rows begin (the last is `tokens`). There is
-no padding: positions restart with each row, and a token attends only to earlier tokens of its own row. The hidden states
-before the output head come back, so that logits need be formed only where they are wanted.
+A flat batch holds `tokens` ids and `row_starts`, the `rows + 1` places where rows begin (the last is `tokens`). There
+is no padding: positions restart with each row, and a token attends only to earlier tokens of its own row. The hidden
+states before the output head come back, so that logits need be formed only where they are wanted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -81,7 +82,7 @@ def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
         return cast(Callable[[Tensor], Tensor], head)
 
     def capped(hidden: Tensor) -> Tensor:
-        return torch.tanh(head(hidden) / cap) * cap
+        return cast(Tensor, torch.tanh(head(hidden) / cap) * cap)
 
     return capped
 
@@ -138,12 +139,12 @@ def _flat_attention_forward(
     for name in UNSUPPORTED_ATTENTION:
         if kwargs.get(name) is not None:
             raise ModelError(f"{type(module).__name__} needs attention with {name}, which flat attention does not have")
-    longest = max(end - start for start, end in zip(row_starts, row_starts[1:], strict=False))
+    longest = max(end - start for start, end in pairwise(row_starts))
     window = sliding_window if sliding_window is not None and sliding_window < longest else None
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout:
         return _varlen_attention(query, key, value, row_starts, longest, window, scaling), None
     outputs = []
-    for start, end in zip(row_starts, row_starts[1:], strict=False):
+    for start, end in pairwise(row_starts):
         outputs.append(
             functional.scaled_dot_product_attention(
                 query[:, :, start:end],

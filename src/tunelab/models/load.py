@@ -1,7 +1,7 @@
-"""Models and tokenizers from the hub (name and pinned revision) or from a local folder: all of what was asked, or an error.
+"""Models and tokenizers from the hub (name and pinned revision) or a local folder: all that was asked, or an error.
 
-Weights come from safetensors only (a pickle can run code), remote code stays off unless asked for, and a weight that the
-files do not hold is an error, since it would otherwise start at random without a word.
+Weights come from safetensors only (a pickle can run code), remote code stays off unless asked for, and a weight that
+the files do not hold is an error, since it would otherwise start at random without a word.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def load_model(
     """A causal language model with its weights in `dtype`, in evaluation mode.
 
     Raises:
-        ModelError: it is missing, gated, not reachable offline, needs remote code, has no safetensors, or lacks weights.
+        ModelError: it is missing, gated, not reachable, needs remote code, has no safetensors, or lacks weights.
     """
     _check_folder(name)
     disable_progress_bar()  # the library is silent; transformers draws a bar of its own otherwise

@@ -1,8 +1,8 @@
 """Checkpoints: the trained weights, the optimiser's state and where the loop stands, each written whole or not at all.
 
-A checkpoint is a directory `step-00000042` with `weights.safetensors`, `optimizer.safetensors` and `state.json`. It is filled
-under a temporary name, synced to disk and renamed, so that a kill at any byte leaves the previous one as it was. Random
-numbers need no place in it: those of a step follow from the seed and the step.
+A checkpoint is a directory `step-00000042` with `weights.safetensors`, `optimizer.safetensors` and `state.json`. It is
+filled under a temporary name, synced to disk and renamed, so that a kill at any byte leaves the previous one as it was.
+Random numbers need no place in it: those of a step follow from the seed and the step.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class CheckpointStore:
         return int(paths[-1].name.removeprefix("step-")) if paths else 0
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> LoopState | None:
-        """Put the newest checkpoint's weights and optimiser state in place; gives its state, None where there is none."""
+        """Put the newest checkpoint's weights and optimiser state in place; gives its state, or None without one."""
         self._clear_leftovers()
         if not self.paths():
             return None

@@ -153,7 +153,7 @@ class TrainingLoop:
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         seed_step(self.settings.seed, number, rank)
         batches = self.plan.batches(step, rank=rank, ranks=ranks)
-        # A process without rows of its own still takes part in the exchange of gradients, with a loss that weighs nothing.
+        # A process without rows of its own still joins the exchange of gradients, with a loss that weighs nothing.
         weight = ranks / step.targets if batches else 0.0
         loss_sum = torch.zeros((), device=self.accelerator.device)
         for index, rows in enumerate(batches or [[step.rows[0]]]):

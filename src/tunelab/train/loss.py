@@ -1,7 +1,8 @@
 """Cross-entropy on target tokens only, in chunks: the full matrix of logits never exists.
 
-Of [tokens, vocabulary] logits only the rows of targets matter, and of those only a chunk is held at a time: each chunk's
-gradient is taken at once, inside the forward pass, so that its logits can be dropped before the next are formed.
+Of [tokens, vocabulary] logits only the rows of targets matter, and of those only a chunk is held at a time: each
+chunk's gradient is taken at once, inside the forward pass, so that its logits can be dropped before the next are
+formed.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def warmup_steps(warmup: float, total: int) -> int:
 
 
 def learning_rate(step: int, total: int, *, peak: float, schedule: Schedule, warmup: float) -> float:
-    """The rate of step `step` (from 0) of `total`: a linear rise, then the schedule down to 0 just after the last step."""
+    """The rate of step `step` (from 0) of `total`: a linear rise, then the schedule down to 0 after the last step."""
     rising = warmup_steps(warmup, total)
     if step < rising:
         return peak * (step + 1) / rising

@@ -1,4 +1,4 @@
-"""The story of an evaluation: held-out rows, base and tuned side by side, answers stored first, scores computed from them."""
+"""The story of an evaluation: base and tuned side by side on held-out rows, answers stored first, then scored."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def evaluate(
     data = prepare_with(tokenizer, recipe, progress=progress)
     if data.held_out.sha256 != run.manifest["data"]["held_out"]["sha256"]:
         raise RunError(
-            f"{run.path}: the held-out rows are no longer those of its training: the data, or how it is split or tokenised, "
-            "has changed",
+            f"{run.path}: the held-out rows are no longer those of its training: the data changed, or how it is split "
+            "or tokenised",
             "other rows may have been trained on; restore the data, or train again",
         )
     known = _run_arms(run, recipe)

@@ -74,8 +74,8 @@ def merge(run: Run | Path | str, out: Path | str, *, dtype: str = "auto", progre
         check = compare_logits(expected, logits_of(load_model(str(folder), dtype=chosen), rows), chosen)
         if not check.passed:
             raise ModelError(
-                f"the merged model's logits differ from base + adapter by {check.largest_difference:.2g} of the largest "
-                f"logit, more than {check.tolerance:.0e}",
+                f"the merged model's logits differ from base + adapter's by {check.largest_difference:.2g} of the "
+                f"largest logit, more than {check.tolerance:.0e}",
                 "keep the adapter apart, or merge with --dtype fp32",
             )
     progress("merging", 3, 3)

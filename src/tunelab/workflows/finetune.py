@@ -1,4 +1,4 @@
-"""The story of a run: recipe -> rows -> model -> training -> saved result, with a manifest that says what really ran."""
+"""The story of a run: recipe -> rows -> model -> training -> saved result, and a manifest of what really ran."""
 
 from __future__ import annotations
 

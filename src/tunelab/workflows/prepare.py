@@ -1,4 +1,4 @@
-"""From the recipe's data section to tokenised rows: read, sample, mix, split, tokenise; or take all of that from the cache."""
+"""From the recipe's data section to tokenised rows: read, sample, mix, split, tokenise; or all that from the cache."""
 
 from __future__ import annotations
 

@@ -1,0 +1,132 @@
+"""Flat rows give each row's own logits, by transformers' own forward pass; what cannot be computed flat is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import FAMILIES, VOCABULARY, tiny_model
+from torch import Tensor, nn
+from transformers import Gemma2Config, Gemma2ForCausalLM
+
+from tunelab.errors import ModelError
+from tunelab.models import forward
+from tunelab.models.forward import check_flat_forward, flat_attention, flat_hidden_states, flat_positions, output_head
+
+LENGTHS = (3, 17, 1, 40, 9)
+
+
+def rows() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randint(0, VOCABULARY, (length,), generator=generator) for length in LENGTHS]
+
+
+def starts(parts: list[Tensor]) -> Tensor:
+    return torch.tensor([0, *(len(part) for part in parts)]).cumsum(0)
+
+
+def flat_logits(model: Any, parts: list[Tensor]) -> Tensor:
+    with torch.no_grad(), flat_attention(model):
+        return output_head(model)(flat_hidden_states(model, torch.cat(parts), starts(parts)))
+
+
+def own_logits(model: Any, parts: list[Tensor]) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([model(input_ids=part[None], use_cache=False).logits[0] for part in parts])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_flat_rows_give_each_row_s_own_logits(family: str) -> None:
+    model, parts = tiny_model(family), rows()
+    torch.testing.assert_close(flat_logits(model, parts), own_logits(model, parts), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [1, 4, 16, 17, 40, 100])
+def test_a_sliding_window_is_that_of_transformers(window: int) -> None:
+    model, parts = tiny_model("phi3", sliding_window=window), rows()
+    expected = own_logits(model, parts)
+    torch.testing.assert_close(flat_logits(model, parts), expected, rtol=1e-4, atol=1e-5)
+    whole = own_logits(tiny_model("phi3", sliding_window=None), parts)
+    assert torch.allclose(whole, expected, atol=1e-4) == (window >= 40), "a window below the longest row changes logits"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_flat_rows(family: str) -> None:
+    model, parts = tiny_model(family).to(torch.bfloat16), rows()
+    expected, got = own_logits(model, parts).float(), flat_logits(model, parts).float()
+    assert float((expected - got).abs().max() / expected.abs().max()) < 5e-2
+
+
+def test_a_soft_cap_on_logits_is_kept() -> None:
+    config = Gemma2Config(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, final_logit_softcapping=0.5, attn_logit_softcapping=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model, parts = Gemma2ForCausalLM(config).eval(), rows()
+    expected = own_logits(model, parts)
+    assert 0.3 < float(expected.abs().max()) <= 0.5
+    torch.testing.assert_close(flat_logits(model, parts), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_with_a_soft_cap_is_refused() -> None:
+    config = Gemma2Config(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8,
+    )  # fmt: skip
+    with pytest.raises(ModelError, match="Gemma2Attention needs attention with softcap, which flat attention does not"):
+        check_flat_forward(Gemma2ForCausalLM(config))
+
+
+def test_positions_restart_with_each_row() -> None:
+    assert flat_positions(torch.tensor([0, 3, 4, 6]), 6).tolist() == [0, 1, 2, 0, 0, 1]
+
+
+def test_attention_is_as_before_after_the_block_also_where_it_raises() -> None:
+    model = tiny_model("llama")
+    model.set_attn_implementation("eager")
+    with pytest.raises(KeyError), flat_attention(model):
+        assert model.config._attn_implementation == forward.FLAT_ATTENTION
+        raise KeyError
+    assert model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_check_passes_for_what_is_right_and_leaves_the_model_as_it_was(family: str) -> None:
+    model = tiny_model(family).train()
+    check_flat_forward(model)
+    assert model.training
+    check_flat_forward(tiny_model(family).to(torch.bfloat16))
+
+
+def test_the_check_sees_attention_across_borders(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    positions = forward.flat_positions
+    monkeypatch.setattr(forward, "flat_positions", lambda starts, tokens: positions(starts, tokens) * 0)
+    with pytest.raises(ModelError, match=r"LlamaForCausalLM: rows in one flat sequence give other logits than apart"):
+        check_flat_forward(model)
+
+
+def test_the_check_sees_logits_that_are_no_numbers() -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.lm_head.weight[3] = float("nan")
+    with pytest.raises(ModelError, match="relative difference nan"):
+        check_flat_forward(model)
+
+
+def test_an_attention_without_row_borders_is_refused() -> None:
+    model = tiny_model("llama")
+    with flat_attention(model), pytest.raises(ModelError, match="LlamaAttention does not pass row borders on"):
+        model(input_ids=torch.tensor([[1, 2, 3]]))
+
+
+def test_a_module_that_is_no_transformers_model_is_refused() -> None:
+    with pytest.raises(ModelError, match="Linear is not a transformers model"):
+        forward.underlying(nn.Linear(2, 2))
+
+
+def test_a_model_without_an_output_head_is_refused() -> None:
+    with pytest.raises(ModelError, match="LlamaModel has no output head"):
+        output_head(tiny_model("llama").model)
