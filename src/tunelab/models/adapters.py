@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunelab.errors import ModelError
+from tunelab.models.forward import underlying
 
 
 def linear_names(model: PreTrainedModel) -> list[str]:
@@ -77,8 +80,7 @@ def add_lora(
         fan_in_fan_out=conv1d,  # Conv1D stores its weight as [in, out]
         bias="none",
     )
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT reads a property that transformers has renamed
+    with torch.random.fork_rng(), _known_warnings_ignored():
         torch.manual_seed(seed)
         adapted = get_peft_model(model, config)
     return cast(PeftModel, adapted)
@@ -115,12 +117,41 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
     if not (folder / "adapter_model.safetensors").exists():
         raise ModelError(f"{folder}: no adapter_model.safetensors", "pickled adapters can run code and are not loaded")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            return cast(PeftModel, PeftModel.from_pretrained(model, folder, is_trainable=trainable))
+        with _known_warnings_ignored():
+            adapted = cast(PeftModel, PeftModel.from_pretrained(model, folder, is_trainable=trainable))
     except (RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ModelError(f"{folder}: the adapter does not fit {type(model).__name__}: {first}") from error
+        first = " ".join(str(error).split())
+        raise ModelError(f"{folder}: the adapter does not fit {type(model).__name__}: {first[:400]}") from error
+    _check_complete(adapted, folder)
+    return adapted
+
+
+def _check_complete(adapted: PeftModel, folder: Path) -> None:
+    """Every matrix that the model has must come from the file, and every one in the file must have gone to the model."""
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        stored = set(file.keys())
+    wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    lacking, left = sorted(wanted - stored), sorted(name for name in stored - wanted if "lora_" in name)
+    if lacking or left:
+        what = f"it lacks {lacking[0]}" if lacking else f"the model has no place for {left[0]}"
+        raise ModelError(
+            f"{folder}: the adapter does not fit {type(underlying(adapted)).__name__}: {what}",
+            "load it on the base model that it was trained on",
+        )
+
+
+@contextmanager
+def _known_warnings_ignored() -> Iterator[None]:
+    """PEFT's warnings of what is dealt with here; all others pass."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT reads a property that transformers has renamed
+        # A head of its own kind beside Conv1D layers: PEFT does the right thing for each layer.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to True but the target module is")
+        # What an adapter lacks is an error, from _check_complete.
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")
+        # An adapter on a tied head: merge_adapter gives the head a weight of its own first.
+        warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True` and a tied layer is part of")
+        yield
 
 
 def _last_parts(model: PreTrainedModel) -> list[str]:

@@ -40,12 +40,14 @@ class Scores:
             where there is one arm.
         path: where responses, likelihoods and scores lie.
         rows: held-out rows that were measured.
+        likelihoods: arm -> what it gave to each row, in the rows' order; arms can be compared row by row.
     """
 
     arms: Mapping[str, list[Score]]
     gain: Estimate | None
     path: Path
     rows: int
+    likelihoods: Mapping[str, list[LikelihoodRecord]]
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,9 @@ def _evaluate_arms(
         write_json_atomically(
             folder / "scores.json", {"header": header, "scores": [s.to_json() for s in scores[arm.name]]}
         )
-    return Scores(scores, _gain(likelihoods), out, len(rows))
+    base, tuned = likelihoods.get("base"), likelihoods.get("tuned")
+    gain = response_gain(base, tuned) if base and tuned else None
+    return Scores(scores, gain, out, len(rows), likelihoods)
 
 
 def held_out_rows(data: PreparedData, tokenizer: Any, limit: int | None) -> tuple[list[HeldOutRow], list[Item]]:
@@ -234,10 +238,8 @@ def adapter_hash(folder: Path) -> str:
     return f"sha256:{content.hexdigest()}"
 
 
-def _gain(likelihoods: Mapping[str, list[LikelihoodRecord]]) -> Estimate | None:
-    if not {"base", "tuned"} <= likelihoods.keys():
-        return None
-    base, tuned = likelihoods["base"], likelihoods["tuned"]
+def response_gain(base: list[LikelihoodRecord], tuned: list[LikelihoodRecord]) -> Estimate:
+    """Mean response loss of base less tuned over the same rows, nats per token, with its paired error."""
     return paired_ratio_difference(
         [row.answer_nll for row in base],
         [row.answer_tokens for row in base],

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from peft import PeftModel
 from torch import nn
 
 from tunelab.config import Recipe, load_recipe, parse_recipe, resolve, to_yaml
@@ -202,13 +203,13 @@ def default_path(recipe: Recipe) -> Path:
 def save_result(run: Run, model: nn.Module, tokenizer: Any) -> None:
     """Write the adapter in PEFT's format, or the whole model in transformers' format."""
     base = underlying(model)
-    if base is model:
+    if not isinstance(model, PeftModel):
         with directory_written_atomically(run.model) as folder:
             base.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
         return
     with directory_written_atomically(run.adapter) as folder:
-        cast(Any, model).save_pretrained(folder, save_embedding_layers=False)
+        model.save_pretrained(folder, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's is a form with nothing filled in
         tokenizer.save_pretrained(folder)
 
