@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import errors as hub
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
@@ -28,7 +29,7 @@ def load_tokenizer(
     Raises:
         ModelError: it cannot be loaded; or it cannot tell where in the text its tokens lie (target masks need that).
     """
-    _check_folder(name)
+    _check_folder(name, "config.json", "tokenizer.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -54,7 +55,7 @@ def load_model(
     Raises:
         ModelError: it is missing, gated, not reachable, needs remote code, has no safetensors, or lacks weights.
     """
-    _check_folder(name)
+    _check_folder(name, "config.json")
     disable_progress_bar()  # the library is silent; transformers draws a bar of its own otherwise
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -66,7 +67,7 @@ def load_model(
             output_loading_info=True,
             attn_implementation="sdpa",
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise _explained(error, "model", name, revision) from error
     missing = sorted(info["missing_keys"])
     if missing:
@@ -126,13 +127,13 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     return hashlib.sha256((tokenizer.backend_tokenizer.to_str() + special).encode()).hexdigest()
 
 
-def _check_folder(name: str) -> None:
-    """A name that looks like a path must be a folder with a model in it; else it would be taken for a hub name."""
+def _check_folder(name: str, *wanted: str) -> None:
+    """A name that looks like a path must be a folder with one of these files; else it would be taken for a hub name."""
     path = Path(name)
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if looks_local and not path.is_dir():
         raise ModelError(f"{name}: no such folder", "give a folder with config.json and *.safetensors, or a hub name")
-    if path.is_dir() and not any((path / file).exists() for file in ("config.json", "tokenizer.json")):
+    if path.is_dir() and not any((path / file).exists() for file in wanted):
         raise ModelError(f"{name}: the folder holds no model (no config.json)", "give a folder saved by transformers")
 
 
@@ -170,7 +171,7 @@ def _explained(error: BaseException, what: str, name: str, revision: str | None)
             f"{what} {at}: neither a folder nor a repository on the hub that you can see",
             "check the spelling; for a private repository run `hf auth login`",
         )
-    if "safetensors" in text:
+    if "safetensors" in text and not caused_by(SafetensorError):
         return ModelError(
             f"{what} {at}: no safetensors weights",
             "pickled weights can run code and are not loaded; save the model with save_pretrained to convert it",
