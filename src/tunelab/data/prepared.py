@@ -1,7 +1,8 @@
 """Rows tokenised ahead of time, in a cache whose key covers everything that decides the tokens.
 
-The key is a hash of the data's own fingerprint, the template, the tokenizer, the settings, and the source code that
-tokenises. Change any of them and the key is another one: a stale entry can be left over, but it can never be read.
+The key is a hash of the data's own fingerprint, the template, the tokenizer, the settings, and the source code and
+libraries that tokenise. Change any of them and the key is another one: a stale entry can be left over, but it can
+never be read.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from tunelab import __version__
 from tunelab.data.loader import TokenTable
 from tunelab.data.messages import Example
 from tunelab.data.templates import ChatTemplate, Template
@@ -22,8 +25,20 @@ from tunelab.errors import BadRow, DataError
 from tunelab.files import directory_written_atomically, recover_directory, write_json_atomically
 from tunelab.progress import Progress, silent
 
-#: Source files whose change makes other tokens out of the same rows.
-TOKENISING_SOURCES = ("tokenize.py", "templates.py", "messages.py", "select.py", "reader.py", "sources")
+#: Source files whose change makes other tokens out of the same rows, or another form of what is stored.
+TOKENISING_SOURCES = (
+    "tokenize.py",
+    "templates.py",
+    "messages.py",
+    "select.py",
+    "reader.py",
+    "tables.py",
+    "loader.py",
+    "prepared.py",
+    "sources",
+)
+#: Libraries that turn text into tokens: another version may do it in another way.
+TOKENISING_LIBRARIES = ("tokenizers", "transformers", "jinja2")
 MOST_SHOWN = 20
 
 
@@ -111,7 +126,14 @@ def cache_key(*, sources: Sequence[str], template: Template, tokenizer: str, set
         settings: everything else that matters: sampling, split, length, overflow, seed, ...
     """
     shape = asdict(template) if not isinstance(template, ChatTemplate) else {"special": template.special_tokens}
-    content = {"sources": list(sources), "template": shape, "tokenizer": tokenizer, "settings": dict(settings)}
+    content = {
+        "sources": list(sources),
+        "template": shape,
+        "tokenizer": tokenizer,
+        "settings": dict(settings),
+        "tunelab": __version__,
+        "libraries": {name: metadata.version(name) for name in TOKENISING_LIBRARIES},
+    }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode())
     folder = Path(__file__).parent
     for name in TOKENISING_SOURCES:

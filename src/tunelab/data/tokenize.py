@@ -34,9 +34,10 @@ class EncodedRow:
     Args:
         input_ids: [tokens].
         answer_mask: [tokens], True where a token belongs to an answer (its end-of-sequence token included).
-        reference: text of the last answer.
-        truncated: the row was cut at `max_length`, and its last answer has no end-of-sequence token.
+        reference: text of the last answer that the row holds, uncut.
+        truncated: the row was cut at `max_length`; an answer that the cut goes through has no end-of-sequence token.
         lost_characters: characters of the text that the tokenizer cannot spell and leaves out; 0 with most tokenizers.
+        earlier_answers: text of the answers before the last; one of these is the reference where a cut takes the last.
     """
 
     input_ids: Ids
@@ -45,13 +46,12 @@ class EncodedRow:
     origin: str
     truncated: bool = False
     lost_characters: int = 0
+    earlier_answers: tuple[str, ...] = ()
 
     @property
     def prompt_length(self) -> int:
-        """Tokens before the last answer: exactly what a model is given to answer."""
-        end = int(np.flatnonzero(self.answer_mask)[-1])
-        context = np.flatnonzero(~self.answer_mask[:end])
-        return int(context[-1]) + 1 if len(context) else 0
+        """Tokens before the last answer that the row holds: exactly what a model is given to answer."""
+        return answer_runs(self.answer_mask)[-1][0]
 
 
 class RowEncoder:
@@ -74,6 +74,7 @@ class RowEncoder:
                 "the tokenizer has no end-of-sequence token: nothing would teach the model to stop",
                 "use a tokenizer that has one, or its chat template (data.template=chat)",
             )
+        self.largest_id = max(tokenizer.get_vocab().values())
         self.spells_everything = spells_everything(tokenizer)
         self.leading_ids = [] if template.parses_special_tokens else leading_special_ids(tokenizer)
 
@@ -103,6 +104,7 @@ class RowEncoder:
             reference=example.messages[-1].text,
             origin=example.origin,
             lost_characters=lost,
+            earlier_answers=tuple(turn.text for turn in example.messages[:-1] if turn.role == "assistant"),
         )
         return _with_targets(row)
 
@@ -110,14 +112,17 @@ class RowEncoder:
         """The row itself where it has at most `max_length` tokens; else None (drop), or its first tokens (truncate).
 
         A row that would keep no target is dropped as well. A cut answer has no end-of-sequence target, since it does
-        not end there.
+        not end there. Where the cut takes the last answer, the one before becomes the row's last, and its reference.
         """
         if len(row.input_ids) <= max_length:
             return row
         ids, mask = row.input_ids[:max_length], row.answer_mask[:max_length]
         if on_overflow == "drop" or not mask[1:].any():
             return None
-        return replace(row, input_ids=ids, answer_mask=mask, truncated=True)
+        answers = (*row.earlier_answers, row.reference)[: len(answer_runs(mask))]
+        return replace(
+            row, input_ids=ids, answer_mask=mask, truncated=True, reference=answers[-1], earlier_answers=answers[:-1]
+        )
 
     def stop_token_ids(self) -> list[int]:
         """Ids that end an answer under this template: end of sequence, and the chat template's closing token."""
@@ -209,7 +214,7 @@ class RowEncoder:
         for guard in special or GUARDS:
             alone = self._tokenize(guard)["input_ids"]
             both = self._tokenize(guard + text)["input_ids"]
-            if both[: len(alone)] == alone:
+            if alone and both[: len(alone)] == alone:
                 return list(both[len(alone) :])
         raise _border_error()
 
@@ -225,14 +230,24 @@ class RowEncoder:
         return max(0, len(text.strip()) - len(spelled.strip()))
 
     def _pretokenized(self, row: PretokenizedRow) -> EncodedRow:
+        largest = max(row.input_ids, default=0)
+        if largest > self.largest_id:
+            raise BadRow(
+                f"input_ids holds {largest}, but the tokenizer's largest id is {self.largest_id}",
+                "tokenise with the model's own tokenizer",
+            )
         ids = np.asarray(row.input_ids, dtype=np.int32)
-        size = max(self.tokenizer.get_vocab().values()) + 1
-        if len(ids) and int(ids.max()) >= size:
-            raise BadRow(f"input_ids holds {int(ids.max())}, but the tokenizer's largest id is {size - 1}")
-        mask = np.ones(len(ids), dtype=np.bool_) if row.completion_mask is None else np.asarray(row.completion_mask)
-        encoded = _with_targets(EncodedRow(ids, mask.astype(np.bool_), reference="", origin=row.origin))
-        answer = ids[encoded.prompt_length :][mask[encoded.prompt_length :]]
-        return replace(encoded, reference=self.tokenizer.decode(answer, skip_special_tokens=True))
+        mask = np.asarray([True] * len(ids) if row.completion_mask is None else row.completion_mask, dtype=np.bool_)
+        encoded = _with_targets(EncodedRow(ids, mask, reference="", origin=row.origin))
+        runs = answer_runs(mask)
+        answers = [str(self.tokenizer.decode(ids[start:end], skip_special_tokens=True)) for start, end in runs]
+        return replace(encoded, reference=answers[-1], earlier_answers=tuple(answers[:-1]))
+
+
+def answer_runs(mask: Mask) -> list[tuple[int, int]]:
+    """Stretches [start, end) of an answer mask, one an answer: between two answers there always is a turn."""
+    borders = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
+    return [(int(start), int(end)) for start, end in borders.reshape(-1, 2)]
 
 
 def spells_everything(tokenizer: Any) -> bool:

@@ -83,7 +83,7 @@ def load_model(
 
 def context_window(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> int | None:
     """Tokens that a model can attend to, from its configuration alone; None where it does not say."""
-    _check_folder(name)
+    _check_folder(name, "config.json")
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:

@@ -25,7 +25,10 @@ STEP_NAME = re.compile(r"step-(\d{8})")
 
 @dataclass
 class LoopState:
-    """Where the loop stands after `step` steps. `seconds` counts training time of all sessions together."""
+    """Where the loop stands after `step` steps.
+
+    `seconds` counts training time of all sessions together; `loss_scaling` is the state of fp16's gradient scaler.
+    """
 
     step: int = 0
     targets: int = 0
@@ -34,7 +37,7 @@ class LoopState:
     best_loss: float | None = None
     best_step: int | None = None
     evaluations_without_gain: int = 0
-    loss_scale: float | None = None
+    loss_scaling: dict[str, float] | None = None
 
 
 def trainable_weights(model: nn.Module) -> dict[str, Tensor]:

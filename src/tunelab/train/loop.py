@@ -10,6 +10,7 @@ for every step of the plan:
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -25,7 +26,6 @@ from tunelab.models.forward import flat_attention
 from tunelab.progress import Progress, silent
 from tunelab.train.checkpoint import CheckpointStore, LoopState
 from tunelab.train.loss import TargetLoss
-from tunelab.train.meter import Meter
 from tunelab.train.optimizer import Schedule, learning_rate
 
 Outcome = Literal["finished", "stopped early", "interrupted"]
@@ -47,10 +47,13 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class StepResult:
-    """Of one step: mean loss over its targets (nats), and the gradient's norm before clipping."""
+    """Of one step: mean loss over its targets (nats), and the gradient's norm before clipping.
+
+    The norm is None where fp16's scaled gradients overflowed: the scaler skips such a step and lowers its scale.
+    """
 
     loss: float
-    gradient_norm: float
+    gradient_norm: float | None
 
 
 class TrainingLoop:
@@ -96,25 +99,23 @@ class TrainingLoop:
     def run(self) -> tuple[LoopState, Outcome]:
         """Train from the newest checkpoint, or from the start where there is none, to the end of the plan."""
         state = self._restore()
-        meter = Meter(self.accelerator.device)
-        before = state.seconds
-        outcome: Outcome = "finished"
+        started, before = time.perf_counter(), state.seconds
         total = self.plan.total_steps
+        # A run that was killed after it had stopped early, before its result was saved, must not train on.
+        outcome: Outcome = "stopped early" if self._patience_is_spent(state) else "finished"
         self.module.train()
         with flat_attention(self.model):
-            while state.step < total:
+            while outcome == "finished" and state.step < total:
                 result = self._step(state, total)
-                state.seconds = before + meter.read().seconds
-                gained_nothing = self._evaluate_when_due(state, total)
+                state.seconds = before + time.perf_counter() - started
+                self._evaluate_when_due(state, total)
                 self.progress("training", state.step, total, f"loss {result.loss:.3f}")
-                if gained_nothing:
+                if self._patience_is_spent(state):
                     outcome = "stopped early"
                 elif state.step < total and self._any_process(self.should_stop()):
                     outcome = "interrupted"
                 if outcome != "finished" or self._save_is_due(state, total):
                     self._save(state)
-                if outcome != "finished":
-                    break
         return state, outcome
 
     def _step(self, state: LoopState, total: int) -> StepResult:
@@ -175,23 +176,27 @@ class TrainingLoop:
         with self.accelerator.autocast():
             return self.module(batch.input_ids, batch.row_starts, batch.predicted_from, batch.labels)  # type: ignore[no-any-return]
 
-    def _clip(self, number: int) -> float:
+    def _clip(self, number: int) -> float | None:
         """Scale gradients down to the largest norm allowed; gives the norm that they had."""
         self.accelerator.unscale_gradients(self.optimizer)
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip or math.inf))
-        # With fp16 the scaler skips a step whose gradients overflow, and lowers its scale: that is its ordinary work.
-        if not math.isfinite(norm) and self.accelerator.scaler is None:
-            raise TrainingError(
-                f"step {number + 1}: the gradient's norm is {norm}; the weights of the step before are untouched",
-                "lower train.lr, or use train.dtype=fp32",
-            )
-        return norm
+        if math.isfinite(norm):
+            return norm
+        scaler = self.accelerator.scaler
+        # Gradients that overflow at a high scale are fp16's ordinary work; at a scale of 1 it is not the scale.
+        if scaler is not None and scaler.get_scale() > 1:
+            return None
+        scaled = "" if scaler is None else " even with a loss scale of 1"
+        raise TrainingError(
+            f"step {number + 1}: the gradient's norm is {norm}{scaled}; the weights of the step before are untouched",
+            "lower train.lr, or use train.dtype=fp32 or bf16",
+        )
 
-    def _evaluate_when_due(self, state: LoopState, total: int) -> bool:
-        """Measure the held-out loss every so many steps and at the end; True when patience is spent."""
+    def _evaluate_when_due(self, state: LoopState, total: int) -> None:
+        """Measure the held-out loss every so many steps and at the end, and keep the weights that did best."""
         every = self.settings.eval_every
         if self.held_out_loss is None or every is None or (state.step % every and state.step != total):
-            return False
+            return
         loss = self.held_out_loss()
         improved = state.best_loss is None or loss < state.best_loss
         if improved:
@@ -201,6 +206,8 @@ class TrainingLoop:
         else:
             state.evaluations_without_gain += 1
         self._log(kind="held-out", step=state.step, loss=loss, best=improved)
+
+    def _patience_is_spent(self, state: LoopState) -> bool:
         return self.settings.patience is not None and state.evaluations_without_gain >= self.settings.patience
 
     def _save_is_due(self, state: LoopState, total: int) -> bool:
@@ -211,7 +218,7 @@ class TrainingLoop:
         if self.checkpoints is None:
             return
         if self.accelerator.scaler is not None:
-            state.loss_scale = self.accelerator.scaler.get_scale()
+            state.loss_scaling = self.accelerator.scaler.state_dict()
         if self.accelerator.is_main_process:
             self.checkpoints.save(state, self.model, self.plain_optimizer)
         self.accelerator.wait_for_everyone()
@@ -220,8 +227,8 @@ class TrainingLoop:
         state = self.checkpoints.restore(self.model, self.plain_optimizer) if self.checkpoints is not None else None
         if state is None:
             return LoopState()
-        if state.loss_scale is not None and self.accelerator.scaler is not None:
-            self.accelerator.scaler.update(state.loss_scale)
+        if state.loss_scaling is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state.loss_scaling)
         return state
 
     def _any_process(self, flag: bool) -> bool:

@@ -30,6 +30,7 @@ from tunelab.workflows.interrupt import asked_to_stop
 from tunelab.workflows.manifest import closing, opening
 from tunelab.workflows.prepare import fit_to_model, load_recipe_tokenizer, prepare_with
 from tunelab.workflows.setup import build_model, loop_settings, make_accelerator, release, training_plan
+from tunelab.workflows.trackers import tracked
 
 RecipeLike = Recipe | Mapping[str, Any] | str | Path
 
@@ -115,9 +116,8 @@ def _train(run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progres
         before = measure()
         if accelerator.is_main_process:
             run.update_manifest(held_out_loss_before=before)
-    _start_trackers(run, recipe, accelerator)
-    state, outcome = _run_loop(run, recipe, module, plan, accelerator, checkpoints, measure, progress)
-    accelerator.end_training()
+    with tracked(run, recipe, accelerator):
+        state, outcome = _run_loop(run, recipe, module, plan, accelerator, checkpoints, measure, progress)
     if outcome == "interrupted":
         raise Interrupted(
             f"stopped after step {state.step} of {plan.total_steps}; everything up to there is saved",
@@ -127,8 +127,9 @@ def _train(run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progres
         checkpoints.load_best(model)
     after = measure() if measure is not None else None
     if accelerator.is_main_process:
+        proof = closing(run, model, state, meter, outcome, after)
         save_result(run, model, tokenizer)
-        run.update_manifest(**closing(run, model, state, meter, outcome, after))
+        run.update_manifest(**proof)
     accelerator.wait_for_everyone()
 
 
@@ -230,14 +231,3 @@ def _held_out_loss(module: TargetLoss, table: TokenTable, recipe: Recipe, accele
     sums = torch.tensor([total, targets], dtype=torch.float64, device=accelerator.device)
     total, count = accelerator.reduce(sums, "sum").tolist()
     return float(total / count)
-
-
-def _start_trackers(run: Run, recipe: Recipe, accelerator: Accelerator) -> None:
-    if not recipe.train.trackers:
-        return
-    run.trackers.mkdir(exist_ok=True)
-    accelerator.project_configuration.set_directories(str(run.trackers))
-    flat = {"recipe": to_yaml(recipe)}
-    options = {"wandb": {"name": run.path.name, "dir": str(run.trackers)}, "trackio": {"name": run.path.name}}
-    chosen = {name: value for name, value in options.items() if name in recipe.train.trackers}
-    accelerator.init_trackers(recipe.train.tracker_project, config=flat, init_kwargs=chosen)

@@ -33,8 +33,10 @@ def opening(
 ) -> dict[str, Any]:
     """What the manifest says before the first step; a resumed run keeps what was said of its start."""
     sessions = [*run.manifest.get("sessions", []), {"started": now(), "environment": environment()}]
-    entries = {
+    entries: dict[str, Any] = {
         "status": "running",
+        "ended": None,
+        "error": None,  # of a session before this one
         "sessions": sessions,
         "model": {
             "name": recipe.model.name,

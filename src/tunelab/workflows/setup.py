@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from torch import nn
+from transformers import PreTrainedModel
 
 from tunelab.config import Recipe
 from tunelab.data.loader import TokenTable, TrainingPlan
@@ -46,7 +47,7 @@ def compute_dtype(recipe: Recipe) -> str:
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
-    """Accelerate set up for the recipe: device, precision of forward and backward, trackers.
+    """Accelerate set up for the recipe: device, precision of forward and backward.
 
     Raises:
         UsageError: a GPU or a number format is asked for that is not there, or a tracker that is not installed.
@@ -61,9 +62,9 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision={"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[dtype],
-        log_with=list(settings.trackers) or None,
     )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        release(accelerator)
         raise UsageError(
             f"training under {accelerator.distributed_type.value} is not supported",
             "launch with torchrun or accelerate in multi-GPU (DDP) mode",
@@ -72,9 +73,12 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
 
 
 def release(accelerator: Accelerator) -> None:
-    """Let the next run in this process choose its own precision: accelerate keeps the first one's as a global."""
+    """Let the next run in this process choose its own precision and device: accelerate keeps the first one's as globals.
+
+    Among several processes the device and the process group stay as they are; they come from the launcher.
+    """
     accelerator.free_memory()
-    AcceleratorState._reset_state()
+    AcceleratorState._reset_state(reset_partial_state=accelerator.num_processes == 1)
 
 
 def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.Module:
@@ -110,6 +114,15 @@ def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.
         seed=recipe.train.seed,
     )
     return adapted
+
+
+def enable_activation_checkpointing(model: PreTrainedModel) -> None:
+    """Compute activations again in backward in place of keeping them (not reentrant: frozen inputs need that)."""
+    enable = getattr(model, "activation_checkpointing_enable", None)  # its name since transformers 5.23
+    if enable is not None:
+        enable({"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def training_plan(recipe: Recipe, table: TokenTable) -> TrainingPlan:
