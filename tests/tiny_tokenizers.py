@@ -1,4 +1,4 @@
-"""Tokenizers with the habits that target masks must withstand, made in memory: merges over borders, dummy prefixes, ..."""
+"""Tokenizers with the habits that masks must withstand, made in memory: merges over borders, dummy prefixes, ..."""
 
 from __future__ import annotations
 

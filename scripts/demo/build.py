@@ -35,9 +35,9 @@ VOCABULARY = 2048
 END, PAD = "<|endoftext|>", "<|pad|>"
 BLOCK = 192
 """Tokens a row while pretraining; documents are joined, with END after each."""
-ROWS_PER_STEP = 20
+ROWS_PER_STEP = 10
 PEAK_LEARNING_RATE = 3e-3
-WARMUP_STEPS = 60
+WARMUP_STEPS = 100
 
 
 def write_rows(path: Path) -> int:

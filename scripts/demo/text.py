@@ -301,7 +301,7 @@ def shopping(rng: random.Random) -> str:
         (f"Which colour did the {thing.plural} have?", f"The {thing.plural} were {colour}."),
     ]
     parts = [f"On {day} {name} went to the {place} and bought {number} {colour} {thing.plural}."]
-    for question, answer in rng.sample(talk, rng.randint(2, 4)):
+    for question, answer in rng.sample(talk, rng.randint(3, 5)):
         parts.append(
             rng.choice(
                 (
@@ -367,7 +367,7 @@ KINDS = (
     letter,
     story,
 )
-WEIGHTS = (4, 2, 2, 2, 3, 3, 3, 1, 3, 3, 2, 3)
+WEIGHTS = (4, 2, 4, 2, 2, 2, 3, 1, 4, 5, 4, 3)
 """How often each kind is told: more where there is more to know."""
 
 

@@ -7,7 +7,7 @@ checkpoints/       to resume from; `best/` holds the best evaluated weights
 adapter/ | model/  the result: a PEFT adapter, or a transformers checkpoint
 tokenizer/         the tokenizer that the rows were made with
 evaluations/       responses and scores of `tunelab eval`
-trackers/          local files of W&B, TensorBoard, Trackio
+trackers/          local files of W&B and TensorBoard
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Run:
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl, flushed."""
         with open(self.metrics_file, "a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(record)) + "\n")
+            file.write(json.dumps(dict(record), allow_nan=False) + "\n")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -145,7 +145,7 @@ def new_run(path: Path, recipe: str) -> Run:
             f"{path}: there is a run already{done}",
             f"go on with it (tunelab train --resume {path}), or choose another directory with --out",
         )
-    if path.exists() and any(entry.name != ".lock" for entry in path.iterdir()):
+    if path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir()):
         raise RunError(f"{path}: the directory is not empty and holds no run", "choose another directory with --out")
     path.mkdir(parents=True, exist_ok=True)
     write_text_atomically(run.recipe_file, recipe)

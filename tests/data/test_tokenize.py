@@ -52,7 +52,9 @@ def test_the_guard_of_a_split_is_one_that_does_not_merge_either() -> None:
 
 def test_a_token_that_no_guard_can_split_refuses_the_row() -> None:
     tokenizer = byte_tokenizer([("Ċ", "Y"), (".", "Y"), ("a", "Y"), ("0", "Y"), (")", "Y")])
-    with pytest.raises(BadRow, match="a token spans the border between prompt and answer, and cannot be split") as error:
+    with pytest.raises(
+        BadRow, match="a token spans the border between prompt and answer, and cannot be split"
+    ) as error:
         encoder(tokenizer=tokenizer).encode(ask("Is it?", "Yes"))
     assert "another template" in error.value.hint
     assert spelled(encoder("plain", tokenizer).encode(ask("Is it?", "Yes")), tokenizer) == [" Yes<eos>"]

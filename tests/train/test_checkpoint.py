@@ -85,10 +85,16 @@ def test_halves_that_a_kill_left_are_removed_and_what_was_renamed_away_comes_bac
     (tmp_path / "step-00000002").rename(tmp_path / ".step-00000002.old")
     (tmp_path / ".step-00000003.77.tmp").mkdir()
     (tmp_path / ".step-00000003.77.tmp" / "weights.safetensors").write_bytes(b"half")
+    (tmp_path / ".best.old").mkdir()
+    store.save_best(model)
+    (tmp_path / ".best.old").mkdir()
+    store.recover()
     restored = store.restore(model, optimizer)
     assert restored is not None
     assert restored.step == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000002"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "step-00000001", "step-00000002"]
+    CheckpointStore(tmp_path, keep=1).recover()
+    assert [path.name for path in store.paths()] == ["step-00000002"]
 
 
 # Dies as by SIGKILL before or after the n-th call of a function while the second checkpoint is written.
@@ -124,6 +130,7 @@ for point in points:
         print(point, os.waitstatus_to_exitcode(status), *sorted(path.name for path in CheckpointStore(folder).paths()))
         model = Model()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.0)
+        CheckpointStore(folder, keep=1).recover()
         state = CheckpointStore(folder).restore(model, optimizer)
         steps = optimizer.state[model.weight]["step"].item()
         print(state.step, steps, round(-model.weight[0].item(), 3), *sorted(os.listdir(folder)), flush=True)
@@ -163,7 +170,7 @@ POINTS = [
 
 
 def test_a_kill_at_any_point_of_a_save_leaves_a_usable_checkpoint(tmp_path: Path) -> None:
-    old, new = ("1 1.0 1.0 step-00000001", "2 2.0 2.0 step-00000001 step-00000002")
+    old, new = ("1 1.0 1.0 step-00000001", "2 2.0 2.0 step-00000002")
     command = [sys.executable, "-c", DYING, str(tmp_path), *POINTS]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Prepare, and show what became of the rows."""
     recipe = recipe_of(arguments)
-    from tunelab.data.prepared import cache_directory
+    from tunelab.data.prepared import MOST_SHOWN, cache_directory
     from tunelab.workflows.prepare import prepare
 
     with progress_bar() as progress:
@@ -48,7 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
     lost = data.train_counts.lost_characters + data.held_out_counts.lost_characters
     if lost:
         say(f"the tokenizer cannot spell {lost:,} characters of these rows and leaves them out (lossy: their rows)")
-    for reason in data.bad_rows:
+    for reason in data.bad_rows[:MOST_SHOWN]:
         say(f"left out: {reason}")
+    if len(data.bad_rows) > MOST_SHOWN:
+        say(f"left out: and {len(data.bad_rows) - MOST_SHOWN:,} more")
     say(f"{'found in' if data.from_cache else 'written to'} {cache_directory() / data.key}")
     return 0

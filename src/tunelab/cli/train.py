@@ -14,6 +14,7 @@ Ctrl-C saves a checkpoint and ends; --resume goes on to the same result as if no
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from tunelab.cli._console import print_table, progress_bar, say
@@ -42,8 +43,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     with progress_bar() as progress:
         done = finetune(recipe, progress=progress) if recipe else resume(arguments.resume, progress=progress)
+    if int(os.environ.get("RANK", "0")) > 0:  # under torchrun one process speaks for all
+        return 0
     print_table(("what", "value"), summary(done))
-    say(f"\nNext:\n  tunelab eval {done.path}\n  tunelab merge {done.path} --out {done.path}-merged")
+    say(f"\nNext:\n  tunelab eval {done.path}")
+    if done.adapter.exists():
+        say(f"  tunelab merge {done.path} --out {done.path}-merged")
     return 0
 
 

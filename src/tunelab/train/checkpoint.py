@@ -64,8 +64,7 @@ class CheckpointStore:
             save_file(_on_cpu(trainable_weights(model)), temporary / "weights.safetensors")
             save_file(_on_cpu(optimizer_state(model, optimizer)), temporary / "optimizer.safetensors")
             write_json_atomically(temporary / "state.json", asdict(state))
-        for old in self.paths()[: -self.keep]:
-            shutil.rmtree(old)
+        self._remove_old()
         return target
 
     def paths(self) -> list[Path]:
@@ -81,7 +80,6 @@ class CheckpointStore:
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> LoopState | None:
         """Put the newest checkpoint's weights and optimiser state in place; gives its state, or None without one."""
-        self._clear_leftovers()
         if not self.paths():
             return None
         newest = self.paths()[-1]
@@ -89,12 +87,21 @@ class CheckpointStore:
         load_optimizer_state(model, optimizer, load_file(newest / "optimizer.safetensors"))
         return LoopState(**json.loads((newest / "state.json").read_text(encoding="utf-8")))
 
-    def _clear_leftovers(self) -> None:
-        """Put right what a kill in the middle of a save has left: halves are removed, a replaced one comes back."""
+    def recover(self) -> None:
+        """Put right what a kill in the middle of a save has left; called by one process alone, before restore().
+
+        Halves are removed, a checkpoint that was being replaced comes back, and older ones than are kept go.
+        """
         for leftover in self.folder.glob(".*.old") if self.folder.exists() else ():
             recover_directory(leftover.with_name(leftover.name.removeprefix(".").removesuffix(".old")))
+            shutil.rmtree(leftover, ignore_errors=True)
         for leftover in self.folder.glob(".*.tmp") if self.folder.exists() else ():
             shutil.rmtree(leftover)
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        for old in self.paths()[: -self.keep]:
+            shutil.rmtree(old)
 
     def save_best(self, model: nn.Module) -> None:
         """Keep these weights as the best so far."""

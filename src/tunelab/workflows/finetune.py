@@ -102,6 +102,7 @@ def _train(run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progres
     plan = training_plan(recipe, data.train)
     checkpoints = CheckpointStore(run.checkpoints, recipe.train.keep_checkpoints)
     if accelerator.is_main_process:
+        checkpoints.recover()
         resumed = bool(checkpoints.paths())
         tokenizer.save_pretrained(run.tokenizer)
         run.update_manifest(**opening(run, recipe, data, model, tokenizer, plan, accelerator, resumed))

@@ -98,7 +98,7 @@ def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.
     if recipe.train.packing:
         check_flat_forward(base)
     if recipe.train.activation_checkpointing:
-        underlying(base).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable_activation_checkpointing(underlying(base))
     if trains_base:
         base.requires_grad_(True)
         return base

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
 from accelerate import Accelerator
-from accelerate.tracking import filter_trackers
+from accelerate.tracking import GeneralTracker, filter_trackers
 
 from tunelab.config import Recipe, to_yaml
 from tunelab.runs import Run
@@ -40,4 +40,13 @@ def tracked(run: Run, recipe: Recipe, accelerator: Accelerator) -> Iterator[None
         # Not accelerator.end_training(): that ends the process group too, which later evaluations need.
         with redirect_stdout(sys.stderr):
             for tracker in accelerator.trackers:
-                tracker.finish()
+                _finish(tracker, accelerator.is_main_process)
+
+
+def _finish(tracker: GeneralTracker, is_main_process: bool) -> None:
+    if tracker.name != "trackio":
+        tracker.finish()
+    elif is_main_process:
+        import trackio
+
+        trackio.finish()  # accelerate ends Trackio's run alone, and Trackio ends it again, aloud, when Python exits

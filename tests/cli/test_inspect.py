@@ -1,0 +1,154 @@
+"""`tunelab inspect`: rows as the model sees them, and a summary that counts everything."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from tiny_tokenizers import byte_tokenizer
+from verbs import Bench, Command
+
+from tunelab.cli import _console, _token_text
+
+PLAIN = ["data.template=plain", "data.held_out=0", "data.max_length=128"]
+
+
+def rows_of(path: Path, *pairs: tuple[str, str]) -> Path:
+    path.write_text("".join(json.dumps({"prompt": a, "completion": b}) + "\n" for a, b in pairs), encoding="utf-8")
+    return path
+
+
+def test_targets_stand_in_double_brackets_and_line_breaks_are_shown(
+    tunelab: Command, bench: Bench, tmp_path: Path
+) -> None:
+    rows = rows_of(tmp_path / "rows.jsonl", ("Hi", "Yo"))
+    said = tunelab("inspect", "--model", bench.model, "--data", rows, *PLAIN)
+    assert said.code == 0
+    lines = said.out.splitlines()
+    assert lines[0] == "row 1: 29 tokens, 4 targets, 1 end of sequence (1 learned)"
+    assert lines[1:4] == ["|".join("Instruction: Hi") + "|↵", "|" + "|".join("Response:") + "[[ |Y|o|<eos>]]", ""]
+    assert lines[4].split() == ["training", "held-out"]
+    assert "\x1b" not in said.out
+
+
+def test_every_answer_of_a_conversation_is_marked(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    turns = [("user", "A"), ("assistant", "b"), ("user", "C"), ("assistant", "d")]
+    rows.write_text(json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]}) + "\n")
+    said = tunelab("inspect", "--model", bench.model, "--data", rows, *PLAIN)
+    assert re.findall(r"\[\[(.*?)\]\]", said.out) == [" |b|<eos>", " |d|<eos>"]
+    assert "2 end of sequence (2 learned)" in said.out
+
+
+def test_a_loss_on_everything_marks_all_but_the_first_token(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
+    rows = rows_of(tmp_path / "rows.jsonl", ("Hi", "Yo"))
+    said = tunelab("inspect", "--model", bench.model, "--data", rows, *PLAIN, "data.loss_on=all")
+    assert said.out.splitlines()[1].startswith("I[[n|s|t|r")
+    assert ", 28 targets," in said.out and said.out.splitlines()[0].startswith("row 1: 29 tokens")
+
+
+def test_rows_of_ids_are_shown_as_they_are(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"input_ids": [34, 35, 36]}\n')
+    said = tunelab("inspect", "--model", bench.model, "--data", rows, *PLAIN)
+    assert said.out.startswith(
+        "row 1: 3 tokens, 2 targets, 0 end of sequence (0 learned); its last answer is not closed\nC[[D|E]]\n"
+    )
+
+
+def test_a_row_that_was_cut_is_not_closed_and_is_counted(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
+    rows = rows_of(tmp_path / "rows.jsonl", ("Hi", "a long answer"), ("Ho", "ok"), ("Hi " * 20, "never seen"))
+    words = ["--model", bench.model, "--data", rows, *PLAIN, "data.max_length=32"]
+    said = tunelab("inspect", *words, "data.on_overflow=truncate")
+    first, second = (line for line in said.out.splitlines() if line.startswith("row "))
+    assert first == "row 1: 32 tokens, 7 targets, 0 end of sequence (0 learned); its last answer is not closed"
+    assert "not closed" not in second
+    assert "[[ |a| |l|o|n|g]]" in said.out
+    assert said.cells["truncated"] == ["1", "0"] and said.cells["left out, too long"] == ["1", "0"]
+    assert tunelab("inspect", *words).cells["left out, too long"] == ["2", "0"]
+
+
+def test_the_summary_counts_both_sides(tunelab: Command, bench: Bench) -> None:
+    said = tunelab("inspect", bench.recipe, "--rows", "0")
+    assert "row 1:" not in said.out
+    assert said.cells["rows"] == ["18", "6"] and said.cells["left out, bad"] == ["0", "0"]
+    tokens, targets = (int(said.cells[name][0]) for name in ("tokens", "target tokens"))
+    assert 0 < targets < tokens and int(said.cells["longest row"][0]) >= int(said.cells["median row"][0])
+    assert f"{bench.rows}: 24 rows read, 0 bad; licence: unknown (data of your own)\n" in said.err
+    assert said.err.endswith("an answer ends at: <eos>\n")
+
+
+def test_the_number_of_rows_shown(tunelab: Command, bench: Bench) -> None:
+    for words, shown in ((), 3), (("--rows", "2"), 2), (("--rows", "99"), 18):
+        assert len(re.findall(r"^row \d+:", tunelab("inspect", bench.recipe, *words).out, re.M)) == shown
+
+
+def test_bad_rows_are_counted_and_listed_not_fatal(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
+    rows = rows_of(tmp_path / "rows.jsonl", ("Hi", "Yo"), *[("Hi", " ")] * 23)
+    said = tunelab("inspect", "--model", bench.model, "--data", rows, *PLAIN)
+    assert said.code == 0 and "24 rows read, 23 bad" in said.err
+    bad = [line for line in said.err.splitlines() if line.startswith("bad: ")]
+    assert bad[0] == "bad: rows.jsonl row 2: empty output: message 2 (assistant) has no text"
+    assert len(bad) == 21 and bad[-1] == "bad: and 3 more"
+
+
+def test_a_chat_template_shows_its_own_tokens_and_its_stops(tunelab: Command, tmp_path: Path) -> None:
+    model = tiny.model_folder(tmp_path / "base")
+    byte_tokenizer().save_pretrained(model)
+    rows = rows_of(tmp_path / "rows.jsonl", ("Hi", "Yo"))
+    said = tunelab("inspect", "--model", model, "--data", rows, *PLAIN, "data.template=chat")
+    assert "<|im_start|>|u|s|e|r|↵\n|H|i|<|im_end|>|↵\n" in said.out
+    assert re.findall(r"\[\[(.*?)\]\]", said.out) == ["Y|o|<|im_end|>"]
+    assert said.err.endswith("an answer ends at: <eos>, <|im_end|>\n")
+
+
+class Terminal:
+    """Makes a captured stdout pass for a terminal."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TERM", "xterm-256color")
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        for module in (_console, _token_text):
+            monkeypatch.setattr(module, "is_terminal", lambda stream: stream is sys.stdout)
+
+
+def test_a_terminal_shows_targets_in_green(
+    tunelab: Command, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Terminal(monkeypatch)
+    rows = rows_of(tmp_path / "rows.jsonl", ("Hi", "Yo"))
+    out = tunelab("inspect", "--model", bench.model, "--data", rows, *PLAIN).out
+    green = re.findall(r"\x1b\[(?:1;)?32m(.*?)\x1b\[0m", out)
+    assert "".join(green) == " Yo<eos>"
+    assert "[[" not in out and "Response" in re.sub(r"\x1b\[[\d;]*m", "", out)
+
+
+def test_no_color_keeps_the_marks_away_and_the_text_plain(
+    tunelab: Command, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Terminal(monkeypatch)
+    monkeypatch.setenv("NO_COLOR", "1")
+    rows = rows_of(tmp_path / "rows.jsonl", ("Hi", "Yo"))
+    out = tunelab("inspect", "--model", bench.model, "--data", rows, *PLAIN).out
+    assert "32m" not in out
+    assert "[[ |Y|o|<eos>]]" in out, "without colour the targets are marked"
+
+
+def test_spelling_of_sentencepiece_tokens_keeps_their_space() -> None:
+    class Pieces:
+        all_special_ids = (9,)
+
+        def convert_ids_to_tokens(self, id: int) -> str:
+            return {1: "▁Yes", 2: "no", 9: "</s>"}[id]
+
+        def decode(self, ids: list[int], **settings: Any) -> str:
+            return {1: "Yes", 2: "no"}[ids[0]]
+
+    assert [_token_text._shown(Pieces(), id) for id in (1, 2, 9)] == [" Yes", "no", "</s>"]

@@ -1,0 +1,154 @@
+"""`tunelab train`: every form of asking for a run, what it says, and what it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from verbs import Bench, Command, run_recipe
+
+from tunelab.config import load_recipe
+from tunelab.runs import open_run
+from tunelab.train.loop import TrainingLoop
+from tunelab.workflows.finetune import finetune
+
+QUICK = ["train.steps=1", "train.device=cpu", "train.dtype=fp32", "data.held_out=0", "data.template=plain"]
+
+
+def test_a_recipe_file_gives_a_run_and_a_summary(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
+    said = tunelab("train", run_recipe(tmp_path, bench.model, bench.rows))
+    run = open_run(tmp_path / "run")
+    assert said.code == 0 and run.is_done and run.adapter.exists()
+    assert said.cells["run"] == [str(run.path)] and said.cells["status"] == ["finished"]
+    assert said.cells["rows"] == ["18"] and said.cells["steps"] == ["4"]
+    manifest = run.manifest
+    assert said.cells["target tokens"] == [f"{manifest['trained']['targets']:,}"]
+    assert said.cells["speed"][0].endswith(" tokens/s")
+    before, after = manifest["held_out_loss_before"], manifest["held_out_loss_after"]
+    assert said.cells["held-out loss"] == [f"{before:.4f} -> {after:.4f} nats per target token"]
+    assert after < before
+
+
+def test_the_next_commands_are_words_and_go_to_stderr(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
+    said = tunelab("train", run_recipe(tmp_path, bench.model, bench.rows, train__steps=1))
+    run = tmp_path / "run"
+    assert said.err == f"\nNext:\n  tunelab eval {run}\n  tunelab merge {run} --out {run}-merged\n"
+    assert "\x1b" not in said.out and "\r" not in said.out, "neither colour nor a bar where no terminal is"
+
+
+def test_flags_alone_make_a_run(tunelab: Command, bench: Bench) -> None:
+    words = ["--model", bench.model, "--data", bench.rows, "--method", "full", "--size", "10", "--seed", "5"]
+    said = tunelab("train", *words, "--template", "plain", "--limit", "2", *QUICK)
+    assert said.code == 0, said.err
+    run = open_run(Path("runs/base-full-rows-1"))
+    recipe = load_recipe(run.recipe_file)
+    assert (recipe.adapter.kind, recipe.data.size, recipe.train.seed, recipe.evaluate.limit) == ("none", 10, 5, 2)
+    assert run.model.exists() and said.cells["rows"] == ["10"]
+    assert "tunelab eval" in said.err and "merge" not in said.err, "there is nothing to merge"
+    assert "held-out loss" not in said.cells
+    tunelab("train", *words, "--template", "plain", *QUICK)
+    assert open_run(Path("runs/base-full-rows-2")).is_done, "a run of the same name gets the next number"
+
+
+def test_overrides_win_over_the_file_and_over_flags(tunelab: Command, bench: Bench) -> None:
+    said = tunelab("train", bench.recipe, "--out", "a", "--seed", "3", "train.seed=4", "adapter.rank=2", "train.steps=1")
+    assert said.code == 0, said.err
+    recipe = load_recipe("a/recipe.yaml")
+    assert (recipe.train.seed, recipe.adapter.rank, recipe.out) == (4, 2, "a")
+
+
+def test_rows_that_are_left_out_are_said(tunelab: Command, bench: Bench) -> None:
+    said = tunelab("train", bench.recipe, "--out", "a", "train.steps=1", "data.max_length=52")
+    lost = open_run(Path("a")).manifest["data"]["train"]["dropped_too_long"]
+    assert lost > 0 and said.cells["rows"] == [f"{18 - lost} ({lost} left out)"]
+
+
+def test_a_run_that_was_interrupted_goes_on_to_the_same_result(
+    tunelab: Command, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = run_recipe(tmp_path, bench.model, bench.rows, train__save_every=1)
+    with monkeypatch.context() as patch:
+        real = TrainingLoop.run
+
+        def interrupted(self: TrainingLoop) -> object:
+            self.should_stop = lambda: True
+            return real(self)
+
+        patch.setattr(TrainingLoop, "run", interrupted)
+        said = tunelab("train", recipe)
+    run = tmp_path / "run"
+    assert said.code == 130 and said.out == ""
+    assert said.err.startswith("error: stopped after step 1 of 4; everything up to there is saved\n")
+    assert f"hint: go on with: tunelab train --resume {run}\n" in said.err
+    assert open_run(run).status == "interrupted"
+    refused = tunelab("train", recipe)
+    assert refused.code == 1 and "there is a run already; it is interrupted" in refused.err
+    assert f"--resume {run}" in refused.err
+    said = tunelab("train", "--resume", run)
+    assert said.code == 0 and said.cells["steps"] == ["4"]
+    resumed, whole = (path / "adapter/adapter_model.safetensors" for path in (run, bench.lora))
+    assert resumed.read_bytes() == whole.read_bytes()
+
+
+def test_a_finished_run_is_not_resumed(tunelab: Command, bench: Bench) -> None:
+    said = tunelab("train", "--resume", bench.lora)
+    assert said.code == 1 and f"error: {bench.lora}: the run is finished; there is nothing to resume\n" in said.err
+
+
+def test_no_run_is_not_resumed(tunelab: Command) -> None:
+    said = tunelab("train", "--resume", "nowhere")
+    assert said.code == 1 and "error: nowhere: no run there (no recipe.yaml)\n" in said.err
+    assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize("extra", [["recipe.yaml"], ["train.lr=1"], ["--template", "chat"], ["--limit", "1"], ["--out", "b"]])
+def test_resume_takes_no_changes(tunelab: Command, extra: list[str]) -> None:
+    said = tunelab("train", "--resume", "a", *extra)
+    assert said.code == 2 and "error: --resume takes no recipe and no changes" in said.err
+
+
+def test_wrong_uses_end_with_2_and_write_nothing(tunelab: Command, bench: Bench) -> None:
+    for words, message in (
+        ([], "command line: 2 problems\n  model: is missing\n    add it to the recipe, or give --model NAME\n  data: is"),
+        (["nowhere.yaml"], "nowhere.yaml: no such recipe file"),
+        ([bench.recipe, bench.recipe], "two recipe files"),
+        ([bench.recipe, "train.lt=1"], "train.lt: there is no such key"),
+        ([bench.recipe, "--out", "a", "data.max_length=500"], "batch"),
+        (["--model", bench.model, "--data", bench.rows, "--size", "many"], "argument --size: invalid int value"),
+        (["--model", bench.model, "--data", bench.rows, "--method", "qlora"], "argument --method: invalid choice"),
+        (["--model", bench.model, "--data", "alpaka"], "'alpaka'"),
+    ):
+        said = tunelab("train", *words)
+        assert said.code == 2 and said.out == "" and message in said.err, (words, said)
+    said = tunelab("train", "--model", "./no-model", "--data", bench.rows, "--out", "a")
+    assert said.code == 1 and "error: ./no-model: no such folder\n" in said.err
+
+
+def test_only_the_first_of_several_processes_speaks(
+    tunelab: Command, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = open_run(bench.lora)
+    monkeypatch.setattr("tunelab.workflows.finetune.finetune", lambda recipe, progress: done)
+    monkeypatch.setenv("RANK", "1")
+    said = tunelab("train", bench.recipe)
+    assert (said.code, said.out, said.err) == (0, "", "")
+    monkeypatch.setenv("RANK", "0")
+    assert str(done.path) in tunelab("train", bench.recipe).out
+
+
+def test_a_process_of_its_own_says_nothing_but_the_summary(bench: Bench, tmp_path: Path) -> None:
+    """No bar, no warning of a library: what a script reads is the table, what a person reads are our words."""
+    command = [sys.executable, "-m", "tunelab", "train", str(bench.recipe), "--out", "a", "train.steps=1"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert result.returncode == 0
+    assert result.stdout.splitlines()[0].split() == ["what", "value"]
+    assert result.stderr == "\nNext:\n  tunelab eval a\n  tunelab merge a --out a-merged\n"
+
+
+def test_the_library_does_the_same_in_silence(bench: Bench, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = finetune(run_recipe(tmp_path, bench.model, bench.rows))
+    assert capfd.readouterr() == ("", "")
+    adapter = Path("adapter/adapter_model.safetensors")
+    assert (run.path / adapter).read_bytes() == (bench.lora / adapter).read_bytes()

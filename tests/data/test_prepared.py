@@ -1,0 +1,409 @@
+"""Prepared rows: nothing is lost without a count, the cache is never stale, and bad rows are named by file and row."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from tiny_tokenizers import byte_tokenizer
+
+from tunelab.config import parse_recipe, resolve
+from tunelab.data import prepared as prepared_module
+from tunelab.data.messages import Conversation, Message, PretokenizedRow
+from tunelab.data.prepared import PreparedData, cache_directory, cache_key, cached, prepare, store
+from tunelab.data.templates import TEXT_TEMPLATES, get_template
+from tunelab.data.tokenize import RowEncoder
+from tunelab.errors import DataError
+from tunelab.workflows.finetune import finetune
+from tunelab.workflows.prepare import prepare as prepare_recipe
+
+TOKENIZER = byte_tokenizer()
+ENCODER = RowEncoder(TOKENIZER, TEXT_TEMPLATES["plain"])
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TUNELAB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "prepared"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.model_folder(tmp_path_factory.mktemp("model") / "base")
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    return tiny.rows_file(tmp_path / "rows.jsonl")
+
+
+def ask(prompt: str, answer: str, origin: str = "here") -> Conversation:
+    return Conversation((Message("user", prompt), Message("assistant", answer)), origin)
+
+
+def prepared(train: list[Any], held_out: list[Any] = [], **settings: Any) -> PreparedData:  # noqa: B006
+    given: dict[str, Any] = {"max_length": 60, "on_overflow": "drop", "on_bad_row": "error", **settings}
+    return prepare("key", train, held_out, ENCODER, **given)
+
+
+def length(example: Conversation) -> int:
+    return len(ENCODER.encode(example).input_ids)
+
+
+# What becomes of rows
+
+
+def test_both_sides_are_tokenised_and_counted() -> None:
+    train, held_out = [ask("A", "b"), ask("C", "dd")], [ask("E", "f", "rows.jsonl row 9")]
+    data = prepared(train, held_out)
+    assert (data.train_counts.given, data.train_counts.kept) == (2, 2)
+    assert data.train_counts.tokens == sum(map(length, train)) == data.train.tokens
+    assert data.train_counts.targets == len(" b") + len(" dd") + 2 == sum(data.train.targets)
+    assert data.train_counts.longest == length(train[1])
+    assert [(one.origin, one.text) for one in data.references] == [("rows.jsonl row 9", "f")]
+    assert data.stop_token_ids == (TOKENIZER.eos_token_id,)
+    assert not data.from_cache and data.bad_rows == ()
+
+
+def test_rows_too_long_are_dropped_by_count_or_cut_by_count() -> None:
+    short, long, hopeless = ask("A", "b"), ask("A", "b" * 50), ask("A" * 90, "b")
+    dropped = prepared([short, long, hopeless])
+    assert (dropped.train_counts.kept, dropped.train_counts.dropped_too_long) == (1, 2)
+    assert dropped.train_counts.truncated == 0
+    cut = prepared([short, long, hopeless], on_overflow="truncate")
+    assert (cut.train_counts.kept, cut.train_counts.truncated, cut.train_counts.dropped_too_long) == (2, 1, 1)
+    ids, mask = cut.train.row(1)
+    assert len(ids) == 60 and mask[-1] and TOKENIZER.eos_token_id not in ids
+
+
+def test_rows_that_cannot_be_used_stop_the_work_by_name_and_all_at_once() -> None:
+    bad = [PretokenizedRow((1, 999), origin=f"ids.jsonl row {number}") for number in range(1, 23)]
+    with pytest.raises(DataError) as error:
+        prepared([*bad, ask("A", "b")])
+    lines = error.value.message.splitlines()
+    largest = max(TOKENIZER.get_vocab().values())
+    assert lines[0] == "22 rows cannot be used:"
+    assert lines[1] == f"  ids.jsonl row 1: input_ids holds 999, but the tokenizer's largest id is {largest}"
+    assert len(lines) == 22 and lines[-1] == "  and 2 more"
+    assert "data.on_bad_row=skip" in error.value.hint
+    with pytest.raises(DataError, match=r"^1 row cannot be used:\n  ids\.jsonl row 1: "):
+        prepared([ask("A", "b")], bad[:1])
+
+
+def test_rows_that_cannot_be_used_are_skipped_by_count_and_listed() -> None:
+    bad = PretokenizedRow((1, 999), origin="ids.jsonl row 1")
+    data = prepared([bad, ask("A", "b")], on_bad_row="skip", bad_rows=["rows.jsonl row 4: empty output"])
+    assert (data.train_counts.given, data.train_counts.kept, data.train_counts.bad) == (2, 1, 1)
+    assert data.bad_rows[0] == "rows.jsonl row 4: empty output"
+    assert data.bad_rows[1].startswith("ids.jsonl row 1: input_ids holds 999")
+
+
+def test_no_training_row_left_says_where_they_went() -> None:
+    message = (
+        "no training row is left: of 2 rows 1 are longer than 60 tokens and 1 are bad; the first: ids row 1: input_ids"
+    )
+    bad = PretokenizedRow((1, 999), origin="ids row 1")
+    with pytest.raises(DataError, match=message) as error:
+        prepared([ask("A" * 90, "b"), bad], on_bad_row="skip")
+    assert "data.on_overflow=truncate" in error.value.hint
+
+
+def test_no_held_out_row_left_says_where_they_went() -> None:
+    message = "no held-out row is left: of 1 rows 1 are longer than 60 tokens and 0 are bad"
+    with pytest.raises(DataError, match=message) as error:
+        prepared([ask("A", "b")], [ask("A" * 90, "b")])
+    assert "data.held_out=0" in error.value.hint
+
+
+def test_progress_counts_both_sides() -> None:
+    seen: list[tuple[str, int, int | None]] = []
+    prepared(
+        [ask("A", "b")],
+        [ask("C", "d")],
+        progress=lambda stage, done, total, detail="": seen.append((stage, done, total)),
+    )
+    assert seen[-1] == ("tokenising", 2, 2)
+
+
+# The cache
+
+
+def test_the_cache_lies_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert cache_directory() == tmp_path / "cache" / "prepared"
+    monkeypatch.delenv("TUNELAB_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_directory() == tmp_path / "tunelab" / "prepared"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_directory() == tmp_path / "home" / ".cache" / "tunelab" / "prepared"
+
+
+def test_what_is_stored_comes_back() -> None:
+    data = prepared([ask("A", "b"), ask("C", "dd")], [ask("E", "f", "rows.jsonl row 9")], bad_rows=["row 3: bad"])
+    assert cached("key") is None
+    folder = store(data)
+    assert folder == cache_directory() / "key"
+    back = cached("key")
+    assert back is not None and back.from_cache
+    assert (back.train.sha256, back.held_out.sha256) == (data.train.sha256, data.held_out.sha256)
+    assert np.array_equal(back.train.prompt_lengths, data.train.prompt_lengths)
+    for name in ("references", "sources", "train_counts", "held_out_counts", "bad_rows", "stop_token_ids"):
+        assert getattr(back, name) == getattr(data, name)
+
+
+def recipe_of(model: Path, rows: Path, **changes: Any) -> Any:
+    held_out = {"data__held_out": 4, **changes}
+    return resolve(parse_recipe(tiny.recipe(model, rows, rows.parent / "run", **held_out)))
+
+
+def test_same_inputs_hit_wherever_the_file_lies(model: Path, rows: Path, tmp_path: Path) -> None:
+    first = prepare_recipe(recipe_of(model, rows))
+    assert not first.from_cache
+    again = prepare_recipe(recipe_of(model, rows))
+    assert again.from_cache and again.key == first.key and again.train.sha256 == first.train.sha256
+    # loss_on and everything about training choose among the same tokens
+    assert prepare_recipe(recipe_of(model, rows, data__loss_on="all", train__lr=1.0)).from_cache
+    (tmp_path / "elsewhere").mkdir()
+    moved = rows.rename(tmp_path / "elsewhere" / rows.name)
+    assert prepare_recipe(recipe_of(model, moved)).from_cache
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data__template", "human-assistant"),
+        ("data__max_length", 100),
+        ("data__on_overflow", "truncate"),
+        ("data__on_bad_row", "skip"),
+        ("data__size", 20),
+        ("data__seed", 1),
+        ("data__held_out", 5),
+    ],
+)
+def test_another_setting_misses(key: str, value: Any, model: Path, rows: Path) -> None:
+    first = prepare_recipe(recipe_of(model, rows))
+    other = prepare_recipe(recipe_of(model, rows, **{key: value}))
+    assert not other.from_cache and other.key != first.key
+    assert prepare_recipe(recipe_of(model, rows)).from_cache, "and the first is still there"
+
+
+def test_one_changed_byte_of_the_data_misses(model: Path, rows: Path) -> None:
+    first = prepare_recipe(recipe_of(model, rows))
+    text = rows.read_text()
+    rows.write_text(text.replace("0: ", "0; ", 1))
+    other = prepare_recipe(recipe_of(model, rows))
+    assert not other.from_cache and other.train.sha256 != first.train.sha256
+    rows.write_text(text)
+    assert prepare_recipe(recipe_of(model, rows)).from_cache
+
+
+def test_another_tokenizer_misses(model: Path, rows: Path, tmp_path: Path) -> None:
+    prepare_recipe(recipe_of(model, rows))
+    byte_tokenizer([("a", "t")]).save_pretrained(tmp_path / "tokenizer")
+    named = {"model__tokenizer": str(tmp_path / "tokenizer")}
+    assert not prepare_recipe(recipe_of(model, rows, **named)).from_cache
+    byte_tokenizer([("a", "t")], eos="<|im_end|>").save_pretrained(tmp_path / "tokenizer")
+    assert not prepare_recipe(recipe_of(model, rows, **named)).from_cache, "the same text, another end of sequence"
+
+
+def test_another_text_in_the_chat_template_file_misses(model: Path, rows: Path, tmp_path: Path) -> None:
+    file = tmp_path / "chat.jinja"
+    file.write_text("{% for m in messages %}{{ m.role + ': ' + m.content + eos_token }}{% endfor %}")
+    chat = {"data__template": "chat", "data__chat_template": str(file)}
+    assert not prepare_recipe(recipe_of(model, rows, **chat)).from_cache
+    assert prepare_recipe(recipe_of(model, rows, **chat)).from_cache
+    copy = tmp_path / "copy.jinja"
+    copy.write_bytes(file.read_bytes())
+    assert prepare_recipe(recipe_of(model, rows, **{**chat, "data__chat_template": str(copy)})).from_cache
+    file.write_text(file.read_text().replace(": ", " - "))
+    assert not prepare_recipe(recipe_of(model, rows, **chat)).from_cache
+
+
+def test_other_source_code_or_another_library_misses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def key() -> str:
+        return cache_key(sources=["a"], template=TEXT_TEMPLATES["plain"], tokenizer="t", settings={"size": 1})
+
+    first = key()
+    assert key() == first
+    for name in prepared_module.TOKENISING_SOURCES:
+        with monkeypatch.context() as patch:
+            copy = tmp_path / name.replace(".py", "")
+            _copied_with_change(Path(prepared_module.__file__).parent, copy, name)
+            patch.setattr(prepared_module, "__file__", str(copy / "prepared.py"))
+            assert key() != first, f"{name} was changed, and the key was not"
+    with monkeypatch.context() as patch:
+        patch.setattr(prepared_module.metadata, "version", lambda name: "0.0.0")
+        assert key() != first
+    with monkeypatch.context() as patch:
+        patch.setattr(prepared_module, "__version__", "0.0.0")
+        assert key() != first
+    assert key() == first
+
+
+def _copied_with_change(folder: Path, copy: Path, changed: str) -> None:
+    """The tokenising sources with a comment added to one of them, or to one file of it where it is a folder."""
+    for name in prepared_module.TOKENISING_SOURCES:
+        files = sorted((folder / name).glob("*.py")) if (folder / name).is_dir() else [folder / name]
+        for number, file in enumerate(files):
+            target = copy / file.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.read_bytes() + (b"# changed\n" if name == changed and number == 0 else b""))
+
+
+def test_the_key_tells_templates_apart() -> None:
+    def key(template: Any) -> str:
+        return cache_key(sources=["a"], template=template, tokenizer="t", settings={})
+
+    chat = get_template("chat", TOKENIZER)
+    assert len({key(template) for template in (*TEXT_TEMPLATES.values(), chat)}) == len(TEXT_TEMPLATES) + 1
+
+
+KILLED_STORE = """
+    import os, sys
+    from tunelab.data.messages import PretokenizedRow
+    from tunelab.data import prepared
+    from tunelab.data.loader import TokenTable
+
+    real, calls = os.{function}, 0
+
+    def killed(*arguments, **keywords):
+        global calls
+        calls += 1
+        if calls > {allowed}:
+            os.kill(os.getpid(), 9)
+        return real(*arguments, **keywords)
+
+    counts = prepared.RowCounts(*[0] * 10)
+    table = TokenTable.of([])
+    data = prepared.PreparedData("key", table, table, (), (), counts, counts, (), ())
+    os.{function} = killed
+    prepared.store(data)
+    print("stored")
+"""
+
+
+@pytest.mark.parametrize(("function", "allowed"), [("fsync", 0), ("fsync", 3), ("rename", 0), ("replace", 0)])
+def test_a_killed_store_leaves_nothing_usable(function: str, allowed: int) -> None:
+    code = textwrap.dedent(KILLED_STORE.format(function=function, allowed=allowed))
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=dict(os.environ)
+    )
+    assert result.returncode == -9, result.stderr
+    assert result.stdout == ""
+    assert cached("key") is None
+    store(prepared([ask("A", "b")]))
+    back = cached("key")
+    assert back is not None and len(back.train) == 1
+
+
+def test_training_tokenises_nothing_after_prepare(
+    model: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny.recipe(model, rows, tmp_path / "run", data__held_out=4, train__steps=1)
+    key = prepare_recipe(resolve(parse_recipe(recipe))).key
+
+    def refuse(self: RowEncoder, example: Any) -> Any:
+        raise AssertionError("a row was tokenised")
+
+    monkeypatch.setattr(RowEncoder, "encode", refuse)
+    run = finetune(recipe)
+    assert run.manifest["data"]["key"] == key
+    with pytest.raises(AssertionError, match="a row was tokenised"):
+        finetune({**recipe, "data": {**recipe["data"], "seed": 1}, "out": str(tmp_path / "other")})
+
+
+# Bad rows through the whole story
+
+
+GOOD = {"instruction": "Say {}.", "output": "It is {}."}
+BAD_FILES: list[tuple[str, str, Callable[[], bytes], str]] = [
+    ("empty output", "auto", lambda: _line({"instruction": "Say.", "output": " "}), "row 3: empty output: message 2"),
+    ("wrong type", "auto", lambda: _line({"instruction": 5, "output": "x"}), "row 3: column 'instruction' is a number"),
+    ("broken JSON", "auto", lambda: b'{"instruction": "x", \n', "row 3: broken JSON"),
+    ("invalid UTF-8", "auto", lambda: b'{"instruction": "\xff", "output": "x"}\n', "row 3: .*UTF-8"),
+    (
+        "no assistant turn",
+        "messages",
+        lambda: _line({"messages": [{"role": "user", "content": "Hi"}]}),
+        "row 3: no assistant turn",
+    ),
+    (
+        "zero target tokens",
+        "pretokenized",
+        lambda: _line({"input_ids": [1, 2], "completion_mask": [1, 0]}),
+        "row 3: zero target tokens",
+    ),
+]
+
+
+def _line(row: Any) -> bytes:
+    return (json.dumps(row) + "\n").encode()
+
+
+def good_row(source: str, number: int) -> dict[str, Any]:
+    if source == "messages":
+        turns = ({"role": "user", "content": f"Say {number}"}, {"role": "assistant", "content": f"{number}"})
+        return {"messages": list(turns)}
+    if source == "pretokenized":
+        return {"input_ids": [1, 2, number], "completion_mask": [0, 0, 1]}
+    return {name: text.format(number) for name, text in GOOD.items()}
+
+
+@pytest.fixture(params=BAD_FILES, ids=[entry[0] for entry in BAD_FILES])
+def bad_file(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
+    _, source, bad, message = request.param
+    path = tmp_path / "mine.jsonl"
+    lines = [_line(good_row(source, number)) for number in (1, 2, 4, 5)]
+    path.write_bytes(b"".join([*lines[:2], bad(), *lines[2:]]))
+    return path, message
+
+
+def command(verb: str, model: Path, rows: Path, *words: str) -> int:
+    from tunelab.cli.main import main
+
+    keys = ["data.held_out=0", "data.template=plain", "train.steps=1", "train.device=cpu", "train.dtype=fp32"]
+    return main([verb, "--model", str(model), "--data", str(rows), *keys, *words])
+
+
+def test_a_bad_row_ends_the_command_by_name_and_nothing_is_written(
+    bad_file: tuple[Path, str], model: Path, tmp_path: Path, own_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, message = bad_file
+    assert command("prepare", model, path) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(f"error: {path}: 1 of 5 rows cannot be used:\n  mine.jsonl row 3: ")
+    assert re.search(message, err)
+    assert "hint: repair them, or leave them out with on_bad_row: skip (data.on_bad_row=skip)" in err
+    assert not own_cache.exists() or not list(own_cache.iterdir())
+
+
+def test_a_bad_row_is_skipped_by_count_where_that_is_asked_for(
+    bad_file: tuple[Path, str], model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, message = bad_file
+    assert command("prepare", model, path, "data.on_bad_row=skip") == 0
+    out, err = capsys.readouterr()
+    training = out.splitlines()[1].split()
+    assert training[:2] == ["training", "4"]
+    assert "left out: mine.jsonl row 3: " in err and re.search(message, err)
+
+
+def test_training_on_a_bad_row_fails_with_the_same_words_and_no_result(
+    bad_file: tuple[Path, str], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, message = bad_file
+    run = tmp_path / "run"
+    assert command("train", model, path, "--out", str(run)) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and re.search(message, err) and "mine.jsonl row 3" in err
+    assert not any((run / name).exists() for name in ("adapter", "model", "checkpoints", "metrics.jsonl"))

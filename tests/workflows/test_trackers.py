@@ -1,0 +1,126 @@
+"""Each tracker writes to this machine with no network, whatever becomes of the run; metrics.jsonl is always there."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import recipe
+
+from tunelab.errors import UsageError
+from tunelab.runs import Run
+from tunelab.workflows import setup
+from tunelab.workflows.finetune import finetune
+
+# A run whose process may speak to this machine alone; prints what the run's folders hold.
+RUN = """
+import json, socket, sys
+connect = socket.socket.connect
+
+def local_only(self, address):
+    if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "localhost", "::1"):
+        print("network:", address, file=sys.stderr)
+        raise OSError("no network in this test")
+    return connect(self, address)
+
+socket.socket.connect = local_only
+from tunelab.workflows.finetune import finetune
+recipe = json.loads(sys.argv[1])
+for number in (1, 2):
+    finetune({**recipe, "out": recipe["out"] + str(number)})
+"""
+
+
+def tracked(tracker: str, models: dict[str, Path], rows: Path, folder: Path) -> str:
+    """What two runs of one process wrote to stderr; they lie in run1 and run2."""
+    if importlib.util.find_spec(tracker) is None:
+        pytest.skip(f'needs {tracker}: pip install "tunelab[trackers]"')
+    made = recipe(models["llama"], rows, folder / "run", train__trackers=[tracker], data__held_out=4, train__eval_every=3)
+    environment = {
+        **os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "WANDB_SILENT": "true",
+        "TRACKIO_DIR": str(folder / "trackio"), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "default",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, json.dumps(made)], capture_output=True, text=True, timeout=200, env=environment, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "", "the library prints nothing, nor do trackers on its behalf"
+    for number in (1, 2):
+        run = Run(folder / f"run{number}")
+        assert (run.status, len(run.metrics("train")), len(run.metrics("held-out"))) == ("finished", 6, 2)
+    return done.stderr
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_wandb_offline(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    tracked("wandb", models, rows, tmp_path)
+    for number in (1, 2):
+        (log,) = (path for path in files(tmp_path / f"run{number}" / "trackers") if path.suffix == ".wandb")
+        content = log.read_bytes()
+        for word in (b"train/loss", b"train/gradient_norm", b"held-out/loss"):
+            assert word in content, word
+
+
+def test_tensorboard(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    tracked("tensorboard", models, rows, tmp_path)
+    for number in (1, 2):
+        content = b"".join(path.read_bytes() for path in files(tmp_path / f"run{number}" / "trackers"))
+        assert b"train/loss" in content
+        assert b"held-out/loss" in content
+        assert content.count(b"train/lr") == 6
+
+
+def test_trackio(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    tracked("trackio", models, rows, tmp_path)
+    import sqlite3
+
+    (database,) = (path for path in files(tmp_path / "trackio") if path.suffix == ".db" and "tunelab" in path.name)
+    with sqlite3.connect(database) as connection:
+        logged = connection.execute("select run_name, step, metrics from metrics").fetchall()
+    connection.close()
+    assert {name for name, _, _ in logged} == {"run1", "run2"}
+    losses = [(name, step) for name, step, metrics in logged if b"train/loss" in _bytes(metrics)]
+    assert sorted(losses) == [(name, step) for name in ("run1", "run2") for step in range(1, 7)]
+
+
+def _bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+def test_a_tracker_is_ended_where_training_fails(
+    models: dict[str, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if importlib.util.find_spec("tensorboard") is None:
+        pytest.skip('needs tensorboard: pip install "tunelab[trackers]"')
+    from accelerate.tracking import TensorBoardTracker
+
+    ended: list[str] = []
+    finish = TensorBoardTracker.finish
+    monkeypatch.setattr(TensorBoardTracker, "finish", lambda self: (ended.append("yes"), finish(self)))
+
+    def breaks(*args: Any, **more: Any) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("tunelab.workflows.finetune.TrainingLoop", breaks)
+    with pytest.raises(RuntimeError, match="broken"):
+        finetune(recipe(models["llama"], rows, tmp_path / "run", train__trackers=["tensorboard"]))
+    assert ended == ["yes"]
+
+
+def test_a_tracker_that_is_not_installed(
+    models: dict[str, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="train.trackers: trackio is not installed") as caught:
+        finetune(recipe(models["llama"], rows, tmp_path / "run", train__trackers=["trackio"]))
+    assert 'pip install "tunelab[trackers]"' in caught.value.hint
+    assert not (tmp_path / "run").exists(), "nothing was started"
