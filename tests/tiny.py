@@ -36,9 +36,14 @@ WORDS = ("red", "blue", "cat", "dog", "sun", "moon", "one", "two", "up", "down")
 
 
 def tiny_model(family: str, *, seed: int = 7, **changes: Any) -> Any:
-    """A random causal language model of two layers, in evaluation mode; dropout is off unless `changes` say otherwise."""
+    """A random causal language model of two layers, in evaluation mode; no dropout unless `changes` say so."""
     torch.manual_seed(seed)
-    common: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 256, "eos_token_id": 256, "initializer_range": 0.2}
+    common: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "bos_token_id": 256,
+        "eos_token_id": 256,
+        "initializer_range": 0.2,
+    }
     if family == "gpt2":
         quiet = {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
         shape = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT}
@@ -96,7 +101,14 @@ def recipe(model: Path, data: Path, out: Path, **changes: Any) -> dict[str, Any]
             "max_length": CONTEXT,
             "held_out": 0,
         },
-        "train": {"steps": 6, "rows_per_step": 4, "lr": 1e-2, "tokens_per_batch": 160, "device": "cpu", "dtype": "fp32"},
+        "train": {
+            "steps": 6,
+            "rows_per_step": 4,
+            "lr": 1e-2,
+            "tokens_per_batch": 160,
+            "device": "cpu",
+            "dtype": "fp32",
+        },
         "out": str(out),
     }
     for key, value in changes.items():

@@ -17,7 +17,10 @@ LENGTHS = st.lists(st.integers(2, 40), min_size=1, max_size=40)
 
 def table_of(*rows: tuple[list[int], list[int]]) -> TokenTable:
     return TokenTable.of(
-        [EncodedRow(np.asarray(ids, dtype=np.int32), np.asarray(mask, dtype=np.bool_), "", "here") for ids, mask in rows]
+        [
+            EncodedRow(np.asarray(ids, dtype=np.int32), np.asarray(mask, dtype=np.bool_), "", "here")
+            for ids, mask in rows
+        ]
     )
 
 

@@ -54,7 +54,9 @@ def test_a_row_longer_than_a_bin_is_refused() -> None:
 
 
 @given(st.integers(0, 200), st.integers(0, 2**31), st.integers(0, 50))
-def test_an_epoch_s_order_is_a_permutation_and_depends_on_seed_and_epoch_alone(rows: int, seed: int, epoch: int) -> None:
+def test_an_epoch_s_order_is_a_permutation_and_depends_on_seed_and_epoch_alone(
+    rows: int, seed: int, epoch: int
+) -> None:
     order = epoch_order(rows, seed=seed, epoch=epoch)
     assert sorted(order) == list(range(rows))
     assert order == epoch_order(rows, seed=seed, epoch=epoch)

@@ -1,7 +1,7 @@
 """What training computes does not depend on how it is cut up: micro-batches, packing, batch sizes, processes' shares.
 
-Each holds for GPT-2 (Conv1D, learned positions), Llama and Phi-3 (fused projections), fully and with LoRA. The reference is
-transformers' own forward pass, one row at a time, with the plain loss on all logits.
+Each holds for GPT-2 (Conv1D, learned positions), Llama and Phi-3 (fused projections), fully and with LoRA. The
+reference is transformers' own forward pass, one row at a time, with the plain loss on all logits.
 """
 
 from __future__ import annotations
@@ -73,7 +73,13 @@ def reference(family: str, method: str) -> tuple[float, dict[str, Tensor]]:
 def step_gradients(model: Any, capacity: int, packing: bool) -> tuple[float, dict[str, Tensor]]:
     """The same from one step of the loop, cut into micro-batches."""
     plan = TrainingPlan(
-        table=TABLE, epochs=1, steps=1, rows_per_step=8, tokens_per_step=None, tokens_per_batch=capacity, packing=packing
+        table=TABLE,
+        epochs=1,
+        steps=1,
+        rows_per_step=8,
+        tokens_per_step=None,
+        tokens_per_batch=capacity,
+        packing=packing,
     )
     optimizer = adamw(model.parameters(), lr=0.0, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8)
     loop = TrainingLoop(TargetLoss(model), optimizer, plan, LoopSettings(lr=0.0, clip=None), Accelerator(cpu=True))

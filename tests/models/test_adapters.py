@@ -122,7 +122,9 @@ def test_what_is_saved_loads_in_plain_peft(family: str, kind: dict[str, Any], tm
 
 
 def test_targets_that_match_nothing_are_named() -> None:
-    with pytest.raises(ModelError, match=r"adapter.targets: 'wq' matches no linear layer of LlamaForCausalLM") as caught:
+    with pytest.raises(
+        ModelError, match=r"adapter.targets: 'wq' matches no linear layer of LlamaForCausalLM"
+    ) as caught:
         resolve_targets(tiny_model("llama"), ["q_proj", "wq"])
     assert "self_attn.q_proj" in caught.value.hint
     with pytest.raises(ModelError, match="'proj' matches no linear layer"):
@@ -142,7 +144,7 @@ def test_folders_without_a_usable_adapter(tmp_path: Path) -> None:
         load_adapter(model, tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "adapter_model.bin").write_bytes(b"")
-    with pytest.raises(ModelError, match="no adapter_model.safetensors"):
+    with pytest.raises(ModelError, match=r"no adapter_model.safetensors"):
         load_adapter(model, tmp_path)
 
 
@@ -154,5 +156,7 @@ def test_an_adapter_of_another_model(tmp_path: Path) -> None:
         load_adapter(tiny_model("llama", hidden_size=64), tmp_path / "llama")
     with pytest.raises(ModelError, match=r"does not fit LlamaForCausalLM: it lacks base_model.model.model.layers.2"):
         load_adapter(tiny_model("llama", num_hidden_layers=3), tmp_path / "llama")
-    with pytest.raises(ModelError, match=r"does not fit .*: the model has no place for base_model.model.model.layers.1"):
+    with pytest.raises(
+        ModelError, match=r"does not fit .*: the model has no place for base_model.model.model.layers.1"
+    ):
         load_adapter(tiny_model("llama", num_hidden_layers=1), tmp_path / "llama")

@@ -45,7 +45,9 @@ def test_a_tokenizer_that_fits(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_larger_than_the_embedding_table() -> None:
-    with pytest.raises(ModelError, match=r"the tokenizer's largest id is 257, but LlamaForCausalLM embeds only 257 ids"):
+    with pytest.raises(
+        ModelError, match=r"the tokenizer's largest id is 257, but LlamaForCausalLM embeds only 257 ids"
+    ):
         check_tokenizer_fits(tiny_model("llama", vocab_size=257, pad_token_id=None), tiny_tokenizer())
 
 
@@ -63,7 +65,7 @@ def test_a_tokenizer_without_offsets(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_names_that_are_no_folders(tmp_path: Path) -> None:
     for name in (str(tmp_path / "none"), "./none", "../none", "a/b/c"):
-        with pytest.raises(ModelError, match="none: no such folder|a/b/c: no such folder"):
+        with pytest.raises(ModelError, match=r"none: no such folder|a/b/c: no such folder"):
             load_model(name, dtype=FP32)
     with pytest.raises(ModelError, match=r"the folder holds no model \(no config.json\)"):
         load_model(str(tmp_path), dtype=FP32)
@@ -84,7 +86,9 @@ def test_weights_that_the_files_lack(tmp_path: Path) -> None:
     for name in [name for name in weights if ".1.mlp" in name]:
         del weights[name]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"the weight files lack 3 weights of LlamaForCausalLM: model.layers.1.mlp.down"):
+    with pytest.raises(
+        ModelError, match=r"the weight files lack 3 weights of LlamaForCausalLM: model.layers.1.mlp.down"
+    ):
         load_model(str(folder), dtype=FP32)
     for name in [name for name in weights if ".1." in name]:
         del weights[name]

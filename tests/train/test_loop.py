@@ -49,9 +49,14 @@ class Training:
         self.shown: list[tuple[str, int, int | None, str]] = []
         self.plan = TrainingPlan(
             **{
-                "table": table or random_table(LENGTHS), "epochs": 1, "steps": steps, "rows_per_step": 4,
-                "tokens_per_step": None, "tokens_per_batch": 64, **plan,
-            }  # fmt: skip
+                "table": table or random_table(LENGTHS),
+                "epochs": 1,
+                "steps": steps,
+                "rows_per_step": 4,
+                "tokens_per_step": None,
+                "tokens_per_batch": 64,
+                **plan,
+            }
         )
         self.optimizer = adamw(model.parameters(), lr=0.0, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8)
         settings = LoopSettings(**{"lr": 1e-2, **more})
@@ -124,7 +129,11 @@ def test_the_logged_loss_is_the_mean_over_the_step_s_targets() -> None:
     from tunelab.train.loss import table_loss
 
     total, targets = table_loss(
-        TargetLoss(training.model), training.plan.table, tokens_per_batch=64, loss_on="completion", device=torch.device("cpu")
+        TargetLoss(training.model),
+        training.plan.table,
+        tokens_per_batch=64,
+        loss_on="completion",
+        device=torch.device("cpu"),
     )
     training.run()
     assert training.of("train", "loss")[0] == pytest.approx(total / targets, rel=1e-6)

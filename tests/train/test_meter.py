@@ -38,7 +38,9 @@ def test_a_run_is_not_charged_for_what_was_used_before_it() -> None:
     assert resident_peak_bytes() < high - 200 * MIB
 
 
-def test_without_proc_the_peak_is_getrusage_s_in_the_system_s_unit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_proc_the_peak_is_getrusage_s_in_the_system_s_unit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     class Usage:
         ru_maxrss = 2048
 

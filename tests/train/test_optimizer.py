@@ -33,7 +33,9 @@ def test_a_model_of_matrices_alone_has_one_group() -> None:
     assert len(optimizer.param_groups) == 1
 
 
-@pytest.mark.parametrize(("warmup", "total", "steps"), [(0, 10, 0), (0.03, 10, 1), (0.5, 10, 5), (3, 10, 3), (0.0, 1, 0)])
+@pytest.mark.parametrize(
+    ("warmup", "total", "steps"), [(0, 10, 0), (0.03, 10, 1), (0.5, 10, 5), (3, 10, 3), (0.0, 1, 0)]
+)
 def test_warm_up_is_a_share_or_a_number(warmup: float, total: int, steps: int) -> None:
     assert warmup_steps(warmup, total) == steps
 

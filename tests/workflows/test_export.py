@@ -50,7 +50,10 @@ def test_merged_is_adapted(family: str, targets: Any, rows: Path, tmp_path: Path
 def test_a_dtype_of_one_s_own(dtype: str, run: Run, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int | None]] = []
     merged = merge(
-        run, tmp_path / dtype, dtype=dtype, progress=lambda stage, done, total, detail="": seen.append((stage, done, total))
+        run,
+        tmp_path / dtype,
+        dtype=dtype,
+        progress=lambda stage, done, total, detail="": seen.append((stage, done, total)),
     )
     assert merged.dtype == dtype
     assert merged.check.largest_difference > 0
@@ -64,7 +67,9 @@ def test_a_merge_that_changes_logits_is_not_written(run: Run, tmp_path: Path, mo
         return adapted.unload()
 
     monkeypatch.setattr(export, "merge_adapter", wrong)
-    with pytest.raises(ModelError, match=r"the merged model's logits differ from base \+ adapter by .* of the largest"):
+    with pytest.raises(
+        ModelError, match=r"the merged model's logits differ from base \+ adapter's by .* of the largest"
+    ):
         merge(run, tmp_path / "merged")
     assert not list(tmp_path.iterdir())
 

@@ -1,8 +1,9 @@
-"""A whole run from a folder and a file: what it leaves, that it is exact, and that it can be stopped and gone on with."""
+"""A whole run from a folder and a file: what it leaves, that it is exact, that it can be stopped and resumed."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -20,12 +21,11 @@ from tunelab.errors import Interrupted, RunError, TrainingError
 from tunelab.models.digest import weights_hash
 from tunelab.models.merge import logits_of
 from tunelab.runs import Run
-from tunelab.train.checkpoint import CheckpointStore
+from tunelab.train.checkpoint import CheckpointStore, trainable_weights
 from tunelab.workflows import finetune as module
 from tunelab.workflows.finetune import finetune, resume
 
 ROWS = [[72, 101, 108, 108, 111], [256, 3, 4, 5, 6, 7, 8]]
-EXACT = ("loss", "gradient_norm", "lr", "step", "targets", "tokens", "epoch")
 
 
 def signals_after(step: int, number: int = signal.SIGINT, times: int = 1) -> Callable[..., None]:
@@ -39,10 +39,6 @@ def signals_after(step: int, number: int = signal.SIGINT, times: int = 1) -> Cal
     return progress
 
 
-def told(run: Run) -> list[dict[str, Any]]:
-    return run.metrics()
-
-
 @pytest.mark.parametrize("kind", ["lora", "none"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_run_leaves_its_result_and_says_what_ran(
@@ -54,9 +50,16 @@ def test_a_run_leaves_its_result_and_says_what_ran(
         progress=lambda stage, done, total, detail="": seen.append(stage),
     )
     assert (run.status, run.is_done) == ("finished", True)
-    assert {"tokenising", "training"} >= set(seen) - {"reading rows.jsonl"} or "training" in seen
+    assert seen[-6:] == ["training"] * 6
     assert sorted(path.name for path in run.path.iterdir() if not path.name.startswith(".")) == sorted(
-        ["adapter" if kind == "lora" else "model", "checkpoints", "manifest.json", "metrics.jsonl", "recipe.yaml", "tokenizer"]
+        [
+            "adapter" if kind == "lora" else "model",
+            "checkpoints",
+            "manifest.json",
+            "metrics.jsonl",
+            "recipe.yaml",
+            "tokenizer",
+        ]
     )
     losses = [record["loss"] for record in run.metrics("train")]
     assert len(losses) == 6
@@ -85,8 +88,8 @@ def check_manifest(run: Run, kind: str) -> None:
     assert (manifest["peak_gpu_bytes"], manifest["compute"]["gpu"]) == (None, None)
     assert manifest["wall_seconds"] > trained["training_seconds"] > 0
     (session,) = manifest["sessions"]
-    assert session["environment"]["libraries"]["torch"] == torch.__version__.partition("+")[0] or True
-    assert "commit" in (session["environment"]["source"] or {"commit": None})
+    assert session["environment"]["libraries"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+    assert "source" in session["environment"]
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # from within PEFT
@@ -96,12 +99,16 @@ def test_the_saved_adapter_loads_in_plain_peft_with_the_logits_that_were_trained
 ) -> None:
     trained: list[Any] = []
     save = module.save_result
-    monkeypatch.setattr(module, "save_result", lambda run, model, tokenizer: (trained.append(model), save(run, model, tokenizer)))
+    monkeypatch.setattr(
+        module, "save_result", lambda run, model, tokenizer: (trained.append(model), save(run, model, tokenizer))
+    )
     run = finetune(recipe(models[family], rows, tmp_path / "run"))
     expected = logits_of(trained[0], ROWS)
     base = AutoModelForCausalLM.from_pretrained(models[family])
     untouched = logits_of(base, ROWS)
-    for row, wanted, plain in zip(logits_of(PeftModel.from_pretrained(base, run.adapter), ROWS), expected, untouched, strict=True):
+    for row, wanted, plain in zip(
+        logits_of(PeftModel.from_pretrained(base, run.adapter), ROWS), expected, untouched, strict=True
+    ):
         torch.testing.assert_close(row, wanted, rtol=0, atol=1e-6)
         assert not torch.allclose(row, plain, atol=1e-3)
 
@@ -146,7 +153,7 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
     assert not halves.adapter.exists()
     resumed = resume(halves.path)
     assert resumed.status == "finished"
-    assert told(resumed) == told(whole)
+    assert resumed.metrics() == whole.metrics()
     for name in ("weights_before", "weights_after", "held_out_loss_before", "held_out_loss_after"):
         assert resumed.manifest[name] == whole.manifest[name], name
     assert resumed.manifest["trained"]["targets"] == whole.manifest["trained"]["targets"]
@@ -169,8 +176,6 @@ def test_the_best_weights_are_exactly_those_of_the_best_evaluation(
     save_best = CheckpointStore.save_best
 
     def spy(self: CheckpointStore, model: Any) -> None:
-        from tunelab.train.checkpoint import trainable_weights
-
         hashes.append(weights_hash(trainable_weights(model)))
         save_best(self, model)
 
@@ -256,6 +261,15 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(
     optimizer = torch.optim.AdamW(model.parameters())
     assert store.restore(model, optimizer) is not None
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+def test_a_held_out_loss_that_is_no_number_stops(
+    models: dict[str, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "table_loss", lambda *args, **more: (math.nan, 3))
+    with pytest.raises(TrainingError, match="the loss on the held-out rows is nan"):
+        finetune(recipe(models["llama"], rows, tmp_path / "run", data__held_out=4))
+    assert Run(tmp_path / "run").status == "failed"
 
 
 def test_a_failed_run_that_is_resumed_forgets_its_error(

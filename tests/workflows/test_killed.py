@@ -52,7 +52,9 @@ def test_ctrl_c_at_the_command_line(number: int, models: dict[str, Path], rows: 
     command = [sys.executable, "-m", "tunelab", "train", str(file)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = Run(tmp_path / "run")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
         deadline = time.monotonic() + 120
         while not run.metrics_file.exists() or len(run.metrics("train")) < 3:
             assert process.poll() is None, process.communicate()

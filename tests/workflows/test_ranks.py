@@ -82,7 +82,17 @@ def test_torchrun_starts_the_command(tmp_path: Path) -> None:
     )
     file = tmp_path / "recipe.yaml"
     file.write_text(json.dumps(made))
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tunelab", "train", str(file)]
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "tunelab",
+        "train",
+        str(file),
+    ]
     done = subprocess.run([sys.executable, *launch], capture_output=True, text=True, timeout=200, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     run = Run(tmp_path / "run")

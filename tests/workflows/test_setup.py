@@ -16,7 +16,14 @@ from tunelab.config import parse_recipe
 from tunelab.errors import UsageError
 from tunelab.workflows import setup
 from tunelab.workflows.finetune import finetune
-from tunelab.workflows.setup import compute_device, compute_dtype, loop_settings, make_accelerator, release, training_plan
+from tunelab.workflows.setup import (
+    compute_device,
+    compute_dtype,
+    loop_settings,
+    make_accelerator,
+    release,
+    training_plan,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +36,9 @@ def of(**changes: object) -> object:
     return parse_recipe(recipe(Path("model"), Path("rows.jsonl"), Path("out"), **changes))
 
 
-@pytest.mark.parametrize(("gpu", "bf16", "dtype"), [(False, False, "fp32"), (True, True, "bf16"), (True, False, "fp32")])
+@pytest.mark.parametrize(
+    ("gpu", "bf16", "dtype"), [(False, False, "fp32"), (True, True, "bf16"), (True, False, "fp32")]
+)
 def test_auto_takes_what_is_there(gpu: bool, bf16: bool, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
@@ -43,9 +52,9 @@ def test_a_gpu_that_is_not_there(
     models: dict[str, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UsageError, match="train.device=cuda: no CUDA GPU is available"):
+    with pytest.raises(UsageError, match=r"train.device=cuda: no CUDA GPU is available"):
         finetune(recipe(models["llama"], rows, tmp_path / "run", train__device="cuda"))
-    with pytest.raises(UsageError, match="train.dtype=fp16 needs a GPU, and none is used"):
+    with pytest.raises(UsageError, match=r"train.dtype=fp16 needs a GPU, and none is used"):
         finetune(recipe(models["llama"], rows, tmp_path / "run", train__device="auto", train__dtype="fp16"))
     assert not (tmp_path / "run").exists()
 
@@ -74,7 +83,9 @@ def test_activation_checkpointing_under_either_of_its_names(new_name: bool, monk
     calls: list[str] = []
     kind = type(model)
     monkeypatch.setattr(
-        kind, "activation_checkpointing_enable", (lambda self, options: calls.append(f"new {options}")) if new_name else None
+        kind,
+        "activation_checkpointing_enable",
+        (lambda self, options: calls.append(f"new {options}")) if new_name else None,
     )
     monkeypatch.setattr(
         kind,

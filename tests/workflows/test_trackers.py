@@ -41,13 +41,20 @@ def tracked(tracker: str, models: dict[str, Path], rows: Path, folder: Path) -> 
     """What two runs of one process wrote to stderr; they lie in run1 and run2."""
     if importlib.util.find_spec(tracker) is None:
         pytest.skip(f'needs {tracker}: pip install "tunelab[trackers]"')
-    made = recipe(models["llama"], rows, folder / "run", train__trackers=[tracker], data__held_out=4, train__eval_every=3)
+    made = recipe(
+        models["llama"], rows, folder / "run", train__trackers=[tracker], data__held_out=4, train__eval_every=3
+    )
     environment = {
         **os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "WANDB_SILENT": "true",
         "TRACKIO_DIR": str(folder / "trackio"), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "default",
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-c", RUN, json.dumps(made)], capture_output=True, text=True, timeout=200, env=environment, cwd=folder
+        [sys.executable, "-c", RUN, json.dumps(made)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=environment,
+        cwd=folder,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "", "the library prints nothing, nor do trackers on its behalf"
@@ -120,7 +127,7 @@ def test_a_tracker_that_is_not_installed(
     models: dict[str, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(setup.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="train.trackers: trackio is not installed") as caught:
+    with pytest.raises(UsageError, match=r"train.trackers: trackio is not installed") as caught:
         finetune(recipe(models["llama"], rows, tmp_path / "run", train__trackers=["trackio"]))
     assert 'pip install "tunelab[trackers]"' in caught.value.hint
     assert not (tmp_path / "run").exists(), "nothing was started"

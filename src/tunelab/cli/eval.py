@@ -64,10 +64,7 @@ def show(scores: Scores) -> None:
 
 
 def _run_directory(arguments: argparse.Namespace) -> str | None:
-    """The run that is to be evaluated; None where a recipe or --model says what is.
-
-    Raises UsageError where nothing is named, or a run together with what would change its recipe.
-    """
+    """The run that is to be evaluated; None where a recipe or --model says what is. Raises UsageError."""
     words: list[str] = arguments.words
     named = [word for word in words if "=" not in word and not word.endswith((".yaml", ".yml"))]
     if not named:

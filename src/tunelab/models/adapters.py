@@ -127,7 +127,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
 
 
 def _check_complete(adapted: PeftModel, folder: Path) -> None:
-    """Every matrix that the model has must come from the file, and every one in the file must have gone to the model."""
+    """Every matrix of the model must come from the file, and every one in the file must have gone to the model."""
     with safe_open(folder / "adapter_model.safetensors", "pt") as file:
         stored = set(file.keys())
     wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -16,7 +17,7 @@ from torch import nn
 
 from tunelab.config import Recipe, load_recipe, parse_recipe, resolve, to_yaml
 from tunelab.data.loader import TokenTable, TrainingPlan
-from tunelab.errors import Interrupted, RunError, TunelabError
+from tunelab.errors import Interrupted, RunError, TrainingError, TunelabError
 from tunelab.files import directory_written_atomically
 from tunelab.models.forward import underlying
 from tunelab.progress import Progress, silent
@@ -231,4 +232,9 @@ def _held_out_loss(module: TargetLoss, table: TokenTable, recipe: Recipe, accele
         )
     sums = torch.tensor([total, targets], dtype=torch.float64, device=accelerator.device)
     total, count = accelerator.reduce(sums, "sum").tolist()
+    if not math.isfinite(total):
+        raise TrainingError(
+            f"the loss on the held-out rows is {total}; checkpoints hold the weights of before",
+            "lower train.lr, or use train.dtype=fp32 or bf16",
+        )
     return float(total / count)

@@ -73,7 +73,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
 
 
 def release(accelerator: Accelerator) -> None:
-    """Let the next run in this process choose its own precision and device: accelerate keeps the first one's as globals.
+    """Let the next run in this process choose its own precision and device: accelerate keeps them as globals.
 
     Among several processes the device and the process group stay as they are; they come from the launcher.
     """

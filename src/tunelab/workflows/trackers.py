@@ -17,8 +17,8 @@ from tunelab.runs import Run
 def tracked(run: Run, recipe: Recipe, accelerator: Accelerator) -> Iterator[None]:
     """While the block runs, accelerator.log() reaches the recipe's trackers.
 
-    W&B and TensorBoard write to the run's `trackers` folder; Trackio keeps one database for all runs, in $TRACKIO_DIR or
-    the hub's cache folder. What a tracker says on stdout goes to stderr: stdout is for data.
+    W&B and TensorBoard write to the run's `trackers` folder; Trackio keeps one database for all runs, in $TRACKIO_DIR
+    or the hub's cache folder. What a tracker says on stdout goes to stderr: stdout is for data.
     """
     names = list(recipe.train.trackers)
     if not names:
@@ -49,4 +49,5 @@ def _finish(tracker: GeneralTracker, is_main_process: bool) -> None:
     elif is_main_process:
         import trackio
 
-        trackio.finish()  # accelerate ends Trackio's run alone, and Trackio ends it again, aloud, when Python exits
+        # accelerate would end the run alone, and Trackio would end it once more, aloud, when Python exits.
+        trackio.finish()  # type: ignore[no-untyped-call, unused-ignore]
