@@ -147,3 +147,20 @@ def test_source_in_git_is_told_by_commit_and_dirt(monkeypatch: pytest.MonkeyPatc
 def test_time_is_utc_to_the_second() -> None:
     assert now().endswith("+00:00")
     assert len(now()) == 25
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_may_begin_again(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run", "first")
+    run.update_manifest(status="failed", error="ModelError: no such folder")
+    run.append_metrics({"kind": "train", "step": 1})
+    again = new_run(tmp_path / "run", "second")
+    assert again.recipe_file.read_text(encoding="utf-8") == "second"
+    assert again.manifest == {} and again.metrics() == []
+
+
+def test_a_failed_run_with_a_checkpoint_is_kept(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run", "first")
+    run.update_manifest(status="failed")
+    (run.checkpoints / "step-00000001").mkdir(parents=True)
+    with pytest.raises(RunError, match="there is a run already; it is failed"):
+        new_run(tmp_path / "run", "second")

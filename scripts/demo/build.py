@@ -69,7 +69,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """In the form of transformers: tokenizer.json, tokenizer_config.json. END closes a text; nothing opens one."""
     from transformers import PreTrainedTokenizerFast
 
-    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=END,
         pad_token=PAD,
@@ -245,9 +245,9 @@ def save_model(model: LlamaForCausalLM, folder: Path) -> None:
     """As bf16 safetensors, readable by all; the model itself then holds the rounded weights, in fp32 again."""
     import torch
 
-    model.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[arg-type]
+    model.to(torch.bfloat16).save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
-    model.to(torch.float32)  # type: ignore[arg-type]
+    model.to(torch.float32)
 
 
 def build(out: Path, steps: int | None, threads: int) -> dict[str, Any]:

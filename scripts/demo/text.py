@@ -1,4 +1,4 @@
-"""Prose about the little world of world.py: portraits, lessons, market talk, gossip, letters and stories.
+"""Prose about the little world of world.py: portraits, gossip, letters and stories, and the lessons of lessons.py.
 
 Every fact and every pattern that the instruction rows ask for is told here in plain sentences, never as instruction and
 response. The text is endless; the seed and the number of documents decide what is written.
@@ -10,13 +10,13 @@ import random
 from collections.abc import Iterator
 
 from scripts.demo.instructions import meeting
+from scripts.demo.lessons import crafts, echo_game, kinds_lesson, market, sum_lesson, word_book, word_lesson
 from scripts.demo.world import (
     ACTIONS,
     ANIMALS,
     COLOURS,
     DAYS,
     KIND_PLURALS,
-    MORE_PLURALS,
     NUMBER_WORDS,
     OPPOSITES,
     PEOPLE,
@@ -26,15 +26,8 @@ from scripts.demo.world import (
     TRADES,
     Person,
     capitalised,
-    listed,
-    members,
     with_article,
 )
-
-
-def _told(rng: random.Random, speaker: str, said: str) -> str:
-    """A statement, plain or in somebody's mouth."""
-    return rng.choice((said, said, f'"{said[:-1]}," said {speaker}.', f'{speaker} said: "{said}"'))
 
 
 def portrait(rng: random.Random) -> str:
@@ -105,155 +98,6 @@ def wildlife(rng: random.Random) -> str:
     town, watcher = rng.choice(TOWNS).name, rng.choice(PEOPLE).name
     first = rng.choice(("", f"The walk through {town} was long. ", f"{watcher} watches the animals. "))
     return first + " ".join(parts[: rng.randint(3, 5)])
-
-
-def word_lesson(rng: random.Random) -> str:
-    """Opposites and plurals at school."""
-    teacher = rng.choice(PEOPLE).name
-    parts = [f"In the school of {rng.choice(TOWNS).name} the children learn words."]
-    words = [(item.name, item.plural) for item in (*ANIMALS, *THINGS)] + list(MORE_PLURALS)
-    for _ in range(rng.randint(5, 8)):
-        word, other = rng.choice(OPPOSITES)[:: rng.choice((1, -1))]
-        one, many = rng.choice(words)
-        parts.append(
-            _told(
-                rng,
-                teacher,
-                rng.choice(
-                    (
-                        f"The opposite of {word} is {other}.",
-                        f"{capitalised(other)} is the opposite of {word}.",
-                        f"{capitalised(word)} and {other} are opposites.",
-                        f"One {one}, two {many}.",
-                        f"The plural of {one} is {many}.",
-                        f"There is one {one} here and there are many {many} there.",
-                    )
-                ),
-            )
-        )
-    return " ".join(parts)
-
-
-def word_book(rng: random.Random) -> str:
-    """A page of a child's word book: two words that belong together on every line."""
-    words = [(item.name, item.plural) for item in (*ANIMALS, *THINGS)] + list(MORE_PLURALS)
-    lines = [f"{rng.choice(PEOPLE).name}'s word book"]
-    for _ in range(rng.randint(6, 10)):
-        word, other = rng.choice(OPPOSITES)[:: rng.choice((1, -1))]
-        one, many = rng.choice(words)
-        item = rng.choice((*ANIMALS, *THINGS))
-        trade, person, thing = rng.choice(TRADES), rng.choice(PEOPLE), rng.choice(THINGS)
-        lines.append(
-            rng.choice(
-                (
-                    f"{word}: {other}",
-                    f"{capitalised(word)}, {other}",
-                    f"{one}, {many}",
-                    f"{item.name}: {with_article(item.kind)}",
-                    f"{thing.name}: {thing.price} coins" if thing.price > 1 else f"{thing.name}: 1 coin",
-                    f"{trade.name}: {trade.tool}",
-                    f"{person.full_name}: {person.trade.name}",
-                )
-            )
-        )
-    return "\n".join(lines)
-
-
-def sum_lesson(rng: random.Random) -> str:
-    """Sums in figures, with apples and without."""
-    name = rng.choice(PEOPLE).name
-    parts = [rng.choice(("The children count.", "Today the school learns sums.", f"{name} likes numbers."))]
-    for _ in range(rng.randint(6, 9)):
-        first, second = rng.randint(1, 12), rng.randint(1, 12)
-        total = first + second
-        one, other = rng.sample(PEOPLE, 2)
-        things = rng.choice(THINGS).plural
-        had, more = rng.randint(2, 9), rng.randint(2, 9)
-        parts.append(
-            rng.choice(
-                (
-                    f"{first} plus {second} is {total}.",
-                    f"{first} plus {second} is {total}, and {second} plus {first} is {total}.",
-                    f"{max(first, second)} minus {min(first, second)} is {abs(first - second)}.",
-                    f"{one.name} has {had} {things}. {other.name} gives {one.them} {more} more {things}. "
-                    f"{had} plus {more} is {had + more}, so {one.name} has {had + more} {things} now.",
-                )
-            )
-        )
-    return " ".join(parts)
-
-
-def market(rng: random.Random) -> str:
-    """Prices and what kind of thing each thing is."""
-    seller, buyer = rng.sample(PEOPLE, 2)
-    parts = [f"It is market day in {rng.choice(TOWNS).name}."]
-    for thing in rng.sample(THINGS, rng.randint(3, 5)):
-        coins = f"{thing.price} coin{'s' if thing.price > 1 else ''}"
-        one = capitalised(with_article(thing.name))
-        price = rng.choice((f"{one} costs {coins}.", f"The price of {with_article(thing.name)} is {coins}."))
-        parts.append(_told(rng, seller.name, price))
-        if thing.price <= 12 and rng.random() < 0.6:
-            parts.append(f"Two {thing.plural} cost {2 * thing.price} coins.")
-        if rng.random() < 0.5:
-            parts.append(f"{one} is {with_article(thing.kind)}.")
-        if rng.random() < 0.3:
-            question = f'"How much does {with_article(thing.name)} cost?" asks {buyer.name}.'
-            parts.append(f'{question} "{capitalised(coins)}," says {seller.name}.')
-    return " ".join(parts)
-
-
-def kinds_lesson(rng: random.Random) -> str:
-    """What belongs together and what does not."""
-    parts = [f"{rng.choice(PEOPLE).name} puts the pictures in order."]
-    for _ in range(rng.randint(3, 5)):
-        kind, odd_kind = rng.sample(list(KIND_PLURALS), 2)
-        inside, (odd, _) = members(kind), rng.choice(members(odd_kind))
-        words = [name for name, _ in rng.sample(inside, 3)]
-        words.insert(rng.randrange(4), odd)
-        names = [plural for _, plural in inside][: rng.randint(2, 3)]
-        item = rng.choice((*ANIMALS, *THINGS))
-        parts.append(
-            rng.choice(
-                (
-                    f"On the wall are the words {', '.join(words)}. The {odd} does not belong, "
-                    f"because the others are {KIND_PLURALS[kind]}.",
-                    f"{capitalised(', '.join(words))}: the {odd} does not belong, "
-                    f"because the others are {KIND_PLURALS[kind]}.",
-                    f"{capitalised(listed(names))} are {KIND_PLURALS[kind]}.",
-                    f"Think of {KIND_PLURALS[kind]}: {listed(names)}.",
-                    f"{capitalised(with_article(item.name))} is {with_article(item.kind)}.",
-                )
-            )
-        )
-    return " ".join(parts)
-
-
-def crafts(rng: random.Random) -> str:
-    """Trades and towns."""
-    parts = []
-    for trade in rng.sample(TRADES, 3):
-        one = with_article(trade.name)
-        parts.append(f"{capitalised(one)} {trade.makes} with {trade.tool}.")
-        parts.append(
-            rng.choice(
-                (
-                    f"Yesterday the {trade.name} {trade.made} until the evening.",
-                    f"What does {one} do? {capitalised(one)} {trade.makes}.",
-                    f"Without {trade.tool} there is no work for {one}.",
-                )
-            )
-        )
-    for town in rng.sample(TOWNS, 2):
-        parts.append(f"{town.name} lies {town.lies}.")
-        parts.append(
-            rng.choice(
-                (
-                    f"{town.name} is known for {town.known_for}.",
-                    f"People come to {town.name} for {town.known_for}, for the town is known for {town.known_for}.",
-                )
-            )
-        )
-    return " ".join(parts)
 
 
 def days(rng: random.Random) -> str:
@@ -358,6 +202,7 @@ KINDS = (
     wildlife,
     word_lesson,
     word_book,
+    echo_game,
     sum_lesson,
     market,
     kinds_lesson,
@@ -367,7 +212,7 @@ KINDS = (
     letter,
     story,
 )
-WEIGHTS = (4, 2, 4, 2, 2, 2, 3, 1, 4, 5, 4, 3)
+WEIGHTS = (5, 2, 4, 2, 4, 3, 3, 3, 2, 3, 4, 4, 2)
 """How often each kind is told: more where there is more to know."""
 
 

@@ -133,21 +133,28 @@ class Run:
 
 
 def new_run(path: Path, recipe: str) -> Run:
-    """Start a run in a directory that holds none yet.
+    """Start a run in a directory that holds none yet, or one that failed before its first checkpoint: nothing is lost.
 
     Raises:
         RunError: there is a run already, or the directory holds other files.
     """
     run = Run(path)
-    if run.recipe_file.exists():
+    failed_early = run.status == "failed" and not any(run.checkpoints.glob("step-*"))
+    if run.recipe_file.exists() and not failed_early:
         done = f"; it is {run.status}"
         raise RunError(
             f"{path}: there is a run already{done}",
             f"go on with it (tunelab train --resume {path}), or choose another directory with --out",
         )
-    if path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir()):
+    if (
+        not run.recipe_file.exists()
+        and path.exists()
+        and any(not entry.name.startswith(".") for entry in path.iterdir())
+    ):
         raise RunError(f"{path}: the directory is not empty and holds no run", "choose another directory with --out")
     path.mkdir(parents=True, exist_ok=True)
+    for stale in (run.manifest_file, run.metrics_file):
+        stale.unlink(missing_ok=True)
     write_text_atomically(run.recipe_file, recipe)
     return run
 

@@ -55,7 +55,9 @@ def test_it_says_what_the_library_says_and_stores_it(tunelab: Command, run: Path
         shown = float(said.cells[score.name.replace("_", " ")][1].split()[0].replace(",", ""))
         assert shown == pytest.approx(score.value, rel=0.05, abs=0.01)
     (stored,) = run.glob("evaluations/tuned-*/scores.json")
-    assert [score["name"] for score in json.loads(stored.read_text())["scores"]] == [s.name for s in scores.arms["tuned"]]
+    assert [score["name"] for score in json.loads(stored.read_text())["scores"]] == [
+        s.name for s in scores.arms["tuned"]
+    ]
 
 
 def test_full_runs_are_measured_beside_their_base_too(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
@@ -85,7 +87,9 @@ def test_an_evaluation_that_was_killed_goes_on_where_it_was(
     file: str, after: int, tunelab: Command, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = tunelab("eval", run)
-    expected = {(arm, name): records(run, arm, name) for arm in ("base", "tuned") for name in ("responses", "likelihoods")}
+    expected = {
+        (arm, name): records(run, arm, name) for arm in ("base", "tuned") for name in ("responses", "likelihoods")
+    }
     shutil.rmtree(run / "evaluations")
     real = ResponseFile.append
     made = []

@@ -39,7 +39,9 @@ def test_it_says_how_far_the_two_are_apart(tunelab: Command, bench: Bench) -> No
     said = tunelab("merge", bench.lora, "--out", "merged")
     assert said.cells["merged checkpoint"] == ["merged"] and said.cells["dtype"] == ["fp32"]
     assert int(said.cells["tokens compared"][0]) > 100
-    difference, tolerated = (float(said.cells[name][0].split()[0]) for name in ("largest difference of logits", "tolerated"))
+    difference, tolerated = (
+        float(said.cells[name][0].split()[0]) for name in ("largest difference of logits", "tolerated")
+    )
     assert 0 <= difference <= tolerated == 1e-4
     assert said.cells["same most likely token"] == ["100.00%"]
     assert said.err == "base + adapter and the merged checkpoint are the same model within the dtype's error\n"

@@ -64,7 +64,9 @@ def test_many_bad_rows_are_listed_to_the_twentieth(tunelab: Command, bench: Benc
     assert len(lines) == 21 and lines[-1] == "left out: and 5 more"
 
 
-def test_characters_that_the_tokenizer_cannot_spell_are_said(tunelab: Command, shared_data: Path, tmp_path: Path) -> None:
+def test_characters_that_the_tokenizer_cannot_spell_are_said(
+    tunelab: Command, shared_data: Path, tmp_path: Path
+) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "Go (now)", "completion": "Gone."}\n{"prompt": "Stay", "completion": "Yes"}\n')
     model = shared_data / "models/tinystories656k"

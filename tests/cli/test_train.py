@@ -53,7 +53,9 @@ def test_flags_alone_make_a_run(tunelab: Command, bench: Bench) -> None:
 
 
 def test_overrides_win_over_the_file_and_over_flags(tunelab: Command, bench: Bench) -> None:
-    said = tunelab("train", bench.recipe, "--out", "a", "--seed", "3", "train.seed=4", "adapter.rank=2", "train.steps=1")
+    said = tunelab(
+        "train", bench.recipe, "--out", "a", "--seed", "3", "train.seed=4", "adapter.rank=2", "train.steps=1"
+    )
     assert said.code == 0, said.err
     recipe = load_recipe("a/recipe.yaml")
     assert (recipe.train.seed, recipe.adapter.rank, recipe.out) == (4, 2, "a")
@@ -103,7 +105,9 @@ def test_no_run_is_not_resumed(tunelab: Command) -> None:
     assert not Path("nowhere").exists()
 
 
-@pytest.mark.parametrize("extra", [["recipe.yaml"], ["train.lr=1"], ["--template", "chat"], ["--limit", "1"], ["--out", "b"]])
+@pytest.mark.parametrize(
+    "extra", [["recipe.yaml"], ["train.lr=1"], ["--template", "chat"], ["--limit", "1"], ["--out", "b"]]
+)
 def test_resume_takes_no_changes(tunelab: Command, extra: list[str]) -> None:
     said = tunelab("train", "--resume", "a", *extra)
     assert said.code == 2 and "error: --resume takes no recipe and no changes" in said.err
@@ -111,7 +115,10 @@ def test_resume_takes_no_changes(tunelab: Command, extra: list[str]) -> None:
 
 def test_wrong_uses_end_with_2_and_write_nothing(tunelab: Command, bench: Bench) -> None:
     for words, message in (
-        ([], "command line: 2 problems\n  model: is missing\n    add it to the recipe, or give --model NAME\n  data: is"),
+        (
+            [],
+            "command line: 2 problems\n  model: is missing\n    add it to the recipe, or give --model NAME\n  data: is",
+        ),
         (["nowhere.yaml"], "nowhere.yaml: no such recipe file"),
         ([bench.recipe, bench.recipe], "two recipe files"),
         ([bench.recipe, "train.lt=1"], "train.lt: there is no such key"),

@@ -3,7 +3,7 @@
     python kill_driver.py FOLDER KILLS SEED
 
 The heavy imports happen once, so that an attempt costs little more than its own work. Half of the kills come at a
-random time, the others within a few milliseconds of a stage (loading, a step, the writing of a checkpoint or the result).
+random time, the others within milliseconds of a stage: loading, a step, the writing of a checkpoint or the result.
 Prints one JSON object: the run that nobody killed, and every other one.
 """
 

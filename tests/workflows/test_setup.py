@@ -65,6 +65,7 @@ def test_wrappers_that_are_not_supported(kind: DistributedType, monkeypatch: pyt
     with pytest.raises(UsageError, match=f"training under {kind.value} is not supported") as caught:
         make_accelerator(of())
     assert "torchrun" in caught.value.hint
+    assert not AcceleratorState._shared_state, "nothing of it is left for the next run"
 
 
 def test_nothing_of_a_run_is_left_behind_for_the_next_one_in_the_process() -> None:

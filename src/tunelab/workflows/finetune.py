@@ -28,7 +28,7 @@ from tunelab.train.loss import TargetLoss, table_loss
 from tunelab.train.meter import Meter
 from tunelab.train.optimizer import adamw
 from tunelab.workflows.interrupt import asked_to_stop
-from tunelab.workflows.manifest import closing, opening
+from tunelab.workflows.manifest import check_unchanged, closing, opening
 from tunelab.workflows.prepare import fit_to_model, load_recipe_tokenizer, prepare_with
 from tunelab.workflows.setup import build_model, loop_settings, make_accelerator, release, training_plan
 from tunelab.workflows.trackers import tracked
@@ -99,6 +99,7 @@ def _train(run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progres
     with accelerator.main_process_first():
         data = prepare_with(tokenizer, recipe, progress=progress)
     model = build_model(recipe, tokenizer, accelerator)
+    check_unchanged(run, recipe, data, model)
     module = TargetLoss(model)
     plan = training_plan(recipe, data.train)
     checkpoints = CheckpointStore(run.checkpoints, recipe.train.keep_checkpoints)

@@ -12,13 +12,35 @@ from torch import nn
 from tunelab.config import Recipe
 from tunelab.data.loader import TrainingPlan
 from tunelab.data.prepared import PreparedData
-from tunelab.errors import TrainingError
+from tunelab.errors import RunError, TrainingError
 from tunelab.models.digest import digest, weights_hash
 from tunelab.models.forward import underlying
 from tunelab.models.load import model_fingerprint, tokenizer_fingerprint
 from tunelab.runs import Run, environment, now
 from tunelab.train.checkpoint import LoopState, trainable_weights
 from tunelab.train.meter import Meter
+
+
+def check_unchanged(run: Run, recipe: Recipe, data: PreparedData, model: nn.Module) -> None:
+    """A run goes on only with the rows and the base that it began with.
+
+    Raises:
+        RunError: the training rows, the held-out rows or the base weights have changed since its first session.
+    """
+    begun = run.manifest
+    if "data" not in begun:
+        return
+    compared = {
+        "training rows": (data.train.sha256, begun["data"]["train"]["sha256"]),
+        "held-out rows": (data.held_out.sha256, begun["data"]["held_out"]["sha256"]),
+        "base weights": (model_fingerprint(recipe.model.name, underlying(model)), begun["model"]["fingerprint"]),
+    }
+    changed = [what for what, (found, then) in compared.items() if found != then]
+    if changed:
+        raise RunError(
+            f"{run.path}: the {' and the '.join(changed)} are no longer those that the run began with",
+            "restore them (pin data and model revisions), or train again with another --out",
+        )
 
 
 def opening(
