@@ -81,9 +81,8 @@ def held_out_responses(
             skip=frozenset(made),
         ):
             item = items[answer.index]
-            record = {"item": item.id, "prompt_hash": hashes[answer.index], **dataclasses.asdict(answer)}
-            del record["index"]
-            record["reference"] = item.reference
+            record = {"item": item.id, "prompt_hash": hashes[answer.index], "reference": item.reference}
+            record |= {key: value for key, value in dataclasses.asdict(answer).items() if key != "index"}
             made[answer.index] = Response.from_json(file.append(record))
             progress("answering", len(made), len(items))
     return [made[index] for index in range(len(items))]
