@@ -20,3 +20,12 @@ class Progress(Protocol):
 
 def silent(stage: str, done: int, total: int | None, detail: str = "") -> None:
     """The default progress: says nothing."""
+
+
+def named(progress: Progress, name: str) -> Progress:
+    """The same progress, with a name before each stage ("lora: training"), for work that has several alike."""
+
+    def report(stage: str, done: int, total: int | None, detail: str = "") -> None:
+        progress(f"{name}: {stage}", done, total, detail)
+
+    return report

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tunelab.evaluation.benchmark import Score
-from tunelab.progress import Progress, silent
+from tunelab.progress import Progress, named, silent
 from tunelab.runs import Run
 from tunelab.statistics import Estimate
 from tunelab.workflows.evaluate import evaluate, response_gain
@@ -63,18 +63,11 @@ def demo(out: Path, *, progress: Progress = silent) -> Demo:
     arms: dict[str, list[Score]] = {}
     likelihoods = {}
     for method in METHODS:
-        runs[method] = finetune(demo_recipe(method, out / method), progress=_named(progress, method))
+        runs[method] = finetune(demo_recipe(method, out / method), progress=named(progress, method))
         wanted = ("base", "tuned") if not arms else ("tuned",)
-        scores = evaluate(runs[method], arms=wanted, progress=_named(progress, method))
+        scores = evaluate(runs[method], arms=wanted, progress=named(progress, method))
         for arm in wanted:
             arms[method if arm == "tuned" else arm] = scores.arms[arm]
             likelihoods[method if arm == "tuned" else arm] = scores.likelihoods[arm]
     gains = {method: response_gain(likelihoods["base"], likelihoods[method]) for method in METHODS}
     return Demo(arms, gains, runs, len(likelihoods["base"]))
-
-
-def _named(progress: Progress, method: str) -> Progress:
-    def named(stage: str, done: int, total: int | None, detail: str = "") -> None:
-        progress(f"{method}: {stage}", done, total, detail)
-
-    return named

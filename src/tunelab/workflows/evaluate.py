@@ -23,7 +23,7 @@ from tunelab.evaluation.runner import held_out_likelihoods, held_out_responses, 
 from tunelab.files import write_json_atomically
 from tunelab.models.adapters import load_adapter
 from tunelab.models.load import DTYPES, check_tokenizer_fits, load_model, load_tokenizer, model_fingerprint
-from tunelab.progress import Progress, silent
+from tunelab.progress import Progress, named, silent
 from tunelab.runs import Run, open_run
 from tunelab.statistics import Estimate, paired_ratio_difference
 from tunelab.workflows.prepare import load_recipe_tokenizer, prepare_with
@@ -133,7 +133,7 @@ def _evaluate_arms(
                 folder / "likelihoods.jsonl",
                 header,
                 batch_tokens=settings.batch_tokens,
-                progress=_named(progress, arm.name),
+                progress=named(progress, arm.name),
             )
             responses = held_out_responses(
                 model,
@@ -144,7 +144,7 @@ def _evaluate_arms(
                 max_new_tokens=settings.max_new_tokens,
                 stop_token_ids=data.stop_token_ids,
                 batch_tokens=settings.batch_tokens,
-                progress=_named(progress, arm.name),
+                progress=named(progress, arm.name),
             )
         protocol = {"template": recipe.data.template, "rows": len(rows), "rows_without_prompt": len(rows) - len(items)}
         scores[arm.name] = score_held_out(responses, likelihoods[arm.name], protocol)
@@ -252,15 +252,6 @@ def _with_evaluation(recipe: Recipe, limit: int | None, max_new_tokens: int | No
     given = {"limit": limit, "max_new_tokens": max_new_tokens, "batch_tokens": batch_tokens}
     changes = {name: value for name, value in given.items() if value is not None}
     return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=changes)})
-
-
-def _named(progress: Progress, arm: str) -> Progress:
-    """The same progress, with the arm's name before each stage."""
-
-    def named(stage: str, done: int, total: int | None, detail: str = "") -> None:
-        progress(f"{arm}: {stage}", done, total, detail)
-
-    return named
 
 
 def _short_hash(value: Mapping[str, Any]) -> str:
