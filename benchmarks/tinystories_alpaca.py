@@ -84,11 +84,11 @@ def markdown(results: list[dict[str, Any]]) -> str:
     """The results as a page."""
     environment = results[0]["environment"]
     libraries = ", ".join(f"{name} {environment['libraries'][name]}" for name in ("torch", "transformers", "peft"))
+    machine = f"{environment['processor']}, {environment['cores']} cores, fp32; python {environment['python']}"
     lines = [
         f"# tinystories656k on 2,000 Alpaca rows, {date.today()}",
         "",
-        f"`python benchmarks/tinystories_alpaca.py`; {environment['processor']}, {environment['cores']} cores, fp32; "
-        f"python {environment['python']}, {libraries}.",
+        f"`python benchmarks/tinystories_alpaca.py`; {machine}, {libraries}.",
         "Each run was killed with SIGKILL after its first checkpoint and resumed. ± is one standard error over "
         f"{results[0]['rows']} held-out rows; the loss falls by base less tuned, paired over these rows.",
         "",

@@ -1,6 +1,6 @@
 """Train with a source of your own: examples/riddles.py is one Python file, and its path is its name.
 
-    python examples/custom_source.py [DIRECTORY [STEPS]]
+python examples/custom_source.py [DIRECTORY [STEPS]]
 """
 
 from __future__ import annotations

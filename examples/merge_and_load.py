@@ -1,6 +1,6 @@
 """Merge a tuned adapter into its base, and ask the result with transformers alone.
 
-    python examples/merge_and_load.py [DIRECTORY [STEPS]]
+python examples/merge_and_load.py [DIRECTORY [STEPS]]
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main(folder: str = "runs/example-merge", steps: int = 100) -> None:
     tokenizer = AutoTokenizer.from_pretrained(merged.path)
     model = AutoModelForCausalLM.from_pretrained(merged.path)
     prompt = tokenizer("Instruction: Give the opposite of the word.\nInput: tall\nResponse:", return_tensors="pt")
-    answer = model.generate(prompt["input_ids"], attention_mask=prompt["attention_mask"], max_new_tokens=12, do_sample=False)
+    answer = model.generate(**prompt, max_new_tokens=12, do_sample=False)
     print("answer:", tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True).strip())
 
 

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the demo, show its table, and say what to try next."""
     start = time.monotonic()
     out = Path(arguments.out) if arguments.out else _free_directory()
-    say("Fine-tuning the demo's base model (2.2 M parameters) on 1,850 instructions, fully and with LoRA ...")
+    say("Fine-tuning a small base model (2.2 M parameters) on about 1,900 instructions, fully and with LoRA ...")
     from tunelab.workflows.demo import demo
 
     with progress_bar() as progress:
