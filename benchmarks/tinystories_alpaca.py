@@ -92,8 +92,8 @@ def markdown(results: list[dict[str, Any]]) -> str:
         "Each run was killed with SIGKILL after its first checkpoint and resumed. ± is one standard error over "
         f"{results[0]['rows']} held-out rows; the loss falls by base less tuned, paired over these rows.",
         "",
-        "| method | seed | trained parameters | response perplexity, base | tuned | loss falls by, nats/token | in errors "
-        "| bits/byte, base | tuned | tokens/s | peak resident |",
+        "| method | seed | trained parameters | response perplexity, base | tuned | loss falls by, nats/token "
+        "| in errors | bits/byte, base | tuned | tokens/s | peak resident |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in results:
