@@ -17,7 +17,6 @@ from tunelab.config.rules import RULES
 from tunelab.config.yaml_text import parse_yaml
 from tunelab.errors import ConfigError, UsageError
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 SMALL: dict[str, Any] = {"model": "gpt2", "data": "alpaca"}
 
 
