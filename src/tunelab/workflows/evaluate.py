@@ -16,7 +16,7 @@ from torch import nn
 from tunelab import __version__
 from tunelab.config import Recipe, load_recipe, resolve
 from tunelab.data.prepared import PreparedData
-from tunelab.errors import DataError, RunError
+from tunelab.errors import DataError, RunError, UsageError
 from tunelab.evaluation.benchmark import HeldOutRow, Item, LikelihoodRecord, Score
 from tunelab.evaluation.metrics.perplexity import predicted_bytes
 from tunelab.evaluation.runner import held_out_likelihoods, held_out_responses, score_held_out
@@ -160,10 +160,13 @@ def held_out_rows(data: PreparedData, tokenizer: Any, limit: int | None) -> tupl
     """The rows whose likelihood is measured, and of those that have a prompt, the items that are asked.
 
     Raises:
+        UsageError: the limit allows no row.
         DataError: no row was held out.
     """
     table = data.held_out
-    count = min(len(table), limit or len(table))
+    if limit is not None and limit < 1:
+        raise UsageError(f"evaluate.limit is {limit}, expected 1 or more", "leave it away to measure all held-out rows")
+    count = len(table) if limit is None else min(len(table), limit)
     if count == 0:
         raise DataError("no rows are held out: there is nothing to evaluate on", "train with data.held_out=0.05")
 

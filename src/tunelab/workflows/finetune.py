@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 from peft import PeftModel
 from torch import nn
 
-from tunelab.config import Recipe, load_recipe, parse_recipe, resolve, to_yaml
+from tunelab.config import Recipe, load_recipe, resolve, to_yaml
 from tunelab.data.loader import TokenTable, TrainingPlan
 from tunelab.errors import Interrupted, RunError, TrainingError, TunelabError
 from tunelab.files import directory_written_atomically
@@ -29,11 +29,9 @@ from tunelab.train.meter import Meter
 from tunelab.train.optimizer import adamw
 from tunelab.workflows.interrupt import asked_to_stop
 from tunelab.workflows.manifest import check_unchanged, closing, opening
-from tunelab.workflows.prepare import fit_to_model, load_recipe_tokenizer, prepare_with
+from tunelab.workflows.prepare import RecipeLike, as_recipe, fit_to_model, load_recipe_tokenizer, prepare_with
 from tunelab.workflows.setup import build_model, loop_settings, make_accelerator, release, training_plan
 from tunelab.workflows.trackers import tracked
-
-RecipeLike = Recipe | Mapping[str, Any] | str | Path
 
 
 def finetune(recipe: RecipeLike, *, progress: Progress = silent) -> Run:
@@ -67,15 +65,6 @@ def resume(path: Path | str, *, progress: Progress = silent) -> Run:
         return _execute(run, recipe, accelerator, progress)
     finally:
         release(accelerator)
-
-
-def as_recipe(recipe: RecipeLike) -> Recipe:
-    """A recipe from any form that the library's face takes."""
-    if isinstance(recipe, Recipe):
-        return recipe
-    if isinstance(recipe, str | Path):
-        return load_recipe(Path(recipe))
-    return parse_recipe(recipe)
 
 
 def _execute(run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progress) -> Run:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunelab.config import DataSettings, Recipe
+from tunelab.config import DataSettings, Recipe, load_recipe, parse_recipe, resolve
 from tunelab.data.messages import Example
 from tunelab.data.prepared import PreparedData, SourceRecord, cache_key, cached, store
 from tunelab.data.prepared import prepare as tokenise
@@ -17,6 +18,8 @@ from tunelab.data.tokenize import RowEncoder
 from tunelab.errors import UsageError
 from tunelab.models.load import context_window, load_tokenizer, tokenizer_fingerprint
 from tunelab.progress import Progress, silent
+
+RecipeLike = Recipe | Mapping[str, Any] | str | Path
 
 #: Tokens of a row at most, where the recipe and the model's window leave it open.
 DEFAULT_MAX_LENGTH = 1024
@@ -31,9 +34,19 @@ class Selection:
     sources: list[LoadedSource]
 
 
-def prepare(recipe: Recipe, *, progress: Progress = silent) -> PreparedData:
+def prepare(recipe: RecipeLike, *, progress: Progress = silent) -> PreparedData:
     """The recipe's training and held-out rows as tokens, from the cache where it holds exactly these."""
-    return prepare_with(load_recipe_tokenizer(recipe), recipe, progress=progress)
+    known = resolve(as_recipe(recipe))
+    return prepare_with(load_recipe_tokenizer(known), known, progress=progress)
+
+
+def as_recipe(recipe: RecipeLike) -> Recipe:
+    """A recipe from any form that the library's face takes."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, str | Path):
+        return load_recipe(Path(recipe))
+    return parse_recipe(recipe)
 
 
 def fit_to_model(recipe: Recipe) -> Recipe:
