@@ -12,46 +12,14 @@ from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Phi3Config,
-    Phi3ForCausalLM,
 )
+from varied_models import FAMILIES, VOCABULARY, tiny_model
 
 from tunelab.errors import DataError, ModelError
 from tunelab.evaluation import likelihood
 from tunelab.evaluation.likelihood import Row, RowLikelihood, row_likelihoods
 
-VOCABULARY = 97
-CONTEXT = 64
-FAMILIES = ("gpt2", "llama", "phi3", "phi3-longrope")
 LENGTHS = (2, 17, 40, 3, 64, 9, 30, 5)
-
-
-def tiny_model(family: str) -> Any:
-    torch.manual_seed(7)
-    common: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.3}
-    if family == "gpt2":
-        return GPT2LMHeadModel(GPT2Config(**common, n_embd=32, n_layer=2, n_head=4, n_positions=CONTEXT)).eval()
-    shape = {
-        **common,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": CONTEXT,
-        "pad_token_id": 0,
-    }
-    if family == "llama":
-        return LlamaForCausalLM(LlamaConfig(**shape)).eval()
-    if family == "phi3-longrope":
-        factors = {"short_factor": [1.0] * 4, "long_factor": [3.0] * 4, "original_max_position_embeddings": 24}
-        rope = {"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 1.0, **factors}
-        shape |= {"original_max_position_embeddings": 24, "rope_parameters": rope}
-    return Phi3ForCausalLM(Phi3Config(**shape)).eval()
 
 
 def rows_of(lengths: Sequence[int]) -> list[Row]:
