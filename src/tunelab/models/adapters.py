@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunelab.errors import ModelError
 from tunelab.models.forward import underlying
+from tunelab.models.lora_linear import use_dense_lora
 
 
 def linear_names(model: PreTrainedModel) -> list[str]:
@@ -83,6 +84,7 @@ def add_lora(
     with torch.random.fork_rng(), _known_warnings_ignored():
         torch.manual_seed(seed)
         adapted = get_peft_model(model, config)
+    use_dense_lora(adapted)
     return cast(PeftModel, adapted)
 
 
@@ -123,6 +125,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
         first = " ".join(str(error).split())
         raise ModelError(f"{folder}: the adapter does not fit {type(model).__name__}: {first[:400]}") from error
     _check_complete(adapted, folder)
+    use_dense_lora(adapted)
     return adapted
 
 

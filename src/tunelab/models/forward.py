@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 
 from tunelab.errors import ModelError
+from tunelab.models.row_attention import row_attention
 
 FLAT_ATTENTION = "tunelab_flat"
 
@@ -143,21 +144,39 @@ def _flat_attention_forward(
     window = sliding_window if sliding_window is not None and sliding_window < longest else None
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout:
         return _varlen_attention(query, key, value, row_starts, longest, window, scaling), None
+    if not query.is_cuda:
+        scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+        states = (query[0], key[0], value[0])
+        return row_attention(*states, row_starts, scale=scale, window=window, dropout=dropout)[None], None
+    return _attention_row_by_row(query, key, value, row_starts, window, scaling, dropout), None
+
+
+def _attention_row_by_row(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    row_starts: list[int],
+    window: int | None,
+    scaling: float | None,
+    dropout: float,
+) -> Tensor:
+    """What FlashAttention does not take on a GPU (float32, dropout): torch's attention, a call a row."""
     outputs = []
     for start, end in pairwise(row_starts):
+        banded = window is not None and end - start > window
         outputs.append(
             functional.scaled_dot_product_attention(
                 query[:, :, start:end],
                 key[:, :, start:end],
                 value[:, :, start:end],
-                attn_mask=_band(end - start, window, query.device) if window and end - start > window else None,
+                attn_mask=_band(end - start, window or 0, query.device) if banded else None,
                 dropout_p=dropout,
-                is_causal=not (window and end - start > window),
+                is_causal=not banded,
                 scale=scaling,
                 enable_gqa=query.shape[1] != key.shape[1],
             )
         )
-    return torch.cat(outputs, dim=2).transpose(1, 2), None  # [1, tokens, heads, head]
+    return torch.cat(outputs, dim=2).transpose(1, 2)  # [1, tokens, heads, head]
 
 
 def _band(length: int, window: int, device: torch.device) -> Tensor:

@@ -12,14 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tunelab.data.loader import FlatBatch, LossOn, TokenTable, flat_batch
 from tunelab.data.packing import pack_best_fit
 from tunelab.models.forward import flat_attention, flat_hidden_states, output_head, underlying
 
-#: Logits held at a time, in numbers (float32: 64 MiB); a chunk has this many over the vocabulary's size.
-LOGITS_PER_CHUNK = 2**24
+#: Logits held at a time, in numbers (float32: 32 MiB); a chunk has this many over the vocabulary's size.
+LOGITS_PER_CHUNK = 2**23
+
+#: Rows of logits that are worked on at a time on the CPU: 2 MiB of float32 at a vocabulary of 32,000.
+ROWS_IN_CACHE = 16
 
 
 def chunked_cross_entropy(
@@ -44,18 +46,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         needed = any(ctx.needs_input_grad)
-        hidden_gradient = torch.zeros_like(hidden) if needed else None
+        hidden_gradient = torch.empty_like(hidden) if needed else None
         gradients = [torch.zeros_like(parameter) for parameter in parameters] if needed else []
         for start in range(0, len(labels), chunk):
             piece = hidden[start : start + chunk].detach()
             with torch.set_grad_enabled(needed):
                 piece.requires_grad_(needed)
-                logits = head(piece).float()  # [chunk, vocabulary]
-                loss = functional.cross_entropy(logits, labels[start : start + chunk], reduction="sum")
-            total += loss.detach()
+                logits = head(piece)  # [chunk, vocabulary]
+            loss, logit_gradient = _cross_entropy(logits.detach(), labels[start : start + chunk], needed)
+            total += loss
             if hidden_gradient is None:
                 continue
-            found = torch.autograd.grad(loss, [piece, *parameters])
+            found = torch.autograd.grad(logits, [piece, *parameters], logit_gradient)
             hidden_gradient[start : start + chunk] = found[0]
             for gradient, part in zip(gradients, found[1:], strict=True):
                 gradient += part
@@ -73,6 +75,29 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return ((hidden_gradient.float() * scale).to(hidden_gradient.dtype), None, None, None, *scaled)
 
 
+def _cross_entropy(logits: Tensor, labels: Tensor, gradient: bool) -> tuple[Tensor, Tensor | None]:
+    """Sum of -log p(label) in float32, and its gradient softmax(logits) - onehot(label) in the logits' own dtype.
+
+    A few rows at a time on the CPU, so that the float32 of a row is still in the cache when it is read again.
+    """
+    total = torch.zeros((), dtype=torch.float32, device=logits.device)
+    result = torch.empty_like(logits) if gradient else None
+    rows = ROWS_IN_CACHE if logits.device.type == "cpu" else max(1, len(logits))
+    for start in range(0, len(logits), rows):
+        part = logits[start : start + rows].float()
+        label = labels[start : start + rows, None]
+        own = part.gather(1, label)
+        if result is None:
+            total += (torch.logsumexp(part, dim=1, keepdim=True) - own).sum()
+            continue
+        probability = torch.softmax(part, dim=1)
+        # The largest probability is exp(largest logit - logsumexp): exact also where p(label) is below float32's least.
+        total += (part.amax(1, keepdim=True) - probability.amax(1, keepdim=True).log() - own).sum()
+        probability.scatter_add_(1, label, torch.full_like(own, -1.0))
+        result[start : start + rows] = probability
+    return total, result
+
+
 class TargetLoss(nn.Module):
     """A causal language model with its loss: flat batch in, sum of -log p over the batch's targets out.
 
@@ -80,7 +105,7 @@ class TargetLoss(nn.Module):
 
     Args:
         model: a transformers causal language model, or PEFT's wrapper of one.
-        chunk: targets whose logits are formed at a time; by default what makes 64 MiB of float32 logits.
+        chunk: targets whose logits are formed at a time; by default what makes 32 MiB of float32 logits.
     """
 
     def __init__(self, model: nn.Module, chunk: int | None = None) -> None:

@@ -1,0 +1,94 @@
+"""A frozen dense layer and its LoRA matrices as one autograd function.
+
+PEFT computes x W + (x A) B s as five operations, casts the input to the matrices' float32 on the way (and autocast casts
+it back), and adds what each hands back in the backward pass. Here the thin products are added into the wide ones, in
+the dtype that is computed with, and nothing is kept for the backward pass but the input and x A, rank wide.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from peft.tuners.lora import Linear as PeftLinear
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+
+class DenseLoraLinear(PeftLinear):
+    """PEFT's layer with a faster forward for the common case; in every other case it is PEFT's own.
+
+    The common case: one active adapter, not merged, without dropout, DoRA or bias, over a frozen nn.Linear or Conv1D.
+    """
+
+    def forward(self, x: Tensor, *arguments: Any, **named: Any) -> Tensor:
+        name = None if arguments or named else self._plain_adapter()
+        if name is None:
+            return cast(Tensor, super().forward(x, *arguments, **named))
+        layer = self.get_base_layer()
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        # [out, in] for both: Conv1D stores its weight as [in, out].
+        weight = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
+        bias = None if layer.bias is None else layer.bias.to(dtype)
+        output = _LoraLinear.apply(  # type: ignore[no-untyped-call]
+            x.reshape(-1, x.shape[-1]).to(dtype),
+            weight.to(dtype),
+            bias,
+            self.lora_A[name].weight,
+            self.lora_B[name].weight,
+            self.scaling[name],
+        )
+        return cast(Tensor, output).view(*x.shape[:-1], -1)
+
+    def _plain_adapter(self) -> str | None:
+        """The name of the one adapter to apply, where nothing but plain LoRA is asked for."""
+        active = [name for name in self.active_adapters if name in self.lora_A]
+        if self.disable_adapters or self.merged or len(active) != 1 or active[0] in self.lora_variant:
+            return None
+        (name,) = active
+        layer, dropout = self.get_base_layer(), self.lora_dropout[name]
+        plain = (
+            isinstance(layer, nn.Linear | Conv1D)
+            and not any(parameter.requires_grad for parameter in layer.parameters())
+            and self.lora_B[name].bias is None
+            and (isinstance(dropout, nn.Identity) or not self.training)
+        )
+        return name if plain else None
+
+
+class _LoraLinear(torch.autograd.Function):
+    """[n, in] -> [n, out]; weight [out, in] and bias [out] frozen, A [rank, in] and B [out, rank] trained."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
+    ) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            small_a, small_b = a.to(x.dtype), b.to(x.dtype)
+            output = torch.mm(x, weight.T) if bias is None else torch.addmm(bias, x, weight.T)
+            low = torch.mm(x, small_a.T)  # [n, rank]
+            output.addmm_(low, small_b.T, alpha=scaling)
+        ctx.save_for_backward(x, weight, low, small_a, small_b)
+        ctx.scaling, ctx.dtypes = scaling, (a.dtype, b.dtype)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, low, a, b = ctx.saved_tensors
+        gradient = upstream[0]
+        low_gradient = torch.mm(gradient, b).mul_(ctx.scaling)  # [n, rank]
+        x_gradient = a_gradient = b_gradient = None
+        if ctx.needs_input_grad[0]:
+            x_gradient = torch.mm(gradient, weight).addmm_(low_gradient, a)
+        if ctx.needs_input_grad[3]:
+            a_gradient = torch.mm(low_gradient.T, x).to(ctx.dtypes[0])
+        if ctx.needs_input_grad[4]:
+            b_gradient = torch.mm(gradient.T, low).mul_(ctx.scaling).to(ctx.dtypes[1])
+        return x_gradient, None, None, a_gradient, b_gradient, None
+
+
+def use_dense_lora(model: nn.Module) -> None:
+    """Give every LoRA layer of PEFT over a dense layer the forward of this module; nothing else of it changes."""
+    for module in model.modules():
+        if type(module) is PeftLinear:
+            module.__class__ = DenseLoraLinear

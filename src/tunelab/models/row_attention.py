@@ -1,0 +1,142 @@
+"""Causal attention over flat rows on the CPU: block by block, forward and backward, in the rows' own dtype.
+
+torch's own kernel for the CPU takes bfloat16 at half the speed of float32 in the backward pass, and a call a row puts
+a gradient of full length behind every slice. Here one autograd function covers all rows: scores of a block of queries
+against the keys that it can see, so that what causality hides is mostly never computed; nothing of size rows x length
+squared is kept for the backward pass, which computes a block's scores again (as FlashAttention does, Dao et al. 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: Queries whose scores are formed at a time; twice as many waste more on hidden keys than they gain in larger products.
+QUERY_BLOCK = 256
+
+
+def row_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    row_starts: list[int],
+    *,
+    scale: float,
+    window: int | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Attention of each token to itself and the earlier tokens of its row: [tokens, heads, head].
+
+    Args:
+        query: [heads, tokens, head].
+        key, value: [key heads, tokens, head]; heads is a multiple of key heads (grouped queries).
+        row_starts: the rows + 1 places where rows begin.
+        scale: scores are multiplied by it.
+        window: a token sees itself and the window - 1 before it; None = all before it.
+        dropout: share of the attention weights dropped, the rest scaled up.
+    """
+    seed = int(torch.randint(2**31, ())) if dropout else 0
+    return _RowAttention.apply(query, key, value, row_starts, scale, window, dropout, seed)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _RowAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        row_starts: list[int],
+        scale: float,
+        window: int | None,
+        dropout: float,
+        seed: int,
+    ) -> Tensor:
+        heads, tokens, size = query.shape
+        key_heads, group = key.shape[0], heads // key.shape[0]
+        output = query.new_empty(tokens, heads, size)
+        generator = torch.Generator().manual_seed(seed) if dropout else None
+        for queries, keys in _blocks(row_starts, window):
+            weights = _weights(_grouped(query, queries, key_heads), key[:, keys], scale, window, group)
+            if generator is not None:
+                weights *= _kept(weights, dropout, generator)
+            attended = torch.bmm(weights, value[:, keys])  # [key heads, group x queries, head]
+            output[queries] = attended.view(heads, -1, size).transpose(0, 1)
+        ctx.save_for_backward(query, key, value)
+        ctx.settings = (row_starts, scale, window, dropout, seed)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value = ctx.saved_tensors
+        row_starts, scale, window, dropout, seed = ctx.settings
+        gradient = upstream[0].transpose(0, 1)  # [heads, tokens, head]
+        heads, tokens, size = query.shape
+        key_heads, group = key.shape[0], heads // key.shape[0]
+        # Over a long row many blocks add to one key's gradient: added up in float32, or bfloat16 would lose them.
+        several = max(end - start for start, end in pairwise(row_starts)) > QUERY_BLOCK
+        sums = torch.float32 if several else query.dtype
+        query_gradient = torch.empty_like(query)
+        key_gradient, value_gradient = (torch.zeros_like(key, dtype=sums) for _ in range(2))
+        generator = torch.Generator().manual_seed(seed) if dropout else None
+        for queries, keys in _blocks(row_starts, window):
+            asked = _grouped(query, queries, key_heads)
+            weights = _weights(asked, key[:, keys], scale, window, group)
+            kept = _kept(weights, dropout, generator) if generator is not None else None
+            given = _grouped(gradient, queries, key_heads)
+            passed_on = weights if kept is None else weights * kept
+            value_gradient[:, keys] += torch.bmm(passed_on.transpose(1, 2), given)
+            weight_gradient = torch.bmm(given, value[:, keys].transpose(1, 2))
+            if kept is not None:
+                weight_gradient *= kept
+            score_gradient = torch._softmax_backward_data(weight_gradient, weights, -1, weights.dtype)
+            score_gradient *= scale
+            found = torch.bmm(score_gradient, key[:, keys])
+            query_gradient[:, queries] = found.view(heads, -1, size)
+            key_gradient[:, keys] += torch.bmm(score_gradient.transpose(1, 2), asked)
+        return query_gradient, key_gradient.to(key.dtype), value_gradient.to(value.dtype), *[None] * 5
+
+
+def _blocks(row_starts: list[int], window: int | None) -> Iterator[tuple[slice, slice]]:
+    """Each block of queries with the keys that its last query can see, and as far back as its first query can."""
+    for start, end in pairwise(row_starts):
+        for first in range(start, end, QUERY_BLOCK):
+            last = min(first + QUERY_BLOCK, end)
+            yield slice(first, last), slice(start if window is None else max(start, first - window + 1), last)
+
+
+def _grouped(states: Tensor, queries: slice, key_heads: int) -> Tensor:
+    """[heads, tokens, head] -> [key heads, group x queries, head]: the queries that share a key head, side by side."""
+    return states[:, queries].reshape(key_heads, -1, states.shape[-1])
+
+
+def _weights(query: Tensor, key: Tensor, scale: float, window: int | None, group: int) -> Tensor:
+    """Softmax over the visible keys: [key heads, group x queries, keys]."""
+    queries, keys = query.shape[1] // group, key.shape[1]
+    older = keys - queries  # the queries are the last of the keys
+    kept = 1 << max(older - 1, 0).bit_length()
+    hidden = _hidden(kept, window, query.dtype)[:queries, kept - older : kept + queries]
+    scores = torch.bmm(query, key.transpose(1, 2)).mul_(scale)
+    scores.view(-1, group, queries, keys).add_(hidden)
+    return torch.softmax(scores, dim=-1)
+
+
+@lru_cache(maxsize=8)
+def _hidden(older: int, window: int | None, dtype: torch.dtype) -> Tensor:
+    """-inf where a query must not see a key, else 0: [QUERY_BLOCK, older + QUERY_BLOCK].
+
+    Query i stands at key `older` + i; a block of fewer queries or keys is a part of it.
+    """
+    distance = torch.arange(QUERY_BLOCK)[:, None] + older - torch.arange(older + QUERY_BLOCK)
+    hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
+    return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf)
+
+
+def _kept(weights: Tensor, dropout: float, generator: torch.Generator) -> Tensor:
+    """1 / (1 - dropout) where a weight is kept, 0 where it is dropped."""
+    return torch.empty_like(weights).bernoulli_(1 - dropout, generator=generator).div_(1 - dropout)
