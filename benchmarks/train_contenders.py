@@ -70,7 +70,9 @@ def tunelab(job: dict[str, Any], dtype: str) -> dict[str, Any]:
         np.concatenate([[0], np.cumsum([len(row["input_ids"]) for row in laid_out])]),
         np.zeros(len(rows), dtype=np.int64),
     )
-    plan = TrainingPlan(table, job.get("epochs",1), None, ROWS_PER_STEP, None, tokens_per_batch=job["tokens_per_batch"], seed=0)
+    plan = TrainingPlan(
+        table, job.get("epochs", 1), None, ROWS_PER_STEP, None, tokens_per_batch=job["tokens_per_batch"], seed=0
+    )
     device = job["device"]
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision={"fp32": "no", "bf16": "bf16"}[dtype])
     base = load_model(job["model"], dtype=DTYPES[dtype], device=device)
@@ -178,9 +180,7 @@ def trl_trainer(job: dict[str, Any], **settings: Any) -> dict[str, Any]:
     from trl import SFTConfig, SFTTrainer
 
     rows = read_rows(Path(job["rows"]))
-    table = Dataset.from_list(
-        [{"input_ids": row["input_ids"], "completion_mask": row["answer_mask"]} for row in rows]
-    )
+    table = Dataset.from_list([{"input_ids": row["input_ids"], "completion_mask": row["answer_mask"]} for row in rows])
     trace = Trace()
     trainer = _counting(SFTTrainer, trace)(
         model=_peer_model(job, "float32"),

@@ -27,6 +27,7 @@ FLOORS = {
     "units": 1,
     "progress": 1,
     "files": 1,
+    "allocator": 1,
     "plugins": 2,
     "statistics": 2,
     "config": 3,

@@ -152,12 +152,14 @@ def test_logits_exist_for_one_chunk_of_targets_at_a_time() -> None:
     model.lm_head.register_forward_hook(lambda module, inputs, output: formed.append(len(output)))
     with flat_attention(model):
         TargetLoss(model, chunk=5).of_batch(flat_batch(table, range(len(table)))).backward()
-    assert sum(formed) == sum(table.targets)
+    assert sum(table.targets) <= sum(formed) < sum(table.targets) + 5  # the last chunk is padded
     assert max(formed) == 5
 
 
-def test_a_chunk_is_64_mib_of_logits_unless_told() -> None:
-    assert TargetLoss(tiny_model("llama")).chunk == 2**24 // 264
+def test_a_chunk_is_eight_million_logits_unless_told() -> None:
+    chunk = TargetLoss(tiny_model("llama")).chunk
+    assert chunk % 32 == 0
+    assert 2**23 - 32 * 264 < chunk * 264 <= 2**23
 
 
 @pytest.mark.parametrize("family", FAMILIES)

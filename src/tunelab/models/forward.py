@@ -22,6 +22,9 @@ from tunelab.models.row_attention import row_attention
 
 FLAT_ATTENTION = "tunelab_flat"
 
+#: On the CPU, flat rows are padded at their end to a multiple of this many tokens; no row sees the padding.
+TOKENS_STEP = 64
+
 #: Keyword arguments with which an architecture asks its attention for something that flat attention does not compute.
 UNSUPPORTED_ATTENTION = ("softcap", "s_aux", "position_bias")
 
@@ -63,13 +66,17 @@ def flat_hidden_states(model: nn.Module, input_ids: Tensor, row_starts: Tensor) 
         row_starts: [rows + 1], int64, where each row begins, and at the end `tokens`.
     """
     backbone = underlying(model).base_model
+    tokens = len(input_ids)
+    positions = flat_positions(row_starts, tokens)
+    # On the CPU oneDNN compiles a kernel for every shape, so that not every number of tokens should be one of its own.
+    padding = -tokens % TOKENS_STEP if input_ids.device.type == "cpu" and tokens > TOKENS_STEP else 0
     output = backbone(
-        input_ids=input_ids[None],  # [1, tokens]
-        position_ids=flat_positions(row_starts, len(input_ids))[None],
+        input_ids=functional.pad(input_ids, (0, padding))[None],  # [1, tokens + padding]
+        position_ids=functional.pad(positions, (0, padding))[None],
         use_cache=False,
         row_starts=row_starts.tolist(),
     )
-    return cast(Tensor, output.last_hidden_state[0])
+    return cast(Tensor, output.last_hidden_state[0, :tokens])
 
 
 def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:

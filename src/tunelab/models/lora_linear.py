@@ -75,7 +75,7 @@ class _LoraLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, low, a, b = ctx.saved_tensors
-        gradient = upstream[0]
+        gradient = upstream[0].to(x.dtype)
         low_gradient = torch.mm(gradient, b).mul_(ctx.scaling)  # [n, rank]
         x_gradient = a_gradient = b_gradient = None
         if ctx.needs_input_grad[0]:

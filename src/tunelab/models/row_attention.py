@@ -11,13 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 #: Queries whose scores are formed at a time; twice as many waste more on hidden keys than they gain in larger products.
 QUERY_BLOCK = 256
+
+#: Blocks are widened to a multiple of this many tokens. oneDNN compiles a kernel for every shape it meets and keeps the
+#: last 1,024 of them: compiling one takes longer than running it, and rows have hundreds of lengths.
+SHAPE_STEP = 32
 
 
 def row_attention(
@@ -32,6 +36,8 @@ def row_attention(
 ) -> Tensor:
     """Attention of each token to itself and the earlier tokens of its row: [tokens, heads, head].
 
+    Tokens after the last row (padding) give zeros.
+
     Args:
         query: [heads, tokens, head].
         key, value: [key heads, tokens, head]; heads is a multiple of key heads (grouped queries).
@@ -41,7 +47,11 @@ def row_attention(
         dropout: share of the attention weights dropped, the rest scaled up.
     """
     seed = int(torch.randint(2**31, ())) if dropout else 0
-    return _RowAttention.apply(query, key, value, row_starts, scale, window, dropout, seed)  # type: ignore[no-any-return, no-untyped-call]
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    states = (query.to(dtype), key.to(dtype), value.to(dtype))
+    # Inside, everything is in this dtype already; autocast would take the softmax to float32 and back.
+    with torch.autocast("cpu", enabled=False):
+        return _RowAttention.apply(*states, row_starts, scale, window, dropout, seed)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _RowAttention(torch.autograd.Function):
@@ -59,14 +69,15 @@ class _RowAttention(torch.autograd.Function):
     ) -> Tensor:
         heads, tokens, size = query.shape
         key_heads, group = key.shape[0], heads // key.shape[0]
-        output = query.new_empty(tokens, heads, size)
+        output = query.new_zeros(tokens, heads, size)
         generator = torch.Generator().manual_seed(seed) if dropout else None
-        for queries, keys in _blocks(row_starts, window):
-            weights = _weights(_grouped(query, queries, key_heads), key[:, keys], scale, window, group)
+        for block in _blocks(row_starts, tokens, window):
+            asked = _grouped(query, block.queries, key_heads)
+            weights = _weights(asked, key[:, block.keys], scale, window, group)
             if generator is not None:
                 weights *= _kept(weights, dropout, generator)
-            attended = torch.bmm(weights, value[:, keys])  # [key heads, group x queries, head]
-            output[queries] = attended.view(heads, -1, size).transpose(0, 1)
+            attended = torch.bmm(weights, value[:, block.keys]).view(heads, -1, size)
+            output[block.own] = attended[:, block.part].transpose(0, 1)
         ctx.save_for_backward(query, key, value)
         ctx.settings = (row_starts, scale, window, dropout, seed)
         return output
@@ -75,39 +86,61 @@ class _RowAttention(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value = ctx.saved_tensors
         row_starts, scale, window, dropout, seed = ctx.settings
-        gradient = upstream[0].transpose(0, 1)  # [heads, tokens, head]
+        gradient = upstream[0].to(query.dtype).transpose(0, 1)  # [heads, tokens, head]
         heads, tokens, size = query.shape
         key_heads, group = key.shape[0], heads // key.shape[0]
         # Over a long row many blocks add to one key's gradient: added up in float32, or bfloat16 would lose them.
         several = max(end - start for start, end in pairwise(row_starts)) > QUERY_BLOCK
         sums = torch.float32 if several else query.dtype
-        query_gradient = torch.empty_like(query)
+        query_gradient = torch.zeros_like(query)
         key_gradient, value_gradient = (torch.zeros_like(key, dtype=sums) for _ in range(2))
         generator = torch.Generator().manual_seed(seed) if dropout else None
-        for queries, keys in _blocks(row_starts, window):
-            asked = _grouped(query, queries, key_heads)
-            weights = _weights(asked, key[:, keys], scale, window, group)
+        for block in _blocks(row_starts, tokens, window):
+            asked = _grouped(query, block.queries, key_heads)
+            weights = _weights(asked, key[:, block.keys], scale, window, group)
             kept = _kept(weights, dropout, generator) if generator is not None else None
-            given = _grouped(gradient, queries, key_heads)
+            # The queries by which the block was widened have no gradient, and so give none to any key or value.
+            given = gradient.new_zeros(heads, block.queries.stop - block.queries.start, size)
+            given[:, block.part] = gradient[:, block.own]
+            given = given.view(key_heads, -1, size)
             passed_on = weights if kept is None else weights * kept
-            value_gradient[:, keys] += torch.bmm(passed_on.transpose(1, 2), given)
-            weight_gradient = torch.bmm(given, value[:, keys].transpose(1, 2))
+            value_gradient[:, block.keys] += torch.bmm(passed_on.transpose(1, 2), given)
+            weight_gradient = torch.bmm(given, value[:, block.keys].transpose(1, 2))
             if kept is not None:
                 weight_gradient *= kept
             score_gradient = torch._softmax_backward_data(weight_gradient, weights, -1, weights.dtype)
             score_gradient *= scale
-            found = torch.bmm(score_gradient, key[:, keys])
-            query_gradient[:, queries] = found.view(heads, -1, size)
-            key_gradient[:, keys] += torch.bmm(score_gradient.transpose(1, 2), asked)
+            found = torch.bmm(score_gradient, key[:, block.keys]).view(heads, -1, size)
+            query_gradient[:, block.own] = found[:, block.part]
+            key_gradient[:, block.keys] += torch.bmm(score_gradient.transpose(1, 2), asked)
         return query_gradient, key_gradient.to(key.dtype), value_gradient.to(value.dtype), *[None] * 5
 
 
-def _blocks(row_starts: list[int], window: int | None) -> Iterator[tuple[slice, slice]]:
-    """Each block of queries with the keys that its last query can see, and as far back as its first query can."""
+class _Block(NamedTuple):
+    """Queries and the keys they see, both ending at the same token; `own` of the queries, `part` of them, are wanted.
+
+    A block that was widened has other tokens' queries behind its own, whose results are not used; the keys there lie
+    in the future of the block's own queries and are hidden from them.
+    """
+
+    queries: slice
+    keys: slice
+    own: slice
+    part: slice
+
+
+def _blocks(row_starts: list[int], tokens: int, window: int | None) -> Iterator[_Block]:
+    """The blocks of each row: queries with all keys back to the row's start, or to where the window ends."""
     for start, end in pairwise(row_starts):
         for first in range(start, end, QUERY_BLOCK):
             last = min(first + QUERY_BLOCK, end)
-            yield slice(first, last), slice(start if window is None else max(start, first - window + 1), last)
+            oldest = start if window is None else max(start, first - window + 1)
+            wide = min(first + _rounded_up(last - first), tokens)
+            yield _Block(slice(first, wide), slice(oldest, wide), slice(first, last), slice(0, last - first))
+
+
+def _rounded_up(length: int) -> int:
+    return -(-length // SHAPE_STEP) * SHAPE_STEP
 
 
 def _grouped(states: Tensor, queries: slice, key_heads: int) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tunelab.data.loader import FlatBatch, LossOn, TokenTable, flat_batch
 from tunelab.data.packing import pack_best_fit
@@ -19,6 +20,9 @@ from tunelab.models.forward import flat_attention, flat_hidden_states, output_he
 
 #: Logits held at a time, in numbers (float32: 32 MiB); a chunk has this many over the vocabulary's size.
 LOGITS_PER_CHUNK = 2**23
+
+#: On the CPU a chunk is padded to a multiple of this many rows: oneDNN compiles a kernel for every shape it meets.
+ROWS_STEP = 32
 
 #: Rows of logits that are worked on at a time on the CPU: 2 MiB of float32 at a vocabulary of 32,000.
 ROWS_IN_CACHE = 16
@@ -50,15 +54,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         gradients = [torch.zeros_like(parameter) for parameter in parameters] if needed else []
         for start in range(0, len(labels), chunk):
             piece = hidden[start : start + chunk].detach()
+            rows = len(piece)
+            if hidden.device.type == "cpu":
+                piece = functional.pad(piece, (0, 0, 0, -rows % min(ROWS_STEP, chunk)))
             with torch.set_grad_enabled(needed):
                 piece.requires_grad_(needed)
                 logits = head(piece)  # [chunk, vocabulary]
-            loss, logit_gradient = _cross_entropy(logits.detach(), labels[start : start + chunk], needed)
+            loss, logit_gradient = _cross_entropy(logits.detach(), labels[start : start + rows], needed)
             total += loss
             if hidden_gradient is None:
                 continue
             found = torch.autograd.grad(logits, [piece, *parameters], logit_gradient)
-            hidden_gradient[start : start + chunk] = found[0]
+            hidden_gradient[start : start + rows] = found[0][:rows]
             for gradient, part in zip(gradients, found[1:], strict=True):
                 gradient += part
         if hidden_gradient is not None:
@@ -78,13 +85,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 def _cross_entropy(logits: Tensor, labels: Tensor, gradient: bool) -> tuple[Tensor, Tensor | None]:
     """Sum of -log p(label) in float32, and its gradient softmax(logits) - onehot(label) in the logits' own dtype.
 
-    A few rows at a time on the CPU, so that the float32 of a row is still in the cache when it is read again.
+    Rows of logits behind the last label are padding: no loss, no gradient. A few rows at a time on the CPU, so that the float32 of a row is still in the cache when it is read again.
     """
     total = torch.zeros((), dtype=torch.float32, device=logits.device)
-    result = torch.empty_like(logits) if gradient else None
-    rows = ROWS_IN_CACHE if logits.device.type == "cpu" else max(1, len(logits))
-    for start in range(0, len(logits), rows):
-        part = logits[start : start + rows].float()
+    result = torch.zeros_like(logits) if gradient else None
+    rows = ROWS_IN_CACHE if logits.device.type == "cpu" else len(labels)
+    for start in range(0, len(labels), rows):
+        part = logits[start : min(start + rows, len(labels))].float()
         label = labels[start : start + rows, None]
         own = part.gather(1, label)
         if result is None:
@@ -94,7 +101,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor, gradient: bool) -> tuple[Tens
         # The largest probability is exp(largest logit - logsumexp): exact also where p(label) is below float32's least.
         total += (part.amax(1, keepdim=True) - probability.amax(1, keepdim=True).log() - own).sum()
         probability.scatter_add_(1, label, torch.full_like(own, -1.0))
-        result[start : start + rows] = probability
+        result[start : start + len(part)] = probability
     return total, result
 
 
@@ -112,7 +119,7 @@ class TargetLoss(nn.Module):
         super().__init__()
         self.model = model
         vocabulary = underlying(model).config.get_text_config().vocab_size
-        self.chunk = chunk or max(1, LOGITS_PER_CHUNK // vocabulary)
+        self.chunk = chunk or max(1, LOGITS_PER_CHUNK // vocabulary // ROWS_STEP) * ROWS_STEP
 
     def forward(self, input_ids: Tensor, row_starts: Tensor, predicted_from: Tensor, labels: Tensor) -> Tensor:
         """Scalar loss; arguments as in tunelab.data.loader.FlatBatch. Call it inside `with flat_attention(model)`."""
