@@ -19,6 +19,7 @@ from tunelab.evaluation.metrics.bleu import bleu_score
 from tunelab.evaluation.metrics.perplexity import perplexity_scores
 from tunelab.evaluation.metrics.rouge import rouge_scores
 from tunelab.generate.engine import generate
+from tunelab.generate.sampling import Decoding
 from tunelab.progress import Progress, silent
 from tunelab.responses import ResponseFile, prompt_hash, read_responses
 
@@ -75,7 +76,7 @@ def held_out_responses(
             model,
             tokenizer,
             [item.prompt_ids for item in items],
-            max_new_tokens=max_new_tokens,
+            Decoding(max_new_tokens=max_new_tokens),
             stop_token_ids=stop_token_ids,
             batch_tokens=batch_tokens,
             skip=frozenset(made),

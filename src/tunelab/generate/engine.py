@@ -1,24 +1,39 @@
-"""Greedy answers to tokenised prompts, in batches formed by tokens, the same for any batch size.
+"""Answers to tokenised prompts: many rows at once, each with its own end, new rows admitted as others finish.
 
 A model's own `generation_config` (temperature, maximum length, forced tokens, ...) plays no part: what is asked for
-here is all that decides. The answers of a row do not depend on the rows beside it, up to the rounding of the dtype:
-prompts are padded on the left and padding is masked, and each row ends at its own stop token.
+here is all that decides. A row's answer does not depend on the rows beside it, up to the rounding of the dtype.
+
+Prompts are run without padding, end to end (models/key_value_cache.py). After that each step runs one token of every
+row; a row that ends leaves at once, and the next prompt takes its slot.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+from weakref import WeakSet
 
 from tunelab.errors import ModelError
+from tunelab.generate.sampling import Decoding, next_tokens, row_randomness
+from tunelab.generate.text import GrowingText, decoded
 
 if TYPE_CHECKING:
-    from torch import nn
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
+
+    from tunelab.models.key_value_cache import KeyValueCache
 
 StopReason = Literal["stop", "length", "context"]
+
+#: Rows in a group, in batches: rows are exchanged within a group only, so that a group can be computed again alone.
+BATCHES_PER_GROUP = 8
+
+#: Slots grow in steps of this many tokens: fewer widths, fewer times that the cache is laid out anew.
+WIDTH_STEP = 64
+
+_checked: WeakSet[nn.Module] = WeakSet()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +42,10 @@ class Generation:
 
     Attributes:
         index: the prompt's place in the sequence that was given.
-        token_ids: the answer, without the stop token that ended it.
-        text: the answer decoded, special tokens left out.
-        stop_reason: "stop" = a stop token came; "length" = max_new_tokens were made; "context" = the model's context
-            was full before either, so that the answer is shorter than was asked for.
+        token_ids: the answer, without the stop token that ended it; with all tokens of a stop string that did.
+        text: the answer decoded, special tokens left out, cut before a stop string.
+        stop_reason: "stop" = a stop token or stop string came; "length" = max_new_tokens were made; "context" = the
+            model's context was full before either, so that the answer is shorter than was asked for.
         prompt_tokens: length of the prompt.
     """
 
@@ -41,61 +56,264 @@ class Generation:
     prompt_tokens: int
 
 
+@dataclass(slots=True)
+class _Row:
+    """A row that is being continued."""
+
+    index: int
+    prompt: Sequence[int]
+    room: int
+    randomness: list[float]
+    text: GrowingText | None
+    answer: list[int] = field(default_factory=list)
+    ended: StopReason | None = None
+
+    @property
+    def need(self) -> int:
+        return len(self.prompt) + self.room
+
+
 def generate(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
     *,
-    max_new_tokens: int,
     stop_token_ids: Collection[int],
-    batch_tokens: int,
+    batch_tokens: int = 4096,
     skip: Collection[int] = (),
 ) -> Iterator[Generation]:
-    """The most likely continuation of each prompt, token by token; longest prompts first, each with its index.
+    """The continuation of each prompt, each with its index, in the order in which they end; longest rows first.
 
-    The order and the batches depend on all prompts and on batch_tokens, never on `skip`: a run that was stopped and
-    goes on with what is missing computes its answers in the very batches of an uninterrupted run.
+    Rows are computed in groups that depend on all prompts and on batch_tokens, never on `skip`: a run that was stopped
+    and goes on with what is missing computes its answers just as an uninterrupted run does.
 
     Args:
-        model: a causal language model of transformers, or PEFT's wrapper of one; put into evaluation mode meanwhile.
+        model: a causal language model of transformers, or PEFT's wrapper of one; in evaluation mode meanwhile.
         tokenizer: decodes the answers; its padding settings are not used.
         prompts: token ids of each prompt, at least one token each.
-        max_new_tokens: tokens that an answer has at most.
-        stop_token_ids: an answer ends before the first of these; none = every answer runs to its full length.
-        batch_tokens: a batch has at most this many tokens, rows times the longest (prompt and room for the answer); a
-            prompt that alone needs more is a batch of its own.
-        skip: indices that are not wanted; a batch is not run when all of it is skipped.
+        stop_token_ids: an answer ends before the first of these; none = only length and stop strings end it.
+        batch_tokens: tokens that the cache holds at most, prompts and room for the answers; a prompt that alone needs
+            more is run alone.
+        skip: indices that are not wanted; a group is not run when all of it is skipped.
 
     Raises:
-        ModelError: a prompt is empty, or fills the model's context and leaves no room for an answer.
+        ModelError: a prompt is empty, or fills the model's context and leaves no room for an answer; or the
+            architecture cannot be run this way.
     """
     context = context_length(model)
-    room = _room(prompts, max_new_tokens, context)
-    lengths = [len(prompt) for prompt in prompts]
-    for batch in _batches(lengths, room, batch_tokens, alone_above=longrope_border(model)):
-        wanted = [index for index in batch if index not in skip]
-        if not wanted:
+    room = _room(prompts, decoding.max_new_tokens, context)
+    border = longrope_border(model)
+    needs = [len(prompt) + more for prompt, more in zip(prompts, room, strict=True)]
+    for group in _groups(needs, batch_tokens, alone_above=border):
+        if all(index in skip for index in group):
             continue
-        answers = _generate_batch(model, [prompts[index] for index in batch], room[batch[0]], stop_token_ids)
-        for index, answer in zip(batch, answers, strict=True):
-            if index not in skip:
-                yield _generation(index, answer, len(prompts[index]), tokenizer, stop_token_ids, room, max_new_tokens)
+        waiting = [_new_row(index, prompts[index], room[index], decoding, tokenizer, False) for index in group]
+        batch = _Batch(model, waiting, decoding, stop_token_ids, batch_tokens, border)
+        while not batch.is_done:
+            for row in _advance(batch):
+                if row.ended and row.index not in skip:
+                    yield _generation(row, tokenizer, decoding)
 
 
-def _generation(
-    index: int,
-    answer: list[int],
-    prompt_tokens: int,
+def stream(
+    model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: Sequence[int],
+    decoding: Decoding,
+    *,
     stop_token_ids: Collection[int],
-    room: Sequence[int],
-    max_new_tokens: int,
-) -> Generation:
-    end = next((place for place, token in enumerate(answer) if token in stop_token_ids), None)
-    reason: StopReason = "stop" if end is not None else "length" if room[index] == max_new_tokens else "context"
-    token_ids = tuple(answer[:end])
-    text = tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Generation(index, token_ids, str(text), reason, prompt_tokens)
+) -> Iterator[str]:
+    """The answer to one prompt in pieces of text, as it is made; the generator returns the finished Generation.
+
+    A piece ends at a character's end and holds nothing of a stop string. Closing the generator ends the answer.
+
+    Raises:
+        ModelError: as generate() does.
+    """
+    room = _room([prompt_ids], decoding.max_new_tokens, context_length(model))[0]
+    row = _new_row(0, prompt_ids, room, decoding, tokenizer, True)
+    batch = _Batch(model, [row], decoding, stop_token_ids, row.need, longrope_border(model))
+    assert row.text is not None
+    while not batch.is_done:
+        for _ in _advance(batch):
+            if row.ended:
+                row.text.finish()
+            if piece := row.text.new_piece(last=bool(row.ended)):
+                yield piece
+    return _generation(row, tokenizer, decoding)
+
+
+def _advance(batch: _Batch) -> list[_Row]:
+    """One step of a batch, with the model set up for it; between steps the model is as its owner left it."""
+    import torch
+
+    from tunelab.models.key_value_cache import cached_attention
+
+    _check(batch.model)
+    with evaluation_mode(batch.model), cached_attention(batch.model), torch.no_grad():
+        return batch.step()
+
+
+def _check(model: nn.Module) -> None:
+    """Once for each model: rows end to end must give what they give apart."""
+    from tunelab.models.forward import check_flat_forward
+
+    if model not in _checked:
+        check_flat_forward(model)
+        _checked.add(model)
+
+
+class _Batch:
+    """Rows that are continued together, and those that wait for a slot. Slot i holds active row i."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        waiting: list[_Row],
+        decoding: Decoding,
+        stop_token_ids: Collection[int],
+        batch_tokens: int,
+        longrope_border: int | None,
+    ) -> None:
+        from tunelab.models.forward import output_head
+        from tunelab.models.key_value_cache import KeyValueCache
+
+        self.model, self.decoding, self.stop_token_ids = model, decoding, stop_token_ids
+        self.batch_tokens, self.longrope_border = batch_tokens, longrope_border
+        self.waiting = waiting[::-1]  # the next one last
+        self.active: list[_Row] = []
+        self.head = output_head(model)
+        width = _rounded(waiting[0].need)
+        self.cache: KeyValueCache = KeyValueCache(_slots(batch_tokens, width, len(waiting)), width)
+
+    @property
+    def is_done(self) -> bool:
+        return not (self.waiting or self.active)
+
+    def step(self) -> list[_Row]:
+        """Every row that is active gets a token, or rows that wait their first; gives the rows that got one."""
+        new = self._admit()
+        if new:
+            rows = new
+            hidden = self._read_prompts(new, range(len(self.active) - len(new), len(self.active)))
+        else:
+            rows = self.active
+            hidden = self._read_next()
+        logits = self.head(hidden).float()  # [rows, vocabulary]
+        drawn = [row.randomness[len(row.answer)] if row.randomness else 0.0 for row in rows]
+        for row, token in zip(rows, next_tokens(logits, self.decoding, drawn, self._seen(rows, logits)), strict=True):
+            self._add(row, token)
+        changed = list(rows)
+        self._remove_ended()
+        return changed
+
+    def _admit(self) -> list[_Row]:
+        """Rows that now get a slot. The cache is laid out anew where the rows left need half of a slot or less."""
+        if not self.waiting:
+            return []
+        width = _rounded(max(row.need for row in (*self.active, self.waiting[-1])))
+        if width <= self.cache.width // 2:
+            slots = _slots(self.batch_tokens, width, len(self.active) + len(self.waiting))
+            self.cache.reshape(max(slots, len(self.active)), width, len(self.active))
+        count = min(self.cache.slots - len(self.active), len(self.waiting))
+        new = [self.waiting.pop() for _ in range(count)]
+        self.active += new
+        return new
+
+    def _read_prompts(self, rows: Sequence[_Row], slots: Sequence[int]) -> Tensor:
+        from tunelab.models.key_value_cache import read_prompts
+
+        return read_prompts(self.model, self.cache, [[*row.prompt, *row.answer] for row in rows], slots)
+
+    def _read_next(self) -> Tensor:
+        from tunelab.models.key_value_cache import read_next_tokens
+
+        lengths = [len(row.prompt) + len(row.answer) for row in self.active]
+        if self.longrope_border is not None and lengths[0] == self.longrope_border + 1:
+            # Its frequencies change here, for the tokens before too: such a row is alone, and is read again.
+            return self._read_prompts(self.active, range(len(self.active)))
+        tokens = [row.answer[-1] for row in self.active]
+        return read_next_tokens(self.model, self.cache, tokens, [length - 1 for length in lengths])
+
+    def _seen(self, rows: Sequence[_Row], logits: Tensor) -> Tensor | None:
+        if self.decoding.repetition_penalty == 1:
+            return None
+        import torch
+
+        seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
+        for place, row in enumerate(rows):
+            seen[place, torch.tensor([*row.prompt, *row.answer], device=logits.device)] = True
+        return seen
+
+    def _add(self, row: _Row, token: int) -> None:
+        if token in self.stop_token_ids:
+            row.ended = "stop"
+            return
+        row.answer.append(token)
+        if row.text is not None and row.text.add(token):
+            row.ended = "stop"
+        elif len(row.answer) == row.room:
+            row.ended = "length" if row.room == self.decoding.max_new_tokens else "context"
+
+    def _remove_ended(self) -> None:
+        """The last active row moves into the slot of each row that ended."""
+        for slot in range(len(self.active) - 1, -1, -1):
+            if self.active[slot].ended:
+                last = len(self.active) - 1
+                if slot != last:
+                    self.cache.move(last, slot)
+                    self.active[slot] = self.active[last]
+                self.active.pop()
+
+
+def _new_row(
+    index: int,
+    prompt: Sequence[int],
+    room: int,
+    decoding: Decoding,
+    tokenizer: PreTrainedTokenizerBase,
+    text_wanted: bool,
+) -> _Row:
+    randomness = row_randomness(decoding.seed, index, room) if decoding.temperature else []
+    text = GrowingText(tokenizer, decoding.stop_strings) if decoding.stop_strings or text_wanted else None
+    return _Row(index, prompt, room, randomness, text)
+
+
+def _generation(row: _Row, tokenizer: PreTrainedTokenizerBase, decoding: Decoding) -> Generation:
+    assert row.ended is not None
+    if row.text is not None:
+        row.text.finish()
+    by_string = row.text is not None and row.text.stopped
+    text = row.text.text if row.text is not None and by_string else decoded(tokenizer, row.answer)
+    return Generation(row.index, tuple(row.answer), text, "stop" if by_string else row.ended, len(row.prompt))
+
+
+def _rounded(tokens: int) -> int:
+    return -(-tokens // WIDTH_STEP) * WIDTH_STEP
+
+
+def _slots(batch_tokens: int, width: int, rows: int) -> int:
+    return max(1, min(batch_tokens // width, rows))
+
+
+def _groups(needs: Sequence[int], batch_tokens: int, alone_above: int | None) -> Iterator[list[int]]:
+    """Indices in groups, longest first (what does not fit into the memory shows at once), ties in the given order.
+
+    A row that may grow longer than `alone_above` is a group of its own.
+    """
+    group: list[int] = []
+    for index in sorted(range(len(needs)), key=lambda i: -needs[i]):
+        if group:
+            widest = needs[group[0]]
+            alone = alone_above is not None and widest > alone_above
+            slots = max(1, batch_tokens // _rounded(widest))
+            if alone or len(group) >= slots * BATCHES_PER_GROUP:
+                yield group
+                group = []
+        group.append(index)
+    if group:
+        yield group
 
 
 def context_length(model: nn.Module) -> int | None:
@@ -108,8 +326,6 @@ def context_length(model: nn.Module) -> int | None:
 
 def _room(prompts: Sequence[Sequence[int]], max_new_tokens: int, context: int | None) -> list[int]:
     """New tokens that each row may have: max_new_tokens, or what the context leaves after its prompt."""
-    if max_new_tokens < 1:
-        raise ModelError(f"max_new_tokens is {max_new_tokens}: expected at least 1")
     room = []
     for index, prompt in enumerate(prompts):
         if not len(prompt):
@@ -139,59 +355,6 @@ def longrope_border(model: nn.Module) -> int | None:
     return None
 
 
-def _batches(
-    lengths: Sequence[int], room: Sequence[int], batch_tokens: int, alone_above: int | None
-) -> Iterator[list[int]]:
-    """Indices in batches, longest first (a batch too large for the memory shows at once), ties in the given order.
-
-    All rows of a batch have the same room, so that none is run past the model's context; a row that may grow longer
-    than `alone_above` is a batch of its own.
-    """
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch:
-            widest = lengths[batch[0]] + room[batch[0]]
-            alone = alone_above is not None and widest > alone_above
-            if alone or room[index] != room[batch[0]] or (len(batch) + 1) * widest > batch_tokens:
-                yield batch
-                batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-def _generate_batch(
-    model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_token_ids: Collection[int]
-) -> list[list[int]]:
-    """What transformers' greedy search gives for each prompt: its new tokens, padded after the first stop token."""
-    import torch
-    from transformers import GenerationConfig
-
-    from tunelab.models.forward import underlying
-
-    base: Any = underlying(model)
-    device = base.get_input_embeddings().weight.device
-    stop = sorted(stop_token_ids)
-    width = max(len(prompt) for prompt in prompts)
-    # After a row's end, transformers goes on with the padding token; it is cut away with the stop token before it.
-    padding = stop[0] if stop else 0
-    input_ids = torch.full((len(prompts), width), padding, dtype=torch.long)
-    attention_mask = torch.zeros_like(input_ids)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
-        attention_mask[row, width - len(prompt) :] = 1
-    settings = GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, use_cache=True, pad_token_id=padding
-    )
-    settings.eos_token_id = stop or None
-    with evaluation_mode(model), _without_own_settings(base), torch.no_grad():
-        output = base.generate(
-            input_ids=input_ids.to(device), attention_mask=attention_mask.to(device), generation_config=settings
-        )
-    new: list[list[int]] = output[:, width:].tolist()  # [rows, up to max_new_tokens]
-    return new
-
-
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """No dropout while the block runs; afterwards every module is in the mode that it was in."""
@@ -202,16 +365,3 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-@contextmanager
-def _without_own_settings(base: PreTrainedModel) -> Iterator[None]:
-    """Hides the model's generation_config: transformers takes from it whatever the caller's leaves unset."""
-    from transformers import GenerationConfig
-
-    own = base.generation_config
-    base.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        base.generation_config = own

@@ -68,8 +68,7 @@ def flat_hidden_states(model: nn.Module, input_ids: Tensor, row_starts: Tensor) 
     backbone = underlying(model).base_model
     tokens = len(input_ids)
     positions = flat_positions(row_starts, tokens)
-    # On the CPU oneDNN compiles a kernel for every shape, so that not every number of tokens should be one of its own.
-    padding = -tokens % TOKENS_STEP if input_ids.device.type == "cpu" and tokens > TOKENS_STEP else 0
+    padding = padded_tokens(tokens, input_ids.device) - tokens
     output = backbone(
         input_ids=functional.pad(input_ids, (0, padding))[None],  # [1, tokens + padding]
         position_ids=functional.pad(positions, (0, padding))[None],
@@ -77,6 +76,14 @@ def flat_hidden_states(model: nn.Module, input_ids: Tensor, row_starts: Tensor) 
         row_starts=row_starts.tolist(),
     )
     return cast(Tensor, output.last_hidden_state[0, :tokens])
+
+
+def padded_tokens(tokens: int, device: torch.device) -> int:
+    """Length of the flat sequence that `tokens` tokens are run in.
+
+    On the CPU oneDNN compiles a kernel for every shape, so that not every number of tokens should be one of its own.
+    """
+    return -(-tokens // TOKENS_STEP) * TOKENS_STEP if device.type == "cpu" and tokens > TOKENS_STEP else tokens
 
 
 def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -144,18 +151,41 @@ def _flat_attention_forward(
             f"{type(module).__name__} does not pass row borders on to its attention",
             "this architecture cannot be trained or scored packed; tunelab supports attention-only decoders",
         )
+    states = (query, key, value, row_starts)
+    return attention_of_flat_rows(
+        module, *states, dropout=dropout, scaling=scaling, sliding_window=sliding_window, **kwargs
+    ), None
+
+
+def attention_of_flat_rows(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    row_starts: list[int],
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """Causal attention within each row, by the kernel that suits the device: [1, tokens, heads, head].
+
+    Raises:
+        ModelError: the architecture asks for something that none of these kernels computes.
+    """
     for name in UNSUPPORTED_ATTENTION:
         if kwargs.get(name) is not None:
             raise ModelError(f"{type(module).__name__} needs attention with {name}, which flat attention does not have")
     longest = max(end - start for start, end in pairwise(row_starts))
     window = sliding_window if sliding_window is not None and sliding_window < longest else None
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout:
-        return _varlen_attention(query, key, value, row_starts, longest, window, scaling), None
+        return _varlen_attention(query, key, value, row_starts, longest, window, scaling)
     if not query.is_cuda:
         scale = scaling if scaling is not None else query.shape[-1] ** -0.5
         states = (query[0], key[0], value[0])
-        return row_attention(*states, row_starts, scale=scale, window=window, dropout=dropout)[None], None
-    return _attention_row_by_row(query, key, value, row_starts, window, scaling, dropout), None
+        return row_attention(*states, row_starts, scale=scale, window=window, dropout=dropout)[None]
+    return _attention_row_by_row(query, key, value, row_starts, window, scaling, dropout)
 
 
 def _attention_row_by_row(
