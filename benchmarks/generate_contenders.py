@@ -115,9 +115,12 @@ def transformers_continuous(job: dict[str, Any], dtype: str) -> dict[str, Any]:
     model, prompts, lengths = _job(job, dtype)
     settings = GenerationConfig(max_new_tokens=max(lengths), do_sample=False, pad_token_id=0, eos_token_id=-1)
     start = time.perf_counter()
-    with torch.no_grad(), model.continuous_batching_context_manager(
-        generation_config=settings, continuous_batching_config=ContinuousBatchingConfig()
-    ) as manager:
+    with (
+        torch.no_grad(),
+        model.continuous_batching_context_manager(
+            generation_config=settings, continuous_batching_config=ContinuousBatchingConfig()
+        ) as manager,
+    ):
         for index, prompt in enumerate(prompts):
             manager.add_request(prompt, request_id=str(index), max_new_tokens=lengths[index])
         answers: dict[int, list[int]] = {}

@@ -49,14 +49,15 @@ def tunelab(job: dict[str, Any], dtype: str) -> dict[str, Any]:
     """tunelab's own loop, with what its workflow would set up."""
     import numpy as np
     import torch
+    from accelerate import Accelerator
+
+    from tunelab.allocator import keep_freed_memory
     from tunelab.data.loader import TokenTable, TrainingPlan, epoch_order
     from tunelab.models.adapters import load_adapter
     from tunelab.models.load import DTYPES, load_model
     from tunelab.train.loop import LoopSettings, TrainingLoop
     from tunelab.train.loss import TargetLoss
     from tunelab.train.optimizer import adamw
-    from accelerate import Accelerator
-    from tunelab.allocator import keep_freed_memory
 
     keep_freed_memory()
     torch.manual_seed(0)
@@ -164,7 +165,7 @@ def transformers_trainer(job: dict[str, Any], *, bf16: bool, sampling: str) -> d
     )
     trace = Trace()
     trainer = _counting(Trainer, trace)(
-        model=_peer_model(job, "float32"),
+        model=_peer_model(job, job["dtype"]),
         args=TrainingArguments(**_shared_arguments(job), bf16=bf16, train_sampling_strategy=sampling),
         train_dataset=table,
         data_collator=DataCollatorForSeq2Seq(_padding_tokenizer(job), padding=True),
@@ -183,7 +184,7 @@ def trl_trainer(job: dict[str, Any], **settings: Any) -> dict[str, Any]:
     table = Dataset.from_list([{"input_ids": row["input_ids"], "completion_mask": row["answer_mask"]} for row in rows])
     trace = Trace()
     trainer = _counting(SFTTrainer, trace)(
-        model=_peer_model(job, "float32"),
+        model=_peer_model(job, job["dtype"]),
         args=SFTConfig(**_shared_arguments(job), train_sampling_strategy="sequential", **settings),
         train_dataset=table,
         processing_class=_padding_tokenizer(job),

@@ -176,14 +176,14 @@ class _Batch:
         batch_tokens: int,
         longrope_border: int | None,
     ) -> None:
-        from tunelab.models.forward import output_head
+        from tunelab.models.forward import output_head_for_few
         from tunelab.models.key_value_cache import KeyValueCache
 
         self.model, self.decoding, self.stop_token_ids = model, decoding, stop_token_ids
         self.batch_tokens, self.longrope_border = batch_tokens, longrope_border
         self.waiting = waiting[::-1]  # the next one last
         self.active: list[_Row] = []
-        self.head = output_head(model)
+        self.head = output_head_for_few(model)
         width = _rounded(waiting[0].need)
         self.cache: KeyValueCache = KeyValueCache(_slots(batch_tokens, width, len(waiting)), width)
 

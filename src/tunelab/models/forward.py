@@ -102,6 +102,20 @@ def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
     return capped
 
 
+def output_head_for_few(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """As output_head, for a few hidden states at a time (the next token of each row).
+
+    On a CPU, in float32, MKL is then faster by a third with the weight on the left, as [vocabulary, hidden] x
+    [hidden, n].
+    """
+    head, base = output_head(model), underlying(model)
+    plain = type(head) is nn.Linear and head.bias is None and head.weight.dtype == torch.float32
+    if not plain or base.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return head
+    weight = cast(nn.Linear, head).weight
+    return lambda hidden: torch.mm(weight, hidden.T).T
+
+
 def check_flat_forward(model: nn.Module) -> None:
     """Make sure that flat rows give this architecture's own logits, by running two short rows both ways.
 

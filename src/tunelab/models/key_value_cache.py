@@ -37,8 +37,10 @@ class KeyValueCache:
         """The keys and values of a layer, made at their first use; `like` is [1, key heads, tokens, head]."""
         if number not in self.keys:
             shape = (self.slots, like.shape[1], self.width, like.shape[3])
+            # torch's attention over single tokens is several times slower in bfloat16 than in float32 on a CPU.
+            dtype = torch.float32 if like.device.type == "cpu" else like.dtype
             # Zeros: what lies behind a row's end is multiplied with weights of 0, and must be a number.
-            self.keys[number], self.values[number] = like.new_zeros(shape), like.new_zeros(shape)
+            self.keys[number], self.values[number] = (like.new_zeros(shape, dtype=dtype) for _ in range(2))
         return self.keys[number], self.values[number]
 
     def move(self, source: int, target: int) -> None:
@@ -73,16 +75,18 @@ class _NextTokens:
     cache: KeyValueCache
     positions: Tensor  # [rows]
     longest: int
-    masks: dict[int | None, Tensor] = field(default_factory=dict)
+    masks: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
 
-    def visible(self, window: int | None) -> Tensor:
-        """Keys that each row sees: [rows, 1, 1, keys] bool."""
-        if window not in self.masks:
+    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """0 for keys that a row sees, -inf for others: [rows, 1, 1, keys]. As numbers, which attention would make of
+        truth values in every layer anew."""
+        if (window, dtype) not in self.masks:
             keys = min(-(-(self.longest + 1) // KEYS_STEP) * KEYS_STEP, self.cache.width)
             distance = self.positions[:, None] - torch.arange(keys, device=self.positions.device)
-            visible = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-            self.masks[window] = visible[:, None, None]
-        return self.masks[window]
+            hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
+            mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
+            self.masks[window, dtype] = mask[:, None, None]
+        return self.masks[window, dtype]
 
 
 @contextmanager
@@ -172,17 +176,18 @@ def _cached_attention_forward(
     slots = torch.arange(rows, device=query.device)
     keys[slots, :, cached_rows.positions] = key[0].transpose(0, 1).to(keys.dtype)
     values[slots, :, cached_rows.positions] = value[0].transpose(0, 1).to(values.dtype)
-    visible = cached_rows.visible(sliding_window)
-    seen = visible.shape[-1]
-    attended = functional.scaled_dot_product_attention(
-        # The queries of one key head in place of a length: grouped queries need no copies of keys.
-        query[0].transpose(0, 1).reshape(rows, key_heads, -1, size).to(keys.dtype),
-        keys[:rows, :, :seen],
-        values[:rows, :, :seen],
-        attn_mask=visible,
-        scale=scaling,
-    )  # [rows, key heads, group, head]
-    return attended.reshape(1, rows, -1, size), None
+    mask = cached_rows.mask(sliding_window, keys.dtype)
+    seen = mask.shape[-1]
+    with torch.autocast(query.device.type, enabled=False):
+        attended = functional.scaled_dot_product_attention(
+            # The queries of one key head in place of a length: grouped queries need no copies of keys.
+            query[0].transpose(0, 1).reshape(rows, key_heads, -1, size).to(keys.dtype),
+            keys[:rows, :, :seen],
+            values[:rows, :, :seen],
+            attn_mask=mask,
+            scale=scaling,
+        )  # [rows, key heads, group, head]
+    return attended.reshape(1, rows, -1, size).to(value.dtype), None
 
 
 AttentionInterface.register(CACHED_ATTENTION, _cached_attention_forward)

@@ -1,0 +1,106 @@
+"""What the speed benchmarks share: contenders in processes of their own, alternated; the machine; dated results."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "trl", "unsloth")
+
+#: What a user would set in the environment against the C library giving memory back at every step.
+MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647"}
+
+
+def run_contender(script: str, name: str, job: Path, out: Path, *, malloc: bool = False) -> dict[str, Any]:
+    """One contender in a process of its own; what it reports, or {"error": its last line}."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **(MALLOC if malloc else {})}
+    command = [sys.executable, str(Path(__file__).parent / script), name, str(job), str(out)]
+    out.unlink(missing_ok=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode or not out.exists():
+        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        return {"error": lines[-1] if lines else f"exit code {done.returncode}"}
+    result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    return result
+
+
+def matmul_rates(device: str = "cpu") -> dict[str, float]:
+    """Operations a second of a 2048 x 2048 x 2048 matrix product, the best of several, by dtype."""
+    import torch
+
+    rates = {}
+    for name in ("float32", "bfloat16"):
+        a, b = (torch.randn(2048, 2048, dtype=getattr(torch, name), device=device) for _ in range(2))
+        best = float("inf")
+        for _ in range(12):
+            start = time.perf_counter()
+            for _ in range(4):
+                a @ b
+            if device == "cuda":
+                torch.cuda.synchronize()
+            best = min(best, (time.perf_counter() - start) / 4)
+        rates[name] = 2 * 2048**3 / best
+    return rates
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """Processor, cores, versions."""
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        processor = models[0] if models else processor
+    if device == "cuda":
+        import torch
+
+        processor = torch.cuda.get_device_name()
+    installed = {}
+    for name in LIBRARIES:
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "date": str(date.today()),
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "libraries": installed,
+    }
+
+
+def median(values: Sequence[float]) -> float:
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def heading(title: str, command: str, machine: dict[str, Any], rates: dict[str, float]) -> list[str]:
+    """The first lines of a result page: what ran where."""
+    libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
+    products = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {name}" for name, rate in rates.items())
+    return [
+        f"# {title}, {machine['date']}",
+        "",
+        f"`{command}`; {machine['processor']}, {machine['cores']} cores; python {machine['python']}, {libraries}. "
+        f"Matrix products of 2048 x 2048 x 2048 on this machine: {products}.",
+        "",
+    ]
+
+
+def write_results(name: str, results: dict[str, Any], page: str) -> None:
+    """Dated JSON and Markdown under benchmarks/results."""
+    RESULTS.mkdir(exist_ok=True)
+    stem = RESULTS / f"{date.today()}-{name}"
+    stem.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    stem.with_suffix(".md").write_text(page, encoding="utf-8")

@@ -1,0 +1,92 @@
+"""Answers as they are shown: streamed, in the prompts' order, or as JSON lines."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+
+from tunelab.cli._console import progress_bar, say
+from tunelab.errors import Interrupted
+from tunelab.generate.sampling import Decoding
+from tunelab.workflows.generate import Answer, Responder
+from tunelab.workflows.prompts import Prompt
+
+CUT = {
+    "length": "the answer was cut at {} tokens; --max-new-tokens allows more",
+    "context": "the answer was cut at {} tokens: the model's context is full",
+}
+
+
+def answer_prompts(responder: Responder, texts: Sequence[str], decoding: Decoding, batch_tokens: int | None) -> None:
+    """One prompt: the answer as it is made. Several: the answers in the prompts' order, each with its number."""
+    if len(texts) == 1:
+        _stream(responder, texts[0], decoding)
+        return
+    waiting: dict[str, Answer] = {}
+    shown = 0
+    for answer in responder.answer(texts, decoding, batch_tokens=batch_tokens):
+        waiting[answer.item] = answer
+        while (ready := waiting.pop(f"{shown + 1:06d}", None)) is not None:
+            shown += 1
+            say(f"prompt {shown}:")
+            print(ready.text, flush=True)
+            _say_cut(ready)
+    _say_notices(responder)
+
+
+def answer_file(
+    responder: Responder, prompts: Sequence[Prompt], out: str | None, decoding: Decoding, batch_tokens: int | None
+) -> None:
+    """Answers kept in the file `out`, or as JSON lines on stdout, each as soon as it is finished.
+
+    Raises:
+        Interrupted: Ctrl-C; says what there is and how to go on.
+    """
+    if out is not None:
+        with progress_bar() as progress:
+            answers = responder.answer_into(out, prompts, decoding, batch_tokens=batch_tokens, progress=progress)
+        say(f"{len(answers):,} answers: {out}")
+        _say_notices(responder)
+        return
+    readable = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    written = 0
+    try:
+        for answer in responder.answer(prompts, decoding, batch_tokens=batch_tokens):
+            print(json.dumps(dataclasses.asdict(answer), ensure_ascii=not readable), flush=True)
+            written += 1
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted; {written:,} of {len(prompts):,} answers were written",
+            "with --out FILE the same command, given again, goes on where it was",
+        ) from None
+    _say_notices(responder)
+
+
+def _stream(responder: Responder, text: str, decoding: Decoding) -> None:
+    pieces = responder.stream(text, decoding)
+    ends_line = False
+    try:
+        while True:
+            piece = next(pieces)
+            print(piece, end="", flush=True)
+            ends_line = piece.endswith("\n")
+    except StopIteration as end:
+        answer: Answer = end.value
+    except KeyboardInterrupt:
+        print(flush=True)
+        raise
+    print(end="" if ends_line else "\n", flush=True)
+    _say_notices(responder)
+    _say_cut(answer)
+
+
+def _say_cut(answer: Answer) -> None:
+    if answer.stop_reason in CUT:
+        say(CUT[answer.stop_reason].format(f"{len(answer.token_ids):,}"))
+
+
+def _say_notices(responder: Responder) -> None:
+    for notice in responder.notices:
+        say(notice)

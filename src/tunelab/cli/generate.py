@@ -1,0 +1,91 @@
+"""Answer prompts with a tuned model, its base, or any model: streamed, or from a file into a file.
+
+Examples:
+  tunelab generate runs/alpaca --prompt "Name three colours."
+  tunelab generate runs/alpaca --arm base --prompt "Name three colours." --temperature 0.7 --seed 1
+  tunelab generate runs/alpaca --file prompts.jsonl --out answers.jsonl
+  tunelab generate --model distilgpt2 --raw --prompt "The sun is" --max-new-tokens 20
+  tunelab generate --model distilgpt2 --adapter runs/alpaca/adapter --template alpaca --prompt "Name a colour."
+
+A line of prompts.jsonl: {"prompt": "..."}, {"messages": [...]} or {"instruction": "...", "input": "..."}, and an "id"
+where it should have one. With --out, answers are kept as they are made: killed, the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from tunelab.errors import UsageError
+from tunelab.generate.sampling import Decoding
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Who answers, what is asked, and how tokens are chosen."""
+    changes = "a finished run's directory; or, with --model, changes such as train.dtype=bf16 or model.revision=COMMIT"
+    parser.add_argument("words", nargs="*", metavar="RUN | key=value", help=changes)
+    parser.add_argument("--model", metavar="NAME", help="in place of RUN: hub name or local folder of a model")
+    parser.add_argument("--adapter", metavar="DIR", help="with --model: a PEFT adapter on it")
+    parser.add_argument("--template", metavar="NAME", help="with --model: wording around a prompt (default alpaca)")
+    parser.add_argument("--arm", choices=("base", "tuned"), help="which answers (default: tuned where there is one)")
+    parser.add_argument("--raw", action="store_true", help="give the prompt's text as it is, without a template")
+    parser.add_argument("--prompt", metavar="TEXT", action="append", help="a prompt; may be given several times")
+    parser.add_argument("--file", metavar="PROMPTS.jsonl", help="prompts, one a line")
+    parser.add_argument("--out", metavar="ANSWERS.jsonl", help="with --file: kept there, not written to stdout")
+    parser.add_argument("--batch-tokens", metavar="N", type=int, help="tokens computed at once (default 4096)")
+    how = parser.add_argument_group("decoding")
+    for field in dataclasses.fields(Decoding):
+        if field.name == "stop_strings":
+            continue
+        flag, kind = f"--{field.name.replace('_', '-')}", int if isinstance(field.default, int) else float
+        how.add_argument(flag, metavar="N" if kind is int else "X", type=kind, help=HELP[field.name])
+    how.add_argument("--stop", metavar="TEXT", action="append", help="an answer ends before it; may be repeated")
+
+
+HELP = {
+    "max_new_tokens": "tokens of an answer at most (default 128)",
+    "temperature": "0: always the most likely token (default); above: draw, the higher the more freely",
+    "top_p": "draw from the likeliest tokens that have this probability together (default 1: all)",
+    "top_k": "draw from this many likeliest tokens (default 0: all)",
+    "min_p": "draw from tokens with this share of the likeliest one's probability (default 0: all)",
+    "repetition_penalty": "above 1: tokens that stand there already become less likely (default 1)",
+    "seed": "of the draws (default 0); prompt number i draws from (seed, i)",
+}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check what is asked for, open the model, answer."""
+    if (arguments.file is None) == (arguments.prompt is None):
+        raise UsageError("give either --prompt TEXT or --file PROMPTS.jsonl", "tunelab generate --help shows examples")
+    if arguments.out is not None and arguments.file is None:
+        raise UsageError("--out needs --file", "an answer to --prompt goes to stdout: > FILE keeps it")
+    given = {name: value for name in HELP if (value := getattr(arguments, name)) is not None}
+    decoding = Decoding(**given, stop_strings=tuple(arguments.stop or ()))
+    from tunelab.cli._answers import answer_file, answer_prompts
+    from tunelab.workflows.generate import open_responder
+    from tunelab.workflows.prompts import read_prompts
+
+    prompts = read_prompts(arguments.file) if arguments.file is not None else []
+    names = ("model", "adapter", "arm", "template", "raw")
+    asked = {name: getattr(arguments, name) for name in names}
+    responder = open_responder(_run_directory(arguments), **asked, changes=_changes(arguments))
+    if arguments.prompt is not None:
+        answer_prompts(responder, arguments.prompt, decoding, arguments.batch_tokens)
+    else:
+        answer_file(responder, prompts, arguments.out, decoding, arguments.batch_tokens)
+    return 0
+
+
+def _changes(arguments: argparse.Namespace) -> list[str]:
+    return [word for word in arguments.words if "=" in word and not Path(word).is_dir()]
+
+
+def _run_directory(arguments: argparse.Namespace) -> Path | None:
+    changes = _changes(arguments)
+    named = [word for word in arguments.words if word not in changes]
+    if len(named) > 1:
+        raise UsageError(f"two runs: {named[0]} and {named[1]}", "give one; a prompt's text goes behind --prompt")
+    if named and not Path(named[0]).is_dir():
+        raise UsageError(f"{named[0]}: no such run", "give the directory that `tunelab train` printed, or --model NAME")
+    return Path(named[0]) if named else None

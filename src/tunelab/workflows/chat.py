@@ -1,0 +1,172 @@
+"""The story of a chat: a run, or a model with or without an adapter, opened once and asked many times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tunelab.config import Recipe, load_recipe
+from tunelab.data.templates import Template, get_template
+from tunelab.errors import RunError
+from tunelab.generate.chat import BASE, TUNED, ChatSession, ModelSource
+from tunelab.generate.engine import context_length
+from tunelab.generate.sampling import Decoding
+from tunelab.models.adapters import load_adapter
+from tunelab.models.load import DTYPES, check_tokenizer_fits, load_model, load_tokenizer
+from tunelab.runs import Run, open_run
+from tunelab.workflows.prepare import recipe_template
+from tunelab.workflows.setup import compute_device, compute_dtype
+
+#: The wording for a model of which nothing says what it was trained with.
+DEFAULT_TEMPLATE = "alpaca"
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A session and what it talks to, in words."""
+
+    session: ChatSession
+    title: str
+    template: str
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Which model is loaded, and how it computes."""
+
+    name: str
+    device: torch.device
+    dtype: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+def chat_with_run(run: Run | Path | str, *, decoding: Decoding | None = None) -> Chat:
+    """A chat with a finished run and the base that it began with, in the template that it was trained with.
+
+    Args:
+        decoding: None = greedy answers of 128 tokens at most, or of half the model's window where that is less.
+
+    Raises:
+        RunError: there is no run, or it is not finished.
+        UsageError: the run's chat template is gone, or its device is not there.
+        ModelError: model or adapter cannot be loaded.
+    """
+    run = run if isinstance(run, Run) else open_run(Path(run))
+    if not run.is_done:
+        raise RunError(f"{run.path}: the run is {run.status}, not finished", f"tunelab train --resume {run.path}")
+    recipe = load_recipe(run.recipe_file)
+    tokenizer = load_tokenizer(str(run.tokenizer))
+    template = recipe_template(tokenizer, recipe.data)
+    base = _weights_of(recipe)
+    if run.adapter.exists():
+        models, context = _with_adapter(base, run.adapter, tokenizer)
+        what = "adapter"
+    else:
+        models, context = _with_own_weights(base, run.model, tokenizer)
+        what = "every weight trained"
+    session = ChatSession(models, tokenizer, template, context=context, decoding=decoding or _fitting(context))
+    return Chat(session, f"{run.path} ({what}, base {recipe.model.name})", recipe.data.template)
+
+
+def chat_with_model(
+    model: str, *, adapter: Path | None = None, template: str | None = None, decoding: Decoding | None = None
+) -> Chat:
+    """A chat with a model, and with an adapter on it where one is given.
+
+    The template is the one that is asked for; else, for an adapter that lies in a run's directory, the one that it was
+    trained with; else the tokenizer's chat template where it has one, and Alpaca's wording where it has none.
+
+    Args:
+        decoding: as for chat_with_run().
+
+    Raises:
+        UsageError: no such template.
+        ModelError: model, adapter or tokenizer cannot be loaded, or the tokenizer has no chat template.
+    """
+    saved = adapter is not None and (adapter / "tokenizer.json").exists()
+    tokenizer = load_tokenizer(str(adapter) if saved else model)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    weights = _Weights(model, device, "bf16" if bf16 else "fp32")
+    name, chosen = _template_for(tokenizer, adapter, template)
+    if adapter is None:
+        loaded = _load(weights, tokenizer)
+        models: dict[str, ModelSource] = {BASE: lambda: _computing(weights, loaded)}
+        context = context_length(loaded)
+    else:
+        models, context = _with_adapter(weights, adapter, tokenizer)
+    session = ChatSession(models, tokenizer, chosen, context=context, decoding=decoding or _fitting(context))
+    return Chat(session, model if adapter is None else f"{adapter} (adapter, base {model})", name)
+
+
+def _fitting(context: int | None) -> Decoding:
+    """Default settings, with answers of half the model's window at most: the other half is for the conversation."""
+    usual = Decoding()
+    return usual if context is None else replace(usual, max_new_tokens=max(1, min(usual.max_new_tokens, context // 2)))
+
+
+def _template_for(tokenizer: Any, adapter: Path | None, asked: str | None) -> tuple[str, Template]:
+    recipe_file = Run(adapter.parent).recipe_file if adapter is not None else None
+    if asked is None and recipe_file is not None and recipe_file.exists():
+        data = load_recipe(recipe_file).data
+        return data.template, recipe_template(tokenizer, data)
+    name = asked or ("chat" if tokenizer.chat_template else DEFAULT_TEMPLATE)
+    return name, get_template(name, tokenizer)
+
+
+def _weights_of(recipe: Recipe) -> _Weights:
+    model = recipe.model
+    return _Weights(model.name, compute_device(recipe), compute_dtype(recipe), model.revision, model.trust_remote_code)
+
+
+def _with_adapter(weights: _Weights, folder: Path, tokenizer: Any) -> tuple[dict[str, ModelSource], int | None]:
+    """Base and tuned from one load of the weights: the adapter off and on."""
+    model = load_adapter(_load(weights, tokenizer), folder)
+
+    @contextmanager
+    def without_adapter() -> Iterator[nn.Module]:
+        with model.disable_adapter(), _computing(weights, model):
+            yield model
+
+    return {BASE: without_adapter, TUNED: lambda: _computing(weights, model)}, context_length(model)
+
+
+def _with_own_weights(base: _Weights, folder: Path, tokenizer: Any) -> tuple[dict[str, ModelSource], int | None]:
+    """Two models: the tuned one is loaded now, the base when it is first asked; both are kept."""
+    tuned_weights = _Weights(str(folder), base.device, base.dtype, trust_remote_code=base.trust_remote_code)
+    tuned = _load(tuned_weights, tokenizer)
+
+    @cache
+    def load_base() -> nn.Module:
+        loaded: nn.Module = _load(base, tokenizer)
+        return loaded
+
+    return {BASE: lambda: _computing(base, load_base()), TUNED: lambda: _computing(base, tuned)}, context_length(tuned)
+
+
+@contextmanager
+def _computing(weights: _Weights, model: nn.Module) -> Iterator[nn.Module]:
+    """The model, with forward passes in the numbers that it computes in: those of evaluation."""
+    full = weights.dtype == "fp32"
+    with nullcontext() if full else torch.autocast(weights.device.type, DTYPES[weights.dtype]):
+        yield model
+
+
+def _load(weights: _Weights, tokenizer: Any) -> Any:
+    model = load_model(
+        weights.name,
+        dtype=DTYPES[weights.dtype],
+        device=weights.device,
+        revision=weights.revision,
+        trust_remote_code=weights.trust_remote_code,
+    )
+    check_tokenizer_fits(model, tokenizer)
+    return model

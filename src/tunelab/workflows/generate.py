@@ -1,0 +1,381 @@
+"""The story of answering: prompts rendered as training rendered them, a model that answers, answers kept as they come.
+
+responder = open_responder("runs/alpaca")
+for piece in responder.stream("Name three colours."):
+    ...
+answers = responder.answer_into("answers.jsonl", read_prompts("prompts.jsonl"))
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from torch import nn
+
+from tunelab import __version__
+from tunelab.config import Recipe, load_recipe, resolve
+from tunelab.data.messages import Conversation, Message
+from tunelab.data.tokenize import RowEncoder, leading_special_ids
+from tunelab.errors import BadRow, Interrupted, RunError, UsageError
+from tunelab.generate import engine
+from tunelab.generate.engine import Generation
+from tunelab.generate.sampling import Decoding
+from tunelab.models.adapters import load_adapter
+from tunelab.models.load import (
+    DTYPES,
+    check_tokenizer_fits,
+    context_window,
+    load_model,
+    load_tokenizer,
+    model_fingerprint,
+)
+from tunelab.progress import Progress, silent
+from tunelab.responses import ResponseFile, prompt_hash
+from tunelab.runs import Run, open_run
+from tunelab.workflows.evaluate import adapter_hash, autocast
+from tunelab.workflows.prepare import load_recipe_tokenizer, recipe_template
+from tunelab.workflows.prompts import PLACEHOLDER, Prompt, as_prompts, bad_prompts, in_words
+from tunelab.workflows.setup import compute_device, compute_dtype
+
+ARMS = ("base", "tuned")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model gave.
+
+    Attributes:
+        text: the answer; what the template itself puts before an answer (a space) is not part of it.
+        token_ids: all tokens of it, without the stop token.
+        stop_reason: "stop", "length" or "context", see tunelab.generate.engine.Generation.
+        prompt_tokens: length of the prompt.
+    """
+
+    item: str
+    text: str
+    token_ids: tuple[int, ...]
+    stop_reason: str
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Which weights answer: a model's name, and what is laid on it. `digest` names weights that a run trained."""
+
+    name: str
+    revision: str | None = None
+    adapter: Path | None = None
+    digest: Any = None
+
+
+@dataclass
+class Responder:
+    """A model that is ready to answer; its weights are loaded when they are first needed.
+
+    Args:
+        recipe: of which model, template, dtype and device count.
+        raw: a prompt's text is given to the model as it is, special tokens in it included.
+        notices: what the person should know of the prompts that were encoded.
+    """
+
+    recipe: Recipe
+    tokenizer: Any
+    arm: str
+    raw: bool
+    weights: _Weights = field(repr=False)
+    notices: list[str] = field(default_factory=list)
+
+    @cached_property
+    def _encoder(self) -> RowEncoder:
+        return RowEncoder(self.tokenizer, recipe_template(self.tokenizer, self.recipe.data))
+
+    @cached_property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer: those of evaluation."""
+        return tuple(self._encoder.stop_token_ids())
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The weights, with the adapter on them where there is one."""
+        loaded = load_model(
+            self.weights.name,
+            dtype=DTYPES[compute_dtype(self.recipe)],
+            device=compute_device(self.recipe),
+            revision=self.weights.revision,
+            trust_remote_code=self.recipe.model.trust_remote_code,
+        )
+        check_tokenizer_fits(loaded, self.tokenizer)
+        self._fingerprint = "" if self.weights.digest else model_fingerprint(self.weights.name, loaded)
+        adapted: nn.Module = load_adapter(loaded, self.weights.adapter) if self.weights.adapter else loaded
+        return adapted
+
+    def header(self, decoding: Decoding) -> dict[str, Any]:
+        """What the answers come from, as the first line of a file of answers has it."""
+        _ = self.model  # loaded, so that its fingerprint is known
+        own: dict[str, Any] = {"model": self._fingerprint}
+        if self.weights.digest:
+            own = {"weights": self.weights.digest}
+        if self.weights.adapter:
+            own["adapter"] = adapter_hash(self.weights.adapter)
+        how = {**asdict(decoding), "stop_strings": list(decoding.stop_strings)}
+        return {
+            **own,
+            "arm": self.arm,
+            "precision": self.recipe.precision,
+            "dtype": compute_dtype(self.recipe),
+            "template": None if self.raw else self.recipe.data.template,
+            "decoding": {**how, "stop_token_ids": list(self.stop_token_ids)},
+            "tunelab": __version__,
+        }
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids of each prompt: what training would have put before the answer.
+
+        Raises:
+            DataError: names every prompt that cannot be rendered, or that leaves no room in the model's context.
+        """
+        rows, bad = [], []
+        for prompt in prompts:
+            try:
+                rows.append(self._prompt_ids(prompt))
+            except BadRow as reason:
+                bad.append(f"{prompt.origin}: {in_words(reason)}")
+        if bad:
+            raise bad_prompts(bad, len(prompts))
+        return rows
+
+    def stream(self, prompt: str | Prompt, decoding: Decoding | None = None) -> Generator[str, None, Answer]:
+        """The answer in pieces of text as it is made; the generator returns the whole Answer.
+
+        Raises:
+            DataError: the prompt cannot be rendered, or leaves no room in the model's context.
+        """
+        (asked,) = as_prompts([prompt])
+        (ids,) = self.encode([asked])
+        made = engine.stream(
+            self.model, self.tokenizer, ids, decoding or Decoding(), stop_token_ids=self.stop_token_ids
+        )
+        pieces = self._computing(cast("Generator[str, None, Generation]", made))
+        held, lead = "", self._lead
+        while True:
+            try:
+                held += next(pieces)
+            except StopIteration as end:
+                generation: Generation = end.value
+                break
+            if lead.startswith(held) and held != lead:
+                continue  # perhaps what stands before every answer
+            held, lead = held.removeprefix(lead), ""
+            if held:
+                yield held
+            held = ""
+        if held:
+            yield held
+        return self._answer(asked.item, generation)
+
+    def answer(
+        self,
+        prompts: Sequence[str | Prompt],
+        decoding: Decoding | None = None,
+        *,
+        batch_tokens: int | None = None,
+    ) -> Iterator[Answer]:
+        """Answers to all prompts in the order in which they are finished; prompt i draws from (seed, i).
+
+        Raises:
+            DataError: names every prompt that cannot be used, before any is answered.
+        """
+        asked = as_prompts(prompts)
+        rows = self.encode(asked)
+        for generation in self._generate(rows, decoding or Decoding(), batch_tokens, frozenset()):
+            yield self._answer(asked[generation.index].item, generation)
+
+    def answer_into(
+        self,
+        path: Path | str,
+        prompts: Sequence[str | Prompt],
+        decoding: Decoding | None = None,
+        *,
+        batch_tokens: int | None = None,
+        progress: Progress = silent,
+    ) -> list[Answer]:
+        """Answers to all prompts, in their order, each appended to a file as it is made; what is there stays.
+
+        A file that was begun is gone on with: nothing is answered twice, and in the end it holds what it would hold
+        had it not been interrupted.
+
+        Raises:
+            DataError: names every prompt that cannot be used; nothing is written then.
+            RunError: the file was made by another model, decoding or version, for other prompts, or is in use.
+            Interrupted: Ctrl-C; what was made is in the file.
+        """
+        target, asked, how = Path(path), as_prompts(prompts), decoding or Decoding()
+        rows = self.encode(asked)
+        if target.is_dir():
+            raise UsageError(f"{target}: is a directory", "give the path of a file, such as answers.jsonl")
+        header = self.header(how)
+        made: dict[int, Answer] = {}
+        with _held(target), ResponseFile(target, header) as file:
+            hashes = [prompt_hash(header, ids, header["decoding"]) for ids in rows]
+            for index, prompt in enumerate(asked):
+                if (record := file.get(prompt.item, hashes[index])) is not None:
+                    made[index] = _from_record(target, record)
+            progress("answering", len(made), len(asked))
+            try:
+                for generation in self._generate(rows, how, batch_tokens, frozenset(made)):
+                    answer = self._answer(asked[generation.index].item, generation)
+                    file.append({**asdict(answer), "prompt_hash": hashes[generation.index]})
+                    made[generation.index] = answer
+                    progress("answering", len(made), len(asked))
+            except KeyboardInterrupt:
+                raise Interrupted(
+                    f"interrupted; {len(file):,} of {len(asked):,} answers are in {target}",
+                    "the same command again goes on where it was",
+                ) from None
+        return [made[index] for index in range(len(asked))]
+
+    def _generate(
+        self, rows: Sequence[Sequence[int]], decoding: Decoding, batch_tokens: int | None, skip: frozenset[int]
+    ) -> Iterator[Generation]:
+        tokens = self.recipe.evaluate.batch_tokens if batch_tokens is None else batch_tokens
+        if tokens < 1:
+            raise UsageError(f"batch_tokens is {tokens}, expected a whole number from 1")
+        stops = self.stop_token_ids
+        return self._computing(
+            engine.generate(
+                self.model, self.tokenizer, rows, decoding, stop_token_ids=stops, batch_tokens=tokens, skip=skip
+            )
+        )
+
+    def _computing(self, steps: Iterator[T]) -> Generator[T, None, Any]:
+        """Each step in the numbers that the model computes in; the caller's own code between them is left alone."""
+        while True:
+            with autocast(self.recipe):
+                try:
+                    step = next(steps)
+                except StopIteration as end:
+                    return end.value
+            yield step
+
+    def _answer(self, item: str, generation: Generation) -> Answer:
+        text = generation.text.removeprefix(self._lead)
+        return Answer(item, text, generation.token_ids, generation.stop_reason, generation.prompt_tokens)
+
+    @cached_property
+    def _lead(self) -> str:
+        """What the template puts before an answer: a space, which tokenizers join to the answer's first word."""
+        if self.raw:
+            return ""
+        sample = Conversation((Message("user", "x"), Message("assistant", PLACEHOLDER)))
+        segments = self._encoder.template.render(sample)[-1].segments
+        return next(segment.text for segment in segments if segment.is_answer).partition(PLACEHOLDER)[0]
+
+    @cached_property
+    def _context(self) -> int | None:
+        """From the configuration alone, so that prompts are judged before any weight is loaded."""
+        remote = self.recipe.model.trust_remote_code
+        return context_window(self.weights.name, revision=self.weights.revision, trust_remote_code=remote)
+
+    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+        if self.raw:
+            if len(prompt.messages) != 1 or prompt.messages[0].input:
+                raise BadRow("has a system message, an input or several turns: no text that can be given as it is")
+            text = prompt.messages[0].content
+            ids = leading_special_ids(self.tokenizer) + self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        else:
+            row = self._encoder.encode(
+                Conversation((*prompt.messages, Message("assistant", PLACEHOLDER)), prompt.origin)
+            )
+            if row.lost_characters:
+                lost = f"{prompt.origin}: the tokenizer cannot spell {row.lost_characters} characters of it"
+                self.notices.append(f"{lost}, and leaves them out")
+            ids = row.input_ids[: row.prompt_length].tolist()
+        if self._context is not None and len(ids) >= self._context:
+            raise BadRow(f"{len(ids)} tokens, and the model's context is {self._context}: no room for an answer")
+        return list(ids)
+
+
+def open_responder(
+    run: Run | Path | str | None = None,
+    *,
+    model: str | None = None,
+    adapter: Path | str | None = None,
+    arm: str | None = None,
+    template: str | None = None,
+    changes: Sequence[str] = (),
+    raw: bool = False,
+) -> Responder:
+    """Make a finished run, or a model with or without an adapter, ready to answer.
+
+    Args:
+        arm: "tuned" or "base"; None = tuned where there is one.
+        template: with `model`: wording of a prompt; None = the recipes' default. A run has its own.
+        changes: with `model`: keys of a recipe as on the command line, such as "train.dtype=bf16".
+        raw: give a prompt's text as it is, in place of the template.
+
+    Raises:
+        UsageError: the arguments do not go together.
+        RunError: there is no such run, or it is not finished.
+        ModelError: the tokenizer cannot be loaded, or has no chat template.
+    """
+    if arm not in (None, *ARMS):
+        raise UsageError(f"no arm named {arm!r}", f"known: {', '.join(ARMS)}")
+    if run is None and model is None:
+        raise UsageError("nothing that could answer", "give a run's directory, or --model NAME")
+    if run is not None:
+        given = {"model": model, "adapter": adapter, "template": template, "changes": " ".join(changes) or None}
+        wrong = [f"{name} {value}" for name, value in given.items() if value is not None]
+        if wrong:
+            raise UsageError(
+                f"a run answers with its own model and template; {', '.join(wrong)} cannot change it",
+                "leave it away (--raw and --arm are allowed), or give --model in place of the run",
+            )
+        return _of_run(run if isinstance(run, Run) else open_run(Path(run)), arm or "tuned", raw)
+    if arm == "tuned" and adapter is None:
+        raise UsageError(f"{model} alone has no tuned arm", "give an adapter (--adapter DIR), or a run")
+    # A recipe names rows; none are read here.
+    flags = {"model": model, "data.template": template, "data.sources": ["alpaca"]}
+    recipe = resolve(load_recipe(None, list(changes), flags))
+    laid_on = Path(adapter) if adapter is not None and arm != "base" else None
+    weights = _Weights(recipe.model.name, recipe.model.revision, laid_on)
+    return Responder(recipe, load_recipe_tokenizer(recipe), "base" if laid_on is None else "tuned", raw, weights)
+
+
+def _of_run(run: Run, arm: str, raw: bool) -> Responder:
+    if not run.is_done:
+        raise RunError(f"{run.path}: the run is {run.status}, not finished", f"tunelab train --resume {run.path}")
+    recipe = load_recipe(run.recipe_file)
+    weights = _Weights(recipe.model.name, recipe.model.revision)
+    if arm == "tuned" and run.adapter.exists():
+        weights = _Weights(recipe.model.name, recipe.model.revision, run.adapter)
+    elif arm == "tuned":
+        weights = _Weights(str(run.model), digest=run.manifest["weights_after"])
+    return Responder(recipe, load_tokenizer(str(run.tokenizer)), arm, raw, weights)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Keep a file of answers from a second process; a killed process holds nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{path}: another process is writing it", "wait for it, or give another file") from None
+        yield
+
+
+def _from_record(path: Path, record: Mapping[str, Any]) -> Answer:
+    missing = [part.name for part in fields(Answer) if part.name not in record]
+    if missing:
+        raise RunError(f"{path}: item {record['item']!r} has no {missing[0]!r}: not an answer", "give another file")
+    return Answer(
+        **{**{part.name: record[part.name] for part in fields(Answer)}, "token_ids": tuple(record["token_ids"])}
+    )

@@ -1,0 +1,139 @@
+"""What is asked of a model: texts, or the lines of a file, as turns that end with the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunelab.data.messages import Conversation, Example, Message
+from tunelab.data.sources import alpaca, messages, prompt_completion
+from tunelab.data.tables import file_rows
+from tunelab.errors import BadRow, DataError
+
+#: Stands where the answer will be while a prompt is read and rendered.
+PLACEHOLDER = "a"
+EXPECTED = '{"prompt": "..."}, {"messages": [...]} or {"instruction": "...", "input": "..."}'
+MOST_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is asked: turns that end with the user's, and a name that the answer is stored under.
+
+    Args:
+        item: unique among the prompts of one file.
+        origin: where it stands ("prompts.jsonl line 3"), for messages about it.
+    """
+
+    item: str
+    messages: tuple[Message, ...]
+    origin: str
+
+
+def read_prompts(path: Path | str) -> list[Prompt]:
+    """The prompts of a JSON Lines file (or of any other file that tunelab reads rows from), one a line.
+
+    A line holds `prompt`, `messages`, or `instruction` with an optional `input`, each as in training data but without
+    its answer; other columns are not read. `id`, a text or a whole number, names the answer; else the line's number
+    does.
+
+    Raises:
+        DataError: the file cannot be read, holds no prompts, or has lines that cannot be used: all are named at once.
+    """
+    path = Path(path)
+    unit = "line" if {".jsonl", ".ndjson"} & set(path.suffixes) else "row"
+    prompts: list[Prompt] = []
+    bad: list[str] = []
+    places: dict[str, str] = {}
+    number = 0
+    for number, row in file_rows(path):
+        origin = f"{path} {unit} {number}"
+        try:
+            if isinstance(row, BadRow):
+                raise row
+            prompt = Prompt(_item(row, number), _turns(row), origin)
+            if prompt.item in places:
+                raise BadRow(f"id {prompt.item!r} stands at {places[prompt.item]} already")
+        except BadRow as reason:
+            bad.append(f"{origin}: {in_words(reason)}")
+            continue
+        places[prompt.item] = f"{unit} {number}"
+        prompts.append(prompt)
+    if bad:
+        raise bad_prompts(bad, len(prompts) + len(bad))
+    if not prompts:
+        raise DataError(f"{path}: the file holds no prompts", f"expected one a line: {EXPECTED}")
+    return prompts
+
+
+def as_prompts(prompts: Sequence[str | Prompt]) -> list[Prompt]:
+    """Texts become prompts of one user turn, named by their place from 1.
+
+    Raises:
+        DataError: a text is blank, or two prompts have one name.
+    """
+    made: list[Prompt] = []
+    names: set[str] = set()
+    for number, prompt in enumerate(prompts, 1):
+        if isinstance(prompt, str):
+            if not prompt.strip():
+                raise DataError(f"prompt {number} has no text")
+            prompt = Prompt(f"{number:06d}", (Message("user", prompt),), f"prompt {number}")
+        if prompt.item in names:
+            raise DataError(f"two prompts are named {prompt.item!r}", "answers are stored under their prompts' names")
+        names.add(prompt.item)
+        made.append(prompt)
+    return made
+
+
+def bad_prompts(bad: Sequence[str], of: int) -> DataError:
+    """The error for prompts that cannot be used: "where: why" of each."""
+    shown = "".join(f"\n  {line}" for line in bad[:MOST_SHOWN])
+    more = f"\n  and {len(bad) - MOST_SHOWN:,} more" if len(bad) > MOST_SHOWN else ""
+    return DataError(
+        f"{len(bad):,} of {of:,} prompts cannot be used:{shown}{more}", "nothing was answered; repair them"
+    )
+
+
+def in_words(reason: BadRow) -> str:
+    """Reason and remedy in one line."""
+    return f"{reason.message} ({reason.hint})" if reason.hint else reason.message
+
+
+def _item(row: Mapping[str, Any], number: int) -> str:
+    value = row.get("id")
+    if value is None:
+        return f"{number:06d}"
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise BadRow(f"'id' is {value!r}, expected a text or a whole number")
+    return str(value)
+
+
+def _turns(row: Mapping[str, Any]) -> tuple[Message, ...]:
+    """The turns before the answer, read by the very sources that read training data."""
+    found = [name for name in ("prompt", "messages", "instruction") if name in row]
+    if len(found) != 1:
+        held = " and ".join(map(repr, found)) or f"has {', '.join(map(repr, row)) or 'no columns'}"
+        raise BadRow(f"expected {EXPECTED}; it {f'holds {held}' if found else held}")
+    examples: list[Example]
+    if found == ["prompt"]:
+        examples = prompt_completion.examples({**row, "completion": PLACEHOLDER}, prompt_completion.Options())
+    elif found == ["instruction"]:
+        examples = alpaca.examples({**row, "output": PLACEHOLDER}, alpaca.Options())
+    else:
+        examples = messages.examples({"messages": _asking(row["messages"])}, messages.Options())
+    (conversation,) = examples
+    assert isinstance(conversation, Conversation)  # these three sources give nothing else
+    return conversation.messages[:-1]
+
+
+def _asking(turns: Any) -> Any:
+    """The turns with an answer to come; what is no list of turns is left for the source to refuse."""
+    if not isinstance(turns, list):
+        return turns
+    last = turns[-1] if turns else None
+    if isinstance(last, Mapping) and last.get("role") == "assistant":
+        raise BadRow("the last turn is the assistant's, expected the user's: there is nothing to answer")
+    return [*turns, {"role": "assistant", "content": PLACEHOLDER}]

@@ -1,0 +1,183 @@
+"""`tunelab generate`: answers streamed, written as JSON lines, or kept in a file that is gone on with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from verbs import Bench, Command
+
+from tunelab.generate import engine
+from tunelab.generate.sampling import Decoding
+from tunelab.responses import ResponseFile, read_responses
+from tunelab.workflows.generate import Responder, open_responder
+
+FEW = ("--max-new-tokens", "5")
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"id": f"q{n}", "prompt": f"{n}: red {'cat ' * n}"}) + "\n" for n in range(6)))
+    return path
+
+
+def test_one_prompt_is_streamed(tunelab: Command, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = tunelab("generate", bench.lora, "--prompt", "1: red", *FEW)
+    (answer,) = open_responder(bench.lora).answer(["1: red"], Decoding(max_new_tokens=5))
+    assert (said.code, said.out) == (0, answer.text + "\n")
+    assert said.err == ("" if answer.stop_reason == "stop" else CUT)
+    written: list[str] = []
+    monkeypatch.setattr("tunelab.cli._answers.print", lambda *text, **how: written.append("".join(text)), raising=False)
+    tunelab("generate", bench.lora, "--prompt", "1: red", *FEW)
+    assert len(written) > 2 and "".join(written[:-1]) == answer.text
+
+
+CUT = "the answer was cut at 5 tokens; --max-new-tokens allows more\n"
+
+
+def test_several_prompts_come_in_their_order(tunelab: Command, bench: Bench) -> None:
+    asked = ["1: red", "longer, so that it is answered first", "3: blue"]
+    said = tunelab("generate", bench.lora, *(word for text in asked for word in ("--prompt", text)), *FEW)
+    answers = sorted(open_responder(bench.lora).answer(asked, Decoding(max_new_tokens=5)), key=lambda one: one.item)
+    assert said.code == 0 and said.out == "".join(f"{answer.text}\n" for answer in answers)
+    assert [line for line in said.err.splitlines() if line.startswith("prompt")] == [f"prompt {n}:" for n in (1, 2, 3)]
+
+
+def test_arms_sampling_stops_and_raw(tunelab: Command, bench: Bench) -> None:
+    def out(*words: object) -> str:
+        said = tunelab("generate", *words, *FEW)
+        assert said.code == 0, said.err
+        return said.out
+
+    asked = ("--prompt", "1: red")
+    tuned, base = out(bench.lora, *asked), out(bench.lora, *asked, "--arm", "base")
+    assert tuned != base == out("--model", bench.model, "--template", "plain", *asked)
+    assert out("--model", bench.model, "--adapter", bench.lora / "adapter", "data.template=plain", *asked) == tuned
+    assert out(bench.lora, *asked, "--raw") not in (tuned, base)
+    warm = ("--temperature", "1.5", "--top-p", "0.9", "--top-k", "50", "--min-p", "0.01", "--repetition-penalty", "1.1")
+    drawn = out(bench.lora, *asked, *warm, "--seed", "1")
+    assert drawn == out(bench.lora, *asked, *warm, "--seed", "1") != out(bench.lora, *asked, *warm, "--seed", "2")
+    third = tuned[2]
+    assert out(bench.lora, *asked, "--stop", third, "--stop", "never said") == tuned[: tuned.index(third)] + "\n"
+
+
+def test_a_file_is_answered_as_json_lines(tunelab: Command, bench: Bench, prompts: Path) -> None:
+    said = tunelab("generate", bench.lora, "--file", prompts, *FEW)
+    lines = [json.loads(line) for line in said.out.splitlines()]
+    assert said.code == 0 and said.err == ""
+    assert sorted(line["item"] for line in lines) == [f"q{n}" for n in range(6)]
+    kept = tunelab(
+        "generate", bench.lora, "--file", prompts, "--out", "deep/answers.jsonl", *FEW, "--batch-tokens", "99"
+    )
+    assert (kept.code, kept.out, kept.err) == (0, "", "6 answers: deep/answers.jsonl\n")
+    header, records = read_responses(Path("deep/answers.jsonl"))
+    assert header["arm"] == "tuned" and header["decoding"]["max_new_tokens"] == 5
+    texts = {record["item"]: record["text"] for record in records}
+    assert texts == {line["item"]: line["text"] for line in lines}
+
+
+def test_ctrl_c_keeps_what_was_made(
+    tunelab: Command, bench: Bench, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("generate", bench.lora, "--file", prompts, *FEW)
+    whole = tunelab(*words, "--out", "whole.jsonl")
+    assert whole.code == 0
+    real = ResponseFile.append
+
+    def append(self: ResponseFile, record: dict[str, Any]) -> Any:
+        if len(self) == 4:
+            raise KeyboardInterrupt
+        return real(self, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ResponseFile, "append", append)
+        stopped = tunelab(*words, "--out", "answers.jsonl")
+    assert (stopped.code, stopped.out) == (130, "")
+    assert stopped.err == (
+        "error: interrupted; 4 of 6 answers are in answers.jsonl\nhint: the same command again goes on where it was\n"
+    )
+    assert tunelab(*words, "--out", "answers.jsonl").err == "6 answers: answers.jsonl\n"
+    pair = [sorted(Path(name).read_bytes().splitlines()) for name in ("whole.jsonl", "answers.jsonl")]
+    assert pair[0] == pair[1] and len(pair[0]) == 7
+
+
+def test_ctrl_c_without_a_file(tunelab: Command, bench: Bench, prompts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, real_stream = engine.generate, engine.stream
+
+    def interrupted(*arguments: Any, **named: Any) -> Any:
+        made = real(*arguments, **named)
+        yield next(made)
+        raise KeyboardInterrupt
+
+    def stream(*arguments: Any, **named: Any) -> Any:
+        yield next(real_stream(*arguments, **named))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "generate", interrupted)
+    monkeypatch.setattr(engine, "stream", stream)
+    said = tunelab("generate", bench.lora, "--file", prompts, *FEW)
+    assert said.code == 130 and len(said.out.splitlines()) == 1
+    assert "interrupted; 1 of 6 answers were written\nhint: with --out FILE the same command" in said.err
+    said = tunelab("generate", bench.lora, "--prompt", "1: red", *FEW)
+    assert said.code == 130 and len(said.out) > 1 and said.out.endswith("\n") and said.err == "interrupted\n"
+
+
+def test_bad_lines_are_told_at_once_and_nothing_is_written(
+    tunelab: Command, bench: Bench, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Responder, "model", property(lambda self: pytest.fail("weights were loaded")))
+    with open(prompts, "a") as file:
+        file.write('{"text": "x"}\n{"prompt": \n')
+    said = tunelab("generate", bench.lora, "--file", prompts, "--out", "answers.jsonl")
+    assert said.code == 1 and said.out == "" and not Path("answers.jsonl").exists()
+    assert "2 of 8 prompts cannot be used" in said.err
+    assert (
+        f'{prompts} line 7: expected {{"prompt": "..."}}, ' in said.err and f"{prompts} line 8: broken JSON" in said.err
+    )
+
+
+def test_another_decoding_is_refused(tunelab: Command, bench: Bench, prompts: Path) -> None:
+    words = ("generate", bench.lora, "--file", prompts, "--out", "answers.jsonl")
+    assert tunelab(*words, *FEW).code == 0
+    said = tunelab(*words, "--max-new-tokens", "4")
+    assert said.code == 1 and "decoding.max_new_tokens: 5 in the file, 4 now" in said.err
+
+
+def test_what_the_tokenizer_cannot_spell_is_told(
+    tunelab: Command, bench: Bench, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Responder.encode
+
+    def encode(self: Responder, asked: Any) -> Any:
+        self.notices.append("a notice")
+        return real(self, asked)
+
+    monkeypatch.setattr(Responder, "encode", encode)
+    for asked in (("--prompt", "x"), ("--prompt", "x", "--prompt", "y"), ("--file", prompts)):
+        assert "a notice\n" in tunelab("generate", bench.lora, *asked, *FEW).err
+    assert "a notice\n" in tunelab("generate", bench.lora, "--file", prompts, "--out", "a.jsonl", *FEW).err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["RUN"], "give either --prompt TEXT or --file PROMPTS.jsonl"),
+        (["RUN", "--prompt", "x", "--file", "y"], "give either --prompt TEXT or --file PROMPTS.jsonl"),
+        (["RUN", "--prompt", "x", "--out", "y"], "--out needs --file"),
+        (["--prompt", "x"], "nothing that could answer"),
+        (["nowhere", "--prompt", "x"], "nowhere: no such run"),
+        (["RUN", "red", "--prompt", "x"], "two runs: "),
+        (["RUN", "--prompt", "x", "--model", "m"], "model m cannot change it"),
+        (["RUN", "--prompt", "x", "train.dtype=bf16"], "changes train.dtype=bf16 cannot change it"),
+        (["RUN", "--prompt", "x", "--top-p", "0"], "top_p is 0.0, expected"),
+        (["RUN", "--prompt", "x", "--prompt", "y", "--batch-tokens", "0"], "batch_tokens is 0, expected"),
+        (["RUN", "--prompt", "x", "--max-new-tokens", "many"], "invalid int value: 'many'"),
+        (["RUN", "--prompt", "x", "--arm", "best"], "invalid choice: 'best'"),
+    ],
+)
+def test_wrong_uses(words: list[str], message: str, tunelab: Command, bench: Bench) -> None:
+    said = tunelab("generate", *[str(bench.lora) if word == "RUN" else word for word in words])
+    assert said.code == 2 and said.out == "" and message in said.err
