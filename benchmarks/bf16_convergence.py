@@ -94,8 +94,8 @@ def compare(data: Path, seed: int, adapter: str) -> list[dict[str, Any]]:
 def page(rows: list[dict[str, Any]], information: dict[str, Any], rates: dict[str, float]) -> str:
     lines = heading("Training in bf16 against fp32", "python benchmarks/bf16_convergence.py", information, rates)
     lines += [
-        "One epoch of 1,800 Alpaca rows, the demo's own recipe; loss on 200 and 150 held-out rows, nats per answer token, "
-        "both measured in fp32. The difference's error is paired over rows.",
+        "One epoch of 1,800 Alpaca rows, and the demo's own recipe; loss on 200 and 150 held-out rows, nats per answer "
+        "token, both measured in fp32. The difference's error is paired over rows.",
         "",
         "| model | method | seed | loss after fp32 | after bf16 | bf16 less fp32 |",
         "|---|---|---|---|---|---|",

@@ -36,11 +36,9 @@ class _Numbers:
 
 def tunelab(job: dict[str, Any], dtype: str) -> dict[str, Any]:
     """tunelab's engine. A row's own length is set where the engine sets its room: a model's end token would do that."""
-    from tunelab.allocator import keep_freed_memory
     from tunelab.generate import engine
     from tunelab.generate.sampling import Decoding
 
-    keep_freed_memory()
     model, prompts, lengths = _job(job, dtype)
     decoding = Decoding(max_new_tokens=max(lengths))
     rows = {"lengths": lengths}

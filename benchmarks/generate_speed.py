@@ -76,11 +76,12 @@ def summary(shape: Shape, found: dict[str, list[dict[str, Any]]]) -> dict[str, A
 
 
 def page(summaries: list[dict[str, Any]], information: dict[str, Any], rates: dict[str, float], command: str) -> str:
+    """The results as Markdown."""
     lines = heading("Generation speed", command, information, rates)
     lines += [
-        "64 Alpaca prompts, greedy, answers of 8 to 128 tokens (mean 68); wanted tokens/s, median of the repeats (lowest "
-        "to highest in brackets), one process each, alternated. Equal: answers that are, token for token, those of "
-        "`generate` at the same precision. The oracle knows every answer's length beforehand.",
+        "64 Alpaca prompts, greedy, answers of 8 to 128 tokens (mean 68); wanted tokens/s, median of the repeats "
+        "(lowest to highest in brackets), one process each, alternated. Equal: answers that are, token for token, "
+        "those of `generate` at the same precision. The oracle knows every answer's length beforehand.",
         "",
     ]
     for one in summaries:
@@ -97,8 +98,9 @@ def page(summaries: list[dict[str, Any]], information: dict[str, Any], rates: di
                 continue
             baseline = speeds.get(BASELINE["bf16" if "bf16" in row["contender"] else "fp32"])
             ratio = f"{row['tokens_per_second'] / baseline:.2f}x" if baseline else ""
+            speed = f"{row['tokens_per_second']:,.0f} ({min(row['all']):,.0f} to {max(row['all']):,.0f})"
             lines.append(
-                f"| {row['contender']} | {row['tokens_per_second']:,.0f} ({min(row['all']):,.0f} to {max(row['all']):,.0f}) "
+                f"| {row['contender']} | {speed} "
                 f"| {ratio} | {row['peak_bytes'] / 2**30:.2f} GiB | {'' if row['equal'] is None else row['equal']} |"
             )
         lines.append("")

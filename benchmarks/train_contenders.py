@@ -51,7 +51,6 @@ def tunelab(job: dict[str, Any], dtype: str) -> dict[str, Any]:
     import torch
     from accelerate import Accelerator
 
-    from tunelab.allocator import keep_freed_memory
     from tunelab.data.loader import TokenTable, TrainingPlan, epoch_order
     from tunelab.models.adapters import load_adapter
     from tunelab.models.load import DTYPES, load_model
@@ -59,7 +58,6 @@ def tunelab(job: dict[str, Any], dtype: str) -> dict[str, Any]:
     from tunelab.train.loss import TargetLoss
     from tunelab.train.optimizer import adamw
 
-    keep_freed_memory()
     torch.manual_seed(0)
     rows = read_rows(Path(job["rows"]))
     # The plan shuffles: laid out so, its order is the order of the file.

@@ -100,13 +100,14 @@ def summary(
 
 
 def page(summaries: list[dict[str, Any]], information: dict[str, Any], rates: dict[str, float], command: str) -> str:
+    """The results as Markdown."""
     lines = heading("LoRA training speed", command, information, rates)
     lines += [
-        f"Rank {RANK} on all linear layers, {ROWS_PER_STEP} Alpaca rows a step (packed by TRL: {ROWS_PER_STEP} sequences "
-        "of 1,024 tokens), answers learned; one process each, alternated, median of the repeats (lowest to highest in "
-        "brackets). Tokens are real ones, padding not counted. Useful work: what LoRA needs on these rows, nothing "
-        "wasted, as a share of the bf16 matrix-product rate. Loss: largest difference from tunelab at the same precision "
-        "in any step, where the steps hold the same rows.",
+        f"Rank {RANK} on all linear layers, {ROWS_PER_STEP} Alpaca rows a step (packed by TRL: {ROWS_PER_STEP} "
+        "sequences of 1,024 tokens), answers learned; one process each, alternated, median of the repeats (lowest to "
+        "highest in brackets). Tokens are real ones, padding not counted. Useful work: what LoRA needs on these rows, "
+        "nothing wasted, as a share of the bf16 matrix-product rate. Loss: largest difference from tunelab at the same "
+        "precision in any step, where the steps hold the same rows.",
         "",
     ]
     for one in summaries:
@@ -115,7 +116,8 @@ def page(summaries: list[dict[str, Any]], information: dict[str, Any], rates: di
         lines += [
             f"## {one['shape']}: {one['work_per_token'] / 1e6:.0f} MFLOP of useful work a token",
             "",
-            "| contender | tokens/s | tunelab bf16 is faster by | peak memory | tunelab bf16 needs | useful work | loss differs by |",
+            "| contender | tokens/s | tunelab bf16 is faster by | peak memory | tunelab bf16 needs | useful work "
+            "| loss differs by |",
             "|---|---|---|---|---|---|---|",
         ]
         for row in one["contenders"]:
@@ -124,8 +126,9 @@ def page(summaries: list[dict[str, Any]], information: dict[str, Any], rates: di
                 continue
             memory = "gpu_peak_bytes" if row["gpu_peak_bytes"] else "peak_bytes"
             loss = "other rows a step" if row["loss_difference"] is None else f"{row['loss_difference']:.1e}"
+            speed = f"{row['tokens_per_second']:,.0f} ({min(row['all']):,.0f} to {max(row['all']):,.0f})"
             lines.append(
-                f"| {row['contender']} | {row['tokens_per_second']:,.0f} ({min(row['all']):,.0f} to {max(row['all']):,.0f}) "
+                f"| {row['contender']} | {speed} "
                 f"| {fastest['tokens_per_second'] / row['tokens_per_second']:.1f}x | {row[memory] / 2**30:.2f} GiB "
                 f"| {fastest[memory] / row[memory]:.0%} | {row['share_of_bf16_rate']:.0%} | {loss} |"
             )

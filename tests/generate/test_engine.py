@@ -25,7 +25,6 @@ from tunelab.generate.engine import Generation, generate, stream
 from tunelab.generate.sampling import Decoding
 from tunelab.models import key_value_cache
 
-
 MODELS = {family: tiny_model(family) for family in FAMILIES}
 
 
@@ -121,20 +120,20 @@ def test_rows_are_admitted_as_others_finish_and_the_cache_is_not_made_anew(monke
     stop = expected[3].token_ids[5]  # some rows end early
     sizes: list[int] = []
     made_caches: list[Any] = []
-    read_next, cache_class = key_value_cache.read_next_tokens, key_value_cache.KeyValueCache
+    read_tokens, cache_class = key_value_cache.read_tokens, key_value_cache.KeyValueCache
 
-    def spy(model: Any, cache: Any, tokens: list[int], positions: list[int]) -> Any:
-        sizes.append(len(tokens))
-        return read_next(model, cache, tokens, positions)
+    def spy(model: Any, cache: Any, tokens: list[int], positions: list[int], prompts: Any, slots: Any) -> Any:
+        sizes.append(len(tokens) + len(prompts))
+        return read_tokens(model, cache, tokens, positions, prompts, slots)
 
-    monkeypatch.setattr(key_value_cache, "read_next_tokens", spy)
+    monkeypatch.setattr(key_value_cache, "read_tokens", spy)
     monkeypatch.setattr(
         key_value_cache, "KeyValueCache", lambda *a: made_caches.append(cache_class(*a)) or made_caches[-1]
     )
     made = answers(model, prompts, max_new_tokens=40, batch_tokens=4 * 64, stop_token_ids=[stop])
     assert {one.stop_reason for one in made.values()} == {"stop", "length"}
     wanted = sum(len(one.token_ids) + (one.stop_reason == "stop") for one in made.values())
-    assert sum(sizes) == wanted - len(prompts), "no step is spent on a row that has ended"
+    assert sum(sizes) == wanted, "no step is spent on a row that has ended"
     full = max(place for place, size in enumerate(sizes) if size == 4)
     assert set(sizes[: full + 1]) == {4}, "a slot that is free is filled while rows wait"
     (cache,) = made_caches
@@ -306,13 +305,14 @@ def test_skipped_rows_are_not_given_and_groups_stay_those_of_the_whole(monkeypat
     model, prompts = tiny_model("llama"), prompts_of(LENGTHS)
     options: dict[str, Any] = {"stop_token_ids": (), "batch_tokens": 130}  # two rows at a time
     computed: list[list[list[int]]] = []
-    read_prompts = key_value_cache.read_prompts
+    read_tokens = key_value_cache.read_tokens
 
-    def spy(model: Any, cache: Any, prompts: list[list[int]], slots: Any) -> Any:
-        computed.append(prompts)
-        return read_prompts(model, cache, prompts, slots)
+    def spy(model: Any, cache: Any, tokens: Any, positions: Any, prompts: list[list[int]], slots: Any) -> Any:
+        if prompts:
+            computed.append(prompts)
+        return read_tokens(model, cache, tokens, positions, prompts, slots)
 
-    monkeypatch.setattr(key_value_cache, "read_prompts", spy)
+    monkeypatch.setattr(key_value_cache, "read_tokens", spy)
 
     def run(skip: Any = ()) -> list[Generation]:
         computed.clear()

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from tunelab.data.messages import Conversation, Message, check_conversation
 from tunelab.data.templates import Template
@@ -268,10 +268,9 @@ class ChatSession:
                     yield Piece(name, new)
 
     def _stream(self, model: nn.Module, reply: Reply) -> Generator[str, None, Generation]:
-        pieces = engine.stream(
+        return engine.stream(
             model, self._tokenizer, reply.prompt_ids, reply.decoding, stop_token_ids=self.stop_token_ids
         )
-        return cast("Generator[str, None, Generation]", pieces)
 
     def _keep(self, reply: Reply) -> None:
         """Make the last model's answer part of the conversation; an empty one cannot be, as in training data."""

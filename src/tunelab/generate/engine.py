@@ -9,7 +9,7 @@ row; a row that ends leaves at once, and the next prompt takes its slot.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -111,7 +111,7 @@ def generate(
         waiting = [_new_row(index, prompts[index], room[index], decoding, tokenizer, False) for index in group]
         batch = _Batch(model, waiting, decoding, stop_token_ids, batch_tokens, border)
         while not batch.is_done:
-            for row in _advance(batch):
+            for row in _advance(batch, until_one_ends=True):
                 if row.ended and row.index not in skip:
                     yield _generation(row, tokenizer, decoding)
 
@@ -123,7 +123,7 @@ def stream(
     decoding: Decoding,
     *,
     stop_token_ids: Collection[int],
-) -> Iterator[str]:
+) -> Generator[str, None, Generation]:
     """The answer to one prompt in pieces of text, as it is made; the generator returns the finished Generation.
 
     A piece ends at a character's end and holds nothing of a stop string. Closing the generator ends the answer.
@@ -136,7 +136,7 @@ def stream(
     batch = _Batch(model, [row], decoding, stop_token_ids, row.need, longrope_border(model))
     assert row.text is not None
     while not batch.is_done:
-        for _ in _advance(batch):
+        for _ in _advance(batch, until_one_ends=False):
             if row.ended:
                 row.text.finish()
             if piece := row.text.new_piece(last=bool(row.ended)):
@@ -144,15 +144,21 @@ def stream(
     return _generation(row, tokenizer, decoding)
 
 
-def _advance(batch: _Batch) -> list[_Row]:
-    """One step of a batch, with the model set up for it; between steps the model is as its owner left it."""
+def _advance(batch: _Batch, *, until_one_ends: bool) -> list[_Row]:
+    """A step of a batch, or steps until a row ends; gives the rows of the last step.
+
+    The model is set up for it meanwhile; afterwards it is as its owner left it.
+    """
     import torch
 
     from tunelab.models.key_value_cache import cached_attention
 
     _check(batch.model)
     with evaluation_mode(batch.model), cached_attention(batch.model), torch.no_grad():
-        return batch.step()
+        rows = batch.step()
+        while until_one_ends and not any(row.ended for row in rows):
+            rows = batch.step()
+    return rows
 
 
 def _check(model: nn.Module) -> None:
@@ -192,49 +198,44 @@ class _Batch:
         return not (self.waiting or self.active)
 
     def step(self) -> list[_Row]:
-        """Every row that is active gets a token, or rows that wait their first; gives the rows that got one."""
-        new = self._admit()
-        if new:
-            rows = new
-            hidden = self._read_prompts(new, range(len(self.active) - len(new), len(self.active)))
-        else:
-            rows = self.active
-            hidden = self._read_next()
-        logits = self.head(hidden).float()  # [rows, vocabulary]
+        """A token for every row that is active, and for those that now become it; gives these rows."""
+        going_on = len(self.active)
+        self._admit()
+        rows = list(self.active)
+        logits = self.head(self._read(going_on)).float()  # [rows, vocabulary]
         drawn = [row.randomness[len(row.answer)] if row.randomness else 0.0 for row in rows]
         for row, token in zip(rows, next_tokens(logits, self.decoding, drawn, self._seen(rows, logits)), strict=True):
             self._add(row, token)
-        changed = list(rows)
         self._remove_ended()
-        return changed
+        return rows
 
-    def _admit(self) -> list[_Row]:
-        """Rows that now get a slot. The cache is laid out anew where the rows left need half of a slot or less."""
+    def _admit(self) -> None:
+        """Give free slots to rows that wait. Where all rows left need half a slot or less, slots get narrower."""
         if not self.waiting:
-            return []
+            return
         width = _rounded(max(row.need for row in (*self.active, self.waiting[-1])))
         if width <= self.cache.width // 2:
             slots = _slots(self.batch_tokens, width, len(self.active) + len(self.waiting))
             self.cache.reshape(max(slots, len(self.active)), width, len(self.active))
         count = min(self.cache.slots - len(self.active), len(self.waiting))
-        new = [self.waiting.pop() for _ in range(count)]
-        self.active += new
-        return new
+        self.active += [self.waiting.pop() for _ in range(count)]
 
-    def _read_prompts(self, rows: Sequence[_Row], slots: Sequence[int]) -> Tensor:
-        from tunelab.models.key_value_cache import read_prompts
-
-        return read_prompts(self.model, self.cache, [[*row.prompt, *row.answer] for row in rows], slots)
-
-    def _read_next(self) -> Tensor:
-        from tunelab.models.key_value_cache import read_next_tokens
+    def _read(self, going_on: int) -> Tensor:
+        """Last hidden states [active rows, hidden]: the first `going_on` read one token more, the others all theirs."""
+        from tunelab.models.key_value_cache import read_tokens
 
         lengths = [len(row.prompt) + len(row.answer) for row in self.active]
         if self.longrope_border is not None and lengths[0] == self.longrope_border + 1:
             # Its frequencies change here, for the tokens before too: such a row is alone, and is read again.
-            return self._read_prompts(self.active, range(len(self.active)))
-        tokens = [row.answer[-1] for row in self.active]
-        return read_next_tokens(self.model, self.cache, tokens, [length - 1 for length in lengths])
+            going_on = 0
+        return read_tokens(
+            self.model,
+            self.cache,
+            [row.answer[-1] for row in self.active[:going_on]],
+            [length - 1 for length in lengths[:going_on]],
+            [[*row.prompt, *row.answer] for row in self.active[going_on:]],
+            range(going_on, len(self.active)),
+        )
 
     def _seen(self, rows: Sequence[_Row], logits: Tensor) -> Tensor | None:
         if self.decoding.repetition_penalty == 1:

@@ -83,16 +83,16 @@ def next_tokens(logits: Tensor, decoding: Decoding, randomness: list[float], see
         penalty = decoding.repetition_penalty
         logits = torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
     if decoding.temperature == 0:
-        return logits.argmax(dim=-1).tolist()  # type: ignore[no-any-return]
+        return logits.argmax(dim=-1).tolist()
     probabilities = narrowed_probabilities(logits, decoding)
     total = probabilities.cumsum(dim=-1)  # [rows, vocabulary]
     wanted = torch.tensor(randomness, dtype=total.dtype, device=total.device)[:, None] * total[:, -1:]
     # The first token whose running total exceeds the number drawn; one of probability 0 never does.
-    return torch.searchsorted(total, wanted, right=True).clamp_max(total.shape[-1] - 1)[:, 0].tolist()  # type: ignore[no-any-return]
+    return torch.searchsorted(total, wanted, right=True).clamp_max(total.shape[-1] - 1)[:, 0].tolist()
 
 
 def narrowed_probabilities(logits: Tensor, decoding: Decoding) -> Tensor:
-    """Probabilities after temperature, top-k, top-p and min-p, not divided by their sum: [rows, vocabulary], float64."""
+    """Probabilities after temperature, top-k, top-p and min-p, not divided by their sum: float64, as logits."""
     import torch
 
     scaled = logits.double() / decoding.temperature

@@ -25,6 +25,9 @@ FLAT_ATTENTION = "tunelab_flat"
 #: On the CPU, flat rows are padded at their end to a multiple of this many tokens; no row sees the padding.
 TOKENS_STEP = 64
 
+#: Rows for which output_head_for_few lays out its weight; it computes any number.
+FEW_ROWS = 16
+
 #: Keyword arguments with which an architecture asks its attention for something that flat attention does not compute.
 UNSUPPORTED_ATTENTION = ("softcap", "s_aux", "position_bias")
 
@@ -103,17 +106,20 @@ def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def output_head_for_few(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """As output_head, for a few hidden states at a time (the next token of each row).
+    """As output_head, for a few hidden states at a time (the next token of each row), many times.
 
-    On a CPU, in float32, MKL is then faster by a third with the weight on the left, as [vocabulary, hidden] x
-    [hidden, n].
+    On a CPU in float32 the head is the largest part of a small model's step, and MKL's product of a few rows runs at a
+    third of the speed of oneDNN's with the weight laid out for it beforehand, as torch.compile does (it is held twice
+    meanwhile: 35 MiB more for a vocabulary of 32,000 and a width of 288).
     """
     head, base = output_head(model), underlying(model)
-    plain = type(head) is nn.Linear and head.bias is None and head.weight.dtype == torch.float32
-    if not plain or base.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+    module = base.get_output_embeddings()
+    plain = head is module and type(module) is nn.Linear and module.weight.dtype == torch.float32
+    if not plain or base.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.enabled:
         return head
-    weight = cast(nn.Linear, head).weight
-    return lambda hidden: torch.mm(weight, hidden.T).T
+    packed = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach(), FEW_ROWS)
+    bias = module.bias
+    return lambda hidden: cast(Tensor, torch.ops.mkldnn._linear_pointwise(hidden, packed, bias, "none", [], ""))
 
 
 def check_flat_forward(model: nn.Module) -> None:

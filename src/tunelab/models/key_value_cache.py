@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -60,26 +61,28 @@ class KeyValueCache:
 
 
 @dataclass(frozen=True)
-class _Prompts:
-    """New rows, whole: where they begin in the flat sequence, and the slots they go to."""
+class _Rows:
+    """What one flat sequence holds: a next token for each of the rows in slots 0, 1, ..., then new rows, whole.
+
+    Args:
+        positions: [rows that go on], where their next tokens stand.
+        longest: the largest of these.
+        prompt_starts: where the new rows begin and end, counted from the first token of the first of them.
+        prompt_slots: where each of the new rows goes.
+    """
 
     cache: KeyValueCache
-    row_starts: list[int]
-    slots: Sequence[int]
-
-
-@dataclass(frozen=True)
-class _NextTokens:
-    """One token of each row: the row in slot i has its token at position `positions[i]`."""
-
-    cache: KeyValueCache
-    positions: Tensor  # [rows]
+    positions: Tensor
     longest: int
+    prompt_starts: list[int]
+    prompt_slots: Sequence[int]
     masks: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """0 for keys that a row sees, -inf for others: [rows, 1, 1, keys]. As numbers, which attention would make of
-        truth values in every layer anew."""
+        """0 for keys that a row sees, -inf for others: [rows, 1, 1, keys].
+
+        As numbers, which attention would make of truth values in every layer anew.
+        """
         if (window, dtype) not in self.masks:
             keys = min(-(-(self.longest + 1) // KEYS_STEP) * KEYS_STEP, self.cache.width)
             distance = self.positions[:, None] - torch.arange(keys, device=self.positions.device)
@@ -101,46 +104,47 @@ def cached_attention(model: nn.Module) -> Iterator[None]:
         base.set_attn_implementation(before)
 
 
-def read_prompts(
-    model: nn.Module, cache: KeyValueCache, prompts: Sequence[Sequence[int]], slots: Sequence[int]
+def read_tokens(
+    model: nn.Module,
+    cache: KeyValueCache,
+    tokens: Sequence[int],
+    positions: Sequence[int],
+    prompts: Sequence[Sequence[int]] = (),
+    slots: Sequence[int] = (),
 ) -> Tensor:
-    """Put prompts into slots; gives the hidden state of each prompt's last token, [prompts, hidden].
+    """Run the next token of each of the rows in slots 0, 1, ..., and new rows, in one pass.
 
     Call it inside `with cached_attention(model)`.
+
+    Args:
+        tokens, positions: of the rows that go on, in the order of their slots.
+        prompts: all tokens of each new row.
+        slots: where they go.
+
+    Returns:
+        The hidden state of each row's last token, those that go on first: [rows, hidden].
     """
     device = underlying(model).get_input_embeddings().weight.device
     starts = [0]
     for prompt in prompts:
         starts.append(starts[-1] + len(prompt))
-    row_starts = torch.tensor(starts, device=device)
-    input_ids = torch.tensor([token for prompt in prompts for token in prompt], device=device)
-    padding = padded_tokens(starts[-1], device) - starts[-1]
-    hidden = _hidden_states(
-        model,
-        functional.pad(input_ids, (0, padding)),
-        functional.pad(flat_positions(row_starts, starts[-1]), (0, padding)),
-        _Prompts(cache, starts, slots),
+    next_positions = torch.tensor(positions, dtype=torch.long, device=device)
+    prompt_starts = torch.tensor(starts, device=device)
+    flat = [*tokens, *(token for prompt in prompts for token in prompt)]
+    padding = padded_tokens(len(flat), device) - len(flat) if prompts else 0
+    places = torch.cat([next_positions, flat_positions(prompt_starts, starts[-1])])
+    hidden = (
+        underlying(model)
+        .base_model(
+            input_ids=functional.pad(torch.tensor(flat, device=device), (0, padding))[None],
+            position_ids=functional.pad(places, (0, padding))[None],
+            use_cache=False,
+            cached_rows=_Rows(cache, next_positions, max(positions, default=0), starts, slots),
+        )
+        .last_hidden_state[0]
     )
-    return hidden[row_starts[1:] - 1]
-
-
-def read_next_tokens(model: nn.Module, cache: KeyValueCache, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
-    """Add a token to each of the rows in slots 0, 1, ...; gives their hidden states, [rows, hidden].
-
-    Call it inside `with cached_attention(model)`.
-    """
-    device = underlying(model).get_input_embeddings().weight.device
-    places = torch.tensor(positions, device=device)
-    return _hidden_states(
-        model, torch.tensor(tokens, device=device), places, _NextTokens(cache, places, max(positions))
-    )
-
-
-def _hidden_states(model: nn.Module, input_ids: Tensor, positions: Tensor, rows: _Prompts | _NextTokens) -> Tensor:
-    output = underlying(model).base_model(
-        input_ids=input_ids[None], position_ids=positions[None], use_cache=False, cached_rows=rows
-    )
-    return cast(Tensor, output.last_hidden_state[0])
+    last = torch.cat([torch.arange(len(tokens), device=device), len(tokens) + prompt_starts[1:] - 1])
+    return cast(Tensor, hidden[last])
 
 
 def _cached_attention_forward(
@@ -152,7 +156,7 @@ def _cached_attention_forward(
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    cached_rows: _Prompts | _NextTokens | None = None,
+    cached_rows: _Rows | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """query [1, heads, tokens, head], key and value [1, key heads, tokens, head] -> [1, tokens, heads, head]."""
@@ -163,31 +167,60 @@ def _cached_attention_forward(
             "this architecture cannot generate here; tunelab supports attention-only decoders",
         )
     keys, values = cached_rows.cache.layer(number, key)
-    if isinstance(cached_rows, _Prompts):
-        starts = cached_rows.row_starts
-        for slot, start, end in zip(cached_rows.slots, starts, starts[1:], strict=False):
-            keys[slot, :, : end - start] = key[0, :, start:end]
-            values[slot, :, : end - start] = value[0, :, start:end]
-        attended = attention_of_flat_rows(
-            module, query, key, value, starts, scaling=scaling, sliding_window=sliding_window, **kwargs
+    going_on, starts = len(cached_rows.positions), cached_rows.prompt_starts
+    parts = []
+    if going_on:
+        states = (query[0, :, :going_on], key[0, :, :going_on], value[0, :, :going_on])
+        parts.append(_attention_of_next_tokens(cached_rows, *states, keys, values, scaling, sliding_window))
+    if len(starts) > 1:
+        new_query, new_key, new_value = (states[:, :, going_on:] for states in (query, key, value))
+        for slot, (start, end) in zip(cached_rows.prompt_slots, pairwise(starts), strict=True):
+            keys[slot, :, : end - start] = new_key[0, :, start:end]
+            values[slot, :, : end - start] = new_value[0, :, start:end]
+        parts.append(
+            attention_of_flat_rows(
+                module, new_query, new_key, new_value, starts, scaling=scaling, sliding_window=sliding_window, **kwargs
+            )
         )
-        return attended, None
-    rows, key_heads, size = query.shape[2], key.shape[1], query.shape[3]
-    slots = torch.arange(rows, device=query.device)
-    keys[slots, :, cached_rows.positions] = key[0].transpose(0, 1).to(keys.dtype)
-    values[slots, :, cached_rows.positions] = value[0].transpose(0, 1).to(values.dtype)
-    mask = cached_rows.mask(sliding_window, keys.dtype)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), None
+
+
+def _attention_of_next_tokens(
+    rows: _Rows,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    scaling: float | None,
+    window: int | None,
+) -> Tensor:
+    """Write a token of each row to the cache, and let it attend to its row.
+
+    Args:
+        query: [heads, rows, head].
+        key, value: [key heads, rows, head].
+        keys, values: the layer's cache, [slots, key heads, width, head].
+
+    Returns:
+        [1, rows, heads, head].
+    """
+    key_heads, count, size = key.shape
+    slots = torch.arange(count, device=query.device)
+    keys[slots, :, rows.positions] = key.transpose(0, 1).to(keys.dtype)
+    values[slots, :, rows.positions] = value.transpose(0, 1).to(values.dtype)
+    mask = rows.mask(window, keys.dtype)
     seen = mask.shape[-1]
     with torch.autocast(query.device.type, enabled=False):
         attended = functional.scaled_dot_product_attention(
             # The queries of one key head in place of a length: grouped queries need no copies of keys.
-            query[0].transpose(0, 1).reshape(rows, key_heads, -1, size).to(keys.dtype),
-            keys[:rows, :, :seen],
-            values[:rows, :, :seen],
+            query.transpose(0, 1).reshape(count, key_heads, -1, size).to(keys.dtype),
+            keys[:count, :, :seen],
+            values[:count, :, :seen],
             attn_mask=mask,
             scale=scaling,
         )  # [rows, key heads, group, head]
-    return attended.reshape(1, rows, -1, size).to(value.dtype), None
+    return attended.reshape(1, count, -1, size).to(value.dtype)
 
 
 AttentionInterface.register(CACHED_ATTENTION, _cached_attention_forward)

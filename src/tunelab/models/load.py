@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
+from tunelab.allocator import keep_freed_memory
 from tunelab.errors import ModelError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -52,10 +53,15 @@ def load_model(
 ) -> PreTrainedModel:
     """A causal language model with its weights in `dtype`, in evaluation mode.
 
+    On a CPU the process keeps memory that it frees from now on (tunelab.allocator): what is computed with a model
+    takes and frees large blocks at every step.
+
     Raises:
         ModelError: it is missing, gated, not reachable, needs remote code, has no safetensors, or lacks weights.
     """
     _check_folder(name, "config.json")
+    if torch.device(device).type == "cpu":
+        keep_freed_memory()
     disable_progress_bar()  # the library is silent; transformers draws a bar of its own otherwise
     try:
         model, info = AutoModelForCausalLM.from_pretrained(

@@ -1,6 +1,6 @@
 """A frozen dense layer and its LoRA matrices as one autograd function.
 
-PEFT computes x W + (x A) B s as five operations, casts the input to the matrices' float32 on the way (and autocast casts
+PEFT computes x W + (x A) B s as five operations, casts the input to the matrices' float32 on the way (autocast casts
 it back), and adds what each hands back in the backward pass. Here the thin products are added into the wide ones, in
 the dtype that is computed with, and nothing is kept for the backward pass but the input and x A, rank wide.
 """
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 
-class DenseLoraLinear(PeftLinear):
+class DenseLoraLinear(PeftLinear):  # type: ignore[misc]
     """PEFT's layer with a faster forward for the common case; in every other case it is PEFT's own.
 
     The common case: one active adapter, not merged, without dropout, DoRA or bias, over a frozen nn.Linear or Conv1D.

@@ -85,7 +85,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 def _cross_entropy(logits: Tensor, labels: Tensor, gradient: bool) -> tuple[Tensor, Tensor | None]:
     """Sum of -log p(label) in float32, and its gradient softmax(logits) - onehot(label) in the logits' own dtype.
 
-    Rows of logits behind the last label are padding: no loss, no gradient. A few rows at a time on the CPU, so that the float32 of a row is still in the cache when it is read again.
+    Rows of logits behind the last label are padding: no loss, no gradient. A few rows at a time on the CPU, so that
+    the float32 of a row is still in the cache when it is read again.
     """
     total = torch.zeros((), dtype=torch.float32, device=logits.device)
     result = torch.zeros_like(logits) if gradient else None

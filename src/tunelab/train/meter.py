@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from tunelab.allocator import return_freed_memory
+
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -35,6 +37,7 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.start = time.perf_counter()
+        return_freed_memory()
         reset_resident_peak()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -162,7 +162,7 @@ class Responder:
         made = engine.stream(
             self.model, self.tokenizer, ids, decoding or Decoding(), stop_token_ids=self.stop_token_ids
         )
-        pieces = self._computing(cast("Generator[str, None, Generation]", made))
+        pieces = self._computing(made)
         held, lead = "", self._lead
         while True:
             try:
