@@ -22,7 +22,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from generate_contenders import CONTENDERS
-from measuring import heading, machine, matmul_rates, median, run_contender, write_results
+from measuring import heading, machine, matmul_rates, median, run_contender, with_earlier_shapes, write_results
 from shapes import SHAPES, Shape, alpaca_rows, load_tokenizer, save_model
 
 BASELINE = {"fp32": "generate fp32", "bf16": "generate bf16"}
@@ -87,7 +87,7 @@ def page(summaries: list[dict[str, Any]], information: dict[str, Any], rates: di
     for one in summaries:
         speeds = {row["contender"]: row.get("tokens_per_second") for row in one["contenders"]}
         lines += [
-            f"## {one['shape']}",
+            f"## {one['shape']} (`--repeats {one['repeats']}`)",
             "",
             "| contender | wanted tokens/s | against generate at the same precision | peak memory | equal answers |",
             "|---|---|---|---|---|",
@@ -120,16 +120,17 @@ def main() -> None:
     shapes = arguments.shapes or (["15M", "82M", "135M"] if device == "cpu" else ["135M", "1B", "8B"])
     names = arguments.contenders or list(CONTENDERS)
     rates, information = matmul_rates(device), machine(device)
-    summaries = []
+    text = ""
     for name in shapes:
         with tempfile.TemporaryDirectory() as folder:
             job = prepare(SHAPES[name], arguments.data, 64, arguments.batch, device, Path(folder))
-            summaries.append(summary(SHAPES[name], measure(SHAPES[name], job, names, arguments.repeats)))
+            one = summary(SHAPES[name], measure(SHAPES[name], job, names, arguments.repeats))
+        one |= {"shape": f"{name}, batch {arguments.batch}", "repeats": arguments.repeats}
+        result_name = f"generate-speed{'' if device == 'cpu' else '-cuda'}"
+        summaries = with_earlier_shapes(result_name, information, [one])
         command = "python benchmarks/generate_speed.py" + ("" if device == "cpu" else " --device cuda")
-        command += f" --batch {arguments.batch} --repeats {arguments.repeats}"
         text = page(summaries, information, rates, command)
-        results = {"machine": information, "matmul_rates": rates, "batch": arguments.batch, "shapes": summaries}
-        write_results(f"generate-speed{'' if device == 'cpu' else '-cuda'}", results, text)
+        write_results(result_name, {"machine": information, "matmul_rates": rates, "shapes": summaries}, text)
     print(text)
 
 

@@ -98,6 +98,16 @@ def heading(title: str, command: str, machine: dict[str, Any], rates: dict[str, 
     ]
 
 
+def with_earlier_shapes(name: str, machine: dict[str, Any], summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The shapes measured now, behind those measured earlier on the same day, machine and versions."""
+    path = RESULTS / f"{date.today()}-{name}.json"
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if earlier.get("machine") != machine:
+        return summaries
+    measured = {one["shape"] for one in summaries}
+    return [*(one for one in earlier["shapes"] if one["shape"] not in measured), *summaries]
+
+
 def write_results(name: str, results: dict[str, Any], page: str) -> None:
     """Dated JSON and Markdown under benchmarks/results."""
     RESULTS.mkdir(exist_ok=True)

@@ -22,7 +22,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from measuring import heading, machine, matmul_rates, median, run_contender, write_results
+from measuring import heading, machine, matmul_rates, median, run_contender, with_earlier_shapes, write_results
 from shapes import SHAPES, Shape, alpaca_rows, load_tokenizer, read_rows, save_model, training_work, write_rows
 from train_contenders import ALPHA, CONTENDERS, RANK, ROWS_PER_STEP
 
@@ -94,6 +94,7 @@ def summary(
                 "gpu_peak_bytes": max((result.get("gpu_peak_bytes", 0) for result in done), default=0),
                 "share_of_bf16_rate": speed * work_per_token / rates["bfloat16"],
                 "loss_difference": difference,
+                "losses": losses,
             }
         )
     return {"shape": shape.name, "work_per_token": work_per_token, "contenders": rows}
@@ -115,6 +116,8 @@ def page(summaries: list[dict[str, Any]], information: dict[str, Any], rates: di
         fastest = ours["tunelab bf16"]
         lines += [
             f"## {one['shape']}: {one['work_per_token'] / 1e6:.0f} MFLOP of useful work a token",
+            "",
+            f"`--shapes {one['shape']} --rows {one['rows']} --repeats {one['repeats']}`",
             "",
             "| contender | tokens/s | tunelab bf16 is faster by | peak memory | tunelab bf16 needs | useful work "
             "| loss differs by |",
@@ -152,7 +155,7 @@ def main() -> None:
     rates, information = matmul_rates(device), machine(device)
     names = [name for name in names if "TRL" not in name or "trl" in information["libraries"]]
     names = [name for name in names if "Unsloth" not in name or "unsloth" in information["libraries"]]
-    summaries = []
+    text = ""
     for name in shapes:
         with tempfile.TemporaryDirectory() as folder:
             shape = SHAPES[name]
@@ -160,12 +163,13 @@ def main() -> None:
             rows = read_rows(Path(folder) / "rows.jsonl")
             found = measure(shape, job, names, arguments.repeats)
         work = training_work(shape, rows, RANK) / sum(len(row["input_ids"]) for row in rows)
-        summaries.append(summary(shape, found, work, rates))
+        one = summary(shape, found, work, rates) | {"rows": arguments.rows, "repeats": arguments.repeats}
         command = "python benchmarks/train_speed.py" + ("" if device == "cpu" else " --device cuda")
-        text = page(summaries, information, rates, command + f" --rows {arguments.rows} --repeats {arguments.repeats}")
         suffix = "" if device == "cpu" else "-cuda"
         # After every shape, so that nothing is lost where a later one fails.
-        results = {"machine": information, "matmul_rates": rates, "rows": arguments.rows, "shapes": summaries}
+        summaries = with_earlier_shapes(f"train-speed{suffix}", information, [one])
+        text = page(summaries, information, rates, command)
+        results = {"machine": information, "matmul_rates": rates, "shapes": summaries}
         write_results(f"train-speed{suffix}", results, text)
     print(text)
 
