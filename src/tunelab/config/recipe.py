@@ -223,7 +223,7 @@ class TrainSettings(Section):
         False, description="Compute activations twice instead of keeping them: less memory, slower."
     )
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Numbers in forward and backward. auto: bf16 on a GPU or CPU that has it, fp32 elsewhere."
+        "auto", description="Numbers in forward and backward. auto: bf16 on a GPU that has it, fp32 elsewhere."
     )
     eval_every: Count | None = Field(
         None, description="Steps between evaluations on the held-out rows. null: only at the end."

@@ -18,7 +18,6 @@ from tunelab.errors import UsageError
 from tunelab.models.adapters import add_lora
 from tunelab.models.forward import check_flat_forward, underlying
 from tunelab.models.load import DTYPES, check_tokenizer_fits, load_model
-from tunelab.processor import has_bf16_products
 from tunelab.train.loop import LoopSettings
 
 
@@ -34,9 +33,9 @@ def compute_device(recipe: Recipe) -> torch.device:
 
 
 def compute_dtype(recipe: Recipe) -> str:
-    """The numbers of forward and backward, "fp32", "bf16" or "fp16"; `auto` is bf16 on a GPU or processor that has it.
+    """The numbers of forward and backward, "fp32", "bf16" or "fp16"; `auto` is bf16 on a GPU that has it, else fp32.
 
-    That bf16 ends where fp32 does was measured first: benchmarks/bf16_convergence.py, and decision 7.
+    Not on a CPU, although it is about twice as fast there: see docs/decisions/0009-fp32-stays-on-the-cpu.md.
 
     Raises:
         UsageError: fp16 is asked for without a GPU.
@@ -45,8 +44,7 @@ def compute_dtype(recipe: Recipe) -> str:
     if dtype == "fp16" and device.type == "cpu":
         raise UsageError("train.dtype=fp16 needs a GPU, and none is used", "use bf16 or fp32 on a CPU")
     if dtype == "auto":
-        has_bf16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else has_bf16_products()
-        return "bf16" if has_bf16 else "fp32"
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     return dtype
 
 
