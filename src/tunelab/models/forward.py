@@ -8,7 +8,7 @@ states before the output head come back, so that logits need be formed only wher
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from typing import Any, cast
 
@@ -41,12 +41,17 @@ def underlying(model: nn.Module) -> PreTrainedModel:
     return base
 
 
-@contextmanager
-def flat_attention(model: nn.Module) -> Iterator[None]:
+def flat_attention(model: nn.Module) -> AbstractContextManager[None]:
     """While the block runs, the model's attention takes flat rows; afterwards it is what it was."""
+    return attention_set_to(model, FLAT_ATTENTION)
+
+
+@contextmanager
+def attention_set_to(model: nn.Module, implementation: str) -> Iterator[None]:
+    """While the block runs, the model's attention is the registered one; afterwards it is what it was."""
     base = underlying(model)
     before = base.config._attn_implementation
-    base.set_attn_implementation(FLAT_ATTENTION)
+    base.set_attn_implementation(implementation)
     try:
         yield
     finally:

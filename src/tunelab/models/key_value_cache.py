@@ -6,8 +6,8 @@ last. All rows that are being continued go through the model together, one token
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, cast
@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from tunelab.errors import ModelError
-from tunelab.models.forward import attention_of_flat_rows, flat_positions, padded_tokens, underlying
+from tunelab.models.forward import attention_of_flat_rows, attention_set_to, flat_positions, padded_tokens, underlying
 
 CACHED_ATTENTION = "tunelab_cached"
 
@@ -92,16 +92,9 @@ class _Rows:
         return self.masks[window, dtype]
 
 
-@contextmanager
-def cached_attention(model: nn.Module) -> Iterator[None]:
+def cached_attention(model: nn.Module) -> AbstractContextManager[None]:
     """While the block runs, the model's attention reads and writes a KeyValueCache; afterwards it is what it was."""
-    base = underlying(model)
-    before = base.config._attn_implementation
-    base.set_attn_implementation(CACHED_ATTENTION)
-    try:
-        yield
-    finally:
-        base.set_attn_implementation(before)
+    return attention_set_to(model, CACHED_ATTENTION)
 
 
 def read_tokens(
