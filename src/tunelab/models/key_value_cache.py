@@ -50,12 +50,11 @@ class KeyValueCache:
             states[target] = states[source]
 
     def reshape(self, slots: int, width: int, used: int) -> None:
-        """More, narrower slots (or fewer, wider ones), keeping what the first `used` hold."""
-        kept = min(width, self.width)
+        """More, narrower slots, keeping what the first `used` hold; none of these may hold more than `width` tokens."""
         for layers in (self.keys, self.values):
             for number, states in layers.items():
                 fresh = states.new_zeros(slots, states.shape[1], width, states.shape[3])
-                fresh[:used, :, :kept] = states[:used, :, :kept]
+                fresh[:used] = states[:used, :, :width]
                 layers[number] = fresh
         self.slots, self.width = slots, width
 
