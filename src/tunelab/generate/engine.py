@@ -13,7 +13,7 @@ from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from tunelab.errors import ModelError
 from tunelab.generate.sampling import Decoding, next_tokens, row_randomness
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from tunelab.models.key_value_cache import KeyValueCache
+    from tunelab.models.packed_weights import PackedWeights
 
 StopReason = Literal["stop", "length", "context"]
 
@@ -34,6 +35,7 @@ BATCHES_PER_GROUP = 8
 WIDTH_STEP = 64
 
 _checked: WeakSet[nn.Module] = WeakSet()
+_packed: WeakKeyDictionary[nn.Module, PackedWeights] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,9 @@ def generate(
         ModelError: a prompt is empty, or fills the model's context and leaves no room for an answer; or the
             architecture cannot be run this way.
     """
+    from tunelab.models.packed_weights import PackedWeights
+
+    packed: PackedWeights | None = None
     context = context_length(model)
     room = _room(prompts, decoding.max_new_tokens, context)
     border = longrope_border(model)
@@ -109,7 +114,8 @@ def generate(
         if all(index in skip for index in group):
             continue
         waiting = [_new_row(index, prompts[index], room[index], decoding, tokenizer, False) for index in group]
-        batch = _Batch(model, waiting, decoding, stop_token_ids, batch_tokens, border)
+        packed = packed or PackedWeights(model)
+        batch = _Batch(model, packed, waiting, decoding, stop_token_ids, batch_tokens, border)
         while not batch.is_done:
             for row in _advance(batch, until_one_ends=True):
                 if row.ended and row.index not in skip:
@@ -133,7 +139,9 @@ def stream(
     """
     room = _room([prompt_ids], decoding.max_new_tokens, context_length(model))[0]
     row = _new_row(0, prompt_ids, room, decoding, tokenizer, True)
-    batch = _Batch(model, [row], decoding, stop_token_ids, row.need, longrope_border(model))
+    batch = _Batch(
+        model, _kept_packed_weights(model), [row], decoding, stop_token_ids, row.need, longrope_border(model)
+    )
     assert row.text is not None
     while not batch.is_done:
         for _ in _advance(batch, until_one_ends=False):
@@ -154,7 +162,7 @@ def _advance(batch: _Batch, *, until_one_ends: bool) -> list[_Row]:
     from tunelab.models.key_value_cache import cached_attention
 
     _check(batch.model)
-    with evaluation_mode(batch.model), cached_attention(batch.model), torch.no_grad():
+    with evaluation_mode(batch.model), cached_attention(batch.model), batch.packed.used(), torch.no_grad():
         rows = batch.step()
         while until_one_ends and not any(row.ended for row in rows):
             rows = batch.step()
@@ -170,26 +178,37 @@ def _check(model: nn.Module) -> None:
         _checked.add(model)
 
 
+def _kept_packed_weights(model: nn.Module) -> PackedWeights:
+    """For answers one at a time: laid out once for as long as the model lives, or until its weights change."""
+    from tunelab.models.packed_weights import PackedWeights
+
+    packed = _packed.get(model)
+    if packed is None or not packed.is_current:
+        packed = _packed[model] = PackedWeights(model)
+    return packed
+
+
 class _Batch:
     """Rows that are continued together, and those that wait for a slot. Slot i holds active row i."""
 
     def __init__(
         self,
         model: nn.Module,
+        packed: PackedWeights,
         waiting: list[_Row],
         decoding: Decoding,
         stop_token_ids: Collection[int],
         batch_tokens: int,
         longrope_border: int | None,
     ) -> None:
-        from tunelab.models.forward import output_head_for_few
+        from tunelab.models.forward import output_head
         from tunelab.models.key_value_cache import KeyValueCache
 
-        self.model, self.decoding, self.stop_token_ids = model, decoding, stop_token_ids
+        self.model, self.packed, self.decoding, self.stop_token_ids = model, packed, decoding, stop_token_ids
         self.batch_tokens, self.longrope_border = batch_tokens, longrope_border
         self.waiting = waiting[::-1]  # the next one last
         self.active: list[_Row] = []
-        self.head = output_head_for_few(model)
+        self.head = output_head(model)
         width = _rounded(waiting[0].need)
         self.cache: KeyValueCache = KeyValueCache(_slots(batch_tokens, width, len(waiting)), width)
 

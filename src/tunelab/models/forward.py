@@ -25,9 +25,6 @@ FLAT_ATTENTION = "tunelab_flat"
 #: On the CPU, flat rows are padded at their end to a multiple of this many tokens; no row sees the padding.
 TOKENS_STEP = 64
 
-#: Rows for which output_head_for_few lays out its weight; it computes any number.
-FEW_ROWS = 16
-
 #: Keyword arguments with which an architecture asks its attention for something that flat attention does not compute.
 UNSUPPORTED_ATTENTION = ("softcap", "s_aux", "position_bias")
 
@@ -108,23 +105,6 @@ def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
         return cast(Tensor, torch.tanh(head(hidden) / cap) * cap)
 
     return capped
-
-
-def output_head_for_few(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """As output_head, for a few hidden states at a time (the next token of each row), many times.
-
-    On a CPU in float32 the head is the largest part of a small model's step, and MKL's product of a few rows runs at a
-    third of the speed of oneDNN's with the weight laid out for it beforehand, as torch.compile does (it is held twice
-    meanwhile: 35 MiB more for a vocabulary of 32,000 and a width of 288).
-    """
-    head, base = output_head(model), underlying(model)
-    module = base.get_output_embeddings()
-    plain = head is module and type(module) is nn.Linear and module.weight.dtype == torch.float32
-    if not plain or base.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.enabled:
-        return head
-    packed = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach(), FEW_ROWS)
-    bias = module.bias
-    return lambda hidden: cast(Tensor, torch.ops.mkldnn._linear_pointwise(hidden, packed, bias, "none", [], ""))
 
 
 def check_flat_forward(model: nn.Module) -> None:

@@ -26,6 +26,8 @@ class DenseLoraLinear(PeftLinear):  # type: ignore[misc]
         if name is None:
             return cast(Tensor, super().forward(x, *arguments, **named))
         layer = self.get_base_layer()
+        if not torch.is_grad_enabled():
+            return self._without_gradients(layer, name, x)
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         # [out, in] for both: Conv1D stores its weight as [in, out].
         weight = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
@@ -39,6 +41,15 @@ class DenseLoraLinear(PeftLinear):  # type: ignore[misc]
             self.scaling[name],
         )
         return cast(Tensor, output).view(*x.shape[:-1], -1)
+
+    def _without_gradients(self, layer: nn.Module, name: str, x: Tensor) -> Tensor:
+        """The wide product is the layer's own forward here: its weight may be laid out for it (packed_weights.py)."""
+        output: Tensor = layer(x)
+        with torch.autocast(x.device.type, enabled=False):
+            a, b = (matrix[name].weight.to(output.dtype) for matrix in (self.lora_A, self.lora_B))
+            low = torch.mm(x.reshape(-1, x.shape[-1]).to(output.dtype), a.T)  # [n, rank]
+            output.view(-1, output.shape[-1]).addmm_(low, b.T, alpha=self.scaling[name])
+        return output
 
     def _plain_adapter(self) -> str | None:
         """The name of the one adapter to apply, where nothing but plain LoRA is asked for."""

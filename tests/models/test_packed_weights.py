@@ -1,0 +1,78 @@
+"""Weights laid out for generation: the same products, in the given block only, of the layers that can have it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import FAMILIES, tiny_model
+
+from tunelab.models import packed_weights
+from tunelab.models.key_value_cache import _parts
+from tunelab.models.packed_weights import PackedWeights
+
+IDS = torch.arange(20)[None] * 7 % 250
+
+
+def laid_out(packed: PackedWeights) -> int:
+    return len(packed._forwards)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_the_logits_are_those_of_the_plain_layers(family: str, dtype: torch.dtype, tolerance: float) -> None:
+    model = tiny_model(family).to(dtype)
+    plain = model(IDS).logits
+    packed = PackedWeights(model)
+    with packed.used():
+        inside = [module for module in model.modules() if "forward" in vars(module)]
+        one = model(IDS[:, :1]).logits
+        whole = model(IDS).logits
+    layers = {"gpt2": 4, "llama": 7, "phi3": 4}[family]
+    assert len(inside) == laid_out(packed) == 2 * layers + 1  # and the output head
+    scale = plain.abs().max()
+    assert (whole - plain).abs().max() <= tolerance * scale and (one - plain[:, :1]).abs().max() <= tolerance * scale
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+@torch.no_grad()
+def test_weights_that_changed_are_noticed() -> None:
+    model = tiny_model("llama")
+    packed = PackedWeights(model)
+    assert packed.is_current
+    model.lm_head.weight.mul_(2)
+    assert not packed.is_current
+
+
+def test_autocast_keeps_the_layers_own_forward() -> None:
+    model = tiny_model("llama")
+    with torch.autocast("cpu", torch.bfloat16), PackedWeights(model).used():
+        assert model(IDS).logits.dtype == torch.bfloat16
+
+
+def test_other_dtypes_and_weights_too_large_to_hold_twice_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert laid_out(PackedWeights(tiny_model("llama").to(torch.float16))) == 0
+    model = tiny_model("llama")
+    size = sum(module.weight.nbytes for module in model.modules() if type(module) is torch.nn.Linear)
+    monkeypatch.setattr(packed_weights, "MOST_BYTES", size)
+    assert laid_out(PackedWeights(model)) == 15
+    monkeypatch.setattr(packed_weights, "MOST_BYTES", size - 1)
+    assert laid_out(PackedWeights(model)) == 0
+
+
+@pytest.mark.parametrize(
+    ("positions", "parts"),
+    [
+        ([], []),
+        ([5], [(0, 1, 32)]),
+        ([40, 33, 60], [(0, 3, 64)]),
+        ([200, 30, 20, 10], [(0, 1, 224), (1, 4, 32)]),
+        ([30, 20, 10, 200], [(0, 3, 32), (3, 4, 224)]),
+        ([249, 220], [(0, 2, 250)]),  # two calls would read a twentieth less
+        ([255], [(0, 1, 250)]),  # no more than the cache has
+    ],
+)
+def test_attention_reads_rows_in_two_parts_where_that_saves_reading(
+    positions: list[int], parts: list[tuple[int, int, int]]
+) -> None:
+    assert [(part.start, part.stop, keys) for part, keys in _parts(positions, 250)] == parts
