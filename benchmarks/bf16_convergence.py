@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -39,13 +40,16 @@ def recipes(data: Path, seed: int, adapter: str, dtype: str, out: Path) -> dict[
 
 
 def row_losses(path: Path) -> list[tuple[float, int]]:
-    """(-log p of the answer, its tokens) of each held-out row, computed in fp32, with the run's weights."""
+    """(-log p of the answer, its tokens) of each held-out row, computed in fp32, with the run's weights.
+
+    An adapter is measured on the base that it was trained over: in a bf16 run the base's weights lie in bf16.
+    """
     import torch
 
     import tunelab
     from tunelab.evaluation.likelihood import row_likelihoods
     from tunelab.models.adapters import load_adapter
-    from tunelab.models.load import load_model, load_tokenizer
+    from tunelab.models.load import DTYPES, load_model, load_tokenizer
     from tunelab.workflows.evaluate import held_out_rows
     from tunelab.workflows.prepare import prepare_with
 
@@ -54,7 +58,8 @@ def row_losses(path: Path) -> list[tuple[float, int]]:
     tokenizer = load_tokenizer(str(run.tokenizer))
     rows, _ = held_out_rows(prepare_with(tokenizer, recipe), tokenizer, None)
     if run.adapter.exists():
-        model: Any = load_adapter(load_model(recipe.model.name, dtype=torch.float32), run.adapter)
+        base = load_model(recipe.model.name, dtype=DTYPES[recipe.train.dtype]).float()
+        model: Any = load_adapter(base, run.adapter)
     else:
         model = load_model(str(run.model), dtype=torch.float32)
     found = row_likelihoods(model, [(row.input_ids, row.answer_mask) for row in rows], batch_tokens=4096)
@@ -95,7 +100,8 @@ def page(rows: list[dict[str, Any]], information: dict[str, Any], rates: dict[st
     lines = heading("Training in bf16 against fp32", "python benchmarks/bf16_convergence.py", information, rates)
     lines += [
         "One epoch of 1,800 Alpaca rows, and the demo's own recipe; loss on 200 and 150 held-out rows, nats per answer "
-        "token, both measured in fp32. The difference's error is paired over rows.",
+        "token, both computed in fp32, an adapter on the base that it was trained over (in bf16 after bf16). "
+        "The difference's error is paired over rows.",
         "",
         "| model | method | seed | loss after fp32 | after bf16 | bf16 less fp32 |",
         "|---|---|---|---|---|---|",
@@ -105,6 +111,11 @@ def page(rows: list[dict[str, Any]], information: dict[str, Any], rates: dict[st
         f"| {row['difference']:+.4f} ± {row['error']:.4f} |"
         for row in rows
     ]
+    lines += ["", "Over the seeds, mean and its error:", "", "| model | method | bf16 less fp32 |", "|---|---|---|"]
+    for model, method in dict.fromkeys((row["model"], row["method"]) for row in rows):
+        gaps = [row["difference"] for row in rows if (row["model"], row["method"]) == (model, method)]
+        error = f"{statistics.stdev(gaps) / len(gaps) ** 0.5:.4f}" if len(gaps) > 1 else "unknown"
+        lines.append(f"| {model} | {method} | {statistics.mean(gaps):+.4f} ± {error} |")
     return "\n".join([*lines, ""])
 
 

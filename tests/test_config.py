@@ -175,7 +175,6 @@ def test_loading_changes_no_argument() -> None:
             "did you mean cosine?",
         ),
         ("train.schedule=x", "train.schedule", "expected one of cosine, linear, constant, got 'x'", ""),
-        ("precision=nf3", "precision", "expected none, got 'nf3'", ""),
         ("model.revision=1234", "model.revision", "expected text, or null, got 1234", "put it in quotes"),
         ("model.name=", "model.name", "expected text, got null", ""),
         (
@@ -275,6 +274,8 @@ def test_rules_that_look_at_a_wrong_key_wait() -> None:
 BROKEN = [
     (["adapter=none", "adapter.use_dora=true"], "adapter.use_dora", "DoRA is a form of LoRA and needs it"),
     (["adapter=none", "adapter.use_rslora=true"], "adapter.use_rslora", "rsLoRA is a form of LoRA and needs it"),
+    (["precision=nf3"], "precision.name", "no weight format of that name: none, fp4, int8, mxfp4, nf4"),
+    (["precision=nf4", "adapter=none"], "precision.name", "weights in few bits are frozen, and need an adapter"),
     (["adapter.targets=[]"], "adapter.targets", "a list of layers must name at least one"),
     (["data=auto"], "data.sources", "a source named `auto` needs a path"),
     (["data=[{name: a, weight: 1}, b]"], "data.sources", "either every source has a weight or none"),

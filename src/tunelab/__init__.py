@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from tunelab.errors import TunelabError
     from tunelab.runs import Run, open_run
     from tunelab.workflows.evaluate import Scores, evaluate, evaluate_model
-    from tunelab.workflows.export import Merged, merge
     from tunelab.workflows.finetune import finetune, resume
+    from tunelab.workflows.merge import Merged, merge
     from tunelab.workflows.prepare import prepare
 
 _HOMES = {
@@ -34,8 +34,8 @@ _HOMES = {
     "Scores": "tunelab.workflows.evaluate",
     "evaluate": "tunelab.workflows.evaluate",
     "evaluate_model": "tunelab.workflows.evaluate",
-    "Merged": "tunelab.workflows.export",
-    "merge": "tunelab.workflows.export",
+    "Merged": "tunelab.workflows.merge",
+    "merge": "tunelab.workflows.merge",
     "finetune": "tunelab.workflows.finetune",
     "resume": "tunelab.workflows.finetune",
     "prepare": "tunelab.workflows.prepare",

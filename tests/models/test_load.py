@@ -171,7 +171,7 @@ def test_the_hub_s_errors_in_the_user_s_words(
         except Exception as cause:
             raise OSError("something about a/b") from cause
 
-    monkeypatch.setattr(load.AutoModelForCausalLM, "from_pretrained", fails)
+    monkeypatch.setattr(load.AutoConfig, "from_pretrained", fails)
     with pytest.raises(ModelError, match=message) as caught:
         load_model("a/b", dtype=FP32, revision="v2")
     assert hint in caught.value.hint

@@ -44,10 +44,16 @@ def test_weights_that_changed_are_noticed() -> None:
     assert not packed.is_current
 
 
-def test_autocast_keeps_the_layers_own_forward() -> None:
+@torch.no_grad()
+def test_autocast_takes_the_weights_that_have_its_dtype() -> None:
     model = tiny_model("llama")
     with torch.autocast("cpu", torch.bfloat16), PackedWeights(model).used():
+        assert not any("forward" in vars(module) for module in model.modules())
         assert model(IDS).logits.dtype == torch.bfloat16
+    model = model.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16), PackedWeights(model).used():
+        assert "forward" in vars(model.lm_head)
+        assert model.lm_head(torch.ones(2, 32)).dtype == torch.bfloat16  # float32 in
 
 
 def test_other_dtypes_and_weights_too_large_to_hold_twice_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,45 +1,87 @@
-"""Merge a run's adapter into its base: one plain transformers checkpoint, checked.
+"""Merge a run's adapter into its base: one checkpoint, measured against the model that was trained.
 
 Examples:
+  tunelab merge runs/alpaca --compare
   tunelab merge runs/alpaca --out merged
-  tunelab merge runs/alpaca --out merged --dtype bf16
+  tunelab merge runs/alpaca --out merged-nf4 --into nf4
 
-The written checkpoint is loaded again, and its logits are compared with those of base + adapter.
+--into fp32, bf16 or fp16 adds the adapter to the base's own weights; over a quantised base, dequantised adds it to the
+weights that the codes stand for, which it was trained over; nf4, fp4, int8 and mxfp4 quantise the sum. --compare
+measures them all and writes nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from tunelab.cli._console import print_table, progress_bar, say
+from tunelab.errors import UsageError
+from tunelab.units import format_bytes
+
+if TYPE_CHECKING:
+    from tunelab.evaluation.divergence import Divergence
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, --out, --dtype."""
+    """RUN, --out, --into, --compare, --force."""
     parser.add_argument("run", metavar="RUN", help="directory of a run that trained an adapter")
-    parser.add_argument("--out", metavar="DIR", required=True, help="directory of the merged model; must not exist")
+    parser.add_argument("--out", metavar="DIR", help="directory of the merged model; must not exist")
     parser.add_argument(
-        "--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="of the weights; auto: the base's own"
+        "--into",
+        default="auto",
+        metavar="WHAT",
+        help="fp32, bf16, fp16, dequantised, nf4, fp4, int8 or mxfp4; auto (default): dequantised over a quantised "
+        "base, else the dtype of the base's checkpoint",
     )
+    parser.add_argument("--compare", action="store_true", help="measure every way, recommend one, write no model")
+    parser.add_argument("--force", action="store_true", help="write also what keeps less than half of the gain")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Merge, and show how far the merged model is from base + adapter."""
-    from tunelab.workflows.export import merge
+    """Merge and show what became of the model, or compare all ways."""
+    if arguments.compare == (arguments.out is not None):
+        raise UsageError("give either --out DIR or --compare", "tunelab merge --help shows examples")
+    from tunelab.workflows.merge import compare_merges, merge, recommended_merge
 
     with progress_bar() as progress:
-        merged = merge(arguments.run, arguments.out, dtype=arguments.dtype, progress=progress)
-    check = merged.check
+        if arguments.compare:
+            found = compare_merges(arguments.run, progress=progress)
+        else:
+            merged = merge(arguments.run, arguments.out, into=arguments.into, force=arguments.force, progress=progress)
+    if arguments.compare:
+        print_table(("into", *COLUMNS), [(way, *_cells(quality)) for way, quality in found.items()])
+        first = next(iter(found.values()))
+        say(
+            f"On {first.tokens:,} answer tokens of held-out rows; loss of the base {first.base_loss:.4f}, of the "
+            f"trained model {first.trained_loss:.4f} nats per token."
+        )
+        say(f"Recommended: --into {recommended_merge(found)}")
+        return 0
     print_table(
         ("what", "value"),
         [
             ("merged checkpoint", str(merged.path)),
+            ("into", merged.into),
             ("dtype", merged.dtype),
-            ("tokens compared", f"{check.tokens:,}"),
-            ("largest difference of logits", f"{check.largest_difference:.2e} of the largest logit"),
-            ("tolerated", f"{check.tolerance:.0e}"),
-            ("same most likely token", f"{check.same_argmax:.2%}"),
+            ("size of its weights", format_bytes(merged.bytes)),
+            *([] if merged.quality is None else list(zip(COLUMNS, _cells(merged.quality), strict=True))),
         ],
     )
-    say("base + adapter and the merged checkpoint are the same model within the dtype's error")
+    if merged.check is not None:
+        say(
+            f"base + adapter and the merged checkpoint are the same model within the dtype's error: logits of "
+            f"{merged.check.tokens:,} tokens differ by {merged.check.largest_difference:.1e} of the largest at most "
+            f"(tolerated {merged.check.tolerance:.0e})"
+        )
+    else:
+        say("the merged model is not the one that was trained; `tunelab merge RUN --compare` shows all ways")
     return 0
+
+
+COLUMNS = ("KL from the trained model", "perplexity", "changed tokens", "gain kept")
+
+
+def _cells(quality: Divergence) -> tuple[str, str, str, str]:
+    kept = "no gain" if quality.kept_gain is None else f"{quality.kept_gain:.1%}"
+    return f"{quality.kl:.2e} nats", f"{quality.perplexity:.4g}", f"{quality.changed:.2%}", kept

@@ -67,6 +67,35 @@ class ModelSettings(Section):
         return {"name": value} if isinstance(value, str) else value
 
 
+class PrecisionSettings(Section):
+    """How the frozen base's linear weights are stored."""
+
+    shorthand: ClassVar[str] = "a text: its name"
+    shorthand_types: ClassVar[tuple[str, ...]] = ("string",)
+
+    name: Text = Field(
+        "none",
+        description="`nf4`, `fp4`, `int8` or `mxfp4`; a .py file of your own; none: as they are computed with.",
+    )
+    options: dict[Text, Any] = Field(
+        default_factory=dict,
+        description="Of this format alone: `double_quantization` (nf4, fp4; true), `scale_rule` (mxfp4; even).",
+    )
+    skip: tuple[Text, ...] = Field(
+        (), description="Linear layers that stay in 16 or 32 bits, by their names' last parts; the head always does."
+    )
+
+    @classmethod
+    def expand(cls, value: Any) -> Any:
+        """`nf4` is `{name: nf4}`."""
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def identity(self) -> str | dict[str, Any]:
+        """What tells two ways of storing apart: the name, with options where there are any."""
+        return self.model_dump(mode="json") if self.options or self.skip else self.name
+
+
 class AdapterSettings(Section):
     """What is trained: LoRA matrices beside frozen weights, or every weight."""
 
@@ -223,7 +252,7 @@ class TrainSettings(Section):
         False, description="Compute activations twice instead of keeping them: less memory, slower."
     )
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Numbers in forward and backward. auto: bf16 on a GPU that has it, fp32 elsewhere."
+        "auto", description="Numbers in forward and backward. auto: bf16 on a GPU or CPU that has it, fp32 elsewhere."
     )
     eval_every: Count | None = Field(
         None, description="Steps between evaluations on the held-out rows. null: only at the end."
@@ -262,9 +291,8 @@ class Recipe(Section):
     """What to train: model, precision, adapter, data, optimisation."""
 
     model: ModelSettings = Field(description="The base model.")
-    precision: Literal["none"] = Field(
-        "none",
-        description="How the frozen base's linear weights are stored. none: as they are computed with (bf16, fp32).",
+    precision: PrecisionSettings = Field(
+        default_factory=PrecisionSettings, description="How the frozen base's linear weights are stored."
     )
     adapter: AdapterSettings = Field(default_factory=AdapterSettings, description="What is trained.")
     data: DataSettings = Field(description="The rows.")

@@ -9,6 +9,9 @@ from typing import Any
 from tunelab.config.recipe import Recipe
 from tunelab.config.types import shown
 from tunelab.errors import ConfigError, Problem
+from tunelab.plugins import names
+
+FORMATS = "models/formats"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,18 @@ RULES = (
         "rsLoRA is a form of LoRA and needs it",
         "set adapter.kind=lora or adapter.use_rslora=false",
         lambda r: r.adapter.use_rslora and r.adapter.kind != "lora",
+    ),
+    Rule(
+        ("precision.name",),
+        f"no weight format of that name: {', '.join(('none', *names(FORMATS)))}, or a .py file",
+        "set precision to one of these",
+        lambda r: r.precision.name not in ("none", *names(FORMATS)) and not r.precision.name.endswith(".py"),
+    ),
+    Rule(
+        ("precision.name", "adapter.kind"),
+        "weights in few bits are frozen, and need an adapter that is trained",
+        "set adapter.kind=lora, or precision=none",
+        lambda r: r.precision.name != "none" and r.adapter.kind == "none",
     ),
     Rule(
         ("adapter.targets",),

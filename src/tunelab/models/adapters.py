@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from tunelab.errors import ModelError
 from tunelab.models.forward import underlying
 from tunelab.models.lora_linear import use_dense_lora
+from tunelab.models.quantized_linear import quantized_layers
 
 
 def linear_names(model: PreTrainedModel) -> list[str]:
@@ -69,7 +70,8 @@ def add_lora(
         ModelError: a name in `targets` matches no linear layer.
     """
     chosen = resolve_targets(model, targets)
-    conv1d = any(isinstance(module, Conv1D) for module in model.modules())
+    quantized_conv1d = any(layer.from_conv1d for layer in quantized_layers(model).values())
+    conv1d = quantized_conv1d or any(isinstance(module, Conv1D) for module in model.modules())
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
@@ -84,6 +86,8 @@ def add_lora(
     with torch.random.fork_rng(), _known_warnings_ignored():
         torch.manual_seed(seed)
         adapted = get_peft_model(model, config)
+    if quantized_conv1d:  # PEFT turned it off at the first of them; the adapter's file is for the dense model too
+        adapted.peft_config["default"].fan_in_fan_out = True
     use_dense_lora(adapted)
     return cast(PeftModel, adapted)
 

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from tunelab.models.formats._format import packed_bytes
+from tunelab.models.quantized_linear import quantized_layers
+
 
 @dataclass(frozen=True, slots=True)
 class ModelDigest:
@@ -27,7 +30,10 @@ class ModelDigest:
 
 
 def digest(model: nn.Module) -> ModelDigest:
-    """The digest of a model as it stands now; `dtypes` counts parameters, tied ones once; `bytes` is their size."""
+    """The digest of a model as it stands now; `dtypes` counts parameters, tied ones once; `bytes` is their size.
+
+    Weights that are stored in a format count as its name, with the bytes of their codes and scales.
+    """
     lines = [f"{name} {type(module).__qualname__}" for name, module in model.named_modules()]
     dtypes: Counter[str] = Counter()
     size = trainable = 0
@@ -37,6 +43,10 @@ def digest(model: nn.Module) -> ModelDigest:
         dtypes[dtype] += parameter.numel()
         size += parameter.numel() * parameter.element_size()
         trainable += parameter.numel() if parameter.requires_grad else 0
+    for name, layer in quantized_layers(model).items():
+        lines.append(f"{name}.weight {layer.shape} {layer.form}")
+        dtypes[layer.form.name] += layer.in_features * layer.out_features
+        size += packed_bytes(layer.form, layer.shape)
     classes = Counter(type(module).__qualname__ for module in model.modules())
     return ModelDigest(
         sha256=hashlib.sha256("\n".join(lines).encode()).hexdigest(),

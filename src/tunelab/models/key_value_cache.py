@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -40,8 +41,7 @@ class KeyValueCache:
             shape = (self.slots, like.shape[1], self.width, like.shape[3])
             # torch's attention over single tokens is several times slower in bfloat16 than in float32 on a CPU.
             dtype = torch.float32 if like.device.type == "cpu" else like.dtype
-            # Zeros: what lies behind a row's end is multiplied with weights of 0, and must be a number.
-            self.keys[number], self.values[number] = (like.new_zeros(shape, dtype=dtype) for _ in range(2))
+            self.keys[number], self.values[number] = (_zeros(shape, dtype, like.device) for _ in range(2))
         return self.keys[number], self.values[number]
 
     def move(self, source: int, target: int) -> None:
@@ -53,10 +53,20 @@ class KeyValueCache:
         """More, narrower slots, keeping what the first `used` hold; none of these may hold more than `width` tokens."""
         for layers in (self.keys, self.values):
             for number, states in layers.items():
-                fresh = states.new_zeros(slots, states.shape[1], width, states.shape[3])
+                fresh = _zeros((slots, states.shape[1], width, states.shape[3]), states.dtype, states.device)
                 fresh[:used] = states[:used, :, :width]
                 layers[number] = fresh
         self.slots, self.width = slots, width
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros: what lies behind a row's end is multiplied with weights of 0, and must be a number.
+
+    On the CPU from the C library, whose fresh memory is zero without being written: most of a wide slot is never used.
+    """
+    if device.type == "cpu" and dtype == torch.float32:
+        return torch.from_numpy(np.zeros(shape, dtype=np.float32))
+    return torch.zeros(shape, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)

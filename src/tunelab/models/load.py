@@ -7,6 +7,7 @@ the files do not hold is an error, since it would otherwise start at random with
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from tunelab.allocator import keep_freed_memory
 from tunelab.errors import ModelError
+from tunelab.models.checkpoint_files import checkpoint_folder
+from tunelab.models.formats._format import WeightFormat
+from tunelab.models.precision import check_format, stored_format
+from tunelab.models.quantized_load import load_quantized
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -50,31 +55,59 @@ def load_model(
     device: torch.device | str = "cpu",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    form: WeightFormat | None = None,
+    skip: Sequence[str] = (),
 ) -> PreTrainedModel:
     """A causal language model with its weights in `dtype`, in evaluation mode.
+
+    With a weight format its linear layers but the head are stored in it (quantized_load.py), whether the checkpoint
+    holds full weights or weights in that format; `skip` names layers that stay in `dtype`.
 
     On a CPU the process keeps memory that it frees from now on (tunelab.allocator): what is computed with a model
     takes and frees large blocks at every step.
 
     Raises:
-        ModelError: it is missing, gated, not reachable, needs remote code, has no safetensors, or lacks weights.
+        ModelError: it is missing, gated, not reachable, needs remote code, has no safetensors, or lacks weights; or it
+            is stored in another format than the one that is asked for.
     """
     _check_folder(name, "config.json")
     if torch.device(device).type == "cpu":
         keep_freed_memory()
     disable_progress_bar()  # the library is silent; transformers draws a bar of its own otherwise
+    config = load_config(name, revision=revision, trust_remote_code=trust_remote_code)
+    stored = stored_format(_quantization(config), name)
+    check_format(form, stored, name)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            name,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            attn_implementation="sdpa",
-        )
+        if form is not None:
+            return load_quantized(
+                config,
+                checkpoint_folder(name, revision),
+                stored or form,
+                dtype=dtype,
+                device=torch.device(device),
+                trust_remote_code=trust_remote_code,
+                skip=skip,
+                is_stored=stored is not None,
+            )
+        model = _load_dense(name, dtype, revision, trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise _explained(error, "model", name, revision) from error
+    model.to(device)
+    model.eval()
+    return model
+
+
+def _load_dense(name: str, dtype: torch.dtype, revision: str | None, trust_remote_code: bool) -> PreTrainedModel:
+    model: PreTrainedModel
+    model, info = AutoModelForCausalLM.from_pretrained(
+        name,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+        attn_implementation="sdpa",
+    )
     missing = sorted(info["missing_keys"])
     if missing:
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
@@ -82,20 +115,33 @@ def load_model(
             f"{name}: the weight files lack {len(missing)} weights of {type(model).__name__}: {shown}",
             "they would start at random; use a complete causal language model checkpoint",
         )
-    model.to(device)
-    model.eval()
     return model
+
+
+def load_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """A model's configuration.
+
+    Raises:
+        ModelError: it cannot be had.
+    """
+    _check_folder(name, "config.json")
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _explained(error, "model", name, revision) from error
 
 
 def context_window(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> int | None:
     """Tokens that a model can attend to, from its configuration alone; None where it does not say."""
-    _check_folder(name, "config.json")
-    try:
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise _explained(error, "model", name, revision) from error
+    config = load_config(name, revision=revision, trust_remote_code=trust_remote_code)
     window = getattr(config.get_text_config(), "max_position_embeddings", None)
     return int(window) if window is not None else None
+
+
+def _quantization(config: Any) -> dict[str, Any] | None:
+    """What a checkpoint says of how its weights are stored, as a mapping."""
+    found: Any = getattr(config, "quantization_config", None)
+    return None if found is None else dict(found.to_dict() if hasattr(found, "to_dict") else found)
 
 
 def check_tokenizer_fits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:

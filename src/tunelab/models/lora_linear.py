@@ -1,4 +1,4 @@
-"""A frozen dense layer and its LoRA matrices as one autograd function.
+"""A frozen linear layer and its LoRA matrices as one autograd function.
 
 PEFT computes x W + (x A) B s as five operations, casts the input to the matrices' float32 on the way (autocast casts
 it back), and adds what each hands back in the backward pass. Here the thin products are added into the wide ones, in
@@ -7,6 +7,7 @@ the dtype that is computed with, and nothing is kept for the backward pass but t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -14,11 +15,15 @@ from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from tunelab.errors import ModelError
+from tunelab.models.quantized_linear import QuantizedLinear
+
 
 class DenseLoraLinear(PeftLinear):  # type: ignore[misc]
     """PEFT's layer with a faster forward for the common case; in every other case it is PEFT's own.
 
-    The common case: one active adapter, not merged, without dropout, DoRA or bias, over a frozen nn.Linear or Conv1D.
+    The common case: one active adapter, not merged, without dropout, DoRA or bias, over a frozen nn.Linear, Conv1D or
+    QuantizedLinear.
     """
 
     def forward(self, x: Tensor, *arguments: Any, **named: Any) -> Tensor:
@@ -29,18 +34,30 @@ class DenseLoraLinear(PeftLinear):  # type: ignore[misc]
         if not torch.is_grad_enabled():
             return self._without_gradients(layer, name, x)
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        # [out, in] for both: Conv1D stores its weight as [in, out].
-        weight = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
         bias = None if layer.bias is None else layer.bias.to(dtype)
         output = _LoraLinear.apply(  # type: ignore[no-untyped-call]
             x.reshape(-1, x.shape[-1]).to(dtype),
-            weight.to(dtype),
+            _weight_source(layer),
             bias,
             self.lora_A[name].weight,
             self.lora_B[name].weight,
             self.scaling[name],
         )
         return cast(Tensor, output).view(*x.shape[:-1], -1)
+
+    def merge(self, *arguments: Any, **named: Any) -> None:
+        """PEFT's merge, refused where the base is quantised: the sum would have to be rounded to the format again.
+
+        Raises:
+            ModelError: the base is quantised.
+        """
+        layer = self.get_base_layer()
+        if isinstance(layer, QuantizedLinear):
+            raise ModelError(
+                f"an adapter cannot be merged into weights stored in {layer.form.name}",
+                "`tunelab merge RUN --into ...` makes a model of full weights, or quantises the sum and measures it",
+            )
+        super().merge(*arguments, **named)
 
     def _without_gradients(self, layer: nn.Module, name: str, x: Tensor) -> Tensor:
         """The wide product is the layer's own forward here: its weight may be laid out for it (packed_weights.py)."""
@@ -67,30 +84,50 @@ class DenseLoraLinear(PeftLinear):  # type: ignore[misc]
         return name if plain else None
 
 
+def _weight_source(layer: nn.Module) -> Callable[[torch.dtype], Tensor]:
+    """The function that gives the layer's frozen weight [out, in] in a dtype."""
+    if isinstance(layer, QuantizedLinear):
+        return layer.dequantized
+    weight = cast(Tensor, layer.weight)
+    # Conv1D stores its weight as [in, out].
+    return (weight.T if isinstance(layer, Conv1D) else weight).to
+
+
 class _LoraLinear(torch.autograd.Function):
-    """[n, in] -> [n, out]; weight [out, in] and bias [out] frozen, A [rank, in] and B [out, rank] trained."""
+    """[n, in] -> [n, out]; bias [out] frozen, A [rank, in] and B [out, rank] trained.
+
+    `weight(dtype)` gives the frozen weight [out, in]. It is called again in backward, so that a weight that has to be
+    computed for it is not kept in between.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
+        ctx: Any,
+        x: Tensor,
+        weight: Callable[[torch.dtype], Tensor],
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        scaling: float,
     ) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             small_a, small_b = a.to(x.dtype), b.to(x.dtype)
-            output = torch.mm(x, weight.T) if bias is None else torch.addmm(bias, x, weight.T)
+            transposed = weight(x.dtype).T
+            output = torch.mm(x, transposed) if bias is None else torch.addmm(bias, x, transposed)
             low = torch.mm(x, small_a.T)  # [n, rank]
             output.addmm_(low, small_b.T, alpha=scaling)
-        ctx.save_for_backward(x, weight, low, small_a, small_b)
-        ctx.scaling, ctx.dtypes = scaling, (a.dtype, b.dtype)
+        ctx.save_for_backward(x, low, small_a, small_b)
+        ctx.weight, ctx.scaling, ctx.dtypes = weight, scaling, (a.dtype, b.dtype)
         return output
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, low, a, b = ctx.saved_tensors
+        x, low, a, b = ctx.saved_tensors
         gradient = upstream[0].to(x.dtype)
         low_gradient = torch.mm(gradient, b).mul_(ctx.scaling)  # [n, rank]
         x_gradient = a_gradient = b_gradient = None
         if ctx.needs_input_grad[0]:
-            x_gradient = torch.mm(gradient, weight).addmm_(low_gradient, a)
+            x_gradient = torch.mm(gradient, ctx.weight(x.dtype)).addmm_(low_gradient, a)
         if ctx.needs_input_grad[3]:
             a_gradient = torch.mm(low_gradient.T, x).to(ctx.dtypes[0])
         if ctx.needs_input_grad[4]:

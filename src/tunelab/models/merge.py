@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from tunelab.errors import ModelError
+from tunelab.models.formats._format import WeightFormat
 from tunelab.models.forward import underlying
+from tunelab.models.quantized_linear import QuantizedLinear, quantized_layers
+from tunelab.models.quantized_load import layers_to_quantize
 
 #: Largest relative difference of logits that rounding the merged weights may make, by their dtype. LoRA's product is
 #: rounded once into the weights; the figures are about ten times the dtype's spacing (2^-23, 2^-10, 2^-7).
@@ -88,3 +93,42 @@ def _untie_adapted(base: PreTrainedModel) -> None:
     inner = getattr(head, "base_layer", head)
     inner.weight = nn.Parameter(inner.weight.detach().clone())
     base.config.get_text_config().tie_word_embeddings = False
+
+
+def dequantize_layers(model: nn.Module) -> None:
+    """Put dense layers in place of all quantised ones, with the very weights that these compute with.
+
+    An adapter on such a layer stays; what PEFT does with it from then on, it does with the dense layer.
+    """
+    base = underlying(model)
+    for name, layer in quantized_layers(base).items():
+        weight = layer.weight
+        dense: nn.Module
+        if layer.from_conv1d:
+            dense = Conv1D(layer.out_features, layer.in_features)
+            dense.weight = nn.Parameter(weight.T.contiguous(), requires_grad=False)
+        else:
+            dense = nn.Linear(layer.in_features, layer.out_features, device="meta")
+            dense.weight = nn.Parameter(weight, requires_grad=False)
+        dense.bias = layer.bias
+        parent = base.get_submodule(name.rpartition(".")[0])
+        setattr(parent, name.rpartition(".")[2], dense)
+        if layer.from_conv1d and hasattr(parent, "fan_in_fan_out"):
+            parent.fan_in_fan_out = True  # PEFT adds its product to the weight as it lies
+
+
+def quantize_layers(model: PreTrainedModel, form: WeightFormat, skip: Sequence[str] = ()) -> None:
+    """Store the linear layers of a dense model in a format, but for the head and those that `skip` names.
+
+    Raises:
+        ModelError: a name in `skip` is no linear layer, or a weight cannot be quantised.
+    """
+    for name in layers_to_quantize(model, skip):
+        layer = model.get_submodule(name)
+        weight = cast(Tensor, layer.weight).detach()
+        conv1d = isinstance(layer, Conv1D)
+        rows = weight.T if conv1d else weight
+        bias = None if layer.bias is None else cast(Tensor, layer.bias).detach()
+        shape = (rows.shape[0], rows.shape[1])
+        stored = QuantizedLinear(form, form.quantize(rows), shape, bias=bias, dtype=weight.dtype, from_conv1d=conv1d)
+        setattr(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], stored)

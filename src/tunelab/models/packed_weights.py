@@ -31,7 +31,7 @@ class PackedWeights:
 
     def __init__(self, model: nn.Module) -> None:
         layers = [module for module in model.modules() if _can_be_packed(module)]
-        if sum(cast(Tensor, layer.weight).nbytes for layer in layers) > MOST_BYTES or not torch.backends.mkldnn.enabled:
+        if sum(_weight(layer).nbytes for layer in layers) > MOST_BYTES or not torch.backends.mkldnn.enabled:
             layers = []
         self._forwards = [(layer, _packed_forward(layer)) for layer in layers]
         self._versions = self._weight_versions()
@@ -43,39 +43,43 @@ class PackedWeights:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """While the block runs, the layers compute with the weights laid out, without gradients."""
-        if torch.is_autocast_enabled("cpu"):  # the layers' own forward is what autocast knows
-            yield
-            return
-        for layer, forward in self._forwards:
+        """While the block runs, the layers compute with the weights laid out, without gradients.
+
+        Under autocast only those whose weights have its dtype: others would have to be cast in every call.
+        """
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        forwards = [(layer, forward) for layer, forward in self._forwards if dtype in (None, _weight(layer).dtype)]
+        for layer, forward in forwards:
             layer.forward = forward
         try:
             yield
         finally:
-            for layer, _ in self._forwards:
+            for layer, _ in forwards:
                 del layer.forward  # the class's own again
 
     def _weight_versions(self) -> list[tuple[int, int]]:
-        weights = [cast(Tensor, layer.weight) for layer, _ in self._forwards]
-        return [(weight.data_ptr(), weight._version) for weight in weights]
+        return [(_weight(layer).data_ptr(), _weight(layer)._version) for layer, _ in self._forwards]
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    return cast(Tensor, layer.weight)
 
 
 def _can_be_packed(module: nn.Module) -> bool:
     if type(module) not in (nn.Linear, Conv1D) or "forward" in vars(module):
         return False
-    weight = cast(Tensor, module.weight)
+    weight = _weight(module)
     return weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
 
 
 def _packed_forward(layer: nn.Module) -> Callable[[Tensor], Tensor]:
-    weight = cast(Tensor, layer.weight).detach()
+    weight = _weight(layer).detach()
     # [out, in] for both: Conv1D stores its weight as [in, out].
-    packed = torch.ops.mkldnn._reorder_linear_weight(
-        weight.T.contiguous() if type(layer) is Conv1D else weight, FEW_ROWS
-    )
-    bias = layer.bias
+    rows = weight.T.contiguous() if type(layer) is Conv1D else weight
+    packed = torch.ops.mkldnn._reorder_linear_weight(rows, FEW_ROWS)
+    bias, dtype = layer.bias, weight.dtype
 
     def forward(x: Tensor) -> Tensor:
-        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], ""))
+        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x.to(dtype), packed, bias, "none", [], ""))
 
     return forward

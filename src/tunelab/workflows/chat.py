@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from tunelab.config import Recipe, load_recipe
+from tunelab.config import Recipe, load_recipe, resolve
 from tunelab.data.templates import Template, get_template
 from tunelab.errors import RunError
 from tunelab.generate.chat import BASE, TUNED, ChatSession, ModelSource
 from tunelab.generate.engine import context_length
 from tunelab.generate.sampling import Decoding
 from tunelab.models.adapters import load_adapter
-from tunelab.models.load import DTYPES, check_tokenizer_fits, load_model, load_tokenizer
+from tunelab.models.load import check_tokenizer_fits, load_tokenizer
 from tunelab.runs import Run, open_run
 from tunelab.workflows.prepare import recipe_template
-from tunelab.workflows.setup import compute_device, compute_dtype
+from tunelab.workflows.setup import autocast, load_base, load_trained
 
 #: The wording for a model of which nothing says what it was trained with.
 DEFAULT_TEMPLATE = "alpaca"
@@ -35,17 +34,6 @@ class Chat:
     session: ChatSession
     title: str
     template: str
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """Which model is loaded, and how it computes."""
-
-    name: str
-    device: torch.device
-    dtype: str
-    revision: str | None = None
-    trust_remote_code: bool = False
 
 
 def chat_with_run(run: Run | Path | str, *, decoding: Decoding | None = None) -> Chat:
@@ -65,19 +53,23 @@ def chat_with_run(run: Run | Path | str, *, decoding: Decoding | None = None) ->
     recipe = load_recipe(run.recipe_file)
     tokenizer = load_tokenizer(str(run.tokenizer))
     template = recipe_template(tokenizer, recipe.data)
-    base = _weights_of(recipe)
     if run.adapter.exists():
-        models, context = _with_adapter(base, run.adapter, tokenizer)
+        models, context = _with_adapter(recipe, run.adapter, tokenizer)
         what = "adapter"
     else:
-        models, context = _with_own_weights(base, run.model, tokenizer)
+        models, context = _with_own_weights(recipe, run.model, tokenizer)
         what = "every weight trained"
     session = ChatSession(models, tokenizer, template, context=context, decoding=decoding or _fitting(context))
     return Chat(session, f"{run.path} ({what}, base {recipe.model.name})", recipe.data.template)
 
 
 def chat_with_model(
-    model: str, *, adapter: Path | None = None, template: str | None = None, decoding: Decoding | None = None
+    model: str,
+    *,
+    adapter: Path | None = None,
+    template: str | None = None,
+    precision: str = "none",
+    decoding: Decoding | None = None,
 ) -> Chat:
     """A chat with a model, and with an adapter on it where one is given.
 
@@ -85,6 +77,7 @@ def chat_with_model(
     trained with; else the tokenizer's chat template where it has one, and Alpaca's wording where it has none.
 
     Args:
+        precision: how the model's linear weights are stored.
         decoding: as for chat_with_run().
 
     Raises:
@@ -93,16 +86,15 @@ def chat_with_model(
     """
     saved = adapter is not None and (adapter / "tokenizer.json").exists()
     tokenizer = load_tokenizer(str(adapter) if saved else model)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    weights = _Weights(model, device, "bf16" if bf16 else "fp32")
+    # A recipe names rows; none are read here.
+    recipe = resolve(load_recipe(None, [], {"model": model, "precision": precision, "data.sources": ["alpaca"]}))
     name, chosen = _template_for(tokenizer, adapter, template)
     if adapter is None:
-        loaded = _load(weights, tokenizer)
-        models: dict[str, ModelSource] = {BASE: lambda: _computing(weights, loaded)}
+        loaded = _fitted(load_base(recipe), tokenizer)
+        models: dict[str, ModelSource] = {BASE: lambda: _computing(recipe, loaded)}
         context = context_length(loaded)
     else:
-        models, context = _with_adapter(weights, adapter, tokenizer)
+        models, context = _with_adapter(recipe, adapter, tokenizer)
     session = ChatSession(models, tokenizer, chosen, context=context, decoding=decoding or _fitting(context))
     return Chat(session, model if adapter is None else f"{adapter} (adapter, base {model})", name)
 
@@ -122,51 +114,37 @@ def _template_for(tokenizer: Any, adapter: Path | None, asked: str | None) -> tu
     return name, get_template(name, tokenizer)
 
 
-def _weights_of(recipe: Recipe) -> _Weights:
-    model = recipe.model
-    return _Weights(model.name, compute_device(recipe), compute_dtype(recipe), model.revision, model.trust_remote_code)
-
-
-def _with_adapter(weights: _Weights, folder: Path, tokenizer: Any) -> tuple[dict[str, ModelSource], int | None]:
+def _with_adapter(recipe: Recipe, folder: Path, tokenizer: Any) -> tuple[dict[str, ModelSource], int | None]:
     """Base and tuned from one load of the weights: the adapter off and on."""
-    model = load_adapter(_load(weights, tokenizer), folder)
+    model = load_adapter(_fitted(load_base(recipe), tokenizer), folder)
 
     @contextmanager
     def without_adapter() -> Iterator[nn.Module]:
-        with model.disable_adapter(), _computing(weights, model):
+        with model.disable_adapter(), _computing(recipe, model):
             yield model
 
-    return {BASE: without_adapter, TUNED: lambda: _computing(weights, model)}, context_length(model)
+    return {BASE: without_adapter, TUNED: lambda: _computing(recipe, model)}, context_length(model)
 
 
-def _with_own_weights(base: _Weights, folder: Path, tokenizer: Any) -> tuple[dict[str, ModelSource], int | None]:
+def _with_own_weights(recipe: Recipe, folder: Path, tokenizer: Any) -> tuple[dict[str, ModelSource], int | None]:
     """Two models: the tuned one is loaded now, the base when it is first asked; both are kept."""
-    tuned_weights = _Weights(str(folder), base.device, base.dtype, trust_remote_code=base.trust_remote_code)
-    tuned = _load(tuned_weights, tokenizer)
+    tuned = _fitted(load_trained(recipe, folder), tokenizer)
 
     @cache
-    def load_base() -> nn.Module:
-        loaded: nn.Module = _load(base, tokenizer)
+    def base() -> nn.Module:
+        loaded: nn.Module = _fitted(load_base(recipe), tokenizer)
         return loaded
 
-    return {BASE: lambda: _computing(base, load_base()), TUNED: lambda: _computing(base, tuned)}, context_length(tuned)
+    return {BASE: lambda: _computing(recipe, base()), TUNED: lambda: _computing(recipe, tuned)}, context_length(tuned)
 
 
 @contextmanager
-def _computing(weights: _Weights, model: nn.Module) -> Iterator[nn.Module]:
+def _computing(recipe: Recipe, model: nn.Module) -> Iterator[nn.Module]:
     """The model, with forward passes in the numbers that it computes in: those of evaluation."""
-    full = weights.dtype == "fp32"
-    with nullcontext() if full else torch.autocast(weights.device.type, DTYPES[weights.dtype]):
+    with autocast(recipe):
         yield model
 
 
-def _load(weights: _Weights, tokenizer: Any) -> Any:
-    model = load_model(
-        weights.name,
-        dtype=DTYPES[weights.dtype],
-        device=weights.device,
-        revision=weights.revision,
-        trust_remote_code=weights.trust_remote_code,
-    )
+def _fitted(model: Any, tokenizer: Any) -> Any:
     check_tokenizer_fits(model, tokenizer)
     return model

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from tunelab import __version__
@@ -22,12 +21,12 @@ from tunelab.evaluation.metrics.perplexity import predicted_bytes
 from tunelab.evaluation.runner import held_out_likelihoods, held_out_responses, score_held_out
 from tunelab.files import write_json_atomically
 from tunelab.models.adapters import load_adapter
-from tunelab.models.load import DTYPES, check_tokenizer_fits, load_model, load_tokenizer, model_fingerprint
+from tunelab.models.load import check_tokenizer_fits, load_tokenizer, model_fingerprint
 from tunelab.progress import Progress, named, silent
 from tunelab.runs import Run, open_run
 from tunelab.statistics import Estimate, paired_ratio_difference
 from tunelab.workflows.prepare import load_recipe_tokenizer, prepare_with
-from tunelab.workflows.setup import compute_device, compute_dtype
+from tunelab.workflows.setup import autocast, compute_dtype, load_base, load_trained
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def _evaluate_arms(
         header = {
             **arm.identity,
             "arm": arm.name,
-            "precision": recipe.precision,
+            "precision": recipe.precision.identity,
             "dtype": compute_dtype(recipe),
             "template": recipe.data.template,
             "data": data.held_out.sha256,
@@ -185,39 +184,23 @@ def held_out_rows(data: PreparedData, tokenizer: Any, limit: int | None) -> tupl
     return rows, items
 
 
-@contextmanager
-def autocast(recipe: Recipe) -> Iterator[None]:
-    """Forward passes in the numbers that the recipe trains with."""
-    name = compute_dtype(recipe)
-    with torch.autocast(compute_device(recipe).type, DTYPES[name]) if name != "fp32" else nullcontext():
-        yield
-
-
-def _load(recipe: Recipe, name: str | None = None, revision: str | None = None) -> Any:
-    return load_model(
-        name or recipe.model.name,
-        dtype=DTYPES[compute_dtype(recipe)],
-        device=compute_device(recipe),
-        revision=revision,
-        trust_remote_code=recipe.model.trust_remote_code,
-    )
-
-
 def _run_arms(run: Run, recipe: Recipe) -> dict[str, Arm]:
     if run.adapter.exists():
         return _adapter_arms(recipe, run.adapter)
-    tuned = Arm("tuned", {"weights": run.manifest["weights_after"]}, lambda: nullcontext(_load(recipe, str(run.model))))
+    tuned = Arm(
+        "tuned", {"weights": run.manifest["weights_after"]}, lambda: nullcontext(load_trained(recipe, run.model))
+    )
     return {"base": _base_arm(recipe), "tuned": tuned}
 
 
 def _base_arm(recipe: Recipe) -> Arm:
-    model = _load(recipe, revision=recipe.model.revision)
+    model = load_base(recipe)
     return Arm("base", {"model": model_fingerprint(recipe.model.name, model)}, lambda: nullcontext(model))
 
 
 def _adapter_arms(recipe: Recipe, adapter: Path) -> dict[str, Arm]:
     """Base and tuned from one load of the weights: the adapter off and on."""
-    base = _load(recipe, revision=recipe.model.revision)
+    base = load_base(recipe)
     fingerprint = model_fingerprint(recipe.model.name, base)
     model = load_adapter(base, adapter)
 

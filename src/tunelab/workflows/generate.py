@@ -28,20 +28,18 @@ from tunelab.generate.engine import Generation
 from tunelab.generate.sampling import Decoding
 from tunelab.models.adapters import load_adapter
 from tunelab.models.load import (
-    DTYPES,
     check_tokenizer_fits,
     context_window,
-    load_model,
     load_tokenizer,
     model_fingerprint,
 )
 from tunelab.progress import Progress, silent
 from tunelab.responses import ResponseFile, prompt_hash
 from tunelab.runs import Run, open_run
-from tunelab.workflows.evaluate import adapter_hash, autocast
+from tunelab.workflows.evaluate import adapter_hash
 from tunelab.workflows.prepare import load_recipe_tokenizer, recipe_template
 from tunelab.workflows.prompts import PLACEHOLDER, Prompt, as_prompts, bad_prompts, in_words
-from tunelab.workflows.setup import compute_device, compute_dtype
+from tunelab.workflows.setup import autocast, compute_dtype, load_base, load_trained
 
 ARMS = ("base", "tuned")
 T = TypeVar("T")
@@ -104,13 +102,8 @@ class Responder:
     @cached_property
     def model(self) -> nn.Module:
         """The weights, with the adapter on them where there is one."""
-        loaded = load_model(
-            self.weights.name,
-            dtype=DTYPES[compute_dtype(self.recipe)],
-            device=compute_device(self.recipe),
-            revision=self.weights.revision,
-            trust_remote_code=self.recipe.model.trust_remote_code,
-        )
+        trained = self.weights.digest is not None
+        loaded = load_trained(self.recipe, Path(self.weights.name)) if trained else load_base(self.recipe)
         check_tokenizer_fits(loaded, self.tokenizer)
         self._fingerprint = "" if self.weights.digest else model_fingerprint(self.weights.name, loaded)
         adapted: nn.Module = load_adapter(loaded, self.weights.adapter) if self.weights.adapter else loaded
@@ -128,7 +121,7 @@ class Responder:
         return {
             **own,
             "arm": self.arm,
-            "precision": self.recipe.precision,
+            "precision": self.recipe.precision.identity,
             "dtype": compute_dtype(self.recipe),
             "template": None if self.raw else self.recipe.data.template,
             "decoding": {**how, "stop_token_ids": list(self.stop_token_ids)},

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +19,11 @@ from tunelab.config import Recipe
 from tunelab.data.loader import TokenTable, TrainingPlan
 from tunelab.errors import UsageError
 from tunelab.models.adapters import add_lora
+from tunelab.models.formats._format import WeightFormat
 from tunelab.models.forward import check_flat_forward, underlying
 from tunelab.models.load import DTYPES, check_tokenizer_fits, load_model
+from tunelab.models.precision import weight_format
+from tunelab.processor import has_bf16_products
 from tunelab.train.loop import LoopSettings
 
 
@@ -33,9 +39,9 @@ def compute_device(recipe: Recipe) -> torch.device:
 
 
 def compute_dtype(recipe: Recipe) -> str:
-    """The numbers of forward and backward, "fp32", "bf16" or "fp16"; `auto` is bf16 on a GPU that has it, else fp32.
+    """The numbers of forward and backward, "fp32", "bf16" or "fp16"; `auto` is bf16 on a GPU or processor that has it.
 
-    Not on a CPU, although it is about twice as fast there: see docs/decisions/0009-fp32-stays-on-the-cpu.md.
+    That bf16 ends where fp32 does was measured first: docs/decisions/0009-bf16-where-the-processor-has-it.md.
 
     Raises:
         UsageError: fp16 is asked for without a GPU.
@@ -44,8 +50,17 @@ def compute_dtype(recipe: Recipe) -> str:
     if dtype == "fp16" and device.type == "cpu":
         raise UsageError("train.dtype=fp16 needs a GPU, and none is used", "use bf16 or fp32 on a CPU")
     if dtype == "auto":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+        has_bf16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else has_bf16_products()
+        return "bf16" if has_bf16 else "fp32"
     return dtype
+
+
+@contextmanager
+def autocast(recipe: Recipe) -> Iterator[None]:
+    """Forward passes in the numbers that the recipe trains with."""
+    name = compute_dtype(recipe)
+    with torch.autocast(compute_device(recipe).type, DTYPES[name]) if name != "fp32" else nullcontext():
+        yield
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
@@ -89,13 +104,8 @@ def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.
     A frozen base lies in the precision it is computed with; weights that are trained lie in float32.
     """
     trains_base = recipe.adapter.kind == "none"
-    base: nn.Module = load_model(
-        recipe.model.name,
-        dtype=torch.float32 if trains_base else DTYPES[compute_dtype(recipe)],
-        device=accelerator.device,
-        revision=recipe.model.revision,
-        trust_remote_code=recipe.model.trust_remote_code,
-    )
+    dtype = torch.float32 if trains_base else DTYPES[compute_dtype(recipe)]
+    base: nn.Module = load_base(recipe, dtype=dtype, device=accelerator.device)
     check_tokenizer_fits(base, tokenizer)
     if recipe.train.packing:
         check_flat_forward(base)
@@ -116,6 +126,46 @@ def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.
         seed=recipe.train.seed,
     )
     return adapted
+
+
+def recipe_format(recipe: Recipe) -> WeightFormat | None:
+    """The format that the recipe stores the base's linear weights in; None where it leaves them as they are.
+
+    Raises:
+        UsageError: there is no such format, or it has no such option.
+    """
+    precision = recipe.precision
+    return None if precision.name == "none" else weight_format(precision.name, precision.options)
+
+
+def load_base(
+    recipe: Recipe, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> PreTrainedModel:
+    """The recipe's model without an adapter, its weights stored as the recipe says.
+
+    Args:
+        dtype: of the weights that no format stores; None = what the recipe computes in.
+        device: None = where the recipe computes.
+    """
+    return load_model(
+        recipe.model.name,
+        dtype=dtype or DTYPES[compute_dtype(recipe)],
+        device=device or compute_device(recipe),
+        revision=recipe.model.revision,
+        trust_remote_code=recipe.model.trust_remote_code,
+        form=recipe_format(recipe),
+        skip=recipe.precision.skip,
+    )
+
+
+def load_trained(recipe: Recipe, folder: Path) -> PreTrainedModel:
+    """The weights that a run of the recipe trained, every one of them."""
+    return load_model(
+        str(folder),
+        dtype=DTYPES[compute_dtype(recipe)],
+        device=compute_device(recipe),
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
 
 
 def enable_activation_checkpointing(model: PreTrainedModel) -> None:

@@ -15,9 +15,9 @@ from tunelab.models.adapters import load_adapter
 from tunelab.models.load import load_model
 from tunelab.models.merge import compare_logits, logits_of
 from tunelab.runs import Run
-from tunelab.workflows import export
-from tunelab.workflows.export import merge
+from tunelab.workflows import merge as story
 from tunelab.workflows.finetune import finetune
+from tunelab.workflows.merge import merge
 
 ROWS = [[72, 101, 108, 108, 111], [256, 3, 4, 5, 6, 7, 8]]
 
@@ -33,8 +33,7 @@ def test_merged_is_adapted(family: str, targets: Any, rows: Path, tmp_path: Path
     base = model_folder(tmp_path / "base", family, tie_word_embeddings=True)
     run = finetune(recipe(base, rows, tmp_path / "run", adapter__targets=targets))
     merged = merge(run, tmp_path / "merged")
-    assert merged.check.passed
-    assert merged.check.tokens > 100
+    assert merged.check is not None and merged.check.passed and merged.check.tokens > 100
     assert (merged.dtype, merged.path) == ("fp32", tmp_path / "merged")
     expected = logits_of(load_adapter(load_model(str(base), dtype=torch.float32), run.adapter), ROWS)
     plain = AutoModelForCausalLM.from_pretrained(merged.path)
@@ -52,21 +51,21 @@ def test_a_dtype_of_one_s_own(dtype: str, run: Run, tmp_path: Path) -> None:
     merged = merge(
         run,
         tmp_path / dtype,
-        dtype=dtype,
+        into=dtype,
         progress=lambda stage, done, total, detail="": seen.append((stage, done, total)),
     )
     assert merged.dtype == dtype
-    assert merged.check.largest_difference > 0
+    assert merged.check is not None and merged.check.largest_difference > 0
     assert seen[-1] == ("merging", 3, 3)
-    with pytest.raises(UsageError, match="no dtype named 'int3'"):
-        merge(run, tmp_path / "other", dtype="int3")
+    with pytest.raises(UsageError, match="no way named 'int3' to merge"):
+        merge(run, tmp_path / "other", into="int3")
 
 
 def test_a_merge_that_changes_logits_is_not_written(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(adapted: Any) -> Any:
         return adapted.unload()
 
-    monkeypatch.setattr(export, "merge_adapter", wrong)
+    monkeypatch.setattr(story, "merge_adapter", wrong)
     with pytest.raises(
         ModelError, match=r"the merged model's logits differ from base \+ adapter's by .* of the largest"
     ):

@@ -1,0 +1,111 @@
+"""How far one model's next-token distributions are from another's, on the answers of held-out rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+#: Log-probabilities that are held for one model: tokens x vocabulary in float32.
+MOST_BYTES = 512 * 2**20
+
+#: Answer tokens that are compared at most.
+MOST_TOKENS = 4096
+
+Row = tuple[Sequence[int], Sequence[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """A model beside the one that it should be, and beside the base from which that one was trained.
+
+    Attributes:
+        tokens: answer tokens of held-out rows that were compared.
+        kl: mean Kullback-Leibler divergence of its next-token distribution from that of the trained model, nats.
+        changed: share of tokens where another one is the most likely.
+        base_loss, trained_loss, loss: mean -log p of the answers' tokens, nats, under base, trained model and this one.
+    """
+
+    tokens: int
+    kl: float
+    changed: float
+    base_loss: float
+    trained_loss: float
+    loss: float
+
+    @property
+    def kept_gain(self) -> float | None:
+        """Share of the loss that training took off the base's which this model has; None where it took none off."""
+        gain = self.base_loss - self.trained_loss
+        return (self.base_loss - self.loss) / gain if gain > 0 else None
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss): of the answers' tokens."""
+        return math.exp(self.loss)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "kept_gain": self.kept_gain, "perplexity": self.perplexity}
+
+
+@dataclass(frozen=True)
+class AnswerDistributions:
+    """log p of every next token at the places that predict an answer's token.
+
+    Attributes:
+        log_probabilities: [tokens, vocabulary] float32, on the CPU.
+        targets: [tokens], the answers' tokens.
+    """
+
+    log_probabilities: Tensor
+    targets: Tensor
+
+    @property
+    def loss(self) -> float:
+        """Mean -log p of the targets, nats."""
+        return float(-self.log_probabilities.gather(1, self.targets[:, None]).double().mean())
+
+
+def answer_distributions(model: nn.Module, rows: Sequence[Row]) -> AnswerDistributions:
+    """What a model gives to the answers of rows, up to the tokens that MOST_BYTES and MOST_TOKENS allow.
+
+    Args:
+        model: a causal language model of transformers, or PEFT's wrapper of one; in evaluation mode meanwhile.
+        rows: (input_ids, answer_mask) of each row.
+    """
+    import torch
+
+    from tunelab.generate.engine import evaluation_mode
+    from tunelab.models.forward import flat_attention, flat_hidden_states, output_head, underlying
+
+    device = underlying(model).get_input_embeddings().weight.device
+    head, most = output_head(model), MOST_TOKENS
+    kept: list[Tensor] = []
+    targets: list[Tensor] = []
+    with evaluation_mode(model), torch.no_grad():
+        for ids, mask in rows:
+            places = [place - 1 for place in range(1, len(ids)) if mask[place]][:most]
+            if not places:
+                continue
+            row = torch.tensor(list(ids), device=device)
+            with flat_attention(model):
+                hidden = flat_hidden_states(model, row, torch.tensor([0, len(row)], device=device))
+            logits = head(hidden[places]).float()  # [answer tokens, vocabulary]
+            most = min(most, MOST_BYTES // (4 * logits.shape[1])) - len(places) if not kept else most - len(places)
+            kept.append(torch.log_softmax(logits, dim=-1).cpu())
+            targets.append(row[[place + 1 for place in places]].cpu())
+            if most <= 0:
+                break
+    return AnswerDistributions(torch.cat(kept), torch.cat(targets))
+
+
+def divergence(base_loss: float, trained: AnswerDistributions, other: AnswerDistributions) -> Divergence:
+    """How far `other` is from `trained`, on the same rows."""
+    p, q = trained.log_probabilities, other.log_probabilities
+    kl = (p.exp() * (p - q)).sum(dim=-1).double().mean()
+    changed = (p.argmax(dim=-1) != q.argmax(dim=-1)).double().mean()
+    return Divergence(len(p), float(kl), float(changed), base_loss, trained.loss, other.loss)

@@ -1,0 +1,84 @@
+"""The weights of a checkpoint in safetensors files, one tensor at a time, under the names that the model gives them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+from torch import Tensor
+
+from tunelab.errors import ModelError
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+
+
+def checkpoint_folder(name: str, revision: str | None) -> Path:
+    """The folder itself, or the hub's files in the local cache, downloaded where they are not there yet."""
+    if Path(name).is_dir():
+        return Path(name)
+    wanted = ["config.json", "generation_config.json", INDEX, "model*.safetensors"]
+    return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+
+
+class CheckpointFiles:
+    """Tensors of a folder's safetensors files.
+
+    Args:
+        folder: holds model.safetensors, or an index and the files that it names.
+        known: names of the model's parameters; a checkpoint of the backbone alone, or one with a prefix that the model
+            does not have, is renamed to fit them.
+        prefix: the model's name for its backbone ("transformer", "model").
+
+    Raises:
+        ModelError: there are no such files.
+    """
+
+    def __init__(self, folder: Path, known: Collection[str], prefix: str) -> None:
+        self.folder = folder
+        self._known, self._prefix = set(known), prefix + "."
+        self._layers = {name.rpartition(".")[0] for name in known}
+        self._places: dict[str, tuple[str, str]] = {}  # the model's name -> file, and the name in it
+        for file in self._files():
+            with safe_open(folder / file, "pt") as opened:
+                for stored in opened.keys():  # noqa: SIM118  it has keys, and is no mapping
+                    self._places[self._own_name(stored)] = (file, stored)
+
+    def _files(self) -> list[str]:
+        if (self.folder / INDEX).exists():
+            index = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
+            return sorted(set(index["weight_map"].values()))
+        if (self.folder / SINGLE).exists():
+            return [SINGLE]
+        raise ModelError(
+            f"{self.folder}: no safetensors weights",
+            "pickled weights can run code and are not loaded; save the model with save_pretrained to convert it",
+        )
+
+    def _own_name(self, stored: str) -> str:
+        for candidate in (stored, self._prefix + stored, stored.removeprefix(self._prefix)):
+            # Also what stands beside a weight in a quantised checkpoint: "LAYER.weight.absmax", "LAYER.SCB".
+            parts = candidate.split(".")
+            if candidate in self._known or any(".".join(parts[:end]) in self._layers for end in range(1, len(parts))):
+                return candidate
+        return stored
+
+    def beside(self, layer: str) -> list[str]:
+        """What follows the layer's name in each of its tensors' names: "weight", "weight.absmax", ..."""
+        return [name.removeprefix(layer + ".") for name in self._places if name.startswith(layer + ".")]
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, on the CPU. The file is opened for it alone: what was read before does not stay in memory."""
+        file, stored = self._places[name]
+        with safe_open(self.folder / file, "pt") as opened:
+            tensor: Tensor = opened.get_tensor(stored)
+        return tensor
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        """The tensors' names, as the model has them, in the order of the files."""
+        return iter(self._places)

@@ -1,0 +1,73 @@
+"""A weight format by its name and options, and the one that a checkpoint's own configuration tells of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, cast
+
+from tunelab import plugins
+from tunelab.errors import ModelError, UsageError
+from tunelab.models.formats._format import WeightFormat
+
+FOLDER = "models/formats"
+
+
+def weight_format(name: str, options: Mapping[str, Any] | None = None) -> WeightFormat:
+    """The format of this name (a file in models/formats/, an entry point, or the path of a .py file).
+
+    Raises:
+        UsageError: there is none, or it has no such option.
+    """
+    form = plugins.load(FOLDER, name).Format
+    known = [one.name for one in fields(form)]
+    for option in options or {}:
+        if option not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise UsageError(f"precision.options: {name} has no option {option!r}", has)
+    return cast(WeightFormat, form(**(options or {})))
+
+
+def stored_format(quantization: Mapping[str, Any] | None, name: str) -> WeightFormat | None:
+    """The format that a checkpoint's linear layers are stored in already, from its `quantization_config`.
+
+    Raises:
+        ModelError: they are stored in a way that cannot be read here.
+    """
+    if not quantization:
+        return None
+    method = quantization.get("quant_method")
+    if method == "bitsandbytes" and quantization.get("load_in_8bit"):
+        return weight_format("int8")
+    if method == "bitsandbytes" and quantization.get("load_in_4bit"):
+        double = bool(quantization.get("bnb_4bit_use_double_quant", False))
+        return weight_format(quantization.get("bnb_4bit_quant_type", "fp4"), {"double_quantization": double})
+    if method == "compressed-tensors" and quantization.get("format") == "mxfp4-pack-quantized":
+        return weight_format("mxfp4")
+    raise ModelError(
+        f"{name}: its weights are stored by {method}"
+        + (f" as {quantization['format']}" if "format" in quantization else ""),
+        "of quantised checkpoints, bitsandbytes' (4 and 8 bits) and compressed-tensors' mxfp4-pack-quantized are read; "
+        "else use the checkpoint that is not quantised",
+    )
+
+
+def check_format(asked: WeightFormat | None, stored: WeightFormat | None, name: str) -> None:
+    """What a checkpoint is stored in cannot be changed by loading it.
+
+    Raises:
+        ModelError: another format, or none, is asked for than the one that it is stored in.
+    """
+    if stored is None:
+        return
+    if asked is None or asked.name != stored.name:
+        raise ModelError(
+            f"{name}: its weights are stored in {stored.name}, and precision is {asked.name if asked else 'none'}",
+            f"set precision: {stored.name}, or use the checkpoint that is not quantised",
+        )
+    for option in ("double_quantization",):
+        if getattr(asked, option, None) != getattr(stored, option, None):
+            raise ModelError(
+                f"{name}: its weights are stored with {option}={getattr(stored, option)}",
+                f"set precision.options.{option}: {str(getattr(stored, option)).lower()}",
+            )

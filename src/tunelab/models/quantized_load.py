@@ -1,0 +1,154 @@
+"""Loading a model with its linear layers quantised: tensor by tensor, each straight to where and how it will lie.
+
+The model is built without memory for its weights. Each tensor is then read, quantised where it is a linear layer's
+weight, and let go: at no time is more in memory than the quantised model and one tensor of the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from tunelab.errors import ModelError
+from tunelab.models.checkpoint_files import CheckpointFiles
+from tunelab.models.formats._format import WeightFormat
+from tunelab.models.quantized_linear import QuantizedLinear, quantized_layers
+
+
+def load_quantized(
+    config: Any,
+    folder: Path,
+    form: WeightFormat,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    trust_remote_code: bool = False,
+    skip: Sequence[str] = (),
+    is_stored: bool = False,
+) -> PreTrainedModel:
+    """The model of a folder's weight files with its linear layers in a weight format, all else in `dtype`.
+
+    Args:
+        config: the model's configuration; its `quantization_config` plays no part.
+        skip: names of linear layers, or their last parts ("self_attn.q_proj", "down_proj"), that stay in `dtype`; the
+            output head always does.
+        is_stored: the checkpoint holds codes and scales of this format already.
+
+    Raises:
+        ModelError: a name in `skip` is no linear layer; a weight cannot be quantised, is missing, or has another shape.
+    """
+    model = _empty_model(config, dtype, trust_remote_code)
+    known = [name for name, _ in model.named_parameters()]
+    files = CheckpointFiles(folder, known, model.base_model_prefix)
+    for name in layers_to_quantize(model, skip):
+        if is_stored and not any(
+            suffix.startswith(("weight.", "weight_packed", "SCB")) for suffix in files.beside(name)
+        ):
+            continue  # left alone by whoever quantised it
+        _replace(model, name, _empty_layer(model.get_submodule(name), form, dtype))
+    layers = quantized_layers(model)
+    read: set[str] = set()
+    for name, layer in layers.items():
+        suffixes = [suffix for suffix in files.beside(name) if suffix != "bias"]
+        tensors = {suffix: files.tensor(f"{name}.{suffix}").to(device) for suffix in suffixes}
+        read.update(f"{name}.{suffix}" for suffix in suffixes)
+        try:
+            layer.set_packed(_packed(layer, tensors, is_stored))
+        except ModelError as error:
+            raise ModelError(f"{folder}: {name}: {error}", error.hint) from error
+    for name in files:
+        if name in read or name not in known:
+            continue
+        parent, _, last = name.rpartition(".")
+        expected = model.get_parameter(name)
+        tensor = files.tensor(name)
+        if tensor.shape != expected.shape:
+            raise ModelError(f"{folder}: {name} is {tuple(tensor.shape)}, the model expects {tuple(expected.shape)}")
+        placed = tensor.to(device, dtype, copy=True)  # a copy of its own: the file is let go
+        setattr(model.get_submodule(parent), last, nn.Parameter(placed, requires_grad=False))
+    model.tie_weights()
+    _check_complete(model, folder)
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+    return model.eval()
+
+
+def _empty_model(config: Any, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+    """The model with its parameters on the meta device, and what it computes for itself (rotary angles) on the CPU."""
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with init_empty_weights(include_buffers=False):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust_remote_code
+        )
+    return model
+
+
+def layers_to_quantize(model: PreTrainedModel, skip: Sequence[str] = ()) -> list[str]:
+    """Names of the linear layers (GPT-2's Conv1D included) that are stored in a format: all but the head and `skip`.
+
+    Raises:
+        ModelError: a name in `skip` is no linear layer.
+    """
+    head = model.get_output_embeddings()
+    names = [
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head
+    ]
+    for wanted in skip:
+        if not any(name == wanted or name.endswith("." + wanted) for name in names):
+            shown = sorted({".".join(name.split(".")[-2:]) for name in names})
+            raise ModelError(
+                f"precision.skip: {wanted!r} is no linear layer of {type(model).__name__}",
+                "linear layers: " + ", ".join(shown),
+            )
+    return [name for name in names if not any(name == other or name.endswith("." + other) for other in skip)]
+
+
+def _empty_layer(layer: nn.Module, form: WeightFormat, dtype: torch.dtype) -> QuantizedLinear:
+    conv1d = isinstance(layer, Conv1D)
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    shape = (weight.shape[1], weight.shape[0]) if conv1d else (weight.shape[0], weight.shape[1])
+    packed = {
+        name: torch.empty(size, dtype=stored, device="meta")
+        for name, (size, stored) in form.packed_layout(shape).items()
+    }
+    bias = layer.bias
+    assert bias is None or isinstance(bias, Tensor)
+    return QuantizedLinear(form, packed, shape, bias=bias, dtype=dtype, from_conv1d=conv1d)
+
+
+def _packed(layer: QuantizedLinear, tensors: dict[str, Tensor], is_stored: bool) -> dict[str, Tensor]:
+    """Codes and scales of a layer from its tensors in the checkpoint."""
+    if is_stored:
+        packed = layer.form.from_checkpoint(tensors, layer.shape)
+        return {name: tensor.clone() for name, tensor in packed.items()}  # of their own: the file is let go
+    if "weight" not in tensors:
+        raise ModelError("the weight is missing", "use a complete causal language model checkpoint")
+    weight = tensors["weight"].T if layer.from_conv1d else tensors["weight"]
+    if tuple(weight.shape) != layer.shape:
+        raise ModelError(f"the weight is {tuple(weight.shape)}, the model expects {layer.shape}")
+    return layer.form.quantize(weight)
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, module)
+
+
+def _check_complete(model: PreTrainedModel, folder: Path) -> None:
+    missing = sorted(name for name, parameter in model.named_parameters() if parameter.is_meta)
+    if missing:
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise ModelError(
+            f"{folder}: the weight files lack {len(missing)} weights of {type(model).__name__}: {shown}",
+            "they would start at random; use a complete causal language model checkpoint",
+        )

@@ -1,0 +1,58 @@
+"""For tests of GGUF files: a byte-level tokenizer with merges, and llama.cpp itself where a binding is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_tokenizers import byte_tokenizer
+from tokenizers import pre_tokenizers
+
+
+def with_merges() -> Any:
+    """A byte-level tokenizer with GPT-2's splitting rule, a few merges, and as many ids as the tiny models have."""
+    tokenizer = byte_tokenizer([("t", "h"), ("th", "e"), ("Ġ", "the"), ("a", "n")])
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    return tokenizer
+
+
+needs_llama_cpp = pytest.mark.skipif(
+    importlib.util.find_spec("xllamacpp") is None, reason="runs llama.cpp: pip install xllamacpp"
+)
+
+
+class LlamaCpp:
+    """A llama.cpp server in this process, for tests marked needs_llama_cpp."""
+
+    def __init__(self, path: Path) -> None:
+        binding = importlib.import_module("xllamacpp")
+        parameters = binding.CommonParams()
+        parameters.model.path = str(path)
+        parameters.n_ctx = 256
+        parameters.n_parallel = parameters.cpuparams.n_threads = 1
+        parameters.warmup = parameters.fit_params = parameters.enable_chat_template = False
+        self.server = binding.Server(parameters)
+
+    def post(self, place: str, **asked: Any) -> Any:
+        url = f"{self.server.listening_address}/{place}"
+        request = urllib.request.Request(url, json.dumps(asked).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as reply:
+            return json.load(reply)
+
+    def ids(self, text: str) -> list[int]:
+        found: list[int] = self.post("tokenize", content=text, add_special=True, parse_special=False)["tokens"]
+        return found
+
+    def log_probabilities(self, ids: list[int], vocabulary: int) -> torch.Tensor:
+        """[vocabulary], of the next token. The answer is bent towards "a": half a character would not be reported."""
+        bend = [[self.ids("a")[-1], 1000.0]]
+        reply = self.post(
+            "completion", prompt=ids, n_predict=1, n_probs=vocabulary, logit_bias=bend, cache_prompt=False
+        )
+        top = reply["completion_probabilities"][0]["top_logprobs"]
+        return torch.tensor([value["logprob"] for value in sorted(top, key=lambda value: value["id"])])
