@@ -22,8 +22,8 @@ def main(folder: str = "runs/example-merge", steps: int = 100) -> None:
             "out": f"{folder}/run",
         }
     )
-    merged = tunelab.merge(run, f"{folder}/merged", dtype="fp32")
-    print(f"{merged.path}: logits differ by {merged.check.largest_difference:.1e} of the largest from base + adapter")
+    merged = tunelab.merge(run, f"{folder}/merged", into="fp32")
+    print(f"{merged.path}: logits differ by {merged.quality.kl:.1e} nats (KL) from base + adapter")
 
     # From here on nothing of tunelab is needed.
     tokenizer = AutoTokenizer.from_pretrained(merged.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -38,20 +39,25 @@ def test_the_merged_checkpoint_is_base_plus_adapter_in_plain_transformers(tunela
 def test_it_says_how_far_the_two_are_apart(tunelab: Command, bench: Bench) -> None:
     said = tunelab("merge", bench.lora, "--out", "merged")
     assert said.cells["merged checkpoint"] == ["merged"] and said.cells["dtype"] == ["fp32"]
-    assert int(said.cells["tokens compared"][0]) > 100
-    difference, tolerated = (
-        float(said.cells[name][0].split()[0]) for name in ("largest difference of logits", "tolerated")
-    )
-    assert 0 <= difference <= tolerated == 1e-4
-    assert said.cells["same most likely token"] == ["100.00%"]
-    assert said.err == "base + adapter and the merged checkpoint are the same model within the dtype's error\n"
+    assert float(said.cells["KL from the trained model"][0].split()[0]) < 1e-6
+    assert said.cells["changed tokens"] == ["0.00%"] and said.cells["gain kept"][0] in ("100.0%", "no gain")
+    found = re.search(r"logits of (\d+) tokens differ by (\S+) of the largest at most \(tolerated 1e-04\)", said.err)
+    assert found and int(found[1]) > 100 and 0 <= float(found[2]) <= 1e-4
+
+
+def test_all_ways_side_by_side(tunelab: Command, bench: Bench) -> None:
+    said = tunelab("merge", bench.lora, "--compare")
+    assert said.code == 0, said.err
+    assert {"fp32", "bf16", "fp16", "nf4", "fp4", "int8", "mxfp4"} <= set(said.cells)
+    assert "Recommended: --into " in said.err and "answer tokens of held-out rows" in said.err
+    assert (bench.lora / "merges.json").exists()
 
 
 @pytest.mark.parametrize(("dtype", "written"), [("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32")])
 def test_the_dtype_is_what_was_asked_for(dtype: str, written: str, tunelab: Command, bench: Bench) -> None:
     from safetensors import safe_open
 
-    said = tunelab("merge", bench.lora, "--out", "merged", "--dtype", dtype)
+    said = tunelab("merge", bench.lora, "--out", "merged", "--into", dtype)
     assert said.code == 0 and said.cells["dtype"] == [dtype]
     assert json.loads(Path("merged/config.json").read_text())["dtype"] == written
     with safe_open("merged/model.safetensors", "pt") as file:
@@ -91,9 +97,9 @@ def test_a_run_without_a_result_is_refused(tunelab: Command, bench: Bench, tmp_p
 
 def test_wrong_uses(tunelab: Command, bench: Bench) -> None:
     for words, message in (
-        ([bench.lora], "required: --out"),
+        ([bench.lora], "give either --out DIR or --compare"),
         (["--out", "merged"], "required: RUN"),
-        ([bench.lora, "--out", "merged", "--dtype", "int8"], "argument --dtype: invalid choice: 'int8'"),
+        ([bench.lora, "--out", "merged", "--into", "int3"], "no way named 'int3' to merge"),
     ):
         said = tunelab("merge", *words)
         assert said.code == 2 and message in said.err and not Path("merged").exists()

@@ -17,8 +17,8 @@ from tunelab.models.adapters import load_adapter
 from tunelab.models.forward import check_flat_forward
 from tunelab.models.load import load_model
 from tunelab.models.merge import logits_of
-from tunelab.workflows.export import merge
 from tunelab.workflows.finetune import finetune, resume
+from tunelab.workflows.merge import merge
 
 
 @pytest.fixture(scope="module")
@@ -69,4 +69,5 @@ def test_it_learns_resumes_and_its_adapter_is_peft_s(model: Path, shared_data: P
     for expected, got, before in zip(ours, plain, untouched, strict=True):
         torch.testing.assert_close(got, expected, rtol=0, atol=0)
         assert float((got - before).abs().max()) > 0.1
-    assert merge(whole, tmp_path / "merged", dtype="fp32").check.passed
+    check = merge(whole, tmp_path / "merged", into="fp32").check
+    assert check is not None and check.passed

@@ -1,4 +1,4 @@
-"""Tune a small model that ships with tunelab, fully and with LoRA, and measure all arms: no network, no GPU, 2 minutes.
+"""Tune a small model that ships with tunelab, fully, with LoRA and over 4 bits: no network, no GPU, 2 minutes.
 
 Examples:
   tunelab demo
@@ -22,14 +22,17 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--out."""
-    parser.add_argument("--out", metavar="DIR", help="directory of the two runs (default: runs/demo-N, the first free)")
+    parser.add_argument("--out", metavar="DIR", help="directory of the runs (default: runs/demo-N, the first free)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo, show its table, and say what to try next."""
     start = time.monotonic()
     out = Path(arguments.out) if arguments.out else _free_directory()
-    say("Fine-tuning a small base model (2.2 M parameters) on about 1,900 instructions, fully and with LoRA ...")
+    say(
+        "Fine-tuning a small base model (2.2 M parameters) on about 1,900 instructions, fully, with LoRA, and with\n"
+        "LoRA over a base stored in 4 bits (nf4, mxfp4) ..."
+    )
     from tunelab.workflows.demo import demo
 
     with progress_bar() as progress:

@@ -44,7 +44,7 @@ def load_quantized(
     Raises:
         ModelError: a name in `skip` is no linear layer; a weight cannot be quantised, is missing, or has another shape.
     """
-    model = _empty_model(config, dtype, trust_remote_code)
+    model = empty_model(config, dtype, trust_remote_code)
     known = [name for name, _ in model.named_parameters()]
     files = CheckpointFiles(folder, known, model.base_model_prefix)
     for name in layers_to_quantize(model, skip):
@@ -81,7 +81,7 @@ def load_quantized(
     return model.eval()
 
 
-def _empty_model(config: Any, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+def empty_model(config: Any, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
     """The model with its parameters on the meta device, and what it computes for itself (rotary angles) on the CPU."""
     if hasattr(config, "quantization_config"):
         del config.quantization_config

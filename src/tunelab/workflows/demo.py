@@ -1,4 +1,4 @@
-"""The story that `tunelab demo` tells: a small base model, tuned fully and with LoRA, all three measured alike.
+"""The story that `tunelab demo` tells: a small base model, tuned fully and with LoRA, also over 4 bits, all measured.
 
 Model and rows ship with the package (docs/demo-assets.md says how they were made), so nothing is fetched.
 """
@@ -20,10 +20,14 @@ from tunelab.workflows.finetune import finetune
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 BASE, ROWS = ASSETS / "demo_base", ASSETS / "demo_instructions.jsonl"
 
-#: What differs between the two ways of tuning: learning rates from a few tries by hand, not from a search.
+LORA = {"kind": "lora", "rank": 16, "alpha": 32}
+
+#: What differs between the ways of tuning: learning rates from a few tries by hand, not from a search.
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"adapter": "none", "train": {"lr": 1e-3}},
-    "lora": {"adapter": {"kind": "lora", "rank": 16, "alpha": 32}, "train": {"lr": 5e-3}},
+    "lora": {"adapter": LORA, "train": {"lr": 5e-3}},
+    "nf4": {"adapter": LORA, "train": {"lr": 5e-3}, "precision": "nf4"},
+    "mxfp4": {"adapter": LORA, "train": {"lr": 5e-3}, "precision": "mxfp4"},
 }
 
 
@@ -32,9 +36,9 @@ class Demo:
     """What the demo found.
 
     Args:
-        arms: "base", "full", "lora" -> scores.
-        gains: "full", "lora" -> response loss of base less this arm, nats per token, paired over rows.
-        runs: "full", "lora" -> the run.
+        arms: "base", "full", "lora", "nf4", "mxfp4" (LoRA over a base stored in these) -> scores.
+        gains: each way of tuning -> response loss of base less this arm, nats per token, paired over rows.
+        runs: each way of tuning -> the run.
         rows: held-out rows that all arms were measured on.
     """
 
@@ -50,6 +54,7 @@ def demo_recipe(method: str, out: Path) -> dict[str, Any]:
     return {
         "model": str(BASE),
         "adapter": own["adapter"],
+        "precision": own.get("precision", "none"),
         "data": {"sources": [{"name": "alpaca", "path": str(ROWS)}], "held_out": 150, "max_length": 256},
         "train": {"epochs": 2, "rows_per_step": 16, "device": "cpu", "dtype": "fp32", **own["train"]},
         "evaluate": {"max_new_tokens": 32, "batch_tokens": 8192},
@@ -58,7 +63,7 @@ def demo_recipe(method: str, out: Path) -> dict[str, Any]:
 
 
 def demo(out: Path, *, progress: Progress = silent) -> Demo:
-    """Tune the demo's base both ways into directories under `out`, and measure base and both results."""
+    """Tune the demo's base in every way into directories under `out`, and measure base and results."""
     runs: dict[str, Run] = {}
     arms: dict[str, list[Score]] = {}
     likelihoods = {}

@@ -23,7 +23,7 @@ from tunelab.evaluation.divergence import AnswerDistributions, Divergence, answe
 from tunelab.files import directory_written_atomically, write_json_atomically
 from tunelab.models.adapters import load_adapter
 from tunelab.models.digest import digest
-from tunelab.models.load import DTYPES, load_config, load_model, load_tokenizer
+from tunelab.models.load import DTYPES, load_model, load_tokenizer
 from tunelab.models.merge import (
     MergeCheck,
     compare_logits,
@@ -37,7 +37,7 @@ from tunelab.models.quantized_save import save_quantized
 from tunelab.progress import Progress, silent
 from tunelab.runs import Run, open_run
 from tunelab.workflows.prepare import prepare_with
-from tunelab.workflows.setup import load_base
+from tunelab.workflows.setup import checkpoint_dtype, load_base
 
 #: Rows and tokens of each whose logits are compared one by one.
 ROWS_COMPARED, TOKENS_COMPARED = 8, 128
@@ -110,7 +110,7 @@ def merge(
     progress("merging", 0, 3, "the trained model")
     trained = _trained(recipe, run, rows)
     progress("merging", 1, 3, "writing")
-    model, dtype, is_same = _merged_model(recipe, run, into)
+    model, dtype, is_same = merged_model(recipe, run, into)
     with directory_written_atomically(target) as folder:
         _save(model, folder)
         tokenizer.save_pretrained(folder)
@@ -141,7 +141,7 @@ def compare_merges(run: Run | Path | str, *, progress: Progress = silent) -> dic
     found: dict[str, Divergence] = {}
     for number, way in enumerate(ways, start=1):
         progress("measuring", number, len(ways) + 1, way)
-        model, _, _ = _merged_model(recipe, run, way)
+        model, _, _ = merged_model(recipe, run, way)
         quality = _quality(trained, model, rows)
         if quality is None:
             raise ModelError(
@@ -177,7 +177,7 @@ def _opened(run: Run | Path | str) -> tuple[Run, Recipe, Any]:
 
 def _resolved(recipe: Recipe, into: str) -> str:
     if into == "auto":
-        return DEQUANTISED if recipe.precision.name != "none" else _name(_own_dtype(recipe))
+        return DEQUANTISED if recipe.precision.name != "none" else _name(checkpoint_dtype(recipe))
     if into not in merge_ways(recipe):
         raise UsageError(f"no way named {into!r} to merge", f"known: auto, {', '.join(merge_ways(recipe))}")
     return into
@@ -205,7 +205,7 @@ def _trained(recipe: Recipe, run: Run, rows: list[tuple[list[int], list[bool]]])
     return _Trained(logits_of(model, _short(rows)), answers, base_loss)
 
 
-def _merged_model(recipe: Recipe, run: Run, into: str) -> tuple[PreTrainedModel, torch.dtype, bool]:
+def merged_model(recipe: Recipe, run: Run, into: str) -> tuple[PreTrainedModel, torch.dtype, bool]:
     """The merged model in memory, the dtype of what no format stores, and whether it is meant to be the trained one."""
     over_codes = recipe.precision.name != "none"
     own_weights = into in DTYPES
@@ -214,7 +214,7 @@ def _merged_model(recipe: Recipe, run: Run, into: str) -> tuple[PreTrainedModel,
     model = load_adapter(load_base(recipe, dtype=torch.float32, device="cpu"), run.adapter)
     dequantize_layers(model)
     merged = merge_adapter(model)
-    dtype = DTYPES[into] if own_weights else _own_dtype(recipe)
+    dtype = DTYPES[into] if own_weights else checkpoint_dtype(recipe)
     merged = merged.to(dtype)
     if into in plugins.names(FOLDER):
         quantize_layers(merged, weight_format(into, _format_options(recipe, into)), recipe.precision.skip)
@@ -265,13 +265,6 @@ def _refuse_a_lost_gain(merged: Merged, recipe: Recipe, force: bool) -> None:
 def _to_json(merged: Merged) -> dict[str, Any]:
     quality = None if merged.quality is None else merged.quality.to_json()
     return {"into": merged.into, "dtype": merged.dtype, "bytes": merged.bytes, "quality": quality}
-
-
-def _own_dtype(recipe: Recipe) -> torch.dtype:
-    """What the base's checkpoint has its weights in."""
-    model = recipe.model
-    own = load_config(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code).dtype
-    return own if own in DTYPES.values() else torch.float32
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -21,7 +21,7 @@ from tunelab.errors import UsageError
 from tunelab.models.adapters import add_lora
 from tunelab.models.formats._format import WeightFormat
 from tunelab.models.forward import check_flat_forward, underlying
-from tunelab.models.load import DTYPES, check_tokenizer_fits, load_model
+from tunelab.models.load import DTYPES, check_tokenizer_fits, load_config, load_model
 from tunelab.models.precision import weight_format
 from tunelab.processor import has_bf16_products
 from tunelab.train.loop import LoopSettings
@@ -136,6 +136,13 @@ def recipe_format(recipe: Recipe) -> WeightFormat | None:
     """
     precision = recipe.precision
     return None if precision.name == "none" else weight_format(precision.name, precision.options)
+
+
+def checkpoint_dtype(recipe: Recipe) -> torch.dtype:
+    """What the base's checkpoint has its weights in; float32 where it does not say."""
+    model = recipe.model
+    own = load_config(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code).dtype
+    return own if own in DTYPES.values() else torch.float32
 
 
 def load_base(

@@ -14,7 +14,7 @@ from tunelab.errors import ModelError
 Packed = Mapping[str, Tensor]
 
 #: Weights that are quantised at a time: the numbers in between take a few times 4 bytes each.
-WEIGHTS_AT_ONCE = 4 * 2**20
+WEIGHTS_AT_ONCE = 2**19
 
 
 class WeightFormat(Protocol):

@@ -72,7 +72,8 @@ class FourBits:
         check_finite(weight)
         flat = weight.contiguous().view(-1)
         codes, scales = [], []
-        for part in torch.split(flat, WEIGHTS_AT_ONCE):
+        # On the CPU bitsandbytes holds the distance of every weight to each of the 16 levels.
+        for part in torch.split(flat, max(BLOCK, WEIGHTS_AT_ONCE // 4 // BLOCK * BLOCK)):
             some, own = torch.ops.bitsandbytes.quantize_4bit(part, BLOCK, self.name, torch.uint8)
             codes.append(some.view(-1))
             scales.append(own.float())

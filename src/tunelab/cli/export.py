@@ -1,0 +1,45 @@
+"""Write a finished run's model as another program loads it.
+
+Examples:
+  tunelab export runs/alpaca --to hf --out exported
+  tunelab export runs/alpaca --to peft --out adapter
+  tunelab export runs/alpaca --to compressed-tensors --out for-vllm
+  tunelab export runs/alpaca --to gguf --kind Q8_0 --out gguf
+  tunelab export runs/alpaca --to ollama --out ollama && cd ollama && ollama create alpaca
+
+hf: a merged transformers checkpoint. compressed-tensors: MXFP4, for transformers and vLLM. gguf: for llama.cpp, every
+tensor read back and compared. ollama: that, and a Modelfile with the template and stop tokens of the training.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from tunelab.cli._console import print_table, progress_bar
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """RUN, --to, --out, --kind, --force."""
+    parser.add_argument("run", metavar="RUN", help="directory of a finished run")
+    parser.add_argument("--to", required=True, choices=("hf", "peft", "compressed-tensors", "gguf", "ollama"))
+    parser.add_argument("--out", metavar="DIR", required=True, help="a new directory")
+    parser.add_argument("--kind", choices=("F16", "Q8_0"), default="F16", help="of a GGUF file's matrices")
+    parser.add_argument("--force", action="store_true", help="write also what keeps less than half of the gain")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export, and show what was written."""
+    from tunelab.workflows.export import export
+
+    with progress_bar() as progress:
+        done = export(
+            arguments.run,
+            arguments.out,
+            to=arguments.to,
+            kind=arguments.kind,
+            force=arguments.force,
+            progress=progress,
+        )
+    files = ", ".join(done.files)
+    print_table(("what", "value"), [("written", str(done.path)), ("files", files), ("checked", done.checked)])
+    return 0

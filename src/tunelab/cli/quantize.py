@@ -1,0 +1,41 @@
+"""Store a model's linear layers in 4 or 8 bits: a checkpoint that loads without the original.
+
+Examples:
+  tunelab quantize meta-llama/Llama-3.1-8B --precision nf4 --out llama-nf4
+  tunelab quantize distilgpt2 --precision mxfp4 --out distilgpt2-mxfp4 precision.options.scale_rule=mse
+  tunelab train --model llama-nf4 --precision nf4 --data alpaca
+
+nf4, fp4 and int8 are written as bitsandbytes' checkpoints, mxfp4 as compressed-tensors' (mxfp4-pack-quantized).
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from tunelab.cli._console import print_table
+from tunelab.units import format_bytes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """MODEL, --precision, --out, and keys of a recipe."""
+    parser.add_argument("model", metavar="MODEL", help="hub name or local folder of a model")
+    parser.add_argument("changes", nargs="*", metavar="key=value", help="such as precision.skip=[down_proj]")
+    parser.add_argument("--precision", metavar="FORMAT", required=True, help="nf4, fp4, int8, mxfp4, or a .py file")
+    parser.add_argument("--out", metavar="DIR", required=True, help="directory of the checkpoint; must not exist")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Quantise, write, and show the size."""
+    from tunelab.workflows.quantize import quantize
+
+    made = quantize(arguments.model, arguments.out, precision=arguments.precision, changes=arguments.changes)
+    print_table(
+        ("what", "value"),
+        [
+            ("checkpoint", str(made.path)),
+            ("precision", f"{made.precision}, {made.layers} layers"),
+            ("bits per weight in these", f"{made.bits_per_weight:.3f}"),
+            ("size of the weights", f"{format_bytes(made.bytes)}, {format_bytes(made.dense_bytes)} in {made.dtype}"),
+        ],
+    )
+    return 0

@@ -1,0 +1,253 @@
+"""Loading with quantised layers: the same model however its files lie, all that was asked, and little memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import FAMILIES, tiny_model
+from transformers import AutoModelForCausalLM
+
+from tunelab.errors import ModelError
+from tunelab.models.digest import digest
+from tunelab.models.load import load_model
+from tunelab.models.merge import dequantize_layers, logits_of, quantize_layers
+from tunelab.models.precision import weight_format
+from tunelab.models.quantized_linear import quantized_layers
+from tunelab.models.quantized_save import save_quantized
+
+FORMATS = ("nf4", "fp4", "int8", "mxfp4")
+ROWS = [[5, 9, 200, 31, 7], [3, 4, 5, 6]]
+FP32 = torch.float32
+
+
+def saved(path: Path, family: str, **changes: Any) -> Path:
+    tiny_model(family, **changes).save_pretrained(path)
+    return path
+
+
+def same_layers(one: Any, other: Any) -> None:
+    """Two models have the same codes and scales, and the same other weights."""
+    first, second = quantized_layers(one), quantized_layers(other)
+    assert first.keys() == second.keys() and first
+    for name, layer in first.items():
+        assert all(torch.equal(tensor, second[name].packed[key]) for key, tensor in layer.packed.items()), name
+    rest = dict(other.named_parameters())
+    assert all(torch.equal(parameter, rest[name]) for name, parameter in one.named_parameters())
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_linear_layer_but_the_head_is_quantised(family: str, name: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path, family)
+    model = load_model(str(folder), dtype=FP32, form=weight_format(name))
+    layers = quantized_layers(model)
+    assert len(layers) == {"gpt2": 8, "llama": 14, "phi3": 8}[family]
+    assert type(model.get_output_embeddings()) is torch.nn.Linear
+    assert digest(model).dtypes[name] == sum(layer.in_features * layer.out_features for layer in layers.values())
+    assert not any(parameter.requires_grad for layer in layers.values() for parameter in layer.parameters())
+    assert not any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
+    # The dense model with the weights that the codes stand for gives the same logits.
+    dense = tiny_model(family)
+    for layer_name, layer in layers.items():
+        own = dense.get_submodule(layer_name)
+        own.weight.data.copy_(layer.weight.T if layer.from_conv1d else layer.weight)
+    for got, expected in zip(logits_of(model, ROWS), logits_of(dense, ROWS), strict=True):
+        assert torch.equal(got, expected)
+    assert len(model.generate(torch.tensor([ROWS[0]]), max_new_tokens=3, do_sample=False)[0]) == 8
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_saved_is_loaded_without_the_original(family: str, name: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "dense", family, tie_word_embeddings=family == "llama")
+    model = load_model(str(folder), dtype=torch.bfloat16, form=weight_format(name))
+    (tmp_path / "few").mkdir()
+    save_quantized(model, tmp_path / "few")
+    again = load_model(str(tmp_path / "few"), dtype=torch.bfloat16, form=weight_format(name))
+    same_layers(model, again)
+    assert all(torch.equal(a, b) for a, b in zip(logits_of(model, ROWS), logits_of(again, ROWS), strict=True))
+    with pytest.raises(ModelError, match=f"its weights are stored in {name}, and precision is none"):
+        load_model(str(tmp_path / "few"), dtype=FP32)
+    other = "int8" if name != "int8" else "nf4"
+    with pytest.raises(ModelError, match=f"its weights are stored in {name}, and precision is {other}"):
+        load_model(str(tmp_path / "few"), dtype=FP32, form=weight_format(other))
+
+
+def test_double_quantisation_is_asked_for_as_it_is_stored(tmp_path: Path) -> None:
+    form = weight_format("nf4", {"double_quantization": False})
+    model = load_model(str(saved(tmp_path / "dense", "llama")), dtype=FP32, form=form)
+    (tmp_path / "few").mkdir()
+    save_quantized(model, tmp_path / "few")
+    same_layers(model, load_model(str(tmp_path / "few"), dtype=FP32, form=form))
+    with pytest.raises(ModelError, match="its weights are stored with double_quantization=False"):
+        load_model(str(tmp_path / "few"), dtype=FP32, form=weight_format("nf4"))
+
+
+@pytest.mark.parametrize("name", ["nf4", "mxfp4"])
+def test_transformers_loads_what_is_saved(name: str, tmp_path: Path) -> None:
+    """A Llama with bitsandbytes' own modules, or decompressed by compressed-tensors: nearly the same logits."""
+    folder = saved(tmp_path / "dense", "llama", hidden_size=64, intermediate_size=128)
+    model = load_model(str(folder), dtype=torch.bfloat16, form=weight_format(name))
+    (tmp_path / "few").mkdir()
+    save_quantized(model, tmp_path / "few")
+    code = (
+        "import sys, torch; from transformers import AutoModelForCausalLM\n"
+        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16).eval()\n"
+        "with torch.no_grad(): logits = model(torch.tensor([[5, 9, 200, 31, 7]])).logits[0].float()\n"
+        "weight = model.model.layers[0].self_attn.q_proj.weight\n"  # compressed-tensors makes it in the first forward
+        "torch.save((str(weight.dtype), logits), sys.argv[2])\n"
+    )
+    run = [sys.executable, "-c", code, str(tmp_path / "few"), str(tmp_path / "logits.pt")]
+    subprocess.run(run, check=True, capture_output=True, text=True)
+    dtype, logits = torch.load(tmp_path / "logits.pt", weights_only=True)
+    assert dtype == ("torch.uint8" if name == "nf4" else "torch.bfloat16")
+    expected = logits_of(model, ROWS)[0]
+    assert float((logits - expected).abs().max()) <= 0.03 * float(expected.abs().max())
+
+
+def test_checkpoints_of_bitsandbytes_are_read(tmp_path: Path) -> None:
+    """Written by transformers and bitsandbytes themselves, double quantisation on; and in 8 bits."""
+    folder = saved(tmp_path / "dense", "llama", hidden_size=64, intermediate_size=128)
+    code = (
+        "import sys, torch; from transformers import AutoModelForCausalLM, BitsAndBytesConfig\n"
+        "four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True,\n"
+        "                          bnb_4bit_compute_dtype=torch.bfloat16)\n"
+        "for name, config in (('nf4', four), ('int8', BitsAndBytesConfig(load_in_8bit=True))):\n"
+        "    how = {'quantization_config': config, 'dtype': torch.bfloat16}\n"
+        "    model = AutoModelForCausalLM.from_pretrained(sys.argv[1], **how)\n"
+        "    model.save_pretrained(sys.argv[2] + '/' + name)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path)], check=True, capture_output=True)
+    rounded = tiny_model("llama", hidden_size=64, intermediate_size=128).bfloat16()
+    rounded.save_pretrained(tmp_path / "rounded")
+    for name in ("nf4", "int8"):
+        theirs = load_model(str(tmp_path / name), dtype=torch.bfloat16, form=weight_format(name))
+        ours = load_model(str(tmp_path / "rounded"), dtype=torch.bfloat16, form=weight_format(name))
+        if name == "nf4":
+            same_layers(theirs, ours)
+        for key, layer in quantized_layers(theirs).items():
+            difference = layer.packed["codes"].int() - quantized_layers(ours)[key].packed["codes"].int()
+            assert int(difference.abs().max()) <= 1, key
+
+
+def test_other_quantised_checkpoints_are_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path, "llama")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ModelError, match="its weights are stored by gptq"):
+        load_model(str(folder), dtype=FP32)
+
+
+def test_shards_prefixes_and_other_dtypes_make_no_difference(tmp_path: Path) -> None:
+    form = weight_format("mxfp4")
+    whole = load_model(str(saved(tmp_path / "whole", "gpt2")), dtype=FP32, form=form)
+    tiny_model("gpt2").save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 2
+    same_layers(whole, load_model(str(tmp_path / "shards"), dtype=FP32, form=form))
+    # As GPT-2 lies on the hub: the backbone's names alone, and buffers that no longer exist.
+    bare = saved(tmp_path / "bare", "gpt2")
+    tensors = {name.removeprefix("transformer."): part for name, part in load_file(bare / "model.safetensors").items()}
+    tensors["h.0.attn.bias"] = torch.ones(1, 1, 4, 4)
+    save_file(tensors, bare / "model.safetensors", metadata={"format": "pt"})
+    same_layers(whole, load_model(str(bare), dtype=FP32, form=form))
+
+
+def test_named_layers_are_left_alone(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "dense", "llama")
+    skip = ["down_proj", "model.layers.1.self_attn.q_proj"]
+    model = load_model(str(folder), dtype=FP32, form=weight_format("nf4"), skip=skip)
+    names = quantized_layers(model)
+    assert len(names) == 11 and not any(name.endswith("down_proj") for name in names)
+    assert "model.layers.0.self_attn.q_proj" in names and skip[1] not in names
+    (tmp_path / "few").mkdir()
+    save_quantized(model, tmp_path / "few")
+    same_layers(model, load_model(str(tmp_path / "few"), dtype=FP32, form=weight_format("nf4")))
+    with pytest.raises(ModelError, match=r"precision\.skip: 'c_attn' is no linear layer of LlamaForCausalLM") as caught:
+        load_model(str(folder), dtype=FP32, form=weight_format("nf4"), skip=["c_attn"])
+    assert "mlp.down_proj" in caught.value.hint
+
+
+def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path, "llama")
+    file = folder / "model.safetensors"
+    whole = load_file(file)
+
+    def refused(change: dict[str, Any], message: str) -> None:
+        tensors = {name: part for name, part in {**whole, **change}.items() if part is not None}
+        save_file(tensors, file, metadata={"format": "pt"})
+        with pytest.raises(ModelError, match=message):
+            load_model(str(folder), dtype=FP32, form=weight_format("nf4"))
+
+    layer = "model.layers.0.mlp.up_proj"
+    refused({f"{layer}.weight": None}, f"{layer}: the weight is missing")
+    refused({f"{layer}.weight": torch.ones(3, 4)}, rf"{layer}: the weight is \(3, 4\), the model expects \(48, 32\)")
+    bad = whole[f"{layer}.weight"].clone()
+    bad[0, 0] = float("nan")
+    refused({f"{layer}.weight": bad}, f"{layer}: a weight is infinite or NaN")
+    refused({"model.norm.weight": None}, r"the weight files lack 1 weights of LlamaForCausalLM: model\.norm\.weight")
+    refused({"model.norm.weight": torch.ones(3)}, r"model\.norm\.weight is \(3,\), the model expects \(32,\)")
+    file.unlink()
+    with pytest.raises(ModelError, match="no safetensors weights"):
+        load_model(str(folder), dtype=FP32, form=weight_format("nf4"))
+
+
+def test_saving_a_dense_model_this_way_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="a checkpoint holds layers of one format, and the model has none"):
+        save_quantized(tiny_model("llama"), tmp_path)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dequantising_and_quantising_layers_of_a_model(family: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path, family)
+    model = load_model(str(folder), dtype=FP32, form=weight_format("int8"))
+    before = logits_of(model, ROWS)
+    dequantize_layers(model)
+    assert not quantized_layers(model)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(before, logits_of(model, ROWS), strict=True))
+    dense = AutoModelForCausalLM.from_pretrained(folder)
+    quantize_layers(dense, weight_format("int8"))
+    same_layers(dense, load_model(str(folder), dtype=FP32, form=weight_format("int8")))
+
+
+PEAK = """
+import sys, torch
+from tunelab.models.load import load_model
+from tunelab.models.precision import weight_format
+def status(name):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name + ":"))
+weight_format("nf4").quantize(torch.randn(64, 64))  # libraries are loaded before it is measured
+load_model(sys.argv[2], dtype=torch.bfloat16, form=weight_format("nf4"))
+before = status("VmRSS")
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # the high-water mark starts anew
+model = load_model(sys.argv[1], dtype=torch.bfloat16, form=weight_format(sys.argv[3]))
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("name", ["nf4", "mxfp4", "int8"])
+def test_loading_needs_little_more_than_the_quantised_model(name: str, tmp_path: Path) -> None:
+    shape = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 12, "vocab_size": 4000}
+    model = tiny_model("llama", **shape).bfloat16()
+    dense = sum(parameter.nbytes for parameter in model.parameters())
+    largest = max(parameter.nbytes for parameter in model.parameters())
+    model.save_pretrained(tmp_path / "large")
+    small = saved(tmp_path / "small", "llama")
+    run = [sys.executable, "-c", PEAK, str(tmp_path / "large"), str(small), name]
+    done = subprocess.run(run, check=True, capture_output=True, text=True)
+    peak = int(done.stdout.split()[-1])
+    size = digest(load_model(str(tmp_path / "large"), dtype=torch.bfloat16, form=weight_format(name))).bytes
+    # The numbers in between while a weight is quantised, a part of it at a time, and what the process takes for itself.
+    slack = 96 * 2**20
+    assert peak <= size + largest + slack, f"{peak / 2**20:.0f} MiB, {size / 2**20:.0f} of them the model"
+    assert size + largest + slack < dense  # which loading it dense first would need, and the quantised model besides
