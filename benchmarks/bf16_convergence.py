@@ -123,11 +123,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--adapters", nargs="+", choices=list(RATES), default=list(RATES))
     arguments = parser.parse_args()
     rates, information = matmul_rates(), machine()
     rows: list[dict[str, Any]] = []
     for seed in arguments.seeds:
-        for adapter in RATES:
+        for adapter in arguments.adapters:
             rows += compare(arguments.data, seed, adapter)
             print(rows[-2:], file=sys.stderr, flush=True)
     text = page(rows, information, rates)

@@ -110,8 +110,8 @@ def main() -> None:
     command = "python benchmarks/quantized_layer.py" + ("" if arguments.device == "cpu" else " --device cuda")
     lines = heading("A quantised layer, forward and backward", command, information, rates)
     lines += [
-        f"{arguments.size} x {arguments.size}, {arguments.tokens} tokens, bf16, frozen weight, {arguments.turns} turns of "
-        "each, alternated; median (fastest to slowest).",
+        f"{arguments.size} x {arguments.size}, {arguments.tokens} tokens, bf16, frozen weight, {arguments.turns} turns "
+        "of each, alternated; median (fastest to slowest).",
         "",
         "| layer | ms | against dense bf16 |",
         "|---|---|---|",

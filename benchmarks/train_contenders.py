@@ -45,7 +45,7 @@ class Trace:
         }
 
 
-def tunelab(job: dict[str, Any], dtype: str) -> dict[str, Any]:
+def tunelab(job: dict[str, Any], dtype: str, precision: str | None = None) -> dict[str, Any]:
     """tunelab's own loop, with what its workflow would set up."""
     import numpy as np
     import torch
@@ -54,6 +54,7 @@ def tunelab(job: dict[str, Any], dtype: str) -> dict[str, Any]:
     from tunelab.data.loader import TokenTable, TrainingPlan, epoch_order
     from tunelab.models.adapters import load_adapter
     from tunelab.models.load import DTYPES, load_model
+    from tunelab.models.precision import weight_format
     from tunelab.train.loop import LoopSettings, TrainingLoop
     from tunelab.train.loss import TargetLoss
     from tunelab.train.optimizer import adamw
@@ -74,7 +75,8 @@ def tunelab(job: dict[str, Any], dtype: str) -> dict[str, Any]:
     )
     device = job["device"]
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision={"fp32": "no", "bf16": "bf16"}[dtype])
-    base = load_model(job["model"], dtype=DTYPES[dtype], device=device)
+    form = weight_format(precision) if precision else None
+    base = load_model(job["model"], dtype=DTYPES[dtype], device=device, form=form)
     module = TargetLoss(load_adapter(base, Path(job["adapter"]), trainable=True))
     optimizer = adamw(module.parameters(), lr=LEARNING_RATE, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8)
     trace = Trace()
@@ -90,12 +92,25 @@ def tunelab(job: dict[str, Any], dtype: str) -> dict[str, Any]:
     return trace.result()
 
 
-def _peer_model(job: dict[str, Any], dtype: str) -> Any:
+def _peer_model(job: dict[str, Any], dtype: str, bits: int | None = None) -> Any:
+    """PEFT's model; `bits`: over a base that bitsandbytes stores, set up as its and PEFT's guides say."""
     import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+    from peft import PeftModel, prepare_model_for_kbit_training
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    base = AutoModelForCausalLM.from_pretrained(job["model"], dtype=getattr(torch, dtype))
+    how: dict[str, Any] = {"dtype": getattr(torch, dtype)}
+    if bits == 4:
+        how["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    elif bits == 8:
+        how["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    base = AutoModelForCausalLM.from_pretrained(job["model"], **how)
+    if bits:
+        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
     return PeftModel.from_pretrained(base, job["adapter"], is_trainable=True)
 
 
@@ -142,7 +157,7 @@ def _shared_arguments(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def transformers_trainer(job: dict[str, Any], *, bf16: bool, sampling: str) -> dict[str, Any]:
+def transformers_trainer(job: dict[str, Any], *, bf16: bool, sampling: str, bits: int | None = None) -> dict[str, Any]:
     """transformers' Trainer on PEFT's model, batches padded to their longest row."""
     from datasets import Dataset
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
@@ -163,7 +178,7 @@ def transformers_trainer(job: dict[str, Any], *, bf16: bool, sampling: str) -> d
     )
     trace = Trace()
     trainer = _counting(Trainer, trace)(
-        model=_peer_model(job, job["dtype"]),
+        model=_peer_model(job, "bfloat16" if bits else job["dtype"], bits),
         args=TrainingArguments(**_shared_arguments(job), bf16=bf16, train_sampling_strategy=sampling),
         train_dataset=table,
         data_collator=DataCollatorForSeq2Seq(_padding_tokenizer(job), padding=True),
@@ -183,7 +198,12 @@ def trl_trainer(job: dict[str, Any], **settings: Any) -> dict[str, Any]:
     trace = Trace()
     trainer = _counting(SFTTrainer, trace)(
         model=_peer_model(job, job["dtype"]),
-        args=SFTConfig(**_shared_arguments(job), train_sampling_strategy="sequential", **settings),
+        args=SFTConfig(
+            **_shared_arguments(job),
+            train_sampling_strategy="sequential",
+            completion_only_loss=True,  # without it, rows that are tokenised already are learned whole
+            **settings,
+        ),
         train_dataset=table,
         processing_class=_padding_tokenizer(job),
     )
@@ -211,10 +231,23 @@ CONTENDERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "TRL packing, best": lambda job: trl_trainer(job, packing=True, gradient_checkpointing=False),
 }
 
+#: The same over a base in few bits, for qlora_speed.py.
+OVER_FEW_BITS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "tunelab nf4": lambda job: tunelab(job, "bf16", "nf4"),
+    "tunelab int8": lambda job: tunelab(job, "bf16", "int8"),
+    "tunelab mxfp4": lambda job: tunelab(job, "bf16", "mxfp4"),
+    "Trainer + PEFT + bitsandbytes nf4": lambda job: transformers_trainer(
+        job, bf16=True, sampling="sequential", bits=4
+    ),
+    "Trainer + PEFT + bitsandbytes int8": lambda job: transformers_trainer(
+        job, bf16=True, sampling="sequential", bits=8
+    ),
+}
+
 
 def main() -> None:
     name, job_path, out = sys.argv[1:]
-    result = CONTENDERS[name](json.loads(Path(job_path).read_text(encoding="utf-8")))
+    result = {**CONTENDERS, **OVER_FEW_BITS}[name](json.loads(Path(job_path).read_text(encoding="utf-8")))
     result["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     import torch
 

@@ -23,7 +23,7 @@ def main(folder: str = "runs/example-merge", steps: int = 100) -> None:
         }
     )
     merged = tunelab.merge(run, f"{folder}/merged", into="fp32")
-    print(f"{merged.path}: logits differ by {merged.quality.kl:.1e} nats (KL) from base + adapter")
+    print(f"{merged.path}: {merged.quality.kl:.1e} nats (KL) from base + adapter")
 
     # From here on nothing of tunelab is needed.
     tokenizer = AutoTokenizer.from_pretrained(merged.path)

@@ -276,6 +276,8 @@ BROKEN = [
     (["adapter=none", "adapter.use_rslora=true"], "adapter.use_rslora", "rsLoRA is a form of LoRA and needs it"),
     (["precision=nf3"], "precision.name", "no weight format of that name: none, fp4, int8, mxfp4, nf4"),
     (["precision=nf4", "adapter=none"], "precision.name", "weights in few bits are frozen, and need an adapter"),
+    (["adapter.init=loftq"], "adapter.init", "the base is not quantised"),
+    (["adapter.init=loftq", "precision=nf4", "adapter.use_dora=true"], "adapter.init", "loftq is for plain LoRA"),
     (["adapter.targets=[]"], "adapter.targets", "a list of layers must name at least one"),
     (["data=auto"], "data.sources", "a source named `auto` needs a path"),
     (["data=[{name: a, weight: 1}, b]"], "data.sources", "either every source has a weight or none"),

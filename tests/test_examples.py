@@ -15,7 +15,7 @@ SAID = {
     "finetune_and_evaluate.py": (["3"], "response loss falls by"),
     "own_rows.py": ([], "learned: [' Short.<|endoftext|>', ' Warm.<|endoftext|>']"),
     "custom_source.py": (["12"], "at step 12"),
-    "merge_and_load.py": (["3"], "of the largest from base + adapter"),
+    "merge_and_load.py": (["3"], "nats (KL) from base + adapter"),
 }
 
 

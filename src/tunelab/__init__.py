@@ -11,10 +11,14 @@ Names are imported when they are first used, so that `import tunelab` costs noth
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# bitsandbytes, which PEFT and accelerate import too, warns when it is imported of optional kernels that are not used.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 if TYPE_CHECKING:
     from tunelab.config import Recipe, load_recipe

@@ -28,7 +28,6 @@ FLOORS = {
     "progress": 1,
     "files": 1,
     "allocator": 1,
-    "processor": 1,
     "plugins": 2,
     "statistics": 2,
     "config": 3,

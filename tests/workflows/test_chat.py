@@ -19,7 +19,7 @@ from tunelab.generate.engine import Generation
 from tunelab.generate.sampling import Decoding
 from tunelab.models.adapters import load_adapter
 from tunelab.models.load import load_model
-from tunelab.workflows import chat as workflow
+from tunelab.workflows import setup
 from tunelab.workflows.chat import Chat, chat_with_model, chat_with_run
 from tunelab.workflows.finetune import finetune
 
@@ -67,13 +67,13 @@ def test_base_and_tuned_are_the_runs_own(
     kind: str, folder: Path, logits: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads = []
-    real = workflow.load_model
+    real = setup.load_model
 
     def counted(name: str, **options: Any) -> Any:
         loads.append(Path(name).name)
         return real(name, **options)
 
-    monkeypatch.setattr(workflow, "load_model", counted)
+    monkeypatch.setattr(setup, "load_model", counted)
     chat = chat_with_run(folder / kind)
     assert loads == (["base"] if kind == "lora" else ["model"])
     assert chat.session.decoding == Decoding(max_new_tokens=tiny.CONTEXT // 2), "half the window is for the question"

@@ -36,12 +36,12 @@ def of(**changes: object) -> object:
     return parse_recipe(recipe(Path("model"), Path("rows.jsonl"), Path("out"), **changes))
 
 
-@pytest.mark.parametrize("gpu", [True, False])
-@pytest.mark.parametrize(("bf16", "dtype"), [(True, "bf16"), (False, "fp32")])
+@pytest.mark.parametrize(
+    ("gpu", "bf16", "dtype"), [(False, False, "fp32"), (True, True, "bf16"), (True, False, "fp32")]
+)
 def test_auto_takes_what_is_there(gpu: bool, bf16: bool, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16 if gpu else not bf16)
-    monkeypatch.setattr(setup, "has_bf16_products", lambda: not bf16 if gpu else bf16)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
     made = of(train__device="auto", train__dtype="auto")
     assert compute_device(made).type == ("cuda" if gpu else "cpu")
     assert compute_dtype(made) == dtype

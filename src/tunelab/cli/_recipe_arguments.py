@@ -31,6 +31,9 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         help="name of a source, or a json, jsonl, csv or parquet file; may be given several times (data.sources)",
     )
     flags.add_argument("--method", choices=list(_KINDS), help="train LoRA matrices or every weight (adapter.kind)")
+    flags.add_argument(
+        "--precision", metavar="FORMAT", help="how the frozen base is stored: nf4, fp4, int8 or mxfp4 (precision.name)"
+    )
     flags.add_argument("--size", metavar="N", type=int, help="rows sampled from the data in all (data.size)")
     flags.add_argument("--template", metavar="NAME", help="wording around a row (data.template)")
     flags.add_argument("--out", metavar="DIR", help="directory of the run (out)")
@@ -55,6 +58,7 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
         "model": arguments.model,
         "data.sources": arguments.data,
         "adapter.kind": _KINDS.get(arguments.method),
+        "precision.name": arguments.precision,
         "data.size": arguments.size,
         "data.template": arguments.template,
         "out": arguments.out,

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --model: wording of a turn; default: the one that the adapter's run was trained with, else the "
         "tokenizer's chat template, else alpaca",
     )
+    parser.add_argument("--precision", metavar="FORMAT", help="with --model: how it is stored, nf4, int8, mxfp4, ...")
     parser.add_argument("--system", metavar="TEXT", default="", help="the system message")
     parser.add_argument(
         "--set",
@@ -70,7 +71,8 @@ def _open(arguments: argparse.Namespace) -> Chat:
     if arguments.run is not None:
         return chat.chat_with_run(Path(arguments.run))
     adapter = Path(arguments.adapter) if arguments.adapter else None
-    return chat.chat_with_model(arguments.model, adapter=adapter, template=arguments.template)
+    how = {"template": arguments.template, "precision": arguments.precision or "none"}
+    return chat.chat_with_model(arguments.model, adapter=adapter, **how)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -81,7 +83,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("nothing to chat with", "give a run's directory, or --model NAME")
     if arguments.run is None:
         return
-    for name in ("model", "adapter", "template"):
+    for name in ("model", "adapter", "template", "precision"):
         if getattr(arguments, name) is not None:
             raise UsageError(
                 f"RUN and --{name}: a run has its own model, adapter and template",

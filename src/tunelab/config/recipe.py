@@ -115,6 +115,10 @@ class AdapterSettings(Section):
     use_dora: Flag = Field(
         False, description="Train direction and length of each column apart (DoRA): slower, more memory."
     )
+    init: Literal["zero", "loftq"] = Field(
+        "zero",
+        description="First product of the matrices. loftq: what quantising the base took away, at their rank.",
+    )
     targets: Literal["all-linear", "attention"] | tuple[Text, ...] = Field(
         "all-linear",
         description="Layers that get an adapter: every linear layer but the head, attention's, or their names.",
@@ -252,7 +256,7 @@ class TrainSettings(Section):
         False, description="Compute activations twice instead of keeping them: less memory, slower."
     )
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Numbers in forward and backward. auto: bf16 on a GPU or CPU that has it, fp32 elsewhere."
+        "auto", description="Numbers in forward and backward. auto: bf16 on a GPU that has it, fp32 elsewhere."
     )
     eval_every: Count | None = Field(
         None, description="Steps between evaluations on the held-out rows. null: only at the end."

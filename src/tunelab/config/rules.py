@@ -54,6 +54,18 @@ RULES = (
         lambda r: r.precision.name != "none" and r.adapter.kind == "none",
     ),
     Rule(
+        ("adapter.init", "precision.name"),
+        "loftq takes back what quantising took away, and the base is not quantised",
+        "set precision=nf4 (or another format), or adapter.init=zero",
+        lambda r: r.adapter.init == "loftq" and r.precision.name == "none",
+    ),
+    Rule(
+        ("adapter.init", "adapter.use_dora"),
+        "loftq is for plain LoRA",
+        "set adapter.use_dora=false, or adapter.init=zero",
+        lambda r: r.adapter.init == "loftq" and r.adapter.use_dora,
+    ),
+    Rule(
         ("adapter.targets",),
         "a list of layers must name at least one",
         "name layers, or set adapter.targets=all-linear",

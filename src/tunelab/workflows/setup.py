@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -19,11 +19,12 @@ from tunelab.config import Recipe
 from tunelab.data.loader import TokenTable, TrainingPlan
 from tunelab.errors import UsageError
 from tunelab.models.adapters import add_lora
+from tunelab.models.checkpoint_files import checkpoint_folder
 from tunelab.models.formats._format import WeightFormat
 from tunelab.models.forward import check_flat_forward, underlying
 from tunelab.models.load import DTYPES, check_tokenizer_fits, load_config, load_model
+from tunelab.models.loftq import absorb_quantization_error
 from tunelab.models.precision import weight_format
-from tunelab.processor import has_bf16_products
 from tunelab.train.loop import LoopSettings
 
 
@@ -39,9 +40,9 @@ def compute_device(recipe: Recipe) -> torch.device:
 
 
 def compute_dtype(recipe: Recipe) -> str:
-    """The numbers of forward and backward, "fp32", "bf16" or "fp16"; `auto` is bf16 on a GPU or processor that has it.
+    """The numbers of forward and backward, "fp32", "bf16" or "fp16"; `auto` is bf16 on a GPU that has it, else fp32.
 
-    That bf16 ends where fp32 does was measured first: docs/decisions/0009-bf16-where-the-processor-has-it.md.
+    Not on a CPU, although it is about twice as fast there: see docs/decisions/0009-fp32-stays-on-the-cpu.md.
 
     Raises:
         UsageError: fp16 is asked for without a GPU.
@@ -50,8 +51,7 @@ def compute_dtype(recipe: Recipe) -> str:
     if dtype == "fp16" and device.type == "cpu":
         raise UsageError("train.dtype=fp16 needs a GPU, and none is used", "use bf16 or fp32 on a CPU")
     if dtype == "auto":
-        has_bf16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else has_bf16_products()
-        return "bf16" if has_bf16 else "fp32"
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     return dtype
 
 
@@ -115,7 +115,7 @@ def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.
         base.requires_grad_(True)
         return base
     adapter = recipe.adapter
-    adapted: nn.Module = add_lora(
+    adapted = add_lora(
         base,
         rank=adapter.rank,
         alpha=adapter.alpha,
@@ -125,7 +125,10 @@ def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.
         targets=adapter.targets,
         seed=recipe.train.seed,
     )
-    return adapted
+    if adapter.init == "loftq":
+        folder = checkpoint_folder(recipe.model.name, recipe.model.revision)
+        absorb_quantization_error(adapted, folder, seed=recipe.train.seed)
+    return cast(nn.Module, adapted)
 
 
 def recipe_format(recipe: Recipe) -> WeightFormat | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,22 @@ def test_mxfp4_even_is_that_of_compressed_tensors(dtype: torch.dtype) -> None:
     assert torch.equal(weight_format("mxfp4").dequantize(packed, SHAPE, back.dtype), back)
 
 
+#: sha256 of scales and codes that torchao 0.18.0 gives weights(dtype), by dtype and rule.
+OF_TORCHAO = {
+    ("float32", "even"): "637845eba9a8b381748268f1f5df5aa2ce665ef097359c50b3a477d0f6138893",
+    ("float32", "floor"): "99656bad1c39294c78611cb6378fba87afdc6dbf3aa3fa6c28deb46acac8d359",
+    ("bfloat16", "even"): "4505d4acf4db2877480576aea209551c8886e8a81e8853f3edbdbd40496f5e19",
+    ("bfloat16", "floor"): "a92649acc5c833091c01a4b0ea99334ea6cbb43ec91c4e840c8654c490a08046",
+}
+
+
+@pytest.mark.parametrize(("dtype", "rule"), OF_TORCHAO)
+def test_mxfp4_gives_what_torchao_gave(dtype: str, rule: str) -> None:
+    packed = weight_format("mxfp4", {"scale_rule": rule}).quantize(weights(getattr(torch, dtype)))
+    both = [*packed["scales"].flatten().tolist(), *packed["codes"].flatten().tolist()]
+    assert hashlib.sha256(bytes(both)).hexdigest() == OF_TORCHAO[dtype, rule]
+
+
 TORCHAO = """
 import sys, torch
 from torchao.prototype.mx_formats.config import ScaleCalculationMode
@@ -106,7 +123,7 @@ torch.save(found, sys.argv[2])
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_mxfp4_even_and_floor_are_those_of_torchao(dtype: torch.dtype, tmp_path: Path) -> None:
-    pytest.importorskip("torchao", reason="needs torchao, to compare codes with")
+    pytest.importorskip("torchao", reason="needs torchao, to compare codes with it anew")
     weight = weights(dtype)
     torch.save(weight, tmp_path / "weight.pt")
     # In a process of its own: importing torchao warns of what it does not find.

@@ -9,7 +9,6 @@ Source: Dettmers et al. 2023, QLoRA, sections 2 and 3 (NormalFloat, double quant
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
@@ -163,19 +162,13 @@ class FourBits:
 def load_kernels() -> None:
     """Import bitsandbytes, which registers torch.ops.bitsandbytes.
 
-    It says on stderr that kernels which are not used here are not installed; the library is silent.
-
     Raises:
         UsageError: it is not installed.
     """
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise UsageError("the 4-bit formats need bitsandbytes", "pip install bitsandbytes") from error
-    finally:
-        logging.disable(before)
 
 
 _tables: dict[torch.device, Tensor] = {}
