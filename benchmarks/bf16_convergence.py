@@ -32,7 +32,7 @@ def recipes(data: Path, seed: int, adapter: str, dtype: str, out: Path) -> dict[
     stories = data / "models/tinystories656k"
     alpaca = {"sources": [str(data / "alpaca/alpaca_cleaned.json")], "size": 2000, "held_out": 200, "seed": seed}
     demo = demo_recipe("full" if adapter == "none" else "lora", out / "demo")
-    demo["train"] |= {"dtype": dtype, "seed": seed}
+    demo["train"] |= {"dtype": dtype, "seed": seed, "epochs": 2, "rows_per_step": 16}
     return {
         "tinystories656k": {"model": str(stories), "data": alpaca, "out": str(out / "stories"), **common},
         "demo base": demo,

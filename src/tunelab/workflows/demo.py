@@ -56,7 +56,7 @@ def demo_recipe(method: str, out: Path) -> dict[str, Any]:
         "adapter": own["adapter"],
         "precision": own.get("precision", "none"),
         "data": {"sources": [{"name": "alpaca", "path": str(ROWS)}], "held_out": 150, "max_length": 256},
-        "train": {"epochs": 2, "rows_per_step": 16, "device": "cpu", "dtype": "fp32", **own["train"]},
+        "train": {"epochs": 1, "rows_per_step": 12, "device": "cpu", "dtype": "fp32", **own["train"]},
         "evaluate": {"max_new_tokens": 32, "batch_tokens": 8192},
         "out": str(out),
     }
