@@ -139,6 +139,12 @@ def test_all_ways_are_measured_and_one_is_recommended(over_nf4: Run) -> None:
     assert stored["nf4"]["kept_gain"] == found["nf4"].kept_gain
 
 
+def test_without_answers_nothing_can_be_compared(over_nf4: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(story, "_quality", lambda *arguments: None)
+    with pytest.raises(ModelError, match="no held-out row has an answer to compare on"):
+        compare_merges(over_nf4)
+
+
 def quality(kept: float, kl: float = 0.1) -> Divergence:
     return Divergence(tokens=10, kl=kl, changed=0.0, base_loss=2.0, trained_loss=1.0, loss=2.0 - kept)
 

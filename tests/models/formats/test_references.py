@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tunelab.errors import UsageError
+from tunelab.models.formats._four_bits import load_kernels
 from tunelab.models.formats.mxfp4 import BLOCK, ScaleRule, block_exponents, scaled
 from tunelab.models.precision import weight_format
 
@@ -55,6 +57,12 @@ def test_rows_that_are_no_whole_blocks_are_dequantised_rightly() -> None:
     packed = form.quantize(weight)
     whole = form.dequantize(packed, (64, 64), torch.float32)
     assert torch.equal(form.dequantize(packed, (128, 32), torch.float32), whole.view(128, 32))
+
+
+def test_without_bitsandbytes_the_four_bit_formats_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(UsageError, match="the 4-bit formats need bitsandbytes"):
+        load_kernels.__wrapped__()
 
 
 def test_int8_is_that_of_bitsandbytes() -> None:
