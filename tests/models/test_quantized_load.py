@@ -160,6 +160,26 @@ def test_shards_prefixes_and_other_dtypes_make_no_difference(tmp_path: Path) -> 
     same_layers(whole, load_model(str(bare), dtype=FP32, form=form))
 
 
+def test_a_tied_weight_may_be_stored_as_the_heads(tmp_path: Path) -> None:
+    form = weight_format("nf4")
+    folder = saved(tmp_path, "llama", tie_word_embeddings=True)
+    whole = load_model(str(folder), dtype=FP32, form=form)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    again = load_model(str(folder), dtype=FP32, form=form)
+    same_layers(whole, again)
+    assert again.lm_head.weight is again.model.embed_tokens.weight
+
+
+def test_a_real_model_is_quantised(shared_data: Path) -> None:
+    folder = shared_data / "models" / "tinystories656k"
+    model = load_model(str(folder), dtype=FP32, form=weight_format("mxfp4"))
+    dense = load_model(str(folder), dtype=FP32)
+    few, full = logits_of(model, ROWS)[0], logits_of(dense, ROWS)[0]
+    assert 0 < float((few - full).norm()) < 0.3 * float(full.norm())
+
+
 def test_named_layers_are_left_alone(tmp_path: Path) -> None:
     folder = saved(tmp_path / "dense", "llama")
     skip = ["down_proj", "model.layers.1.self_attn.q_proj"]

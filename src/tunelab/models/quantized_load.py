@@ -63,12 +63,14 @@ def load_quantized(
             layer.set_packed(_packed(layer, tensors, is_stored))
         except ModelError as error:
             raise ModelError(f"{folder}: {name}: {error}", error.hint) from error
-    for name in files:
+    tied = _tied_head(model, files)
+    for stored in files:
+        name = tied.get(stored, stored)
         if name in read or name not in known:
             continue
         parent, _, last = name.rpartition(".")
         expected = model.get_parameter(name)
-        tensor = files.tensor(name)
+        tensor = files.tensor(stored)
         if tensor.shape != expected.shape:
             raise ModelError(f"{folder}: {name} is {tuple(tensor.shape)}, the model expects {tuple(expected.shape)}")
         placed = tensor.to(device, dtype, copy=True)  # a copy of its own: the file is let go
@@ -90,6 +92,16 @@ def empty_model(config: Any, dtype: torch.dtype, trust_remote_code: bool) -> Pre
             config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust_remote_code
         )
     return model
+
+
+def _tied_head(model: PreTrainedModel, files: CheckpointFiles) -> dict[str, str]:
+    """The head's weight -> the embedding's, where they are one and the checkpoint holds it as the head's alone."""
+    if not model.config.get_text_config().tie_word_embeddings:
+        return {}
+    names = {module: f"{name}.weight" for name, module in model.named_modules()}
+    head = names.get(model.get_output_embeddings(), "")
+    embedding = names[model.get_input_embeddings()]
+    return {head: embedding} if head in files and embedding not in files else {}
 
 
 def layers_to_quantize(model: PreTrainedModel, skip: Sequence[str] = ()) -> list[str]:
