@@ -232,6 +232,15 @@ def test_arms_and_adapters(run: Run, models: dict[str, Path], tuned: Responder, 
     assert (without.arm, answers(without)) == ("base", base)
 
 
+def test_a_model_is_asked_in_the_wording_that_chat_would_take(run: Run, models: dict[str, Path]) -> None:
+    model = str(models["llama"])
+    assert open_responder(model=model).recipe.data.template == "alpaca"
+    assert open_responder(model=model, adapter=run.adapter).recipe.data.template == "plain"
+    assert open_responder(model=model, adapter=run.adapter, template="alpaca").recipe.data.template == "alpaca"
+    changed = open_responder(model=model, adapter=run.adapter, changes=["data.template=alpaca-short"])
+    assert changed.recipe.data.template == "alpaca-short"
+
+
 def test_a_run_of_all_weights(models: dict[str, Path], rows: Path, tmp_path: Path, tuned: Responder) -> None:
     settings: dict[str, Any] = {"adapter": {"kind": "none"}, "train__steps": 2, "train__dtype": "bf16"}
     run = finetune(recipe(models["llama"], rows, tmp_path / "run", **settings))

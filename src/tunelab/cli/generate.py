@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="RUN | key=value", help=changes)
     parser.add_argument("--model", metavar="NAME", help="in place of RUN: hub name or local folder of a model")
     parser.add_argument("--adapter", metavar="DIR", help="with --model: a PEFT adapter on it")
-    parser.add_argument("--template", metavar="NAME", help="with --model: wording around a prompt (default alpaca)")
+    parser.add_argument("--template", metavar="NAME", help="with --model: wording of a prompt; default: as in chat")
     parser.add_argument("--arm", choices=("base", "tuned"), help="which answers (default: tuned where there is one)")
     parser.add_argument("--raw", action="store_true", help="give the prompt's text as it is, without a template")
     parser.add_argument("--prompt", metavar="TEXT", action="append", help="a prompt; may be given several times")

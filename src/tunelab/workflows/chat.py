@@ -20,11 +20,8 @@ from tunelab.generate.sampling import Decoding
 from tunelab.models.adapters import load_adapter
 from tunelab.models.load import check_tokenizer_fits, load_tokenizer
 from tunelab.runs import Run, open_run
-from tunelab.workflows.prepare import recipe_template
+from tunelab.workflows.prepare import recipe_template, wording_of
 from tunelab.workflows.setup import autocast, load_base, load_trained
-
-#: The wording for a model of which nothing says what it was trained with.
-DEFAULT_TEMPLATE = "alpaca"
 
 
 @dataclass(frozen=True)
@@ -106,12 +103,10 @@ def _fitting(context: int | None) -> Decoding:
 
 
 def _template_for(tokenizer: Any, adapter: Path | None, asked: str | None) -> tuple[str, Template]:
-    recipe_file = Run(adapter.parent).recipe_file if adapter is not None else None
-    if asked is None and recipe_file is not None and recipe_file.exists():
-        data = load_recipe(recipe_file).data
-        return data.template, recipe_template(tokenizer, data)
-    name = asked or ("chat" if tokenizer.chat_template else DEFAULT_TEMPLATE)
-    return name, get_template(name, tokenizer)
+    if asked is not None:
+        return asked, get_template(asked, tokenizer)
+    data = wording_of(tokenizer, adapter)
+    return data.template, recipe_template(tokenizer, data)
 
 
 def _with_adapter(recipe: Recipe, folder: Path, tokenizer: Any) -> tuple[dict[str, ModelSource], int | None]:

@@ -37,7 +37,7 @@ from tunelab.progress import Progress, silent
 from tunelab.responses import ResponseFile, prompt_hash
 from tunelab.runs import Run, open_run
 from tunelab.workflows.evaluate import adapter_hash
-from tunelab.workflows.prepare import load_recipe_tokenizer, recipe_template
+from tunelab.workflows.prepare import load_recipe_tokenizer, recipe_template, wording_of
 from tunelab.workflows.prompts import PLACEHOLDER, Prompt, as_prompts, bad_prompts, in_words
 from tunelab.workflows.setup import autocast, compute_dtype, load_base, load_trained
 
@@ -309,7 +309,7 @@ def open_responder(
 
     Args:
         arm: "tuned" or "base"; None = tuned where there is one.
-        template: with `model`: wording of a prompt; None = the recipes' default. A run has its own.
+        template: with `model`: wording of a prompt; None = as wording_of() has it. A run has its own.
         changes: with `model`: keys of a recipe as on the command line, such as "train.dtype=bf16".
         raw: give a prompt's text as it is, in place of the template.
 
@@ -336,9 +336,13 @@ def open_responder(
     # A recipe names rows; none are read here.
     flags = {"model": model, "data.template": template, "data.sources": ["alpaca"]}
     recipe = resolve(load_recipe(None, list(changes), flags))
+    tokenizer = load_recipe_tokenizer(recipe)
+    if template is None and not any(change.startswith("data.") for change in changes):
+        data = wording_of(tokenizer, Path(adapter) if adapter is not None else None)
+        recipe = recipe.model_copy(update={"data": data})
     laid_on = Path(adapter) if adapter is not None and arm != "base" else None
     weights = _Weights(recipe.model.name, recipe.model.revision, laid_on)
-    return Responder(recipe, load_recipe_tokenizer(recipe), "base" if laid_on is None else "tuned", raw, weights)
+    return Responder(recipe, tokenizer, "base" if laid_on is None else "tuned", raw, weights)
 
 
 def _of_run(run: Run, arm: str, raw: bool) -> Responder:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunelab.config import DataSettings, Recipe, load_recipe, parse_recipe, resolve
+from tunelab.config import DataSettings, Recipe, SourceSettings, load_recipe, parse_recipe, resolve
 from tunelab.data.messages import Example
 from tunelab.data.prepared import PreparedData, SourceRecord, cache_key, cached, store
 from tunelab.data.prepared import prepare as tokenise
@@ -18,6 +18,7 @@ from tunelab.data.tokenize import RowEncoder
 from tunelab.errors import UsageError
 from tunelab.models.load import context_window, load_tokenizer, tokenizer_fingerprint
 from tunelab.progress import Progress, silent
+from tunelab.runs import Run
 
 RecipeLike = Recipe | Mapping[str, Any] | str | Path
 
@@ -128,6 +129,19 @@ def prepare_with(tokenizer: Any, recipe: Recipe, *, progress: Progress = silent)
 def recipe_template(tokenizer: Any, data: DataSettings) -> Template:
     """The template that the data section names."""
     return get_template(data.template, tokenizer, chat_template_source(data))
+
+
+def wording_of(tokenizer: Any, adapter: Path | None) -> DataSettings:
+    """How a model is to be asked, of which no run says it: a data section without rows of its own.
+
+    For an adapter that lies in a run's directory, as it was trained; else in the tokenizer's chat template where it
+    has one, else in the default wording.
+    """
+    recipe_file = Run(adapter.parent).recipe_file if adapter is not None else None
+    if recipe_file is not None and recipe_file.exists():
+        return load_recipe(recipe_file).data
+    data = DataSettings(sources=(SourceSettings(name="alpaca"),))
+    return data.model_copy(update={"template": "chat"}) if tokenizer.chat_template else data
 
 
 def chat_template_source(data: DataSettings) -> str | None:
