@@ -13,7 +13,8 @@ from tunelab.errors import ModelError
 #: The tensors that a weight is stored in, by name: codes, scales, ...
 Packed = Mapping[str, Tensor]
 
-#: Weights that are quantised at a time: the numbers in between take a few times 4 bytes each.
+#: Weights that are quantised at a time: the numbers in between take a few times 4 bytes each. Blocks of memory as large
+#: as a weight would leave gaps between the codes that stay, too small for the next one's.
 WEIGHTS_AT_ONCE = 2**19
 
 
@@ -82,7 +83,8 @@ def packed_bytes(form: WeightFormat, shape: tuple[int, int]) -> int:
 
 def check_finite(weight: Tensor) -> None:
     """Raise a ModelError where a weight is infinite or NaN: a scale would carry it to its whole block."""
-    if not bool(torch.isfinite(weight).all()):
+    rows = max(1, WEIGHTS_AT_ONCE // weight.shape[1])
+    if not all(bool(torch.isfinite(part).all()) for part in torch.split(weight, rows)):
         raise ModelError(
             "a weight is infinite or NaN, and cannot be quantised",
             "use another checkpoint, or leave the layer as it is",

@@ -70,19 +70,21 @@ class FourBits:
         load_kernels()
         check_finite(weight)
         flat = weight.contiguous().view(-1)
-        codes, scales = [], []
+        layout = self.packed_layout((weight.shape[0], weight.shape[1]))
+        codes = torch.empty(layout["codes"][0], dtype=torch.uint8, device=weight.device)
+        scales = torch.empty(layout["scales"][0], dtype=torch.float32, device=weight.device)
         # On the CPU bitsandbytes holds the distance of every weight to each of the 16 levels.
-        for part in torch.split(flat, max(BLOCK, WEIGHTS_AT_ONCE // 4 // BLOCK * BLOCK)):
-            some, own = torch.ops.bitsandbytes.quantize_4bit(part, BLOCK, self.name, torch.uint8)
-            codes.append(some.view(-1))
-            scales.append(own.float())
-        whole = {"codes": torch.cat(codes), "scales": torch.cat(scales)}
+        step = max(BLOCK, WEIGHTS_AT_ONCE // 4 // BLOCK * BLOCK)
+        for first in range(0, len(flat), step):
+            some, own = torch.ops.bitsandbytes.quantize_4bit(flat[first : first + step], BLOCK, self.name, torch.uint8)
+            codes[first // 2 : first // 2 + some.numel()] = some.view(-1)
+            scales[first // BLOCK : first // BLOCK + len(own)] = own
         if not self.double_quantization:
-            return whole
-        offset = whole["scales"].mean()
+            return {"codes": codes, "scales": scales}
+        offset = scales.mean()
         table = _dynamic_levels(weight.device)
-        small, of_small = torch.ops.bitsandbytes.quantize_blockwise(whole["scales"] - offset, table, NESTED_BLOCK)
-        return {"codes": whole["codes"], "scales": small, "scale_scales": of_small.float(), "scale_offset": offset}
+        small, of_small = torch.ops.bitsandbytes.quantize_blockwise(scales - offset, table, NESTED_BLOCK)
+        return {"codes": codes, "scales": small, "scale_scales": of_small.float(), "scale_offset": offset}
 
     def dequantize(self, packed: Packed, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         load_kernels()

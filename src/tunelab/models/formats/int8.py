@@ -31,13 +31,15 @@ class Format:
 
     def quantize(self, weight: Tensor) -> dict[str, Tensor]:
         check_finite(weight)
-        scales = weight.abs().amax(dim=1).float()
         codes = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+        scales = torch.empty(len(weight), dtype=torch.float32, device=weight.device)
         rows = max(1, WEIGHTS_AT_ONCE // weight.shape[1])
-        factors = torch.where(scales == 0, 0.0, 127 / scales)
         for start in range(0, len(weight), rows):
-            part = slice(start, start + rows)
-            codes[part] = (weight[part].float() * factors[part, None]).round_()
+            part = weight[start : start + rows].to(torch.float32, copy=True)
+            largest = part.abs().amax(dim=1)
+            factors = torch.where(largest == 0, 0.0, 127 / largest)
+            codes[start : start + rows] = part.mul_(factors[:, None]).round_()
+            scales[start : start + rows] = largest
         return {"codes": codes, "scales": scales}
 
     def dequantize(self, packed: Packed, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
