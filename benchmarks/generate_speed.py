@@ -22,7 +22,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from generate_contenders import CONTENDERS
-from measuring import heading, machine, matmul_rates, median, run_contender, with_earlier_shapes, write_results
+from measuring import heading, machine, matmul_rates, median, run_contender, spread, with_earlier_shapes, write_results
 from shapes import SHAPES, Shape, alpaca_rows, load_tokenizer, save_model
 
 BASELINE = {"fp32": "generate fp32", "bf16": "generate bf16"}
@@ -98,7 +98,7 @@ def page(summaries: list[dict[str, Any]], information: dict[str, Any], rates: di
                 continue
             baseline = speeds.get(BASELINE["bf16" if "bf16" in row["contender"] else "fp32"])
             ratio = f"{row['tokens_per_second'] / baseline:.2f}x" if baseline else ""
-            speed = f"{row['tokens_per_second']:,.0f} ({min(row['all']):,.0f} to {max(row['all']):,.0f})"
+            speed = spread(row["all"])
             lines.append(
                 f"| {row['contender']} | {speed} "
                 f"| {ratio} | {row['peak_bytes'] / 2**30:.2f} GiB | {'' if row['equal'] is None else row['equal']} |"

@@ -85,6 +85,11 @@ def median(values: Sequence[float]) -> float:
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
+def spread(speeds: Sequence[float]) -> str:
+    """Median, and lowest to highest in brackets."""
+    return f"{median(speeds):,.0f} ({min(speeds):,.0f} to {max(speeds):,.0f})"
+
+
 def heading(title: str, command: str, machine: dict[str, Any], rates: dict[str, float]) -> list[str]:
     """The first lines of a result page: what ran where."""
     libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())

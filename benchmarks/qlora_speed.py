@@ -17,7 +17,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from measuring import heading, machine, matmul_rates, median, with_earlier_shapes, write_results
+from measuring import heading, machine, matmul_rates, median, spread, with_earlier_shapes, write_results
 from shapes import SHAPES
 from train_contenders import OVER_FEW_BITS, RANK, ROWS_PER_STEP
 from train_speed import measure, prepare
@@ -68,7 +68,7 @@ def page(summaries: list[dict[str, Any]], information: dict[str, Any], rates: di
             if "error" in row:
                 lines.append(f"| {row['contender']} | failed: {row['error'][:120]} | | | | |")
                 continue
-            speed = f"{row['tokens_per_second']:,.0f} ({min(row['all']):,.0f} to {max(row['all']):,.0f})"
+            speed = spread(row["all"])
             ratio = f"{row['tokens_per_second'] / fastest:.2f}x"
             losses = f"{row['losses'][0]:.4f} | {row['losses'][-1]:.4f}"
             lines.append(f"| {row['contender']} | {speed} | {ratio} | {row['peak_bytes'] / 2**30:.2f} GiB | {losses} |")

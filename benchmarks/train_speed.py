@@ -22,7 +22,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from measuring import heading, machine, matmul_rates, median, run_contender, with_earlier_shapes, write_results
+from measuring import heading, machine, matmul_rates, median, run_contender, spread, with_earlier_shapes, write_results
 from shapes import SHAPES, Shape, alpaca_rows, load_tokenizer, read_rows, save_model, training_work, write_rows
 from train_contenders import ALPHA, CONTENDERS, RANK, ROWS_PER_STEP
 
@@ -129,7 +129,7 @@ def page(summaries: list[dict[str, Any]], information: dict[str, Any], rates: di
                 continue
             memory = "gpu_peak_bytes" if row["gpu_peak_bytes"] else "peak_bytes"
             loss = "other rows a step" if row["loss_difference"] is None else f"{row['loss_difference']:.1e}"
-            speed = f"{row['tokens_per_second']:,.0f} ({min(row['all']):,.0f} to {max(row['all']):,.0f})"
+            speed = spread(row["all"])
             lines.append(
                 f"| {row['contender']} | {speed} "
                 f"| {fastest['tokens_per_second'] / row['tokens_per_second']:.1f}x | {row[memory] / 2**30:.2f} GiB "

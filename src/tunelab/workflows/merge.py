@@ -33,6 +33,7 @@ from tunelab.models.merge import (
     quantize_layers,
 )
 from tunelab.models.precision import FOLDER, weight_format
+from tunelab.models.quantized_linear import quantized_layers
 from tunelab.models.quantized_save import save_quantized
 from tunelab.progress import Progress, silent
 from tunelab.runs import Run, open_run
@@ -227,7 +228,7 @@ def _format_options(recipe: Recipe, into: str) -> Mapping[str, Any]:
 
 
 def _save(model: PreTrainedModel, folder: Path) -> None:
-    if any(True for name in model.modules() if type(name).__name__ == "QuantizedLinear"):
+    if quantized_layers(model):
         save_quantized(model, folder)
     else:
         model.save_pretrained(folder)
