@@ -1,8 +1,8 @@
-"""Speed and memory of LoRA steps over a base in few bits: tunelab's formats, bf16 beside them, and Trainer + PEFT over
-bitsandbytes as users run it; the same model shape, adapter, rows and order, one process each, alternated.
+"""Speed and memory of LoRA steps over a base in few bits: tunelab's formats, beside them bf16, every weight trained,
+and Trainer + PEFT over bitsandbytes as users run it; the same shape, adapter, rows and order, alternated.
 
-Usage: python benchmarks/qlora_speed.py [--shapes 82M 135M | 1B 8B] [--rows 96] [--repeats 2] [--device cpu|cuda]
-Writes benchmarks/results/DATE-qlora-speed[-cuda].{json,md}. On a GPU the shapes are random Llamas of 1B and 8B.
+Usage: python benchmarks/qlora_speed.py [--shapes 82M 135M | 7B] [--rows 96] [--repeats 2] [--device cpu|cuda]
+Writes benchmarks/results/DATE-qlora-speed[-cuda].{json,md}. On a GPU the shape is a random Llama of 7B.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def main() -> None:
     suffix = "" if device == "cpu" else "-cuda"
     rates, information = matmul_rates(device), machine(device)
     text = ""
-    for name in arguments.shapes or (["82M", "135M"] if device == "cpu" else ["1B", "8B"]):
+    for name in arguments.shapes or (["82M", "135M"] if device == "cpu" else ["7B"]):
         with tempfile.TemporaryDirectory() as folder:
             job = prepare(SHAPES[name], arguments.data, arguments.rows, device, 4096, Path(folder))
             found = measure(SHAPES[name], job, arguments.contenders, arguments.repeats)

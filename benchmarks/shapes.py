@@ -34,6 +34,7 @@ SHAPES = {
         Shape("82M", "gpt2", 768, 6, 12, 12, 3072, 50_257),  # DistilGPT-2
         Shape("135M", "llama", 576, 30, 9, 3, 1536, 49_152),  # SmolLM-135M
         Shape("1B", "llama", 2048, 16, 32, 8, 8192, 128_256, "bfloat16"),  # Llama-3.2-1B
+        Shape("7B", "llama", 4096, 32, 32, 32, 11_008, 32_000, "bfloat16"),  # Llama-2-7B
         Shape("8B", "llama", 4096, 32, 32, 8, 14_336, 128_256, "bfloat16"),  # Llama-3.1-8B
     )
 }

@@ -45,7 +45,9 @@ class Trace:
         }
 
 
-def tunelab(job: dict[str, Any], dtype: str, precision: str | None = None) -> dict[str, Any]:
+def tunelab(
+    job: dict[str, Any], dtype: str, precision: str | None = None, every_weight: bool = False
+) -> dict[str, Any]:
     """tunelab's own loop, with what its workflow would set up."""
     import numpy as np
     import torch
@@ -76,8 +78,11 @@ def tunelab(job: dict[str, Any], dtype: str, precision: str | None = None) -> di
     device = job["device"]
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision={"fp32": "no", "bf16": "bf16"}[dtype])
     form = weight_format(precision) if precision else None
-    base = load_model(job["model"], dtype=DTYPES[dtype], device=device, form=form)
-    module = TargetLoss(load_adapter(base, Path(job["adapter"]), trainable=True))
+    base = load_model(job["model"], dtype=torch.float32 if every_weight else DTYPES[dtype], device=device, form=form)
+    if every_weight:
+        module = TargetLoss(base.requires_grad_(True))
+    else:
+        module = TargetLoss(load_adapter(base, Path(job["adapter"]), trainable=True))
     optimizer = adamw(module.parameters(), lr=LEARNING_RATE, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8)
     trace = Trace()
     settings = LoopSettings(lr=LEARNING_RATE, schedule="constant", clip=1.0)
@@ -233,6 +238,7 @@ CONTENDERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 #: The same over a base in few bits, for qlora_speed.py.
 OVER_FEW_BITS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "tunelab full": lambda job: tunelab(job, "bf16", every_weight=True),
     "tunelab nf4": lambda job: tunelab(job, "bf16", "nf4"),
     "tunelab int8": lambda job: tunelab(job, "bf16", "int8"),
     "tunelab mxfp4": lambda job: tunelab(job, "bf16", "mxfp4"),
