@@ -11,7 +11,8 @@ from peft import PeftModel
 from tiny import FAMILIES, tiny_model
 
 from tunelab.errors import ModelError
-from tunelab.models.adapters import add_lora, attention_targets, linear_names, load_adapter, resolve_targets
+from tunelab.models.adapters import add_lora, attention_targets, load_adapter, resolve_targets
+from tunelab.models.forward import linear_names
 from tunelab.models.merge import logits_of
 
 ROWS = [list(range(3, 20)), [5, 4, 3]]

@@ -11,22 +11,13 @@ from typing import cast
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import safe_open
-from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunelab.errors import ModelError
-from tunelab.models.forward import underlying
+from tunelab.models.forward import linear_names, underlying
 from tunelab.models.lora_linear import use_dense_lora
 from tunelab.models.quantized_linear import quantized_layers
-
-
-def linear_names(model: PreTrainedModel) -> list[str]:
-    """Dotted names of all linear layers (GPT-2's Conv1D included), the output head left out."""
-    head = model.get_output_embeddings()
-    return [
-        name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head
-    ]
 
 
 def attention_targets(model: PreTrainedModel) -> list[str]:

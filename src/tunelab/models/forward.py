@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from tunelab.errors import ModelError
 from tunelab.models.row_attention import row_attention
@@ -36,6 +37,14 @@ def underlying(model: nn.Module) -> PreTrainedModel:
     if not isinstance(base, PreTrainedModel):
         raise ModelError(f"{type(base).__name__} is not a transformers model", "load it with tunelab's load_model")
     return base
+
+
+def linear_names(model: PreTrainedModel) -> list[str]:
+    """Dotted names of all linear layers (GPT-2's Conv1D included), the output head left out."""
+    head = model.get_output_embeddings()
+    return [
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head
+    ]
 
 
 def flat_attention(model: nn.Module) -> AbstractContextManager[None]:

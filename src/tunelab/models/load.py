@@ -22,7 +22,7 @@ from tunelab.errors import ModelError
 from tunelab.models.checkpoint_files import checkpoint_folder
 from tunelab.models.formats._format import WeightFormat
 from tunelab.models.precision import check_format, stored_format
-from tunelab.models.quantized_load import load_quantized
+from tunelab.models.quantized_load import lacking, load_quantized
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -108,13 +108,8 @@ def _load_dense(name: str, dtype: torch.dtype, revision: str | None, trust_remot
         output_loading_info=True,
         attn_implementation="sdpa",
     )
-    missing = sorted(info["missing_keys"])
-    if missing:
-        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        raise ModelError(
-            f"{name}: the weight files lack {len(missing)} weights of {type(model).__name__}: {shown}",
-            "they would start at random; use a complete causal language model checkpoint",
-        )
+    if info["missing_keys"]:
+        raise lacking(name, model, info["missing_keys"])
     return model
 
 

@@ -6,7 +6,7 @@ weight, and let go: at no time is more in memory than the quantised model and on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from tunelab.errors import ModelError
 from tunelab.models.checkpoint_files import CheckpointFiles
 from tunelab.models.formats._format import WeightFormat
+from tunelab.models.forward import linear_names
 from tunelab.models.quantized_linear import QuantizedLinear, quantized_layers
 
 
@@ -110,10 +111,7 @@ def layers_to_quantize(model: PreTrainedModel, skip: Sequence[str] = ()) -> list
     Raises:
         ModelError: a name in `skip` is no linear layer.
     """
-    head = model.get_output_embeddings()
-    names = [
-        name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head
-    ]
+    names = linear_names(model)
     for wanted in skip:
         if not any(name == wanted or name.endswith("." + wanted) for name in names):
             shown = sorted({".".join(name.split(".")[-2:]) for name in names})
@@ -157,10 +155,16 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def _check_complete(model: PreTrainedModel, folder: Path) -> None:
-    missing = sorted(name for name, parameter in model.named_parameters() if parameter.is_meta)
+    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if missing:
-        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        raise ModelError(
-            f"{folder}: the weight files lack {len(missing)} weights of {type(model).__name__}: {shown}",
-            "they would start at random; use a complete causal language model checkpoint",
-        )
+        raise lacking(str(folder), model, missing)
+
+
+def lacking(name: str, model: PreTrainedModel, missing: Collection[str]) -> ModelError:
+    """The error of a checkpoint that does not hold these weights of the model."""
+    first = sorted(missing)
+    shown = ", ".join(first[:3]) + (f" and {len(first) - 3} more" if len(first) > 3 else "")
+    return ModelError(
+        f"{name}: the weight files lack {len(first)} weights of {type(model).__name__}: {shown}",
+        "they would start at random; use a complete causal language model checkpoint",
+    )
