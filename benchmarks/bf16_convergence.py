@@ -26,13 +26,14 @@ RATES = {"none": 1e-3, "lora": 5e-3}
 
 def recipes(data: Path, seed: int, adapter: str, dtype: str, out: Path) -> dict[str, dict[str, Any]]:
     """Model -> recipe."""
-    from tunelab.workflows.demo import demo_recipe
+    from tunelab.workflows.demo import demo_study
 
     common = {"adapter": adapter, "train": {"lr": RATES[adapter], "epochs": 1, "seed": seed, "dtype": dtype}}
     stories = data / "models/tinystories656k"
     alpaca = {"sources": [str(data / "alpaca/alpaca_cleaned.json")], "size": 2000, "held_out": 200, "seed": seed}
-    demo = demo_recipe("full" if adapter == "none" else "lora", out / "demo")
-    demo["train"] |= {"dtype": dtype, "seed": seed, "epochs": 2, "rows_per_step": 16}
+    arm = demo_study().arm_recipe("full" if adapter == "none" else "lora", seed)
+    demo = arm.model_dump(mode="json", exclude_none=True) | {"out": str(out / "demo")}
+    demo["train"] |= {"dtype": dtype, "epochs": 2, "rows_per_step": 16}
     return {
         "tinystories656k": {"model": str(stories), "data": alpaca, "out": str(out / "stories"), **common},
         "demo base": demo,

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
-from tiny_tokenizers import byte_tokenizer
+from tiny_studies import STUDIES
 
-from tunelab.config.study import Study, load_study
+from tunelab.config.study import load_study
 from tunelab.errors import ModelError
-from tunelab.workflows.study import run_study
-from tunelab.workflows.study_report import study_report
-from tunelab.workflows.toy_model import toy_model, with_toy_models
+from tunelab.workflows.toy_model import toy_model
 
-FOLDER = Path(__file__).resolve().parents[1] / "studies"
-STUDIES = sorted(FOLDER.glob("*.yaml"))
-FAMILIES = {"distilgpt2": "gpt2", "meta-llama/": "llama", "microsoft/Phi-3": "phi3"}
-CHAT = (
-    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + eos_token }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
+KILLS = 4
 
 
 @pytest.fixture(params=STUDIES, ids=[path.stem for path in STUDIES])
@@ -45,43 +40,41 @@ def test_a_study_is_short_and_says_what_it_does(path: Path) -> None:
     load_study(path, tiny=True)
 
 
-def local(study: Study, folder: Path, data: Path) -> dict[str, Any]:
-    """The study on files that lie here: a small model of each family, rows and items of the tests' own."""
-    tree = study.model_dump(mode="json")
-    name = study.arm_recipe(next(iter(study.arms)), 0).model.name
-    family = next(made for prefix, made in FAMILIES.items() if name.startswith(prefix))
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = CHAT
-    longest = {"gpt2": "n_positions"}.get(family, "max_position_embeddings")
-    model: Any = tiny.tiny_model(family, vocab_size=len(tokenizer), **{longest: 2048})
-    model.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    source = study.arm_recipe(next(iter(study.arms)), 0).data.sources[0]
-    files = {"oasst1": data / "oasst/en_100_tree.jsonl"}
-    rows = files.get(source.name or "", data / "alpaca/alpaca_cleaned.json")
-    tree["recipe"]["data"]["sources"] = [{"name": source.name, "path": str(rows), "options": source.options}]
-    tree["recipe"]["data"]["max_length"] = 1024
-    for name, options in tree["benchmarks"].items():
-        if name != "held-out":
-            options["data"] = str(data / {"tinymmlu": "mmlu"}.get(name, name))
-    for arm in tree["arms"].values():
-        arm["recipe"].pop("model", None)
-    tree["recipe"]["model"] = str(folder / "model")
-    return tree
+@pytest.fixture(scope="module")
+def outcomes(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Every study at tiny scale, whole and killed at random."""
+    folder = tmp_path_factory.mktemp("studies")
+    driver = Path(__file__).with_name("study_kill_driver.py")
+    done = subprocess.run(
+        [sys.executable, str(driver), str(folder), str(shared_data), str(KILLS), "0"],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env={**os.environ, "NLTK_DATA": str(shared_data / "nltk_data"), "TUNELAB_CACHE": str(folder / "cache")},
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
-def test_it_runs_at_tiny_scale(path: Path, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NLTK_DATA", str(shared_data / "nltk_data"))
-    tree = local(load_study(path, tiny=True), tmp_path, shared_data)
-    (tmp_path / "study.yaml").write_text(json.dumps(tree), encoding="utf-8")
-    study = with_toy_models(load_study(tmp_path / "study.yaml"), tmp_path / "out")
-    cells = run_study(study, tmp_path / "out")
-    assert {cell.title: cell.error for cell in cells if cell.status != "done"} == {}
-    report = study_report(tmp_path / "out")
-    assert {arm.status for arm in report.arms} == {"done"}
-    assert len(report.questions) == len(study.questions) and len(report.published) == len(study.published)
-    assert {one.verdict for one in report.questions} <= {"better", "worse", "no difference"}
-    assert report.comparisons and not any("were not compared" in sentence for sentence in report.not_proved)
+@pytest.mark.timeout(1000)
+def test_it_runs_at_tiny_scale(path: Path, outcomes: dict[str, Any]) -> None:
+    study, whole = load_study(path, tiny=True), outcomes[path.stem]["whole"]
+    assert whole["failed"] == {}
+    report = whole["report"]
+    assert {arm["status"] for arm in report["arms"]} == {"done"}
+    assert len(report["questions"]) == len(study.questions) and len(report["published"]) == len(study.published)
+    assert {one["verdict"] for one in report["questions"]} <= {"better", "worse", "no difference"}
+    assert report["comparisons"]
+    assert not any("were not compared" in sentence for sentence in report["not_proved"])
+
+
+@pytest.mark.timeout(1000)
+def test_killed_at_random_it_ends_in_the_same_report(path: Path, outcomes: dict[str, Any]) -> None:
+    outcome = outcomes[path.stem]
+    assert len(outcome["hits"]) >= KILLS - 1, "it was killed in several places"
+    assert outcome["killed"]["failed"] == {} and outcome["left"] == []
+    assert outcome["killed"]["report"] == outcome["whole"]["report"]
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

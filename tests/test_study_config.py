@@ -44,6 +44,31 @@ def test_pairs_are_those_that_are_named_and_those_asked_about() -> None:
     )
 
 
+def test_what_is_compared_and_corrected_together() -> None:
+    asked = [
+        {"ask": "?", "is_better": "lora", "than": "base", "on": "held-out", "metric": "bleu"},
+        {"ask": "?", "is_better": "lora", "than": "base", "on": "ifeval", "metric": "loose"},
+        {"ask": "?", "is_better": "lora", "than": "base", "on": "ifeval"},
+    ]
+    study = parse_study(TREE | {"benchmarks": {"held-out": {}, "ifeval": {}}, "questions": asked})
+    assert study.comparisons == (
+        ("base", "lora", "held-out", "response_loss"),
+        ("base", "lora", "held-out", "bleu"),
+        ("base", "lora", "held-out", "rougeL"),
+        ("base", "lora", "ifeval", None),
+        ("base", "lora", "ifeval", "loose"),
+    )
+    assert [one.decided_by for one in study.questions] == ["bleu", "loose", None]
+    assert parse_study(TREE | {"questions": [asked[0] | {"metric": None}]}).questions[0].decided_by == "response_loss"
+
+
+def test_a_figure_that_held_out_rows_do_not_have_is_refused() -> None:
+    asked = [{"ask": "?", "is_better": "lora", "than": "base", "on": "held-out", "metric": "blue"}]
+    assert wrong(questions=asked) == [
+        "questions.0.metric: held-out rows are not compared by 'blue' (known: response_loss, bleu, rougeL)"
+    ]
+
+
 def test_everything_that_is_wrong_is_said_at_once() -> None:
     asked = [{"ask": "?", "is_better": "lorra", "than": "base", "on": "mmlu"}]
     published = [{"arm": "full", "what": "mmlu", "value": 0.4, "source": "a paper"}]

@@ -10,7 +10,12 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunelab.compare.power import cluster_design_effect, detectable_accuracy_difference, detectable_difference
+from tunelab.compare.power import (
+    cluster_design_effect,
+    detectable_accuracy_difference,
+    detectable_difference,
+    detectable_effect,
+)
 from tunelab.compare.statistics import mcnemar
 from tunelab.errors import DataError
 
@@ -56,6 +61,30 @@ def test_a_difference_of_that_size_is_found_four_times_in_five() -> None:
     assert low <= found <= high
 
 
+@pytest.mark.parametrize(
+    ("n", "alpha", "power"), [(2, 0.05, 0.8), (12, 0.05 / 9, 0.8), (80, 0.05, 0.9), (500, 0.01, 0.8)]
+)
+def test_detectable_effect_is_that_of_the_noncentral_t(n: int, alpha: float, power: float) -> None:
+    found = detectable_effect(n, alpha=alpha, power=power)
+    critical = scipy.stats.t.ppf(1 - alpha / 2, n - 1)
+    assert scipy.stats.nct.sf(critical, n - 1, found * math.sqrt(n)) == pytest.approx(power, abs=1e-6)
+    assert found > detectable_difference(n, 1.0, alpha=alpha, power=power)
+
+
+def test_detectable_effect_of_many_items_is_the_normal_one() -> None:
+    assert detectable_effect(10_000) == pytest.approx(detectable_difference(10_000, 1.0), rel=2e-4)
+    # 33.4 pairs, so 34, is the textbook size for half a deviation at 80 % power; the normal formula says 31.4.
+    assert detectable_effect(34) == pytest.approx(0.5, abs=0.006)
+
+
+def test_an_effect_of_that_size_is_found_four_times_in_five() -> None:
+    n, studies = 20, 4000
+    differences = np.random.default_rng(0).normal(detectable_effect(n, alpha=0.01), 1.0, size=(studies, n))
+    found = int((scipy.stats.ttest_1samp(differences, 0, axis=1).pvalue < 0.01).sum())
+    low, high = scipy.stats.binom.ppf([0.0005, 0.9995], studies, 0.8)
+    assert low <= found <= high
+
+
 def test_design_effect_by_hand() -> None:
     assert cluster_design_effect([10] * 7, 0.1) == pytest.approx(1.9)
     # An item meets (2 * 2 + 8 * 8) / 10 = 6.8 of its cluster.
@@ -82,6 +111,10 @@ def test_design_effect_is_how_much_the_error_grows() -> None:
         (lambda: detectable_difference(9, 1.0, design_effect=0.0), "design effect is 0.0: expected a number above 0"),
         (lambda: detectable_difference(9, 1.0, alpha=5.0), "alpha is 5.0: expected a share between 0 and 1"),
         (lambda: detectable_difference(9, 1.0, power=1.0), "power is 1.0: expected a share between 0 and 1"),
+        (lambda: detectable_effect(1), "1 item: no error can be known, expected 2 or more"),
+        (lambda: detectable_effect(0), "0 items: no error can be known, expected 2 or more"),
+        (lambda: detectable_effect(9, alpha=5.0), "alpha is 5.0: expected a share between 0 and 1"),
+        (lambda: detectable_effect(9, power=0.0), "power is 0.0: expected a share between 0 and 1"),
         (lambda: detectable_accuracy_difference(0, 0.1), "0 items"),
         (lambda: detectable_accuracy_difference(9, 10.0), "discordance is 10.0: expected a share of the items, 0 to 1"),
         (lambda: cluster_design_effect([], 0.1), r"cluster sizes \[\]: expected at least one"),

@@ -116,9 +116,16 @@ def test_values_that_never_differ_are_told_as_such() -> None:
     found = _compare(_pairs([0.2, 0.7, 0.9], [0.2, 0.7, 0.9]), unit="0-100")
     assert found.detectable is None
     assert verdict(found) == (
-        "no difference shown: 0.0 points (95 % interval 0.0 to 0.0, p = 1.00), as every one of the 3 items differs by"
-        " the same"
+        "no difference shown: 0.0 points (95 % interval 0.0 to 0.0, p = 1.00), the same whichever of the 3 items are"
+        " drawn"
     )
+
+
+def test_only_shares_are_right_or_wrong() -> None:
+    # No answer shares a word with its reference: ROUGE is 0 everywhere, which is no list of wrong answers.
+    found = _compare(_pairs([0.0] * 9, [0.0] * 9), metric="rougeL", unit="0-100")
+    assert found.gained is found.p_mcnemar is found.detectable is None
+    assert _compare(_pairs([0.0] * 9, [0.0] * 9)).gained == ()
 
 
 def test_too_few_items_to_see_anything() -> None:

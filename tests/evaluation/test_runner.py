@@ -10,14 +10,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from tunelab.errors import DataError, RunError
-from tunelab.evaluation.held_out import HeldOutAnswer, HeldOutPrompt, HeldOutRow, LikelihoodRecord
+from tunelab.evaluation.held_out import AnswerScore, HeldOutAnswer, HeldOutPrompt, HeldOutRow, LikelihoodRecord
+from tunelab.evaluation.metrics.bleu import bleu_of_counts
 from tunelab.evaluation.metrics.perplexity import predicted_bytes
-from tunelab.evaluation.runner import held_out_likelihoods, held_out_responses, read_held_out, score_held_out
+from tunelab.evaluation.runner import (
+    answer_scores,
+    held_out_likelihoods,
+    held_out_responses,
+    read_held_out,
+    score_held_out,
+)
 from tunelab.responses import read_responses
 
 HEADER = {"model": "tiny", "adapter": None}
@@ -188,6 +196,16 @@ def test_scores_of_records() -> None:
     assert [score.name for score in score_held_out(responses, [])] == [score.name for score in scores[4:]]
     with pytest.raises(DataError, match="there are neither responses nor likelihoods to score"):
         score_held_out([], [])
+    by_answer = answer_scores(responses[::-1])
+    assert [one.item for one in by_answer] == ["0", "1", "2"]
+    assert score_held_out(responses, [], by_answer=by_answer) == score_held_out(responses, [])
+    assert sum(one.rougeL for one in by_answer) / 3 == pytest.approx(scores[7].value)
+    summed = np.array([one.bleu_counts for one in by_answer]).sum(axis=0)
+    assert bleu_of_counts(summed) == pytest.approx(scores[4].value)
+    assert [AnswerScore.from_json(json.loads(json.dumps(one.to_json()))) for one in by_answer] == by_answer
+    assert answer_scores([]) == []
+    with pytest.raises(DataError, match="2 scores of answers are not those of the 3 responses"):
+        score_held_out(responses, [], by_answer=by_answer[:2])
 
 
 def test_scoring_imports_no_torch(model: Any, tmp_path: Path) -> None:

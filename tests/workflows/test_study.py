@@ -7,44 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from own_benchmarks import write_benchmarks
-from tiny import model_folder, rows_file
+from study_files import study_of, write_study_files
 
-from tunelab.config.study import Study, parse_study
 from tunelab.errors import Interrupted, RunError
-from tunelab.workflows import study as studies
-from tunelab.workflows.study import cells_of, expected_seconds, foreseen, read_study, run_study
+from tunelab.workflows.cells import Cell, Expected, cells_of, expected_costs, keep_study, read_study
+from tunelab.workflows.study import foreseen, run_study
 from tunelab.workflows.study_report import study_report
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("files")
-    model_folder(folder / "model", "llama", hidden_size=64, intermediate_size=128)
-    rows_file(folder / "rows.jsonl", rows=60)
-    write_benchmarks(folder)
-    return folder
+    return write_study_files(tmp_path_factory.mktemp("files"))
 
 
-def study_of(files: Path, **changes: Any) -> Study:
-    tree: dict[str, Any] = {
-        "title": "few bits",
-        "recipe": {
-            "model": str(files / "model"),
-            "adapter": {"rank": 4},
-            "data": {"sources": [str(files / "rows.jsonl")], "template": "plain", "held_out": 20},
-            "train": {"steps": 6, "rows_per_step": 4, "lr": 5e-3, "save_every": 2, "device": "cpu", "dtype": "fp32"},
-            "evaluate": {"max_new_tokens": 2},
-        },
-        "arms": {"base": {"tuned": False}, "lora": {}, "nf4": {"recipe": {"precision": "nf4"}}},
-        "seeds": [0, 1],
-        "benchmarks": {"held-out": {}},
-        "questions": [{"ask": "Does LoRA help?", "is_better": "lora", "than": "base", "on": "held-out"}],
-    }
-    return parse_study(tree | changes)
-
-
-def statuses(cells: list[studies.Cell]) -> list[str]:
+def statuses(cells: list[Cell]) -> list[str]:
     return [cell.status for cell in cells]
 
 
@@ -77,7 +53,9 @@ def test_a_study_from_its_cells_to_its_report(files: Path, tmp_path: Path) -> No
     main = {one.arm: one for one in report.scores if one.is_main}
     assert main["base"].seeds == 1 and main["lora"].seeds == 2
     assert main["base"].seed_error is None and main["lora"].seed_error is not None
-    assert [(one.a, one.b) for one in report.comparisons] == [("base", "lora"), ("base", "nf4")]
+    assert [(one.a, one.b, one.metric) for one in report.comparisons] == [
+        ("base", arm, metric) for arm in ("lora", "nf4") for metric in ("response_loss", "bleu", "rougeL")
+    ]
     assert all(one.p_holm is not None and one.n == 20 for one in report.comparisons)
     assert {(one.arm, one.seed, len(one.points)) for one in report.curves} == {
         (arm, seed, 6) for arm in ("lora", "nf4") for seed in (0, 1)
@@ -86,9 +64,9 @@ def test_a_study_from_its_cells_to_its_report(files: Path, tmp_path: Path) -> No
     assert differing["precision.name"] == {"base": '"none"', "lora": '"none"', "nf4": '"nf4"'}
     assert "training rows" in report.provenance["lora, seed 0"]
     # A second call runs nothing, and a report needs nothing but the directory.
-    before = (tmp_path / "cells.json").read_bytes()
+    before = {file.name: file.read_bytes() for file in (tmp_path / "cells").iterdir()}
     run_study(study, tmp_path)
-    assert (tmp_path / "cells.json").read_bytes() == before
+    assert len(before) == 9 and {file.name: file.read_bytes() for file in (tmp_path / "cells").iterdir()} == before
     assert study_report(tmp_path) == report
 
 
@@ -142,36 +120,39 @@ def test_a_benchmark_with_flips(files: Path, tmp_path: Path) -> None:
     assert any("was asked 6 of its items" in sentence for sentence in report.not_proved)
 
 
-def test_times_are_expected_from_cells_that_are_done(files: Path) -> None:
-    def cell(arm: str, seed: int, benchmark: str, seconds: float) -> studies.Cell:
-        return studies.Cell(
-            f"{arm}{seed}{benchmark}", arm, seed, benchmark, "done" if seconds else "waiting", "", seconds
-        )
+def test_times_and_memory_are_expected_from_cells_that_are_done() -> None:
+    def cell(arm: str, seed: int, benchmark: str, seconds: float, memory: int | None = None) -> Cell:
+        status: Any = "done" if seconds else "waiting"
+        return Cell(f"{arm}{seed}{benchmark}", arm, seed, benchmark, "", status, "", seconds, memory)
 
     cells = [
-        cell("a", 0, "", 10.0),
-        cell("b", 0, "", 30.0),
+        cell("a", 0, "", 10.0, 100),
+        cell("b", 0, "", 30.0, 300),
         cell("a", 1, "", 0),
         cell("c", 0, "", 0),
         cell("a", 0, "m", 0),
     ]
-    assert expected_seconds(cells) == {"a1": 10.0, "c0": 20.0, "a0m": None}
+    assert expected_costs(cells) == {"a1": Expected(10.0, 100), "c0": Expected(20.0, 300), "a0m": Expected(None, None)}
 
 
 def test_what_can_be_seen_is_said_before_anything_runs(files: Path) -> None:
     study = study_of(files, benchmarks={"mmlu": {"limit": 500}, "gsm8k": {}, "held-out": {}})
     mmlu, gsm8k, held_out = foreseen(study)
-    assert mmlu.startswith("mmlu: 500 items can show differences of ") and "6 comparisons" in mmlu
-    assert "gsm8k: 1,319 items" in gsm8k and "not known beforehand" in held_out
+    assert mmlu.startswith("mmlu: 500 items can show differences of ") and "10 comparisons" in mmlu
+    assert "gsm8k: 1,319 items" in gsm8k
+    # Half of the z of 80 % power and of 0.05 / 10 together, over the root of 20 rows.
+    assert held_out.startswith("held-out: 20 rows can show a difference of 0.91 standard deviations of the rows'")
     points = [float(sentence.split("differences of ")[1].split(" ")[0]) for sentence in (mmlu, gsm8k)]
     assert 5 < points[0] < 10 and points[1] < points[0]
     assert "no difference whatever" in foreseen(study_of(files, benchmarks={"mmlu": {"limit": 3}}, questions=[]))[0]
+    recipe = study.recipe | {"data": study.recipe["data"] | {"held_out": 0.5}}
+    assert "held-out: how many items there are is not known" in foreseen(study_of(files, recipe=recipe))[0]
 
 
 def test_directories_that_are_none_of_this_study(files: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no study there"):
         read_study(tmp_path)
-    studies._keep_study(study_of(files), tmp_path)
+    keep_study(study_of(files), tmp_path)
     with pytest.raises(RunError, match="holds another study"):
         run_study(study_of(files, title="another"), tmp_path)
     assert json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))["title"] == "few bits"

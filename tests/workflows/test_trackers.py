@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 from tiny import recipe
 
-from tunelab.errors import UsageError
+from tunelab.config import Recipe
+from tunelab.errors import RunError, UsageError
 from tunelab.runs import Run
 from tunelab.workflows import setup
 from tunelab.workflows.finetune import finetune
+from tunelab.workflows.tracked_run import TrackedRun, training_run
+from tunelab.workflows.trackers import TensorBoardRun, WandbRun
 
 # A run whose process may speak to this machine alone; prints what the run's folders hold.
 RUN = """
@@ -108,11 +111,9 @@ def test_a_tracker_is_ended_where_training_fails(
 ) -> None:
     if importlib.util.find_spec("tensorboard") is None:
         pytest.skip('needs tensorboard: pip install "tunelab[trackers]"')
-    from accelerate.tracking import TensorBoardTracker
-
-    ended: list[str] = []
-    finish = TensorBoardTracker.finish
-    monkeypatch.setattr(TensorBoardTracker, "finish", lambda self: (ended.append("yes"), finish(self)))
+    ended: list[bool] = []
+    finish = TensorBoardRun.finish
+    monkeypatch.setattr(TensorBoardRun, "finish", lambda self, failed: (ended.append(failed), finish(self, failed)))
 
     def breaks(*args: Any, **more: Any) -> None:
         raise RuntimeError("broken")
@@ -120,7 +121,38 @@ def test_a_tracker_is_ended_where_training_fails(
     monkeypatch.setattr("tunelab.workflows.finetune.TrainingLoop", breaks)
     with pytest.raises(RuntimeError, match="broken"):
         finetune(recipe(models["llama"], rows, tmp_path / "run", train__trackers=["tensorboard"]))
-    assert ended == ["yes"]
+    assert ended == [True]
+
+
+def test_one_that_does_not_start_is_named_and_the_others_are_ended(
+    models: dict[str, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if importlib.util.find_spec("tensorboard") is None:
+        pytest.skip('needs tensorboard: pip install "tunelab[trackers]"')
+
+    def refuses(self: Any, about: TrackedRun) -> None:
+        raise OSError("no route to host")
+
+    ended: list[bool] = []
+    monkeypatch.setattr(WandbRun, "__init__", refuses)
+    monkeypatch.setattr(setup.importlib.util, "find_spec", lambda name: "there")
+    monkeypatch.setattr(TensorBoardRun, "finish", lambda self, failed: ended.append(failed))
+    made = recipe(models["llama"], rows, tmp_path / "run", train__trackers=["tensorboard", "wandb"])
+    with pytest.raises(RunError, match=r"train.trackers: wandb could not be started: OSError: no route to host") as one:
+        finetune(made)
+    assert "WANDB_MODE=offline" in one.value.hint and ended == [True]
+    assert Run(tmp_path / "run").manifest["error"].startswith("RunError: train.trackers: wandb")
+
+
+def test_runs_of_a_group_stand_together(tmp_path: Path) -> None:
+    plain = Recipe.model_validate({"model": "m", "data": "rows.jsonl", "train": {"trackers": ["tensorboard"]}})
+    grouped = plain.model_copy(update={"train": plain.train.model_copy(update={"tracker_group": "Two, ways"})})
+    alone = training_run(Run(tmp_path / "a"), plain)
+    assert (alone.group, alone.id, alone.unique_name) == (None, "", "a")
+    assert alone.events == tmp_path / "a" / "trackers" / "tunelab"
+    first, second = (training_run(Run(tmp_path / name), grouped) for name in "ab")
+    assert (first.group, first.job_type, first.name) == ("Two, ways", "training", "a")
+    assert [one.events for one in (first, second)] == [tmp_path / "trackers" / "two-ways" / name for name in "ab"]
 
 
 def test_a_tracker_that_is_not_installed(

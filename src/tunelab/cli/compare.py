@@ -5,7 +5,8 @@ Examples:
   tunelab compare runs/lora
   tunelab compare evaluations/ifeval-base-14ecd344 evaluations/ifeval-base-a52ca363 --but-for template
 
-Both must have been scored on the same benchmarks in the same way (tunelab eval RUN --on mmlu,ifeval). A run alone is
+Both must have been scored on the same benchmarks in the same way (tunelab eval RUN --on mmlu,ifeval), or measured on
+the same held-out rows (tunelab eval RUN), which are compared by response loss, BLEU and ROUGE-L. A run alone is
 compared with its base.
 """
 
@@ -20,7 +21,7 @@ from tunelab.errors import UsageError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One or two runs or folders of evaluations."""
     parser.add_argument("words", nargs="+", metavar="RUN", help="a run's directory, or a folder of evaluations")
-    parser.add_argument("--on", metavar="NAMES", help="benchmarks, by commas; default: all that both have")
+    parser.add_argument("--on", metavar="NAMES", help="benchmarks, by commas, held-out among them; default: all")
     parser.add_argument(
         "--but-for", metavar="KEYS", help="what is meant to differ beside the model, by commas: template, decoding, ..."
     )
@@ -52,11 +53,14 @@ def run(arguments: argparse.Namespace) -> int:
     p_column = "p" if len(found) == 1 else f"p (Holm over {len(found)})"
     names = [found[0].a_name, found[0].b_name]
     print_table(["benchmark", "metric", *names, "difference", "95 % interval", p_column, "items"], rows)
+    told: set[tuple[str, str]] = set()
     for one in found:
-        say(f"{one.benchmark}: {verdict(one)}")
+        say(f"{one.benchmark}, {one.metric.replace('_', ' ')}: {verdict(one)}")
         for key, (a, b) in one.differing.items():
-            if key.split(".")[0] not in ("model_name", "revision", "model", "weights", "adapter", "arm"):
+            of_the_model = key.split(".")[0] in ("model_name", "revision", "model", "weights", "adapter", "arm")
+            if not of_the_model and (one.benchmark, key) not in told:
                 say(f"  {key} differs: {a} and {b}")
+                told.add((one.benchmark, key))
         if arguments.flips and one.gained is not None and one.lost is not None:
             print_table(
                 ["item", "only right in"],

@@ -3,72 +3,82 @@
 Examples:
   tunelab demo
   tunelab demo --out runs/my-demo
+
+It is a study (tunelab study): a demo that was stopped goes on with --out and its directory. Exit code 1 where a part
+of it failed.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunelab.cli._console import print_table, progress_bar, say
-from tunelab.report.table import score_rows
-from tunelab.units import format_bytes, format_count, format_duration, format_rate
+from tunelab.cli._console import progress_bar, say
+from tunelab.progress import Progress
+from tunelab.units import format_duration
 
 if TYPE_CHECKING:
-    from tunelab.workflows.demo import Demo
+    from tunelab.workflows.cells import Cell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--out."""
-    parser.add_argument("--out", metavar="DIR", help="directory of the runs (default: runs/demo-N, the first free)")
+    parser.add_argument("--out", metavar="DIR", help="directory of the study (default: runs/demo-N, the first free)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the demo, show its table, and say what to try next."""
+    """Run the demo's study, show what it found, and say what to try next."""
     start = time.monotonic()
     out = Path(arguments.out) if arguments.out else _free_directory()
     say(
-        "Fine-tuning a small base model (2.2 M parameters) on about 1,900 instructions, fully, with LoRA, and with\n"
-        "LoRA over a base stored in 4 bits (nf4, mxfp4) ..."
+        "Fine-tuning a small base model (2.2 M parameters) on about 1,900 instructions,\n"
+        "fully, with LoRA, and with LoRA over a base in 4 bits (nf4, mxfp4) ...\n"
+        f"If you stop it, `tunelab demo --out {out}` goes on.\n"
     )
-    from tunelab.workflows.demo import demo
+    from tunelab.cli.report import report_study
+    from tunelab.workflows.demo import demo_study
+    from tunelab.workflows.study import run_study
 
+    study = demo_study()
     with progress_bar() as progress:
-        result = demo(out, progress=progress)
-    show(result)
-    say(f"\nThe whole demo took {format_duration(time.monotonic() - start)}. Next:")
-    lora = result.runs["lora"].path
-    say(f"  tunelab inspect {lora}/recipe.yaml --rows 2      what the model saw in training")
-    say(f"  head -n 3 {lora}/evaluations/tuned-*/responses.jsonl      what it answers now")
-    say(f"  tunelab merge {lora} --out {out}/merged      one plain transformers checkpoint")
-    say("  tunelab train --model distilgpt2 --data alpaca --size 800 --method lora      the same on a real model")
+        cells = run_study(study, out, options={"workers": "1"}, progress=_in_short(progress))
+    report_study(out, brief=True)
+    if failed := [cell for cell in cells if cell.status == "failed"]:
+        for cell in failed:
+            say(f"failed: {cell.title}: {cell.error}")
+        return 1
+    say(f"± is one standard error over {study.recipe['data']['held_out']} held-out rows that no arm was trained on.")
+    say(f"\nDone in {format_duration(time.monotonic() - start)}. Next:")
+    _say_next(out, cells)
     return 0
 
 
-def show(result: Demo) -> None:
-    """The table on stdout, and what it says in a sentence an arm on stderr."""
-    columns, rows = score_rows(result.arms)
-    trained = {name: run.manifest for name, run in result.runs.items()}
+def _say_next(out: Path, cells: Sequence[Cell]) -> None:
+    """Commands to try on what LoRA's arm left behind, each below what it shows."""
+    run, evaluation = (out / cell.folder for cell in cells if cell.arm == "lora")
+    steps = {
+        "what the model saw in training": f"tunelab inspect {run}/recipe.yaml --rows 2",
+        "what it answers now": f"head -n 3 {evaluation}/responses.jsonl",
+        "talk to it": f"tunelab chat {run}",
+        "one plain transformers checkpoint": f"tunelab merge {run} --out {out}/merged",
+        "the same on a real model": "tunelab train --model distilgpt2 --data alpaca --size 800 --method lora",
+    }
+    for what, command in steps.items():
+        say(f"  # {what}\n  {command}")
 
-    def row(what: str, cells: dict[str, str], unit: str = "") -> list[str]:
-        return [what, *(cells.get(arm, "-") for arm in result.arms), unit, ""]
 
-    rows += [
-        row("trained parameters", {n: format_count(m["model"]["digest"]["trainable"]) for n, m in trained.items()}),
-        row("training time", {n: format_duration(m["trained"]["training_seconds"]) for n, m in trained.items()}),
-        row("training speed", {n: format_rate(m["trained"]["tokens_per_second"]) for n, m in trained.items()}),
-        row("peak memory", {n: format_bytes(m["peak_resident_bytes"]) for n, m in trained.items()}, "resident"),
-    ]
-    print_table(columns, rows)
-    say(f"± is one standard error over {result.rows} held-out rows that no arm was trained on.")
-    for name, gain in result.gains.items():
-        if gain.error:
-            say(
-                f"{name}: the response loss falls by {gain.value:.3f} ± {gain.error:.3f} nats per token against the "
-                f"base, {gain.value / gain.error:.0f} times its error (paired over rows)"
-            )
+def _in_short(progress: Progress) -> Progress:
+    """A bar for each arm and kind of work ("lora: training"): beside a study's long stages 80 columns have no room."""
+
+    def report(stage: str, done: int, total: int | None, detail: str = "") -> None:
+        _, arm, *_, work = stage.split(": ")  # "3/9: lora, seed 0: held-out: tuned: scoring held-out rows"
+        if work.startswith(("training", "scoring", "answering")):  # reading and tokenising take no time here
+            progress(f"{arm.partition(',')[0]}: {work.partition(' ')[0]}", done, total, detail)
+
+    return report
 
 
 def _free_directory() -> Path:

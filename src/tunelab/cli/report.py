@@ -11,16 +11,21 @@ A report.json alone is rendered beside itself.
 from __future__ import annotations
 
 import argparse
+import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunelab.cli._console import print_data, print_table, say
+from tunelab.cli._console import console, print_data, print_table, say
 from tunelab.files import write_text_atomically
 
 if TYPE_CHECKING:
     from tunelab.report.content import StudyReport
 
 REPORT = "report.json"
+
+#: Scores and costs; comparisons come after them.
+BRIEF_TABLES = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def report_study(folder: Path) -> None:
+def report_study(folder: Path, *, brief: bool = False) -> None:
     """The report of a study's directory, in all its forms.
+
+    Args:
+        brief: show answers, scores and costs alone; the files hold all.
 
     Raises:
         RunError: there is no study.
@@ -51,10 +59,10 @@ def report_study(folder: Path) -> None:
 
     report = study_report(folder)
     write_report(folder / REPORT, report)
-    render(report, folder)
+    render(report, folder, brief=brief)
 
 
-def render(report: StudyReport, folder: Path) -> None:
+def render(report: StudyReport, folder: Path, *, brief: bool = False) -> None:
     """report.html and report.md in a folder; answers and tables on stdout, doubts on stderr."""
     from tunelab.report.console_page import answer_lines, console_tables, doubt_lines
     from tunelab.report.html_page import html_page
@@ -63,10 +71,12 @@ def render(report: StudyReport, folder: Path) -> None:
     write_text_atomically(folder / "report.html", html_page(report))
     write_text_atomically(folder / "report.md", markdown_page(report))
     for line in answer_lines(report):
-        print_data(line)
-    for table in console_tables(report):
+        print_data(textwrap.fill(line, console(sys.stdout).width, subsequent_indent="  ", break_on_hyphens=False))
+    tables, doubts = console_tables(report), doubt_lines(report)
+    for table in tables[:BRIEF_TABLES] if brief else tables:
         print_data(f"\n{table.title}")
         print_table(table.columns, table.rows)
-    for line in doubt_lines(report):
+    for line in () if brief else doubts:
         say(f"not proved: {line}")
-    say(f"the report: {folder / 'report.html'}")
+    more = f" (it also lists {len(doubts)} points that are not proved)" if brief and doubts else ""
+    say(f"the report: {folder / 'report.html'}{more}")

@@ -4,6 +4,7 @@ Examples:
   tunelab study run studies/distilgpt2-qlora-vs-full.yaml --dry-run
   tunelab study run studies/distilgpt2-qlora-vs-full.yaml --out studies/first
   tunelab study run study.yaml --scale tiny --set model=my-small-model --out tried
+  tunelab study run study.yaml --on slurm --option partition=gpu --option gpus_per_node=1
 
 Exit code 1 where a cell failed: the report says which, and the rest is there.
 """
@@ -12,10 +13,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tunelab.cli._console import print_table, progress_bar, say
 from tunelab.errors import UsageError
-from tunelab.units import format_duration
+from tunelab.units import format_bytes, format_duration
+
+if TYPE_CHECKING:
+    from tunelab.config.study import Study
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="list the cells, run nothing")
     parser.add_argument("--scale", choices=("full", "tiny"), default="full", help="tiny: its own small settings")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", help="change the study; model=NAME for all arms")
+    parser.add_argument("--on", default="here", metavar="WHERE", help="where cells run: here (default), ray or slurm")
+    parser.add_argument("--option", metavar="KEY=VALUE", action="append", help="of --on; a wrong one lists the known")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -37,40 +44,56 @@ def run(arguments: argparse.Namespace) -> int:
     study = load_study(arguments.file, arguments.set or (), tiny=arguments.scale == "tiny")
     tiny = "-tiny" if arguments.scale == "tiny" else ""
     out = Path(arguments.out or f"study-{Path(arguments.file).stem}{tiny}")
+    _say_foreseen(study)
     if arguments.dry_run:
         return _list_cells(study, out)
     from tunelab.cli.report import report_study
     from tunelab.workflows.study import run_study
+    from tunelab.workflows.study_trackers import log_report
 
     if tiny:
         from tunelab.workflows.toy_model import with_toy_models
 
         study = with_toy_models(study, out)
     with progress_bar() as progress:
-        cells = run_study(study, out, progress=progress)
+        cells = run_study(study, out, on=arguments.on, options=_options(arguments.option), progress=progress)
     report_study(out)
     failed = [cell for cell in cells if cell.status == "failed"]
     for cell in failed:
         say(f"failed: {cell.title}: {cell.error}")
+    log_report(out)
     return 1 if failed else 0
 
 
-def _list_cells(study: object, out: Path) -> int:
-    from tunelab.config.study import Study
-    from tunelab.workflows.study import expected_seconds, foreseen, known_cells
+def _options(words: list[str] | None) -> dict[str, str]:
+    pairs = [word.partition("=") for word in words or ()]
+    for name, equals, _ in pairs:
+        if not name or not equals:
+            raise UsageError(f"--option {name}: expected KEY=VALUE", "for example --option workers=2")
+    return {name: value for name, _, value in pairs}
 
-    assert isinstance(study, Study)
+
+def _list_cells(study: Study, out: Path) -> int:
+    from tunelab.workflows.cells import expected_costs, known_cells
+
     cells = known_cells(study, out)
-    expected = expected_seconds(cells)
+    expected = expected_costs(cells)
     rows = []
     for cell in cells:
-        seconds = cell.seconds if cell.status == "done" else expected[cell.key]
-        rows.append([cell.title, cell.status, "-" if seconds is None else format_duration(seconds), cell.key])
-    print_table(["cell", "status", "time", "key"], rows)
-    known = [seconds for seconds in expected.values() if seconds is not None]
-    waiting = sum(cell.status != "done" for cell in cells)
-    unknown = f", {waiting - len(known)} of unknown time" if len(known) < waiting else ""
-    say(f"{len(cells)} cells, {waiting} to run: about {format_duration(sum(known))}{unknown}; times are of cells done")
+        cost = expected.get(cell.key, cell)
+        time = "-" if cost.seconds is None else format_duration(cost.seconds)
+        memory = "-" if cost.memory_bytes is None else format_bytes(cost.memory_bytes)
+        rows.append([cell.title, cell.status, time, memory, cell.key])
+    print_table(["cell", "status", "time", "peak memory", "key"], rows)
+    known = [one.seconds for one in expected.values() if one.seconds is not None]
+    unknown = f", {len(expected) - len(known)} of unknown time" if len(known) < len(expected) else ""
+    took = f"about {format_duration(sum(known))}{unknown}; time and memory are of cells like them that are done"
+    say(f"{len(cells)} cells, {len(expected)} to run: {took}")
+    return 0
+
+
+def _say_foreseen(study: Study) -> None:
+    from tunelab.workflows.study import foreseen
+
     for sentence in foreseen(study):
         say(sentence)
-    return 0

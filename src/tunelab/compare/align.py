@@ -45,6 +45,7 @@ _REMEDIES = {
     "items_sha256": "evaluate both on the same files of the benchmark",
     "items": "evaluate both with the same --limit, or compare common items only",
     "limit": "evaluate both with the same --limit, or compare common items only",
+    "data": "evaluate both on the same held-out rows: the same sources, split, template and tokenizer",
     "protocol": "score both files again with this version and the same options",
 }
 _SHOWN = 3  # items named in an error

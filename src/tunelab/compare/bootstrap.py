@@ -61,8 +61,7 @@ def paired_bootstrap(
             is no share, or there is no such method.
     """
     check_share("confidence", confidence)
-    if resamples < 100:
-        raise DataError(f"{resamples} resamples: expected 100 or more", f"leave it at {RESAMPLES:,}")
+    check_resamples(resamples)
     if method not in ("bca", "percentile"):
         raise DataError(f"bootstrap method {method!r}: expected 'bca' or 'percentile'")
     units = gather_units(a, b, clusters)
@@ -73,7 +72,7 @@ def paired_bootstrap(
     tail = (1 - confidence) / 2
     reach = widening * -float(stdtrit(effective - 1, tail) if widened else ndtri(tail))
     low, high = np.quantile(means, [_level(-reach, bias, skew), _level(reach, bias, skew)])
-    score = _score_of_zero(_share_below(means, 0.0, units.rounding), resamples, bias, skew) / widening
+    score = _score_of_zero(share_below(means, 0.0, units.rounding), resamples, bias, skew) / widening
     p = 1.0
     if units.sums.any():
         p = min(1.0, 2 * float(stdtr(effective - 1, -abs(score)) if widened else ndtr(-abs(score))))
@@ -83,6 +82,12 @@ def paired_bootstrap(
     # Rounding, or a handful of units, could leave the estimate itself a hair outside.
     low, high = min(float(low), value), max(float(high), value)
     return Difference(value, units.error, low, high, p, units.n, drawn, f"paired bootstrap ({', '.join(words)})")
+
+
+def check_resamples(resamples: int) -> None:
+    """Raises DataError where there are too few resamples for any interval."""
+    if resamples < 100:
+        raise DataError(f"{resamples} resamples: expected 100 or more", f"leave it at {RESAMPLES:,}")
 
 
 def _resampled_means(units: Units, resamples: int, random: np.random.Generator) -> Array:
@@ -117,21 +122,21 @@ def _distinct(values: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def _bias_and_skew(units: Units, means: Array) -> tuple[float, float]:
     """BCa's z0 (how far the resamples' median lies from the estimate) and acceleration (skewness of influences)."""
-    share = _share_below(means, units.mean, units.rounding)
+    share = share_below(means, units.mean, units.rounding)
     skew = 0.0
     if units.error > 0:
         influences = units.influences / np.abs(units.influences).max()  # in a range where cubes stay numbers
         skew = float((influences**3).sum()) / (6 * float((influences**2).sum()) ** 1.5)
-    return _clipped_score(share, len(means)), skew
+    return clipped_score(share, len(means)), skew
 
 
-def _share_below(means: Array, point: float, rounding: float) -> float:
+def share_below(means: Array, point: float, rounding: float) -> float:
     """Share of resamples below a point; those on it count half."""
     off = means - point
     return float((off < -rounding).mean() + (np.abs(off) <= rounding).mean() / 2)
 
 
-def _clipped_score(share: float, resamples: int) -> float:
+def clipped_score(share: float, resamples: int) -> float:
     """Normal score of a share of resamples, which cannot be known to be smaller than one of them."""
     least = 1 / (resamples + 1)
     return float(ndtri(min(max(share, least), 1 - least)))
@@ -147,7 +152,7 @@ def _level(score: float, bias: float, skew: float) -> float:
 
 def _score_of_zero(share: float, resamples: int, bias: float, skew: float) -> float:
     """The normal score at which BCa's end is 0, which `share` of the resamples lie below: _level turned round."""
-    moved = _clipped_score(share, resamples) - bias
+    moved = clipped_score(share, resamples) - bias
     grown = 1 + skew * moved
-    most = -_clipped_score(0.0, resamples)
+    most = -clipped_score(0.0, resamples)
     return min(max(moved / grown - bias, -most), most) if grown > 0 else math.copysign(most, moved)

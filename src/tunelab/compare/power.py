@@ -1,7 +1,8 @@
 """What a comparison can see at all: the smallest true difference that is found with a given chance, said beforehand.
 
-Sources: Miettinen 1968, The matched pairs design in the case of all-or-none responses; Kish 1965, Survey sampling
-(design effect); Miller 2024, Adding error bars to evals, section 5 (power analysis).
+Sources: Cohen 1988, Statistical power analysis for the behavioral sciences, chapter 2 (t tests of means); Miettinen
+1968, The matched pairs design in the case of all-or-none responses; Kish 1965, Survey sampling (design effect); Miller
+2024, Adding error bars to evals, section 5 (power analysis).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from scipy.special import ndtri
+from scipy.special import nctdtrinc, ndtri, stdtrit
 
 from tunelab.compare.units import check_share
 from tunelab.errors import DataError
@@ -36,6 +37,30 @@ def detectable_difference(
     if not (math.isfinite(deviation) and deviation >= 0):
         raise DataError(f"deviation is {deviation}: expected a finite number of 0 or more")
     return -float(ndtri(alpha / 2) + ndtri(1 - power)) * deviation * math.sqrt(design_effect / n)
+
+
+def detectable_effect(n: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
+    """Smallest true mean difference that a paired t test of n items finds with this power, in standard deviations of
+    the items' differences (Cohen's d_z).
+
+    The noncentral t's upper tail beyond the critical value is the power; its noncentrality is d sqrt(n). Where alpha is
+    small and items are few, it asks for clearly more than the normal approximation of detectable_difference. Needs no
+    answers: what one such deviation is in nats or points is known only once rows were answered.
+
+    Args:
+        n: items.
+        alpha: two-sided; of one comparison in a family of m, alpha / m is safe.
+        power: chance of finding it.
+
+    Raises:
+        DataError: n < 2, or alpha or power is no share.
+    """
+    if n < 2:
+        raise DataError(f"{n} item{'s' if n != 1 else ''}: no error can be known, expected 2 or more")
+    check_share("alpha", alpha)
+    check_share("power", power)
+    critical = -float(stdtrit(n - 1, alpha / 2))
+    return float(nctdtrinc(n - 1, 1 - power, critical)) / math.sqrt(n)
 
 
 def detectable_accuracy_difference(

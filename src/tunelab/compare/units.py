@@ -117,20 +117,28 @@ def gather_units(a: Sequence[float], b: Sequence[float], clusters: Sequence[str]
             f"a has {n} values and b has {len(after)}: a paired comparison needs the same items",
             "compare only items that both answered",
         )
-    if clusters is None:
-        units = Units(after - before, np.ones(n), n)
-    else:
+    of_item = unit_of_items(clusters, n)
+    # Summed unit by unit, in the order of items.
+    sums: Array = np.bincount(of_item, weights=after - before).astype(np.float64)
+    return Units(sums, np.bincount(of_item).astype(np.float64), n)
+
+
+def unit_of_items(clusters: Sequence[str] | None, n: int) -> NDArray[np.int64]:
+    """The number of the unit that each of n items belongs to, [n]; units are numbered in the order of first sight.
+
+    Raises:
+        DataError: there is not a cluster for each item, or there are fewer than two units.
+    """
+    of_item = np.arange(n)
+    if clusters is not None:
         if len(clusters) != n:
             raise DataError(f"{n} values but {len(clusters)} clusters: expected one of each an item")
         places: dict[Any, int] = {}
         of_item = np.asarray([places.setdefault(name or place, len(places)) for place, name in enumerate(clusters)])
-        sums: Array = np.zeros(len(places))
-        np.add.at(sums, of_item, after - before)
-        units = Units(sums, np.bincount(of_item).astype(np.float64), n)
-    if len(units.sums) < 2:
+    if not n or of_item.max() < 1:
         what = f"all {n} items are of one cluster" if n > 1 else f"there are {n} items" if n != 1 else "there is 1 item"
         raise DataError(f"{what}: no error can be known, expected two or more", "evaluate more of the benchmark")
-    return units
+    return of_item
 
 
 def check_share(name: str, value: float) -> None:

@@ -12,12 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from numpy.typing import NDArray
+
 from tunelab.compare.align import Pairs
 from tunelab.compare.bootstrap import RESAMPLES, BootstrapMethod, paired_bootstrap
+from tunelab.compare.corpus import Statistic, paired_corpus_bootstrap
 from tunelab.compare.power import detectable_accuracy_difference, detectable_difference
 from tunelab.compare.statistics import discordant_interval, holm, mcnemar
 from tunelab.compare.units import Difference
-from tunelab.errors import RunError
+from tunelab.errors import DataError, RunError
 from tunelab.statistics import clustered_mean_with_error, mean_with_error
 
 ALPHA = 0.05
@@ -38,9 +41,9 @@ class Comparison:
     Attributes:
         benchmark, metric, unit, higher_is_better: what was measured ("mmlu", "accuracy", "0-1").
         a_name, b_name: what the two are called.
-        a_value, b_value: their means over the common items.
+        a_value, b_value: their means over the common items, or a corpus figure of these.
         a_error, b_error: standard errors of these, clustered where items are; None = unknown.
-        difference: the mean of b - a.
+        difference: the mean of b - a, or the difference of the corpus figures.
         error: its paired standard error.
         low, high: its 95 % interval.
         p: two-sided, of no difference; in itself, before any correction.
@@ -117,10 +120,10 @@ def compare_values(
 ) -> Comparison:
     """Compare two models on the items that both answered.
 
-    Values that are all 0 or 1 are right or wrong: p is then McNemar's exact one, and the interval the bootstrap's, or
-    Bonett and Price's where fewer than 20 items are answered right by one alone. Interval and p of all else are the
-    bootstrap's. Where items lie in clusters both are the clustered bootstrap's, McNemar's p being told beside it; with
-    few discordant items the larger p and the wider interval are taken.
+    Values of the unit "0-1" that are all 0 or 1 are right or wrong: p is then McNemar's exact one, and the interval the
+    bootstrap's, or Bonett and Price's where fewer than 20 items are answered right by one alone. Interval and p of all
+    else are the bootstrap's. Where items lie in clusters both are the clustered bootstrap's, McNemar's p being told
+    beside it; with few discordant items the larger p and the wider interval are taken.
 
     Args:
         pairs, benchmark, metric, unit, higher_is_better: of align(), and what its values are, as Score says it.
@@ -130,37 +133,48 @@ def compare_values(
         DataError: there are fewer than two items or clusters, or a value is not finite.
     """
     found = paired_bootstrap(pairs.a, pairs.b, pairs.clusters, method=bootstrap, resamples=resamples, seed=seed)
-    gained, lost, exact = _flips(pairs)
+    gained, lost, exact = _flips(pairs) if unit == "0-1" else (None, None, None)
     low, high, p, method = _interval_and_p(found, gained, lost, exact)
-    (a_value, a_error), (b_value, b_error) = (_mean(values, pairs.clusters) for values in (pairs.a, pairs.b))
-    comparison = Comparison(
-        benchmark,
-        metric,
-        unit,
-        higher_is_better,
-        pairs.a_name,
-        pairs.b_name,
-        a_value,
-        b_value,
-        a_error,
-        b_error,
-        difference=found.value,
-        error=found.error,
-        low=low,
-        high=high,
-        p=p,
-        p_holm=None,
-        family=1,
-        p_mcnemar=exact,
-        n=found.n,
-        clusters=found.units if found.units < found.n else None,
-        left_out=len(pairs.only_in_a) + len(pairs.only_in_b),
-        method=method,
-        gained=gained,
-        lost=lost,
-        detectable=None,
-        differing=pairs.differing,
+    figures = (_mean(pairs.a, pairs.clusters), _mean(pairs.b, pairs.clusters))
+    comparison = _recorded(pairs, figures, found, (benchmark, metric, unit, higher_is_better))
+    comparison = dataclasses.replace(
+        comparison, low=low, high=high, p=p, p_mcnemar=exact, method=method, gained=gained, lost=lost
     )
+    return dataclasses.replace(comparison, detectable=_detectable(comparison, ALPHA))
+
+
+def compare_counts(
+    pairs: Pairs,
+    a_counts: Sequence[NDArray[Any]],
+    b_counts: Sequence[NDArray[Any]],
+    statistic: Statistic,
+    *,
+    benchmark: str,
+    metric: str,
+    unit: str = "0-100",
+    higher_is_better: bool = True,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two models by a corpus figure (BLEU): one of counts that are summed over the items that both answered.
+
+    Interval and p are those of paired_corpus_bootstrap. Items have no values of their own: none is gained or lost.
+
+    Args:
+        pairs: of align(); the values in it are not looked at.
+        a_counts, b_counts: [items, columns] for each seed, in the order of pairs.items.
+        statistic: the figure of summed counts, [..., columns] -> [...].
+        benchmark, metric, unit, higher_is_better: what the figure is.
+        resamples, seed: of paired_corpus_bootstrap.
+
+    Raises:
+        DataError: counts and items do not fit together, or there are fewer than two items or clusters.
+    """
+    if unlike := [len(one) for one in (*a_counts, *b_counts) if len(one) != len(pairs.items)]:
+        raise DataError(f"counts of {unlike[0]} items, but {len(pairs.items)} are compared: expected one row an item")
+    corpus = paired_corpus_bootstrap(a_counts, b_counts, statistic, pairs.clusters, resamples=resamples, seed=seed)
+    figures = ((corpus.a_value, corpus.a_error), (corpus.b_value, corpus.b_error))
+    comparison = _recorded(pairs, figures, corpus.difference, (benchmark, metric, unit, higher_is_better))
     return dataclasses.replace(comparison, detectable=_detectable(comparison, ALPHA))
 
 
@@ -199,13 +213,53 @@ def verdict(comparison: Comparison) -> str:
         f" (95 % interval {_signed(low, digits)} to {_signed(high, digits)}, {_p_words(one)})"
     )
     if one.gained is None and one.error == 0:
-        return f"{found}, as every one of the {one.n:,} items differs by the same"
+        return f"{found}, the same whichever of the {one.n:,} items are drawn"
     if one.detectable is None:
         return f"{found}, {one.n:,} items could not have shown any difference"
     smallest = scale * one.detectable
     return (
         f"{found}, differences below {smallest:.{_decimals(smallest, least=digits)}f} {unit} could not have been seen"
         f" (with {POWER * 100:.0f} % power)"
+    )
+
+
+def _recorded(
+    pairs: Pairs,
+    figures: tuple[tuple[float, float | None], tuple[float, float | None]],
+    found: Difference,
+    labels: tuple[str, str, str, bool],
+) -> Comparison:
+    """A comparison as the bootstrap found it, of values or figures that are not right or wrong.
+
+    Args:
+        figures: a's and b's value and error.
+        labels: benchmark, metric, unit, and whether higher is better.
+    """
+    (a_value, a_error), (b_value, b_error) = figures
+    return Comparison(
+        *labels,
+        pairs.a_name,
+        pairs.b_name,
+        a_value,
+        b_value,
+        a_error,
+        b_error,
+        difference=found.value,
+        error=found.error,
+        low=found.low,
+        high=found.high,
+        p=found.p,
+        p_holm=None,
+        family=1,
+        p_mcnemar=None,
+        n=found.n,
+        clusters=found.units if found.units < found.n else None,
+        left_out=len(pairs.only_in_a) + len(pairs.only_in_b),
+        method=f"interval and p: {found.method}",
+        gained=None,
+        lost=None,
+        detectable=None,
+        differing=pairs.differing,
     )
 
 

@@ -18,7 +18,8 @@ from tunelab.config.types import Count, CountOrZero, Flag, NotNegative, Positive
 class Section(BaseModel):
     """One level of the tree: frozen, and a key that it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Defaults are checked too: 32 becomes 32.0, as it does when a run's own recipe is read again.
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
     shorthand: ClassVar[str] = ""  # what may stand in place of the whole section, in words
     shorthand_types: ClassVar[tuple[str, ...]] = ()  # its types in JSON Schema
 
@@ -278,6 +279,9 @@ class TrainSettings(Section):
         (), description="Where metrics go besides metrics.jsonl."
     )
     tracker_project: Text = Field("tunelab", description="Project name at the trackers.")
+    tracker_group: Text | None = Field(
+        None, description="Runs of one group stand together at the trackers. null: none; in a study, its title."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to train. auto: the GPU where there is one."
     )

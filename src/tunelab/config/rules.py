@@ -13,6 +13,9 @@ from tunelab.plugins import names
 
 FORMATS = "models/formats"
 
+#: Known precisions; another may be a .py file of one's own.
+PRECISIONS = ("none", *names(FORMATS))
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -43,9 +46,9 @@ RULES = (
     ),
     Rule(
         ("precision.name",),
-        f"no weight format of that name: {', '.join(('none', *names(FORMATS)))}, or a .py file",
+        f"no weight format of that name: {', '.join(PRECISIONS)}, or a .py file",
         "set precision to one of these",
-        lambda r: r.precision.name not in ("none", *names(FORMATS)) and not r.precision.name.endswith(".py"),
+        lambda r: r.precision.name not in PRECISIONS and not r.precision.name.endswith(".py"),
     ),
     Rule(
         ("precision.name", "adapter.kind"),

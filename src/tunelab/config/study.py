@@ -19,6 +19,11 @@ from tunelab.errors import ConfigError, Problem, UsageError
 #: The benchmark of the recipe's own held-out rows: perplexity, BLEU, ROUGE.
 HELD_OUT = "held-out"
 
+RESPONSE_LOSS, BLEU, ROUGE_L = "response_loss", "bleu", "rougeL"
+
+#: What held-out rows are compared by, the figure that decides first. Of other benchmarks it is the one to quote.
+HELD_OUT_METRICS = (RESPONSE_LOSS, BLEU, ROUGE_L)
+
 Tree = dict[str, Any]
 
 
@@ -40,6 +45,16 @@ class Question(_Part):
     is_better: Text = Field(description="The arm that might be better.")
     than: Text = Field(description="The arm that it is compared with.")
     on: Text = Field(description="The benchmark that decides.")
+    metric: Text | None = Field(
+        None,
+        description="The figure that decides. Default: the benchmark's figure to quote; of `held-out` response_loss "
+        "(others: bleu, rougeL).",
+    )
+
+    @property
+    def decided_by(self) -> str | None:
+        """The figure that decides; None = the benchmark's figure to quote, which is known once it was scored."""
+        return self.metric or (RESPONSE_LOSS if self.on == HELD_OUT else None)
 
 
 class Published(_Part):
@@ -76,6 +91,22 @@ class Study(_Part):
         chosen = self.compare or tuple((names[0], name) for name in names[1:])
         asked = ((one.than, one.is_better) for one in self.questions)
         return tuple(dict.fromkeys((*chosen, *asked)))
+
+    @property
+    def comparisons(self) -> tuple[tuple[str, str, str, str | None], ...]:
+        """All that is compared and corrected together: two arms, the second against the first, a benchmark, and a
+        figure of it (None = the one to quote). Held-out rows are compared by three figures, other benchmarks by the
+        one to quote and by what a question names.
+        """
+        found: dict[tuple[str, str, str, str | None], None] = {}
+        for a, b in self.pairs:
+            for benchmark in self.benchmarks:
+                asked = [
+                    one.decided_by for one in self.questions if (one.than, one.is_better, one.on) == (a, b, benchmark)
+                ]
+                metrics = HELD_OUT_METRICS if benchmark == HELD_OUT else (None, *asked)
+                found |= dict.fromkeys((a, b, benchmark, metric) for metric in metrics)
+        return tuple(found)
 
     def arm_recipe(self, arm: str, seed: int) -> Recipe:
         """The whole recipe of an arm with a seed.
@@ -186,6 +217,10 @@ def _wrong_names(study: Study) -> list[Problem]:
         if one.on not in study.benchmarks:
             known = ", ".join(study.benchmarks)
             problems.append(Problem(f"questions.{number}.on", f"no benchmark {one.on!r} is run", f"known: {known}"))
+        if one.on == HELD_OUT and one.metric not in (None, *HELD_OUT_METRICS):
+            known = ", ".join(HELD_OUT_METRICS)
+            said = f"held-out rows are not compared by {one.metric!r}"
+            problems.append(Problem(f"questions.{number}.metric", said, f"known: {known}"))
     return problems
 
 

@@ -95,3 +95,29 @@ class LikelihoodRecord:
     def from_json(cls, value: Mapping[str, Any]) -> LikelihoodRecord:
         """Raises RunError where a key is missing or unknown."""
         return record_from_json(cls, value)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerScore:
+    """What one answer adds to the figures of a held-out evaluation, as it is stored beside them.
+
+    Attributes:
+        item: the item's id.
+        rouge1, rouge2, rougeL: F-measures, 0-100; the mean over items is the figure.
+        bleu_counts: what BLEU needs of the answer (metrics/bleu.py: bleu_counts); BLEU of their sum is the figure.
+    """
+
+    item: str
+    rouge1: float
+    rouge2: float
+    rougeL: float
+    bleu_counts: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> AnswerScore:
+        """Raises RunError where a key is missing or unknown."""
+        score = record_from_json(cls, value)
+        return dataclasses.replace(score, bleu_counts=tuple(score.bleu_counts))

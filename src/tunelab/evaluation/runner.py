@@ -12,13 +12,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tunelab.errors import DataError, RunError
 from tunelab.evaluation.benchmark import Score
-from tunelab.evaluation.held_out import HeldOutAnswer, HeldOutPrompt, HeldOutRow, LikelihoodRecord
+from tunelab.evaluation.held_out import AnswerScore, HeldOutAnswer, HeldOutPrompt, HeldOutRow, LikelihoodRecord
 from tunelab.evaluation.likelihood import row_likelihoods
-from tunelab.evaluation.metrics.bleu import bleu_score
+from tunelab.evaluation.metrics.bleu import bleu_counts, bleu_score
 from tunelab.evaluation.metrics.perplexity import perplexity_scores
-from tunelab.evaluation.metrics.rouge import rouge_scores
+from tunelab.evaluation.metrics.rouge import KINDS, rouge_by_item, rouge_scores
 from tunelab.generate.engine import generate
 from tunelab.generate.sampling import Decoding
 from tunelab.progress import Progress, silent
@@ -158,10 +160,29 @@ def read_held_out(
     return answers, rows
 
 
+def answer_scores(responses: Sequence[HeldOutAnswer]) -> list[AnswerScore]:
+    """What each answer adds to the figures of all: its ROUGE values and BLEU's counts, in the order of the items' ids.
+
+    Two models are compared from these alone, without sacrebleu, rouge-score or the texts.
+
+    Raises:
+        DataError: a reference has no text.
+    """
+    if not responses:
+        return []
+    ordered = sorted(responses, key=lambda response: response.item)
+    texts, references = [one.text for one in ordered], [one.reference for one in ordered]
+    counts, rouge = bleu_counts(texts, references).tolist(), rouge_by_item(texts, references)
+    values = zip(ordered, *(rouge[kind] for kind in KINDS), counts, strict=True)
+    return [AnswerScore(one.item, rouge1, rouge2, rougeL, tuple(row)) for one, rouge1, rouge2, rougeL, row in values]
+
+
 def score_held_out(
     responses: Sequence[HeldOutAnswer],
     likelihoods: Sequence[LikelihoodRecord],
     protocol: Mapping[str, Any] | None = None,
+    *,
+    by_answer: Sequence[AnswerScore] | None = None,
 ) -> list[Score]:
     """All scores that the records allow: perplexities and bits per byte, then BLEU and ROUGE-1/2/L.
 
@@ -169,9 +190,10 @@ def score_held_out(
         responses: scored by BLEU and ROUGE against their references; may be empty.
         likelihoods: give perplexities and bits per byte; may be empty.
         protocol: what else belongs to every score's protocol (template, decoding, number of rows left out, ...).
+        by_answer: what answer_scores gives of the responses, where it is known already.
 
     Raises:
-        DataError: both are empty, or a reference has no text.
+        DataError: both are empty, a reference has no text, or `by_answer` is of other responses.
     """
     if not responses and not likelihoods:
         raise DataError("there are neither responses nor likelihoods to score", "evaluate at least one held-out row")
@@ -181,7 +203,13 @@ def score_held_out(
         ordered = sorted(responses, key=lambda response: response.item)
         texts, references = [one.text for one in ordered], [one.reference for one in ordered]
         reasons = {"stop_reasons": dict(sorted(Counter(one.stop_reason for one in ordered).items()))}
-        for score in (bleu_score(texts, references), *rouge_scores(texts, references)):
+        parts = answer_scores(ordered) if by_answer is None else by_answer
+        if [one.item for one in parts] != [one.item for one in ordered]:
+            raise DataError(f"{len(parts)} scores of answers are not those of the {len(ordered)} responses")
+        counts = np.array([one.bleu_counts for one in parts], dtype=np.int64)
+        rouge = {kind: [getattr(one, kind) for one in parts] for kind in KINDS}
+        bleu = bleu_score(texts, references, counts=counts)
+        for score in (bleu, *rouge_scores(texts, references, by_item=rouge)):
             scores.append(dataclasses.replace(score, protocol={**score.protocol, **reasons}))
     return [dataclasses.replace(score, protocol={**score.protocol, **(protocol or {})}) for score in scores]
 

@@ -66,7 +66,8 @@ def add_lora(
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
-        lora_alpha=cast(int, alpha),
+        # A whole number where it is one: other programs that read the file take it for an int, as PEFT declares it.
+        lora_alpha=int(alpha) if alpha == int(alpha) else cast(int, alpha),
         lora_dropout=dropout,
         use_rslora=use_rslora,
         use_dora=use_dora,

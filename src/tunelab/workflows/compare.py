@@ -3,81 +3,18 @@
     found = compare_runs("runs/full", "runs/lora")
     print(found[0].benchmark, verdict(found[0]))
 
-Read are the files that scoring wrote (scores.json, grades.jsonl) and the responses beside them; no model is needed.
+Read are the files that scoring wrote and the responses beside them (evaluated.py); no model is needed.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tunelab.compare.align import OF_THE_MODEL, GradedItems, align
-from tunelab.compare.verdict import Comparison, compare_values, correct
+from tunelab.compare.verdict import Comparison, correct
 from tunelab.errors import RunError, UsageError
-from tunelab.responses import read_responses
-from tunelab.runs import Run
-
-SCORES, GRADES, RESPONSES = "scores.json", "grades.jsonl", "responses.jsonl"
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """A folder that scoring wrote: one arm's scores on one benchmark."""
-
-    folder: Path
-    benchmark: str
-    arm: str
-    content: dict[str, Any]
-
-    def main_score(self) -> dict[str, Any]:
-        """The benchmark's figure to quote."""
-        score: dict[str, Any] = self.content["scores"][0]
-        return score
-
-    def graded(self, name: str) -> GradedItems:
-        """Each item's value of the figure to quote, its question and its cluster; what has no value is left out."""
-        metric = self.main_score()["name"]
-        header, records = read_responses(self.folder / RESPONSES)
-        values, clusters = {}, {}
-        for line in (self.folder / GRADES).read_text(encoding="utf-8").splitlines():
-            grade = json.loads(line)
-            if grade["values"].get(metric) is not None:
-                values[grade["item"]] = float(grade["values"][metric])
-                clusters[grade["item"]] = grade["cluster"]
-        prompts = {record["item"]: record["question"] for record in records}
-        return GradedItems(name, values, prompts, clusters, header, self.main_score()["protocol"])
-
-
-def evaluated_in(path: Path | str) -> list[Evaluated]:
-    """Everything that was scored under a run, a folder of evaluations, or in one evaluation's folder.
-
-    Raises:
-        RunError: nothing was scored there, or a file is none of ours.
-    """
-    root = Path(path)
-    if not root.is_dir():
-        raise RunError(f"{root}: no such directory", "give a run, or the folder of an evaluation")
-    root = Run(root).evaluations if Run(root).recipe_file.exists() else root
-    folders = [root] if (root / GRADES).exists() else sorted(one.parent for one in root.glob(f"*/{GRADES}"))
-    found = [_read(folder) for folder in folders]
-    if not found:
-        raise RunError(
-            f"{path}: no benchmark was scored there", f"tunelab eval {path} --on mmlu asks and scores, for example"
-        )
-    return found
-
-
-def _read(folder: Path) -> Evaluated:
-    try:
-        content = json.loads((folder / SCORES).read_text(encoding="utf-8"))
-        name = content["benchmark"]
-        label = Path(name).stem if name.endswith(".py") else name
-        return Evaluated(folder, label, content["header"].get("arm", ""), content)
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{folder / SCORES}: not a file of scores", f"score it again: tunelab score {folder}") from error
+from tunelab.workflows.evaluated import Evaluated, evaluated_in
+from tunelab.workflows.paired_evaluations import Side, compare_sides
 
 
 def compare_runs(
@@ -88,16 +25,17 @@ def compare_runs(
     but_for: Collection[str] = (),
     common_items_only: bool = False,
 ) -> list[Comparison]:
-    """Compare the tuned arms of two runs (or any two evaluations) on every benchmark that both have; or, given one
-    run, its base with its tuned arm.
+    """Compare the tuned arms of two runs (or any two evaluations) on every benchmark that both have, and on held-out
+    rows where both were measured on the same; or, given one run, its base with its tuned arm.
 
     Args:
-        benchmarks: names; () = all that both have.
+        benchmarks: names ("held-out" for held-out rows); () = all that both have.
         but_for: header or protocol keys that are meant to differ, beyond those of the model ("template").
         common_items_only: leave out items that one of them lacks, instead of refusing.
 
     Returns:
-        One comparison a benchmark, of b against a, corrected together (Holm).
+        One comparison a benchmark, by its figure to quote, and up to three of held-out rows (response loss, BLEU,
+        ROUGE-L): of b against a, corrected together (Holm).
 
     Raises:
         RunError: nothing was scored there, or no benchmark is common.
@@ -113,22 +51,9 @@ def compare_runs(
         )
     found = []
     for first, second in pairs:
-        score = first.main_score()
-        aligned = align(
-            first.graded(names[0]),
-            second.graded(names[1]),
-            but_for={*OF_THE_MODEL, *but_for},
-            common_items_only=common_items_only,
-        )
-        found.append(
-            compare_values(
-                aligned,
-                benchmark=first.benchmark,
-                metric=score["name"],
-                unit=score["unit"],
-                higher_is_better=score["higher_is_better"],
-            )
-        )
+        sides = Side(names[0], [first]), Side(names[1], [second])
+        for metric in _compared_by(first, second):
+            found.append(compare_sides(*sides, metric, but_for=but_for, common_items_only=common_items_only))
     return correct(found)
 
 
@@ -149,10 +74,19 @@ def _common(a: Path | str, b: Path | str | None, benchmarks: Sequence[str]) -> I
             if len(same) > 1:
                 folders = ", ".join(one.folder.name for one in same)
                 raise UsageError(
-                    f"{place} has several evaluations of {benchmark}: {folders}", "give the folder of the one meant"
+                    f"{place} has several evaluations of {benchmark}: {folders}",
+                    "give the folder of the one meant, or name the other benchmarks with --on",
                 )
             chosen.append(same[0])
         yield chosen[0], chosen[1]
+
+
+def _compared_by(first: Evaluated, second: Evaluated) -> list[str | None]:
+    """Of held-out rows every figure that both have; of a benchmark its figure to quote (None)."""
+    if not first.is_held_out:
+        return [None]
+    known = {one.name for one in second.metrics()}
+    return [one.name for one in first.metrics() if one.name in known]
 
 
 def _one_arm(evaluated: list[Evaluated]) -> list[Evaluated]:

@@ -19,13 +19,14 @@ from tunelab.errors import DataError, RunError, UsageError
 from tunelab.evaluation.benchmark import Score
 from tunelab.evaluation.held_out import HeldOutPrompt, HeldOutRow, LikelihoodRecord
 from tunelab.evaluation.metrics.perplexity import predicted_bytes
-from tunelab.evaluation.runner import held_out_likelihoods, held_out_responses, score_held_out
+from tunelab.evaluation.runner import answer_scores, held_out_likelihoods, held_out_responses, score_held_out
 from tunelab.files import write_json_atomically
 from tunelab.models.adapters import load_adapter
 from tunelab.models.load import check_tokenizer_fits, load_tokenizer, model_fingerprint
 from tunelab.progress import Progress, named, silent
 from tunelab.runs import Run, open_run
 from tunelab.statistics import Estimate, paired_ratio_difference
+from tunelab.workflows.evaluated import LIKELIHOODS, RESPONSES, SCORES, write_answer_scores
 from tunelab.workflows.prepare import load_recipe_tokenizer, prepare_with
 from tunelab.workflows.setup import autocast, compute_dtype, load_base, load_trained
 
@@ -135,7 +136,7 @@ def _evaluate_arms(
             likelihoods[arm.name] = held_out_likelihoods(
                 model,
                 rows,
-                folder / "likelihoods.jsonl",
+                folder / LIKELIHOODS,
                 header,
                 batch_tokens=settings.batch_tokens,
                 progress=named(progress, arm.name),
@@ -144,7 +145,7 @@ def _evaluate_arms(
                 model,
                 tokenizer,
                 items,
-                folder / "responses.jsonl",
+                folder / RESPONSES,
                 header,
                 max_new_tokens=settings.max_new_tokens,
                 stop_token_ids=data.stop_token_ids,
@@ -152,10 +153,11 @@ def _evaluate_arms(
                 progress=named(progress, arm.name),
             )
         protocol = {"template": recipe.data.template, "rows": len(rows), "rows_without_prompt": len(rows) - len(items)}
-        scores[arm.name] = score_held_out(responses, likelihoods[arm.name], protocol)
-        write_json_atomically(
-            folder / "scores.json", {"header": header, "scores": [s.to_json() for s in scores[arm.name]]}
-        )
+        by_answer = answer_scores(responses)
+        scores[arm.name] = score_held_out(responses, likelihoods[arm.name], protocol, by_answer=by_answer)
+        # Before the scores: an evaluation counts as scored once these are there.
+        write_answer_scores(folder, by_answer)
+        write_json_atomically(folder / SCORES, {"header": header, "scores": [s.to_json() for s in scores[arm.name]]})
     base, tuned = likelihoods.get("base"), likelihoods.get("tuned")
     gain = response_gain(base, tuned) if base and tuned else None
     return Scores(scores, gain, out, len(rows), likelihoods, folders)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunelab.compare.align import OF_THE_MODEL, GradedItems, align
-from tunelab.compare.verdict import Comparison, compare_values, correct, verdict
+from tunelab.compare.verdict import Comparison, correct, verdict
+from tunelab.config import SourceSettings
 from tunelab.config.study import HELD_OUT, Study
 from tunelab.errors import TunelabError
 from tunelab.report.content import (
@@ -27,11 +28,11 @@ from tunelab.report.content import (
 from tunelab.responses import read_responses
 from tunelab.runs import Run
 from tunelab.statistics import mean_with_error
-from tunelab.workflows.compare import evaluated_in
-from tunelab.workflows.study import Cell, evaluation_key, read_study, seeds_of, training_key
+from tunelab.workflows.cells import Cell, evaluation_key, read_study, seeds_of, training_key
+from tunelab.workflows.evaluated import Evaluated, evaluated_in
+from tunelab.workflows.paired_evaluations import Side, compare_sides
 
 MOST_FLIPS = 500  # of each comparison, that a report shows
-RESPONSE_LOSS = "response_loss"
 
 #: Keys of a recipe in which arms and seeds differ by being arms and seeds.
 _NOT_SETTINGS = ("out", "train.seed")
@@ -49,6 +50,10 @@ class _Found:
         """What was scored of an arm on a benchmark, one folder a seed that is done."""
         keys = [evaluation_key(self.study, arm, seed, benchmark) for seed in seeds_of(self.study, arm)]
         return [self.folder / self.cells[key].folder for key in keys if self.cells[key].status == "done"]
+
+    def evaluated(self, arm: str, benchmark: str) -> list[Evaluated]:
+        """The same, read: one evaluation a seed that is done."""
+        return [evaluated_in(folder)[0] for folder in self.folders(arm, benchmark)]
 
     def runs(self, arm: str) -> list[tuple[int, Run]]:
         """The finished trainings of an arm, with their seeds."""
@@ -71,7 +76,11 @@ def study_report(folder: Path | str) -> StudyReport:
     differences = list(_differences(study))
     shown: list[Flip] = []
     left_out = 0
+    # An item is gained or lost by the figure to quote, which is compared first.
+    quoted: dict[tuple[str, str, str], Comparison] = {}
     for one in comparisons:
+        quoted.setdefault((one.a_name, one.b_name, one.benchmark), one)
+    for one in quoted.values():
         flips = list(_flips(found, one))
         shown += flips[:MOST_FLIPS]
         left_out += max(0, len(flips) - MOST_FLIPS)
@@ -79,7 +88,7 @@ def study_report(folder: Path | str) -> StudyReport:
     return StudyReport(
         title=study.title,
         created=created,
-        questions=tuple(_answers(study, comparisons)),
+        questions=tuple(_answers(found, comparisons)),
         arms=tuple(_arm(found, name) for name in study.arms),
         scores=tuple(scores),
         published=tuple(Published(one.arm, one.what, one.value, one.source) for one in study.published),
@@ -106,16 +115,16 @@ def _arm(found: _Found, name: str) -> Arm:
     training = _mean([run["trained"]["training_seconds"] for run in runs])
     evaluating = sum(cell.seconds for cell in cells if cell.benchmark and cell.status == "done")
     hours = sum(cell.seconds for cell in cells if cell.status == "done") / 3600
-    peaks = [run["peak_gpu_bytes"] or run["peak_resident_bytes"] for run in runs]
+    peaks = [cell.memory_bytes for cell in cells if cell.memory_bytes is not None]
     return Arm(
         name=name,
         model=Path(recipe.model.name).name if Path(recipe.model.name).is_dir() else recipe.model.name,
         precision=recipe.precision.name,
         adapter=trained if settings.tuned else "none",
-        data=", ".join(one.name or str(one.path) for one in recipe.data.sources) if settings.tuned else "",
+        data=", ".join(_source_name(one) for one in recipe.data.sources) if settings.tuned else "",
         status="failed" if failed else "done" if done else "missing",
         error="; ".join(dict.fromkeys(f"{cell.title}: {cell.error}" for cell in causes)),
-        peak_memory_bytes=max(peaks) if peaks else None,
+        peak_memory_bytes=max(peaks, default=None),
         training_seconds=training if settings.tuned else 0.0,
         evaluation_seconds=evaluating or None,
         tokens_per_second=_mean([run["trained"]["tokens_per_second"] for run in runs]),
@@ -123,6 +132,11 @@ def _arm(found: _Found, name: str) -> Arm:
         disk_bytes=_size(found.runs(name)[0][1]) if runs else None,
         cost=hours * study.price_per_hour if study.price_per_hour is not None else None,
     )
+
+
+def _source_name(source: SourceSettings) -> str:
+    """As a reader knows it: a file by its own name, which a source's layout is read from."""
+    return Path(source.path).name if source.path else source.name
 
 
 def _cells_of_arm(found: _Found, name: str) -> Iterator[Cell]:
@@ -172,50 +186,25 @@ def _stored_scores(folder: Path) -> list[dict[str, Any]]:
 
 
 def _comparisons(found: _Found) -> tuple[list[Comparison], list[str]]:
-    """All pairs on all benchmarks, corrected together; and what could not be compared, in sentences."""
-    made, refused = [], []
-    for a, b in found.study.pairs:
-        for benchmark in found.study.benchmarks:
-            sides = [_graded(found, arm, benchmark) for arm in (a, b)]
-            if sides[0] is None or sides[1] is None:
-                continue
-            (first, metric, unit, higher), second = sides[0], sides[1][0]
-            try:
-                pairs = align(first, second, but_for={*OF_THE_MODEL, "template"})
-                made.append(
-                    compare_values(pairs, benchmark=benchmark, metric=metric, unit=unit, higher_is_better=higher)
-                )
-            except TunelabError as error:
-                refused.append(f"{a} and {b} were not compared on {benchmark}: {error.message}")
-    return correct(made) if made else [], refused
-
-
-def _graded(found: _Found, arm: str, benchmark: str) -> tuple[GradedItems, str, str, bool] | None:
-    """Each item's value, the mean over seeds; metric, unit, and which way is good. None where nothing was scored."""
-    folders = found.folders(arm, benchmark)
-    if not folders:
-        return None
-    if benchmark == HELD_OUT:
-        sides = [_row_losses(arm, folder) for folder in folders]
-        metric, unit, higher = RESPONSE_LOSS, "nats per token", False
-    else:
-        read = [evaluated_in(folder)[0] for folder in folders]
-        sides = [one.graded(arm) for one in read]
-        score = read[0].main_score()
-        metric, unit, higher = score["name"], score["unit"], score["higher_is_better"]
-    first = sides[0]
-    common = [item for item in first.values if all(item in side.values for side in sides)]
-    values = {item: sum(side.values[item] for side in sides) / len(sides) for item in common}
-    return GradedItems(arm, values, first.prompts, first.clusters, first.header, first.protocol), metric, unit, higher
-
-
-def _row_losses(arm: str, folder: Path) -> GradedItems:
-    """-log p of each held-out answer over the mean number of tokens: the mean of these is the loss per token."""
-    header, records = read_responses(folder / "likelihoods.jsonl")
-    tokens = sum(record["answer_tokens"] for record in records) / len(records)
-    values = {record["item"]: record["answer_nll"] / tokens for record in records}
-    prompts = {record["item"]: str(record["answer_tokens"]) for record in records}
-    return GradedItems(arm, values, prompts, {}, header, {})
+    """All that the study compares, corrected together; and what could not be compared, in sentences."""
+    made: dict[tuple[str, str, str, str], Comparison] = {}
+    refused: dict[tuple[str, str, str, str], list[str]] = {}
+    for a, b, benchmark, metric in found.study.comparisons:
+        first, second = Side(a, found.evaluated(a, benchmark)), Side(b, found.evaluated(b, benchmark))
+        if not first.seeds or not second.seeds:
+            continue
+        try:
+            # A question may name the figure to quote, which is compared once.
+            name = first.seeds[0].metric(metric).name
+            if (a, b, benchmark, name) not in made:
+                one = compare_sides(first, second, name, but_for=("template",))
+                made[a, b, benchmark, name] = dataclasses.replace(one, benchmark=benchmark)
+        except TunelabError as error:
+            refused.setdefault((a, b, benchmark, error.message), []).append(metric or "its figure to quote")
+    sentences = []
+    for (a, b, benchmark, message), metrics in refused.items():
+        sentences.append(f"{a} and {b} were not compared on {benchmark} by {', '.join(metrics)}: {message}")
+    return correct(list(made.values())), sentences
 
 
 def _paired(one: Comparison) -> PairedComparison:
@@ -237,18 +226,22 @@ def _paired(one: Comparison) -> PairedComparison:
     )
 
 
-def _answers(study: Study, comparisons: Sequence[Comparison]) -> Iterator[Question]:
-    for question in study.questions:
+def _answers(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[Question]:
+    for question in found.study.questions:
         arms = (question.than, question.is_better)
-        same = [one for one in comparisons if (one.a_name, one.b_name) == arms and one.benchmark == question.on]
-        if not same:
-            yield Question(question.ask, "Unknown: the two arms were not both measured.", "unknown")
+        measured = [found.evaluated(arm, question.on) for arm in arms]
+        metric = question.decided_by or (measured[0][0].metric().name if measured[0] else "")
+        asked = (*arms, question.on, metric)
+        chosen = [one for one in comparisons if (one.a_name, one.b_name, one.benchmark, one.metric) == asked]
+        if not chosen:
+            why = f"could not be compared by {metric}" if all(measured) else "were not both measured"
+            yield Question(question.ask, f"Unknown: the two arms {why}.", "unknown")
             continue
-        found = same[0]
-        better = (found.difference > 0) == found.higher_is_better
-        words = verdict(found)
-        said = words[0].upper() + words[1:] + "."
-        yield Question(question.ask, said, ("better" if better else "worse") if found.shown else "no difference")
+        one = chosen[0]
+        better = (one.difference > 0) == one.higher_is_better
+        words = verdict(one)
+        said = words if words.startswith(arms) else words[0].upper() + words[1:]  # an arm's name stays as it is
+        yield Question(question.ask, f"{said}.", ("better" if better else "worse") if one.shown else "no difference")
 
 
 def _flips(found: _Found, one: Comparison) -> Iterator[Flip]:
@@ -310,6 +303,7 @@ def _not_proved(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[st
     study = found.study
     if len(study.seeds) == 1 and any(arm.tuned for arm in study.arms.values()):
         yield "Every tuned arm was trained once: how much a result changes from seed to seed is not known."
+    yield from _unlike_training(found)
     for one in comparisons:
         if not one.shown and one.detectable:
             yield (
@@ -320,6 +314,26 @@ def _not_proved(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[st
         if "limit" in options:
             yield f"{benchmark} was asked {options['limit']} of its items: the rest may come out differently."
     yield "Holm's correction covers the comparisons of this report, not those that were tried before it."
+
+
+def _unlike_training(found: _Found) -> Iterator[str]:
+    """Arms that with the same seed did not see the same rows, or as many target tokens."""
+    rows: dict[int, dict[str, str]] = {}
+    targets: dict[int, dict[str, str]] = {}
+    for arm in found.study.arms:
+        for seed, run in found.runs(arm):
+            manifest = run.manifest
+            rows.setdefault(seed, {})[arm] = manifest["data"]["train"]["sha256"].removeprefix("sha256:")[:8]
+            targets.setdefault(seed, {})[arm] = f"{manifest['trained']['targets']:,}"
+    for what, by_seed in (("training rows (their hash)", rows), ("numbers of target tokens", targets)):
+        unlike = [
+            f"with seed {seed} {', '.join(f'{arm} {value}' for arm, value in values.items())}"
+            for seed, values in by_seed.items()
+            if len(set(values.values())) > 1
+        ]
+        if unlike:
+            listed = "; ".join(unlike)
+            yield f"Arms were trained on unlike {what}: {listed}. What differs between them may come of that."
 
 
 def _provenance(found: _Found) -> dict[str, dict[str, str]]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 
 from tunelab.errors import DataError
-from tunelab.evaluation.metrics.bleu import bleu_score
+from tunelab.evaluation.metrics.bleu import bleu_counts, bleu_of_counts, bleu_score
 
 WORDS = ["the", "a", "dog", "cat", "ball", "sat", "ran", "saw", "on", "under", "with", "big", "small", "red", "."]
 
@@ -64,3 +69,51 @@ def test_extremes_are_numbers() -> None:
 def test_an_empty_reference_is_refused() -> None:
     with pytest.raises(DataError, match="bleu: the reference of item 1 is empty"):
         bleu_score(["a", "b"], ["a", ""])
+
+
+def test_bleu_of_summed_counts_is_sacrebleus() -> None:
+    responses, references = pairs(60)
+    counts = bleu_counts([*responses[:-1], ""], references)
+    assert counts.shape == (60, 10)
+    for some in (slice(None), slice(3), slice(-1, None), slice(10, 12)):
+        expected = BLEU(force=True).corpus_score([*responses[:-1], ""][some], [references[some]]).score
+        assert bleu_of_counts(counts[some].sum(axis=0)) == pytest.approx(expected, rel=1e-12)
+    # Many samples at once give what each gives alone.
+    many = np.stack([counts[:5].sum(axis=0), counts.sum(axis=0)])
+    assert bleu_of_counts(many).tolist() == [float(bleu_of_counts(one)) for one in many]
+    assert bleu_score(responses, references, counts=bleu_counts(responses, references)) == bleu_score(
+        responses, references
+    )
+
+
+@given(st.integers(0, 60), st.lists(st.integers(0, 12), min_size=4, max_size=4), st.integers(0, 40), st.integers(1, 50))
+def test_smoothing_and_penalty_are_sacrebleus(most: int, missed: list[int], length: int, reference: int) -> None:
+    totals = [max(0, length - order) for order in range(4)]
+    matches = [max(0, min(total, most - one)) for total, one in zip(totals, missed, strict=True)]
+    expected = BLEU.compute_bleu(matches, totals, length, reference, smooth_method="exp", max_ngram_order=4).score
+    found = bleu_of_counts(np.array([length, reference, *matches, *totals]))
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_by_hand() -> None:
+    # 3 of 5 words, 1 of 4 pairs, then nothing of 3 and of 2: these count as 1/2 and 1/4. Half as long as it should be.
+    precisions = 3 / 5 * 1 / 4 * (0.5 / 3) * (0.25 / 2)
+    expected = 100 * np.exp(1 - 10 / 5) * precisions**0.25
+    assert bleu_of_counts(np.array([5, 10, 3, 1, 0, 0, 5, 4, 3, 2])) == pytest.approx(expected)
+
+
+def test_counts_need_no_sacrebleu_to_be_read() -> None:
+    code = (
+        "import sys; from tunelab.evaluation.metrics.bleu import bleu_of_counts; "
+        "bleu_of_counts([5, 10, 3, 1, 0, 0, 5, 4, 3, 2]); "
+        "assert not {'sacrebleu', 'torch', 'rouge_score'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_counts_of_another_shape_are_refused() -> None:
+    with pytest.raises(DataError, match=r"counts of BLEU have the shape \[3, 8\]: expected 10 columns"):
+        bleu_of_counts(np.zeros((3, 8)))
+    with pytest.raises(DataError, match=r"counts of BLEU have the shape \[\]: expected 10 columns"):
+        bleu_of_counts(np.zeros(()))

@@ -32,6 +32,8 @@ def test_scores_are_means_with_their_errors() -> None:
         assert score.error == pytest.approx(math.sqrt((50**2 + 50**2) / (2 * 1)))
         assert str(score.protocol["implementation"]).startswith("rouge-score 0.")
     assert rouge_scores(["cat"], ["cat"])[0].error is None
+    known = rouge_by_item(["cat mat", "dog"], ["cat mat", "cat"])
+    assert rouge_scores(["cat mat", "dog"], ["cat mat", "cat"], by_item=known) == scores
 
 
 def test_empty_answers_score_zero_and_empty_references_are_refused() -> None:

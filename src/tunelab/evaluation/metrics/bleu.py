@@ -2,28 +2,34 @@
 
 Sources: Papineni et al., "BLEU" (ACL 2002); Post, "A Call for Clarity in Reporting BLEU Scores" (WMT 2018), whose
 signature is kept; Koehn, "Statistical Significance Tests for Machine Translation Evaluation" (EMNLP 2004) for the
-bootstrap. sacrebleu's own bootstrap gives a 95 % interval only, so the resampling is done here, from the n-gram
-counts of each sentence that sacrebleu's public interface gives.
+bootstrap; Chen and Cherry, "A Systematic Comparison of Smoothing Techniques for Sentence-Level BLEU" (WMT 2014),
+method 3, which sacrebleu calls "exp". sacrebleu's own bootstrap gives a 95 % interval only, so the resampling is done
+here, from the n-gram counts of each sentence that sacrebleu's public interface gives. BLEU of counts needs numpy alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from tunelab.errors import DataError
 from tunelab.evaluation.benchmark import Score, check_pairs
 
 RESAMPLES = 1000
 SEED = 12345
 
+#: Counts of an item: lengths of response and reference, matched n-grams and all n-grams of the response, n = 1 to 4.
+COLUMNS = 10
 
-def bleu_score(
-    responses: Sequence[str], references: Sequence[str], *, resamples: int = RESAMPLES, seed: int = SEED
-) -> Score:
-    """Corpus BLEU (0-100) of responses, one reference each; its error is the deviation of BLEU over resampled items.
+Counts = NDArray[np.int64]
 
-    An empty response counts with length 0. The same input gives the same error on every machine.
+
+def bleu_counts(responses: Sequence[str], references: Sequence[str]) -> Counts:
+    """What BLEU needs of each item, [items, 10]: response's and reference's length in tokens, matches of 1- to
+    4-grams, 1- to 4-grams of the response. Summed over items they give the corpus figure.
 
     Raises:
         DataError: no responses, another number of references, or an empty reference.
@@ -31,16 +37,61 @@ def bleu_score(
     from sacrebleu.metrics.bleu import BLEU
 
     check_pairs("bleu", responses, references)
-    # `force` keeps sacrebleu from guessing, in its log, that texts are tokenised already; it changes no number.
+    # Effective order changes how a sentence's own BLEU is computed, not the counts that are taken from it. `force`
+    # keeps sacrebleu from guessing, in its log, that texts are tokenised already; it changes no number.
+    metric = BLEU(force=True, effective_order=True)
+    sentences = [metric.sentence_score(text, [one]) for text, one in zip(responses, references, strict=True)]
+    return np.array([[one.sys_len, one.ref_len, *one.counts, *one.totals] for one in sentences], dtype=np.int64)
+
+
+def bleu_of_counts(counts: NDArray[Any]) -> NDArray[np.float64]:
+    """Corpus BLEU (0-100) of summed counts, [..., 10] -> [...], as sacrebleu computes it.
+
+    An order without any match counts as 1 / 2^k matches, k = 1 for the first such order, 2 for the next ("exp"). BLEU
+    is 0 where nothing matches, or where no response is long enough for a 4-gram.
+
+    Raises:
+        DataError: the last axis has not 10 columns.
+    """
+    summed = np.asarray(counts, dtype=np.float64)
+    if not summed.ndim or summed.shape[-1] != COLUMNS:
+        raise DataError(f"counts of BLEU have the shape {list(summed.shape)}: expected {COLUMNS} columns")
+    length, reference, matches, totals = summed[..., 0], summed[..., 1], summed[..., 2:6], summed[..., 6:]
+    without = matches == 0
+    smoothed = np.where(without, 0.5 ** np.cumsum(without, axis=-1), matches)  # [..., 4]
+    is_number = (totals > 0).all(axis=-1) & (matches > 0).any(axis=-1)
+    precisions = smoothed / np.where(totals > 0, totals, 1.0)
+    penalty = np.exp(np.minimum(0.0, 1 - reference / np.where(length > 0, length, 1.0)))
+    score = 100 * penalty * np.exp(np.log(precisions).mean(axis=-1))
+    return np.asarray(np.where(is_number, score, 0.0), dtype=np.float64)
+
+
+def bleu_score(
+    responses: Sequence[str],
+    references: Sequence[str],
+    *,
+    counts: Counts | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> Score:
+    """Corpus BLEU (0-100) of responses, one reference each; its error is the deviation of BLEU over resampled items.
+
+    An empty response counts with length 0. The same input gives the same error on every machine.
+
+    Args:
+        counts: what bleu_counts gives of them, where it is known already.
+
+    Raises:
+        DataError: no responses, another number of references, or an empty reference.
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    check_pairs("bleu", responses, references)
     metric = BLEU(force=True)
     score = metric.corpus_score(list(responses), [list(references)])
     error = None
     if len(responses) > 1:
-        # Effective order changes how a sentence's own BLEU is computed, not the counts that are taken from it.
-        by_sentence = BLEU(force=True, effective_order=True)
-        sentences = [by_sentence.sentence_score(a, [r]) for a, r in zip(responses, references, strict=True)]
-        counts = np.array([[s.sys_len, s.ref_len, *s.counts, *s.totals] for s in sentences], dtype=np.int64)
-        error = _bootstrap_error(counts, resamples, seed)
+        error = _bootstrap_error(bleu_counts(responses, references) if counts is None else counts, resamples, seed)
     protocol = {
         "signature": str(metric.get_signature()),
         "error": f"bootstrap over items, {resamples} resamples, seed {seed}",
@@ -48,23 +99,9 @@ def bleu_score(
     return Score("bleu", float(score.score), error, len(responses), "0-100", higher_is_better=True, protocol=protocol)
 
 
-def _bootstrap_error(counts: np.ndarray, resamples: int, seed: int) -> float:
-    """Deviation of BLEU over resamples; counts [items, 2 + 2 * orders]: lengths, matched n-grams, all n-grams."""
-    from sacrebleu.metrics.bleu import BLEU
-
-    items, columns = counts.shape
-    orders = (columns - 2) // 2
+def _bootstrap_error(counts: Counts, resamples: int, seed: int) -> float:
+    """Deviation of BLEU over resamples of items, [items, 10]."""
+    items = len(counts)
     generator = np.random.default_rng(seed)
-    values = []
-    for _ in range(resamples):
-        total = counts[generator.integers(0, items, items)].sum(axis=0).tolist()
-        resampled = BLEU.compute_bleu(
-            correct=total[2 : 2 + orders],
-            total=total[2 + orders :],
-            sys_len=total[0],
-            ref_len=total[1],
-            smooth_method="exp",
-            max_ngram_order=orders,
-        )
-        values.append(resampled.score)
-    return float(np.std(values, ddof=1))
+    summed = [counts[generator.integers(0, items, items)].sum(axis=0) for _ in range(resamples)]
+    return float(np.std(bleu_of_counts(np.array(summed)), ddof=1))

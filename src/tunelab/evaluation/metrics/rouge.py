@@ -7,7 +7,7 @@ another script has no tokens and scores 0 whatever the answer, so such reference
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 from tunelab.evaluation.benchmark import Score, check_pairs
@@ -34,15 +34,20 @@ def rouge_by_item(responses: Sequence[str], references: Sequence[str]) -> dict[s
     return values
 
 
-def rouge_scores(responses: Sequence[str], references: Sequence[str]) -> list[Score]:
+def rouge_scores(
+    responses: Sequence[str], references: Sequence[str], *, by_item: Mapping[str, Sequence[float]] | None = None
+) -> list[Score]:
     """Mean F-measure (0-100) over items for ROUGE-1, ROUGE-2 and ROUGE-L, each with the standard error of the mean.
+
+    Args:
+        by_item: what rouge_by_item gives of them, where it is known already.
 
     Raises:
         DataError: as rouge_by_item.
     """
     from rouge_score.tokenizers import DefaultTokenizer
 
-    values = rouge_by_item(responses, references)
+    values = rouge_by_item(responses, references) if by_item is None else by_item
     tokenize = DefaultTokenizer(False).tokenize
     protocol = {
         "implementation": f"rouge-score {version('rouge-score')}",

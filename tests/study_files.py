@@ -1,0 +1,38 @@
+"""A small study on files of the tests' own: a base, LoRA, LoRA over four bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from own_benchmarks import write_benchmarks
+from tiny import model_folder, rows_file
+
+from tunelab.config.study import Study, parse_study
+
+
+def write_study_files(folder: Path) -> Path:
+    """Model, rows and benchmarks that study_of() names."""
+    model_folder(folder / "model", "llama", hidden_size=64, intermediate_size=128)
+    rows_file(folder / "rows.jsonl", rows=60)
+    write_benchmarks(folder)
+    return folder
+
+
+def study_of(files: Path, **changes: Any) -> Study:
+    """The study, with keys of its own laid over it."""
+    tree: dict[str, Any] = {
+        "title": "few bits",
+        "recipe": {
+            "model": str(files / "model"),
+            "adapter": {"rank": 4},
+            "data": {"sources": [str(files / "rows.jsonl")], "template": "plain", "held_out": 20},
+            "train": {"steps": 6, "rows_per_step": 4, "lr": 5e-3, "save_every": 2, "device": "cpu", "dtype": "fp32"},
+            "evaluate": {"max_new_tokens": 2},
+        },
+        "arms": {"base": {"tuned": False}, "lora": {}, "nf4": {"recipe": {"precision": "nf4"}}},
+        "seeds": [0, 1],
+        "benchmarks": {"held-out": {}},
+        "questions": [{"ask": "Does LoRA help?", "is_better": "lora", "than": "base", "on": "held-out"}],
+    }
+    return parse_study(tree | changes)
