@@ -63,7 +63,9 @@ def test_it_runs_at_tiny_scale(path: Path, outcomes: dict[str, Any]) -> None:
     assert whole["failed"] == {}
     report = whole["report"]
     assert {arm["status"] for arm in report["arms"]} == {"done"}
-    assert len(report["questions"]) == len(study.questions) and len(report["published"]) == len(study.published)
+    assert len(report["questions"]) == len(study.questions) and len(report["published"]) == sum(
+        len(one.values) for one in study.published
+    )
     assert {one["verdict"] for one in report["questions"]} <= {"better", "worse", "no difference"}
     assert report["comparisons"]
     assert not any("were not compared" in sentence for sentence in report["not_proved"])

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tunelab.config.study import load_study, merged, parse_study
+from tunelab.config.study import HELD_OUT_SCORES, PUBLISHED_COSTS, load_study, merged, parse_study
 from tunelab.errors import ConfigError, UsageError
+from tunelab.evaluation.held_out import HeldOutAnswer, LikelihoodRecord
+from tunelab.evaluation.runner import score_held_out
 
 TREE: dict[str, Any] = {
     "title": "t",
@@ -71,13 +73,13 @@ def test_a_figure_that_held_out_rows_do_not_have_is_refused() -> None:
 
 def test_everything_that_is_wrong_is_said_at_once() -> None:
     asked = [{"ask": "?", "is_better": "lorra", "than": "base", "on": "mmlu"}]
-    published = [{"arm": "full", "what": "mmlu", "value": 0.4, "source": "a paper"}]
+    published = [{"what": "held-out", "values": {"full": 2.4, "base": 2.5}, "source": "a paper"}]
     said = wrong(questions=asked, published=published, compare=[["base", "lora"], ["x", "base"]], seeds=[1, 1])
     assert said == [
         "seeds: [1, 1], expected different numbers (seeds: [0])",
         "questions.0: there is no arm 'lorra' (did you mean lora?)",
         "compare.1: there is no arm 'x' (arms: base, lora)",
-        "published.0.arm: there is no arm 'full' (arms: base, lora)",
+        "published.0.values: there is no arm 'full' (arms: base, lora)",
         "questions.0.on: no benchmark 'mmlu' is run (known: held-out)",
     ]
     assert wrong(arms={}) == ["arms: there are none (name at least one)"]
@@ -89,6 +91,60 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
     ]
     with pytest.raises(ConfigError, match="title: is missing"):
         parse_study({key: TREE[key] for key in TREE if key != "title"})
+
+
+@pytest.mark.parametrize(
+    ("what", "score"),
+    [
+        ("held-out", ("held-out", "")),
+        ("held-out rougeL", ("held-out", "rougeL")),
+        ("tinymmlu accuracy_gp_irt", ("tinymmlu", "accuracy_gp_irt")),
+        ("my folder/own.py", ("my folder/own.py", "")),
+        ("my folder/own.py exact", ("my folder/own.py", "exact")),
+        *((cost, None) for cost in PUBLISHED_COSTS),
+    ],
+)
+def test_what_is_published_is_a_score_or_a_cost(what: str, score: tuple[str, str] | None) -> None:
+    benchmarks: dict[str, Any] = {"held-out": {}, "tinymmlu": {}, "my folder/own.py": {}}
+    one = {"what": what, "values": {"lora": 1, "base": 2.5}, "source": "a paper"}
+    study = parse_study(TREE | {"benchmarks": benchmarks, "published": [one]})
+    assert study.published[0].score(study.benchmarks) == score
+    assert study.published[0].values == {"lora": 1.0, "base": 2.5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"what": "peak memory in GiB"},
+            "published.0.what: the study does not measure 'peak memory in GiB' (did you mean 'peak memory in GB'? "
+            "known: held-out, BENCHMARK SCORE, peak memory in GB, minutes an epoch, training hours, "
+            "final training loss)",
+        ),
+        (
+            {"what": "mmlu"},
+            "published.0.what: the study does not measure 'mmlu' (known: held-out, BENCHMARK SCORE, peak memory in "
+            "GB, minutes an epoch, training hours, final training loss)",
+        ),
+        (
+            {"what": "held-out BLEU"},
+            "published.0.what: held-out rows are not scored by 'BLEU' (known: response_perplexity, "
+            "response_bits_per_byte, text_perplexity, text_bits_per_byte, bleu, rouge1, rouge2, rougeL)",
+        ),
+        ({"values": {}}, "published.0.values: there are none (values: {ARM: NUMBER})"),
+        ({"values": {"base": float("nan")}}, "published.0.values.base: Input should be a finite number ()"),
+        ({"arm": "base"}, "published.0.arm: there is no such key (known: what, values, source)"),
+    ],
+)
+def test_what_cannot_stand_beside_a_measured_figure_is_refused(changes: dict[str, Any], said: str) -> None:
+    one = {"what": "held-out", "values": {"base": 1.0}, "source": "a paper"}
+    assert wrong(published=[one | changes]) == [said]
+
+
+def test_held_out_rows_have_the_scores_that_may_be_published() -> None:
+    likelihoods = [LikelihoodRecord(item, "hash", 1.0, 2, 3, 2.0, 4, 6) for item in "ab"]
+    answers = [HeldOutAnswer(item, "hash", "an answer", (1,), "stop", 1, "an answer") for item in "ab"]
+    assert tuple(score.name for score in score_held_out(answers, likelihoods)) == HELD_OUT_SCORES
 
 
 def test_a_file_its_tiny_section_and_changes(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tunelab.runs import Run, open_run
     from tunelab.workflows.benchmarks import BenchmarkScores, BenchmarkSettings, evaluate_benchmarks
     from tunelab.workflows.compare import compare_runs
+    from tunelab.workflows.compare_report import compare_report
     from tunelab.workflows.evaluate import Scores, evaluate, evaluate_model
     from tunelab.workflows.finetune import finetune, resume
     from tunelab.workflows.merge import Merged, merge
@@ -51,6 +52,7 @@ _HOMES = {
     "finetune": "tunelab.workflows.finetune",
     "resume": "tunelab.workflows.finetune",
     "prepare": "tunelab.workflows.prepare",
+    "compare_report": "tunelab.workflows.compare_report",
     "compare_runs": "tunelab.workflows.compare",
     "run_study": "tunelab.workflows.study",
 }
@@ -64,6 +66,7 @@ __all__ = [
     "Scores",
     "TunelabError",
     "__version__",
+    "compare_report",
     "compare_runs",
     "evaluate",
     "evaluate_benchmarks",

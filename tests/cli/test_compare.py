@@ -1,11 +1,13 @@
-"""`tunelab compare` of held-out rows at the command line, from stored evaluations alone."""
+"""`tunelab compare` of held-out rows at the command line, and the report that it writes."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 from held_out_files import texts, write_held_out
-from verbs import Command
+from verbs import Bench, Command
 
 
 def two_evaluations(folder: Path) -> list[Path]:
@@ -43,3 +45,50 @@ def test_only_held_out_rows_and_unlike_ones(tunelab: Command, tmp_path: Path) ->
     other = write_held_out(tmp_path / "c" / "tuned-c", answers, references, [9.0] * 30, [5] * 30, data="sha256:2")
     said = tunelab("compare", a, other.parent)
     assert said.code == 1 and 'data: "sha256:1"' in said.err and "ask something else" in said.err
+
+
+def test_a_report_of_two_runs(tunelab: Command, bench: Bench) -> None:
+    for name, run in (("lora", bench.lora), ("full", bench.full)):
+        shutil.copytree(run, name, ignore=shutil.ignore_patterns("evaluations"))
+        assert tunelab("eval", name).code == 0
+    plain = tunelab("compare", "full", "lora")
+    assert plain.code == 0 and "the same with --out DIR writes a page" in plain.err
+    said = tunelab("compare", "full", "lora", "--out", "both/page")
+    assert said.code == 0, said.err
+    assert said.out == plain.out and "the report: both/page/report.html" in said.err
+    assert "writes a page" not in said.err
+    stored = json.loads(Path("both/page/report.json").read_text(encoding="utf-8"))
+    full, lora = stored["arms"]
+    assert (full["name"], full["adapter"], lora["adapter"]) == ("full", "every weight", "LoRA r 4")
+    assert all(
+        arm[cost] > 0 for arm in (full, lora) for cost in ("peak_memory_bytes", "training_seconds", "disk_bytes")
+    )
+    assert len(stored["comparisons"]) == 3 and [len(curve["points"]) for curve in stored["curves"]] == [2, 4]
+    assert "adapter.kind" in [one["key"] for one in stored["differences"]]
+    assert "Arms were trained on unlike numbers of target tokens: full " in "".join(stored["not_proved"])
+
+
+def test_a_report_is_rendered_again_without_its_runs(tunelab: Command, tmp_path: Path) -> None:
+    a, b = two_evaluations(tmp_path)
+    assert tunelab("compare", a, b, "--out", "page").code == 0
+    shutil.rmtree(a)
+    shutil.rmtree(b)
+    page = Path("page/report.html").read_text(encoding="utf-8")
+    for asked in ("page", "page/report.json"):
+        Path("page/report.html").unlink()
+        said = tunelab("report", asked)
+        assert said.code == 0 and "Is b better than a on held-out? b is better than a by " in said.out
+        assert Path("page/report.html").read_text(encoding="utf-8") == page
+    assert sorted(path.name for path in Path("page").iterdir()) == ["report.html", "report.json", "report.md"]
+    said = tunelab("report", tmp_path / "nowhere")
+    assert said.code == 1 and "no study there" in said.err
+
+
+def test_a_studys_report_is_not_overwritten(tunelab: Command, tmp_path: Path) -> None:
+    Path("study").mkdir()
+    Path("study/study.json").write_text("{}", encoding="utf-8")
+    said = tunelab("compare", *two_evaluations(tmp_path), "--out", "study")
+    assert said.code == 2 and "study: holds a study with its own report" in said.err and not said.out
+    Path("a-file").write_text("mine", encoding="utf-8")
+    said = tunelab("compare", "one", "two", "--out", "a-file")
+    assert said.code == 2 and "a-file: is a file, expected a directory" in said.err

@@ -63,6 +63,25 @@ def test_hostile_texts_do_nothing(chromium: str, tmp_path: Path) -> None:
     assert "<title>safe&lt;img" in shown
 
 
+def printed_pages(chromium: str, page: Path) -> int:
+    """Sheets that the page takes on paper."""
+    pdf = page.with_suffix(".pdf")
+    profile = f"--user-data-dir={page.parent / 'profile'}"
+    command = [chromium, *FLAGS, profile, f"--print-to-pdf={pdf}", page.as_uri()]
+    subprocess.run(command, capture_output=True, timeout=120, check=True)
+    return len(re.findall(rb"/Type /Page\b", pdf.read_bytes()))
+
+
+def test_it_prints_on_few_sheets(chromium: str, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    counts = []
+    for flips in (20, 200):
+        page.write_text(html_page(example_report(flips)), "utf-8")
+        counts.append(printed_pages(chromium, page))
+    assert 5 <= counts[0] <= 10
+    assert counts[1] == counts[0], "flips beyond the first twenty are left to the screen"
+
+
 # Runs beside the page in a frame: tells how wide it is, then searches and switches the colours.
 PROBE = """
 onload = () => {

@@ -31,6 +31,18 @@ def test_an_int_is_read_as_a_float() -> None:
     assert cost == 2.0 and isinstance(cost, float)
 
 
+def test_a_file_from_before_is_read_with_the_defaults_of_what_came_later() -> None:
+    stored = REPORT.to_json()
+    for score in stored["scores"]:
+        del score["in_table"]
+    for one in stored["published"]:
+        del one["metric"], one["measured"], one["error"]
+    read = StudyReport.from_json(stored)
+    assert not any(score.in_table for score in read.scores)
+    assert {(one.metric, one.measured, one.error) for one in read.published} == {("", None, None)}
+    assert [one.value for one in read.published] == [one.value for one in REPORT.published]
+
+
 def drop(name: str) -> Callable[[dict[str, Any]], object]:
     return lambda value: value.pop(name)
 

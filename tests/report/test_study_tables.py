@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from study_reports import example_report
 
-from tunelab.report.content import StudyReport
+from tunelab.report.content import Published, StudyReport
 from tunelab.report.study_tables import (
     StudyTable,
     all_scores_table,
@@ -25,9 +25,14 @@ REPORT = example_report()
 
 
 def row(table: StudyTable, name: str) -> dict[str, str]:
-    """The cells of the row with this name by their columns."""
+    """The cells of the row with this name by their columns, those of a benchmark in several columns by its figures."""
     cells = next(cells for cells in table.rows if cells[0].text == name)
-    return {column.title: cell.text for column, cell in zip(table.columns, cells, strict=True)}
+    titles = [column.title for column in table.columns]
+    names = [
+        column.title if titles.count(column.title) == 1 else f"{column.title}, {column.unit.partition(',')[0]}"
+        for column in table.columns
+    ]
+    return {name: cell.text for name, cell in zip(names, cells, strict=True)}
 
 
 def test_every_row_has_all_columns() -> None:
@@ -41,7 +46,9 @@ def test_an_arm_shows_scores_and_costs() -> None:
         "mmlu": "0.4194 ± 0.0042",
         "ifeval": "0.287 ± 0.019",
         "gsm8k": "0.1490 ± 0.0098",
-        "held-out": "2.400 ± 0.071",
+        "held-out, response perplexity": "2.400 ± 0.071",
+        "held-out, bleu": "14.70 ± 0.62",
+        "held-out, rougeL": "30.10 ± 0.62",
         "Peak memory": "18.89 GiB",
         "Training": "2 h 42 min",
         "Evaluation": "42 min 35 s",
@@ -71,6 +78,10 @@ def test_seeds_and_published_values_stand_below_a_score() -> None:
     cells = arms_table(REPORT, "Quality").rows[2]
     assert cells[1].notes == ("± 0.0021 over 2 seeds", "published 0.45")
     assert cells[2].notes == ("± 0.0021 over 2 seeds",)
+    assert cells[4].notes == ("± 0.013 over 2 seeds",)
+    assert cells[5].notes == ("± 0.31 over 2 seeds", "published 15.1")
+    failed = arms_table(REPORT, "Quality").rows[4]
+    assert (failed[1].text, failed[1].notes) == ("–", ("published 0.46",))
     alone = dataclasses.replace(REPORT.scores[2], seed_error=None)
     scores = tuple(alone if score is REPORT.scores[2] else score for score in REPORT.scores)
     assert arms_table(dataclasses.replace(REPORT, scores=scores), "Quality").rows[2][1].notes[0] == "± ? over 2 seeds"
@@ -84,13 +95,27 @@ def test_directions_stand_in_the_heading() -> None:
         "prompt strict, 0-1 ↑",
         "exact match, 0-1 ↑",
         "response perplexity, per token ↓",
+        "bleu, 0-100 ↑",
+        "rougeL, 0-100 ↑",
     ]
 
 
-def test_many_benchmarks_make_two_tables() -> None:
+def test_a_benchmarks_figures_stand_together_the_main_one_first() -> None:
+    of_two = [one for one in REPORT.scores if one.arm == "base nf4" and one.benchmark in ("mmlu", "held-out")]
+    report = dataclasses.replace(REPORT, scores=(*of_two[::-1], *REPORT.scores[:1]))
+    assert [(one.benchmark, one.name) for one in report.table_scores()] == [
+        ("held-out", "response_perplexity"),
+        *(("held-out", "rougeL"), ("held-out", "bleu"), ("mmlu", "accuracy")),
+    ]
+    assert report.benchmarks == ["held-out", "mmlu"]
+
+
+def test_many_columns_make_two_tables() -> None:
     few = dataclasses.replace(REPORT, scores=tuple(one for one in REPORT.scores if one.benchmark in ("mmlu", "ifeval")))
     assert [table.title for table in arms_tables(REPORT)] == ["Quality", "Cost"]
     assert [table.title for table in arms_tables(few)] == ["Quality and cost"]
+    alone = dataclasses.replace(REPORT, scores=tuple(one for one in REPORT.scores if one.benchmark == "held-out"))
+    assert [table.title for table in arms_tables(alone)] == ["Quality", "Cost"]
 
 
 def test_comparisons() -> None:
@@ -113,10 +138,22 @@ def test_probabilities(p: float | None, text: str) -> None:
     assert format_probability(p) == text
 
 
-def test_published_figures_that_were_not_measured_are_shown_too() -> None:
-    rows = [[cell.text for cell in cells] for cells in published_table(REPORT).rows]
+def test_published_figures_stand_beside_measured_ones() -> None:
+    table = published_table(REPORT)
+    rows = [[cell.text for cell in cells] for cells in table.rows]
     assert rows[1] == ["lora r128 bf16", "mmlu", "0.45", "0.4194 ± 0.0042", "0-1", "arXiv:2511.04214, table 2"]
-    assert rows[2][:5] == ["qlora r128 nf4", "peak memory", "11.09", "–", "GB"]
+    assert rows[2][:5] == ["full bf16", "mmlu", "0.46", "–", "0-1"]
+    assert rows[3][:5] == ["lora r128 bf16", "held-out", "15.1", "14.70 ± 0.62", "0-100"]
+    assert rows[4][:5] == ["qlora r128 nf4", "peak memory", "11.09", "11.91", "GB"]
+    assert [cells[1].notes for cells in table.rows] == [("accuracy",)] * 3 + [("bleu",), ()]
+    assert table.caption.endswith("GB: 10⁹ bytes.")
+    assert "GB" not in published_table(dataclasses.replace(REPORT, published=REPORT.published[:1])).caption
+
+
+def test_reports_of_before_show_the_main_score_beside_a_published_one() -> None:
+    old = dataclasses.replace(REPORT, published=(Published("base bf16", "mmlu", 0.4, "a paper"),))
+    assert [cell.text for cell in published_table(old).rows[0]][2:5] == ["0.4", "0.4127 ± 0.0042", "0-1"]
+    assert arms_table(old, "Quality").rows[0][1].notes == ("published 0.4",)
 
 
 def test_all_scores_and_differences() -> None:

@@ -80,6 +80,46 @@ def test_what_is_unlike_is_refused_by_name(tmp_path: Path) -> None:
     assert compare_runs(a, b, but_for=["template"])[0].differing["template"] == (None, "alpaca")
 
 
+def test_of_several_evaluations_the_pair_that_was_asked_alike(tmp_path: Path) -> None:
+    for side, right in (("x", 1.0), ("y", 0.0)):
+        evaluation(tmp_path / side / "sums-1", [right, 1.0, 0.0] * 4, limit=12)
+    evaluation(tmp_path / "x" / "sums-2", [1.0, 1.0, 0.0], limit=3)
+    (found,) = compare_runs(tmp_path / "x", tmp_path / "y")
+    assert found.n == 12
+    evaluation(tmp_path / "y" / "sums-2", [0.0, 1.0, 0.0], limit=3)
+    with pytest.raises(UsageError, match="x has several evaluations of sums: sums-1, sums-2"):
+        compare_runs(tmp_path / "x", tmp_path / "y")
+
+
+def test_of_several_versions_the_one_of_both(tmp_path: Path) -> None:
+    for side, right in (("x", 1.0), ("y", 0.0)):
+        evaluation(tmp_path / side / "sums-1", [right, 1.0, 0.0] * 4, tunelab="0.2", decoding={"beams": 1})
+    evaluation(tmp_path / "x" / "sums-2", [0.0, 0.0, 0.0] * 4, tunelab="0.1", decoding={"beams": 1})
+    (found,) = compare_runs(tmp_path / "x", tmp_path / "y")
+    assert found.a_value == pytest.approx(2 / 3)
+    # Where answers end is the model's own.
+    stop = {"beams": 2, "stop_token_ids": [7]}
+    evaluation(tmp_path / "z" / "sums-1", [0.0, 1.0, 0.0] * 4, tunelab="0.3", decoding=stop)
+    evaluation(tmp_path / "x" / "sums-3", [0.0, 1.0, 1.0] * 4, tunelab="0.1", decoding={**stop, "stop_token_ids": [8]})
+    (found,) = compare_runs(tmp_path / "x", tmp_path / "z")
+    assert found.a_value == pytest.approx(2 / 3) and found.differing["tunelab"] == ("0.1", "0.3")
+
+
+def test_every_named_benchmark_must_be_common(tmp_path: Path) -> None:
+    for side in "xy":
+        evaluation(tmp_path / side / "sums-1", [1.0, 0.0] * 4)
+    with pytest.raises(RunError, match="have no scores of words, ifeval in common"):
+        compare_runs(tmp_path / "x", tmp_path / "y", benchmarks=["sums", "words", "ifeval"])
+
+
+def test_a_run_whose_base_was_not_measured(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("model: x\n", encoding="utf-8")
+    evaluation(tmp_path / "evaluations" / "sums-tuned-1", [1.0, 1.0] * 8, arm="tuned")
+    with pytest.raises(RunError, match=r"base and tuned arm of .* have no scores in common") as raised:
+        compare_runs(tmp_path)
+    assert f"tunelab eval {tmp_path} measures both" in raised.value.hint
+
+
 def test_items_without_a_value_are_left_out(tmp_path: Path) -> None:
     a = evaluation(tmp_path / "a", [None, *[0.0, 1.0] * 8])
     b = evaluation(tmp_path / "b", [None, *[0.0, 1.0] * 8])

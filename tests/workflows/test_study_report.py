@@ -39,7 +39,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
             "model": str(files / "model"),
             "adapter": {"rank": 4},
             "data": {"sources": [str(files / "rows.jsonl")], "template": "plain", "held_out": 12},
-            "train": {"steps": 2, "rows_per_step": 4, "lr": 5e-3, "device": "cpu", "dtype": "fp32"},
+            "train": {"epochs": 0.2, "rows_per_step": 4, "lr": 5e-3, "device": "cpu", "dtype": "fp32"},
             "evaluate": {"max_new_tokens": 3},
         },
         "arms": {"base": {"tuned": False}, "lora": {}, "fewer": {"recipe": {"data": {"size": 40}}}},
@@ -47,6 +47,16 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
         "benchmarks": {"held-out": {}, str(own.choices): {"limit": 6, "data": str(own.data)}},
         "questions": asked,
         "compare": [["base", "lora"]],
+        "published": [
+            {"what": what, "values": {"base": 1.0, "lora": 2.0}, "source": "a paper"}
+            for what in (
+                "held-out bleu",
+                "final training loss",
+                "training hours",
+                "minutes an epoch",
+                "peak memory in GB",
+            )
+        ],
     }
     return parse_study(tree)
 
@@ -109,6 +119,24 @@ def test_arms_of_the_same_rows_are_not_named(study: Study, folder: Path) -> None
     alike = study.model_copy(update={"arms": {name: study.arms[name] for name in ("base", "lora")}})
     assert list(reports._unlike_training(reports._Found(alike, folder, cells))) == []
     assert len(list(reports._unlike_training(reports._Found(study, folder, cells)))) == 2
+
+
+def test_what_was_published_stands_beside_what_was_measured(folder: Path, report: StudyReport) -> None:
+    found = {(one.arm, one.benchmark): one for one in report.published}
+    assert len(found) == 10
+    bleu = report.score("lora", "held-out", "bleu")
+    assert bleu is not None and bleu.in_table and found["lora", "held-out"].measured == bleu.value
+    assert {one.name for one in report.scores if one.in_table} == {"bleu", "rougeL", "right"}
+    losses = [curve.points[-1][1] for curve in report.curves if curve.arm == "lora"]  # a tenth of few steps is one
+    assert found["lora", "final training loss"].measured == pytest.approx(sum(losses) / 2)
+    lora = next(arm for arm in report.arms if arm.name == "lora")
+    assert lora.training_seconds is not None and lora.peak_memory_bytes is not None
+    assert found["lora", "training time"].measured == pytest.approx(lora.training_seconds / 3600)
+    an_epoch = pytest.approx(lora.training_seconds / 0.2 / 60)
+    assert found["lora", "training time of an epoch"].measured == an_epoch
+    assert found["lora", "peak memory"].measured == pytest.approx(lora.peak_memory_bytes / 1e9)
+    assert found["base", "training time"].measured is None and found["base", "final training loss"].measured is None
+    assert found["base", "peak memory"].measured is not None
 
 
 def test_flips_are_told_once(report: StudyReport) -> None:

@@ -3,19 +3,29 @@
 Examples:
   tunelab compare runs/full runs/lora
   tunelab compare runs/lora
+  tunelab compare runs/full runs/lora --out full-and-lora
   tunelab compare evaluations/ifeval-base-14ecd344 evaluations/ifeval-base-a52ca363 --but-for template
 
 Both must have been scored on the same benchmarks in the same way (tunelab eval RUN --on mmlu,ifeval), or measured on
 the same held-out rows (tunelab eval RUN), which are compared by response loss, BLEU and ROUGE-L. A run alone is
 compared with its base.
+
+With --out the same report as a study's is written there: report.html (one file, no network), report.md, report.json.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tunelab.cli._console import print_table, say
 from tunelab.errors import UsageError
+
+if TYPE_CHECKING:
+    from tunelab.compare.verdict import Comparison
+    from tunelab.workflows.compare import Compared
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,23 +37,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--common-items-only", action="store_true", help="leave out items that one of them lacks")
     parser.add_argument("--flips", action="store_true", help="list the items that only one of them answers right")
+    parser.add_argument("--out", metavar="DIR", help="write the report (HTML, Markdown, JSON) into this directory")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compare, and say what was found in numbers and in words."""
+    """Compare, say what was found in numbers and in words, and write the report where one is asked for."""
     if len(arguments.words) > 2:
         raise UsageError(f"{len(arguments.words)} runs are given", "give two, or one to compare it with its base")
-    from tunelab.compare.verdict import verdict
-    from tunelab.workflows.compare import compare_runs
+    from tunelab.workflows.compare import compared
+    from tunelab.workflows.compare_report import report_folder
 
-    first, second = (*arguments.words, None)[:2]
-    found = compare_runs(
-        first,
-        second,
-        benchmarks=_names(arguments.on),
-        but_for=_names(arguments.but_for),
-        common_items_only=arguments.common_items_only,
-    )
+    out = report_folder(arguments.out) if arguments.out else None
+    on, but_for, common = _names(arguments.on), _names(arguments.but_for), arguments.common_items_only
+    found = compared(*arguments.words, benchmarks=on, but_for=but_for, common_items_only=common)
+    _show(found.comparisons, flips=arguments.flips)
+    if out:
+        _write_report(found, out)
+    else:
+        say("costs, settings and answers side by side: the same with --out DIR writes a page")
+    return 0
+
+
+def _show(found: Sequence[Comparison], *, flips: bool) -> None:
+    from tunelab.compare.verdict import verdict
+
     rows = []
     for one in found:
         shown = [one.benchmark, one.metric.replace("_", " "), f"{one.a_value:.4f}", f"{one.b_value:.4f}"]
@@ -61,12 +78,20 @@ def run(arguments: argparse.Namespace) -> int:
             if not of_the_model and (one.benchmark, key) not in told:
                 say(f"  {key} differs: {a} and {b}")
                 told.add((one.benchmark, key))
-        if arguments.flips and one.gained is not None and one.lost is not None:
-            print_table(
-                ["item", "only right in"],
-                [*([item, one.b_name] for item in one.gained), *([item, one.a_name] for item in one.lost)],
-            )
-    return 0
+        if flips and one.gained is not None and one.lost is not None:
+            flipped = [*([item, one.b_name] for item in one.gained), *([item, one.a_name] for item in one.lost)]
+            print_table(["item", "only right in"], flipped)
+
+
+def _write_report(found: Compared, folder: Path) -> None:
+    from tunelab.cli.report import REPORT, write_pages
+    from tunelab.report.content import write_report
+    from tunelab.workflows.compare_report import report_of
+
+    report = report_of(found)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_report(folder / REPORT, report)
+    say(f"the report: {write_pages(report, folder)}")
 
 
 def _names(value: str | None) -> list[str]:

@@ -1,11 +1,12 @@
-"""Render the report of a study again, from what it stored; no model is loaded.
+"""Render the report of a study, or of a comparison, again from what it stored; no model is loaded.
 
 Examples:
   tunelab report study-first
+  tunelab report full-and-lora
   tunelab report study-first/report.json
 
 Writes report.html (one file, no network), report.md and report.json into the study's directory, and shows the tables.
-A report.json alone is rendered beside itself.
+A report.json alone, as tunelab compare --out writes it, is rendered beside itself; the runs are not looked at.
 """
 
 from __future__ import annotations
@@ -24,22 +25,23 @@ if TYPE_CHECKING:
 
 REPORT = "report.json"
 
-#: Scores and costs; comparisons come after them.
-BRIEF_TABLES = 2
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The study's directory."""
-    parser.add_argument("path", metavar="DIR", help="directory that `tunelab study run` made, or a report.json")
+    """The study's directory, or a report's."""
+    made_by = "`tunelab study run` or `tunelab compare --out` made"
+    parser.add_argument("path", metavar="DIR", help=f"directory that {made_by}, or a report.json")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Put the report together, write it, show it."""
+    from tunelab.workflows.cells import STUDY_FILE
+
     path = Path(arguments.path)
-    if path.suffix == ".json":
+    stored = path if path.suffix == ".json" else path / REPORT
+    if path.suffix == ".json" or (stored.exists() and not (path / STUDY_FILE).exists()):
         from tunelab.report.content import read_report
 
-        render(read_report(path), path.parent)
+        render(read_report(stored), stored.parent)
     else:
         report_study(path)
     return 0
@@ -65,18 +67,27 @@ def report_study(folder: Path, *, brief: bool = False) -> None:
 def render(report: StudyReport, folder: Path, *, brief: bool = False) -> None:
     """report.html and report.md in a folder; answers and tables on stdout, doubts on stderr."""
     from tunelab.report.console_page import answer_lines, console_tables, doubt_lines
-    from tunelab.report.html_page import html_page
-    from tunelab.report.markdown_page import markdown_page
 
-    write_text_atomically(folder / "report.html", html_page(report))
-    write_text_atomically(folder / "report.md", markdown_page(report))
+    page = write_pages(report, folder)
+    width = console(sys.stdout).width
     for line in answer_lines(report):
-        print_data(textwrap.fill(line, console(sys.stdout).width, subsequent_indent="  ", break_on_hyphens=False))
-    tables, doubts = console_tables(report), doubt_lines(report)
-    for table in tables[:BRIEF_TABLES] if brief else tables:
+        print_data(textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False))
+    doubts = doubt_lines(report)
+    for table in console_tables(report, width, brief=brief):
         print_data(f"\n{table.title}")
         print_table(table.columns, table.rows)
     for line in () if brief else doubts:
         say(f"not proved: {line}")
     more = f" (it also lists {len(doubts)} points that are not proved)" if brief and doubts else ""
-    say(f"the report: {folder / 'report.html'}{more}")
+    say(f"the report: {page}{more}")
+
+
+def write_pages(report: StudyReport, folder: Path) -> Path:
+    """report.html, whose path is returned, and report.md in a folder."""
+    from tunelab.report.html_page import html_page
+    from tunelab.report.markdown_page import markdown_page
+
+    page = folder / "report.html"
+    write_text_atomically(page, html_page(report))
+    write_text_atomically(folder / "report.md", markdown_page(report))
+    return page

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from tunelab.config.reading import parse_recipe
 from tunelab.config.recipe import Recipe
@@ -23,6 +23,20 @@ RESPONSE_LOSS, BLEU, ROUGE_L = "response_loss", "bleu", "rougeL"
 
 #: What held-out rows are compared by, the figure that decides first. Of other benchmarks it is the one to quote.
 HELD_OUT_METRICS = (RESPONSE_LOSS, BLEU, ROUGE_L)
+
+#: The figure of held-out rows that is quoted where none is named.
+HELD_OUT_QUOTED = "response_perplexity"
+
+#: Every figure that held-out rows are scored by.
+HELD_OUT_SCORES = (
+    *(HELD_OUT_QUOTED, "response_bits_per_byte", "text_perplexity", "text_bits_per_byte"),
+    *(BLEU, "rouge1", "rouge2", ROUGE_L),
+)
+
+#: What an arm costs, as `published` names it, and the training loss at its end.
+PEAK_MEMORY, EPOCH_MINUTES = "peak memory in GB", "minutes an epoch"
+TRAINING_HOURS, FINAL_LOSS = "training hours", "final training loss"
+PUBLISHED_COSTS = (PEAK_MEMORY, EPOCH_MINUTES, TRAINING_HOURS, FINAL_LOSS)
 
 Tree = dict[str, Any]
 
@@ -58,12 +72,20 @@ class Question(_Part):
 
 
 class Published(_Part):
-    """A number that others published of an arm, shown beside the measured one."""
+    """A figure that others published of some arms, shown beside the measured one."""
 
-    arm: Text
-    what: Text = Field(description="The figure's name: `mmlu accuracy`, `peak memory GB`.")
-    value: float
+    what: Text = Field(
+        description="A benchmark (its figure to quote), `BENCHMARK SCORE`, or one of: " + ", ".join(PUBLISHED_COSTS)
+    )
+    values: dict[Text, FiniteFloat] = Field(description="Arm -> value, in the unit that the benchmark's score has.")
     source: Text
+
+    def score(self, benchmarks: Collection[str]) -> tuple[str, str] | None:
+        """The benchmark and the score's name ("" = the figure to quote); None where it is no score of these."""
+        if self.what in benchmarks:
+            return self.what, ""
+        benchmark, _, metric = self.what.rpartition(" ")
+        return (benchmark, metric) if benchmark in benchmarks else None
 
 
 class Study(_Part):
@@ -207,7 +229,7 @@ def _wrong_names(study: Study) -> list[Problem]:
         problems.append(Problem("benchmarks", "there are none", "benchmarks: {held-out: {}}"))
     places = [(f"questions.{n}", name) for n, one in enumerate(study.questions) for name in (one.is_better, one.than)]
     places += [(f"compare.{n}", name) for n, pair in enumerate(study.compare) for name in pair]
-    places += [(f"published.{n}.arm", one.arm) for n, one in enumerate(study.published)]
+    places += [(f"published.{n}.values", name) for n, one in enumerate(study.published) for name in one.values]
     for place, name in places:
         if name not in study.arms:
             near = difflib.get_close_matches(name, study.arms, n=1)
@@ -221,13 +243,32 @@ def _wrong_names(study: Study) -> list[Problem]:
             known = ", ".join(HELD_OUT_METRICS)
             said = f"held-out rows are not compared by {one.metric!r}"
             problems.append(Problem(f"questions.{number}.metric", said, f"known: {known}"))
-    return problems
+    return [*problems, *_wrong_figures(study)]
+
+
+def _wrong_figures(study: Study) -> Iterator[Problem]:
+    """What is published of no arm, or of something that the study does not measure."""
+    for number, one in enumerate(study.published):
+        if not one.values:
+            yield Problem(f"published.{number}.values", "there are none", "values: {ARM: NUMBER}")
+        score = one.score(study.benchmarks)
+        if score is None and one.what not in PUBLISHED_COSTS:
+            measured = (*study.benchmarks, "BENCHMARK SCORE", *PUBLISHED_COSTS)
+            near = difflib.get_close_matches(one.what, measured, n=1, cutoff=0.8)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            said = f"the study does not measure {one.what!r}"
+            yield Problem(f"published.{number}.what", said, f"{hint}known: {', '.join(measured)}")
+        if score and score[0] == HELD_OUT and score[1] not in ("", *HELD_OUT_SCORES):
+            said = f"held-out rows are not scored by {score[1]!r}"
+            yield Problem(f"published.{number}.what", said, f"known: {', '.join(HELD_OUT_SCORES)}")
 
 
 def _problem(details: Any) -> Problem:
     path = ".".join(str(part) for part in details["loc"])
     if details["type"] == "extra_forbidden":
-        return Problem(path, "there is no such key", f"known: {', '.join(Study.model_fields)}")
+        parts: dict[str, type[BaseModel]] = {"arms": Arm, "questions": Question, "published": Published}
+        known = parts.get(details["loc"][0], Study).model_fields if len(details["loc"]) > 1 else Study.model_fields
+        return Problem(path, "there is no such key", f"known: {', '.join(known)}")
     if details["type"] == "missing":
         return Problem(path, "is missing", f"add {path} to the study")
     return Problem(path, str(details["msg"]))

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tunelab.report.content import StudyReport
-from tunelab.report.study_tables import Cell, Column, StudyTable, arms_table, comparisons_table, unfinished_arms
+from tunelab.report.study_tables import (
+    PUBLISHED,
+    Cell,
+    Column,
+    StudyTable,
+    arms_table,
+    comparisons_table,
+    published_table,
+    unfinished_arms,
+)
+
+#: What a terminal's table takes beside its words: its two edges, and of each column two blanks and a rule.
+_EDGES, _AROUND = 1, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +41,20 @@ def doubt_lines(report: StudyReport) -> list[str]:
     return [_one_line(sentence) for sentence in (*unfinished_arms(report), *report.not_proved)]
 
 
-def console_tables(report: StudyReport) -> list[ConsoleTable]:
-    """Scores, costs and comparisons, each narrow enough for a terminal; a table without rows or columns is left out."""
-    made = [_plain(arms_table(report, "Quality")), _plain(arms_table(report, "Cost"))]
-    comparisons = _plain(comparisons_table(report))
-    # The words are long, and the numbers say the same: they stand in the page and in Markdown.
-    made.append(ConsoleTable(comparisons.title, comparisons.columns[:-1], [row[:-1] for row in comparisons.rows]))
-    return [table for table in made if table.rows and len(table.columns) > 1]
+def console_tables(report: StudyReport, width: int | None = None, *, brief: bool = False) -> list[ConsoleTable]:
+    """Scores, costs, comparisons and published figures; a table without rows or columns is left out.
+
+    Args:
+        width: of the terminal in columns: a table whose words would be broken to fit goes on in another of the same
+            rows. None = there is no limit.
+        brief: scores and costs alone.
+    """
+    made = [(_plain(arms_table(report, group)), 1) for group in ("Quality", "Cost")]
+    if not brief:
+        # The last column's words are long (verdicts, sources): they stand in the page and in Markdown.
+        made += [(_without_last(_plain(make(report))), 2) for make in (comparisons_table, published_table)]
+    shown = [(table, keys) for table, keys in made if table.rows and len(table.columns) > 1]
+    return [part for table, keys in shown for part in (_split(table, keys, width) if width else [table])]
 
 
 def _plain(table: StudyTable) -> ConsoleTable:
@@ -41,13 +62,63 @@ def _plain(table: StudyTable) -> ConsoleTable:
     return ConsoleTable(table.title, [_heading(column) for column in table.columns], rows)
 
 
+def _without_last(table: ConsoleTable) -> ConsoleTable:
+    return ConsoleTable(table.title, table.columns[:-1], [row[:-1] for row in table.rows])
+
+
+def _split(table: ConsoleTable, keys: int, width: int) -> list[ConsoleTable]:
+    """The table in as few parts as keep every word whole; each begins with the columns that name its rows."""
+    named = list(range(keys))
+    parts = [list(named)]
+    for place in range(keys, len(table.columns)):
+        if len(parts[-1]) > keys and not _fits(table, [*parts[-1], place], width):
+            parts.append(list(named))
+        parts[-1].append(place)
+    return [
+        ConsoleTable(
+            table.title if number == 0 else f"{table.title} (continued)",
+            [table.columns[place] for place in part],
+            [[row[place] for place in part] for row in table.rows],
+        )
+        for number, part in enumerate(parts)
+    ]
+
+
+def _fits(table: ConsoleTable, places: Sequence[int], width: int) -> bool:
+    """Whether a terminal shows these columns without a broken word, and values beside their errors.
+
+    As rich does (Table._collapse_widths), the widest columns are narrowed first, to an equal width. One cell less than
+    that is counted on, since it rounds each column for itself.
+    """
+    texts = [[table.columns[place], *(row[place] for row in table.rows)] for place in places]
+    wanted = [max(map(_width, column)) for column in texts]
+    room = width - _EDGES - _AROUND * len(places)
+    if sum(wanted) <= room:
+        return True
+    words = [max((_width(word) for text in column for word in _words(text)), default=0) for column in texts]
+    most = max(most for most in range(max(wanted) + 1) if sum(min(one, most) for one in wanted) <= max(room, 0))
+    return all(word <= min(want, most - 1) or want < most for word, want in zip(words, wanted, strict=True))
+
+
+def _words(text: str) -> list[str]:
+    return text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}").split(" ")
+
+
+def _width(text: str) -> int:
+    """Cells of a terminal that a text takes."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
 def _heading(column: Column) -> str:
     return f"{column.title} ({column.unit})" if column.unit else column.title
 
 
 def _text(cell: Cell, column: Column) -> str:
-    """A cell in one line; what an arm is made of is left out, its name says which it is."""
-    notes = () if column.title == "Arm" and not column.group else cell.notes
+    """A cell in one line; what an arm is made of is left out, its name says which it is, and so are published values,
+    which have a table.
+    """
+    notes = tuple(note for note in cell.notes if not note.startswith(PUBLISHED))
+    notes = () if column.title == "Arm" and not column.group else notes
     failed = [note for note in cell.notes if not notes and note.startswith(("failed", "has not run"))]
     shown = [_one_line(cell.text), *(f"({_one_line(note)})" for note in notes)]
     return " ".join(shown + [f"({note.partition(':')[0]})" for note in failed])

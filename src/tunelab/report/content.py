@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from tunelab.errors import DataError, RunError
 from tunelab.files import write_json_atomically
-from tunelab.report.records import record_from_json, record_to_json
+from tunelab.report.records import LATER, record_from_json, record_to_json
 
 Verdict = Literal["better", "worse", "no difference", "unknown"]
 
@@ -84,6 +84,7 @@ class ArmScore:
         seeds: how many seeds `value` is the mean of.
         unit: "0-1", "0-100", "per token".
         is_main: the figure to quote of this benchmark; at most one for an arm and benchmark.
+        in_table: has a column in the table of arms, as main scores always have; plots show main scores alone.
     """
 
     arm: str
@@ -97,16 +98,21 @@ class ArmScore:
     unit: str
     higher_is_better: bool
     is_main: bool
+    in_table: bool = field(default=False, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A figure that others published, shown beside the measured main score of the same arm and benchmark.
+    """A figure that others published of an arm, and what was measured of the same.
 
     Attributes:
-        benchmark: of the study, or the name of another figure ("peak memory"), which is shown without a measured one.
-        unit: needed only for another figure ("GB"); of a benchmark it is the score's own.
+        benchmark: of the study, or what was counted apart from benchmarks ("peak memory").
+        value: the published one, in `unit`.
         source: paper, model card or address.
+        unit: of both values; "" = not known, as that of a benchmark that no arm was scored on.
+        metric: the score's name; "" = the figure to quote, or no score.
+        measured: None = not known.
+        error: the measured score's standard error between items; None = not known, or no score.
     """
 
     arm: str
@@ -114,6 +120,9 @@ class Published:
     value: float
     source: str
     unit: str = ""
+    metric: str = field(default="", metadata=LATER)
+    measured: float | None = field(default=None, metadata=LATER)
+    error: float | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,9 +249,27 @@ class StudyReport:
         found = (one for one in self.scores if one.is_main and (one.arm, one.benchmark) == (arm, benchmark))
         return next(found, None)
 
-    def published_of(self, arm: str, benchmark: str) -> list[Published]:
-        """What others published of an arm on a benchmark."""
-        return [one for one in self.published if (one.arm, one.benchmark) == (arm, benchmark)]
+    def table_scores(self) -> list[ArmScore]:
+        """One score, of any arm, for each figure that has a column: of one benchmark after the other, the main one
+        first.
+        """
+        places = {name: place for place, name in enumerate(dict.fromkeys(one.benchmark for one in self.scores))}
+        shown: dict[tuple[str, str], ArmScore] = {}
+        for score in self.scores:
+            if score.is_main or score.in_table:
+                shown.setdefault((score.benchmark, score.name), score)
+        return sorted(shown.values(), key=lambda one: (places[one.benchmark], not one.is_main))
+
+    def score(self, arm: str, benchmark: str, name: str) -> ArmScore | None:
+        """A figure of an arm on a benchmark; None where there is none."""
+        found = (one for one in self.scores if (one.arm, one.benchmark, one.name) == (arm, benchmark, name))
+        return next(found, None)
+
+    def published_of(self, arm: str, benchmark: str, name: str = "") -> list[Published]:
+        """What others published of an arm's figure on a benchmark; "" = of the figure to quote."""
+        quoted = {"", *(one.name for one in self.scores if one.is_main and one.benchmark == benchmark)}
+        names = quoted if name in quoted else {name}
+        return [one for one in self.published if (one.arm, one.benchmark) == (arm, benchmark) and one.metric in names]
 
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = record_to_json(self)

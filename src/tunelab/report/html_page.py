@@ -96,7 +96,7 @@ def _document(report: StudyReport, parts: dict[str, Markup]) -> str:
 def _header(report: StudyReport, names: list[str]) -> Markup:
     links = [element("a", _TITLES[name], href=f"#{name}") for name in names]
     switch = element("button", "Dark", type="button", id="theme", hidden="", aria_label="Switch to dark colours")
-    top = element("div", paragraph(f"Study report · {report.created}", "created"), switch, class_="top")
+    top = element("div", paragraph(f"Report · {report.created}", "created"), switch, class_="top")
     return element("header", top, element("h1", report.title), element("nav", *links, aria_label="Sections"))
 
 

@@ -2,7 +2,8 @@
 error that names its place ("scores[3].error").
 
 Understood are str, bool, int, float, None, Literal, X | None, tuple[X, ...], tuple[X, Y], Mapping[str, X] and
-dataclasses of these. Defaults are for those who write records in Python; a stored record names every key.
+dataclasses of these. Defaults are for those who write records in Python; a stored record names every key, but for
+fields that came later (`LATER`), which records of before lack.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from tunelab.errors import RunError
 
 T = TypeVar("T")
+
+#: Metadata of a field that came after the first records were stored: its default stands where a record lacks it.
+LATER: Mapping[str, Any] = types.MappingProxyType({"later": True})
 
 _HINT = "it was written by another version or changed by hand: make the report again from its study"
 _UNIONS = (Union, types.UnionType)
@@ -47,13 +51,13 @@ def record_from_json(kind: type[T], value: Any, where: str = "") -> T:
     if not isinstance(value, Mapping):
         raise _wrong(place, "an object", value)
     hints = get_type_hints(kind)
-    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    if missing := [name for name in names if name not in value]:
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if missing := [name for name, field in fields.items() if name not in value and not field.metadata.get("later")]:
         raise RunError(f"{place} lacks {', '.join(missing)}", _HINT)
-    if unknown := sorted(set(value) - set(names)):
+    if unknown := sorted(set(value) - set(fields)):
         raise RunError(f"{place} has unknown {', '.join(unknown)}", _HINT)
     prefix = f"{where}." if where else ""
-    return kind(**{name: _read(hints[name], value[name], prefix + name) for name in names})
+    return kind(**{name: _read(hints[name], value[name], prefix + name) for name in fields if name in value})
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:

@@ -7,13 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from tunelab.report.content import Arm, ArmScore, PairedComparison, StudyReport
+from tunelab.report.content import Arm, ArmScore, PairedComparison, Published, StudyReport
 from tunelab.units import format_bytes, format_count, format_duration, format_rate, format_with_error
 
 UNKNOWN = "–"
 
-#: With more benchmarks than these, scores and costs do not fit side by side on a page.
-MOST_BENCHMARKS_BESIDE_COSTS = 2
+#: Begins the note of a score that says what others published.
+PUBLISHED = "published "
+
+#: With more columns of scores than these, scores and costs do not fit side by side on a page.
+MOST_SCORES_BESIDE_COSTS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +52,15 @@ _Maker = tuple[Column, Callable[[Arm], Cell]]
 
 def arms_tables(report: StudyReport) -> list[StudyTable]:
     """Scores with errors and published values, and what each arm cost: one table, or two where it would be too wide."""
-    if len(report.benchmarks) <= MOST_BENCHMARKS_BESIDE_COSTS:
+    if len(report.table_scores()) <= MOST_SCORES_BESIDE_COSTS:
         return [arms_table(report, "Quality", "Cost")]
     return [arms_table(report, "Quality"), arms_table(report, "Cost")]
 
 
 def arms_table(report: StudyReport, *groups: str) -> StudyTable:
-    """An arm a row, with the columns of these groups: "Quality" (main scores), "Cost" (memory, time, money)."""
+    """An arm a row, with the columns of these groups: "Quality" (main scores and what stands beside them), "Cost"
+    (memory, time, money).
+    """
     makers = _score_columns(report) if "Quality" in groups else []
     makers += _cost_columns(report) if "Cost" in groups else []
     columns = (Column("Arm", is_number=False), *(column for column, _ in makers))
@@ -79,7 +84,7 @@ def all_scores_table(report: StudyReport) -> StudyTable:
             Cell(text)
             for text in (
                 score.benchmark,
-                score.name.replace("_", " "),
+                _words(score.name),
                 score.arm,
                 format_with_error(score.value, score.error),
                 UNKNOWN if score.seed_error is None else _two_digits(score.seed_error),
@@ -118,14 +123,7 @@ def comparisons_table(report: StudyReport) -> StudyTable:
 
 
 def published_table(report: StudyReport) -> StudyTable:
-    """What others published beside what was measured here."""
-    rows = []
-    for one in report.published:
-        score = report.main_score(one.arm, one.benchmark)
-        measured = UNKNOWN if score is None else format_with_error(score.value, score.error)
-        unit = one.unit or ("" if score is None else score.unit)
-        texts = (one.arm, one.benchmark, f"{one.value:g}", measured, unit, one.source)
-        rows.append(tuple(Cell(text) for text in texts))
+    """What others published beside what was measured here, scores and costs."""
     columns = (
         Column("Arm", is_number=False),
         Column("Figure", is_number=False),
@@ -134,7 +132,23 @@ def published_table(report: StudyReport) -> StudyTable:
         Column("Unit", is_number=False),
         Column("Source", is_number=False),
     )
-    return StudyTable("Published and measured", "Measured: value ± standard error between items.", columns, tuple(rows))
+    caption = f"Measured: scores ± standard error between items. {UNKNOWN} not known."
+    if any(one.unit == "GB" for one in report.published):
+        caption += " GB: 10⁹ bytes."
+    rows = tuple(_published_row(report, one) for one in report.published)
+    return StudyTable("Published and measured", caption, columns, rows)
+
+
+def _published_row(report: StudyReport, one: Published) -> tuple[Cell, ...]:
+    measured, unit = UNKNOWN, one.unit
+    if one.measured is not None:
+        # Costs have no items that an error could be between.
+        measured = format_with_error(one.measured, one.error) if one.metric else f"{one.measured:.4g}"
+    elif not one.metric and (score := report.main_score(one.arm, one.benchmark)):
+        # Reports of before hold no measured values beside the published ones.
+        measured, unit = format_with_error(score.value, score.error), score.unit
+    figure = Cell(one.benchmark, (_words(one.metric),) if one.metric else ())
+    return (Cell(one.arm), figure, *map(Cell, (f"{one.value:g}", measured, unit, one.source)))
 
 
 def differences_table(report: StudyReport) -> StudyTable:
@@ -171,20 +185,20 @@ def _name_cell(arm: Arm) -> Cell:
 
 
 def _score_columns(report: StudyReport) -> list[_Maker]:
-    """A column for each benchmark's main score."""
-    return [(_score_column(report, name), partial(_score_cell, report, name)) for name in report.benchmarks]
+    """A column for each figure that is to stand in the table."""
+    return [(_score_column(one), partial(_score_cell, report, one)) for one in report.table_scores()]
 
 
-def _score_column(report: StudyReport, benchmark: str) -> Column:
-    score = next(one for one in report.scores if one.is_main and one.benchmark == benchmark)
+def _score_column(score: ArmScore) -> Column:
     arrow = "↑" if score.higher_is_better else "↓"
-    return Column(benchmark, f"{score.name.replace('_', ' ')}, {score.unit} {arrow}", "Quality")
+    return Column(score.benchmark, f"{_words(score.name)}, {score.unit} {arrow}", "Quality")
 
 
-def _score_cell(report: StudyReport, benchmark: str, arm: Arm) -> Cell:
-    score = report.main_score(arm.name, benchmark)
+def _score_cell(report: StudyReport, like: ArmScore, arm: Arm) -> Cell:
+    """An arm's score of the same figure as `like`, which may be another arm's."""
+    score = report.score(arm.name, like.benchmark, like.name)
     notes = () if score is None else _seed_notes(score)
-    notes += tuple(f"published {one.value:g}" for one in report.published_of(arm.name, benchmark))
+    notes += tuple(f"{PUBLISHED}{one.value:g}" for one in report.published_of(arm.name, like.benchmark, like.name))
     return Cell(UNKNOWN if score is None else format_with_error(score.value, score.error), notes)
 
 
@@ -234,7 +248,12 @@ def _comparison_row(one: PairedComparison) -> tuple[Cell, ...]:
         one.verdict,
     )
     first, *others = (Cell(text) for text in texts)
-    return (Cell(first.text, (one.metric.replace("_", " "),)), *others)
+    return (Cell(first.text, (_words(one.metric),)), *others)
+
+
+def _words(metric: str) -> str:
+    """A metric's name as it is read."""
+    return metric.replace("_", " ")
 
 
 def _two_digits(value: float) -> str:

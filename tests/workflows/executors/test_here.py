@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from study_files import study_of, write_study_files
 
-from tunelab.errors import Interrupted, UsageError
+from tunelab.errors import Interrupted, RunError, UsageError
 from tunelab.workflows.cells import RECORDS, read_cell
 from tunelab.workflows.executors import here
 from tunelab.workflows.run_cell import run_cell
@@ -100,7 +101,7 @@ def test_a_process_that_was_asked_to_stop_stops_the_study(files: Path, tmp_path:
     with pytest.raises(Interrupted, match=r"seed 0: training: stopped; what was made is kept"):
         run_study(study, tmp_path, options={"workers": "2"})
     thread.join()
-    assert not children(), "nothing is left running"
+    assert not multiprocessing.active_children(), "nothing is left running"
     assert {cell.status for cell in run_study(study, tmp_path)} == {"done"}
 
 
@@ -126,7 +127,7 @@ def test_wrong_options(files: Path, tmp_path: Path) -> None:
         run_study(study, tmp_path, options={"gpus": "2"})
     with pytest.raises(UsageError, match="no executor named 'hear'; did you mean 'here'"):
         run_study(study, tmp_path, on="hear")
-    with pytest.raises(UsageError, match="the study has no cell train-0") as caught:
+    with pytest.raises(RunError, match="the study has no cell train-0") as caught:
         run_cell(tmp_path, "train-0")
     assert "--dry-run" in caught.value.hint
 

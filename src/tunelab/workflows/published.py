@@ -1,0 +1,93 @@
+"""What others published of a study's arms, each figure with what was measured of the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from tunelab.config.study import EPOCH_MINUTES, FINAL_LOSS, PEAK_MEMORY, TRAINING_HOURS, Study
+from tunelab.config.study import Published as PublishedFigure
+from tunelab.report.content import ArmScore, Published
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What an arm cost, the mean of its seeds where there are several; None = not known, or not trained.
+
+    Attributes:
+        peak_bytes: highest memory of the accelerator (of the process on a CPU).
+        training_seconds: of one training.
+        epochs: that it went through its rows, in that time.
+        final_training_loss: nats per target token at the end of training.
+    """
+
+    peak_bytes: float | None = None
+    training_seconds: float | None = None
+    epochs: float | None = None
+    final_training_loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """How a cost is shown: its name, its unit, and its value in this unit."""
+
+    name: str
+    unit: str
+    of: Callable[[Costs], float | None]
+
+
+def _epoch_minutes(costs: Costs) -> float | None:
+    if costs.training_seconds is None or not costs.epochs:
+        return None
+    return costs.training_seconds / costs.epochs / 60
+
+
+def _scaled(value: float | None, unit: float) -> float | None:
+    return None if value is None else value / unit
+
+
+_COSTS = {
+    # A publication seldom says which of the two it means: GB is 10^9 bytes here, as the letters say.
+    PEAK_MEMORY: _Cost("peak memory", "GB", lambda costs: _scaled(costs.peak_bytes, 1e9)),
+    EPOCH_MINUTES: _Cost("training time of an epoch", "min", _epoch_minutes),
+    TRAINING_HOURS: _Cost("training time", "h", lambda costs: _scaled(costs.training_seconds, 3600)),
+    FINAL_LOSS: _Cost("final training loss", "nats per token", lambda costs: costs.final_training_loss),
+}
+
+
+def published_figures(
+    study: Study, scores: Sequence[ArmScore], costs: Mapping[str, Costs] | None = None
+) -> tuple[Published, ...]:
+    """Every published value of a study, in its order, with what was measured.
+
+    Args:
+        scores: all figures of all arms, as far as they are known.
+        costs: what arms cost, by their names; of an arm that is not among them nothing is known.
+    """
+    known = costs or {}
+    return tuple(figure for one in study.published for figure in _figures(study, one, scores, known))
+
+
+def _figures(
+    study: Study, one: PublishedFigure, scores: Sequence[ArmScore], costs: Mapping[str, Costs]
+) -> Iterator[Published]:
+    scored = one.score(study.benchmarks)
+    for arm, value in one.values.items():
+        if scored is None:
+            cost = _COSTS[one.what]
+            measured = cost.of(costs.get(arm, Costs()))
+            yield Published(arm, cost.name, value, one.source, cost.unit, measured=measured)
+        else:
+            yield _score_figure(arm, value, one.source, *scored, scores)
+
+
+def _score_figure(
+    arm: str, value: float, source: str, benchmark: str, metric: str, scores: Sequence[ArmScore]
+) -> Published:
+    of_any = [one for one in scores if one.benchmark == benchmark and (one.name == metric if metric else one.is_main)]
+    own = next((one for one in of_any if one.arm == arm), None)
+    # Of an arm that failed the others tell the unit.
+    unit, name = (of_any[0].unit, of_any[0].name) if of_any else ("", metric)
+    if own is None:
+        return Published(arm, benchmark, value, source, unit, name)
+    return Published(arm, benchmark, value, source, own.unit, own.name, own.value, own.error)
