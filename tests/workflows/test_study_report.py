@@ -134,7 +134,9 @@ def test_what_was_published_stands_beside_what_was_measured(folder: Path, report
     assert found["lora", "training time"].measured == pytest.approx(lora.training_seconds / 3600)
     an_epoch = pytest.approx(lora.training_seconds / 0.2 / 60)
     assert found["lora", "training time of an epoch"].measured == an_epoch
-    assert found["lora", "peak memory"].measured == pytest.approx(lora.peak_memory_bytes / 1e9)
+    manifests = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("runs/*/manifest.json")]
+    peaks = [one["peak_resident_bytes"] / 1e9 for one in manifests]  # of training alone; the arm's is of evaluation too
+    assert found["lora", "peak memory"].measured in peaks
     assert found["base", "training time"].measured is None and found["base", "final training loss"].measured is None
     assert found["base", "peak memory"].measured is not None
 
