@@ -9,11 +9,10 @@ Writes benchmarks/results/DATE-eval-speed[-cuda].{json,md}.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
-import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,23 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from eval_contenders import CONTENDERS
-from measuring import heading, machine, matmul_rates, median, run_contender, with_earlier_shapes, write_results
-from shapes import SHAPES, Shape, load_tokenizer, save_model
+from measuring import (
+    Found,
+    alternate,
+    contender_rows,
+    heading,
+    machine,
+    matmul_rates,
+    measure_shapes,
+    median,
+    speed_parser,
+    table,
+)
+from shapes import SHAPES, USUAL_SHAPES, Shape, load_tokenizer, save_model
 
 SUBJECTS = ("econometrics", "machine_learning")
 BASELINE = "lm-eval fp32"
+COLUMNS = ("contender", "items/s", "against lm-eval in fp32", "peak memory", "difference", "same answers")
 
 
 def prepare(shape: Shape, data: Path, subjects: list[str], device: str, folder: Path) -> Path:
@@ -38,38 +49,39 @@ def prepare(shape: Shape, data: Path, subjects: list[str], device: str, folder: 
     return folder / "job.json"
 
 
-def measure(shape: Shape, job: Path, names: list[str], repeats: int) -> dict[str, list[dict[str, Any]]]:
-    """Every contender once, then again, as often as told."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for turn in range(repeats):
-        for name in names:
-            result = run_contender("eval_contenders.py", name, job, job.with_name("out.json"))
-            found[name].append(result)
-            shown = result.get("error") or f"{result['items_per_second']:,.2f} items/s"
-            print(f"{shape.name} {turn + 1}/{repeats} {name}: {shown}", file=sys.stderr, flush=True)
-    return found
+def measure(shape: Shape, job: Path, names: list[str], repeats: int) -> Found:
+    speed = "{items_per_second:,.2f} items/s"
+    return alternate("eval_contenders.py", shape.name, job, names, repeats, speed=speed)
 
 
-def summary(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def summary(found: Found) -> list[dict[str, Any]]:
     """One row a contender: its speed, and how far its log-probabilities are from the harness's in fp32."""
     reference = next(
         (one["log_probabilities"] for name in found if name.startswith(BASELINE) for one in found[name][:1]), None
     )
-    rows = []
-    for name, results in found.items():
-        done = [result for result in results if "error" not in result]
-        if not done:
-            rows.append({"contender": name, "error": results[0]["error"]})
-            continue
+
+    def row(name: str, done: list[dict[str, Any]]) -> dict[str, Any]:
         speeds = [result["items_per_second"] for result in done]
-        row = {"contender": name, "items_per_second": median(speeds), "all": speeds}
-        row |= {"items": len(done[0]["log_probabilities"]), "peak_bytes": max(one["peak_bytes"] for one in done)}
+        made: dict[str, Any] = {"items_per_second": median(speeds), "all": speeds}
+        made |= {"items": len(done[0]["log_probabilities"]), "peak_bytes": max(one["peak_bytes"] for one in done)}
         if reference is not None:
             pairs = list(zip(done[0]["log_probabilities"], reference, strict=True))
-            row["difference"] = max(abs(x - y) for a, b in pairs for x, y in zip(a, b, strict=True))
-            row["same_answers"] = sum(a.index(max(a)) == b.index(max(b)) for a, b in pairs)
-        rows.append(row)
-    return rows
+            made["difference"] = max(abs(x - y) for a, b in pairs for x, y in zip(a, b, strict=True))
+            made["same_answers"] = sum(a.index(max(a)) == b.index(max(b)) for a, b in pairs)
+        return made
+
+    return contender_rows(found, row)
+
+
+def cells(row: dict[str, Any], speeds: list[float]) -> list[str]:
+    numbers = ", ".join(f"{speed:.2f}" for speed in sorted(row["all"]))
+    return [
+        f"{row['items_per_second']:.2f} ({numbers})",
+        f"{row['items_per_second'] / max(speeds):.2f}x" if speeds else "",
+        f"{row['peak_bytes'] / 2**30:.2f} GiB",
+        f"{row['difference']:.1e}" if "difference" in row else "",
+        f"{row['same_answers']} of {row['items']}" if "difference" in row else "",
+    ]
 
 
 def page(summaries: list[dict[str, Any]], information: dict[str, Any], rates: dict[str, float], command: str) -> str:
@@ -84,52 +96,32 @@ def page(summaries: list[dict[str, Any]], information: dict[str, Any], rates: di
     ]
     for one in summaries:
         speeds = [row["items_per_second"] for row in one["contenders"] if row["contender"].startswith(BASELINE)]
-        lines += [
-            f"## {one['shape']} ({', '.join(one['subjects'])}; `--repeats {one['repeats']}`)",
-            "",
-            "| contender | items/s | against lm-eval in fp32 | peak memory | difference | same answers |",
-            "|---|---|---|---|---|---|",
-        ]
-        for row in one["contenders"]:
-            if "error" in row:
-                lines.append(f"| {row['contender']} | failed: {row['error'][:120]} | | | | |")
-                continue
-            ratio = f"{row['items_per_second'] / max(speeds):.2f}x" if speeds else ""
-            numbers = ", ".join(f"{speed:.2f}" for speed in sorted(row["all"]))
-            gap = f"{row['difference']:.1e}" if "difference" in row else ""
-            same = f"{row['same_answers']} of {row['items']}" if "difference" in row else ""
-            lines.append(
-                f"| {row['contender']} | {row['items_per_second']:.2f} ({numbers}) | {ratio} "
-                f"| {row['peak_bytes'] / 2**30:.2f} GiB | {gap} | {same} |"
-            )
-        lines.append("")
+        lines += [f"## {one['shape']} ({', '.join(one['subjects'])}; `--repeats {one['repeats']}`)", ""]
+        lines += table(COLUMNS, one["contenders"], partial(cells, speeds=speeds))
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES))
+    parser = speed_parser(__doc__, SHAPES, CONTENDERS, repeats=2)
     parser.add_argument("--subjects", nargs="+", default=list(SUBJECTS))
-    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS))
-    parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
     device = arguments.device
-    shapes = arguments.shapes or (["15M", "82M", "135M"] if device == "cpu" else ["135M", "1B", "8B"])
     rates, information = matmul_rates(device), machine(device)
-    name = f"eval-speed{'' if device == 'cpu' else '-cuda'}"
-    text = ""
-    for shape in shapes:
-        with tempfile.TemporaryDirectory() as folder:
-            job = prepare(SHAPES[shape], arguments.data, arguments.subjects, device, Path(folder))
-            found = measure(SHAPES[shape], job, arguments.contenders or list(CONTENDERS), arguments.repeats)
-        one = {"shape": shape, "subjects": arguments.subjects, "repeats": arguments.repeats}
-        summaries = with_earlier_shapes(name, information, [one | {"contenders": summary(found)}])
-        command = "python benchmarks/eval_speed.py" + ("" if device == "cpu" else " --device cuda")
-        text = page(summaries, information, rates, command)
-        write_results(name, {"machine": information, "matmul_rates": rates, "shapes": summaries}, text)
-    print(text)
+
+    def measured(name: str, folder: Path) -> dict[str, Any]:
+        job = prepare(SHAPES[name], arguments.data, arguments.subjects, device, folder)
+        found = measure(SHAPES[name], job, arguments.contenders, arguments.repeats)
+        one = {"shape": name, "subjects": arguments.subjects, "repeats": arguments.repeats}
+        return one | {"contenders": summary(found)}
+
+    measure_shapes(
+        "eval-speed",
+        device,
+        arguments.shapes or USUAL_SHAPES[device],
+        measured,
+        lambda summaries, command: page(summaries, information, rates, command),
+        {"machine": information, "matmul_rates": rates},
+    )
 
 
 if __name__ == "__main__":

@@ -9,12 +9,11 @@ Writes benchmarks/results/DATE-generate-speed[-cuda].{json,md}.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
 import sys
-import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,27 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from generate_contenders import CONTENDERS
-from measuring import heading, machine, matmul_rates, median, run_contender, spread, with_earlier_shapes, write_results
-from shapes import SHAPES, Shape, alpaca_rows, load_tokenizer, save_model
+from measuring import (
+    Found,
+    alternate,
+    contender_rows,
+    heading,
+    machine,
+    matmul_rates,
+    measure_shapes,
+    median,
+    speed_parser,
+    spread,
+    table,
+)
+from shapes import SHAPES, USUAL_SHAPES, Shape, alpaca_rows, load_tokenizer, save_model
 
-BASELINE = {"fp32": "generate fp32", "bf16": "generate bf16"}
+COLUMNS = ("contender", "wanted tokens/s", "against generate at the same precision", "peak memory", "equal answers")
+
+
+def baseline(name: str) -> str:
+    """transformers' generate at the precision of this contender."""
+    return "generate bf16" if "bf16" in name else "generate fp32"
 
 
 def prepare(shape: Shape, data: Path, count: int, batch: int, device: str, folder: Path) -> Path:
@@ -43,36 +59,34 @@ def prepare(shape: Shape, data: Path, count: int, batch: int, device: str, folde
     return folder / "job.json"
 
 
-def measure(shape: Shape, job: Path, names: list[str], repeats: int) -> dict[str, list[dict[str, Any]]]:
-    """Every contender once, then again, as often as told."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for turn in range(repeats):
-        for name in names:
-            result = run_contender("generate_contenders.py", name, job, job.with_name("out.json"))
-            found[name].append(result)
-            shown = result.get("error") or f"{result['tokens_per_second']:,.0f} tokens/s"
-            print(f"{shape.name} {turn + 1}/{repeats} {name}: {shown}", file=sys.stderr, flush=True)
-    return found
+def measure(shape: Shape, job: Path, names: list[str], repeats: int) -> Found:
+    speed = "{tokens_per_second:,.0f} tokens/s"
+    return alternate("generate_contenders.py", shape.name, job, names, repeats, speed=speed)
 
 
-def summary(shape: Shape, found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def summary(shape: Shape, found: Found) -> dict[str, Any]:
     """One row a contender: medians over the repeats, and how many answers equal those of generate."""
-    rows = []
-    for name, results in found.items():
-        done = [result for result in results if "error" not in result]
-        if not done:
-            rows.append({"contender": name, "error": results[0]["error"]})
-            continue
-        baseline = found.get(BASELINE["bf16" if "bf16" in name else "fp32"], [{}])[0].get("answers")
+
+    def row(name: str, done: list[dict[str, Any]]) -> dict[str, Any]:
+        reference = found.get(baseline(name), [{}])[0].get("answers")
         equal = None
-        if baseline is not None:
-            equal = sum(a == b for a, b in zip(done[0]["answers"], baseline, strict=True))
+        if reference is not None:
+            equal = sum(a == b for a, b in zip(done[0]["answers"], reference, strict=True))
         speeds = [result["tokens_per_second"] for result in done]
         peak = max(result["peak_bytes"] for result in done)
-        rows.append(
-            {"contender": name, "tokens_per_second": median(speeds), "all": speeds, "peak_bytes": peak, "equal": equal}
-        )
-    return {"shape": shape.name, "contenders": rows}
+        return {"tokens_per_second": median(speeds), "all": speeds, "peak_bytes": peak, "equal": equal}
+
+    return {"shape": shape.name, "contenders": contender_rows(found, row)}
+
+
+def cells(row: dict[str, Any], speeds: dict[str, float | None]) -> list[str]:
+    reference = speeds.get(baseline(row["contender"]))
+    return [
+        spread(row["all"]),
+        f"{row['tokens_per_second'] / reference:.2f}x" if reference else "",
+        f"{row['peak_bytes'] / 2**30:.2f} GiB",
+        "" if row["equal"] is None else str(row["equal"]),
+    ]
 
 
 def page(summaries: list[dict[str, Any]], information: dict[str, Any], rates: dict[str, float], command: str) -> str:
@@ -86,52 +100,31 @@ def page(summaries: list[dict[str, Any]], information: dict[str, Any], rates: di
     ]
     for one in summaries:
         speeds = {row["contender"]: row.get("tokens_per_second") for row in one["contenders"]}
-        lines += [
-            f"## {one['shape']} (`--repeats {one['repeats']}`)",
-            "",
-            "| contender | wanted tokens/s | against generate at the same precision | peak memory | equal answers |",
-            "|---|---|---|---|---|",
-        ]
-        for row in one["contenders"]:
-            if "error" in row:
-                lines.append(f"| {row['contender']} | failed: {row['error'][:120]} | | | |")
-                continue
-            baseline = speeds.get(BASELINE["bf16" if "bf16" in row["contender"] else "fp32"])
-            ratio = f"{row['tokens_per_second'] / baseline:.2f}x" if baseline else ""
-            speed = spread(row["all"])
-            lines.append(
-                f"| {row['contender']} | {speed} "
-                f"| {ratio} | {row['peak_bytes'] / 2**30:.2f} GiB | {'' if row['equal'] is None else row['equal']} |"
-            )
-        lines.append("")
+        lines += [f"## {one['shape']} (`--repeats {one['repeats']}`)", ""]
+        lines += table(COLUMNS, one["contenders"], partial(cells, speeds=speeds))
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES))
-    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS))
+    parser = speed_parser(__doc__, SHAPES, CONTENDERS, repeats=3)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     device = arguments.device
-    shapes = arguments.shapes or (["15M", "82M", "135M"] if device == "cpu" else ["135M", "1B", "8B"])
-    names = arguments.contenders or list(CONTENDERS)
     rates, information = matmul_rates(device), machine(device)
-    text = ""
-    for name in shapes:
-        with tempfile.TemporaryDirectory() as folder:
-            job = prepare(SHAPES[name], arguments.data, 64, arguments.batch, device, Path(folder))
-            one = summary(SHAPES[name], measure(SHAPES[name], job, names, arguments.repeats))
-        one |= {"shape": f"{name}, batch {arguments.batch}", "repeats": arguments.repeats}
-        result_name = f"generate-speed{'' if device == 'cpu' else '-cuda'}"
-        summaries = with_earlier_shapes(result_name, information, [one])
-        command = "python benchmarks/generate_speed.py" + ("" if device == "cpu" else " --device cuda")
-        text = page(summaries, information, rates, command)
-        write_results(result_name, {"machine": information, "matmul_rates": rates, "shapes": summaries}, text)
-    print(text)
+
+    def measured(name: str, folder: Path) -> dict[str, Any]:
+        job = prepare(SHAPES[name], arguments.data, 64, arguments.batch, device, folder)
+        one = summary(SHAPES[name], measure(SHAPES[name], job, arguments.contenders, arguments.repeats))
+        return one | {"shape": f"{name}, batch {arguments.batch}", "repeats": arguments.repeats}
+
+    measure_shapes(
+        "generate-speed",
+        device,
+        arguments.shapes or USUAL_SHAPES[device],
+        measured,
+        lambda summaries, command: page(summaries, information, rates, command),
+        {"machine": information, "matmul_rates": rates},
+    )
 
 
 if __name__ == "__main__":

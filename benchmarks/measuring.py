@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +21,22 @@ LIBRARIES = ("torch", "transformers", "peft", "accelerate", "trl", "unsloth", "b
 
 #: What a user would set in the environment against the C library giving memory back at every step.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647"}
+
+#: What each contender reported, one dictionary a repeat; {"error": text} where it failed.
+Found = dict[str, list[dict[str, Any]]]
+
+
+def speed_parser(
+    description: str | None, shapes: Iterable[str], contenders: Iterable[str], repeats: int
+) -> argparse.ArgumentParser:
+    """A parser of what every speed benchmark is asked for; `repeats` is its default."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--shapes", nargs="+", choices=list(shapes))
+    parser.add_argument("--contenders", nargs="+", choices=list(contenders), default=list(contenders))
+    parser.add_argument("--repeats", type=int, default=repeats)
+    return parser
 
 
 def run_contender(script: str, name: str, job: Path, out: Path, *, malloc: bool = False) -> dict[str, Any]:
@@ -32,6 +50,33 @@ def run_contender(script: str, name: str, job: Path, out: Path, *, malloc: bool 
         return {"error": lines[-1] if lines else f"exit code {done.returncode}"}
     result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return result
+
+
+def alternate(
+    script: str, shape: str, job: Path, names: Sequence[str], repeats: int, *, speed: str, malloc: Sequence[str] = ()
+) -> Found:
+    """Every contender once, then again, as often as told. A failure is recorded, and the rest goes on.
+
+    `speed` says how a result is shown while it runs, in str.format's terms; `malloc` names those that get MALLOC.
+    """
+    found: Found = {name: [] for name in names}
+    for turn in range(repeats):
+        for name in names:
+            result = run_contender(script, name, job, job.with_name("out.json"), malloc=name in malloc)
+            found[name].append(result)
+            shown = result.get("error") or speed.format_map(result)
+            print(f"{shape} {turn + 1}/{repeats} {name}: {shown}", file=sys.stderr, flush=True)
+    return found
+
+
+def contender_rows(found: Found, row: Callable[[str, list[dict[str, Any]]], dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a contender: its name, and what `row` makes of its name and the repeats that ran; its first error where
+    none did."""
+    rows = []
+    for name, results in found.items():
+        done = [result for result in results if "error" not in result]
+        rows.append({"contender": name} | (row(name, done) if done else {"error": results[0]["error"]}))
+    return rows
 
 
 def matmul_rates(device: str = "cpu") -> dict[str, float]:
@@ -103,6 +148,19 @@ def heading(title: str, command: str, machine: dict[str, Any], rates: dict[str, 
     ]
 
 
+def table(
+    columns: Sequence[str], contenders: Sequence[dict[str, Any]], cells: Callable[[dict[str, Any]], list[str]]
+) -> list[str]:
+    """One line a contender in Markdown: its name, and its `cells` or why it failed; an empty line behind them."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for one in contenders:
+        if "error" in one:
+            lines.append(f"| {one['contender']} | failed: {one['error'][:120]} |" + " |" * (len(columns) - 2))
+        else:
+            lines.append("| " + " | ".join([one["contender"], *cells(one)]) + " |")
+    return [*lines, ""]
+
+
 def with_earlier_shapes(name: str, machine: dict[str, Any], summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The shapes measured now, behind those measured earlier on the same day, machine and versions."""
     path = RESULTS / f"{date.today()}-{name}.json"
@@ -119,3 +177,29 @@ def write_results(name: str, results: dict[str, Any], page: str) -> None:
     stem = RESULTS / f"{date.today()}-{name}"
     stem.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     stem.with_suffix(".md").write_text(page, encoding="utf-8")
+
+
+def measure_shapes(
+    name: str,
+    device: str,
+    shapes: Sequence[str],
+    measured: Callable[[str, Path], dict[str, Any]],
+    page: Callable[[list[dict[str, Any]], str], str],
+    about: dict[str, Any],
+) -> None:
+    """Measure one shape after the other, write the results, and print the page.
+
+    `measured` makes a shape's summary, in a folder that is gone afterwards; `page` makes the text, from the summaries
+    and the command; `about` is what the results hold beside the shapes: "machine" at least.
+    """
+    result_name = name if device == "cpu" else f"{name}-{device}"
+    command = f"python benchmarks/{name.replace('-', '_')}.py" + ("" if device == "cpu" else f" --device {device}")
+    text = ""
+    for shape in shapes:
+        with tempfile.TemporaryDirectory() as folder:
+            one = measured(shape, Path(folder))
+        # After every shape, so that nothing is lost where a later one fails.
+        known = with_earlier_shapes(result_name, about["machine"], [one])
+        text = page(known, command)
+        write_results(result_name, about | {"shapes": known}, text)
+    print(text)

@@ -7,44 +7,51 @@ Writes benchmarks/results/DATE-qlora-speed[-cuda].{json,md}. On a GPU the shape 
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from measuring import heading, machine, matmul_rates, median, spread, with_earlier_shapes, write_results
+from measuring import (
+    Found,
+    contender_rows,
+    heading,
+    machine,
+    matmul_rates,
+    measure_shapes,
+    median,
+    speed_parser,
+    spread,
+    table,
+)
 from shapes import SHAPES
 from train_contenders import OVER_FEW_BITS, RANK, ROWS_PER_STEP
 from train_speed import measure, prepare
 
 NAMES = ["tunelab bf16", *OVER_FEW_BITS]
+COLUMNS = ("contender", "tokens/s", "against tunelab bf16", "peak memory", "first loss", "last loss")
 
 
-def summary(name: str, found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def summary(shape: str, found: Found) -> dict[str, Any]:
     """One row a contender: medians over the repeats."""
-    rows = []
-    for contender, results in found.items():
-        done = [result for result in results if "error" not in result]
-        if not done:
-            rows.append({"contender": contender, "error": results[0]["error"]})
-            continue
+
+    def row(name: str, done: list[dict[str, Any]]) -> dict[str, Any]:
         speeds = [result["tokens_per_second"] for result in done]
         memory = "gpu_peak_bytes" if done[0].get("gpu_peak_bytes") else "peak_bytes"
-        rows.append(
-            {
-                "contender": contender,
-                "tokens_per_second": median(speeds),
-                "all": speeds,
-                "peak_bytes": max(result[memory] for result in done),
-                "losses": done[0]["losses"],
-            }
-        )
-    return {"shape": name, "contenders": rows}
+        peak = max(result[memory] for result in done)
+        return {"tokens_per_second": median(speeds), "all": speeds, "peak_bytes": peak, "losses": done[0]["losses"]}
+
+    return {"shape": shape, "contenders": contender_rows(found, row)}
+
+
+def cells(row: dict[str, Any], fastest: float) -> list[str]:
+    ratio = f"{row['tokens_per_second'] / fastest:.2f}x"
+    losses = [f"{row['losses'][place]:.4f}" for place in (0, -1)]
+    return [spread(row["all"]), ratio, f"{row['peak_bytes'] / 2**30:.2f} GiB", *losses]
 
 
 def page(summaries: list[dict[str, Any]], information: dict[str, Any], rates: dict[str, float], command: str) -> str:
@@ -57,48 +64,32 @@ def page(summaries: list[dict[str, Any]], information: dict[str, Any], rates: di
         "",
     ]
     for one in summaries:
-        lines += [
-            f"## {one['shape']} (`--rows {one['rows']} --repeats {one['repeats']}`)",
-            "",
-            "| contender | tokens/s | against tunelab bf16 | peak memory | first loss | last loss |",
-            "|---|---|---|---|---|---|",
-        ]
+        lines += [f"## {one['shape']} (`--rows {one['rows']} --repeats {one['repeats']}`)", ""]
         fastest = next((row["tokens_per_second"] for row in one["contenders"] if "error" not in row), 0.0)
-        for row in one["contenders"]:
-            if "error" in row:
-                lines.append(f"| {row['contender']} | failed: {row['error'][:120]} | | | | |")
-                continue
-            speed = spread(row["all"])
-            ratio = f"{row['tokens_per_second'] / fastest:.2f}x"
-            losses = f"{row['losses'][0]:.4f} | {row['losses'][-1]:.4f}"
-            lines.append(f"| {row['contender']} | {speed} | {ratio} | {row['peak_bytes'] / 2**30:.2f} GiB | {losses} |")
-        lines.append("")
+        lines += table(COLUMNS, one["contenders"], partial(cells, fastest=fastest))
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES))
-    parser.add_argument("--contenders", nargs="+", choices=NAMES, default=NAMES)
+    parser = speed_parser(__doc__, SHAPES, NAMES, repeats=2)
     parser.add_argument("--rows", type=int, default=96)
-    parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
     device = arguments.device
-    suffix = "" if device == "cpu" else "-cuda"
     rates, information = matmul_rates(device), machine(device)
-    text = ""
-    for name in arguments.shapes or (["82M", "135M"] if device == "cpu" else ["7B"]):
-        with tempfile.TemporaryDirectory() as folder:
-            job = prepare(SHAPES[name], arguments.data, arguments.rows, device, 4096, Path(folder))
-            found = measure(SHAPES[name], job, arguments.contenders, arguments.repeats)
-        one = summary(name, found) | {"rows": arguments.rows, "repeats": arguments.repeats}
-        summaries = with_earlier_shapes(f"qlora-speed{suffix}", information, [one])
-        command = "python benchmarks/qlora_speed.py" + ("" if device == "cpu" else " --device cuda")
-        text = page(summaries, information, rates, command)
-        write_results(f"qlora-speed{suffix}", {"machine": information, "shapes": summaries}, text)
-    print(text)
+
+    def measured(name: str, folder: Path) -> dict[str, Any]:
+        job = prepare(SHAPES[name], arguments.data, arguments.rows, device, 4096, folder)
+        found = measure(SHAPES[name], job, arguments.contenders, arguments.repeats)
+        return summary(name, found) | {"rows": arguments.rows, "repeats": arguments.repeats}
+
+    measure_shapes(
+        "qlora-speed",
+        device,
+        arguments.shapes or (["82M", "135M"] if device == "cpu" else ["7B"]),
+        measured,
+        lambda summaries, command: page(summaries, information, rates, command),
+        {"machine": information},
+    )
 
 
 if __name__ == "__main__":

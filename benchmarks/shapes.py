@@ -39,6 +39,9 @@ SHAPES = {
     )
 }
 
+#: What is measured where no shapes are named, by device.
+USUAL_SHAPES = {"cpu": ("15M", "82M", "135M"), "cuda": ("135M", "1B", "8B")}
+
 
 def save_model(shape: Shape, folder: Path, seed: int = 0) -> None:
     """A model of this shape with random weights, in transformers' format."""

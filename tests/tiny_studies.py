@@ -12,7 +12,7 @@ from tiny_tokenizers import byte_tokenizer
 from tunelab.config.study import Study, load_study
 
 STUDIES = sorted((Path(__file__).resolve().parents[1] / "studies").glob("*.yaml"))
-FAMILIES = {"distilgpt2": "gpt2", "meta-llama/": "llama", "microsoft/Phi-3": "phi3"}
+FAMILIES = {"distilgpt2": "gpt2", "meta-llama/": "llama", "microsoft/Phi-3": "phi3", "raincandy-u/": "llama"}
 CHAT = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"

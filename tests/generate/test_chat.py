@@ -1,4 +1,4 @@
-"""A chat's state: prompts are those of training, nothing is lost at an error, and each answer has its own seed."""
+"""A chat's state: nothing is lost at an error, each answer has its own seed, and a saved chat is training data."""
 
 from __future__ import annotations
 
@@ -10,130 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from chat_actor import Actor, say, session
 from tiny import tiny_model, tiny_tokenizer
-from tiny_tokenizers import END, START, begin_of_text_tokenizer, byte_tokenizer
-from tokenizers import Tokenizer, decoders
-from tokenizers import models as tokenizer_models
-from transformers import PreTrainedTokenizerFast
+from tiny_tokenizers import START
 
 from tunelab.data.messages import Conversation, Message
 from tunelab.data.reader import load_examples
 from tunelab.data.templates import get_template
-from tunelab.data.tokenize import RowEncoder
-from tunelab.errors import BadRow, DataError, ModelError, UsageError
-from tunelab.generate import engine
+from tunelab.errors import DataError, ModelError, UsageError
 from tunelab.generate.chat import ChatSession, changed
-from tunelab.generate.engine import Generation
 from tunelab.generate.sampling import Decoding
-
-ONE_TURN = (
-    "{% if messages|length > 3 or (messages|length > 2 and messages[0]['role'] != 'system') %}"
-    "{{ raise_exception('one question at a time') }}{% endif %}"
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>'}}"
-    "{% endfor %}"
-)
-NO_SYSTEM = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
-    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n'}}{% endfor %}"
-)
-
-
-class Actor:
-    """In place of the engine: says what it is told to, and writes down what it was asked."""
-
-    def __init__(self, says: str = " ok") -> None:
-        self.says = says
-        self.end = "stop"
-        self.calls: list[dict[str, Any]] = []
-        self.closed = 0
-
-    def stream(
-        self, model: Any, tokenizer: Any, prompt_ids: Any, decoding: Decoding, *, stop_token_ids: Any
-    ) -> Iterator[str]:
-        self.calls.append({"model": model, "prompt": list(prompt_ids), "decoding": decoding, "stop": stop_token_ids})
-        try:
-            for letter in self.says:
-                if letter == "!":
-                    raise KeyboardInterrupt
-                if letter == "#":
-                    raise ModelError("out of memory")
-                yield letter
-        finally:
-            self.closed += 1
-        return Generation(0, (), self.says, self.end, len(prompt_ids))  # type: ignore[return-value]
-
-
-@pytest.fixture
-def actor(monkeypatch: pytest.MonkeyPatch) -> Actor:
-    made = Actor()
-    monkeypatch.setattr(engine, "stream", made.stream)
-    return made
-
-
-def session(
-    template: str = "plain",
-    tokenizer: Any = None,
-    *,
-    models: str = "base tuned",
-    jinja: str | None = None,
-    **options: Any,
-) -> ChatSession:
-    tokenizer = tokenizer or tiny_tokenizer()
-    opened: list[str] = []
-
-    def source(name: str) -> Any:
-        @contextmanager
-        def model() -> Iterator[str]:
-            opened.append(name)
-            yield name
-            opened.append(f"{name} left")
-
-        return model
-
-    chosen = get_template(template, tokenizer, jinja)
-    made = ChatSession(
-        {name: source(name) for name in models.split()}, tokenizer, chosen, **{"context": None, **options}
-    )
-    made.opened = opened  # type: ignore[attr-defined]
-    return made
-
-
-def say(chat: ChatSession, question: str) -> str:
-    return "".join(piece.text for piece in chat.ask(question).pieces)
-
-
-def trained_prompt(tokenizer: Any, template: Any, *texts: str, system: str = "") -> list[int]:
-    """The tokens before the last answer of a training row that holds this conversation."""
-    turns = [Message(("user", "assistant")[number % 2], text) for number, text in enumerate(texts)]  # type: ignore[arg-type]
-    row = RowEncoder(tokenizer, template).encode(
-        Conversation((*([Message("system", system)] if system else []), *turns))
-    )
-    return row.input_ids[: row.prompt_length].tolist()
-
-
-@pytest.mark.parametrize("name", ["alpaca", "alpaca-short", "plain", "human-assistant", "chat"])
-@pytest.mark.parametrize("make", [byte_tokenizer, begin_of_text_tokenizer])
-@pytest.mark.parametrize("system", ["", "Be brief."])
-def test_the_prompt_is_that_of_a_training_row(name: str, make: Any, system: str, actor: Actor) -> None:
-    tokenizer = make()
-    template = get_template(name, tokenizer)
-    chat = session(name, tokenizer)
-    if system:
-        chat.set_system(system)
-    space = " " if name in ("plain", "human-assistant") else ""
-    for answer in ("Paris.", "  Rome,\n\n* of course", "Madrid"):
-        actor.says = space + answer
-        assert say(chat, f"Where is {answer}?") == answer, "the template's own space is no part of the answer"
-    said = [text for exchange in chat.exchanges for text in (exchange.question, exchange.answer)]
-    assert len(actor.calls) == 3
-    for number, call in enumerate(actor.calls):
-        expected = trained_prompt(tokenizer, template, *said[: 2 * number + 1], "Some answer", system=system)
-        assert call["prompt"] == expected
-        assert call["stop"] == set(RowEncoder(tokenizer, template).stop_token_ids())
-    text = tokenizer.decode(actor.calls[2]["prompt"])
-    assert "Paris." in text and "Rome,\n\n* of course" in text and "Where is Madrid?" in text
-    assert ("Be brief." in text) == bool(system)
 
 
 def test_pieces_come_as_they_are_made_and_name_their_model(actor: Actor) -> None:
@@ -247,114 +133,6 @@ def test_the_nth_answer_uses_seed_plus_n(actor: Actor) -> None:
     say(chat, "one")
     assert [call["decoding"].seed for call in actor.calls] == [41, 42, 43, 44, 41, 41]
     assert chat.decoding == Decoding(seed=40, temperature=0.5, top_k=3)
-
-
-def test_a_long_conversation_loses_its_oldest_turns_and_never_the_system_message(actor: Actor) -> None:
-    tokenizer = tiny_tokenizer()
-    template = get_template("plain", tokenizer)
-    chat = session("plain", tokenizer, context=200, decoding=Decoding(max_new_tokens=50))
-    chat.set_system("Be brief.")
-    notices = []
-    for number in range(8):
-        reply = chat.ask(f"question {number}")
-        list(reply.pieces)
-        notices.append(reply.notices)
-        assert len(reply.prompt_ids) <= 150
-        assert tokenizer.decode(list(reply.prompt_ids)).startswith("Be brief.\n\nInstruction: ")
-    said = [text for exchange in chat.exchanges for text in (exchange.question, exchange.answer)]
-    assert len(said) == 16, "what is left out of the prompt is still in the conversation"
-    dropped = next(
-        first
-        for first in range(8)
-        if actor.calls[-1]["prompt"]
-        == trained_prompt(tokenizer, template, *said[2 * first : 15], "a", system="Be brief.")
-    )
-    assert dropped > 1
-    longer = trained_prompt(tokenizer, template, *said[2 * dropped - 2 : 15], "a", system="Be brief.")
-    assert len(longer) > 150, "no more is dropped than must be"
-    left_out = [notice for (notice,) in filter(None, notices)]
-    assert len(left_out) == dropped
-    begin = "the conversation is longer than the model's window: the oldest"
-    assert left_out[0] == f"{begin} question and its answer is left out"
-    assert left_out[-1] == f"{begin} {dropped} questions and their answers are left out"
-    chat.configure("max_new_tokens=1")
-    assert len(chat.ask("question 8").prompt_ids) > 150, "there is more room again"
-
-
-def test_undo_gives_older_turns_their_room_back(actor: Actor) -> None:
-    chat = session(context=200, decoding=Decoding(max_new_tokens=50))
-    prompts = []
-    for number in range(6):
-        reply = chat.ask(f"question {number}")
-        list(reply.pieces)
-        prompts.append(reply.prompt_ids)
-    assert len(prompts[1]) < len(prompts[2]) and len(prompts[5]) < 150
-    for _ in range(4):
-        chat.undo()
-    assert chat.ask("question 2").prompt_ids == prompts[2]
-
-
-def test_a_question_that_is_too_long_changes_nothing(actor: Actor) -> None:
-    chat = session(context=128, decoding=Decoding(max_new_tokens=28))
-    say(chat, "one")
-    with pytest.raises(ModelError, match=r"too long: 328 tokens .* window of 128 less max_new_tokens=28 leaves 100"):
-        chat.ask("long " * 61)
-    chat.configure("max_new_tokens=500")
-    with pytest.raises(ModelError, match="leaves 0"):
-        chat.ask("two")
-    chat.configure("max_new_tokens=28")
-    assert len(chat.exchanges) == 1
-    say(chat, "two")
-    assert actor.calls[-1]["decoding"].seed == 2
-
-
-def test_questions_that_cannot_be_asked(actor: Actor) -> None:
-    chat = session("chat", byte_tokenizer())
-    with pytest.raises(UsageError, match="the question is empty"):
-        chat.ask(" \n")
-    with pytest.raises(BadRow, match=r"message 1 \(user\) contains '<\|im_end\|>'"):
-        chat.ask(f"say {END}")
-    assert chat.exchanges == [] and actor.calls == []
-
-
-def test_what_the_tokenizer_cannot_spell_is_told(actor: Actor) -> None:
-    ascii_letters = {chr(code): code for code in range(128)}
-    backend = Tokenizer(tokenizer_models.BPE(vocab=ascii_letters, merges=[]))
-    backend.decoder = decoders.Fuse()
-    chat = session(tokenizer=PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>"))
-    assert chat.ask("red?").notices == ()
-    notice = "the tokenizer cannot spell 2 characters of this, and leaves them out"
-    assert chat.ask("röd и?").notices == (notice,)
-
-
-def test_a_template_of_single_turns_is_asked_one_at_a_time(actor: Actor, tmp_path: Path) -> None:
-    tokenizer = byte_tokenizer()
-    chat = session("chat", tokenizer, jinja=ONE_TURN)
-    chat.set_system("Be brief.")
-    notices = []
-    for question in ("one", "two", "three"):
-        reply = chat.ask(question)
-        list(reply.pieces)
-        notices += reply.notices
-    assert notices == ["the chat template takes one question at a time: each question is asked alone"]
-    template = get_template("chat", tokenizer, ONE_TURN)
-    assert actor.calls[2]["prompt"] == trained_prompt(tokenizer, template, "three", "a", system="Be brief.")
-    assert chat.save(tmp_path / "chats.jsonl") == 3
-    assert len(load_examples("auto", path=tmp_path / "chats.jsonl").examples) == 3
-
-
-def test_a_template_without_system_turns_refuses_one(actor: Actor) -> None:
-    chat = session("chat", byte_tokenizer(), jinja=NO_SYSTEM)
-    with pytest.raises(BadRow, match="the chat template refuses the conversation: no system turn"):
-        chat.set_system("Be brief.")
-    assert chat.system == "" and say(chat, "one") == " ok"
-
-
-def test_templates_that_no_chat_can_use() -> None:
-    with pytest.raises(BadRow, match="the chat template refuses the conversation: never"):
-        session("chat", byte_tokenizer(), jinja="{{ raise_exception('never') }}")
-    with pytest.raises(ModelError, match="not with a special token"):
-        session("chat", byte_tokenizer(), jinja="{% for m in messages %}{{ m['content'] }}\n{% endfor %}")
 
 
 def test_undo_and_reset(actor: Actor) -> None:

@@ -87,8 +87,8 @@ def _list_cells(study: Study, out: Path) -> int:
     print_table(["cell", "status", "time", "peak memory", "key"], rows)
     known = [one.seconds for one in expected.values() if one.seconds is not None]
     unknown = f", {len(expected) - len(known)} of unknown time" if len(known) < len(expected) else ""
-    took = f"about {format_duration(sum(known))}{unknown}; time and memory are of cells like them that are done"
-    say(f"{len(cells)} cells, {len(expected)} to run: {took}")
+    took = f"about {format_duration(sum(known))}{unknown}" if known or not expected else "how long is not known"
+    say(f"{len(cells)} cells, {len(expected)} to run: {took} (from cells like them that are done)")
     return 0
 
 
