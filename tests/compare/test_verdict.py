@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
 
 from tunelab.compare.align import Pairs
 from tunelab.compare.bootstrap import paired_bootstrap
@@ -198,3 +199,19 @@ def test_json_and_back() -> None:
     del stored["p"]
     with pytest.raises(RunError, match="Comparison record lacks p"):
         Comparison.from_json(stored)
+
+
+def test_a_difference_between_items_may_be_no_more_than_that_between_seeds() -> None:
+    one = _compare(_answers(lost=10, gained=60, n=500))
+    assert one.p_of_seeds is None and one.beyond_seeds
+    by_seed = [0.02, 0.10, 0.18]
+    of_seeds = dataclasses.replace(one, seeds=3, seed_error=mean_with_error(by_seed).error)
+    assert of_seeds.difference == pytest.approx(np.mean(by_seed))
+    assert of_seeds.p_of_seeds == pytest.approx(ttest_1samp(by_seed, 0).pvalue)
+    assert of_seeds.shown and not of_seeds.beyond_seeds
+    assert verdict(of_seeds) == verdict(one) + ", but not beyond what 3 seeds differ by (± 4.62, p = 0.16)"
+    sure = dataclasses.replace(of_seeds, seed_error=0.001)
+    assert sure.beyond_seeds and verdict(sure) == verdict(one)
+    same = dataclasses.replace(of_seeds, seed_error=0.0)
+    assert same.p_of_seeds == 0.0 and dataclasses.replace(same, difference=0.0).p_of_seeds == 1.0
+    assert Comparison.from_json(json.loads(json.dumps(of_seeds.to_json()))) == of_seeds

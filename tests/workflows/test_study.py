@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ from tunelab.workflows.study_report import study_report
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_study_files(tmp_path_factory.mktemp("files"))
+
+
+def perplexity(folder: Path) -> float:
+    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["scores"]
+    return next(float(score["value"]) for score in scores if score["name"] == "response_perplexity")
 
 
 def statuses(cells: list[Cell]) -> list[str]:
@@ -57,6 +63,10 @@ def test_a_study_from_its_cells_to_its_report(files: Path, tmp_path: Path) -> No
         ("base", arm, metric) for arm in ("lora", "nf4") for metric in ("response_loss", "bleu", "rougeL")
     ]
     assert all(one.p_holm is not None and one.n == 20 for one in report.comparisons)
+    loss = report.comparisons[0]
+    losses = [math.log(perplexity(tmp_path / cell.folder)) for cell in cells if cell.arm == "lora" and cell.benchmark]
+    assert loss.seeds == len(losses) == 2, "the base has one evaluation, and stands against both"
+    assert loss.seed_error == pytest.approx(abs(losses[0] - losses[1]) / 2)
     assert {(one.arm, one.seed, len(one.points)) for one in report.curves} == {
         (arm, seed, 6) for arm in ("lora", "nf4") for seed in (0, 1)
     }

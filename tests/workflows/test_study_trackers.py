@@ -147,7 +147,7 @@ def test_wandb_has_the_report(made: Made) -> None:
     perplexity = stored_scores(made.folder, TITLES[2])["held-out/response_perplexity"]
     assert scores["held-out response_perplexity/lora"] == pytest.approx(perplexity)
     kinds = {name.removesuffix("/_type"): value for name, value in shown.items() if name.endswith("/_type")}
-    assert kinds["report"] == "html-file" and kinds["tables/Quality and cost"] == "table-file"
+    assert kinds["report"] == "html-file" and kinds["tables/Quality"] == "table-file"
     assert {name for name in kinds if name.startswith("plots/")} >= {"plots/scores-held-out", "plots/training-loss"}
     media = [path for path in (made.folder / "trackers" / "wandb").rglob("*.html")]
     assert any("<svg" in path.read_text(encoding="utf-8")[:100] for path in media)
@@ -172,7 +172,7 @@ def check_trackio_report(run: Logged, made: Made) -> None:
     (_, scores), (_, shown) = run.history
     assert "held-out response_perplexity/base" in scores
     assert shown["report"]["_type"] == "trackio.markdown" and shown["report"]["_value"].startswith("# few bits")
-    rows = shown["tables/Quality and cost"]["_value"]
+    rows = shown["tables/Quality"]["_value"]
     assert [row["Arm"].split(";")[0] for row in rows] == ["base", "lora"]
     assert shown["page"]["_type"] == shown["plots/training-loss"]["_type"] == "trackio.html"
     plot = made.trackio / "media" / shown["plots/training-loss"]["file_path"]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
+from scipy.special import stdtr
 
 from tunelab.compare.align import Pairs
 from tunelab.compare.bootstrap import RESAMPLES, BootstrapMethod, paired_bootstrap
@@ -58,6 +59,9 @@ class Comparison:
         detectable: the smallest true difference that such a comparison finds with 80 % power, at alpha 0.05 / family;
             None where none whatever could be found, or where values other than right or wrong have no spread.
         differing: what else the two differ in, as allowed (compare/align.py).
+        seeds: trainings that values are means over.
+        seed_error: standard error of the difference between these, each seed's b less its a; None = one seed, or not
+            known. `error`, interval and p are between items and do not hold it.
     """
 
     benchmark: str
@@ -86,6 +90,23 @@ class Comparison:
     lost: tuple[str, ...] | None
     detectable: float | None
     differing: Mapping[str, tuple[Any, Any]]
+    seeds: int = 1
+    seed_error: float | None = None
+
+    @property
+    def p_of_seeds(self) -> float | None:
+        """p of a paired t test over the seeds' differences, of no difference: what another training might give; None
+        with one seed. Items are the same for all seeds, so it says nothing about other items."""
+        if self.seed_error is None or self.seeds < 2:
+            return None
+        if self.seed_error == 0:
+            return 1.0 if self.difference == 0 else 0.0
+        return 2 * float(stdtr(self.seeds - 1, -abs(self.difference) / self.seed_error))
+
+    @property
+    def beyond_seeds(self) -> bool:
+        """Whether the difference is more than what the seeds differ by; True where that is not known."""
+        return self.p_of_seeds is None or self.p_of_seeds < ALPHA
 
     @property
     def shown(self) -> bool:
@@ -206,7 +227,7 @@ def verdict(comparison: Comparison) -> str:
         low, high = (low, high) if shift > 0 else (-high, -low)
         return (
             f"{one.b_name} is {'better' if better else 'worse'} than {one.a_name} by {abs(shift):.{digits}f} {unit}"
-            f" (95 % interval {low:.{digits}f} to {high:.{digits}f}, {_p_words(one)})"
+            f" (95 % interval {low:.{digits}f} to {high:.{digits}f}, {_p_words(one)}){_seed_words(one, scale)}"
         )
     found = (
         f"no difference shown: {_signed(shift, digits)} {unit}"
@@ -313,6 +334,15 @@ def _detectable(one: Comparison, alpha: float) -> float | None:
     # Clusters seldom make an error smaller but by chance; what they seem to gain is not counted on.
     effect = max(1.0, (one.error / plain) ** 2) if one.clusters is not None and plain > 0 else 1.0
     return detectable_accuracy_difference(one.n, discordance, design_effect=effect, alpha=alpha, power=POWER)
+
+
+def _seed_words(one: Comparison, scale: float) -> str:
+    """A difference that was shown between items may still be no more than what trainings differ by."""
+    p = one.p_of_seeds
+    if p is None or one.seed_error is None or one.beyond_seeds:
+        return ""
+    error = scale * one.seed_error
+    return f", but not beyond what {one.seeds} seeds differ by (± {error:.{_decimals(error, 1) + 1}f}, {_p_shown(p)})"
 
 
 def _p_words(one: Comparison) -> str:

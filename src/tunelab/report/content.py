@@ -136,6 +136,8 @@ class PairedComparison:
         gained, lost: items that only b, only a answered right; None where answers are not right or wrong.
         detectable: smallest true difference that was likely (power 0.8) to be seen.
         verdict: the comparison in words.
+        seeds: trainings that both are means over.
+        seed_error: standard error of the difference between seeds; None = one seed, or not known.
     """
 
     a: str
@@ -152,6 +154,8 @@ class PairedComparison:
     lost: int | None
     detectable: float | None
     verdict: str
+    seeds: int = field(default=1, metadata=LATER)
+    seed_error: float | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True)

@@ -247,8 +247,9 @@ def _comparison_row(one: PairedComparison) -> tuple[Cell, ...]:
         UNKNOWN if one.detectable is None else _two_digits(one.detectable),
         one.verdict,
     )
-    first, *others = (Cell(text) for text in texts)
-    return (Cell(first.text, (_words(one.metric),)), *others)
+    first, arms, difference, *others = (Cell(text) for text in texts)
+    of_seeds = () if one.seed_error is None else (f"± {_two_digits(one.seed_error)} over {one.seeds} seeds",)
+    return (Cell(first.text, (_words(one.metric),)), arms, Cell(difference.text, of_seeds), *others)
 
 
 def _words(metric: str) -> str:

@@ -7,6 +7,7 @@ likelihoods.jsonl, responses.jsonl, answer_scores.jsonl (what each answer adds t
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,12 @@ class Evaluated:
                 clusters[grade["item"]] = grade["cluster"]
         prompts = {record["item"]: record["question"] for record in records}
         return GradedItems(name, values, prompts, clusters, header, self._protocol(chosen.name))
+
+    def figure(self, metric: str) -> float:
+        """The metric's value over all items, as scoring stored it."""
+        name = _STORED_AS[metric] if self.is_held_out else metric
+        value = float(next(one["value"] for one in self.content["scores"] if one["name"] == name))
+        return math.log(value) if self.is_held_out and metric == RESPONSE_LOSS else value
 
     def likelihoods(self) -> dict[str, LikelihoodRecord]:
         """What the model gave to each held-out row, by the row's id."""

@@ -19,6 +19,7 @@ from tunelab.compare.align import OF_THE_MODEL, GradedItems, Pairs, align
 from tunelab.compare.verdict import Comparison, compare_counts, compare_values
 from tunelab.config.study import BLEU, RESPONSE_LOSS
 from tunelab.evaluation.metrics.bleu import bleu_of_counts
+from tunelab.statistics import mean_with_error
 from tunelab.workflows.evaluated import Evaluated
 
 
@@ -56,10 +57,21 @@ def compare_sides(
     labels |= {"unit": chosen.unit, "higher_is_better": chosen.higher_is_better}
     if first.is_held_out and chosen.name == BLEU:
         a_counts, b_counts = _bleu_counts(a, pairs.items), _bleu_counts(b, pairs.items)
-        return compare_counts(pairs, a_counts, b_counts, bleu_of_counts, **labels)
-    if first.is_held_out and chosen.name == RESPONSE_LOSS:
-        pairs = _losses(a, b, pairs)
-    return compare_values(pairs, **labels)
+        found = compare_counts(pairs, a_counts, b_counts, bleu_of_counts, **labels)
+    else:
+        losses = first.is_held_out and chosen.name == RESPONSE_LOSS
+        found = compare_values(_losses(a, b, pairs) if losses else pairs, **labels)
+    return dataclasses.replace(found, **_between_seeds(a, b, chosen.name))
+
+
+def _between_seeds(a: Side, b: Side, metric: str) -> dict[str, Any]:
+    """Number of seeds, and the error of the difference between them; a model that is not tuned stands against each."""
+    seeds = max(len(a.seeds), len(b.seeds))
+    if {len(a.seeds), len(b.seeds)} - {1, seeds}:
+        return {"seeds": min(len(a.seeds), len(b.seeds))}  # a training failed: which belong together is not known here
+    sides = [[one.figure(metric) for one in side.seeds] * (seeds // len(side.seeds)) for side in (a, b)]
+    differences = [right - left for left, right in zip(*sides, strict=True)]
+    return {"seeds": seeds, "seed_error": mean_with_error(differences).error}
 
 
 def _mean_of_seeds(side: Side, metric: str) -> GradedItems:

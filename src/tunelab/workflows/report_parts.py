@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tunelab.compare.verdict import Comparison, verdict
 from tunelab.config import AdapterSettings, SourceSettings
@@ -100,6 +100,8 @@ def paired(one: Comparison) -> PairedComparison:
         lost=None if one.lost is None else len(one.lost),
         detectable=one.detectable,
         verdict=verdict(one),
+        seeds=one.seeds,
+        seed_error=one.seed_error,
     )
 
 
@@ -109,7 +111,10 @@ def answered(ask: str, one: Comparison) -> Question:
     words = verdict(one)
     # An arm's name stays as it is.
     said = words if words.startswith((one.a_name, one.b_name)) else words[0].upper() + words[1:]
-    return Question(ask, f"{said}.", ("better" if better else "worse") if one.shown else "no difference")
+    if not one.shown:
+        return Question(ask, f"{said}.", "no difference")
+    shown: Literal["better", "worse"] = "better" if better else "worse"
+    return Question(ask, f"{said}.", shown if one.beyond_seeds else "unknown")
 
 
 def quoted(comparisons: Sequence[Comparison]) -> list[Comparison]:
