@@ -44,7 +44,7 @@ def test_a_study_from_its_list_of_cells_to_its_page(tunelab: Command, study: Pat
     assert "Does &lt;b&gt;LoRA&lt;/b&gt; help?" in page and "<b>LoRA" not in page
     assert "lora" in Path("made/report.md").read_text(encoding="utf-8")
     said = tunelab("study", "run", study, "--out", "made", "--dry-run")
-    assert "5 cells, 0 to run" in said.err
+    assert "5 cells, 0 to run\n" in said.err
     # Rendered again without a model, from the directory and from the one file.
     for path in ("made", "made/report.json"):
         Path("made/report.html").unlink()

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`run`, the study's file, and how."""
     parser.add_argument("what", choices=("run",), help="run: every cell that is not done")
     parser.add_argument("file", metavar="STUDY.yaml")
-    parser.add_argument("--out", metavar="DIR", help="directory of the study (default: studies-NAME)")
+    parser.add_argument("--out", metavar="DIR", help="directory of the study (default: study-NAME)")
     parser.add_argument("--dry-run", action="store_true", help="list the cells, run nothing")
     parser.add_argument("--scale", choices=("full", "tiny"), default="full", help="tiny: its own small settings")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", help="change the study; model=NAME for all arms")
@@ -87,8 +87,8 @@ def _list_cells(study: Study, out: Path) -> int:
     print_table(["cell", "status", "time", "peak memory", "key"], rows)
     known = [one.seconds for one in expected.values() if one.seconds is not None]
     unknown = f", {len(expected) - len(known)} of unknown time" if len(known) < len(expected) else ""
-    took = f"about {format_duration(sum(known))}{unknown}" if known or not expected else "how long is not known"
-    say(f"{len(cells)} cells, {len(expected)} to run: {took} (from cells like them that are done)")
+    took = f"; about {format_duration(sum(known))}{unknown}, by what cells like them took" if known else ""
+    say(f"{len(cells)} cells, {len(expected)} to run{took}")
     return 0
 
 
