@@ -15,12 +15,12 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from forked import forked
 from tiny_studies import STUDIES, local_study
 
 from tunelab.config.study import Study
@@ -47,21 +47,6 @@ class Stage:
     @property
     def name(self) -> str:
         return self.memory[:].decode(errors="replace").strip("\x00 ")
-
-
-def forked(work: Callable[[], Any]) -> int:
-    """Process id of a child that does the work and exits: 0 done, 1 failed."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        work()
-        code = 0
-    except BaseException as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-    finally:
-        os._exit(code)
 
 
 def killed_after(child: int, seconds: float) -> bool:

@@ -16,12 +16,12 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from forked import forked
 from tiny import model_folder, recipe, rows_file
 
 from tunelab.runs import Run
@@ -30,21 +30,6 @@ from tunelab.workflows import finetune as story
 
 STAGES = ("loading", "step", "checkpoint", "best", "result")
 STEPS = 6
-
-
-def forked(work: Callable[[], Any]) -> int:
-    """Process id of a child that does the work and exits: 0 done, 1 failed."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        work()
-        code = 0
-    except BaseException as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-    finally:
-        os._exit(code)
 
 
 class Stage:
