@@ -10,6 +10,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+#: Begins a script whose process may speak to this machine alone.
+LOCAL_ONLY = """
+import socket, sys
+connect = socket.socket.connect
+
+def local_only(self, address):
+    if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "localhost", "::1"):
+        print("network:", address, file=sys.stderr)
+        raise OSError("no network in this test")
+    return connect(self, address)
+
+socket.socket.connect = local_only
+"""
+
 
 @dataclass
 class Logged:

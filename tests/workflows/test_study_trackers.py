@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from study_files import study_of, write_study_files
-from tracker_files import Logged, tensorboard_run, trackio_runs, wandb_sessions
+from tracker_files import LOCAL_ONLY, Logged, tensorboard_run, trackio_runs, wandb_sessions
 
 from tunelab.config.study import parse_study
 from tunelab.runs import Run
@@ -27,17 +27,10 @@ TRACKERS = ["wandb", "tensorboard", "trackio"]
 TITLES = ["base: held-out", "lora, seed 0: training", "lora, seed 0: held-out", "report"]
 
 # A study whose process may speak to this machine alone: stopped in its training, gone on with, and reported.
-STUDY = """
-import json, socket, sys
-connect = socket.socket.connect
-
-def local_only(self, address):
-    if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "localhost", "::1"):
-        print("network:", address, file=sys.stderr)
-        raise OSError("no network in this test")
-    return connect(self, address)
-
-socket.socket.connect = local_only
+STUDY = (
+    LOCAL_ONLY
+    + """
+import json, sys
 from tunelab.config.study import parse_study
 from tunelab.errors import Interrupted
 from tunelab.cli.main import main
@@ -57,6 +50,7 @@ except (Interrupted, KeyboardInterrupt):
 Path("study.json").write_text(sys.argv[1], encoding="utf-8")  # JSON is YAML
 sys.exit(main(["study", "run", "study.json", "--out", str(folder)]))
 """
+)
 
 
 def with_trackers(files: Path, trackers: list[str], **changes: Any) -> dict[str, Any]:

@@ -12,32 +12,26 @@ from typing import Any
 
 import pytest
 from tiny import recipe
+from tracker_files import LOCAL_ONLY
 
 from tunelab.config import Recipe
 from tunelab.errors import RunError, UsageError
 from tunelab.runs import Run
-from tunelab.workflows import setup
 from tunelab.workflows.finetune import finetune
 from tunelab.workflows.tracked_run import TrackedRun, training_run
 from tunelab.workflows.trackers import TensorBoardRun, WandbRun
 
 # A run whose process may speak to this machine alone; prints what the run's folders hold.
-RUN = """
-import json, socket, sys
-connect = socket.socket.connect
-
-def local_only(self, address):
-    if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "localhost", "::1"):
-        print("network:", address, file=sys.stderr)
-        raise OSError("no network in this test")
-    return connect(self, address)
-
-socket.socket.connect = local_only
+RUN = (
+    LOCAL_ONLY
+    + """
+import json, sys
 from tunelab.workflows.finetune import finetune
 recipe = json.loads(sys.argv[1])
 for number in (1, 2):
     finetune({**recipe, "out": recipe["out"] + str(number)})
 """
+)
 
 
 def tracked(tracker: str, models: dict[str, Path], rows: Path, folder: Path) -> str:
@@ -135,7 +129,7 @@ def test_one_that_does_not_start_is_named_and_the_others_are_ended(
 
     ended: list[bool] = []
     monkeypatch.setattr(WandbRun, "__init__", refuses)
-    monkeypatch.setattr(setup.importlib.util, "find_spec", lambda name: "there")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: "there")
     monkeypatch.setattr(TensorBoardRun, "finish", lambda self, failed: ended.append(failed))
     made = recipe(models["llama"], rows, tmp_path / "run", train__trackers=["tensorboard", "wandb"])
     with pytest.raises(RunError, match=r"train.trackers: wandb could not be started: OSError: no route to host") as one:
@@ -158,7 +152,7 @@ def test_runs_of_a_group_stand_together(tmp_path: Path) -> None:
 def test_a_tracker_that_is_not_installed(
     models: dict[str, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(setup.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"train.trackers: trackio is not installed") as caught:
         finetune(recipe(models["llama"], rows, tmp_path / "run", train__trackers=["trackio"]))
     assert 'pip install "tunelab[trackers]"' in caught.value.hint

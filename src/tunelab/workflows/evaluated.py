@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A folder that scoring wrote: one arm's scores on one benchmark, or on held-out rows."""
+    """A folder that scoring wrote: one arm's scores on one benchmark, or on held-out rows.
+
+    Its files are read when they are first asked for, and kept: an arm stands in several comparisons.
+    """
 
     folder: Path
     benchmark: str
@@ -95,7 +99,7 @@ class Evaluated:
         chosen = self.metric(metric)
         if chosen.name == RESPONSE_LOSS and self.is_held_out:
             return self._row_losses(name)
-        header, records = read_responses(self.folder / RESPONSES)
+        header, records = self.responses
         if self.is_held_out:
             values = {one.item: one.rougeL if chosen.name == ROUGE_L else 0.0 for one in self.answer_scores()}
             prompts = {record["item"]: record["reference"] for record in records}
@@ -115,9 +119,18 @@ class Evaluated:
         value = float(next(one["value"] for one in self.content["scores"] if one["name"] == name))
         return math.log(value) if self.is_held_out and metric == RESPONSE_LOSS else value
 
+    @cached_property
+    def responses(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Header and answers, as responses.jsonl has them."""
+        return read_responses(self.folder / RESPONSES)
+
+    @cached_property
+    def _likelihoods(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        return read_responses(self.folder / LIKELIHOODS)
+
     def likelihoods(self) -> dict[str, LikelihoodRecord]:
         """What the model gave to each held-out row, by the row's id."""
-        _, records = read_responses(self.folder / LIKELIHOODS)
+        _, records = self._likelihoods
         return {record["item"]: LikelihoodRecord.from_json(record) for record in records}
 
     def answer_scores(self) -> list[AnswerScore]:
@@ -138,7 +151,7 @@ class Evaluated:
             raise RunError(f"{path}: a line is not JSON", "remove it and evaluate once more") from error
 
     def _row_losses(self, name: str) -> GradedItems:
-        header, records = read_responses(self.folder / LIKELIHOODS)
+        header, records = self._likelihoods
         values = {record["item"]: float(record["answer_nll"]) for record in records}
         # Tokens tell rows apart well enough where the header's hash of all rows was allowed to differ.
         prompts = {

@@ -10,10 +10,9 @@ from typing import Any, Literal
 from tunelab.compare.verdict import Comparison, verdict
 from tunelab.config import AdapterSettings, SourceSettings
 from tunelab.report.content import ArmScore, Curve, Flip, PairedComparison, Question, SettingDifference
-from tunelab.responses import read_responses
 from tunelab.runs import Run
 from tunelab.statistics import mean_with_error
-from tunelab.workflows.evaluated import RESPONSES, Evaluated
+from tunelab.workflows.evaluated import Evaluated
 
 MOST_FLIPS = 500  # of each comparison, that a report shows
 
@@ -145,7 +144,7 @@ def _flips(one: Comparison, evaluated: Callable[[str, str], Evaluated]) -> Itera
         return
     sides = []
     for arm in (one.a_name, one.b_name):
-        _, records = read_responses(evaluated(arm, one.benchmark).folder / RESPONSES)
+        _, records = evaluated(arm, one.benchmark).responses
         sides.append({record["item"]: record for record in records})
     kinds: tuple[tuple[Any, Sequence[str]], ...] = (("gained", one.gained), ("lost", one.lost))
     for kind, items in kinds:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -26,6 +25,7 @@ from tunelab.models.load import DTYPES, check_tokenizer_fits, load_config, load_
 from tunelab.models.loftq import STORED, absorb_quantization_error, begin_at_stored
 from tunelab.models.precision import weight_format
 from tunelab.train.loop import LoopSettings
+from tunelab.workflows.trackers import check_installed
 
 
 def compute_device(recipe: Recipe) -> torch.device:
@@ -71,11 +71,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     """
     settings = recipe.train
     device, dtype = compute_device(recipe), compute_dtype(recipe)
-    for tracker in settings.trackers:
-        if importlib.util.find_spec(tracker) is None:
-            raise UsageError(
-                f"train.trackers: {tracker} is not installed", 'install it: pip install "tunelab[trackers]"'
-            )
+    check_installed(settings.trackers)
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision={"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[dtype],

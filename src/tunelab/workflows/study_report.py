@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tunelab.compare.verdict import Comparison, correct
@@ -14,7 +14,7 @@ from tunelab.config.study import Study
 from tunelab.errors import TunelabError
 from tunelab.report.content import Arm, ArmScore, Question, SettingDifference, StudyReport
 from tunelab.runs import Run
-from tunelab.workflows.cells import Cell, evaluation_key, read_study, seeds_of, training_key
+from tunelab.workflows.cells import CREATED_FILE, Cell, evaluation_key, read_study, seeds_of, training_key
 from tunelab.workflows.evaluated import Evaluated, evaluated_in
 from tunelab.workflows.paired_evaluations import Side, compare_sides
 from tunelab.workflows.published import Costs, published_figures
@@ -48,6 +48,7 @@ class _Found:
     study: Study
     folder: Path
     cells: dict[str, Cell]
+    read: dict[tuple[str, str], list[Evaluated]] = field(default_factory=dict)  # arm and benchmark -> evaluations
 
     def folders(self, arm: str, benchmark: str) -> list[Path]:
         """What was scored of an arm on a benchmark, one folder a seed that is done."""
@@ -56,7 +57,9 @@ class _Found:
 
     def evaluated(self, arm: str, benchmark: str) -> list[Evaluated]:
         """The same, read: one evaluation a seed that is done."""
-        return [evaluated_in(folder)[0] for folder in self.folders(arm, benchmark)]
+        if (arm, benchmark) not in self.read:
+            self.read[arm, benchmark] = [evaluated_in(folder)[0] for folder in self.folders(arm, benchmark)]
+        return self.read[arm, benchmark]
 
     def runs(self, arm: str) -> list[tuple[int, Run]]:
         """The finished trainings of an arm, with their seeds."""
@@ -79,7 +82,7 @@ def study_report(folder: Path | str) -> StudyReport:
     scores = [score for arm in study.arms for score in _scores(found, arm)]
     differences = list(_differences(study))
     shown, left_out = flips_of(comparisons, lambda arm, benchmark: found.evaluated(arm, benchmark)[0])
-    created = json.loads((Path(folder) / "created.json").read_text(encoding="utf-8"))["created"]
+    created = json.loads((Path(folder) / CREATED_FILE).read_text(encoding="utf-8"))["created"]
     return StudyReport(
         title=study.title,
         created=created,

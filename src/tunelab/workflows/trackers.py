@@ -82,9 +82,7 @@ def started(names: Sequence[str], about: TrackedRun, begins_at: int = 0) -> Iter
         UsageError: one is not installed.
         RunError: one could not be started (no login, no network).
     """
-    for name in names:
-        if importlib.util.find_spec(name) is None:
-            raise UsageError(f"train.trackers: {name} is not installed", 'install it: pip install "tunelab[trackers]"')
+    check_installed(names)
     about.folder.mkdir(parents=True, exist_ok=True)
     trackers: list[Tracker] = []
     with ExitStack() as stack:
@@ -93,6 +91,13 @@ def started(names: Sequence[str], about: TrackedRun, begins_at: int = 0) -> Iter
             trackers.append(tracker)
             stack.push(partial(_finish, tracker))
         yield trackers
+
+
+def check_installed(names: Sequence[str]) -> None:
+    """Raises UsageError where a tracker of these names is not installed."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise UsageError(f"train.trackers: {name} is not installed", 'install it: pip install "tunelab[trackers]"')
 
 
 def _start(name: str, about: TrackedRun, begins_at: int) -> Tracker:
