@@ -26,7 +26,7 @@ RATES = {"none": 1e-3, "lora": 5e-3}
 
 def recipes(data: Path, seed: int, adapter: str, dtype: str, out: Path) -> dict[str, dict[str, Any]]:
     """Model -> recipe."""
-    from tunelab.workflows.demo import demo_study
+    from tunelab.studies.demo import demo_study
 
     common = {"adapter": adapter, "train": {"lr": RATES[adapter], "epochs": 1, "seed": seed, "dtype": dtype}}
     stories = data / "models/tinystories656k"
@@ -48,11 +48,11 @@ def row_losses(path: Path) -> list[tuple[float, int]]:
     import torch
 
     import tunelab
+    from tunelab.answering.held_out_evaluation import held_out_rows
     from tunelab.evaluation.likelihood import row_likelihoods
     from tunelab.models.adapters import load_adapter
     from tunelab.models.load import DTYPES, load_model, load_tokenizer
-    from tunelab.workflows.evaluate import held_out_rows
-    from tunelab.workflows.prepare import prepare_with
+    from tunelab.preparation.rows import prepare_with
 
     run = tunelab.open_run(path)
     recipe = tunelab.load_recipe(run.recipe_file)
@@ -70,7 +70,7 @@ def row_losses(path: Path) -> list[tuple[float, int]]:
 def compare(data: Path, seed: int, adapter: str) -> list[dict[str, Any]]:
     """fp32 and bf16 of one seed and method, on both models."""
     import tunelab
-    from tunelab.statistics import paired_ratio_difference
+    from tunelab.statistics.standard_errors import paired_ratio_difference
 
     losses: dict[str, dict[str, Any]] = {}
     for dtype in ("fp32", "bf16"):

@@ -24,9 +24,9 @@ SHOTS = 5
 def tunelab(job: dict[str, Any], dtype: str) -> dict[str, Any]:
     """tunelab, as `tunelab eval --on mmlu` runs it."""
     from tunelab import plugins
+    from tunelab.answering.benchmark_prompts import choice_questions
+    from tunelab.answering.generate import open_responder
     from tunelab.evaluation.choices import choice_likelihoods
-    from tunelab.workflows.benchmark_prompts import choice_questions
-    from tunelab.workflows.generate import open_responder
 
     mmlu = plugins.load("evaluation/benchmarks", "mmlu")
     changes = [f"train.dtype={dtype}", f"train.device={job['device']}"]

@@ -36,8 +36,8 @@ class _Numbers:
 
 def tunelab(job: dict[str, Any], dtype: str) -> dict[str, Any]:
     """tunelab's engine. A row's own length is set where the engine sets its room: a model's end token would do that."""
-    from tunelab.generate import engine
-    from tunelab.generate.sampling import Decoding
+    from tunelab.inference import engine
+    from tunelab.inference.sampling import Decoding
 
     model, prompts, lengths = _job(job, dtype)
     decoding = Decoding(max_new_tokens=max(lengths))

@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--turns", type=int, default=40)
     arguments = parser.parse_args()
-    from tunelab.allocator import keep_freed_memory
+    from tunelab.models.allocator import keep_freed_memory
 
     keep_freed_memory()
     rates, information = matmul_rates(arguments.device), machine(arguments.device)

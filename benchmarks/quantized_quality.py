@@ -42,7 +42,7 @@ def losses(data: Path, seed: int, precision: str) -> dict[str, dict[str, list[An
 
 def compare(found: dict[str, dict[str, dict[str, list[Any]]]], seed: int) -> list[dict[str, Any]]:
     """A row for each model, precision and arm: its loss, and how far it is above bf16, paired over rows."""
-    from tunelab.statistics import paired_ratio_difference
+    from tunelab.statistics.standard_errors import paired_ratio_difference
 
     rows = []
     for model in found["none"]:

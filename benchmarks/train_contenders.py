@@ -57,9 +57,9 @@ def tunelab(
     from tunelab.models.adapters import load_adapter
     from tunelab.models.load import DTYPES, load_model
     from tunelab.models.precision import weight_format
-    from tunelab.train.loop import LoopSettings, TrainingLoop
-    from tunelab.train.loss import TargetLoss
-    from tunelab.train.optimizer import adamw
+    from tunelab.training.loop import LoopSettings, TrainingLoop
+    from tunelab.training.loss import TargetLoss
+    from tunelab.training.optimizer import adamw
 
     torch.manual_seed(0)
     rows = read_rows(Path(job["rows"]))

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import tunelab
-from tunelab.workflows.demo import BASE
+from tunelab.studies.demo import BASE
 
 RIDDLES = {
     "What has keys and opens no door?": "A piano.",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 
 import tunelab
-from tunelab.workflows.demo import BASE, ROWS
+from tunelab.studies.demo import BASE, ROWS
 
 
 def main(out: str = "runs/example-lora", steps: int = 100) -> None:

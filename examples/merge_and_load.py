@@ -10,7 +10,7 @@ import sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tunelab
-from tunelab.workflows.demo import BASE, ROWS
+from tunelab.studies.demo import BASE, ROWS
 
 
 def main(folder: str = "runs/example-merge", steps: int = 100) -> None:

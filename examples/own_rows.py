@@ -13,8 +13,8 @@ from pathlib import Path
 
 import tunelab
 from tunelab.data.tokenize import answer_runs
-from tunelab.workflows.demo import BASE
-from tunelab.workflows.prepare import load_recipe_tokenizer
+from tunelab.preparation.rows import load_recipe_tokenizer
+from tunelab.studies.demo import BASE
 
 ROWS = [
     {"messages": [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Red."}]},

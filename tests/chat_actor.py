@@ -8,13 +8,13 @@ from typing import Any
 
 from tiny import tiny_tokenizer
 
+from tunelab.answering.chat_session import ChatSession
 from tunelab.data.messages import Conversation, Message
 from tunelab.data.templates import get_template
 from tunelab.data.tokenize import RowEncoder
 from tunelab.errors import ModelError
-from tunelab.generate.chat import ChatSession
-from tunelab.generate.engine import Generation, StopReason
-from tunelab.generate.sampling import Decoding
+from tunelab.inference.engine import Generation, StopReason
+from tunelab.inference.sampling import Decoding
 
 
 class Actor:

@@ -31,6 +31,23 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder with a tiny model and its tokenizer for each family, made once."""
+    from tiny import FAMILIES, model_folder
+
+    root = tmp_path_factory.mktemp("models")
+    return {family: model_folder(root / family, family) for family in FAMILIES}
+
+
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 24 rows."""
+    from tiny import rows_file
+
+    return rows_file(tmp_path_factory.mktemp("rows") / "rows.jsonl")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests marked `gpu` where there is no CUDA device. torch is imported only if there is such a test."""
     marked = [item for item in items if item.get_closest_marker("gpu")]

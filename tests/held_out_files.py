@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tunelab.evaluation.held_out import HeldOutAnswer, LikelihoodRecord
+from tunelab.evaluation.held_out import HeldOutAnswer, LikelihoodRecord, write_answer_scores
 from tunelab.evaluation.runner import answer_scores, score_held_out
-from tunelab.workflows.evaluated import write_answer_scores
 
 WORDS = ["a", "dog", "saw", "the", "cat", "on", "a", "big", "red", "ball", "under", "the", "old", "tree", "and", "ran"]
 

@@ -12,7 +12,7 @@ from typing import Literal
 from tunelab.evaluation.benchmark import (
     Benchmark, BenchmarkOptions, Example, Graded, HubFiles, Item, Response, Score, Scored
 )
-from tunelab.statistics import mean_with_error
+from tunelab.statistics.standard_errors import mean_with_error
 
 
 class Options(BenchmarkOptions):

@@ -23,13 +23,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from forked import forked
 from tiny_studies import STUDIES, local_study
 
+from tunelab.answering import benchmark_responses as benchmarks  # noqa: F401  (imported before the children are)
+from tunelab.answering import held_out_evaluation as evaluate  # noqa: F401  (imported before the children are)
 from tunelab.config.study import Study
+from tunelab.records.cells import known_cells
 from tunelab.report.records import record_to_json
-from tunelab.workflows import benchmarks, evaluate, finetune  # noqa: F401  (imported before the children are)
-from tunelab.workflows.cells import known_cells
-from tunelab.workflows.study import run_study
-from tunelab.workflows.study_report import study_report
-from tunelab.workflows.toy_model import with_toy_models
+from tunelab.studies.run_study import run_study
+from tunelab.studies.study_report import study_report
+from tunelab.studies.toy_model import with_toy_models
+from tunelab.training import finetune  # noqa: F401  (imported before the children are)
 
 PUBLISHED_COSTS = ("peak memory", "training time", "training time of an epoch")
 COSTS = ("peak_memory_bytes", "training_seconds", "evaluation_seconds", "tokens_per_second", "cost")

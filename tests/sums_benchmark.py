@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tunelab.files import write_text_atomically
-from tunelab.responses import ResponseFile
+from tunelab.records.responses import ResponseFile
 
 SOURCE = '''"""Sums of two numbers."""
 import time
@@ -15,7 +15,7 @@ from pydantic import Field
 
 from tunelab.errors import DataError
 from tunelab.evaluation.benchmark import Benchmark, BenchmarkOptions, Example, Item, Response, Score, Scored
-from tunelab.statistics import mean_with_error
+from tunelab.statistics.standard_errors import mean_with_error
 
 BENCHMARK = Benchmark("generate", "right", None, None, "made here", "none", None, max_new_tokens=8)
 

@@ -13,7 +13,7 @@ from tiny_tokenizers import byte_tokenizer
 
 from tunelab.config import Recipe, load_recipe, resolve
 from tunelab.data.reader import load_source
-from tunelab.workflows.finetune import finetune
+from tunelab.training.finetune import finetune
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))

@@ -1,6 +1,6 @@
 """A stand-in for vLLM: the names, arguments and results that tunelab uses, over tunelab's own engine on the CPU.
 
-Taken from vLLM's sources as they are read in generate/vllm_backend.py; an argument that is not listed here is a
+Taken from vLLM's sources as they are read in inference/vllm_backend.py; an argument that is not listed here is a
 TypeError. What it gives is what vLLM would give if its kernels computed as ours do: token ids with the stop token,
 and the prompts' order.
 """
@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import torch
 
-from tunelab.generate import engine
-from tunelab.generate.sampling import Decoding
-from tunelab.generate.text import decoded
+from tunelab.inference import engine
+from tunelab.inference.sampling import Decoding
+from tunelab.inference.text import decoded
 from tunelab.models.adapters import load_adapter
 from tunelab.models.load import load_model, load_tokenizer
 from tunelab.models.precision import weight_format

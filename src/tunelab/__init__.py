@@ -5,7 +5,7 @@ The library's face says the same as the command line, prints nothing and returns
     run = tunelab.finetune("recipe.yaml")          # or a mapping, or a Recipe
     scores = tunelab.evaluate(run)
     scores = tunelab.evaluate_benchmarks(run, ["mmlu", "ifeval"], tunelab.BenchmarkSettings(limit=50))
-    found = tunelab.compare_runs("runs/full", run)  # not `compare`: that is the room of its statistics
+    found = tunelab.compare("runs/full", run)
     tunelab.merge(run, "merged")
 
 Names are imported when they are first used, so that `import tunelab` costs nothing.
@@ -17,44 +17,47 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from tunelab.version import __version__
 
 # bitsandbytes, which PEFT and accelerate import too, warns when it is imported of optional kernels that are not used.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 if TYPE_CHECKING:
+    from tunelab.answering.benchmark_responses import BenchmarkScores, BenchmarkSettings, evaluate_benchmarks
+    from tunelab.answering.held_out_evaluation import Scores, evaluate, evaluate_model
+    from tunelab.comparison.compare_runs import compare_runs
+    from tunelab.comparison.compare_runs import compare_runs as compare
     from tunelab.config import Recipe, load_recipe
     from tunelab.errors import TunelabError
-    from tunelab.runs import Run, open_run
-    from tunelab.workflows.benchmarks import BenchmarkScores, BenchmarkSettings, evaluate_benchmarks
-    from tunelab.workflows.compare import compare_runs
-    from tunelab.workflows.compare_report import compare_report
-    from tunelab.workflows.evaluate import Scores, evaluate, evaluate_model
-    from tunelab.workflows.finetune import finetune, resume
-    from tunelab.workflows.merge import Merged, merge
-    from tunelab.workflows.prepare import prepare
-    from tunelab.workflows.study import run_study
+    from tunelab.preparation.rows import prepare
+    from tunelab.publishing.merge import Merged, merge
+    from tunelab.records.runs import Run, open_run
+    from tunelab.studies.comparison_report import compare_report
+    from tunelab.studies.run_study import run_study
+    from tunelab.training.finetune import finetune, resume
 
+#: Public name -> the module that it is imported from, and what it is called there where that is another name.
 _HOMES = {
-    "BenchmarkScores": "tunelab.workflows.benchmarks",
-    "BenchmarkSettings": "tunelab.workflows.benchmarks",
-    "evaluate_benchmarks": "tunelab.workflows.benchmarks",
+    "BenchmarkScores": "tunelab.answering.benchmark_responses",
+    "BenchmarkSettings": "tunelab.answering.benchmark_responses",
+    "evaluate_benchmarks": "tunelab.answering.benchmark_responses",
     "Recipe": "tunelab.config",
     "load_recipe": "tunelab.config",
     "TunelabError": "tunelab.errors",
-    "Run": "tunelab.runs",
-    "open_run": "tunelab.runs",
-    "Scores": "tunelab.workflows.evaluate",
-    "evaluate": "tunelab.workflows.evaluate",
-    "evaluate_model": "tunelab.workflows.evaluate",
-    "Merged": "tunelab.workflows.merge",
-    "merge": "tunelab.workflows.merge",
-    "finetune": "tunelab.workflows.finetune",
-    "resume": "tunelab.workflows.finetune",
-    "prepare": "tunelab.workflows.prepare",
-    "compare_report": "tunelab.workflows.compare_report",
-    "compare_runs": "tunelab.workflows.compare",
-    "run_study": "tunelab.workflows.study",
+    "Run": "tunelab.records.runs",
+    "open_run": "tunelab.records.runs",
+    "Scores": "tunelab.answering.held_out_evaluation",
+    "evaluate": "tunelab.answering.held_out_evaluation",
+    "evaluate_model": "tunelab.answering.held_out_evaluation",
+    "Merged": "tunelab.publishing.merge",
+    "merge": "tunelab.publishing.merge",
+    "finetune": "tunelab.training.finetune",
+    "resume": "tunelab.training.finetune",
+    "prepare": "tunelab.preparation.rows",
+    "compare_report": "tunelab.studies.comparison_report",
+    "compare": "tunelab.comparison.compare_runs:compare_runs",
+    "compare_runs": "tunelab.comparison.compare_runs",  # the name of `compare` before 0.1.0
+    "run_study": "tunelab.studies.run_study",
 }
 
 __all__ = [
@@ -66,6 +69,7 @@ __all__ = [
     "Scores",
     "TunelabError",
     "__version__",
+    "compare",
     "compare_report",
     "compare_runs",
     "evaluate",
@@ -84,4 +88,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'tunelab' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    home, _, there = _HOMES[name].partition(":")
+    return getattr(import_module(home), there or name)

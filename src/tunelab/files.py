@@ -106,3 +106,8 @@ def truncate_file(path: Path, length: int) -> None:
         file.truncate(length)
         file.flush()
         os.fsync(file.fileno())
+
+
+def file_stem(text: str) -> str:
+    """A text as a part of a file name: letters, digits and hyphens."""
+    return "-".join("".join(letter if letter.isalnum() else " " for letter in text).split()).lower() or "unnamed"

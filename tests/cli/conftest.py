@@ -9,7 +9,7 @@ import tiny
 from verbs import Bench, Command, Said, run_recipe
 
 from tunelab.cli.main import main
-from tunelab.workflows.finetune import finetune
+from tunelab.training.finetune import finetune
 
 
 @pytest.fixture(scope="session")

@@ -21,8 +21,8 @@ from verbs import Bench, Command, Said
 from tunelab.cli import _chat_loop as loop
 from tunelab.data.messages import Conversation
 from tunelab.data.reader import load_examples
-from tunelab.generate import engine
-from tunelab.generate.engine import Generation
+from tunelab.inference import engine
+from tunelab.inference.engine import Generation
 
 Talk = Callable[..., Said]
 
@@ -141,7 +141,7 @@ def test_a_pipe_gets_the_text_as_it_is(talk: Talk, bench: Bench, actor: list[Any
 def test_a_wrong_setting_is_told_before_models_are_loaded(
     talk: Talk, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tunelab.workflows.chat.chat_with_run", lambda *words: pytest.fail("loaded"))
+    monkeypatch.setattr("tunelab.answering.chat.chat_with_run", lambda *words: pytest.fail("loaded"))
     said = talk([bench.lora, "--set", "temperature=-1"])
     assert said.code == 2 and "error: temperature is -1.0, expected 0" in said.err
 

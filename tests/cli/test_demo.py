@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from verbs import Command
 
-from tunelab.workflows import demo
+from tunelab.studies import demo
 
 SHORT = ("recipe.train.steps=2", "recipe.data.size=40", "recipe.data.held_out=8", "recipe.evaluate.max_new_tokens=2")
 

@@ -12,8 +12,8 @@ import pytest
 import tiny
 from verbs import Bench, Command, run_recipe
 
-from tunelab.responses import ResponseFile
-from tunelab.workflows.evaluate import evaluate
+from tunelab.answering.held_out_evaluation import evaluate
+from tunelab.records.responses import ResponseFile
 
 METRICS = ["response perplexity", "response bits per byte", "text perplexity", "text bits per byte"]
 METRICS += ["bleu", "rouge1", "rouge2", "rougeL"]

@@ -11,7 +11,7 @@ import pytest
 from own_benchmarks import OwnBenchmarks, write_benchmarks
 from verbs import Bench, Command
 
-from tunelab.responses import read_responses
+from tunelab.records.responses import read_responses
 
 VALUE = re.compile(r"[\d.]+ ± [\d.]+")
 

@@ -8,9 +8,9 @@ import pytest
 import tiny
 from verbs import Bench, Command
 
-from tunelab.workflows import check as checking
-from tunelab.workflows.benchmarks import BenchmarkSettings
-from tunelab.workflows.findings import Finding
+from tunelab.answering import self_check as checking
+from tunelab.answering.benchmark_responses import BenchmarkSettings
+from tunelab.answering.findings import Finding
 
 LOOKED_AT = ("batch size (choices)", "shared few-shot prefix", "letters (A to D)")
 

@@ -12,12 +12,12 @@ from own_benchmarks import OwnBenchmarks, write_benchmarks
 from verbs import Bench, Command
 from vllm_stand_in import VERSION, Calls, stand_in
 
+from tunelab.answering.benchmark_responses import BenchmarkSettings, generate_benchmarks
+from tunelab.answering.generate import open_responder
+from tunelab.answering.vllm_responder import on_vllm
 from tunelab.errors import UsageError
-from tunelab.generate import vllm_backend
-from tunelab.responses import read_responses
-from tunelab.workflows.benchmarks import BenchmarkSettings, generate_benchmarks
-from tunelab.workflows.generate import open_responder
-from tunelab.workflows.vllm_responder import on_vllm
+from tunelab.inference import vllm_backend
+from tunelab.records.responses import read_responses
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from verbs import Bench, Command
 
-from tunelab.generate import engine
-from tunelab.generate.sampling import Decoding
-from tunelab.responses import ResponseFile, read_responses
-from tunelab.workflows.generate import Responder, open_responder
+from tunelab.answering.generate import open_responder
+from tunelab.answering.responder import Responder
+from tunelab.inference import engine
+from tunelab.inference.sampling import Decoding
+from tunelab.records.responses import ResponseFile, read_responses
 
 FEW = ("--max-new-tokens", "5")
 

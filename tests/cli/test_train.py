@@ -10,9 +10,9 @@ import pytest
 from verbs import Bench, Command, run_recipe
 
 from tunelab.config import load_recipe
-from tunelab.runs import open_run
-from tunelab.train.loop import TrainingLoop
-from tunelab.workflows.finetune import finetune
+from tunelab.records.runs import open_run
+from tunelab.training.finetune import finetune
+from tunelab.training.loop import TrainingLoop
 
 QUICK = ["train.steps=1", "train.device=cpu", "train.dtype=fp32", "data.held_out=0", "data.template=plain"]
 
@@ -137,7 +137,7 @@ def test_only_the_first_of_several_processes_speaks(
     tunelab: Command, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = open_run(bench.lora)
-    monkeypatch.setattr("tunelab.workflows.finetune.finetune", lambda recipe, progress: done)
+    monkeypatch.setattr("tunelab.training.finetune.finetune", lambda recipe, progress: done)
     monkeypatch.setenv("RANK", "1")
     said = tunelab("train", bench.recipe)
     assert (said.code, said.out, said.err) == (0, "", "")

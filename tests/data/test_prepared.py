@@ -21,8 +21,8 @@ from tunelab.data.prepared import PreparedData, cache_directory, cache_key, cach
 from tunelab.data.templates import TEXT_TEMPLATES, get_template
 from tunelab.data.tokenize import RowEncoder
 from tunelab.errors import DataError
-from tunelab.workflows.finetune import finetune
-from tunelab.workflows.prepare import prepare as prepare_recipe
+from tunelab.preparation.rows import prepare as prepare_recipe
+from tunelab.training.finetune import finetune
 
 TOKENIZER = byte_tokenizer()
 ENCODER = RowEncoder(TOKENIZER, TEXT_TEMPLATES["plain"])

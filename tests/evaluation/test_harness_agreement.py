@@ -59,8 +59,8 @@ def model_folder(request: pytest.FixtureRequest, shared_data: Path, tmp_path_fac
 
 
 def questions_of(folder: Path, items: Sequence[Item]) -> list[ChoiceQuestion]:
-    from tunelab.workflows.benchmark_prompts import choice_questions
-    from tunelab.workflows.generate import open_responder
+    from tunelab.answering.benchmark_prompts import choice_questions
+    from tunelab.answering.generate import open_responder
 
     return choice_questions(open_responder(model=str(folder), raw=True), "benchmark", items)
 

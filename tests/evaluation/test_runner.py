@@ -26,7 +26,7 @@ from tunelab.evaluation.runner import (
     read_held_out,
     score_held_out,
 )
-from tunelab.responses import read_responses
+from tunelab.records.responses import read_responses
 
 HEADER = {"model": "tiny", "adapter": None}
 VOCABULARY = 61

@@ -8,8 +8,8 @@ import pytest
 import torch
 from varied_models import FAMILIES, VOCABULARY, tiny_model
 
-from tunelab.generate.engine import Generation, generate
-from tunelab.generate.sampling import Decoding
+from tunelab.inference.engine import Generation, generate
+from tunelab.inference.sampling import Decoding
 
 pytestmark = pytest.mark.gpu
 

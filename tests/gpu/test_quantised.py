@@ -84,8 +84,8 @@ def test_loading_needs_little_more_than_the_quantised_model(name: str, tmp_path:
 
 
 def test_8_bit_adamw_is_paged_and_resumes(tmp_path: Path) -> None:
-    from tunelab.train.checkpoint import load_optimizer_state, optimizer_state
-    from tunelab.train.optimizer import adamw
+    from tunelab.training.checkpoint import load_optimizer_state, optimizer_state
+    from tunelab.training.optimizer import adamw
 
     weights = []
     for stop in (None, 3):

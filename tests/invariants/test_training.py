@@ -20,9 +20,9 @@ from torch.nn import functional
 from tunelab.data.loader import TrainingPlan
 from tunelab.models.adapters import add_lora
 from tunelab.models.forward import flat_attention
-from tunelab.train.loop import LoopSettings, TrainingLoop
-from tunelab.train.loss import TargetLoss
-from tunelab.train.optimizer import adamw
+from tunelab.training.loop import LoopSettings, TrainingLoop
+from tunelab.training.loss import TargetLoss
+from tunelab.training.optimizer import adamw
 
 LENGTHS = (12, 9, 20, 7, 15, 4, 16, 11)
 TABLE = random_table(LENGTHS)

@@ -7,11 +7,11 @@ import json
 import sys
 from collections.abc import Sequence
 
+from tunelab.answering.responder import Answer, Responder
 from tunelab.cli._console import progress_bar, say
+from tunelab.data.prompts import Prompt
 from tunelab.errors import Interrupted
-from tunelab.generate.sampling import Decoding
-from tunelab.workflows.generate import Answer, Responder
-from tunelab.workflows.prompts import Prompt
+from tunelab.inference.sampling import Decoding
 
 CUT = {
     "length": "the answer was cut at {} tokens; --max-new-tokens allows more",

@@ -13,7 +13,7 @@ from tunelab.cli._console import print_data, progress_bar, say
 from tunelab.errors import UsageError
 
 if TYPE_CHECKING:
-    from tunelab.workflows.benchmarks import BenchmarkSettings, StoredResponses
+    from tunelab.answering.benchmark_responses import BenchmarkSettings, StoredResponses
 
 FOLDER = "evaluation/benchmarks"
 _OPTION = re.compile(r"([A-Za-z_][\w-]*)\.([\w.]+)\s*=(.*)", re.DOTALL)
@@ -50,8 +50,8 @@ def check_flags(arguments: argparse.Namespace, names: Sequence[str]) -> None:
 def evaluate_on(arguments: argparse.Namespace) -> int:
     """Ask and score; a table for each benchmark, with a column an arm."""
     subject, names, settings = _asked(arguments)
+    from tunelab.answering.benchmark_responses import evaluate_benchmarks
     from tunelab.cli.score import show
-    from tunelab.workflows.benchmarks import evaluate_benchmarks
 
     with progress_bar() as progress:
         found = evaluate_benchmarks(subject, names, settings, progress=progress)
@@ -64,7 +64,7 @@ def evaluate_on(arguments: argparse.Namespace) -> int:
 def generate_on(arguments: argparse.Namespace) -> int:
     """Ask alone; the path of each file of responses on stdout."""
     subject, names, settings = _asked(arguments)
-    from tunelab.workflows.benchmarks import generate_benchmarks
+    from tunelab.answering.benchmark_responses import generate_benchmarks
 
     with progress_bar() as progress:
         stored = generate_benchmarks(subject, names, settings, progress=progress)
@@ -99,7 +99,7 @@ def _asked(arguments: argparse.Namespace) -> tuple[str, list[str], BenchmarkSett
     is_run = (Path(subject) / "recipe.yaml").exists()
     if is_run and arguments.out is not None:
         raise UsageError(f"{subject}: a run keeps its responses with itself", "leave --out away")
-    from tunelab.workflows.benchmarks import BenchmarkSettings
+    from tunelab.answering.benchmark_responses import BenchmarkSettings
 
     precision = [f"precision.name={arguments.precision}"] if arguments.precision else []
     settings = BenchmarkSettings(

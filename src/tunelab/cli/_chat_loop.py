@@ -22,7 +22,7 @@ from tunelab.cli._console import console, is_terminal, say
 from tunelab.errors import DataError, TunelabError, UsageError
 
 if TYPE_CHECKING:
-    from tunelab.generate.chat import ChatSession, Piece, Reply
+    from tunelab.answering.chat_session import ChatSession, Piece, Reply
 
 QUIT = ("quit", "exit", "q")
 HOW_TO_LEAVE = "to leave: quit, exit, q or Ctrl-D"

@@ -23,8 +23,8 @@ def evaluate_check(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{flags} cannot be used with --check", "the check has its own items, and asks in every way")
     changes = [word for word in arguments.words if "=" in word and not Path(word).is_dir()]
     subject = one_subject(arguments, [word for word in arguments.words if word not in changes])
-    from tunelab.workflows.benchmarks import BenchmarkSettings
-    from tunelab.workflows.check import check
+    from tunelab.answering.benchmark_responses import BenchmarkSettings
+    from tunelab.answering.self_check import check
 
     precision = [f"precision.name={arguments.precision}"] if arguments.precision else []
     settings = BenchmarkSettings(

@@ -13,7 +13,7 @@ from tunelab.progress import Progress
 from tunelab.report.table import score_rows
 
 if TYPE_CHECKING:
-    from tunelab.workflows.evaluate import Scores
+    from tunelab.answering.held_out_evaluation import Scores
 
 
 def evaluate_held_out(arguments: argparse.Namespace) -> int:
@@ -25,7 +25,7 @@ def evaluate_held_out(arguments: argparse.Namespace) -> int:
             raise UsageError(f"--{name.replace('_', '-')} is {value}, expected a whole number from 1")
     with progress_bar() as progress:
         if run_directory:
-            from tunelab.workflows.evaluate import evaluate
+            from tunelab.answering.held_out_evaluation import evaluate
 
             scores = evaluate(run_directory, **settings, progress=progress)
         else:
@@ -73,7 +73,7 @@ def _evaluate_model(arguments: argparse.Namespace, progress: Progress) -> Scores
         if getattr(arguments, name) is not None:
             arguments.words.append(f"evaluate.{name}={getattr(arguments, name)}")
     recipe = recipe_of(arguments)
-    from tunelab.workflows.evaluate import evaluate_model
+    from tunelab.answering.held_out_evaluation import evaluate_model
 
     # Beside the directory that the recipe trains into, not in it: a run can begin in an empty directory only.
     out = Path(arguments.out or (f"{recipe.out}-evaluations" if recipe.out else "evaluations"))

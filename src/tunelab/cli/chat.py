@@ -22,7 +22,7 @@ from tunelab.cli._console import say
 from tunelab.errors import UsageError
 
 if TYPE_CHECKING:
-    from tunelab.workflows.chat import Chat
+    from tunelab.answering.chat import Chat
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,9 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Open the chat, and talk until the person or the piped input ends it."""
     _check(arguments)
+    from tunelab.answering.chat_session import changed
     from tunelab.cli._chat_loop import ChatLoop
-    from tunelab.generate.chat import changed
-    from tunelab.generate.sampling import Decoding
+    from tunelab.inference.sampling import Decoding
 
     for assignment in arguments.set:
         changed(Decoding(), assignment)  # a wrong one is told before models are loaded
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _open(arguments: argparse.Namespace) -> Chat:
-    from tunelab.workflows import chat
+    from tunelab.answering import chat
 
     if arguments.run is not None:
         return chat.chat_with_run(Path(arguments.run))

@@ -24,8 +24,8 @@ from tunelab.cli._console import print_table, say
 from tunelab.errors import UsageError
 
 if TYPE_CHECKING:
-    from tunelab.compare.verdict import Comparison
-    from tunelab.workflows.compare import Compared
+    from tunelab.comparison.compare_runs import Compared
+    from tunelab.comparison.paired_comparison import Comparison
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,8 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Compare, say what was found in numbers and in words, and write the report where one is asked for."""
     if len(arguments.words) > 2:
         raise UsageError(f"{len(arguments.words)} runs are given", "give two, or one to compare it with its base")
-    from tunelab.workflows.compare import compared
-    from tunelab.workflows.compare_report import report_folder
+    from tunelab.comparison.compare_runs import compared
+    from tunelab.studies.comparison_report import report_folder
 
     out = report_folder(arguments.out) if arguments.out else None
     on, but_for, common = _names(arguments.on), _names(arguments.but_for), arguments.common_items_only
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _show(found: Sequence[Comparison], *, flips: bool) -> None:
-    from tunelab.compare.verdict import verdict
+    from tunelab.comparison.verdict import verdict
 
     rows = []
     for one in found:
@@ -86,7 +86,7 @@ def _show(found: Sequence[Comparison], *, flips: bool) -> None:
 def _write_report(found: Compared, folder: Path) -> None:
     from tunelab.cli.report import REPORT, write_pages
     from tunelab.report.content import write_report
-    from tunelab.workflows.compare_report import report_of
+    from tunelab.studies.comparison_report import report_of
 
     report = report_of(found)
     folder.mkdir(parents=True, exist_ok=True)

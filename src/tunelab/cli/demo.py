@@ -21,7 +21,7 @@ from tunelab.progress import Progress
 from tunelab.units import format_duration
 
 if TYPE_CHECKING:
-    from tunelab.workflows.cells import Cell
+    from tunelab.records.cells import Cell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
         f"If you stop it, `tunelab demo --out {out}` goes on.\n"
     )
     from tunelab.cli.report import report_study
-    from tunelab.workflows.demo import demo_study
-    from tunelab.workflows.study import run_study
+    from tunelab.studies.demo import demo_study
+    from tunelab.studies.run_study import run_study
 
     study = demo_study()
     with progress_bar() as progress:

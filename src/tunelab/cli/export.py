@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, and show what was written."""
-    from tunelab.workflows.export import export
+    from tunelab.publishing.export import export
 
     with progress_bar() as progress:
         done = export(

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tunelab.cli._benchmarks import add_benchmark_arguments, check_flags, generate_on
 from tunelab.errors import UsageError
-from tunelab.generate.sampling import Decoding
+from tunelab.inference.sampling import Decoding
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,9 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--out needs --file", "an answer to --prompt goes to stdout: > FILE keeps it")
     given = {name: value for name in HELP if (value := getattr(arguments, name)) is not None}
     decoding = Decoding(**given, stop_strings=tuple(arguments.stop or ()))
+    from tunelab.answering.generate import open_responder
     from tunelab.cli._answers import answer_file, answer_prompts
-    from tunelab.workflows.generate import open_responder
-    from tunelab.workflows.prompts import read_prompts
+    from tunelab.data.prompts import read_prompts
 
     prompts = read_prompts(arguments.file) if arguments.file is not None else []
     asked = {name: getattr(arguments, name) for name in ("model", "adapter", "arm", "template", "raw")}

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Tokenise, show rows, then the summary of all."""
     recipe = recipe_of(arguments)
-    from tunelab.workflows.prepare import load_recipe_tokenizer, prepare_with
+    from tunelab.preparation.rows import load_recipe_tokenizer, prepare_with
 
     tokenizer = load_recipe_tokenizer(recipe)
     skipping = recipe.model_copy(update={"data": recipe.data.model_copy(update={"on_bad_row": "skip"})})

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Merge and show what became of the model, or compare all ways."""
     if arguments.compare == (arguments.out is not None):
         raise UsageError("give either --out DIR or --compare", "tunelab merge --help shows examples")
-    from tunelab.workflows.merge import compare_merges, merge, recommended_merge
+    from tunelab.publishing.merge import compare_merges, merge, recommended_merge
 
     with progress_bar() as progress:
         if arguments.compare:

@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Prepare, and show what became of the rows."""
     recipe = recipe_of(arguments)
     from tunelab.data.prepared import MOST_SHOWN, cache_directory
-    from tunelab.workflows.prepare import prepare
+    from tunelab.preparation.rows import prepare
 
     with progress_bar() as progress:
         data = prepare(recipe, progress=progress)

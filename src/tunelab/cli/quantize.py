@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Quantise, write, and show the size."""
-    from tunelab.workflows.quantize import quantize
+    from tunelab.publishing.quantize import quantize
 
     made = quantize(
         arguments.model,

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Put the report together, write it, show it."""
-    from tunelab.workflows.cells import STUDY_FILE
+    from tunelab.records.cells import STUDY_FILE
 
     path = Path(arguments.path)
     stored = path if path.suffix == ".json" else path / REPORT
@@ -57,7 +57,7 @@ def report_study(folder: Path, *, brief: bool = False) -> None:
         RunError: there is no study.
     """
     from tunelab.report.content import write_report
-    from tunelab.workflows.study_report import study_report
+    from tunelab.studies.study_report import study_report
 
     report = study_report(folder)
     write_report(folder / REPORT, report)

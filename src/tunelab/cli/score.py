@@ -6,8 +6,7 @@ Examples:
   tunelab score their_responses.jsonl --data ifeval_files
   tunelab score lm_eval_results/distilgpt2 --as mmlu
 
-Scores and each item's values are written beside responses.jsonl (scores.json, grades.jsonl), for FILE.jsonl into
-FILE.scored.
+Writes scores.json and grades.jsonl (each item's values) beside responses.jsonl, for FILE.jsonl into FILE.scored.
 """
 
 from __future__ import annotations
@@ -19,8 +18,10 @@ from pathlib import Path
 
 from tunelab.cli._console import print_table, say
 from tunelab.errors import UsageError
+from tunelab.records.evaluation_files import RESPONSES
 from tunelab.report.table import score_rows
-from tunelab.workflows.score import ScoredFile, benchmark_of_file, option_prefix, score_file
+from tunelab.scoring.read_responses import benchmark_of_file, option_prefix
+from tunelab.scoring.score import ScoredFile, score_file
 
 _OPTION = re.compile(r"([A-Za-z_][\w-]*)\.(\w+)=(.*)", re.DOTALL)
 Options = dict[str, dict[str, str]]
@@ -50,8 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     tables: dict[str, dict[str, ScoredFile]] = {}
     for path, column, prefix in zip(paths, _columns(paths), prefixes, strict=True):
-        data = {} if arguments.data is None else {"data": arguments.data}
-        given = {**data, **options.get(prefix, {})}
+        given = {**({"data": arguments.data} if arguments.data else {}), **options.get(prefix, {})}
         found = score_file(path, benchmark=arguments.benchmark, options=given, workers=arguments.workers)
         tables.setdefault(prefix, {})[column] = found
     for name, files in tables.items():
@@ -94,6 +94,6 @@ def _paths_and_options(words: Sequence[str]) -> tuple[list[Path], Options]:
 
 def _columns(paths: Sequence[Path]) -> list[str]:
     """A short name for each file, a folder's for our own; the paths where such names repeat."""
-    named = [path.absolute().parent if path.name == "responses.jsonl" else path.absolute() for path in paths]
+    named = [path.absolute().parent if path.name == RESPONSES else path.absolute() for path in paths]
     short = [path.name if path.is_dir() else path.stem for path in named]
     return short if len(set(short)) == len(short) else [str(path) for path in paths]

@@ -48,11 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _list_cells(study, out)
     from tunelab.cli.report import report_study
-    from tunelab.workflows.study import run_study
-    from tunelab.workflows.study_trackers import log_report
+    from tunelab.studies.run_study import run_study
+    from tunelab.studies.study_trackers import log_report
 
     if tiny:
-        from tunelab.workflows.toy_model import with_toy_models
+        from tunelab.studies.toy_model import with_toy_models
 
         study = with_toy_models(study, out)
     with progress_bar() as progress:
@@ -74,7 +74,7 @@ def _options(words: list[str] | None) -> dict[str, str]:
 
 
 def _list_cells(study: Study, out: Path) -> int:
-    from tunelab.workflows.cells import expected_costs, known_cells
+    from tunelab.records.cells import expected_costs, known_cells
 
     cells = known_cells(study, out)
     expected = expected_costs(cells)
@@ -93,7 +93,7 @@ def _list_cells(study: Study, out: Path) -> int:
 
 
 def _say_foreseen(study: Study) -> None:
-    from tunelab.workflows.study import foreseen
+    from tunelab.studies.run_study import foreseen
 
     for sentence in foreseen(study):
         say(sentence)

@@ -20,7 +20,7 @@ from typing import Any
 from tunelab.cli._console import print_table, progress_bar, say
 from tunelab.cli._recipe_arguments import add_recipe_arguments, recipe_of
 from tunelab.errors import UsageError
-from tunelab.runs import Run
+from tunelab.records.runs import Run
 from tunelab.units import format_bytes, format_count, format_duration, format_rate
 
 
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         recipe = None
     else:
         recipe = recipe_of(arguments)
-    from tunelab.workflows.finetune import finetune, resume
+    from tunelab.training.finetune import finetune, resume
 
     with progress_bar() as progress:
         done = finetune(recipe, progress=progress) if recipe else resume(arguments.resume, progress=progress)

@@ -16,7 +16,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from tunelab import __version__
 from tunelab.data.loader import TokenTable
 from tunelab.data.messages import Example
 from tunelab.data.templates import ChatTemplate, Template
@@ -24,6 +23,7 @@ from tunelab.data.tokenize import EncodedRow, RowEncoder
 from tunelab.errors import BadRow, DataError
 from tunelab.files import directory_written_atomically, recover_directory, write_json_atomically
 from tunelab.progress import Progress, silent
+from tunelab.version import __version__
 
 #: Source files whose change makes other tokens out of the same rows, or another form of what is stored.
 TOKENISING_SOURCES = (

@@ -108,7 +108,7 @@ class Response:
         choices: the continuations that were scored; () where an answer was generated.
         log_probabilities: log p of each choice, in nats, summed over its tokens.
         choice_tokens: tokens of each choice.
-        stop_reason: "stop", "length" or "context" (generate/engine.py); "" where choices were scored.
+        stop_reason: "stop", "length" or "context" (inference/engine.py); "" where choices were scored.
         prompt_tokens: tokens of the prompt that were read.
         truncated_tokens: tokens cut off the beginning of the prompt because the model's context is shorter.
         answer_tokens: tokens of the generated answer.

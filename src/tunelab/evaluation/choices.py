@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tunelab.errors import DataError, ModelError
-from tunelab.generate.engine import context_length, evaluation_mode, longrope_border
+from tunelab.inference.engine import context_length, evaluation_mode, longrope_border
 from tunelab.progress import Progress, silent
 
 if TYPE_CHECKING:

@@ -79,7 +79,7 @@ def answer_distributions(model: nn.Module, rows: Sequence[Row]) -> AnswerDistrib
     """
     import torch
 
-    from tunelab.generate.engine import evaluation_mode
+    from tunelab.inference.engine import evaluation_mode
     from tunelab.models.forward import flat_attention, flat_hidden_states, output_head, underlying
 
     device = underlying(model).get_input_embeddings().weight.device

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tunelab.evaluation.benchmark import record_from_json
+from tunelab.files import write_text_atomically
+from tunelab.records.evaluation_files import ANSWER_SCORES
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +125,9 @@ class AnswerScore:
         """Raises RunError where a key is missing or unknown."""
         score = record_from_json(cls, value)
         return dataclasses.replace(score, bleu_counts=tuple(score.bleu_counts))
+
+
+def write_answer_scores(folder: Path, scores: Sequence[AnswerScore]) -> None:
+    """What each answer to held-out rows adds to ROUGE and BLEU, one JSON line an answer, replaced as a whole."""
+    lines = "".join(json.dumps(one.to_json()) + "\n" for one in scores)
+    write_text_atomically(folder / ANSWER_SCORES, lines)

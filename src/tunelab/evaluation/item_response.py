@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunelab.errors import DataError
-from tunelab.statistics import Estimate
+from tunelab.statistics.standard_errors import Estimate
 
 Floats = NDArray[np.float64]
 

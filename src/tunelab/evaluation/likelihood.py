@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tunelab.errors import DataError, ModelError
-from tunelab.generate.engine import context_length, evaluation_mode, longrope_border
+from tunelab.inference.engine import context_length, evaluation_mode, longrope_border
 from tunelab.progress import Progress, silent
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Any
 
 from tunelab.errors import DataError
 from tunelab.evaluation.benchmark import Graded, Response, Score
-from tunelab.statistics import Estimate, clustered_mean_with_error, mean_with_error
+from tunelab.statistics.standard_errors import Estimate, clustered_mean_with_error, mean_with_error
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

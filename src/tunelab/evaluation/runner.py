@@ -21,10 +21,10 @@ from tunelab.evaluation.likelihood import row_likelihoods
 from tunelab.evaluation.metrics.bleu import bleu_counts, bleu_score
 from tunelab.evaluation.metrics.perplexity import perplexity_scores
 from tunelab.evaluation.metrics.rouge import KINDS, rouge_by_item, rouge_scores
-from tunelab.generate.engine import generate
-from tunelab.generate.sampling import Decoding
+from tunelab.inference.engine import generate
+from tunelab.inference.sampling import Decoding
 from tunelab.progress import Progress, silent
-from tunelab.responses import ResponseFile, prompt_hash, read_responses
+from tunelab.records.responses import ResponseFile, prompt_hash, read_responses
 
 if TYPE_CHECKING:
     from torch import nn

@@ -18,7 +18,7 @@ from tunelab.data.sources._source import Row, column, kind_of, optional_text, te
 from tunelab.errors import BadRow, DataError
 from tunelab.evaluation.benchmark import Score, Scored
 from tunelab.evaluation.benchmarks._rows import read_rows
-from tunelab.statistics import clustered_mean_with_error
+from tunelab.statistics.standard_errors import clustered_mean_with_error
 
 ANNOTATIONS, LEADERBOARD = "annotations.json", "leaderboard.csv"
 

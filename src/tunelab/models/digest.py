@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,3 +67,11 @@ def weights_hash(parameters: dict[str, torch.Tensor]) -> str:
         result.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         result.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return result.hexdigest()
+
+
+def adapter_hash(folder: Path) -> str:
+    """sha256 over an adapter's weights and configuration."""
+    content = hashlib.sha256()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        content.update((folder / name).read_bytes())
+    return f"sha256:{content.hexdigest()}"

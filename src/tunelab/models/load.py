@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
-from tunelab.allocator import keep_freed_memory
 from tunelab.errors import ModelError
+from tunelab.models.allocator import keep_freed_memory
 from tunelab.models.checkpoint_files import checkpoint_folder
 from tunelab.models.formats._format import WeightFormat
 from tunelab.models.precision import check_format, stored_format
@@ -63,7 +63,7 @@ def load_model(
     With a weight format its linear layers but the head are stored in it (quantized_load.py), whether the checkpoint
     holds full weights or weights in that format; `skip` names layers that stay in `dtype`.
 
-    On a CPU the process keeps memory that it frees from now on (tunelab.allocator): what is computed with a model
+    On a CPU the process keeps memory that it frees from now on (models/allocator.py): what is computed with a model
     takes and frees large blocks at every step.
 
     Raises:

@@ -44,11 +44,6 @@ class Plot:
     svg: Markup
 
 
-def file_stem(text: str) -> str:
-    """A text as a part of a file name: letters, digits and hyphens."""
-    return "-".join("".join(letter if letter.isalnum() else " " for letter in text).split()).lower() or "unnamed"
-
-
 def series_class(report: StudyReport, arm: str) -> str:
     """The class that colours an arm, the same in every plot."""
     place = [one.name for one in report.arms].index(arm)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from tunelab.files import file_stem
 from tunelab.report.content import Arm, ArmScore, StudyReport
 from tunelab.report.drawing import (
     FONT,
@@ -15,7 +16,6 @@ from tunelab.report.drawing import (
     WIDTH,
     Plot,
     canvas,
-    file_stem,
     horizontal_axis,
     line,
     score_range,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from tunelab.files import file_stem
 from tunelab.report.content import ArmScore, Curve, StudyReport
 from tunelab.report.drawing import (
     FONT,
@@ -19,7 +20,6 @@ from tunelab.report.drawing import (
     WIDTH,
     Plot,
     canvas,
-    file_stem,
     horizontal_axis,
     line,
     score_range,

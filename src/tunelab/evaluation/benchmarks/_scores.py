@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunelab.evaluation.benchmark import Graded, Response, Score
-from tunelab.statistics import mean_with_error
+from tunelab.statistics.standard_errors import mean_with_error
 
 # Above this share of cut answers a score says as much about the limit as about the model.
 CUT_SHARE = 0.05

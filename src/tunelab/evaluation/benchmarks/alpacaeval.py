@@ -27,7 +27,7 @@ from tunelab.evaluation.benchmark import (
 from tunelab.evaluation.benchmarks._rows import find_files, read_rows
 from tunelab.evaluation.benchmarks._scores import cut_warnings, is_cut, mean_score, truncated_warnings
 from tunelab.files import write_json_atomically
-from tunelab.statistics import mean_with_error
+from tunelab.statistics.standard_errors import mean_with_error
 
 BENCHMARK = Benchmark(
     kind="generate",

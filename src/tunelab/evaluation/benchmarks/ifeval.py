@@ -33,7 +33,7 @@ from tunelab.evaluation.benchmarks._rows import find_files, read_rows
 from tunelab.evaluation.benchmarks._scores import cut_warnings, is_cut, mean_score, truncated_warnings
 from tunelab.evaluation.instructions import punkt
 from tunelab.evaluation.instructions.registry import DETECTS_LANGUAGE, NEEDS_PUNKT, Mode, bind, draws_letter
-from tunelab.statistics import clustered_mean_with_error
+from tunelab.statistics.standard_errors import clustered_mean_with_error
 
 BENCHMARK = Benchmark(
     kind="generate",

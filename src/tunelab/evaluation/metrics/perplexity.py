@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from tunelab.errors import DataError
 from tunelab.evaluation.benchmark import Score
 from tunelab.evaluation.held_out import LikelihoodRecord
-from tunelab.statistics import Estimate, ratio_with_error
+from tunelab.statistics.standard_errors import Estimate, ratio_with_error
 
 BYTES = "UTF-8 bytes of the decoded text after the row's first token, special tokens left out (their nats are counted)"
 ERROR = "ratio estimator, rows as clusters (Cochran 1977, section 2.11)"

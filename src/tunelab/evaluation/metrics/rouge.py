@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 from tunelab.evaluation.benchmark import Score, check_pairs
-from tunelab.statistics import mean_with_error
+from tunelab.statistics.standard_errors import mean_with_error
 
 KINDS = ("rouge1", "rouge2", "rougeL")
 

@@ -1,0 +1,127 @@
+"""Benchmarks made ready to be asked: found by name, their options checked, their items read and limited."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from tunelab import plugins
+from tunelab.errors import ConfigError, DataError, Problem, UsageError
+from tunelab.evaluation.benchmark import Benchmark, BenchmarkOptions, Item
+from tunelab.evaluation.benchmark_files import benchmark_files
+from tunelab.scoring.read_responses import checked_options, option_prefix
+from tunelab.scoring.score import FOLDER
+
+
+@dataclass(frozen=True)
+class LoadedBenchmark:
+    """A benchmark that is ready to be asked.
+
+    Args:
+        name: as it was given: a name, or the path of a user's own .py file.
+        items: what is asked, in the files' order.
+        header: what tells it apart: name, options but for `data`, hash of all items, limit, number of items asked.
+    """
+
+    name: str
+    module: ModuleType
+    options: BenchmarkOptions
+    items: list[Item]
+    header: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """Its short name, which options and folders carry."""
+        return option_prefix(self.name)
+
+    @property
+    def about(self) -> Benchmark:
+        found: Benchmark = self.module.BENCHMARK
+        return found
+
+
+def load_benchmarks(
+    names: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None = None, limit: int | None = None
+) -> list[LoadedBenchmark]:
+    """Benchmarks with their options and items.
+
+    Raises:
+        UsageError: no such benchmark, one is named twice, or options of one that is not asked.
+        ConfigError: everything that is wrong with the options, at once.
+        DataError: files are missing or cannot be read.
+    """
+    if not names:
+        raise UsageError("no benchmark is named", f"known: {', '.join(plugins.names(FOLDER))}")
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit is {limit}, expected 1 or more", "leave it away to ask all items")
+    labels = [option_prefix(name) for name in names]
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise UsageError(f"{twice[0]} is named twice", "name each benchmark once")
+    given = options or {}
+    modules = [plugins.load(FOLDER, name) for name in names]
+    if strange := sorted(set(given) - set(labels)):
+        raise UsageError(
+            f"options of {', '.join(strange)} are given, but {', '.join(labels)} is asked",
+            "name it among the benchmarks, or leave the options away",
+        )
+    problems: list[Problem] = []
+    checked: list[BenchmarkOptions] = []
+    for label, module in zip(labels, modules, strict=True):
+        try:
+            checked.append(checked_options(module, label, given.get(label, {})))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError("options of the benchmarks", problems)
+    return [_load(name, module, its, limit) for name, module, its in zip(names, modules, checked, strict=True)]
+
+
+def _load(name: str, module: ModuleType, options: BenchmarkOptions, limit: int | None) -> LoadedBenchmark:
+    label = option_prefix(name)
+    items: list[Item] = module.items(benchmark_files(module.BENCHMARK, options.data, name=label), options)
+    if not items:
+        raise DataError(f"{label}: its files hold no items", "check the folder that was given")
+    repeated = [name for name, count in Counter(item.id for item in items).items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"{label}: two items have the id {repeated[0]!r}", "responses are stored under their items' ids"
+        )
+    asked = evenly_limited(items, limit)
+    header = {
+        "benchmark": name,
+        "benchmark_options": options.model_dump(mode="json", exclude={"data"}),
+        "items": len(asked),
+        "items_sha256": items_hash(items),
+        "limit": limit,
+    }
+    return LoadedBenchmark(name, module, options, asked, header)
+
+
+def evenly_limited(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """`limit` items in their order: the first of every cluster, then the second of each, until there are enough.
+
+    An item without a cluster is one by itself.
+    """
+    if limit is None or limit >= len(items):
+        return list(items)
+    counts: dict[str, int] = {}
+    turns = []
+    for place, item in enumerate(items):
+        turn = counts.get(item.cluster, 0) if item.cluster else 0
+        counts[item.cluster] = turn + 1
+        turns.append((turn, place))
+    return [items[place] for place in sorted(place for _, place in sorted(turns)[:limit])]
+
+
+def items_hash(items: Sequence[Item]) -> str:
+    """sha256 over ids, prompts, choices and targets of all items: two files with it were asked the same."""
+    content = hashlib.sha256()
+    for item in items:
+        parts = [item.id, item.examples, item.question, list(item.choices), item.target]
+        content.update(json.dumps(parts, sort_keys=True).encode("ascii") + b"\n")
+    return f"sha256:{content.hexdigest()}"

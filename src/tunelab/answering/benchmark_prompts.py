@@ -1,0 +1,263 @@
+"""A benchmark's items as tokens: as raw text, or as one user turn in a template; choices in their context.
+
+A text is encoded line by line where the tokenizer allows it, so that few-shot examples which thousands of prompts share
+are encoded once (LineEncoder says when that is exact, and it is compared with encoding whole texts before it is used).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from tunelab.answering.responder import Responder
+from tunelab.data.messages import Conversation, Message
+from tunelab.data.prompts import PLACEHOLDER, Prompt, bad_prompts, in_words
+from tunelab.data.templates import ChatTemplate
+from tunelab.data.tokenize import leading_special_ids
+from tunelab.errors import BadRow, DataError, ModelError
+from tunelab.evaluation.benchmark import Item
+from tunelab.evaluation.choices import ChoiceQuestion, choice_question
+from tunelab.progress import Progress, silent
+
+#: Items whose texts are encoded together: tokenizers encode the texts of a batch in parallel.
+ITEMS_AT_ONCE = 256
+
+#: Prompts on which line by line is compared with whole, at most: one of each few-shot part.
+COMPARED = 64
+
+#: Between lines, where no token and no pre-token can reach across: behind a line break that follows no white space,
+#: before a letter or digit.
+_CUT = re.compile(r"(?<=\S\n)(?=[A-Za-z0-9])")
+_SPANS_CUT = re.compile("[\nĊ][A-Za-z0-9]")  # byte-level vocabularies write a line break as Ċ
+_NORMALIZERS = {"NFC", "Prepend", "Replace"}
+_PRE_TOKENIZERS = {"ByteLevel", "Split", "Digits", "Metaspace"}
+
+
+#: A text in parts; texts that begin with the same parts are cut into lines once.
+Text = tuple[str, ...]
+
+
+class _Piece(NamedTuple):
+    """What is encoded at a time: lines of a text, which stand at its beginning or not."""
+
+    is_first: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """Token ids of a prompt, and how many were cut off its beginning."""
+
+    ids: list[int]
+    truncated: int = 0
+
+
+def generation_prompts(
+    responder: Responder, benchmark: str, items: Sequence[Item], max_new_tokens: int
+) -> list[EncodedPrompt]:
+    """What each item's answer goes on from, by the responder's wording (`raw` or its template).
+
+    A raw prompt loses its beginning where the model's context would leave less room than max_new_tokens, or than half
+    of the context where that is less; special tokens at its very beginning stay.
+
+    Raises:
+        DataError: names every item whose prompt cannot be rendered, or fills the context, in the template.
+    """
+    if not responder.raw:
+        prompts = [Prompt(item.id, (Message("user", item.prompt),), _origin(benchmark, item)) for item in items]
+        return [EncodedPrompt(ids) for ids in responder.encode(prompts)]
+    leading = leading_special_ids(responder.tokenizer)
+    encoder = LineEncoder(responder.tokenizer, [(item.examples, item.question) for item in _one_of_each(items)])
+    context, encoded = responder.context, []
+    for batch in _batches(items):
+        encoder.learn((item.examples, item.question) for item in batch)
+        for item in batch:
+            ids = encoder.ids((item.examples, item.question))
+            cut = 0
+            if context is not None:
+                room = context - min(max_new_tokens, context // 2) - len(leading)
+                cut = max(0, len(ids) - room)
+            encoded.append(EncodedPrompt([*leading, *ids[cut:]], cut))
+    return encoded
+
+
+def choice_questions(
+    responder: Responder, benchmark: str, items: Sequence[Item], *, progress: Progress = silent
+) -> list[ChoiceQuestion]:
+    """Each item's prompt with its choices, every choice encoded with the prompt as one text.
+
+    In a template the prompt is the user's turn, and a choice the answer, without white space around it.
+
+    Raises:
+        DataError: names every item whose prompt cannot be rendered or whose choices cannot be scored.
+    """
+    texts = _ChoiceTexts(responder, benchmark)
+    sample = [text for item in _one_of_each(items) for text in texts.of(item)]
+    encoder = LineEncoder(responder.tokenizer, sample, split_special_tokens=texts.split_special_tokens)
+    questions: list[ChoiceQuestion] = []
+    bad: list[str] = []
+    for batch in _batches(items):
+        known = [(item, texts.of(item, bad)) for item in batch]
+        encoder.learn(text for _, of_item in known for text in of_item)
+        for item, of_item in known:
+            if not of_item:
+                continue
+            prompt, *wholes = ([*texts.leading, *encoder.ids(text)] for text in of_item)
+            try:
+                questions.append(choice_question(prompt, wholes, context=responder.context))
+            except (DataError, ModelError) as reason:
+                bad.append(f"{_origin(benchmark, item)}: {reason.message}")
+        progress("encoding prompts", len(questions) + len(bad), len(items))
+    if bad:
+        raise bad_prompts(bad, len(items))
+    return questions
+
+
+class _ChoiceTexts:
+    """Of each item: the prompt's text, then prompt and choice for every choice, by the responder's wording."""
+
+    def __init__(self, responder: Responder, benchmark: str) -> None:
+        self.benchmark = benchmark
+        template = None if responder.raw else responder.encoder.template
+        self.template = template
+        #: Raw text means the special tokens that it spells; a text template takes such strings for ordinary text.
+        self.split_special_tokens = template is not None and not template.parses_special_tokens
+        has_own = isinstance(template, ChatTemplate)
+        self.leading = [] if has_own else leading_special_ids(responder.tokenizer)
+
+    def of(self, item: Item, bad: list[str] | None = None) -> list[Text]:
+        """None of them where the template cannot render the item; why is added to `bad`."""
+        if self.template is None:
+            parts = (item.examples, item.question)
+            return [parts, *((*parts, choice) for choice in item.choices)]
+        asked = Conversation((Message("user", item.prompt), Message("assistant", PLACEHOLDER)))
+        try:
+            (section,) = self.template.render(asked)
+        except BadRow as reason:
+            if bad is not None:
+                bad.append(f"{_origin(self.benchmark, item)}: {in_words(reason)}")
+            return []
+        place = next(number for number, segment in enumerate(section.segments) if segment.is_answer)
+        prompt = "".join(segment.text for segment in section.segments[:place])
+        lead = section.segments[place].text.partition(PLACEHOLDER)[0]
+        return [(prompt,), *((prompt, lead + choice.strip()) for choice in item.choices)]
+
+
+@dataclass
+class LineEncoder:
+    """Token ids of texts that have lines in common.
+
+    Cutting a text between two lines and encoding each behind a line break gives the tokens of the whole text where (1)
+    the model is byte-pair encoding, and no token of the vocabulary holds a line break with a letter or digit behind
+    it: no merge can then reach over such a place; and (2) normaliser and pre-tokenizer decide by the characters at
+    hand, as those of GPT-2, Llama and their kin do. Other tokenizers, and those that give other tokens on the sample,
+    encode every text whole.
+
+    Args:
+        tokenizer: a fast transformers tokenizer.
+        sample: texts that both ways are compared on.
+        split_special_tokens: special tokens spelled in a text are ordinary text.
+    """
+
+    tokenizer: Any
+    sample: Iterable[Text]
+    split_special_tokens: bool = False
+    by_line: bool = field(init=False, default=False)
+    _cut: dict[Text, list[_Piece]] = field(init=False, default_factory=dict, repr=False)
+    _known: dict[_Piece, list[int]] = field(init=False, default_factory=dict, repr=False)
+    _guard: list[int] = field(init=False, default_factory=list, repr=False)
+
+    def __post_init__(self) -> None:
+        texts = list(self.sample)
+        self._guard = self._encode(["\n"])[0]
+        if cuts_between_lines(self.tokenizer):
+            whole = self._encode(["".join(text) for text in texts])
+            self.by_line = True
+            self.learn(texts)
+            self.by_line = [self.ids(text) for text in texts] == whole
+
+    def learn(self, texts: Iterable[Text]) -> None:
+        """Encode what these texts are made of, together; what was learned before is forgotten."""
+        self._known.clear()
+        self._cut.clear()
+        pieces = list(dict.fromkeys(piece for text in texts for piece in self._pieces(text)))
+        written = [piece.text if piece.is_first else "\n" + piece.text for piece in pieces]
+        guard = len(self._guard)
+        for piece, ids in zip(pieces, self._encode(written), strict=True):
+            self._known[piece] = ids if piece.is_first else ids[guard:]
+
+    def ids(self, text: Text) -> list[int]:
+        """Token ids of a text that was learned, without special tokens around it."""
+        joined: list[int] = []
+        for piece in self._pieces(text):
+            joined += self._known[piece]
+        return joined
+
+    def _pieces(self, text: Text) -> list[_Piece]:
+        """A text's pieces: those of its parts before the last, of which the last goes on with the last part."""
+        if not self.by_line:
+            return [_Piece(True, "".join(text))]
+        if text in self._cut:
+            return self._cut[text]
+        before = self._pieces(text[:-1]) if len(text) > 1 else [_Piece(True, "")]
+        last = before[-1]
+        first, *others = _CUT.split(last.text + text[-1])
+        found = [*before[:-1], _Piece(last.is_first, first), *(_Piece(False, other) for other in others)]
+        self._cut[text] = found
+        return found
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        encoded: list[list[int]] = self.tokenizer(
+            texts,
+            add_special_tokens=False,
+            return_attention_mask=False,
+            split_special_tokens=self.split_special_tokens,
+            verbose=False,  # texts longer than the model's window are counted by the caller
+        )["input_ids"]
+        return encoded
+
+
+def cuts_between_lines(tokenizer: Any) -> bool:
+    """Whether a text may be cut behind a line break and before a letter or digit, by what LineEncoder demands."""
+    told = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = told["model"]
+    if model["type"] != "BPE" or model.get("dropout") or model.get("end_of_word_suffix"):
+        return False
+    if model.get("continuing_subword_prefix") or any(_SPANS_CUT.search(token) for token in model["vocab"]):
+        return False
+    if not _kinds(told["normalizer"], "normalizers") <= _NORMALIZERS:
+        return False
+    if not _kinds(told["pre_tokenizer"], "pretokenizers") <= _PRE_TOKENIZERS:
+        return False
+    added = [token["content"] for token in told["added_tokens"] if token["lstrip"] and token["content"][0].isalnum()]
+    return not added and not any("\n" in token["content"] for token in told["added_tokens"])
+
+
+def _kinds(part: dict[str, Any] | None, members: str) -> set[str]:
+    if part is None:
+        return set()
+    if part["type"] == "Sequence":
+        return {kind for member in part[members] for kind in _kinds(member, members)}
+    return {part["type"]}
+
+
+def _one_of_each(items: Sequence[Item]) -> list[Item]:
+    """The first item of each few-shot part, COMPARED at most."""
+    first: dict[str, Item] = {}
+    for item in items:
+        first.setdefault(item.examples, item)
+    return list(first.values())[:COMPARED]
+
+
+def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    for start in range(0, len(items), ITEMS_AT_ONCE):
+        yield items[start : start + ITEMS_AT_ONCE]
+
+
+def _origin(benchmark: str, item: Item) -> str:
+    return f"{benchmark} item {item.id!r}"

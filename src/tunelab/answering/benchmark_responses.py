@@ -1,0 +1,341 @@
+"""The story of a benchmark: items are asked of a run or a model, responses are stored as they come, then scored.
+
+    settings = BenchmarkSettings(limit=50, options={"mmlu": {"shots": 0}})
+    scores = evaluate_benchmarks("runs/alpaca", ["mmlu", "ifeval"], settings)
+
+generate_benchmarks() is the first half alone; `tunelab score` (scoring/score.py) does the second anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tunelab.answering.benchmark_items import LoadedBenchmark, load_benchmarks
+from tunelab.answering.benchmark_prompts import EncodedPrompt, choice_questions, generation_prompts
+from tunelab.answering.generate import open_responder, subject_of
+from tunelab.answering.responder import ARMS, Responder
+from tunelab.answering.vllm_responder import on_vllm
+from tunelab.errors import Interrupted, ModelError, UsageError
+from tunelab.evaluation.benchmark import Response
+from tunelab.evaluation.choices import choice_likelihoods
+from tunelab.inference.sampling import Decoding
+from tunelab.progress import Progress, named, silent
+from tunelab.records.evaluation_files import RESPONSES
+from tunelab.records.responses import Record, ResponseFile, held, prompt_hash
+from tunelab.records.runs import Run
+from tunelab.scoring.score import ScoredFile, score_file
+from tunelab.version import __version__
+
+BACKENDS = ("tunelab", "vllm")
+
+#: Stands in the header of a file of log-probabilities, where a file of answers says how they were decoded.
+LIKELIHOOD = {"method": "likelihood of the choices"}
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    """How benchmarks are asked. Nothing here but `limit`, `options` and `template` has a say in what is measured.
+
+    Args:
+        options: benchmark -> its own options by name; `data` is a folder with its files.
+        limit: items of each benchmark, taken evenly over clusters; None = all.
+        arms: of a run, or a model with an adapter; () = base and tuned.
+        adapter: with a model: a PEFT adapter on it.
+        template: with a model: wording of a prompt, by name; None = its chat template, or its adapter's run's.
+        in_template: True asks in the template, False in raw text; None = as each benchmark does.
+        changes: with a model: keys of a recipe as on the command line, such as "train.dtype=bf16".
+        max_new_tokens: of a generated answer, in place of the benchmark's.
+        batch_tokens: tokens computed at once, in place of the recipe's.
+        out: with a model: directory of the responses; a run keeps them with itself.
+        backend: what answers, "tunelab" or "vllm"; likelihoods come from tunelab alone.
+    """
+
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    limit: int | None = None
+    arms: tuple[str, ...] = ()
+    adapter: Path | None = None
+    template: str | None = None
+    in_template: bool | None = None
+    changes: tuple[str, ...] = ()
+    max_new_tokens: int | None = None
+    batch_tokens: int | None = None
+    out: Path = Path("evaluations")
+    backend: str = "tunelab"
+
+
+@dataclass(frozen=True)
+class StoredResponses:
+    """The responses of one arm to one benchmark.
+
+    Args:
+        path: the file.
+        template: the wording's name; None = raw text.
+        count: responses in the file.
+        cut: answers that ended at the limit of tokens or of the context.
+        truncated: prompts that lost their beginning because the context is shorter.
+        notices: what the person should know of the prompts that were encoded.
+    """
+
+    benchmark: str
+    arm: str
+    path: Path
+    template: str | None
+    count: int
+    cut: int
+    truncated: int
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BenchmarkScores:
+    """What one benchmark found: arm -> its responses, and their scores."""
+
+    benchmark: str
+    responses: Mapping[str, StoredResponses]
+    arms: Mapping[str, ScoredFile]
+
+
+def evaluate_benchmarks(
+    subject: Run | Path | str,
+    benchmarks: Sequence[str],
+    settings: BenchmarkSettings | None = None,
+    *,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> list[BenchmarkScores]:
+    """Ask a finished run, or a model, and score what it gave; one entry a benchmark.
+
+    Args:
+        subject: a run or its directory; else a model's name or folder.
+        benchmarks: names, or paths of a user's own .py files.
+        workers: processes that grade; None = one a core.
+
+    Raises:
+        As generate_benchmarks() does, and score_file().
+    """
+    stored = generate_benchmarks(subject, benchmarks, settings, progress=progress)
+    found = []
+    for name in dict.fromkeys(one.benchmark for one in stored):
+        responses = {one.arm: one for one in stored if one.benchmark == name}
+        scored = {arm: score_file(one.path, workers=workers) for arm, one in responses.items()}
+        found.append(BenchmarkScores(name, responses, scored))
+    return found
+
+
+def generate_benchmarks(
+    subject: Run | Path | str,
+    benchmarks: Sequence[str],
+    settings: BenchmarkSettings | None = None,
+    *,
+    progress: Progress = silent,
+) -> list[StoredResponses]:
+    """Ask a finished run, or a model; responses are written as they are made, and what is there is not made again.
+
+    Raises:
+        UsageError: arguments that do not go together, an unknown benchmark, or options that it does not have.
+        DataError: a benchmark's files cannot be had or read; or items that cannot be asked: names them all.
+        RunError: the run is not finished, a file was made by something else, or another process is writing it.
+        ModelError: the model cannot be loaded, or has no template where one is demanded.
+        Interrupted: Ctrl-C; what was made is in the files.
+    """
+    settings = settings or BenchmarkSettings()
+    loaded = load_benchmarks(benchmarks, settings.options, settings.limit)
+    _check_backend(settings, loaded)
+    run, model = subject_of(subject)
+    if run is not None and (settings.adapter or settings.template or settings.changes):
+        wrong = [str(one) for one in (settings.adapter, settings.template, *settings.changes) if one]
+        raise UsageError(
+            f"a run is asked with its own model and template; {', '.join(wrong)} cannot change it",
+            "leave it away, or give the model's name in place of the run",
+        )
+    out = run.evaluations if run is not None else settings.out
+    stored: list[StoredResponses] = []
+    for arm in _arms(run, settings):
+        responder = open_responder(
+            run, model=model, adapter=settings.adapter, arm=arm, template=settings.template, changes=settings.changes
+        )
+        if settings.backend == "vllm":
+            responder = on_vllm(responder)
+        for benchmark in loaded:
+            stored.append(respond(responder, benchmark, out, settings, progress=progress))
+        del responder  # one model at a time lies in memory
+    return stored
+
+
+def _check_backend(settings: BenchmarkSettings, benchmarks: Sequence[LoadedBenchmark]) -> None:
+    """Raises UsageError where there is no such backend, or it cannot do what is asked for."""
+    if settings.backend not in BACKENDS:
+        raise UsageError(f"no backend named {settings.backend!r}", f"known: {', '.join(BACKENDS)}")
+    if settings.backend == "tunelab":
+        return
+    likelihood = [one.label for one in benchmarks if one.about.kind == "likelihood"]
+    if likelihood:
+        raise UsageError(
+            f"{', '.join(likelihood)}: compares likelihoods, which run on tunelab's engine, not on {settings.backend}",
+            f"leave --backend {settings.backend} away, or name them in a command of their own",
+        )
+    if settings.batch_tokens is not None:
+        raise UsageError(
+            f"batch_tokens is of tunelab's engine; {settings.backend} has its own batches", "leave it away"
+        )
+
+
+def respond(
+    responder: Responder,
+    benchmark: LoadedBenchmark,
+    out: Path,
+    settings: BenchmarkSettings,
+    *,
+    progress: Progress = silent,
+) -> StoredResponses:
+    """The responses of one model to one benchmark, in out/BENCHMARK-ARM-HASH/responses.jsonl.
+
+    Raises:
+        As generate_benchmarks() does.
+    """
+    responder.raw = not _is_asked_in_template(responder, benchmark, settings)
+    responder.notices.clear()
+    asks = _Choices if benchmark.about.kind == "likelihood" else _Answers
+    asking = asks(responder, benchmark, settings, named(progress, f"{benchmark.label} {responder.arm}"))
+    header = {**benchmark.header, **asking.header(), "tunelab": __version__}
+    folder = out / f"{benchmark.label}-{responder.arm}-{_short_hash(header)}"
+    records = _stored(asking, folder / RESPONSES, header)
+    return StoredResponses(
+        benchmark=benchmark.label,
+        arm=responder.arm,
+        path=folder / RESPONSES,
+        template=None if responder.raw else responder.recipe.data.template,
+        count=len(records),
+        cut=sum(record["stop_reason"] in ("length", "context") for record in records),
+        truncated=sum(record["truncated_tokens"] > 0 for record in records),
+        notices=tuple(responder.notices),
+    )
+
+
+def _stored(asking: _Choices | _Answers, path: Path, header: Mapping[str, Any]) -> list[Record]:
+    """Records of all items; those that the file lacks are made, in the engine's order, and appended as they come."""
+    items = asking.items
+    with held(path), ResponseFile(path, header) as file:
+        hashes = [asking.hash(header, index) for index in range(len(items))]
+        kept = [file.get(item.id, hashes[index]) for index, item in enumerate(items)]
+        made = {index: record for index, record in enumerate(kept) if record is not None}
+        asking.progress("responding", len(made), len(items))
+        if len(made) < len(items):
+            try:
+                for index, response in asking.responses(hashes, frozenset(made)):
+                    made[index] = file.append(response.to_json())
+                    asking.progress("responding", len(made), len(items))
+            except KeyboardInterrupt:
+                raise Interrupted(
+                    f"interrupted; {len(file):,} of {len(items):,} responses are in {path}",
+                    "the same command again goes on where it was",
+                ) from None
+    return [made[index] for index in range(len(items))]
+
+
+class _Answers:
+    """A benchmark whose answers are written by the model."""
+
+    def __init__(
+        self, responder: Responder, benchmark: LoadedBenchmark, settings: BenchmarkSettings, progress: Progress
+    ) -> None:
+        about = benchmark.about
+        self.responder, self.items, self.progress = responder, benchmark.items, progress
+        tokens = about.max_new_tokens if settings.max_new_tokens is None else settings.max_new_tokens
+        self.decoding = Decoding(max_new_tokens=tokens, stop_strings=about.stop_strings)
+        self.batch_tokens = responder.batch_tokens(settings.batch_tokens)
+        self.prompts: list[EncodedPrompt] = generation_prompts(responder, benchmark.label, benchmark.items, tokens)
+
+    def header(self) -> dict[str, Any]:
+        return self.responder.header(self.decoding)
+
+    def hash(self, header: Mapping[str, Any], index: int) -> str:
+        return prompt_hash(header, self.prompts[index].ids, header["decoding"])
+
+    def responses(self, hashes: Sequence[str], skip: frozenset[int]) -> Iterator[tuple[int, Response]]:
+        rows = [prompt.ids for prompt in self.prompts]
+        for answer in self.responder.generations(rows, self.decoding, self.batch_tokens, skip):
+            item = self.items[answer.index]
+            yield (
+                answer.index,
+                Response(
+                    item=item.id,
+                    prompt_hash=hashes[answer.index],
+                    question=item.question,
+                    target=item.target,
+                    cluster=item.cluster,
+                    text=self.responder.answer_text(answer),
+                    stop_reason=answer.stop_reason,
+                    prompt_tokens=answer.prompt_tokens,
+                    truncated_tokens=self.prompts[answer.index].truncated,
+                    answer_tokens=len(answer.token_ids),
+                ),
+            )
+
+
+class _Choices:
+    """A benchmark whose choices are compared by their likelihoods."""
+
+    def __init__(
+        self, responder: Responder, benchmark: LoadedBenchmark, settings: BenchmarkSettings, progress: Progress
+    ) -> None:
+        self.responder, self.items, self.progress = responder, benchmark.items, progress
+        self.batch_tokens = responder.batch_tokens(settings.batch_tokens)
+        self.questions = choice_questions(responder, benchmark.label, benchmark.items, progress=progress)
+
+    def header(self) -> dict[str, Any]:
+        return {**self.responder.identity, "decoding": LIKELIHOOD}
+
+    def hash(self, header: Mapping[str, Any], index: int) -> str:
+        question = self.questions[index]
+        return prompt_hash(header, question.prompt_ids, {"continuations": question.continuations})
+
+    def responses(self, hashes: Sequence[str], skip: frozenset[int]) -> Iterator[tuple[int, Response]]:
+        scored = choice_likelihoods(self.responder.model, self.questions, batch_tokens=self.batch_tokens, skip=skip)
+        for likelihood in self.responder.computing(scored):
+            item, question = self.items[likelihood.index], self.questions[likelihood.index]
+            yield (
+                likelihood.index,
+                Response(
+                    item=item.id,
+                    prompt_hash=hashes[likelihood.index],
+                    question=item.question,
+                    target=item.target,
+                    cluster=item.cluster,
+                    choices=item.choices,
+                    log_probabilities=likelihood.log_probabilities,
+                    choice_tokens=tuple(map(len, question.continuations)),
+                    prompt_tokens=len(question.prompt_ids),
+                    truncated_tokens=question.truncated,
+                ),
+            )
+
+
+def _is_asked_in_template(responder: Responder, benchmark: LoadedBenchmark, settings: BenchmarkSettings) -> bool:
+    wanted = settings.in_template
+    if wanted is None and settings.template is not None:
+        wanted = True  # who names a wording wants it
+    if wanted is None:
+        return benchmark.about.chat and responder.knows_wording
+    if wanted and not responder.knows_wording:
+        raise ModelError(
+            f"{responder.weights.name}: has no chat template (base models often have none)",
+            "name a wording (--template alpaca), or ask in raw text (--no-chat-template)",
+        )
+    return wanted
+
+
+def _arms(run: Run | None, settings: BenchmarkSettings) -> tuple[str, ...]:
+    """Raises UsageError where an arm is asked for that a model alone does not have."""
+    if settings.arms:
+        return settings.arms
+    return ARMS if run is not None or settings.adapter is not None else ("base",)
+
+
+def _short_hash(header: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:8]

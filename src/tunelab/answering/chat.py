@@ -1,0 +1,145 @@
+"""The story of a chat: a run, or a model with or without an adapter, opened once and asked many times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tunelab.answering.chat_session import BASE, TUNED, ChatSession, ModelSource
+from tunelab.config import Recipe, load_recipe, resolve
+from tunelab.data.templates import Template, get_template
+from tunelab.errors import RunError
+from tunelab.inference.engine import context_length
+from tunelab.inference.sampling import Decoding
+from tunelab.models.adapters import load_adapter
+from tunelab.models.load import check_tokenizer_fits, load_tokenizer
+from tunelab.preparation.model import autocast, load_base, load_trained
+from tunelab.preparation.rows import recipe_template, wording_of
+from tunelab.records.runs import Run, open_run
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A session and what it talks to, in words."""
+
+    session: ChatSession
+    title: str
+    template: str
+
+
+def chat_with_run(run: Run | Path | str, *, decoding: Decoding | None = None) -> Chat:
+    """A chat with a finished run and the base that it began with, in the template that it was trained with.
+
+    Args:
+        decoding: None = greedy answers of 128 tokens at most, or of half the model's window where that is less.
+
+    Raises:
+        RunError: there is no run, or it is not finished.
+        UsageError: the run's chat template is gone, or its device is not there.
+        ModelError: model or adapter cannot be loaded.
+    """
+    run = run if isinstance(run, Run) else open_run(Path(run))
+    if not run.is_done:
+        raise RunError(f"{run.path}: the run is {run.status}, not finished", f"tunelab train --resume {run.path}")
+    recipe = load_recipe(run.recipe_file)
+    tokenizer = load_tokenizer(str(run.tokenizer))
+    template = recipe_template(tokenizer, recipe.data)
+    if run.adapter.exists():
+        models, context = _with_adapter(recipe, run.adapter, tokenizer)
+        what = "adapter"
+    else:
+        models, context = _with_own_weights(recipe, run.model, tokenizer)
+        what = "every weight trained"
+    session = ChatSession(models, tokenizer, template, context=context, decoding=decoding or _fitting(context))
+    return Chat(session, f"{run.path} ({what}, base {recipe.model.name})", recipe.data.template)
+
+
+def chat_with_model(
+    model: str,
+    *,
+    adapter: Path | None = None,
+    template: str | None = None,
+    precision: str = "none",
+    decoding: Decoding | None = None,
+) -> Chat:
+    """A chat with a model, and with an adapter on it where one is given.
+
+    The template is the one that is asked for; else, for an adapter that lies in a run's directory, the one that it was
+    trained with; else the tokenizer's chat template where it has one, and Alpaca's wording where it has none.
+
+    Args:
+        precision: how the model's linear weights are stored.
+        decoding: as for chat_with_run().
+
+    Raises:
+        UsageError: no such template.
+        ModelError: model, adapter or tokenizer cannot be loaded, or the tokenizer has no chat template.
+    """
+    saved = adapter is not None and (adapter / "tokenizer.json").exists()
+    tokenizer = load_tokenizer(str(adapter) if saved else model)
+    # A recipe names rows; none are read here.
+    recipe = resolve(load_recipe(None, [], {"model": model, "precision": precision, "data.sources": ["alpaca"]}))
+    name, chosen = _template_for(tokenizer, adapter, template)
+    if adapter is None:
+        loaded = _fitted(load_base(recipe), tokenizer)
+        models: dict[str, ModelSource] = {BASE: lambda: _computing(recipe, loaded)}
+        context = context_length(loaded)
+    else:
+        models, context = _with_adapter(recipe, adapter, tokenizer)
+    session = ChatSession(models, tokenizer, chosen, context=context, decoding=decoding or _fitting(context))
+    return Chat(session, model if adapter is None else f"{adapter} (adapter, base {model})", name)
+
+
+def _fitting(context: int | None) -> Decoding:
+    """Default settings, with answers of half the model's window at most: the other half is for the conversation."""
+    usual = Decoding()
+    return usual if context is None else replace(usual, max_new_tokens=max(1, min(usual.max_new_tokens, context // 2)))
+
+
+def _template_for(tokenizer: Any, adapter: Path | None, asked: str | None) -> tuple[str, Template]:
+    if asked is not None:
+        return asked, get_template(asked, tokenizer)
+    data = wording_of(tokenizer, adapter)
+    return data.template, recipe_template(tokenizer, data)
+
+
+def _with_adapter(recipe: Recipe, folder: Path, tokenizer: Any) -> tuple[dict[str, ModelSource], int | None]:
+    """Base and tuned from one load of the weights: the adapter off and on."""
+    model = load_adapter(_fitted(load_base(recipe), tokenizer), folder)
+
+    @contextmanager
+    def without_adapter() -> Iterator[nn.Module]:
+        with model.disable_adapter(), _computing(recipe, model):
+            yield model
+
+    return {BASE: without_adapter, TUNED: lambda: _computing(recipe, model)}, context_length(model)
+
+
+def _with_own_weights(recipe: Recipe, folder: Path, tokenizer: Any) -> tuple[dict[str, ModelSource], int | None]:
+    """Two models: the tuned one is loaded now, the base when it is first asked; both are kept."""
+    tuned = _fitted(load_trained(recipe, folder), tokenizer)
+
+    @cache
+    def base() -> nn.Module:
+        loaded: nn.Module = _fitted(load_base(recipe), tokenizer)
+        return loaded
+
+    return {BASE: lambda: _computing(recipe, base()), TUNED: lambda: _computing(recipe, tuned)}, context_length(tuned)
+
+
+@contextmanager
+def _computing(recipe: Recipe, model: nn.Module) -> Iterator[nn.Module]:
+    """The model, with forward passes in the numbers that it computes in: those of evaluation."""
+    with autocast(recipe):
+        yield model
+
+
+def _fitted(model: Any, tokenizer: Any) -> Any:
+    check_tokenizer_fits(model, tokenizer)
+    return model

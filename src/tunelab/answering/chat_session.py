@@ -1,0 +1,360 @@
+"""A conversation with a model, or with two that share it: what was said, what is asked next, how answers are made.
+
+The prompt of a turn is what training would have shown before the answer: the same template, the same tokenizer, the
+same code (tunelab.data.tokenize.RowEncoder), with the conversation so far. Nothing is printed here; a front end asks,
+shows the pieces of the reply as they come, and says what `notices` say.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunelab.data.messages import Conversation, Message, check_conversation
+from tunelab.data.templates import Template
+from tunelab.data.tokenize import EncodedRow, RowEncoder
+from tunelab.errors import BadRow, DataError, ModelError, UsageError
+from tunelab.inference import engine
+from tunelab.inference.sampling import Decoding
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tunelab.inference.engine import Generation
+
+BASE, TUNED, BOTH = "base", "tuned", "both"
+
+#: Stands where the answer will be while a prompt is rendered; only the tokens before it are used.
+PLACEHOLDER = "a"
+MODELS_HINT = "chat with a run, or give --adapter beside --model, to have a base and a tuned model"
+
+#: Gives the model for as long as it answers; may load it when it is first asked for.
+ModelSource = Callable[[], AbstractContextManager["nn.Module"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One question and the answer that the conversation goes on with.
+
+    Args:
+        answered_by: "base" or "tuned".
+        end: why the answer ended: "stop" = the model closed it; "length", "context" = it was full; "interrupted" = the
+            person stopped it. All but the first are cut short.
+    """
+
+    question: str
+    answer: str
+    answered_by: str
+    end: str
+
+    @property
+    def is_cut(self) -> bool:
+        return self.end != "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some text of an answer, and which model says it."""
+
+    model: str
+    text: str
+
+
+@dataclass
+class Reply:
+    """The answers to one question. Iterate over `pieces`; the rest is complete when they have ended.
+
+    Args:
+        models: which models answer, in order; the conversation goes on with the last one's answer.
+        prompt_ids: [tokens], what the models are given.
+        decoding: the settings of this answer, its own seed among them.
+        notices: what the person should know before the answer.
+        pieces: the answers' text as it is made. Closing it early (or Ctrl-C inside of it) keeps what was said so far.
+        texts: model -> its answer so far.
+        ends: model -> why its answer ended (see Exchange); absent where it never began.
+        exchange: what became part of the conversation; None where there was no text to keep.
+    """
+
+    question: str
+    models: tuple[str, ...]
+    prompt_ids: tuple[int, ...]
+    decoding: Decoding
+    notices: tuple[str, ...] = ()
+    texts: dict[str, str] = field(default_factory=dict)
+    ends: dict[str, str] = field(default_factory=dict)
+    exchange: Exchange | None = None
+    pieces: Generator[Piece, None, None] = field(init=False, repr=False)
+
+
+class ChatSession:
+    """The state of a conversation.
+
+    Args:
+        models: "tuned", "base" or both -> how the model is brought about.
+        tokenizer: a fast transformers tokenizer.
+        template: what the tuned model was trained with.
+        context: positions that the models know; None where they do not say.
+        decoding: how tokens are chosen.
+
+    Raises:
+        BadRow: the template renders no conversation at all.
+        ModelError: the template has nothing that closes an answer.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, ModelSource],
+        tokenizer: Any,
+        template: Template,
+        *,
+        context: int | None,
+        decoding: Decoding | None = None,
+    ) -> None:
+        self._models = dict(models)
+        self._tokenizer = tokenizer
+        self._encoder = RowEncoder(tokenizer, template)
+        self._context = context
+        self.decoding = decoding or Decoding()
+        self.stop_token_ids = frozenset(self._encoder.stop_token_ids())
+        self.system = ""
+        self.exchanges: list[Exchange] = []
+        self.answering = TUNED if TUNED in self._models else BASE
+        self._answers_made = 0
+        self._first = 0  # the oldest exchange that the prompt still holds
+        # What the template itself puts before an answer (a space) is no part of the answer's text.
+        self._leading = self._text_before_an_answer()
+        self.takes_several_turns = self._takes_several_turns()
+        self._told_alone = False
+
+    def answer_with(self, which: str) -> None:
+        """From now on "base", "tuned" or "both" answer.
+
+        Raises:
+            UsageError: there is no such model here.
+        """
+        missing = [name for name in ((BASE, TUNED) if which == BOTH else (which,)) if name not in self._models]
+        if missing:
+            raise UsageError(f"there is no {missing[0]} model here", MODELS_HINT)
+        self.answering = which
+
+    def set_system(self, text: str) -> None:
+        """Set the system message, or clear it with an empty text; it holds for the whole conversation.
+
+        Raises:
+            BadRow: the template does not take it; the one before stays.
+        """
+        self._row([], "a", text.strip())
+        self.system = text.strip()
+        self._first = 0
+
+    def configure(self, assignments: str) -> None:
+        """Change decoding settings: "temperature=0.7 top_p=0.9". All of it or, at an error, nothing.
+
+        Raises:
+            UsageError: no such setting, or a value that it cannot have.
+        """
+        self.decoding = changed(self.decoding, assignments)
+        self._first = 0
+        if re.search(r"(^|\s)seed\s*=", assignments):
+            self._answers_made = 0
+
+    def undo(self) -> Exchange:
+        """Take the last question and its answer out of the conversation, and give them.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if not self.exchanges:
+            raise UsageError("there is nothing to undo: the conversation is empty")
+        self._first = 0
+        return self.exchanges.pop()
+
+    def reset(self) -> None:
+        """Begin a new conversation; system message, settings and models stay, seeds are counted anew."""
+        self.exchanges.clear()
+        self._first = 0
+        self._answers_made = 0
+
+    def ask(self, question: str) -> Reply:
+        """Prepare the answer to a question; it is made while the reply's pieces are read.
+
+        The n-th answer since the beginning, since reset() or since the seed was set, uses `seed + n`.
+
+        Raises:
+            UsageError: the question is empty.
+            BadRow: the template cannot render the question.
+            ModelError: the question alone is too long. In all cases the conversation stays as it was.
+        """
+        if not question.strip():
+            raise UsageError("the question is empty", "type some words")
+        notices = []
+        if not self.takes_several_turns and self.exchanges and not self._told_alone:
+            notices.append("the chat template takes one question at a time: each question is asked alone")
+        first, row = self._fitting_row(question)
+        if first > self._first and self.takes_several_turns:
+            left_out = "question and its answer is" if first == 1 else f"{first} questions and their answers are"
+            notices.append(f"the conversation is longer than the model's window: the oldest {left_out} left out")
+        if row.lost_characters:
+            notices.append(f"the tokenizer cannot spell {row.lost_characters} characters of this, and leaves them out")
+        self._first = first
+        self._told_alone = self._told_alone or bool(self.exchanges)
+        self._answers_made += 1
+        reply = Reply(
+            question=question,
+            models=(BASE, TUNED) if self.answering == BOTH else (self.answering,),
+            prompt_ids=tuple(row.input_ids[: row.prompt_length].tolist()),
+            decoding=dataclasses.replace(self.decoding, seed=self.decoding.seed + self._answers_made),
+            notices=tuple(notices),
+        )
+        reply.pieces = self._answer(reply)
+        return reply
+
+    def save(self, path: Path) -> int:
+        """Append the conversation to a JSON Lines file in the form that tunelab trains on; gives the lines written.
+
+        Exchanges that were asked alone (a template of single turns) become a line each.
+
+        Raises:
+            UsageError: there is nothing to save.
+            DataError: the file cannot be written.
+        """
+        if not self.exchanges:
+            raise UsageError("there is nothing to save: the conversation is empty")
+        groups = [self.exchanges] if self.takes_several_turns else [[exchange] for exchange in self.exchanges]
+        lines = []
+        for group in groups:
+            conversation = check_conversation(_conversation(self.system, group[:-1], group[-1]))
+            turns = [{"role": message.role, "content": message.content} for message in conversation.messages]
+            lines.append(json.dumps({"messages": turns}, ensure_ascii=False) + "\n")
+        try:
+            before = path.read_bytes() if path.exists() else b""
+            with open(path, "a", encoding="utf-8", newline="\n") as file:
+                file.write("\n" if before and not before.endswith(b"\n") else "")
+                file.write("".join(lines))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written: {error.strerror}", "choose another file") from error
+        return len(lines)
+
+    def _answer(self, reply: Reply) -> Generator[Piece, None, None]:
+        try:
+            for name in reply.models:
+                yield from self._answer_of(name, reply)
+        except (GeneratorExit, KeyboardInterrupt):
+            self._keep(reply)
+            raise
+        self._keep(reply)
+
+    def _answer_of(self, name: str, reply: Reply) -> Generator[Piece, None, None]:
+        said, shown = "", ""
+        reply.texts[name], reply.ends[name] = "", "interrupted"
+        with self._models[name]() as model, closing(self._stream(model, reply)) as pieces:
+            while True:
+                try:
+                    said += next(pieces)
+                except StopIteration as end:
+                    reply.ends[name] = end.value.stop_reason
+                    return
+                content = "" if self._leading.startswith(said) else said.removeprefix(self._leading)
+                new, shown = content[len(shown) :], content
+                reply.texts[name] = content
+                if new:
+                    yield Piece(name, new)
+
+    def _stream(self, model: nn.Module, reply: Reply) -> Generator[str, None, Generation]:
+        return engine.stream(
+            model, self._tokenizer, reply.prompt_ids, reply.decoding, stop_token_ids=self.stop_token_ids
+        )
+
+    def _keep(self, reply: Reply) -> None:
+        """Make the last model's answer part of the conversation; an empty one cannot be, as in training data."""
+        name = reply.models[-1]
+        answer = reply.texts.get(name, "").rstrip()
+        if answer.strip():
+            reply.exchange = Exchange(reply.question, answer, name, reply.ends[name])
+            self.exchanges.append(reply.exchange)
+
+    def _fitting_row(self, question: str) -> tuple[int, EncodedRow]:
+        """The first exchange that is kept, and the row from there on whose prompt leaves room for an answer."""
+        room = self.decoding.max_new_tokens
+        start = self._first if self.takes_several_turns else len(self.exchanges)
+        length = 0
+        for first in range(start, len(self.exchanges) + 1):
+            row = self._row(self.exchanges[first:], question, self.system)
+            length = row.prompt_length
+            if self._context is None or length + room <= self._context:
+                return first, row
+        raise ModelError(
+            f"the question is too long: {length:,} tokens with what stands around it; the model's window of "
+            f"{self._context:,} less max_new_tokens={room} leaves {max(0, (self._context or 0) - room):,}",
+            "ask with fewer words, or lower max_new_tokens (/set max_new_tokens=N)",
+        )
+
+    def _row(self, exchanges: list[Exchange], question: str, system: str) -> EncodedRow:
+        """The conversation as training would have it, with a placeholder for the answer that is to come."""
+        return self._encoder.encode(_conversation(system, exchanges, Exchange(question, PLACEHOLDER, TUNED, "stop")))
+
+    def _text_before_an_answer(self) -> str:
+        conversation = _conversation("", [], Exchange("b", PLACEHOLDER, TUNED, "stop"))
+        segments = self._encoder.template.render(conversation)[-1].segments
+        (answer,) = (segment.text for segment in segments if segment.is_answer)
+        return answer.partition(PLACEHOLDER)[0]
+
+    def _takes_several_turns(self) -> bool:
+        try:
+            self._row([Exchange("a", "b", TUNED, "stop")], "c", "")
+        except BadRow:
+            return False  # a single turn it does take: that was rendered before
+        return True
+
+
+def _conversation(system: str, before: list[Exchange], last: Exchange) -> Conversation:
+    messages = [Message("system", system)] if system else []
+    for exchange in (*before, last):
+        messages += [Message("user", exchange.question), Message("assistant", exchange.answer)]
+    return Conversation(tuple(messages))
+
+
+def changed(decoding: Decoding, assignments: str) -> Decoding:
+    """The settings with "name=value" words applied; `stop_strings` takes one text or a JSON list of texts.
+
+    Raises:
+        UsageError: no such setting, or a value that it cannot have.
+    """
+    known = {setting.name: getattr(Decoding(), setting.name) for setting in dataclasses.fields(Decoding)}
+    changes = {}
+    for word in re.split(r"\s+(?=\w+\s*=)", assignments.strip()):
+        name, equals, value = (part.strip() for part in word.partition("="))
+        if not equals:
+            raise UsageError(f"{word!r} is no setting: expected NAME=VALUE", f"known: {', '.join(known)}")
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            raise UsageError(
+                f"no setting named {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+                f"known: {', '.join(known)}",
+            )
+        changes[name] = _value(name, value, known[name])
+    return dataclasses.replace(decoding, **changes)
+
+
+def _value(name: str, text: str, default: Any) -> Any:
+    kind, expected = type(default), {int: "a whole number", float: "a number", tuple: "a text or a JSON list of texts"}
+    try:
+        if kind is not tuple:
+            return kind(text)
+        strings = json.loads(text) if text.startswith("[") else [text] if text else []
+        if all(isinstance(string, str) for string in strings):
+            return tuple(strings)
+    except ValueError:
+        pass
+    raise UsageError(f"{name} is {text!r}, expected {expected[kind]}", f"for example: /set {name}={_example(default)}")
+
+
+def _example(default: Any) -> str:
+    return '["###", "User:"]' if isinstance(default, tuple) else str(default)

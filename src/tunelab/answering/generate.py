@@ -1,0 +1,108 @@
+"""The story of answering: a run, or a model with or without an adapter, is opened and answers prompts.
+
+responder = open_responder("runs/alpaca")
+for piece in responder.stream("Name three colours."):
+    ...
+answers = responder.answer_into("answers.jsonl", read_prompts("prompts.jsonl"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tunelab.answering.responder import ARMS, Responder, Weights
+from tunelab.config import load_recipe, resolve
+from tunelab.errors import RunError, UsageError
+from tunelab.models.load import load_tokenizer
+from tunelab.preparation.rows import load_recipe_tokenizer, wording_of
+from tunelab.records.runs import Run, open_run
+
+
+def open_responder(
+    run: Run | Path | str | None = None,
+    *,
+    model: str | None = None,
+    adapter: Path | str | None = None,
+    arm: str | None = None,
+    template: str | None = None,
+    changes: Sequence[str] = (),
+    raw: bool = False,
+) -> Responder:
+    """Make a finished run, or a model with or without an adapter, ready to answer.
+
+    Args:
+        arm: "tuned" or "base"; None = tuned where there is one.
+        template: with `model`: wording of a prompt; None = as wording_of() has it. A run has its own.
+        changes: with `model`: keys of a recipe as on the command line, such as "train.dtype=bf16".
+        raw: give a prompt's text as it is, in place of the template.
+
+    Raises:
+        UsageError: the arguments do not go together.
+        RunError: there is no such run, or it is not finished.
+        ModelError: the tokenizer cannot be loaded, or has no chat template.
+    """
+    if arm not in (None, *ARMS):
+        raise UsageError(f"no arm named {arm!r}", f"known: {', '.join(ARMS)}")
+    if run is None and model is None:
+        raise UsageError("nothing that could answer", "give a run's directory, or --model NAME")
+    if run is not None:
+        given = {"model": model, "adapter": adapter, "template": template, "changes": " ".join(changes) or None}
+        wrong = [f"{name} {value}" for name, value in given.items() if value is not None]
+        if wrong:
+            raise UsageError(
+                f"a run answers with its own model and template; {', '.join(wrong)} cannot change it",
+                "leave it away (--raw and --arm are allowed), or give --model in place of the run",
+            )
+        return _of_run(run if isinstance(run, Run) else open_run(Path(run)), arm or "tuned", raw)
+    if arm == "tuned" and adapter is None:
+        raise UsageError(f"{model} alone has no tuned arm", "give an adapter (--adapter DIR), or a run")
+    # A recipe names rows; none are read here.
+    flags = {"model": model, "data.template": template, "data.sources": ["alpaca"]}
+    recipe = resolve(load_recipe(None, list(changes), flags))
+    tokenizer = load_recipe_tokenizer(recipe)
+    knows_wording = True
+    if template is None and not any(change.startswith("data.") for change in changes):
+        data = wording_of(tokenizer, Path(adapter) if adapter is not None else None)
+        recipe = recipe.model_copy(update={"data": data})
+        of_run = adapter is not None and Run(Path(adapter).parent).recipe_file.exists()
+        knows_wording = of_run or bool(tokenizer.chat_template)
+    laid_on = Path(adapter) if adapter is not None and arm != "base" else None
+    weights = Weights(recipe.model.name, recipe.model.revision, laid_on)
+    return Responder(recipe, tokenizer, "base" if laid_on is None else "tuned", raw, weights, [], knows_wording)
+
+
+def _of_run(run: Run, arm: str, raw: bool) -> Responder:
+    if not run.is_done:
+        raise RunError(f"{run.path}: the run is {run.status}, not finished", f"tunelab train --resume {run.path}")
+    recipe = load_recipe(run.recipe_file)
+    weights = Weights(recipe.model.name, recipe.model.revision)
+    if arm == "tuned" and run.adapter.exists():
+        weights = Weights(recipe.model.name, recipe.model.revision, run.adapter)
+    elif arm == "tuned":
+        weights = Weights(str(run.model), digest=run.manifest["weights_after"])
+    return Responder(recipe, load_tokenizer(str(run.tokenizer)), arm, raw, weights)
+
+
+def subject_of(subject: Run | Path | str) -> tuple[Run | None, str | None]:
+    """The run that is meant, or the model's name.
+
+    Raises:
+        RunError: a directory that is neither.
+        UsageError: a recipe's file.
+    """
+    if isinstance(subject, Run):
+        return subject, None
+    path = Path(subject)
+    if path.suffix in (".yaml", ".yml"):
+        raise UsageError(f"{path}: a recipe cannot be asked", "give the run that it made, or a model's name or folder")
+    if not path.is_dir():
+        return None, str(subject)
+    if Run(path).recipe_file.exists():
+        return Run(path), None
+    if not (path / "config.json").exists():
+        raise RunError(
+            f"{path}: neither a run (no recipe.yaml) nor a model (no config.json)",
+            "give the directory that `tunelab train` printed, or a folder saved by transformers",
+        )
+    return None, str(path)

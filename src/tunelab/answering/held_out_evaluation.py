@@ -1,0 +1,247 @@
+"""The story of an evaluation: base and tuned side by side on held-out rows, answers stored first, then scored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tunelab.config import Recipe, load_recipe, resolve
+from tunelab.data.prepared import PreparedData
+from tunelab.errors import DataError, RunError, UsageError
+from tunelab.evaluation.benchmark import Score
+from tunelab.evaluation.held_out import HeldOutPrompt, HeldOutRow, LikelihoodRecord, write_answer_scores
+from tunelab.evaluation.metrics.perplexity import predicted_bytes
+from tunelab.evaluation.runner import answer_scores, held_out_likelihoods, held_out_responses, score_held_out
+from tunelab.files import write_json_atomically
+from tunelab.models.adapters import load_adapter
+from tunelab.models.digest import adapter_hash
+from tunelab.models.load import check_tokenizer_fits, load_tokenizer, model_fingerprint
+from tunelab.preparation.model import autocast, compute_dtype, load_base, load_trained
+from tunelab.preparation.rows import load_recipe_tokenizer, prepare_with
+from tunelab.progress import Progress, named, silent
+from tunelab.records.evaluation_files import LIKELIHOODS, RESPONSES, SCORES
+from tunelab.records.runs import Run, open_run
+from tunelab.statistics.standard_errors import Estimate, paired_ratio_difference
+from tunelab.version import __version__
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an evaluation found.
+
+    Args:
+        arms: name ("base", "tuned") -> its scores.
+        gain: mean loss of base less tuned on the response, nats per token, with its error paired over rows; None
+            where there is one arm.
+        path: where responses, likelihoods and scores lie.
+        rows: held-out rows that were measured.
+        likelihoods: arm -> what it gave to each row, in the rows' order; arms can be compared row by row.
+        folders: arm -> where its responses, likelihoods and scores lie, under `path`.
+    """
+
+    arms: Mapping[str, list[Score]]
+    gain: Estimate | None
+    path: Path
+    rows: int
+    likelihoods: Mapping[str, list[LikelihoodRecord]]
+    folders: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One model that is evaluated: its name, what identifies its weights, and how it is brought about."""
+
+    name: str
+    identity: dict[str, Any]
+    model: Callable[[], AbstractContextManager[nn.Module]]
+
+
+def evaluate(
+    run: Run | Path | str,
+    *,
+    limit: int | None = None,
+    max_new_tokens: int | None = None,
+    batch_tokens: int | None = None,
+    arms: tuple[str, ...] = ("base", "tuned"),
+    progress: Progress = silent,
+) -> Scores:
+    """Measure a finished run, and the base that it began with, on its held-out rows.
+
+    Args:
+        limit, max_new_tokens, batch_tokens: in place of the recipe's `evaluate` section.
+
+    Raises:
+        RunError: the run is not finished, or the data is no longer what it was trained with.
+        DataError: the run holds no rows out.
+    """
+    run = run if isinstance(run, Run) else open_run(Path(run))
+    if not run.is_done:
+        raise RunError(f"{run.path}: the run is {run.status}, not finished", f"tunelab train --resume {run.path}")
+    recipe = _with_evaluation(load_recipe(run.recipe_file), limit, max_new_tokens, batch_tokens)
+    tokenizer = load_tokenizer(str(run.tokenizer))
+    data = prepare_with(tokenizer, recipe, progress=progress)
+    if data.held_out.sha256 != run.manifest["data"]["held_out"]["sha256"]:
+        raise RunError(
+            f"{run.path}: the held-out rows are no longer those of its training: the data changed, or how it is split "
+            "or tokenised",
+            "other rows may have been trained on; restore the data, or train again",
+        )
+    known = _run_arms(run, recipe)
+    chosen = [known[name] for name in arms]
+    with run.locked():
+        return _evaluate_arms(chosen, recipe, tokenizer, data, run.evaluations, progress)
+
+
+def evaluate_model(
+    recipe: Recipe, *, adapter: Path | None = None, out: Path = Path("evaluations"), progress: Progress = silent
+) -> Scores:
+    """Measure the recipe's model, and an adapter on it where one is given, on the recipe's held-out rows."""
+    recipe = resolve(recipe)
+    tokenizer = load_recipe_tokenizer(recipe)
+    data = prepare_with(tokenizer, recipe, progress=progress)
+    base = _base_arm(recipe) if adapter is None else None
+    arms = [base] if base else list(_adapter_arms(recipe, adapter or Path()).values())
+    return _evaluate_arms(arms, recipe, tokenizer, data, out, progress)
+
+
+def _evaluate_arms(
+    arms: list[Arm], recipe: Recipe, tokenizer: Any, data: PreparedData, out: Path, progress: Progress
+) -> Scores:
+    rows, items = held_out_rows(data, tokenizer, recipe.evaluate.limit)
+    settings = recipe.evaluate
+    scores: dict[str, list[Score]] = {}
+    likelihoods: dict[str, list[LikelihoodRecord]] = {}
+    folders: dict[str, Path] = {}
+    for arm in arms:
+        header = {
+            **arm.identity,
+            "arm": arm.name,
+            "precision": recipe.precision.identity,
+            "dtype": compute_dtype(recipe),
+            "template": recipe.data.template,
+            "data": data.held_out.sha256,
+            "tunelab": __version__,
+        }
+        folder = folders[arm.name] = (
+            out / f"{arm.name}-{_short_hash({**header, 'max_new_tokens': settings.max_new_tokens})}"
+        )
+        with arm.model() as model, autocast(recipe):
+            check_tokenizer_fits(model, tokenizer)
+            likelihoods[arm.name] = held_out_likelihoods(
+                model,
+                rows,
+                folder / LIKELIHOODS,
+                header,
+                batch_tokens=settings.batch_tokens,
+                progress=named(progress, arm.name),
+            )
+            responses = held_out_responses(
+                model,
+                tokenizer,
+                items,
+                folder / RESPONSES,
+                header,
+                max_new_tokens=settings.max_new_tokens,
+                stop_token_ids=data.stop_token_ids,
+                batch_tokens=settings.batch_tokens,
+                progress=named(progress, arm.name),
+            )
+        protocol = {"template": recipe.data.template, "rows": len(rows), "rows_without_prompt": len(rows) - len(items)}
+        by_answer = answer_scores(responses)
+        scores[arm.name] = score_held_out(responses, likelihoods[arm.name], protocol, by_answer=by_answer)
+        # Before the scores: an evaluation counts as scored once these are there.
+        write_answer_scores(folder, by_answer)
+        write_json_atomically(folder / SCORES, {"header": header, "scores": [s.to_json() for s in scores[arm.name]]})
+    base, tuned = likelihoods.get("base"), likelihoods.get("tuned")
+    gain = response_gain(base, tuned) if base and tuned else None
+    return Scores(scores, gain, out, len(rows), likelihoods, folders)
+
+
+def held_out_rows(
+    data: PreparedData, tokenizer: Any, limit: int | None
+) -> tuple[list[HeldOutRow], list[HeldOutPrompt]]:
+    """The rows whose likelihood is measured, and of those that have a prompt, the items that are asked.
+
+    Raises:
+        UsageError: the limit allows no row.
+        DataError: no row was held out.
+    """
+    table = data.held_out
+    if limit is not None and limit < 1:
+        raise UsageError(f"evaluate.limit is {limit}, expected 1 or more", "leave it away to measure all held-out rows")
+    count = len(table) if limit is None else min(len(table), limit)
+    if count == 0:
+        raise DataError("no rows are held out: there is nothing to evaluate on", "train with data.held_out=0.05")
+
+    def decode(ids: Any) -> str:
+        return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    rows, items = [], []
+    for index in range(count):
+        ids, mask = (array.tolist() for array in table.row(index))
+        answer_bytes, text_bytes = predicted_bytes(decode, ids, mask)
+        name = f"{index:06d}"
+        rows.append(HeldOutRow(name, tuple(ids), tuple(mask), answer_bytes, text_bytes))
+        prompt = tuple(ids[: int(table.prompt_lengths[index])])
+        if prompt and data.references[index].text.strip():
+            items.append(HeldOutPrompt(name, prompt, data.references[index].text))
+    return rows, items
+
+
+def _run_arms(run: Run, recipe: Recipe) -> dict[str, Arm]:
+    if run.adapter.exists():
+        return _adapter_arms(recipe, run.adapter)
+    tuned = Arm(
+        "tuned", {"weights": run.manifest["weights_after"]}, lambda: nullcontext(load_trained(recipe, run.model))
+    )
+    return {"base": _base_arm(recipe), "tuned": tuned}
+
+
+def _base_arm(recipe: Recipe) -> Arm:
+    model = load_base(recipe)
+    return Arm("base", {"model": model_fingerprint(recipe.model.name, model)}, lambda: nullcontext(model))
+
+
+def _adapter_arms(recipe: Recipe, adapter: Path) -> dict[str, Arm]:
+    """Base and tuned from one load of the weights: the adapter off and on."""
+    base = load_base(recipe)
+    fingerprint = model_fingerprint(recipe.model.name, base)
+    model = load_adapter(base, adapter)
+
+    @contextmanager
+    def without_adapter() -> Iterator[nn.Module]:
+        with model.disable_adapter():
+            yield model
+
+    identity = {"model": fingerprint, "adapter": adapter_hash(adapter)}
+    return {
+        "base": Arm("base", {"model": fingerprint}, without_adapter),
+        "tuned": Arm("tuned", identity, lambda: nullcontext(model)),
+    }
+
+
+def response_gain(base: list[LikelihoodRecord], tuned: list[LikelihoodRecord]) -> Estimate:
+    """Mean response loss of base less tuned over the same rows, nats per token, with its paired error."""
+    return paired_ratio_difference(
+        [row.answer_nll for row in base],
+        [row.answer_tokens for row in base],
+        [row.answer_nll for row in tuned],
+        [row.answer_tokens for row in tuned],
+    )
+
+
+def _with_evaluation(recipe: Recipe, limit: int | None, max_new_tokens: int | None, batch_tokens: int | None) -> Recipe:
+    given = {"limit": limit, "max_new_tokens": max_new_tokens, "batch_tokens": batch_tokens}
+    changes = {name: value for name, value in given.items() if value is not None}
+    return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=changes)})
+
+
+def _short_hash(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,0 +1,317 @@
+"""A model that is ready to answer: prompts rendered as training rendered them, answers kept as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from torch import nn
+
+from tunelab.config import Recipe
+from tunelab.data.messages import Conversation, Message
+from tunelab.data.prompts import PLACEHOLDER, Prompt, as_prompts, bad_prompts, in_words
+from tunelab.data.tokenize import RowEncoder, leading_special_ids
+from tunelab.errors import BadRow, Interrupted, RunError, UsageError
+from tunelab.inference import engine
+from tunelab.inference.engine import Generation
+from tunelab.inference.sampling import Decoding
+from tunelab.models.adapters import load_adapter
+from tunelab.models.digest import adapter_hash
+from tunelab.models.load import check_tokenizer_fits, context_window, model_fingerprint
+from tunelab.preparation.model import autocast, compute_dtype, load_base, load_trained
+from tunelab.preparation.rows import recipe_template
+from tunelab.progress import Progress, silent
+from tunelab.records.responses import ResponseFile, held, prompt_hash
+from tunelab.version import __version__
+
+ARMS = ("base", "tuned")
+T = TypeVar("T")
+_VERSION = {"tunelab": __version__}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model gave.
+
+    Attributes:
+        text: the answer; what the template itself puts before an answer (a space) is not part of it.
+        token_ids: all tokens of it, without the stop token.
+        stop_reason: "stop", "length" or "context", see tunelab.inference.engine.Generation.
+        prompt_tokens: length of the prompt.
+    """
+
+    item: str
+    text: str
+    token_ids: tuple[int, ...]
+    stop_reason: str
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which weights answer: a model's name, and what is laid on it. `digest` names weights that a run trained."""
+
+    name: str
+    revision: str | None = None
+    adapter: Path | None = None
+    digest: Any = None
+
+
+@dataclass
+class Responder:
+    """A model that is ready to answer; its weights are loaded when they are first needed.
+
+    Args:
+        recipe: of which model, template, dtype and device count.
+        raw: a prompt's text is given to the model as it is, special tokens in it included.
+        notices: what the person should know of the prompts that were encoded.
+        knows_wording: a run, a chat template or the caller says how the model is asked; else the template is a guess.
+    """
+
+    recipe: Recipe
+    tokenizer: Any
+    arm: str
+    raw: bool
+    weights: Weights = field(repr=False)
+    notices: list[str] = field(default_factory=list)
+    knows_wording: bool = True
+
+    @cached_property
+    def encoder(self) -> RowEncoder:
+        return RowEncoder(self.tokenizer, recipe_template(self.tokenizer, self.recipe.data))
+
+    @cached_property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer: those of evaluation."""
+        return tuple(self.encoder.stop_token_ids())
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The weights, with the adapter on them where there is one."""
+        trained = self.weights.digest is not None
+        loaded = load_trained(self.recipe, Path(self.weights.name)) if trained else load_base(self.recipe)
+        check_tokenizer_fits(loaded, self.tokenizer)
+        adapted: nn.Module = load_adapter(loaded, self.weights.adapter) if self.weights.adapter else loaded
+        return adapted
+
+    def header(self, decoding: Decoding) -> dict[str, Any]:
+        """What the answers come from, as the first line of a file of answers has it."""
+        how = {**asdict(decoding), "stop_strings": list(decoding.stop_strings)}
+        return {**self.identity, "decoding": {**how, "stop_token_ids": list(self.stop_token_ids)}, **_VERSION}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Who answers, and how it is asked: weights, adapter, arm, precision, dtype, template."""
+        own: dict[str, Any] = {"weights": self.weights.digest} if self.weights.digest else {"model": self.fingerprint}
+        if self.weights.adapter:
+            own["adapter"] = adapter_hash(self.weights.adapter)
+        model = self.recipe.model
+        # A folder goes by its last name: where it lies is a matter of the machine, and the fingerprint says what it is.
+        name = Path(model.name).resolve().name if Path(model.name).is_dir() else model.name
+        return {
+            "model_name": name,
+            "revision": model.revision,
+            **own,
+            "arm": self.arm,
+            "precision": self.recipe.precision.identity,
+            "dtype": compute_dtype(self.recipe),
+            "template": None if self.raw else self.recipe.data.template,
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What identifies weights that no run trained. Loads them."""
+        return model_fingerprint(self.weights.name, cast(Any, self.model))
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids of each prompt: what training would have put before the answer.
+
+        Raises:
+            DataError: names every prompt that cannot be rendered, or that leaves no room in the model's context.
+        """
+        rows, bad = [], []
+        for prompt in prompts:
+            try:
+                rows.append(self._prompt_ids(prompt))
+            except BadRow as reason:
+                bad.append(f"{prompt.origin}: {in_words(reason)}")
+        if bad:
+            raise bad_prompts(bad, len(prompts))
+        return rows
+
+    def stream(self, prompt: str | Prompt, decoding: Decoding | None = None) -> Generator[str, None, Answer]:
+        """The answer in pieces of text as it is made; the generator returns the whole Answer.
+
+        Raises:
+            DataError: the prompt cannot be rendered, or leaves no room in the model's context.
+        """
+        (asked,) = as_prompts([prompt])
+        (ids,) = self.encode([asked])
+        made = engine.stream(
+            self.model, self.tokenizer, ids, decoding or Decoding(), stop_token_ids=self.stop_token_ids
+        )
+        pieces = self.computing(made)
+        held, lead = "", self._lead
+        while True:
+            try:
+                held += next(pieces)
+            except StopIteration as end:
+                generation: Generation = end.value
+                break
+            if lead.startswith(held) and held != lead:
+                continue  # perhaps what stands before every answer
+            held, lead = held.removeprefix(lead), ""
+            if held:
+                yield held
+            held = ""
+        if held:
+            yield held
+        return self._answer(asked.item, generation)
+
+    def answer(
+        self,
+        prompts: Sequence[str | Prompt],
+        decoding: Decoding | None = None,
+        *,
+        batch_tokens: int | None = None,
+    ) -> Iterator[Answer]:
+        """Answers to all prompts in the order in which they are finished; prompt i draws from (seed, i).
+
+        Raises:
+            DataError: names every prompt that cannot be used, before any is answered.
+        """
+        asked = as_prompts(prompts)
+        rows = self.encode(asked)
+        for generation in self.generations(rows, decoding or Decoding(), batch_tokens, frozenset()):
+            yield self._answer(asked[generation.index].item, generation)
+
+    def answer_into(
+        self,
+        path: Path | str,
+        prompts: Sequence[str | Prompt],
+        decoding: Decoding | None = None,
+        *,
+        batch_tokens: int | None = None,
+        progress: Progress = silent,
+    ) -> list[Answer]:
+        """Answers to all prompts, in their order, each appended to a file as it is made; what is there stays.
+
+        A file that was begun is gone on with: nothing is answered twice, and in the end it holds what it would hold
+        had it not been interrupted.
+
+        Raises:
+            DataError: names every prompt that cannot be used; nothing is written then.
+            RunError: the file was made by another model, decoding or version, for other prompts, or is in use.
+            Interrupted: Ctrl-C; what was made is in the file.
+        """
+        target, asked, how = Path(path), as_prompts(prompts), decoding or Decoding()
+        rows = self.encode(asked)
+        if target.is_dir():
+            raise UsageError(f"{target}: is a directory", "give the path of a file, such as answers.jsonl")
+        header = self.header(how)
+        made: dict[int, Answer] = {}
+        with held(target), ResponseFile(target, header) as file:
+            hashes = [prompt_hash(header, ids, header["decoding"]) for ids in rows]
+            for index, prompt in enumerate(asked):
+                if (record := file.get(prompt.item, hashes[index])) is not None:
+                    made[index] = _from_record(target, record)
+            progress("answering", len(made), len(asked))
+            try:
+                for generation in self.generations(rows, how, batch_tokens, frozenset(made)):
+                    answer = self._answer(asked[generation.index].item, generation)
+                    file.append({**asdict(answer), "prompt_hash": hashes[generation.index]})
+                    made[generation.index] = answer
+                    progress("answering", len(made), len(asked))
+            except KeyboardInterrupt:
+                raise Interrupted(
+                    f"interrupted; {len(file):,} of {len(asked):,} answers are in {target}",
+                    "the same command again goes on where it was",
+                ) from None
+        return [made[index] for index in range(len(asked))]
+
+    def generations(
+        self, rows: Sequence[Sequence[int]], decoding: Decoding, batch_tokens: int | None, skip: frozenset[int]
+    ) -> Iterator[Generation]:
+        """The engine's answers to token ids, but for the places in `skip`, in the order in which they are finished.
+
+        Raises:
+            UsageError: batch_tokens is below 1.
+        """
+        tokens, stops = self.batch_tokens(batch_tokens), self.stop_token_ids
+        return self.computing(
+            engine.generate(
+                self.model, self.tokenizer, rows, decoding, stop_token_ids=stops, batch_tokens=tokens, skip=skip
+            )
+        )
+
+    def batch_tokens(self, given: int | None) -> int:
+        """Tokens that are computed at once: as given, else as the recipe has it. Raises UsageError below 1."""
+        tokens = self.recipe.evaluate.batch_tokens if given is None else given
+        if tokens < 1:
+            raise UsageError(f"batch_tokens is {tokens}, expected a whole number from 1")
+        return tokens
+
+    def computing(self, steps: Iterator[T]) -> Generator[T, None, Any]:
+        """Each step in the numbers that the model computes in; the caller's own code between them is left alone."""
+        while True:
+            with autocast(self.recipe):
+                try:
+                    step = next(steps)
+                except StopIteration as end:
+                    return end.value
+            yield step
+
+    def _answer(self, item: str, generation: Generation) -> Answer:
+        text = self.answer_text(generation)
+        return Answer(item, text, generation.token_ids, generation.stop_reason, generation.prompt_tokens)
+
+    def answer_text(self, generation: Generation) -> str:
+        """The answer's text, without what the template itself puts before an answer."""
+        return generation.text.removeprefix(self._lead)
+
+    @property
+    def _lead(self) -> str:
+        return "" if self.raw else self._template_lead
+
+    @cached_property
+    def _template_lead(self) -> str:
+        """What the template puts before an answer: a space, which tokenizers join to the answer's first word."""
+        sample = Conversation((Message("user", "x"), Message("assistant", PLACEHOLDER)))
+        segments = self.encoder.template.render(sample)[-1].segments
+        return next(segment.text for segment in segments if segment.is_answer).partition(PLACEHOLDER)[0]
+
+    @cached_property
+    def context(self) -> int | None:
+        """From the configuration alone, so that prompts are judged before any weight is loaded."""
+        remote = self.recipe.model.trust_remote_code
+        return context_window(self.weights.name, revision=self.weights.revision, trust_remote_code=remote)
+
+    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+        if self.raw:
+            if len(prompt.messages) != 1 or prompt.messages[0].input:
+                raise BadRow("has a system message, an input or several turns: no text that can be given as it is")
+            text = prompt.messages[0].content
+            ids = leading_special_ids(self.tokenizer) + self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        else:
+            row = self.encoder.encode(
+                Conversation((*prompt.messages, Message("assistant", PLACEHOLDER)), prompt.origin)
+            )
+            if row.lost_characters:
+                lost = f"{prompt.origin}: the tokenizer cannot spell {row.lost_characters} characters of it"
+                self.notices.append(f"{lost}, and leaves them out")
+            ids = row.input_ids[: row.prompt_length].tolist()
+        if self.context is not None and len(ids) >= self.context:
+            raise BadRow(f"{len(ids)} tokens, and the model's context is {self.context}: no room for an answer")
+        return list(ids)
+
+
+def _from_record(path: Path, record: Mapping[str, Any]) -> Answer:
+    missing = [part.name for part in fields(Answer) if part.name not in record]
+    if missing:
+        raise RunError(f"{path}: item {record['item']!r} has no {missing[0]!r}: not an answer", "give another file")
+    return Answer(
+        **{**{part.name: record[part.name] for part in fields(Answer)}, "token_ids": tuple(record["token_ids"])}
+    )

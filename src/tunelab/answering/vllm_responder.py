@@ -1,0 +1,103 @@
+"""A responder whose answers come from vLLM; prompts, templates, stop tokens and texts stay tunelab's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any
+
+from torch import nn
+
+from tunelab.answering.responder import Responder
+from tunelab.errors import UsageError
+from tunelab.inference.engine import Generation
+from tunelab.inference.sampling import Decoding
+from tunelab.inference.vllm_backend import VllmEngine, VllmModel, installed_version, lora_rank, quantization_argument
+from tunelab.models.load import load_config, model_fingerprint
+from tunelab.models.precision import stored_format
+from tunelab.preparation.model import compute_dtype, recipe_format
+
+
+class VllmResponder(Responder):
+    """Answers as Responder does, by another engine; has neither weights of its own nor likelihoods."""
+
+    @property
+    def model(self) -> nn.Module:
+        raise UsageError(
+            "vLLM gives answers alone: no likelihoods, and no answer in pieces",
+            "leave --backend vllm away: tunelab's engine has them",
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """As of weights that tunelab loads, without loading them."""
+        return model_fingerprint(self.weights.name, _configured(self._config))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Who answers, and by which version of vLLM."""
+        return {**super().identity, "backend": f"vllm {installed_version()}"}
+
+    def generations(
+        self, rows: Sequence[Sequence[int]], decoding: Decoding, batch_tokens: int | None, skip: frozenset[int]
+    ) -> Iterator[Generation]:
+        """vLLM's answers to token ids, but for the places in `skip`; how much it computes at once is its own matter."""
+        return self.engine.generate(rows, decoding, stop_token_ids=self.stop_token_ids, skip=skip)
+
+    @cached_property
+    def engine(self) -> VllmEngine:
+        """vLLM with this model; loads no weights yet.
+
+        Raises:
+            UsageError: precision or adapter are such as vLLM does not have.
+            ModelError: the checkpoint is stored in another format than is asked for, or there is no adapter.
+        """
+        settings, weights = self.recipe.model, self.weights
+        trained = weights.digest is not None
+        stored = stored_format(_quantization(self._config), weights.name)
+        form, skip = (None, ()) if trained else (recipe_format(self.recipe), self.recipe.precision.skip)
+        if weights.adapter is not None:
+            lora_rank(weights.adapter)
+        tokenizer = str(self.tokenizer.name_or_path)
+        model = VllmModel(
+            name=weights.name,
+            tokenizer=tokenizer,
+            dtype=compute_dtype(self.recipe),
+            revision=weights.revision,
+            tokenizer_revision=weights.revision if tokenizer == weights.name else None,
+            quantization=quantization_argument(form, stored, skip, weights.name),
+            adapter=weights.adapter,
+            trust_remote_code=settings.trust_remote_code,
+            context=self.context,
+        )
+        return VllmEngine(model, self.tokenizer)
+
+    @cached_property
+    def _config(self) -> Any:
+        remote = self.recipe.model.trust_remote_code
+        return load_config(self.weights.name, revision=self.weights.revision, trust_remote_code=remote)
+
+
+def on_vllm(opened: Responder) -> VllmResponder:
+    """The responder that asks vLLM what this one would ask tunelab's engine.
+
+    Raises:
+        UsageError: vLLM is not installed, or does not have what is asked for.
+        ModelError: as VllmResponder.engine has it.
+    """
+    installed_version()
+    responder = VllmResponder(**{part.name: getattr(opened, part.name) for part in fields(Responder)})
+    _ = responder.engine  # refuse before anything is encoded
+    return responder
+
+
+def _configured(config: Any) -> Any:
+    """What stands for a model where its configuration alone is looked at."""
+    return SimpleNamespace(config=config)
+
+
+def _quantization(config: Any) -> dict[str, Any] | None:
+    found = getattr(config, "quantization_config", None)
+    return None if found is None else dict(found.to_dict() if hasattr(found, "to_dict") else found)

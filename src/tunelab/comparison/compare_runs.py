@@ -1,0 +1,179 @@
+"""The story of a comparison: what two runs or evaluations answered, item by item, and whether they differ.
+
+    found = compare_runs("runs/full", "runs/lora")
+    print(found[0].benchmark, verdict(found[0]))
+
+Read are the files that scoring wrote and the responses beside them (evaluated.py); no model is needed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunelab.comparison.align import NEVER_REFUSED, OF_THE_MODEL
+from tunelab.comparison.evaluated import Evaluated, evaluated_in
+from tunelab.comparison.paired_comparison import Comparison, correct
+from tunelab.comparison.paired_evaluations import Side, compare_sides
+from tunelab.errors import RunError, UsageError
+from tunelab.records.evaluation_files import RESPONSES
+from tunelab.records.responses import read_responses
+
+Tree = dict[str, Any]
+
+#: What base and tuned arm of one run are called.
+ARMS_OF_A_RUN = ("base", "tuned")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two runs or folders of evaluations, or a run's base and its tuned arm, and what was found.
+
+    Args:
+        paths: of a and of b, as they were given; one path twice where a run is compared with its base.
+        names: what a and b are called in the comparisons.
+        pairs: a's and b's evaluation of each benchmark that is compared.
+        comparisons: of b against a, corrected together.
+        only_in: benchmarks that only a, and only b, was scored on, where all common ones are compared.
+        with_base: one run's base and tuned arm are compared.
+    """
+
+    paths: tuple[Path, Path]
+    names: tuple[str, str]
+    pairs: list[tuple[Evaluated, Evaluated]]
+    comparisons: list[Comparison]
+    only_in: tuple[list[str], list[str]]
+    with_base: bool
+
+
+def compare_runs(
+    a: Path | str,
+    b: Path | str | None = None,
+    *,
+    benchmarks: Sequence[str] = (),
+    but_for: Collection[str] = (),
+    common_items_only: bool = False,
+) -> list[Comparison]:
+    """Compare the tuned arms of two runs (or any two evaluations) on every benchmark that both have, and on held-out
+    rows where both were measured on the same; or, given one run, its base with its tuned arm.
+
+    Args:
+        benchmarks: names ("held-out" for held-out rows); () = all that both have.
+        but_for: header or protocol keys that are meant to differ, beyond those of the model ("template").
+        common_items_only: leave out items that one of them lacks, instead of refusing.
+
+    Returns:
+        One comparison a benchmark, by its figure to quote, and up to three of held-out rows (response loss, BLEU,
+        ROUGE-L): of b against a, corrected together (Holm).
+
+    Raises:
+        RunError: nothing was scored there, or no benchmark, or one that is named, is not common.
+        UsageError: which of several evaluations of one benchmark is meant cannot be known.
+        DataError: the two are not alike in what they were asked: says all that differs.
+    """
+    return compared(a, b, benchmarks=benchmarks, but_for=but_for, common_items_only=common_items_only).comparisons
+
+
+def compared(
+    a: Path | str,
+    b: Path | str | None = None,
+    *,
+    benchmarks: Sequence[str] = (),
+    but_for: Collection[str] = (),
+    common_items_only: bool = False,
+) -> Compared:
+    """As compare_runs(), together with what was compared."""
+    names: tuple[str, str]
+    if b is None:
+        sides = [[one for one in evaluated_in(a) if one.arm == arm] for arm in ARMS_OF_A_RUN]
+        names, places = ARMS_OF_A_RUN, [f"{a} ({arm})" for arm in ARMS_OF_A_RUN]
+    else:
+        sides = [_one_arm(evaluated_in(side)) for side in (a, b)]
+        names, places = (str(a), str(b)), [str(a), str(b)]
+    known = [list(dict.fromkeys(one.benchmark for one in side)) for side in sides]
+    common = [name for name in known[0] if name in known[1]]
+    if missing := [name for name in benchmarks if name not in common]:
+        raise _nothing_common(a, b, f" of {', '.join(missing)}")
+    if not common:
+        raise _nothing_common(a, b, "")
+    pairs = list(_paired_up(sides, places, [name for name in common if not benchmarks or name in benchmarks], but_for))
+    found = []
+    for first, second in pairs:
+        both = Side(names[0], [first]), Side(names[1], [second])
+        for metric in _compared_by(first, second):
+            found.append(compare_sides(*both, metric, but_for=but_for, common_items_only=common_items_only))
+    only_in = [[name for name in one if name not in common and not benchmarks] for one in known]
+    paths = (Path(a), Path(a if b is None else b))
+    return Compared(paths, names, pairs, correct(found), (only_in[0], only_in[1]), with_base=b is None)
+
+
+def _nothing_common(a: Path | str, b: Path | str | None, wanted: str) -> RunError:
+    if b is None:
+        return RunError(
+            f"base and tuned arm of {a} have no scores{wanted} in common",
+            f"tunelab eval {a} measures both on its held-out rows, --on mmlu on a benchmark",
+        )
+    return RunError(f"{a} and {b} have no scores{wanted} in common", "evaluate both with the same --on and options")
+
+
+def _paired_up(
+    sides: Sequence[Sequence[Evaluated]], places: Sequence[str], benchmarks: Sequence[str], but_for: Collection[str]
+) -> Iterator[tuple[Evaluated, Evaluated]]:
+    """The evaluations that belong together, benchmark by benchmark."""
+    for benchmark in benchmarks:
+        firsts, seconds = ([one for one in side if one.benchmark == benchmark] for side in sides)
+        if len(firsts) == len(seconds) == 1:
+            yield firsts[0], seconds[0]
+        else:
+            yield _only_alike(firsts, seconds, places, but_for)
+
+
+def _only_alike(
+    firsts: Sequence[Evaluated], seconds: Sequence[Evaluated], places: Sequence[str], but_for: Collection[str]
+) -> tuple[Evaluated, Evaluated]:
+    """The one pair that was asked alike, of several evaluations of a benchmark; rather by the same version of tunelab.
+
+    Raises:
+        UsageError: there is none, or there are more.
+    """
+    pairs = list(itertools.product(firsts, seconds))
+    for ignored in ((*OF_THE_MODEL, *but_for), (*OF_THE_MODEL, *NEVER_REFUSED, *but_for)):
+        alike = [pair for pair in pairs if _how_asked(pair[0], ignored) == _how_asked(pair[1], ignored)]
+        if len(alike) == 1:
+            return alike[0]
+    same, place = (firsts, places[0]) if len(firsts) > 1 else (seconds, places[1])
+    raise UsageError(
+        f"{place} has several evaluations of {same[0].benchmark}: {', '.join(one.folder.name for one in same)}",
+        "give the folder of the one meant, or name the other benchmarks with --on",
+    )
+
+
+def _how_asked(evaluated: Evaluated, ignored: Collection[str]) -> Tree:
+    """The header of its answers without the keys that are ignored, which may be dotted."""
+    header, _ = read_responses(evaluated.folder / RESPONSES)
+    return _without(header, ignored)
+
+
+def _without(tree: Tree, ignored: Collection[str], above: str = "") -> Tree:
+    kept = {key: value for key, value in tree.items() if f"{above}{key}" not in ignored}
+    return {
+        key: _without(value, ignored, f"{above}{key}.") if isinstance(value, dict) else value
+        for key, value in kept.items()
+    }
+
+
+def _compared_by(first: Evaluated, second: Evaluated) -> list[str | None]:
+    """Of held-out rows every figure that both have; of a benchmark its figure to quote (None)."""
+    if not first.is_held_out:
+        return [None]
+    known = {one.name for one in second.metrics()}
+    return [one.name for one in first.metrics() if one.name in known]
+
+
+def _one_arm(evaluated: list[Evaluated]) -> list[Evaluated]:
+    """The tuned arm where there is one."""
+    tuned = [one for one in evaluated if one.arm == "tuned"]
+    return tuned or evaluated

@@ -1,0 +1,113 @@
+"""Two arms' evaluations of one benchmark, or of held-out rows, compared by one figure: runs and studies alike.
+
+An arm that was trained with several seeds has one evaluation for each. An item's value is then its mean over them, and
+a corpus figure the mean of the seeds' figures over the same items.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunelab.comparison.align import OF_THE_MODEL, GradedItems, Pairs, align
+from tunelab.comparison.evaluated import Evaluated
+from tunelab.comparison.paired_comparison import Comparison, compare_counts, compare_values
+from tunelab.config.study import BLEU, RESPONSE_LOSS
+from tunelab.evaluation.metrics.bleu import bleu_of_counts
+from tunelab.statistics.standard_errors import mean_with_error
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two that are compared.
+
+    Attributes:
+        name: what it is called in errors and verdicts.
+        seeds: its evaluations of one benchmark, one a seed; at least one.
+    """
+
+    name: str
+    seeds: Sequence[Evaluated]
+
+
+def compare_sides(
+    a: Side, b: Side, metric: str | None = None, *, but_for: Collection[str] = (), common_items_only: bool = False
+) -> Comparison:
+    """b against a on the items of both, by a figure that both were scored by (None = the one to quote).
+
+    Args:
+        but_for, common_items_only: as in align(), beyond what belongs to the model.
+
+    Raises:
+        RunError: one was not scored by it, or a file is missing or damaged.
+        DataError: the two, or the seeds of one, were not asked alike: says all that differs.
+    """
+    first = a.seeds[0]
+    chosen = first.metric(metric)
+    allowed = {*OF_THE_MODEL, *but_for}
+    graded = [_mean_of_seeds(side, chosen.name) for side in (a, b)]
+    pairs = align(graded[0], graded[1], but_for=allowed, common_items_only=common_items_only)
+    labels: dict[str, Any] = {"benchmark": first.benchmark, "metric": chosen.name}
+    labels |= {"unit": chosen.unit, "higher_is_better": chosen.higher_is_better}
+    if first.is_held_out and chosen.name == BLEU:
+        a_counts, b_counts = _bleu_counts(a, pairs.items), _bleu_counts(b, pairs.items)
+        found = compare_counts(pairs, a_counts, b_counts, bleu_of_counts, **labels)
+    else:
+        losses = first.is_held_out and chosen.name == RESPONSE_LOSS
+        found = compare_values(_losses(a, b, pairs) if losses else pairs, **labels)
+    return dataclasses.replace(found, **_between_seeds(a, b, chosen.name))
+
+
+def _between_seeds(a: Side, b: Side, metric: str) -> dict[str, Any]:
+    """Number of seeds, and the error of the difference between them; a model that is not tuned stands against each."""
+    seeds = max(len(a.seeds), len(b.seeds))
+    if {len(a.seeds), len(b.seeds)} - {1, seeds}:
+        return {"seeds": min(len(a.seeds), len(b.seeds))}  # a training failed: which belong together is not known here
+    sides = [[one.figure(metric) for one in side.seeds] * (seeds // len(side.seeds)) for side in (a, b)]
+    differences = [right - left for left, right in zip(*sides, strict=True)]
+    return {"seeds": seeds, "seed_error": mean_with_error(differences).error}
+
+
+def _mean_of_seeds(side: Side, metric: str) -> GradedItems:
+    """Each item's value, the mean over seeds; seeds that were not asked the same are refused."""
+    seeds = [one.graded(side.name, metric) for one in side.seeds]
+    first = seeds[0]
+    for place, other in enumerate(seeds[1:], 1):
+        names = [f"{side.name}, its evaluation {number} of {len(seeds)}" for number in (1, place + 1)]
+        align(dataclasses.replace(first, name=names[0]), dataclasses.replace(other, name=names[1]))
+    values = {item: math.fsum(one.values[item] for one in seeds) / len(seeds) for item in first.values}
+    return dataclasses.replace(first, values=values)
+
+
+def _bleu_counts(side: Side, items: Sequence[str]) -> list[NDArray[np.int64]]:
+    """BLEU's counts of these items, [items, 10] for each seed."""
+    found = []
+    for one in side.seeds:
+        by_item = {score.item: score.bleu_counts for score in one.answer_scores()}
+        found.append(np.array([by_item[item] for item in items], dtype=np.int64))
+    return found
+
+
+def _losses(a: Side, b: Side, pairs: Pairs) -> Pairs:
+    """The pairs with each row's part of the response loss, nats per token, in place of its nats."""
+    means = [np.mean([_row_losses(one, pairs.items) for one in side.seeds], axis=0).tolist() for side in (a, b)]
+    return dataclasses.replace(pairs, a=means[0], b=means[1])
+
+
+def _row_losses(evaluated: Evaluated, items: Sequence[str]) -> NDArray[np.float64]:
+    """Each row's part of the loss per token L = sum of nats / sum of tokens: L + (nats - L tokens) / mean tokens.
+
+    Their mean is L, and their deviation gives L's error as a ratio (Cochran 1977, section 2.11), as the perplexity's
+    error in the table of scores does: rows of different lengths alone make no spread.
+    """
+    records = evaluated.likelihoods()
+    nats = np.array([records[item].answer_nll for item in items])
+    tokens = np.array([records[item].answer_tokens for item in items], dtype=np.float64)
+    loss = nats.sum() / tokens.sum()
+    return np.asarray(loss + (nats - loss * tokens) / tokens.mean(), dtype=np.float64)

@@ -1,0 +1,79 @@
+"""What a comparison found, as a sentence.
+
+The words follow the corrected p alone. "No difference shown" is not "no difference": it is said together with the
+smallest difference that would have been seen.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tunelab.comparison.paired_comparison import ALPHA, POWER, Comparison
+
+#: Units that are shares or percentages, and how many points one of them is.
+_POINTS = {"0-1": 100.0, "0-100": 1.0}
+
+
+def verdict(comparison: Comparison) -> str:
+    """What was found, as a sentence: "b is better than a by 1.2 points (95 % interval 0.3 to 2.1, p = 0.012)".
+
+    Points are hundredths of a metric from 0 to 1, and units of one from 0 to 100; other metrics keep their unit.
+    """
+    one = comparison
+    scale, unit = (_POINTS[one.unit], "points") if one.unit in _POINTS else (1.0, one.unit)
+    shift, low, high = (scale * value for value in (one.difference, one.low, one.high))
+    digits = _decimals((high - low) / 2 or abs(shift), least=1 if unit == "points" else 0)
+    if one.shown:
+        better = (one.difference > 0) == one.higher_is_better
+        low, high = (low, high) if shift > 0 else (-high, -low)
+        return (
+            f"{one.b_name} is {'better' if better else 'worse'} than {one.a_name} by {abs(shift):.{digits}f} {unit}"
+            f" (95 % interval {low:.{digits}f} to {high:.{digits}f}, {_p_words(one)}){_seed_words(one, scale)}"
+        )
+    found = (
+        f"no difference shown: {_signed(shift, digits)} {unit}"
+        f" (95 % interval {_signed(low, digits)} to {_signed(high, digits)}, {_p_words(one)})"
+    )
+    if one.gained is None and one.error == 0:
+        return f"{found}, the same whichever of the {one.n:,} items are drawn"
+    if one.detectable is None:
+        return f"{found}, {one.n:,} items could not have shown any difference"
+    smallest = scale * one.detectable
+    return (
+        f"{found}, differences below {smallest:.{_decimals(smallest, least=digits)}f} {unit} could not have been seen"
+        f" (with {POWER * 100:.0f} % power)"
+    )
+
+
+def _seed_words(one: Comparison, scale: float) -> str:
+    """A difference that was shown between items may still be no more than what trainings differ by."""
+    p = one.p_of_seeds
+    if p is None or one.seed_error is None or one.beyond_seeds:
+        return ""
+    error = scale * one.seed_error
+    return f", but not beyond what {one.seeds} seeds differ by (± {error:.{_decimals(error, 1) + 1}f}, {_p_shown(p)})"
+
+
+def _p_words(one: Comparison) -> str:
+    if one.p_holm is None:
+        return _p_shown(one.p)
+    return f"{_p_shown(one.p_holm)} after Holm over {one.family} comparison{'s' if one.family != 1 else ''}"
+
+
+def _p_shown(p: float) -> str:
+    """Two digits that count: "p = 0.012", "p = 0.34", "p < 0.001"; never rounded over 0.05."""
+    if p < 0.001:
+        return "p < 0.001"
+    shown = f"{p:.{2 if p >= 0.1 else 3}f}"
+    return f"p = {shown}" if (float(shown) < ALPHA) == (p < ALPHA) else f"p = {p:.5f}"
+
+
+def _decimals(size: float, least: int) -> int:
+    """Decimals that show a number's first digit, and not fewer than `least`; at most 10."""
+    return min(10, max(least, -math.floor(math.log10(size)))) if size > 0 else least
+
+
+def _signed(value: float, digits: int) -> str:
+    """ "+1.2", "-0.3", and "0.0" for what rounds to nothing."""
+    text = f"{value:+.{digits}f}"
+    return text if float(text) else text[1:]

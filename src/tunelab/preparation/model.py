@@ -1,0 +1,98 @@
+"""The recipe's model: its device, its dtype, its weights as the recipe stores them, or as a run trained them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from tunelab.config import Recipe
+from tunelab.errors import UsageError
+from tunelab.models.formats._format import WeightFormat
+from tunelab.models.load import DTYPES, load_config, load_model
+from tunelab.models.precision import weight_format
+
+
+def compute_device(recipe: Recipe) -> torch.device:
+    """Where the recipe computes.
+
+    Raises:
+        UsageError: a GPU is asked for that is not there.
+    """
+    if recipe.train.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("train.device=cuda: no CUDA GPU is available", "use train.device=auto or cpu")
+    return torch.device("cpu" if recipe.train.device == "cpu" or not torch.cuda.is_available() else "cuda")
+
+
+def compute_dtype(recipe: Recipe) -> str:
+    """The numbers of forward and backward, "fp32", "bf16" or "fp16"; `auto` is bf16 on a GPU that has it, else fp32.
+
+    Not on a CPU, although it is about twice as fast there: see docs/decisions/0009-fp32-stays-on-the-cpu.md.
+
+    Raises:
+        UsageError: fp16 is asked for without a GPU.
+    """
+    dtype, device = recipe.train.dtype, compute_device(recipe)
+    if dtype == "fp16" and device.type == "cpu":
+        raise UsageError("train.dtype=fp16 needs a GPU, and none is used", "use bf16 or fp32 on a CPU")
+    if dtype == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return dtype
+
+
+@contextmanager
+def autocast(recipe: Recipe) -> Iterator[None]:
+    """Forward passes in the numbers that the recipe trains with."""
+    name = compute_dtype(recipe)
+    with torch.autocast(compute_device(recipe).type, DTYPES[name]) if name != "fp32" else nullcontext():
+        yield
+
+
+def recipe_format(recipe: Recipe) -> WeightFormat | None:
+    """The format that the recipe stores the base's linear weights in; None where it leaves them as they are.
+
+    Raises:
+        UsageError: there is no such format, or it has no such option.
+    """
+    precision = recipe.precision
+    return None if precision.name == "none" else weight_format(precision.name, precision.options)
+
+
+def checkpoint_dtype(recipe: Recipe) -> torch.dtype:
+    """What the base's checkpoint has its weights in; float32 where it does not say."""
+    model = recipe.model
+    own = load_config(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code).dtype
+    return own if own in DTYPES.values() else torch.float32
+
+
+def load_base(
+    recipe: Recipe, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> PreTrainedModel:
+    """The recipe's model without an adapter, its weights stored as the recipe says.
+
+    Args:
+        dtype: of the weights that no format stores; None = what the recipe computes in.
+        device: None = where the recipe computes.
+    """
+    return load_model(
+        recipe.model.name,
+        dtype=dtype or DTYPES[compute_dtype(recipe)],
+        device=device or compute_device(recipe),
+        revision=recipe.model.revision,
+        trust_remote_code=recipe.model.trust_remote_code,
+        form=recipe_format(recipe),
+        skip=recipe.precision.skip,
+    )
+
+
+def load_trained(recipe: Recipe, folder: Path) -> PreTrainedModel:
+    """The weights that a run of the recipe trained, every one of them."""
+    return load_model(
+        str(folder),
+        dtype=DTYPES[compute_dtype(recipe)],
+        device=compute_device(recipe),
+        trust_remote_code=recipe.model.trust_remote_code,
+    )

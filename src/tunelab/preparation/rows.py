@@ -1,0 +1,190 @@
+"""From the recipe's data section to tokenised rows: read, sample, mix, split, tokenise; or all that from the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunelab.config import DataSettings, Recipe, SourceSettings, load_recipe, parse_recipe, resolve
+from tunelab.data.messages import Example
+from tunelab.data.prepared import PreparedData, SourceRecord, cache_key, cached, store
+from tunelab.data.prepared import prepare as tokenise
+from tunelab.data.reader import LoadedSource, load_examples
+from tunelab.data.select import mix, sample, split_held_out
+from tunelab.data.templates import Template, get_template
+from tunelab.data.tokenize import RowEncoder
+from tunelab.errors import UsageError
+from tunelab.models.load import context_window, load_tokenizer, tokenizer_fingerprint
+from tunelab.progress import Progress, silent
+from tunelab.records.runs import Run
+
+RecipeLike = Recipe | Mapping[str, Any] | str | Path
+
+#: Tokens of a row at most, where the recipe and the model's window leave it open.
+DEFAULT_MAX_LENGTH = 1024
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The examples of a recipe before tokenising."""
+
+    train: list[Example]
+    held_out: list[Example]
+    sources: list[LoadedSource]
+
+
+def prepare(recipe: RecipeLike, *, progress: Progress = silent) -> PreparedData:
+    """The recipe's training and held-out rows as tokens, from the cache where it holds exactly these."""
+    known = resolve(as_recipe(recipe))
+    return prepare_with(load_recipe_tokenizer(known), known, progress=progress)
+
+
+def as_recipe(recipe: RecipeLike) -> Recipe:
+    """A recipe from any form that the library's face takes."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, str | Path):
+        return load_recipe(Path(recipe))
+    return parse_recipe(recipe)
+
+
+def fit_to_model(recipe: Recipe) -> Recipe:
+    """The recipe with `data.max_length` as a number that the model's window and a flat row can hold.
+
+    Raises:
+        UsageError: the recipe asks for longer rows than the model has a window for.
+    """
+    model = recipe.model
+    window = context_window(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    length = recipe.data.max_length
+    if length is None:
+        length = min(DEFAULT_MAX_LENGTH, window or DEFAULT_MAX_LENGTH, recipe.train.tokens_per_batch)
+        return recipe.model_copy(update={"data": recipe.data.model_copy(update={"max_length": length})})
+    if window is not None and length > window:
+        raise UsageError(
+            f"data.max_length={length}, but {model.name} has a window of {window} tokens",
+            f"set data.max_length={window} or less",
+        )
+    return recipe
+
+
+def load_recipe_tokenizer(recipe: Recipe) -> Any:
+    """The tokenizer that a recipe asks for: its own, or the model's."""
+    settings = recipe.model
+    own = settings.tokenizer
+    return load_tokenizer(
+        own or settings.name,
+        revision=None if own else settings.revision,
+        trust_remote_code=settings.trust_remote_code,
+    )
+
+
+def prepare_with(tokenizer: Any, recipe: Recipe, *, progress: Progress = silent) -> PreparedData:
+    """As prepare(), with a tokenizer that is loaded already."""
+    data = fit_to_model(recipe).data
+    template = recipe_template(tokenizer, data)
+    sources = [read_source(data, number, progress) for number in range(len(data.sources))]
+    settings = data.model_dump(mode="json", exclude={"loss_on", "chat_template"})
+    for source in settings["sources"]:
+        del source["path"]  # what a file holds is in its fingerprint, where it lies does not matter
+    key = cache_key(
+        sources=[source.fingerprint for source in sources],
+        template=template,
+        tokenizer=tokenizer_fingerprint(tokenizer),
+        settings={**settings, "chat_template": chat_template_source(data) or tokenizer.chat_template},
+    )
+    found = cached(key)
+    if found is not None:
+        return found
+    selection = select(data, sources)
+    prepared = tokenise(
+        key,
+        selection.train,
+        selection.held_out,
+        RowEncoder(tokenizer, template),
+        max_length=data.max_length or DEFAULT_MAX_LENGTH,
+        on_overflow=data.on_overflow,
+        on_bad_row=data.on_bad_row,
+        sources=[
+            SourceRecord(
+                name=source.name,
+                origin=source.origin,
+                fingerprint=source.fingerprint,
+                licence=source.licence,
+                rows_read=source.rows_read,
+                bad=len(source.bad_rows),
+                left_out=dict(source.left_out),
+            )
+            for source in sources
+        ],
+        bad_rows=[reason for source in sources for reason in source.bad_rows],
+        progress=progress,
+    )
+    store(prepared)
+    return prepared
+
+
+def recipe_template(tokenizer: Any, data: DataSettings) -> Template:
+    """The template that the data section names."""
+    return get_template(data.template, tokenizer, chat_template_source(data))
+
+
+def wording_of(tokenizer: Any, adapter: Path | None) -> DataSettings:
+    """How a model is to be asked, of which no run says it: a data section without rows of its own.
+
+    For an adapter that lies in a run's directory, as it was trained; else in the tokenizer's chat template where it
+    has one, else in the default wording.
+    """
+    recipe_file = Run(adapter.parent).recipe_file if adapter is not None else None
+    if recipe_file is not None and recipe_file.exists():
+        return load_recipe(recipe_file).data
+    data = DataSettings(sources=(SourceSettings(name="alpaca"),))
+    return data.model_copy(update={"template": "chat"}) if tokenizer.chat_template else data
+
+
+def chat_template_source(data: DataSettings) -> str | None:
+    """The Jinja source of the file that `data.chat_template` names; None where it names none.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    if data.chat_template is None:
+        return None
+    path = Path(data.chat_template)
+    if not path.is_file():
+        raise UsageError(f"data.chat_template: {path}: no such file", "give the path of a Jinja chat template")
+    return path.read_text(encoding="utf-8")
+
+
+def read_source(data: DataSettings, number: int, progress: Progress = silent) -> LoadedSource:
+    """All usable rows of one source."""
+    source = data.sources[number]
+    return load_examples(
+        source.name,
+        path=Path(source.path) if source.path else None,
+        revision=source.revision,
+        split=source.split,
+        options=source.options,
+        repository=source.repository,
+        subset=source.subset,
+        on_bad_row=data.on_bad_row,
+        progress=progress,
+    )
+
+
+def select(data: DataSettings, sources: list[LoadedSource]) -> Selection:
+    """Sample each source, mix them, and set the held-out rows apart; all seeded by `data.seed`."""
+    parts = []
+    for settings, source in zip(data.sources, sources, strict=True):
+        examples = source.examples
+        if settings.size is not None:
+            examples = sample(examples, settings.size, data.seed)
+        parts.append((source.origin, settings.weight, examples))
+    if len(parts) == 1:
+        mixed = parts[0][2] if data.size is None else sample(parts[0][2], data.size, data.seed)
+    else:
+        mixed = mix(parts, data.size, data.seed)
+    train, held_out = split_held_out(mixed, data.held_out, data.seed)
+    return Selection(train, held_out, sources)

@@ -1,0 +1,163 @@
+"""The story of an export: a finished run in, what another program loads out."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from transformers import PreTrainedModel
+
+from tunelab.config import Recipe, load_recipe
+from tunelab.data.tokenize import RowEncoder
+from tunelab.errors import ModelError, RunError, UsageError
+from tunelab.files import directory_written_atomically
+from tunelab.inference.engine import context_length
+from tunelab.models.formats.mxfp4 import BLOCK as MXFP4_BLOCK
+from tunelab.models.load import load_config, load_model, load_tokenizer
+from tunelab.models.quantized_load import empty_model, layers_to_quantize
+from tunelab.preparation.rows import chat_template_source, recipe_template
+from tunelab.progress import Progress, silent
+from tunelab.publishing.gguf_file import check_gguf, write_gguf
+from tunelab.publishing.merge import merge, merged_model
+from tunelab.publishing.modelfile import modelfile, prompt_start
+from tunelab.records.runs import Run, open_run
+
+Target = Literal["hf", "peft", "compressed-tensors", "gguf", "ollama"]
+GgufKind = Literal["F16", "Q8_0"]
+
+GGUF_NAME = "model.gguf"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Args:
+        path: a directory.
+        files: what lies in it.
+        checked: how it was made sure that it is the model.
+    """
+
+    path: Path
+    files: tuple[str, ...]
+    checked: str
+
+
+def export(
+    run: Run | Path | str,
+    out: Path | str,
+    *,
+    to: Target,
+    kind: GgufKind = "F16",
+    force: bool = False,
+    progress: Progress = silent,
+) -> Exported:
+    """Write a finished run's model as another program loads it, into a new directory.
+
+    Args:
+        to: "hf" = a transformers checkpoint, the adapter merged as merge() does by itself; "peft" = the adapter alone;
+            "compressed-tensors" = merged and stored in MXFP4; "gguf" = for llama.cpp; "ollama" = that and a Modelfile.
+        kind: of a GGUF file's matrices.
+        force: as for merge().
+
+    Raises:
+        RunError: the run is not finished, or has no adapter where one is needed.
+        UsageError: `out` exists, or there is no such target.
+        ModelError: what was written is not the model; or merging loses what was gained; or the format cannot hold it.
+    """
+    run = run if isinstance(run, Run) else open_run(Path(run))
+    target = Path(out)
+    if to not in get_args(Target):
+        raise UsageError(f"no export to {to!r}", f"known: {', '.join(get_args(Target))}")
+    if not run.is_done:
+        raise RunError(f"{run.path}: the run is {run.status}, not finished", f"tunelab train --resume {run.path}")
+    if target.exists():
+        raise UsageError(f"{target}: exists already", "choose another directory with --out")
+    if to == "peft":
+        return _adapter(run, target)
+    if to in ("gguf", "ollama"):
+        return _gguf(run, target, kind, to == "ollama", progress)
+    if to == "hf" and run.model.exists():
+        return _own_weights(run, target)
+    if to == "compressed-tensors":
+        _check_linear_layers(load_recipe(run.recipe_file))
+    merged = merge(run, target, into="mxfp4" if to == "compressed-tensors" else "auto", force=force, progress=progress)
+    what = "logits compared with base + adapter's" if merged.check else "measured on held-out rows (merge.json)"
+    return Exported(target, _files(target), what)
+
+
+def _adapter(run: Run, target: Path) -> Exported:
+    if not run.adapter.exists():
+        raise RunError(f"{run.path}: every weight was trained, there is no adapter", "export with --to hf")
+    with directory_written_atomically(target) as folder:
+        shutil.copytree(run.adapter, folder, dirs_exist_ok=True)
+        load_tokenizer(str(run.tokenizer)).save_pretrained(folder)
+    return Exported(target, _files(target), "a copy of the run's adapter")
+
+
+def _own_weights(run: Run, target: Path) -> Exported:
+    with directory_written_atomically(target) as folder:
+        shutil.copytree(run.model, folder, dirs_exist_ok=True)
+        load_tokenizer(str(run.tokenizer)).save_pretrained(folder)
+    return Exported(target, _files(target), "a copy of the run's weights")
+
+
+def _gguf(run: Run, target: Path, kind: GgufKind, with_modelfile: bool, progress: Progress) -> Exported:
+    recipe, tokenizer = load_recipe(run.recipe_file), load_tokenizer(str(run.tokenizer))
+    progress("exporting", 0, 3, "loading")
+    model = _dense(run, recipe)
+    with directory_written_atomically(target) as folder:
+        path = folder / GGUF_NAME
+        template = recipe_template(tokenizer, recipe.data)
+        stops = list(RowEncoder(tokenizer, template).stop_token_ids())
+        if with_modelfile:
+            context = context_length(model)
+            text = modelfile(GGUF_NAME, template, tokenizer, context=context, stop_token_ids=stops)
+            (folder / "Modelfile").write_text(text, encoding="utf-8")
+        progress("exporting", 1, 3, "writing")
+        write_gguf(
+            model,
+            tokenizer,
+            path,
+            kind=kind,
+            name=run.path.name,
+            start=prompt_start(template, tokenizer),
+            chat_template=chat_template_source(recipe.data),
+            stop_token_ids=stops,
+        )
+        progress("exporting", 2, 3, "reading back")
+        tensors = check_gguf(model, path, kind)
+    progress("exporting", 3, 3)
+    return Exported(target, _files(target), f"{tensors} tensors read back and compared")
+
+
+def _dense(run: Run, recipe: Recipe) -> PreTrainedModel:
+    """The run's model with all its weights: over a quantised base those that the codes stand for."""
+    if run.model.exists():
+        return load_model(str(run.model), dtype=torch.float32)
+    into = "dequantised" if recipe.precision.name != "none" else "fp32"
+    model, _, _ = merged_model(recipe, run, into)
+    return model
+
+
+def _check_linear_layers(recipe: Recipe) -> None:
+    """compressed-tensors knows nn.Linear alone, in whole blocks."""
+    model = recipe.model
+    config = load_config(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    empty = empty_model(config, torch.bfloat16, model.trust_remote_code)
+    for name in layers_to_quantize(empty, recipe.precision.skip):
+        layer = empty.get_submodule(name)
+        inputs = getattr(layer, "in_features", None)
+        if inputs is None or inputs % MXFP4_BLOCK:
+            what = f"a {type(layer).__name__}" if inputs is None else f"{inputs} wide"
+            raise ModelError(
+                f"{name} is {what}; compressed-tensors stores nn.Linear with inputs in blocks of {MXFP4_BLOCK}",
+                "export with --to hf or gguf; `tunelab merge --into mxfp4` writes a checkpoint for tunelab",
+            )
+
+
+def _files(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(path.name for path in folder.iterdir()))

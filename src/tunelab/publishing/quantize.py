@@ -1,0 +1,96 @@
+"""The story of `tunelab quantize`: a model in, a checkpoint with its linear layers in few bits out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunelab.config import load_recipe, resolve
+from tunelab.errors import UsageError
+from tunelab.files import directory_written_atomically
+from tunelab.models.adapters import add_lora
+from tunelab.models.checkpoint_files import checkpoint_folder
+from tunelab.models.digest import digest
+from tunelab.models.loftq import STORED, alternate, set_products
+from tunelab.models.quantized_linear import quantized_layers
+from tunelab.models.quantized_save import save_quantized
+from tunelab.preparation.model import checkpoint_dtype, load_base
+from tunelab.preparation.rows import load_recipe_tokenizer
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantised checkpoint.
+
+    Args:
+        precision: the format.
+        layers: linear layers that are stored in it.
+        bits_per_weight: of these layers' weights, scales included.
+        bytes: of all parameters.
+        dense_bytes: what they take in `dtype`.
+        dtype: of what is not quantised: that of the original checkpoint.
+    """
+
+    path: Path
+    precision: str
+    layers: int
+    bits_per_weight: float
+    bytes: int
+    dense_bytes: int
+    dtype: str
+
+
+def quantize(
+    model: str,
+    out: Path | str,
+    *,
+    precision: str,
+    changes: Sequence[str] = (),
+    loftq_rank: int | None = None,
+    loftq_alternations: int = 5,
+) -> Quantized:
+    """Store a model's linear layers in a format, and write it with its tokenizer.
+
+    Args:
+        loftq_rank: find codes and an adapter of this rank in turns (models/loftq.py); the adapter is written beside
+            the codes, and training with adapter.init=loftq begins at it. None = the codes of the weights themselves.
+        loftq_alternations: how many turns; 5 is what the paper uses.
+        changes: keys of a recipe as on the command line, such as "precision.options.scale_rule=mse",
+            "precision.skip=[down_proj]" or "model.revision=COMMIT".
+
+    Raises:
+        UsageError: `out` exists, precision is none, or a number of LoftQ's is below 1.
+        ModelError: the model cannot be loaded, or a weight cannot be quantised.
+    """
+    target = Path(out)
+    if target.exists():
+        raise UsageError(f"{target}: exists already", "choose another directory with --out")
+    if precision == "none":
+        raise UsageError("precision none stores weights as they are", "give a format: --precision nf4")
+    if min(loftq_rank or 1, loftq_alternations) < 1 or loftq_rank == 0:
+        raise UsageError(f"LoftQ with rank {loftq_rank}, {loftq_alternations} alternations", "both must be 1 or more")
+    # A recipe names rows; none are read here.
+    flags = {"model.name": model, "precision.name": precision, "data.sources": ["alpaca"]}
+    recipe = resolve(load_recipe(None, list(changes), flags))
+    tokenizer = load_recipe_tokenizer(recipe)
+    dtype = checkpoint_dtype(recipe)
+    loaded = load_base(recipe, dtype=dtype)
+    layers = quantized_layers(loaded)
+    weights = sum(layer.in_features * layer.out_features for layer in layers.values())
+    packed = sum(tensor.nbytes for layer in layers.values() for tensor in layer.packed.values())
+    made = digest(loaded)
+    products = {}
+    if loftq_rank is not None:
+        original = checkpoint_folder(recipe.model.name, recipe.model.revision)
+        products = alternate(loaded, original, rank=loftq_rank, alternations=loftq_alternations, seed=recipe.train.seed)
+    with directory_written_atomically(target) as folder:
+        save_quantized(loaded, folder)
+        tokenizer.save_pretrained(folder)
+        if loftq_rank is not None:
+            adapted = add_lora(loaded, rank=loftq_rank, alpha=loftq_rank, targets=list(products))
+            set_products(adapted, products)
+            adapted.save_pretrained(str(folder / STORED))
+    name = str(dtype).removeprefix("torch.")
+    dense = made.parameters * dtype.itemsize
+    return Quantized(target, precision, len(layers), 8 * packed / weights, made.bytes, dense, name)

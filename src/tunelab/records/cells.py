@@ -1,0 +1,188 @@
+"""The cells of a study: each training and each evaluation once, keyed by what it is made of, and what is known of it.
+
+A cell is a training (an arm with a seed) or an evaluation (an arm with a seed on a benchmark). A study's directory
+holds `study.json` and one record a cell (`cells/KEY.json`), so that cells run anywhere write without meeting.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tunelab.config.study import HELD_OUT, Study, parse_study
+from tunelab.errors import RunError
+from tunelab.files import write_json_atomically
+from tunelab.records.runs import now
+
+STUDY_FILE, CREATED_FILE, RECORDS = "study.json", "created.json", "cells"
+
+Status = Literal["waiting", "done", "failed"]
+
+#: Where a run reports to changes nothing of what it is.
+_NOT_OF_A_TRAINING: dict[str, Any] = {
+    "out": True,
+    "evaluate": True,
+    "train": {"trackers", "tracker_project", "tracker_group"},
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing that a study runs.
+
+    Args:
+        key: of what it is made of; the name it is stored under.
+        arm: the first arm that needs it.
+        seed: None = nothing in it depends on a seed.
+        benchmark: "" = training.
+        needs: key of the training that it evaluates; "" = it needs none.
+        status: "waiting", "done" or "failed".
+        error: of a failed one.
+        seconds: that it took, over all sessions.
+        memory_bytes: highest memory of the accelerator (of the process on a CPU); None = not known.
+        folder: what it made, relative to the study's directory.
+    """
+
+    key: str
+    arm: str
+    seed: int | None
+    benchmark: str
+    needs: str = ""
+    status: Status = "waiting"
+    error: str = ""
+    seconds: float = 0.0
+    memory_bytes: int | None = None
+    folder: str = ""
+
+    @property
+    def title(self) -> str:
+        """As it is shown: "lora, seed 0: mmlu"."""
+        seed = "" if self.seed is None else f", seed {self.seed}"
+        return f"{self.arm}{seed}: {self.benchmark or 'training'}"
+
+
+def cells_of(study: Study) -> list[Cell]:
+    """Every cell, each once, in the order in which they are run: an arm's training, then what is asked of it.
+
+    Raises:
+        ConfigError: an arm's recipe is wrong.
+    """
+    found: dict[str, Cell] = {}
+    for arm in study.arms:
+        for seed in seeds_of(study, arm):
+            key = training_key(study, arm, seed)
+            if study.arms[arm].tuned:
+                found.setdefault(key, Cell(key, arm, seed, ""))
+            for benchmark in study.benchmarks:
+                one = evaluation_key(study, arm, seed, benchmark)
+                tuned = study.arms[arm].tuned
+                found.setdefault(one, Cell(one, arm, seed if tuned else None, benchmark, key if tuned else ""))
+    return list(found.values())
+
+
+def seeds_of(study: Study, arm: str) -> tuple[int, ...]:
+    """The seeds that an arm is run with: one for a model that is not tuned."""
+    return study.seeds if study.arms[arm].tuned else study.seeds[:1]
+
+
+def training_key(study: Study, arm: str, seed: int) -> str:
+    """Of an arm's weights: its whole recipe and seed, or the model alone where nothing is trained."""
+    recipe = study.arm_recipe(arm, seed)
+    if study.arms[arm].tuned:
+        return "train-" + _hash(recipe.model_dump(mode="json", exclude=_NOT_OF_A_TRAINING))
+    precision = recipe.precision.model_dump(mode="json")
+    computing = {"dtype": recipe.train.dtype, "device": recipe.train.device}
+    return "model-" + _hash({"model": recipe.model.model_dump(mode="json"), "precision": precision, **computing})
+
+
+def evaluation_key(study: Study, arm: str, seed: int, benchmark: str) -> str:
+    """Of what an arm gives to a benchmark."""
+    made_of: dict[str, Any] = {"weights": training_key(study, arm, seed), "options": study.benchmarks[benchmark]}
+    recipe = study.arm_recipe(arm, seed)
+    if benchmark == HELD_OUT:
+        made_of |= {"data": recipe.data.model_dump(mode="json"), "evaluate": recipe.evaluate.model_dump(mode="json")}
+    else:
+        made_of["template"] = recipe.data.template if study.arms[arm].tuned else None
+    return f"{Path(benchmark).stem}-{_hash({**made_of, 'benchmark': benchmark})}"
+
+
+def known_cells(study: Study, folder: Path) -> list[Cell]:
+    """The study's cells, as far as the directory knows them."""
+    return [read_cell(folder, cell.key) or cell for cell in cells_of(study)]
+
+
+def read_cell(folder: Path, key: str) -> Cell | None:
+    """A cell's record; None where there is none yet."""
+    path = folder / RECORDS / f"{key}.json"
+    return Cell(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+
+def keep_cell(folder: Path, cell: Cell) -> None:
+    """Write a cell's record."""
+    (folder / RECORDS).mkdir(parents=True, exist_ok=True)
+    write_json_atomically(folder / RECORDS / f"{cell.key}.json", asdict(cell))
+
+
+def keep_study(study: Study, folder: Path) -> None:
+    """Write a study into its directory, made where there is none: its settings, when it was begun, and an id of it.
+
+    Raises:
+        RunError: the directory holds another study.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / STUDY_FILE
+    if path.exists() and json.loads(path.read_text(encoding="utf-8"))["title"] != study.title:
+        raise RunError(f"{folder}: holds another study", "choose another directory with --out")
+    if not (folder / CREATED_FILE).exists():
+        write_json_atomically(folder / CREATED_FILE, {"created": now(), "id": uuid.uuid4().hex})
+    write_json_atomically(path, study.model_dump(mode="json"))
+
+
+def read_study(folder: Path | str) -> tuple[Study, list[Cell]]:
+    """The study of a directory, and its cells.
+
+    Raises:
+        RunError: there is none.
+    """
+    path = Path(folder) / STUDY_FILE
+    if not path.exists():
+        raise RunError(
+            f"{folder}: no study there (no {STUDY_FILE})", "give the directory that `tunelab study run` made"
+        )
+    study = parse_study(json.loads(path.read_text(encoding="utf-8")), str(path))
+    return study, known_cells(study, Path(folder))
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a cell is expected to take; None = nothing is known."""
+
+    seconds: float | None
+    memory_bytes: int | None
+
+
+def expected_costs(cells: Sequence[Cell]) -> dict[str, Expected]:
+    """Of each cell that is not done, what the same arm's done cells took, or else the same benchmark's; by key."""
+    done = [cell for cell in cells if cell.status == "done"]
+
+    def alike(cell: Cell) -> list[Cell]:
+        same = [one for one in done if one.benchmark == cell.benchmark]
+        return [one for one in same if one.arm == cell.arm] or same
+
+    found: dict[str, Expected] = {}
+    for cell in cells:
+        if cell.status != "done":
+            like = alike(cell)
+            seconds = sum(one.seconds for one in like) / len(like) if like else None
+            memory = max((one.memory_bytes for one in like if one.memory_bytes is not None), default=None)
+            found[cell.key] = Expected(seconds, memory)
+    return found
+
+
+def _hash(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:10]

@@ -1,0 +1,200 @@
+"""Reading a file of responses: ours by its header, other tools' by what they hold (evaluation/foreign_responses.py)."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import ValidationError
+
+from tunelab.errors import ConfigError, Problem, RunError, TunelabError
+from tunelab.evaluation.benchmark import BenchmarkOptions, Response
+from tunelab.evaluation.foreign_responses import KNOWN_FORMS, Line, benchmark_of, form_of, read_foreign, shots_of
+from tunelab.records.evaluation_files import RESPONSES
+from tunelab.records.responses import read_responses
+
+ANNOTATIONS = "annotations.json"  # as alpaca_eval names what its judge found
+JUDGED = "alpacaeval"
+SAMPLES = "samples_*.jsonl"  # as lm-evaluation-harness names its files, one a task
+NO_RESPONSES = "the evaluation was killed at its very start, or wrote elsewhere"
+
+
+@dataclass(frozen=True)
+class ReadResponses:
+    """A file as it was read: one place ("FILE: line 3") a response, warnings about the file itself."""
+
+    benchmark: str
+    module: ModuleType
+    options: BenchmarkOptions
+    header: dict[str, Any]
+    responses: list[Response]
+    places: list[str]
+    items: int | None
+    warnings: list[str] = field(default_factory=list)
+    prompts: str = ""  # of another tool: what is known of how they were made
+    is_ours: bool = False
+
+
+def response_files(path: Path) -> list[Path]:
+    """The files to read: one, or all samples of a folder."""
+    if not path.is_dir():
+        if not path.exists():
+            raise RunError(
+                f"{path}: no such file", "give a file of responses, or the folder that holds responses.jsonl"
+            )
+        return [path]
+    for name in (RESPONSES, ANNOTATIONS):
+        if (path / name).exists():
+            return [path / name]
+    samples = sorted(path.glob(SAMPLES))
+    if not samples:
+        raise RunError(f"{path}: holds no {RESPONSES}, {SAMPLES} or {ANNOTATIONS}", NO_RESPONSES)
+    return samples
+
+
+def read_lines(files: Sequence[Path], most: int | None = None) -> tuple[list[Line], Path | None]:
+    """Every complete line of the files (or the first `most` of each), and the file whose last line is torn.
+
+    A last line without newline counts where it is whole: other tools end their files so.
+    """
+    found: list[Line] = []
+    torn = None
+    for file in files:
+        raw = file.read_bytes().splitlines(keepends=True)
+        for number, line in enumerate(raw[:most], 1):
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                if number == len(raw) and number > 1:
+                    torn = file
+                    continue
+                hint = KNOWN_FORMS if number == 1 else "the file was edited or damaged"
+                raise RunError(f"{file}: line {number} is not JSON", hint) from error
+            if not isinstance(value, dict):
+                raise RunError(f"{file}: line {number} is {type(value).__name__}, expected a JSON object", KNOWN_FORMS)
+            found.append(Line(file, number, value))
+    if not found:
+        raise RunError(f"{files[0]}: is empty", NO_RESPONSES)
+    return found, torn
+
+
+def is_header(value: Mapping[str, Any]) -> bool:
+    return not {"item", "doc", "prompt", "response"} & set(value) and bool(
+        {"benchmark", "model", "decoding"} & set(value)
+    )
+
+
+def benchmark_named_by(first: Line) -> str:
+    """Of our own files what the header names, of another tool's what its lines look like."""
+    if not is_header(first.value):
+        return benchmark_of(first)
+    name = first.value.get("benchmark")
+    if not isinstance(name, str):
+        raise RunError(
+            f"{first.file}: its header names no benchmark",
+            "answers to held-out rows are scored by `tunelab eval RUN`; --as NAME scores a file as a benchmark's",
+        )
+    return name
+
+
+def lines_of_one_benchmark(path: Path, lines: list[Line], benchmark: str | None) -> list[Line]:
+    """The lines of a folder's files that are of one benchmark; those of a single file as they are."""
+    if not path.is_dir():
+        return lines
+    by_name: dict[str, list[Line]] = {}
+    for line in lines:
+        by_name.setdefault(benchmark_of(line), []).append(line)
+    if benchmark is None and len(by_name) > 1:
+        raise RunError(
+            f"{path}: holds samples of several benchmarks: {', '.join(sorted(by_name))}",
+            "--as NAME scores those of one, or give the files",
+        )
+    if benchmark is not None and benchmark not in by_name:
+        raise RunError(f"{path}: holds no samples of {benchmark}, but of {', '.join(sorted(by_name))}")
+    return by_name[benchmark] if benchmark is not None else lines
+
+
+def read_our_file(file: Path, name: str, module: ModuleType, given: Mapping[str, Any]) -> ReadResponses:
+    header, records = read_responses(file)
+    recorded = dict(header.get("benchmark_options") or {})
+    options = checked_options(module, option_prefix(name), {**recorded, **given})
+    responses = []
+    for number, record in enumerate(records, 2):
+        try:
+            responses.append(Response.from_json(record))
+        except TunelabError as error:
+            raise RunError(f"{file}: line {number}: {error.message}", error.hint) from error
+    warnings = [
+        f"{option_prefix(name)}.{key} is {getattr(options, key)!r} here; the responses were made with {recorded[key]!r}"
+        for key in given
+        if key in recorded and getattr(options, key) != recorded[key]
+    ]
+    items = header.get("items")
+    places = [f"{file}: line {number}" for number in range(2, len(responses) + 2)]
+    count = items if isinstance(items, int) else None
+    return ReadResponses(name, module, options, header, responses, places, count, warnings, is_ours=True)
+
+
+def read_foreign_lines(lines: list[Line], name: str, module: ModuleType, given: Mapping[str, Any]) -> ReadResponses:
+    form, shots = form_of(lines[0]), shots_of(lines, name)
+    given, warnings = dict(given), []
+    if shots is not None and "shots" not in given and "shots" in module.Options.model_fields:
+        try:
+            checked_options(module, name, {"shots": shots})
+            given["shots"] = shots
+        except ConfigError as error:
+            warnings.append(f"the prompts hold {shots} worked examples: {error.problems[0].message}")
+    options = checked_options(module, option_prefix(name), given)
+    read = read_foreign(lines, name, module, options)
+    prompts = f"made by another tool, not checked here ({form}" + ("" if shots is None else f", {shots} shots") + ")"
+    header = {"benchmark": name, "prompts": prompts, "files": sorted({line.file.name for line in lines})}
+    places = [line.place for line in read.lines]
+    warnings += read.warnings
+    return ReadResponses(name, module, options, header, read.responses, places, None, warnings, prompts)
+
+
+def option_prefix(benchmark: str) -> str:
+    """What stands before a benchmark's options ("ifeval" in ifeval.mode): its name, or that of a user's own file."""
+    return Path(benchmark).stem if benchmark.endswith(".py") else benchmark
+
+
+def checked_options(module: ModuleType, name: str, values: Mapping[str, Any]) -> BenchmarkOptions:
+    """A benchmark's options from their values by name.
+
+    Raises:
+        ConfigError: everything that is wrong with them, at once.
+    """
+    try:
+        options: BenchmarkOptions = module.Options(**values)
+    except ValidationError as error:
+        known = list(module.Options.model_fields)
+        problems = []
+        for one in error.errors():
+            key = ".".join(map(str, one["loc"])) or "options"
+            if one["type"] == "extra_forbidden":
+                near = difflib.get_close_matches(key, known, n=1)
+                meant = f"did you mean {near[0]!r}? " if near else ""
+                problems.append(Problem(f"{name}.{key}", "no such option", f"{meant}known: {', '.join(known)}"))
+            else:
+                problems.append(Problem(f"{name}.{key}", f"{one['msg']}, got {one['input']!r}"))
+        raise ConfigError(f"options of {name}", problems) from error
+    return options
+
+
+def benchmark_of_file(path: Path) -> str:
+    """Name of the benchmark whose responses a file or folder holds, as its first line says.
+
+    Raises:
+        RunError: there are no responses, or the header names no benchmark.
+        DataError: another tool's file whose form is not known.
+    """
+    files = response_files(Path(path))
+    if files[0].name == ANNOTATIONS:
+        return JUDGED
+    lines, _ = read_lines(files[:1], 1)
+    return benchmark_named_by(lines[0])

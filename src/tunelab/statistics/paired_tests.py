@@ -1,0 +1,111 @@
+"""Paired tests: did b do better than a on the same items, and how sure is that?
+
+Everywhere a difference is b - a, and item i of a is item i of b. What makes an item hard for both cancels, which is why
+a paired comparison sees smaller differences than the errors of two scores suggest.
+
+Sources:
+    McNemar 1947, Note on the sampling error of the difference between correlated proportions; its exact form as in
+        Fagerland, Lydersen, Laake 2013, The McNemar test for binary matched-pairs data.
+    Bonett and Price 2012, Adjusted Wald confidence interval for a difference of binomial proportions based on paired
+        data; recommended by Fagerland, Lydersen, Laake 2014, Recommended tests and confidence intervals for paired
+        binomial proportions.
+    Miller 2024, Adding error bars to evals, section 4.2 (paired differences).
+    Holm 1979, A simple sequentially rejective multiple test procedure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from scipy.special import bdtr, ndtri, stdtr, stdtrit
+
+from tunelab.errors import DataError
+from tunelab.statistics.units import CONFIDENCE, Difference, check_share, gather_units
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Exact two-sided p of McNemar's test of equal accuracy, from the items that only one of the two answers right.
+
+    Under no difference each discordant item falls to either side like a coin: p = 2 P(X <= min) for X binomial with
+    only_a + only_b throws, at most 1. Items are taken as independent.
+
+    Args:
+        only_a: items that a answers right and b wrong.
+        only_b: items that b answers right and a wrong.
+
+    Raises:
+        DataError: a count is negative.
+    """
+    if only_a < 0 or only_b < 0:
+        raise DataError(f"{only_a} and {only_b} discordant items: expected counts of 0 or more")
+    return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
+
+
+def discordant_interval(only_a: int, only_b: int, n: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Interval of the difference of two shares of right answers to the same items, good for few discordant ones too.
+
+    Bonett and Price: with one answer added to each discordant cell, p_a = (only_a + 1) / (n + 2) and p_b likewise, it
+    is p_b - p_a ± z sqrt((p_a + p_b - (p_b - p_a)²) / (n + 2)), cut to -1 and 1. Without discordant items it still has
+    a width, where a bootstrap has none. Items are taken as independent.
+
+    Raises:
+        DataError: counts are negative or more than n, or confidence is no share.
+    """
+    if min(only_a, only_b) < 0 or only_a + only_b > n or n < 1:
+        raise DataError(
+            f"{only_a} and {only_b} discordant items of {n}: expected counts of 0 or more, together at most n"
+        )
+    check_share("confidence", confidence)
+    lost, gained = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
+    centre = gained - lost
+    half = -float(ndtri((1 - confidence) / 2)) * math.sqrt((lost + gained - centre**2) / (n + 2))
+    return max(-1.0, centre - half), min(1.0, centre + half)
+
+
+def paired_difference(
+    a: Sequence[float], b: Sequence[float], clusters: Sequence[str] | None = None, *, confidence: float = CONFIDENCE
+) -> Difference:
+    """Mean difference with its normal-theory error: Student's t with units - 1 degrees of freedom.
+
+    Clusters of unequal size count as fewer units (Units.effective).
+
+    Args:
+        a, b: one value an item, in the same order.
+        clusters: of each item; None = items are independent.
+        confidence: of the interval.
+
+    Raises:
+        DataError: lengths differ, a value is not finite, there are fewer than two units, or confidence is no share.
+    """
+    check_share("confidence", confidence)
+    units = gather_units(a, b, clusters)
+    value, error, drawn, freedom = units.mean, units.error, len(units.sums), units.effective - 1
+    half = -float(stdtrit(freedom, (1 - confidence) / 2)) * error
+    # Without any spread the t test would be certain after two items; that all signs agree by chance is what is known.
+    p = 2.0 ** (1 - drawn) if value else 1.0
+    if error > 0:
+        p = min(1.0, 2 * float(stdtr(freedom, -abs(value) / error)))
+    kind = f"{drawn:,} clusters" if units.is_clustered else "items"
+    method = f"Student's t over {kind}, {f'{freedom:,.1f}'.removesuffix('.0')} degrees of freedom"
+    return Difference(value, error, value - half, value + half, p, units.n, drawn, method)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's corrected p of each comparison of a family, in the order given: compare each with alpha as it is.
+
+    Sorted p_(1) <= ... <= p_(m) become max over j <= i of (m - j + 1) p_(j), at most 1. The chance of even one false
+    difference in the family then stays below alpha, however the comparisons depend on each other.
+
+    Raises:
+        DataError: a p is not within 0 to 1.
+    """
+    for place, p in enumerate(p_values):
+        if not 0 <= p <= 1:
+            raise DataError(f"p_values[{place}] is {p}: expected 0 to 1")
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda one: p_values[one])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected

@@ -1,0 +1,139 @@
+"""One cell as a task of Ray: in the study's directory where the node sees it, in a scratch folder where it does not."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tunelab.errors import Interrupted
+from tunelab.records.cells import RECORDS, Cell, read_cell
+from tunelab.studies.executors._ray_files import Parcel, lay_out, packed_files, packed_folder
+from tunelab.studies.run_cell import run_cell
+from tunelab.training.tracked_run import TRACKERS
+from tunelab.version import __version__
+
+CHECKPOINTS, MANIFEST = "checkpoints", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a task is told.
+
+    Args:
+        folder: the study's directory as its driver (the process that runs the study) calls it; absolute.
+        key: of the cell.
+        marker, token: a file in that directory and its random content. A node that reads the same sees the same disk.
+        study: identifies the study among all that use a node's scratch folders.
+        directory: the driver's working directory, which relative paths of a study start from.
+        paths: models, data and benchmarks that are the driver's local files; absolute.
+        gpus: that the task was given.
+        version: of the driver's tunelab.
+    """
+
+    folder: str
+    key: str
+    marker: str
+    token: str
+    study: str
+    directory: str
+    paths: tuple[str, ...]
+    gpus: float
+    version: str = __version__
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a task.
+
+    Args:
+        how: "ran" (the cell is done or failed), "stopped" (it was asked to, and saved), "elsewhere" (the node does not
+            see the study's directory, and no files came with the order), "refused" (the node cannot run it).
+        error: why it was refused.
+        parcels: files to write into the study's directory; none where the cell ran in it.
+    """
+
+    how: Literal["ran", "stopped", "elsewhere", "refused"]
+    error: str = ""
+    parcels: tuple[Parcel, ...] = ()
+
+
+def work(order: Order, *parcels: Parcel) -> Outcome:
+    """A task's whole life. `parcels`: what the cell needs of the study's directory, for a node that does not see it."""
+    if order.gpus == 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch is imported: what was not asked for is others'
+    node = socket.gethostname()
+    if order.version != __version__:
+        return Outcome("refused", f"node {node} has tunelab {__version__}, the study is run by {order.version}")
+    sees = sees_study(order)
+    if not sees and not parcels:
+        return Outcome("elsewhere")
+    missing = [path for path in order.paths if not Path(path).exists()]
+    if missing:
+        return Outcome(
+            "refused", f"node {node} does not see {', '.join(missing)}; models and data must be on every node"
+        )
+    if Path(order.directory).is_dir():
+        os.chdir(order.directory)
+    if sees:
+        return _run(Path(order.folder), order.key)[0]
+    place = scratch_folder(order)
+    _lay_out_what_is_missing(parcels, place, order.key)
+    outcome, cell = _run(place, order.key)
+    results = _results(place, order.key, outcome, cell)
+    if cell is not None and cell.status == "done":
+        shutil.rmtree(place)
+        with suppress(OSError):  # other cells of the study are there still
+            place.parent.rmdir()
+    return Outcome(outcome.how, parcels=results)
+
+
+def sees_study(order: Order) -> bool:
+    """Whether the study's directory is on this node too, and the same."""
+    marker = Path(order.folder) / order.marker
+    return marker.is_file() and marker.read_text(encoding="utf-8") == order.token
+
+
+def scratch_folder(order: Order) -> Path:
+    """Where a cell is run on a node that does not see its study: the same at each try, so that a retry goes on."""
+    name = hashlib.sha256(order.study.encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"tunelab-{os.getuid()}" / name / order.key
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _run(folder: Path, key: str) -> tuple[Outcome, Cell | None]:
+    try:
+        return Outcome("ran"), run_cell(folder, key)
+    except (Interrupted, KeyboardInterrupt):
+        return Outcome("stopped"), read_cell(folder, key)
+
+
+def _lay_out_what_is_missing(parcels: Sequence[Parcel], place: Path, key: str) -> None:
+    """What an earlier try left of the cell's own training stays; a training that it needs stays if it is the same."""
+    for parcel in parcels:
+        manifest = place / parcel.place / MANIFEST
+        stays = bool(parcel.place) and manifest.exists()
+        if stays and Path(parcel.place).name != key:
+            stays = manifest.read_bytes() == parcel.files.get(MANIFEST)
+        if not stays:
+            lay_out(parcel, place)
+
+
+def _results(place: Path, key: str, outcome: Outcome, cell: Cell | None) -> tuple[Parcel, ...]:
+    """What a cell made, its record last: with that it counts as there. Of a stopped training also where it stands."""
+    found = []
+    if cell is not None and cell.status == "done":
+        found.append(packed_folder(place, cell.folder, without=(CHECKPOINTS,)))
+    elif outcome.how == "stopped" and (place / "runs" / key).is_dir():
+        found.append(packed_folder(place, f"runs/{key}"))
+    # File by file: other cells have theirs in the same folder.
+    logged = [path.relative_to(place).as_posix() for path in (place / TRACKERS).rglob("*") if path.is_file()]
+    return (*found, packed_files(place, (*logged, f"{RECORDS}/{key}.txt", f"{RECORDS}/{key}.json")))

@@ -1,0 +1,238 @@
+"""A Ray cluster: each cell a task with its GPU need; a worker that dies is replaced, and its cell goes on.
+
+A node that sees the study's directory works in it. To one that does not, what a cell needs travels with the task, and
+what it made comes back, so that all results lie in one directory.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tunelab.config.study import Study
+from tunelab.errors import Interrupted, UsageError
+from tunelab.progress import Progress
+from tunelab.records.cells import CREATED_FILE, RECORDS, STUDY_FILE, Cell, read_study
+from tunelab.records.runs import Run
+from tunelab.studies.executors._executor import count_option, lost
+from tunelab.studies.executors._ray_cluster import OWN, connected, fits
+from tunelab.studies.executors._ray_files import lay_out, packed_files, packed_folder
+from tunelab.studies.executors._ray_task import CHECKPOINTS, Order, Outcome, work
+from tunelab.training.interrupt import asked_to_stop
+
+OPTIONS = {
+    "address": "of the cluster, as HOST:PORT or auto; local: one of this machine's own; default: RAY_ADDRESS, or local",
+    "gpus_per_cell": "GPUs of each cell, also a part of one (0.5); default: 1 where the cluster has any, else 0",
+    "cpus_per_cell": "CPU cores of each cell; default: 1",
+    "max_retries": "how often a cell goes on whose worker died; default: 3",
+}
+
+_SECONDS_TO_STOP = 120.0  # for a training to end its step and to save
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options, read; gpus None = as the cluster has it."""
+
+    address: str | None
+    gpus: float | None
+    cpus: int
+    retries: int
+
+
+def run_cells(folder: Path, cells: Sequence[Cell], options: Mapping[str, str], progress: Progress) -> None:
+    """Run the cells as tasks of Ray.
+
+    Raises:
+        UsageError: an option is wrong, Ray is not installed, or there is no cluster that can run a cell.
+        Interrupted: Ctrl-C or SIGTERM; tasks were asked to stop, and have.
+    """
+    settings = read_settings(options)
+    folder = Path(os.path.abspath(folder))
+    study, _ = read_study(folder)
+    with connected(settings.address) as ray, asked_to_stop() as should_stop, _marker(folder) as (marker, token):
+        gpus = settings.gpus if settings.gpus is not None else float(ray.cluster_resources().get("GPU", 0) >= 1)
+        needs = {"CPU": float(settings.cpus), "GPU": gpus}
+        if (settings.address or os.environ.get("RAY_ADDRESS") or OWN) == OWN and not fits(ray, needs):
+            raise UsageError(f"this machine does not have {_in_words(needs)}", "lower gpus_per_cell or cpus_per_cell")
+        task = ray.remote(num_cpus=settings.cpus, num_gpus=gpus, max_retries=0, max_calls=1)(work)
+        orders = {cell.key: _order(study, folder, cell, marker, token, gpus) for cell in cells}
+        tasks = _Tasks(ray, task, folder, orders, settings.retries, list(cells), len(cells))
+        tasks.run(needs, should_stop, progress)
+
+
+def read_settings(options: Mapping[str, str]) -> Settings:
+    """The options as they were given.
+
+    Raises:
+        UsageError: one is no number, or a number of GPUs that Ray cannot give (half of three).
+    """
+    retries = 0 if options.get("max_retries") == "0" else count_option(options, "max_retries", 3)
+    given = options.get("gpus_per_cell")
+    gpus = None
+    if given is not None:
+        whole, _, part = given.partition(".")
+        if not (whole + part).isdecimal() or (float(given) > 1 and not float(given).is_integer()):
+            raise UsageError(
+                f"option gpus_per_cell={given}: expected a whole number, or a part of one GPU", "for example 1, or 0.5"
+            )
+        gpus = float(given)
+    return Settings(options.get("address"), gpus, count_option(options, "cpus_per_cell", 1), retries)
+
+
+def local_paths(study: Study, cell: Cell) -> tuple[str, ...]:
+    """Models, tokenizers, data and benchmarks of a cell that are files of this machine; absolute."""
+    recipe = study.arm_recipe(cell.arm, study.seeds[0] if cell.seed is None else cell.seed)
+    data = recipe.data
+    named = [recipe.model.name, recipe.model.tokenizer, cell.benchmark, data.chat_template]
+    named += [text for source in data.sources for text in (source.name, source.path)]
+    return tuple(sorted({os.path.abspath(name) for name in named if name and Path(name).exists()}))
+
+
+def _order(study: Study, folder: Path, cell: Cell, marker: str, token: str, gpus: float) -> Order:
+    identity = f"{folder}\n{(folder / CREATED_FILE).read_text(encoding='utf-8')}"
+    return Order(str(folder), cell.key, marker, token, identity, os.getcwd(), local_paths(study, cell), gpus)
+
+
+@contextmanager
+def _marker(folder: Path) -> Iterator[tuple[str, str]]:
+    """A file by whose random content a node knows that it sees this very directory: its name, and the content."""
+    name, token = f".ray-{secrets.token_hex(8)}", secrets.token_hex(16)
+    (folder / name).write_text(token, encoding="utf-8")
+    try:
+        yield name, token
+    finally:
+        (folder / name).unlink(missing_ok=True)
+
+
+@dataclass
+class _Tasks:
+    """The cells on their way: which wait for a training, which Ray has, and how often their workers died.
+
+    Retries are counted here and not by Ray, which counts none of those that its own guard of memory ended.
+    """
+
+    ray: ModuleType
+    task: Any
+    folder: Path
+    orders: Mapping[str, Order]
+    retries: int
+    waiting: list[Cell]
+    total: int
+    running: dict[Any, Cell] = field(default_factory=dict)
+    deaths: Counter[str] = field(default_factory=Counter)
+    far: set[str] = field(default_factory=set)  # keys of cells that a node took which does not see the directory
+    trainings: dict[str, Any] = field(default_factory=dict)  # finished runs in Ray's object store, each put there once
+    last: str = ""
+
+    def run(self, needs: Mapping[str, float], should_stop: Callable[[], bool], progress: Progress) -> None:
+        """Until every cell has ended."""
+        stage = f"{self.total} cells"
+        try:
+            while self.waiting or self.running:
+                self._submit_what_can_run()
+                news = self.last if fits(self.ray, needs) else f"waiting for a node with {_in_words(needs)}"
+                progress(stage, self.total - len(self.waiting) - len(self.running), self.total, news)
+                ended, _ = self.ray.wait(list(self.running), timeout=_SECONDS_BETWEEN_LOOKS)
+                for reference in ended:
+                    self._take(reference)
+                if should_stop():
+                    raise Interrupted("the study was stopped; what was made is kept", "the same command goes on")
+        finally:
+            if self.running:
+                self._stop(progress)
+        progress(stage, self.total, self.total, self.last)
+
+    def _submit_what_can_run(self) -> None:
+        open_keys = {cell.key for cell in (*self.waiting, *self.running.values())}
+        for cell in [cell for cell in self.waiting if cell.needs not in open_keys]:
+            self.waiting.remove(cell)
+            parcels = self._parcels(cell) if cell.key in self.far else []
+            reference = self.task.options(name=cell.title).remote(self.orders[cell.key], *parcels)
+            self.running[reference] = cell
+
+    def _parcels(self, cell: Cell) -> list[Any]:
+        """What a cell needs of the study's directory, in Ray's object store."""
+        records = [f"{RECORDS}/{key}.json" for key in (cell.key, cell.needs)]
+        found = [self.ray.put(packed_files(self.folder, [STUDY_FILE, CREATED_FILE, *records]))]
+        own = Run(self.folder / "runs" / cell.key)
+        if own.recipe_file.exists():
+            found.append(self.ray.put(packed_folder(self.folder, f"runs/{cell.key}")))
+        if cell.needs and Run(self.folder / "runs" / cell.needs).recipe_file.exists():
+            if cell.needs not in self.trainings:
+                parcel = packed_folder(self.folder, f"runs/{cell.needs}", without=(CHECKPOINTS,))
+                self.trainings[cell.needs] = self.ray.put(parcel)
+            found.append(self.trainings[cell.needs])
+        return found
+
+    def _take(self, reference: Any) -> None:
+        """Write down what came of a task, or give its cell to another."""
+        cell = self.running.pop(reference)
+        try:
+            outcome: Outcome = self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:  # before the cell began: nothing that a retry would mend
+            self._lose(cell, f"Ray could not run it: {str(error).strip().splitlines()[-1]}")
+            return
+        except self.ray.exceptions.RayError as error:
+            self._try_again(cell, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
+            return
+        for parcel in outcome.parcels:
+            lay_out(parcel, self.folder)
+        if outcome.how == "refused":
+            self._lose(cell, outcome.error)
+        elif outcome.how == "stopped":
+            self._try_again(cell, "it was asked to stop")
+        elif outcome.how == "elsewhere":
+            self.far.add(cell.key)
+            self.waiting.insert(0, cell)
+        else:
+            self.last = f"{cell.title}: ended"
+
+    def _try_again(self, cell: Cell, why: str) -> None:
+        self.deaths[cell.key] += 1
+        if self.deaths[cell.key] > self.retries:
+            times = "once" if self.deaths[cell.key] == 1 else f"{self.deaths[cell.key]} times"
+            self._lose(cell, f"its worker died {times}, at last: {why} (often the machine ran out of memory)")
+        else:
+            self.waiting.insert(0, cell)
+            self.last = f"{cell.title}: its worker died, retry {self.deaths[cell.key]} of {self.retries}"
+
+    def _lose(self, cell: Cell, why: str) -> None:
+        lost(self.folder, cell, why)
+        self.last = f"{cell.title}: failed"
+
+    def _stop(self, progress: Progress) -> None:
+        """Ask all tasks to stop, take what they saved, and end those that do not."""
+        for reference in self.running:
+            self.ray.cancel(reference)
+        deadline = time.monotonic() + _SECONDS_TO_STOP
+        try:
+            while self.running and time.monotonic() < deadline:
+                progress("stopping, so that trainings save", 0, None, f"{len(self.running)} cells")
+                for reference in self.ray.wait(list(self.running), timeout=_SECONDS_BETWEEN_LOOKS)[0]:
+                    self._take_last(reference)
+        finally:
+            for reference in self.running:
+                self.ray.cancel(reference, force=True)
+
+    def _take_last(self, reference: Any) -> None:
+        del self.running[reference]
+        try:
+            outcome: Outcome = self.ray.get(reference)
+        except self.ray.exceptions.RayError:  # cancelled before it began, or gone: its cell stays as it was
+            return
+        for parcel in outcome.parcels:
+            lay_out(parcel, self.folder)
+
+
+def _in_words(needs: Mapping[str, float]) -> str:
+    return " and ".join(f"{amount:g} {name}" for name, amount in needs.items() if amount)

@@ -1,0 +1,265 @@
+"""Parts of a report that are the same for a study and for two runs by hand; all of them take plain arguments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from tunelab.comparison.evaluated import Evaluated
+from tunelab.comparison.paired_comparison import Comparison
+from tunelab.comparison.verdict import verdict
+from tunelab.config import AdapterSettings, SourceSettings
+from tunelab.records.runs import Run
+from tunelab.report.content import ArmScore, Curve, Flip, PairedComparison, Question, SettingDifference
+from tunelab.statistics.standard_errors import mean_with_error
+
+MOST_FLIPS = 500  # of each comparison, that a report shows
+
+TRAINED_ONCE = "Every tuned arm was trained once: how much a result changes from seed to seed is not known."
+
+
+def adapter_name(adapter: AdapterSettings) -> str:
+    """What is trained: "LoRA r 16" or "every weight"."""
+    return f"LoRA r {adapter.rank}" if adapter.kind == "lora" else "every weight"
+
+
+def source_name(source: SourceSettings) -> str:
+    """As a reader knows it: a file by its own name, which a source's layout is read from."""
+    return Path(source.path).name if source.path else source.name
+
+
+def model_name(name: str) -> str:
+    """A folder by its last name; where it lies is a matter of the machine."""
+    return Path(name).name if Path(name).is_dir() else name
+
+
+def disk_bytes(run: Run) -> int:
+    """Bytes of what training made: the adapter, or the whole model."""
+    made = run.adapter if run.adapter.exists() else run.model
+    return sum(file.stat().st_size for file in made.rglob("*") if file.is_file())
+
+
+def trainable_parameters(run: Run) -> int:
+    """How many parameters a run that has begun trains."""
+    trainable: int = run.manifest["model"]["digest"]["trainable"]
+    return trainable
+
+
+def arm_scores(
+    arm: str, benchmark: str, seeds: Sequence[Evaluated], *, in_table: Collection[str] = ()
+) -> Iterator[ArmScore]:
+    """Every figure of an arm on a benchmark: the mean over its seeds, with the error between items, and that between
+    seeds.
+
+    Args:
+        benchmark: as the report names it.
+        seeds: the arm's evaluations, one a seed; none = no figure.
+        in_table: names of figures that have a column beside the figure to quote.
+    """
+    if not seeds:
+        return
+    by_seed = [one.content["scores"] for one in seeds]
+    main = "response_perplexity" if seeds[0].is_held_out else by_seed[0][0]["name"]
+    for score in by_seed[0]:
+        same = [one for scores in by_seed for one in scores if one["name"] == score["name"]]
+        known = [one["error"] for one in same if one["error"] is not None]
+        spread = mean_with_error([one["value"] for one in same])
+        yield ArmScore(
+            arm=arm,
+            benchmark=benchmark,
+            name=score["name"],
+            value=spread.value,
+            # Items are the same for all seeds: their error does not shrink with the number of seeds.
+            error=sum(known) / len(known) if known else None,
+            seed_error=spread.error,
+            n=score["n"],
+            seeds=len(same),
+            unit=score["unit"],
+            higher_is_better=score["higher_is_better"],
+            is_main=score["name"] == main,
+            in_table=score["name"] in in_table,
+        )
+
+
+def paired(one: Comparison) -> PairedComparison:
+    """A comparison as reports show it."""
+    return PairedComparison(
+        a=one.a_name,
+        b=one.b_name,
+        benchmark=one.benchmark,
+        metric=one.metric,
+        difference=one.difference,
+        low=one.low,
+        high=one.high,
+        p=one.p,
+        p_holm=one.p_holm,
+        n=one.n,
+        gained=None if one.gained is None else len(one.gained),
+        lost=None if one.lost is None else len(one.lost),
+        detectable=one.detectable,
+        verdict=verdict(one),
+        seeds=one.seeds,
+        seed_error=one.seed_error,
+    )
+
+
+def answered(ask: str, one: Comparison) -> Question:
+    """The question whether b is better than a, with its answer."""
+    better = (one.difference > 0) == one.higher_is_better
+    words = verdict(one)
+    # An arm's name stays as it is.
+    said = words if words.startswith((one.a_name, one.b_name)) else words[0].upper() + words[1:]
+    if not one.shown:
+        return Question(ask, f"{said}.", "no difference")
+    shown: Literal["better", "worse"] = "better" if better else "worse"
+    return Question(ask, f"{said}.", shown if one.beyond_seeds else "unknown")
+
+
+def quoted(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Of each pair of arms and benchmark the comparison by the figure to quote, which is made first."""
+    found: dict[tuple[str, str, str], Comparison] = {}
+    for one in comparisons:
+        found.setdefault((one.a_name, one.b_name, one.benchmark), one)
+    return list(found.values())
+
+
+def flips_of(comparisons: Sequence[Comparison], evaluated: Callable[[str, str], Evaluated]) -> tuple[list[Flip], int]:
+    """Items gained and lost by the figure to quote, with what both arms answered; and how many more there are.
+
+    Args:
+        evaluated: of an arm and a benchmark, whose answers are shown.
+    """
+    shown: list[Flip] = []
+    left_out = 0
+    for one in quoted(comparisons):
+        flips = list(_flips(one, evaluated))
+        shown += flips[:MOST_FLIPS]
+        left_out += max(0, len(flips) - MOST_FLIPS)
+    return shown, left_out
+
+
+def _flips(one: Comparison, evaluated: Callable[[str, str], Evaluated]) -> Iterator[Flip]:
+    if one.gained is None or one.lost is None:
+        return
+    sides = []
+    for arm in (one.a_name, one.b_name):
+        _, records = evaluated(arm, one.benchmark).responses
+        sides.append({record["item"]: record for record in records})
+    kinds: tuple[tuple[Any, Sequence[str]], ...] = (("gained", one.gained), ("lost", one.lost))
+    for kind, items in kinds:
+        for item in items:
+            a, b = sides[0][item], sides[1][item]
+            texts = (_answer(a), _answer(b))
+            target = a["target"] if isinstance(a["target"], str) else json.dumps(a["target"], ensure_ascii=False)
+            if a["choices"] and isinstance(a["target"], int):
+                target = a["choices"][a["target"]].strip()
+            yield Flip(one.a_name, one.b_name, one.benchmark, item, kind, a["question"], *texts, target)
+
+
+def _answer(record: Mapping[str, Any]) -> str:
+    if not record["choices"]:
+        return str(record["text"])
+    likeliest = max(range(len(record["choices"])), key=lambda place: record["log_probabilities"][place])
+    return str(record["choices"][likeliest]).strip()
+
+
+def training_curve(arm: str, seed: int, run: Run) -> Iterator[Curve]:
+    """A run's training loss; nothing where no step was logged."""
+    points = tuple((int(one["step"]), float(one["loss"])) for one in run.metrics("train"))
+    if points:
+        yield Curve(arm, seed, points)
+
+
+def setting_differences(
+    settings: Mapping[str, Mapping[str, Any]], leaving_out: Collection[str]
+) -> Iterator[SettingDifference]:
+    """Keys that are not the same in all arms.
+
+    Args:
+        settings: arm -> its settings, nested as in a recipe.
+        leaving_out: dotted keys in which arms differ by being arms.
+    """
+    flat = {arm: dict(_flat(tree)) for arm, tree in settings.items()}
+    keys = dict.fromkeys(key for values in flat.values() for key in values)
+    for key in keys:
+        if key in leaving_out:
+            continue
+        values = {arm: json.dumps(one.get(key), ensure_ascii=False) for arm, one in flat.items()}
+        if len(set(values.values())) > 1:
+            yield SettingDifference(key, values)
+
+
+def _flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def not_seen(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """What was too small to be shown, a sentence for each comparison that showed no difference."""
+    for one in comparisons:
+        if not one.shown and one.detectable:
+            yield (
+                f"{one.b_name} and {one.a_name} on {one.benchmark}: {one.n:,} items show only differences of about "
+                f"{one.detectable:.3g} ({one.metric}, {one.unit}) or more; a smaller one may be there."
+            )
+
+
+def unlike_training(groups: Mapping[str, Mapping[str, Run]]) -> Iterator[str]:
+    """Arms that did not see the same rows, or as many target tokens.
+
+    Args:
+        groups: what its runs have in common, in words ("with seed 0"; "" = nothing to say) -> arm -> its finished run.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    targets: dict[str, dict[str, str]] = {}
+    for group, runs in groups.items():
+        manifests = {arm: run.manifest for arm, run in runs.items()}
+        rows[group] = {
+            arm: one["data"]["train"]["sha256"].removeprefix("sha256:")[:8] for arm, one in manifests.items()
+        }
+        targets[group] = {arm: f"{one['trained']['targets']:,}" for arm, one in manifests.items()}
+    for what, by_group in (("training rows (their hash)", rows), ("numbers of target tokens", targets)):
+        unlike = [
+            f"{group} {', '.join(f'{arm} {value}' for arm, value in values.items())}".lstrip()
+            for group, values in by_group.items()
+            if len(set(values.values())) > 1
+        ]
+        if unlike:
+            listed = "; ".join(unlike)
+            yield f"Arms were trained on unlike {what}: {listed}. What differs between them may come of that."
+
+
+def machine_and_versions(run: Run) -> dict[str, str]:
+    """Where and with what a run that has begun was last at work."""
+    session = run.manifest["sessions"][-1]["environment"]
+    return {
+        "processor": f"{session['processor']}, {session['cores']} cores",
+        "platform": str(session["platform"]),
+        "python": str(session["python"]),
+        "tunelab": str(session["tunelab"]),
+        **{name: str(version) for name, version in session["libraries"].items() if version},
+    }
+
+
+def run_provenance(run: Run, place: str) -> dict[str, str]:
+    """What a finished run was made of and what came out, in hashes, with its whole recipe.
+
+    Args:
+        place: where it lies, as the report says it.
+    """
+    manifest = run.manifest
+    return {
+        "run": place,
+        "model": manifest["model"]["fingerprint"],
+        "modules": manifest["model"]["digest"]["sha256"],
+        "training rows": manifest["data"]["train"]["sha256"],
+        "held-out rows": manifest["data"]["held_out"]["sha256"],
+        "weights after": str(manifest["weights_after"]),
+        "target tokens": f"{manifest['trained']['targets']:,}",
+        "recipe": run.recipe_file.read_text(encoding="utf-8"),
+    }

@@ -1,0 +1,145 @@
+"""One cell of a study, run in this process and written down; all it needs lies in the study's directory."""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tunelab.config import Recipe
+from tunelab.config.study import HELD_OUT, Study
+from tunelab.errors import Interrupted, RunError
+from tunelab.files import write_text_atomically
+from tunelab.progress import Progress, named, silent
+from tunelab.records.cells import RECORDS, Cell, keep_cell, read_cell, read_study
+from tunelab.records.runs import Run, open_run
+from tunelab.studies.study_trackers import tracked_evaluation
+from tunelab.training.tracked_run import in_group
+
+
+def run_cell(folder: Path | str, key: str, *, progress: Progress = silent) -> Cell:
+    """Run a cell of the study in a directory, go on with it where it was stopped, and write its record.
+
+    A cell that fails (out of memory, a model that may not be had, an evaluation whose training failed) is recorded as
+    failed with its error; the whole traceback stands beside the record (`cells/KEY.txt`).
+
+    Returns:
+        The cell, done or failed; one that is done already is not run again.
+
+    Raises:
+        RunError: there is no study, or no such cell in it.
+        Interrupted: Ctrl-C; what was made is kept, and the same call goes on.
+    """
+    folder = Path(folder)
+    study, cells = read_study(folder)
+    cell = next((one for one in cells if one.key == key), None)
+    if cell is None:
+        raise RunError(f"{folder}: the study has no cell {key}", "`tunelab study run ... --dry-run` lists its cells")
+    if cell.status == "done":
+        return cell
+    _import_what_cells_use()
+    began = time.monotonic()
+    memory: list[int] = [] if cell.memory_bytes is None else [cell.memory_bytes]
+    try:
+        made = _make(study, cell, folder, memory, named(progress, cell.title))
+        cell = replace(cell, status="done", error="", folder=str(made.relative_to(folder)))
+    except (Interrupted, KeyboardInterrupt):
+        keep_cell(folder, replace(cell, seconds=cell.seconds + time.monotonic() - began))
+        raise
+    except Exception as error:
+        cell = replace(cell, status="failed", error=f"{type(error).__name__}: {error}")
+        (folder / RECORDS).mkdir(exist_ok=True)
+        write_text_atomically(folder / RECORDS / f"{key}.txt", traceback.format_exc())
+    seconds = cell.seconds + time.monotonic() - began
+    cell = replace(cell, seconds=seconds, memory_bytes=max(memory, default=None))
+    keep_cell(folder, cell)
+    _give_memory_back()
+    return cell
+
+
+def _make(study: Study, cell: Cell, folder: Path, memory: list[int], progress: Progress) -> Path:
+    """What the cell makes; its peak memory is added to `memory`."""
+    from tunelab.preparation.model import compute_device
+    from tunelab.training.meter import Meter
+
+    recipe = study.arm_recipe(cell.arm, study.seeds[0] if cell.seed is None else cell.seed)
+    if not cell.benchmark:
+        run = _train(in_group(study, recipe), folder / "runs" / cell.key, progress)
+        memory.append(run.manifest["peak_gpu_bytes"] or run.manifest["peak_resident_bytes"])
+        return run.path
+    run_of_cell = None
+    if cell.needs:
+        training = read_cell(folder, cell.needs)
+        if training is None or training.status != "done":
+            status = "has not run" if training is None else training.status
+            raise RunError(f"its training {status}", "run the study again")
+        run_of_cell = open_run(folder / training.folder)
+    with tracked_evaluation(study, cell, folder, recipe) as log_scores:
+        meter = Meter(compute_device(recipe))
+        try:
+            made = _evaluate(study, cell, recipe, run_of_cell, folder, progress)
+        finally:
+            cost = meter.read()
+            memory.append(cost.gpu_peak or cost.resident_peak)
+        log_scores(made)
+    return made
+
+
+def _import_what_cells_use() -> None:
+    """Seconds of a process's first imports are not charged to the cell that happens to come first."""
+    import tunelab.answering.benchmark_responses
+    import tunelab.answering.held_out_evaluation
+    import tunelab.training.finetune  # noqa: F401
+
+
+def _give_memory_back() -> None:
+    """The next cell of this process begins with what this one held, also where it failed for lack of memory."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()  # nothing where CUDA was never used
+
+
+def _train(recipe: Recipe, path: Path, progress: Progress) -> Run:
+    from tunelab.training.finetune import finetune, resume
+
+    if Run(path).recipe_file.exists():
+        if not Run(path).is_done:
+            resume(path, progress=progress)
+    else:
+        finetune(recipe.model_copy(update={"out": str(path)}), progress=progress)
+    return open_run(path)
+
+
+def _evaluate(study: Study, cell: Cell, recipe: Recipe, run: Run | None, folder: Path, progress: Progress) -> Path:
+    arm = "base" if run is None else "tuned"
+    if cell.benchmark == HELD_OUT:
+        from tunelab.answering.held_out_evaluation import evaluate, evaluate_model
+
+        if run is not None:
+            return evaluate(run, arms=("tuned",), progress=progress).folders[arm]
+        return evaluate_model(recipe, out=folder / "evaluations", progress=progress).folders[arm]
+    from tunelab.answering.benchmark_responses import BenchmarkSettings, evaluate_benchmarks
+
+    options = dict(study.benchmarks[cell.benchmark])
+    own: dict[str, Any] = {key: options.pop(key) for key in ("limit", "max_new_tokens") if key in options}
+    if run is None:
+        own |= {"out": folder / "evaluations", "changes": _changes(recipe)}
+    settings = BenchmarkSettings(options={Path(cell.benchmark).stem: options}, arms=(arm,), **own)
+    subject: Run | str = run if run is not None else recipe.model.name
+    (found,) = evaluate_benchmarks(subject, [cell.benchmark], settings, progress=progress)
+    return found.arms[arm].scores_path.parent
+
+
+def _changes(recipe: Recipe) -> tuple[str, ...]:
+    """What an arm's recipe says of how an untuned model is loaded and computed, as words of the command line."""
+    model, precision = recipe.model, recipe.precision.model_dump(mode="json")
+    words = [f"precision={json.dumps(precision)}", f"train.dtype={recipe.train.dtype}"]
+    words += [f"train.device={recipe.train.device}"]
+    words += [f"model.revision={model.revision}"] if model.revision else []
+    words += [f"model.tokenizer={model.tokenizer}"] if model.tokenizer else []
+    return (*words, f"model.trust_remote_code={str(model.trust_remote_code).lower()}")

@@ -1,0 +1,248 @@
+"""What a study found, put together from its directory: no model is loaded, nothing is computed anew but statistics."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tunelab.comparison.evaluated import Evaluated, evaluated_in
+from tunelab.comparison.paired_comparison import Comparison, correct
+from tunelab.comparison.paired_evaluations import Side, compare_sides
+from tunelab.config.study import Study
+from tunelab.errors import TunelabError
+from tunelab.records.cells import CREATED_FILE, Cell, evaluation_key, read_study, seeds_of, training_key
+from tunelab.records.runs import Run
+from tunelab.report.content import Arm, ArmScore, Question, SettingDifference, StudyReport
+from tunelab.studies.published import Costs, published_figures
+from tunelab.studies.report_parts import (
+    TRAINED_ONCE,
+    adapter_name,
+    answered,
+    arm_scores,
+    disk_bytes,
+    flips_of,
+    machine_and_versions,
+    model_name,
+    not_seen,
+    paired,
+    run_provenance,
+    setting_differences,
+    source_name,
+    trainable_parameters,
+    training_curve,
+    unlike_training,
+)
+
+#: Keys of a recipe in which arms and seeds differ by being arms and seeds.
+_NOT_SETTINGS = ("out", "train.seed")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A study's directory, as it was read."""
+
+    study: Study
+    folder: Path
+    cells: dict[str, Cell]
+    read: dict[tuple[str, str], list[Evaluated]] = field(default_factory=dict)  # arm and benchmark -> evaluations
+
+    def folders(self, arm: str, benchmark: str) -> list[Path]:
+        """What was scored of an arm on a benchmark, one folder a seed that is done."""
+        keys = [evaluation_key(self.study, arm, seed, benchmark) for seed in seeds_of(self.study, arm)]
+        return [self.folder / self.cells[key].folder for key in keys if self.cells[key].status == "done"]
+
+    def evaluated(self, arm: str, benchmark: str) -> list[Evaluated]:
+        """The same, read: one evaluation a seed that is done."""
+        if (arm, benchmark) not in self.read:
+            self.read[arm, benchmark] = [evaluated_in(folder)[0] for folder in self.folders(arm, benchmark)]
+        return self.read[arm, benchmark]
+
+    def runs(self, arm: str) -> list[tuple[int, Run]]:
+        """The finished trainings of an arm, with their seeds."""
+        if not self.study.arms[arm].tuned:
+            return []
+        runs = [(seed, Run(self.folder / "runs" / training_key(self.study, arm, seed))) for seed in self.study.seeds]
+        return [(seed, run) for seed, run in runs if run.is_done]
+
+
+def study_report(folder: Path | str) -> StudyReport:
+    """The report of a study's directory, as far as its cells are done.
+
+    Raises:
+        RunError: there is no study.
+    """
+    study, cells = read_study(folder)
+    found = _Found(study, Path(folder), {cell.key: cell for cell in cells})
+    comparisons, refused = _comparisons(found)
+    arms = tuple(_arm(found, name) for name in study.arms)
+    scores = [score for arm in study.arms for score in _scores(found, arm)]
+    differences = list(_differences(study))
+    shown, left_out = flips_of(comparisons, lambda arm, benchmark: found.evaluated(arm, benchmark)[0])
+    created = json.loads((Path(folder) / CREATED_FILE).read_text(encoding="utf-8"))["created"]
+    return StudyReport(
+        title=study.title,
+        created=created,
+        questions=tuple(_answers(found, comparisons)),
+        arms=arms,
+        scores=tuple(scores),
+        published=published_figures(study, scores, {arm.name: _costs(found, arm) for arm in arms}),
+        comparisons=tuple(paired(one) for one in comparisons),
+        flips=tuple(shown),
+        flips_left_out=left_out,
+        curves=tuple(
+            curve for arm in study.arms for seed, run in found.runs(arm) for curve in training_curve(arm, seed, run)
+        ),
+        not_proved=tuple([*_not_proved(found, comparisons), *refused]),
+        differences=tuple(differences),
+        provenance=_provenance(found),
+    )
+
+
+def _arm(found: _Found, name: str) -> Arm:
+    study, settings = found.study, found.study.arms[name]
+    recipe = study.arm_recipe(name, study.seeds[0])
+    runs = [run for _, run in found.runs(name)]
+    trained = [run.manifest["trained"] for run in runs]
+    cells = list(_cells_of_arm(found, name))
+    failed = [cell for cell in cells if cell.status == "failed"]
+    causes = [cell for cell in failed if not cell.benchmark] or failed  # what needs a failed training fails with it
+    done = all(cell.status == "done" for cell in cells)
+    training = _mean([one["training_seconds"] for one in trained])
+    evaluating = sum(cell.seconds for cell in cells if cell.benchmark and cell.status == "done")
+    hours = sum(cell.seconds for cell in cells if cell.status == "done") / 3600
+    peaks = [cell.memory_bytes for cell in cells if cell.memory_bytes is not None]
+    return Arm(
+        name=name,
+        model=model_name(recipe.model.name),
+        precision=recipe.precision.name,
+        adapter=adapter_name(recipe.adapter) if settings.tuned else "none",
+        data=", ".join(source_name(one) for one in recipe.data.sources) if settings.tuned else "",
+        status="failed" if failed else "done" if done else "missing",
+        error="; ".join(dict.fromkeys(f"{cell.title}: {cell.error}" for cell in causes)),
+        peak_memory_bytes=max(peaks, default=None),
+        training_seconds=training if settings.tuned else 0.0,
+        evaluation_seconds=evaluating or None,
+        tokens_per_second=_mean([one["tokens_per_second"] for one in trained]),
+        trainable_parameters=trainable_parameters(runs[0]) if runs else (None if settings.tuned else 0),
+        disk_bytes=disk_bytes(runs[0]) if runs else None,
+        cost=hours * study.price_per_hour if study.price_per_hour is not None else None,
+    )
+
+
+def _costs(found: _Found, arm: Arm) -> Costs:
+    """As others publish them: the memory is that of training alone."""
+    runs = [run for _, run in found.runs(arm.name)]
+    if not runs:
+        return Costs(peak_bytes=arm.peak_memory_bytes)
+    train = found.study.arm_recipe(arm.name, found.study.seeds[0]).train
+    done = [run.manifest["trained"]["steps"] / run.manifest["steps"] for run in runs]  # less where it stopped early
+    epochs = None if train.steps else train.epochs * math.fsum(done) / len(done)
+    losses = [loss for run in runs if (loss := _final_loss(run)) is not None]
+    peak = max(run.manifest["peak_gpu_bytes"] or run.manifest["peak_resident_bytes"] for run in runs)
+    return Costs(peak, arm.training_seconds, epochs, _mean(losses))
+
+
+def _final_loss(run: Run) -> float | None:
+    """Mean training loss of the last tenth of the logged steps: that of a single step is mostly noise."""
+    losses = [float(one["loss"]) for one in run.metrics("train")]
+    return _mean(losses[-max(1, len(losses) // 10) :])
+
+
+def _cells_of_arm(found: _Found, name: str) -> Iterator[Cell]:
+    for seed in seeds_of(found.study, name):
+        if found.study.arms[name].tuned:
+            yield found.cells[training_key(found.study, name, seed)]
+        for benchmark in found.study.benchmarks:
+            yield found.cells[evaluation_key(found.study, name, seed, benchmark)]
+
+
+def _scores(found: _Found, arm: str) -> Iterator[ArmScore]:
+    study = found.study
+    published = {one.score(study.benchmarks) for one in study.published}
+    for benchmark in study.benchmarks:
+        shown = {one[1] for one in published if one is not None and one[0] == benchmark}
+        shown |= {metric for *_, on, metric in study.comparisons if on == benchmark and metric}
+        yield from arm_scores(arm, benchmark, found.evaluated(arm, benchmark), in_table=shown)
+
+
+def _comparisons(found: _Found) -> tuple[list[Comparison], list[str]]:
+    """All that the study compares, corrected together; and what could not be compared, in sentences."""
+    made: dict[tuple[str, str, str, str], Comparison] = {}
+    refused: dict[tuple[str, str, str, str], list[str]] = {}
+    for a, b, benchmark, metric in found.study.comparisons:
+        first, second = Side(a, found.evaluated(a, benchmark)), Side(b, found.evaluated(b, benchmark))
+        if not first.seeds or not second.seeds:
+            continue
+        try:
+            # A question may name the figure to quote, which is compared once.
+            name = first.seeds[0].metric(metric).name
+            if (a, b, benchmark, name) not in made:
+                one = compare_sides(first, second, name, but_for=("template",))
+                made[a, b, benchmark, name] = dataclasses.replace(one, benchmark=benchmark)
+        except TunelabError as error:
+            refused.setdefault((a, b, benchmark, error.message), []).append(metric or "its figure to quote")
+    sentences = []
+    for (a, b, benchmark, message), metrics in refused.items():
+        sentences.append(f"{a} and {b} were not compared on {benchmark} by {', '.join(metrics)}: {message}")
+    return correct(list(made.values())), sentences
+
+
+def _answers(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[Question]:
+    for question in found.study.questions:
+        arms = (question.than, question.is_better)
+        measured = [found.evaluated(arm, question.on) for arm in arms]
+        metric = question.decided_by or (measured[0][0].metric().name if measured[0] else "")
+        asked = (*arms, question.on, metric)
+        chosen = [one for one in comparisons if (one.a_name, one.b_name, one.benchmark, one.metric) == asked]
+        if not chosen:
+            why = f"could not be compared by {metric}" if all(measured) else "were not both measured"
+            yield Question(question.ask, f"Unknown: the two arms {why}.", "unknown")
+            continue
+        yield answered(question.ask, chosen[0])
+
+
+def _differences(study: Study) -> Iterator[SettingDifference]:
+    """Keys of the recipes that are not the same in all arms."""
+    settings = {
+        arm: study.arm_recipe(arm, study.seeds[0]).model_dump(mode="json") | {"tuned": one.tuned}
+        for arm, one in study.arms.items()
+    }
+    return setting_differences(settings, _NOT_SETTINGS)
+
+
+def _not_proved(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[str]:
+    study = found.study
+    if len(study.seeds) == 1 and any(arm.tuned for arm in study.arms.values()):
+        yield TRAINED_ONCE
+    yield from _unlike_training(found)
+    yield from not_seen(comparisons)
+    for benchmark, options in study.benchmarks.items():
+        if "limit" in options:
+            yield f"{benchmark} was asked {options['limit']} of its items: the rest may come out differently."
+    yield "Holm's correction covers the comparisons of this report, not those that were tried before it."
+
+
+def _unlike_training(found: _Found) -> Iterator[str]:
+    """Arms that with the same seed did not see the same rows, or as many target tokens."""
+    groups: dict[str, dict[str, Run]] = {}
+    for arm in found.study.arms:
+        for seed, run in found.runs(arm):
+            groups.setdefault(f"with seed {seed}", {})[arm] = run
+    return unlike_training(groups)
+
+
+def _provenance(found: _Found) -> dict[str, dict[str, str]]:
+    sections: dict[str, dict[str, str]] = {}
+    for arm in found.study.arms:
+        for seed, run in found.runs(arm):
+            sections.setdefault("machine and versions", machine_and_versions(run))
+            sections[f"{arm}, seed {seed}"] = run_provenance(run, str(run.path.relative_to(found.folder)))
+    return sections
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None

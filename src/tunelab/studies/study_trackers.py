@@ -1,0 +1,112 @@
+"""A study at the trackers: its evaluations' scores, and one more run of its group with the whole report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tunelab.config import Recipe
+from tunelab.config.study import Study
+from tunelab.records.cells import Cell, read_study
+from tunelab.records.evaluation_files import SCORES
+from tunelab.report.content import StudyReport, read_report
+from tunelab.report.html_page import html_page
+from tunelab.report.markdown_page import markdown_page
+from tunelab.report.plots import all_plots, svg_file
+from tunelab.report.study_tables import Cell as TableCell
+from tunelab.report.study_tables import Column, StudyTable, tables
+from tunelab.training.tracked_run import cell_run, report_run
+from tunelab.training.trackers import Shown, started
+
+
+@contextmanager
+def tracked_evaluation(study: Study, cell: Cell, folder: Path, recipe: Recipe) -> Iterator[Callable[[Path], None]]:
+    """While the block runs, the recipe's trackers have the cell as a run; gives what logs a folder's scores there.
+
+    The trackers are started before anything is evaluated: one that cannot be reached is heard of at once.
+
+    Raises:
+        UsageError: a tracker is not installed.
+        RunError: a tracker could not be started.
+    """
+    if not recipe.train.trackers:
+        yield lambda scored: None
+        return
+    with started(recipe.train.trackers, cell_run(study, cell, folder, recipe)) as trackers:
+
+        def log_scores(scored: Path) -> None:
+            content = json.loads((scored / SCORES).read_text(encoding="utf-8"))
+            benchmark = Path(cell.benchmark).stem if cell.benchmark.endswith(".py") else cell.benchmark
+            values = score_values(benchmark, content["scores"])
+            for tracker in trackers:
+                tracker.log(values)
+
+        yield log_scores
+
+
+def score_values(benchmark: str, scores: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Stored scores as a tracker's figures: "mmlu/accuracy" and, where it is known, "mmlu/accuracy error"."""
+    values: dict[str, float] = {}
+    for score in scores:
+        values[f"{benchmark}/{score['name']}"] = score["value"]
+        if score["error"] is not None:
+            values[f"{benchmark}/{score['name']} error"] = score["error"]
+    return values
+
+
+def log_report(folder: Path | str) -> None:
+    """Log a study's report (its report.json) as one more run of the study's group, at every tracker that an arm names:
+    the tables, each arm's main scores as figures, the page and its plots. Nothing where no arm names one.
+
+    Raises:
+        UsageError: a tracker is not installed.
+        RunError: there is no study or no report, or a tracker could not be started.
+    """
+    folder = Path(folder)
+    study, _ = read_study(folder)
+    recipes = [recipe for arm in study.arms if (recipe := study.arm_recipe(arm, study.seeds[0])).train.trackers]
+    if not recipes:
+        return
+    report = read_report(folder / "report.json")
+    names = list(dict.fromkeys(name for recipe in recipes for name in recipe.train.trackers))
+    with started(names, report_run(study, folder, recipes[0])) as trackers:
+        for tracker in trackers:
+            tracker.log(main_values(report))
+            tracker.show(_shown(report, folder))
+
+
+def main_values(report: StudyReport) -> dict[str, float]:
+    """Each arm's main scores, a panel a benchmark: "mmlu accuracy/lora", with its errors between items and seeds."""
+    values: dict[str, float] = {}
+    for score in report.scores:
+        if score.is_main:
+            name = f"{score.benchmark} {score.name}/{score.arm}"
+            known = {name: score.value, f"{name} error": score.error, f"{name} seed error": score.seed_error}
+            values |= {key: value for key, value in known.items() if value is not None}
+    return values
+
+
+def _shown(report: StudyReport, folder: Path) -> Shown:
+    return Shown(
+        path=str((folder / "report.html").resolve()),
+        page=html_page(report),
+        markdown=markdown_page(report),
+        tables={table.title: _plain(table) for table in tables(report)},
+        plots={plot.name: svg_file(plot) for plot in all_plots(report)},
+    )
+
+
+def _plain(table: StudyTable) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows as texts of one line."""
+    return [_heading(column) for column in table.columns], [[_line(cell) for cell in row] for row in table.rows]
+
+
+def _heading(column: Column) -> str:
+    return f"{column.title} ({column.unit})" if column.unit else column.title
+
+
+def _line(cell: TableCell) -> str:
+    return "; ".join(line for line in (cell.text, *cell.notes) if line)

@@ -1,0 +1,231 @@
+"""The story of a run: recipe -> rows -> model -> training -> saved result, and a manifest of what really ran."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from peft import PeftModel
+from torch import nn
+
+from tunelab.config import Recipe, load_recipe, resolve, to_yaml
+from tunelab.data.loader import TokenTable, TrainingPlan
+from tunelab.errors import Interrupted, RunError, TrainingError, TunelabError
+from tunelab.files import directory_written_atomically
+from tunelab.models.forward import underlying
+from tunelab.preparation.rows import RecipeLike, as_recipe, fit_to_model, load_recipe_tokenizer, prepare_with
+from tunelab.progress import Progress, silent
+from tunelab.records.runs import Run, new_run, now, open_run
+from tunelab.training.checkpoint import CheckpointStore, LoopState
+from tunelab.training.interrupt import asked_to_stop
+from tunelab.training.loop import Outcome, TrainingLoop
+from tunelab.training.loss import TargetLoss, table_loss
+from tunelab.training.manifest import check_unchanged, closing, opening
+from tunelab.training.meter import Meter
+from tunelab.training.optimizer import adamw
+from tunelab.training.setup import build_model, loop_settings, make_accelerator, release, training_plan
+from tunelab.training.trackers import tracked
+
+
+def finetune(recipe: RecipeLike, *, progress: Progress = silent) -> Run:
+    """Execute a recipe (its object, a mapping, or a YAML file's path) into a new run directory.
+
+    Raises:
+        TunelabError: the recipe, its data or its model cannot be used, or training had to stop; the message says why.
+        Interrupted: Ctrl-C or SIGTERM came; a checkpoint was saved, and resume() goes on from it.
+    """
+    resolved = fit_to_model(resolve(as_recipe(recipe)))
+    accelerator = make_accelerator(resolved)
+    try:
+        run = start_on_main(accelerator, resolved)
+        return _execute(run, resolved, accelerator, progress)
+    finally:
+        release(accelerator)
+
+
+def resume(path: Path | str, *, progress: Progress = silent) -> Run:
+    """Go on with a run where its newest checkpoint stands; the result is what an uninterrupted run would have given.
+
+    Raises:
+        RunError: there is no run, or it is finished.
+    """
+    run = open_run(Path(path))
+    if run.is_done:
+        raise RunError(f"{path}: the run is {run.status}; there is nothing to resume", "train again with another --out")
+    recipe = load_recipe(run.recipe_file)
+    accelerator = make_accelerator(recipe)
+    try:
+        return _execute(run, recipe, accelerator, progress)
+    finally:
+        release(accelerator)
+
+
+def _execute(run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progress) -> Run:
+    with run.locked() if accelerator.is_main_process else nullcontext():
+        try:
+            _train(run, recipe, accelerator, progress)
+        except (Interrupted, KeyboardInterrupt):
+            if accelerator.is_main_process:
+                run.update_manifest(status="interrupted", ended=now())
+            raise
+        except Exception as error:
+            if accelerator.is_main_process:
+                run.update_manifest(status="failed", ended=now(), error=f"{type(error).__name__}: {error}")
+            raise
+    return run
+
+
+def _train(run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progress) -> None:
+    meter = Meter(accelerator.device)
+    tokenizer = load_recipe_tokenizer(recipe)
+    with accelerator.main_process_first():
+        data = prepare_with(tokenizer, recipe, progress=progress)
+    model = build_model(recipe, tokenizer, accelerator)
+    check_unchanged(run, recipe, data, model)
+    module = TargetLoss(model)
+    plan = training_plan(recipe, data.train)
+    checkpoints = CheckpointStore(run.checkpoints, recipe.train.keep_checkpoints)
+    if accelerator.is_main_process:
+        checkpoints.recover()
+        resumed = bool(checkpoints.paths())
+        tokenizer.save_pretrained(run.tokenizer)
+        run.update_manifest(**opening(run, recipe, data, model, tokenizer, plan, accelerator, resumed))
+        run.keep_metrics_up_to(checkpoints.newest_step())
+    accelerator.wait_for_everyone()
+
+    def held_out_loss() -> float:
+        return _held_out_loss(module, data.held_out, recipe, accelerator)
+
+    measure = held_out_loss if len(data.held_out) else None
+    if measure is not None and "held_out_loss_before" not in run.manifest:
+        before = measure()
+        if accelerator.is_main_process:
+            run.update_manifest(held_out_loss_before=before)
+    with tracked(run, recipe, accelerator):
+        state, outcome = _run_loop(run, recipe, module, plan, accelerator, checkpoints, measure, progress)
+    if outcome == "interrupted":
+        raise Interrupted(
+            f"stopped after step {state.step} of {plan.total_steps}; everything up to there is saved",
+            f"go on with: tunelab train --resume {run.path}",
+        )
+    if recipe.train.final == "best":
+        checkpoints.load_best(model)
+    after = measure() if measure is not None else None
+    if accelerator.is_main_process:
+        proof = closing(run, model, state, meter, outcome, after)
+        save_result(run, model, tokenizer)
+        run.update_manifest(**proof)
+    accelerator.wait_for_everyone()
+
+
+def _run_loop(
+    run: Run,
+    recipe: Recipe,
+    module: TargetLoss,
+    plan: TrainingPlan,
+    accelerator: Accelerator,
+    checkpoints: CheckpointStore,
+    held_out_loss: Callable[[], float] | None,
+    progress: Progress,
+) -> tuple[LoopState, Outcome]:
+    settings = recipe.train
+    optimizer = adamw(
+        module.parameters(),
+        lr=settings.lr or 0.0,
+        weight_decay=settings.weight_decay,
+        betas=settings.betas,
+        eps=settings.eps,
+        in_8_bits=settings.optimizer == "adamw-8bit",
+    )
+
+    def log(record: dict[str, Any]) -> None:
+        run.append_metrics(record)
+        kind = record["kind"]
+        scalars = {f"{kind}/{name}": value for name, value in record.items() if name not in ("kind", "step")}
+        accelerator.log(scalars, step=record["step"])
+
+    with asked_to_stop() as should_stop:
+        loop = TrainingLoop(
+            module,
+            optimizer,
+            plan,
+            loop_settings(recipe, plan),
+            accelerator,
+            checkpoints=checkpoints,
+            log=log,
+            held_out_loss=held_out_loss,
+            should_stop=should_stop,
+            progress=progress,
+        )
+        return loop.run()
+
+
+def start_on_main(accelerator: Accelerator, recipe: Recipe) -> Run:
+    """Make the run directory in the main process; its path, or the error, is then every process's."""
+    outcome: list[Any] = [None]
+    if accelerator.is_main_process:
+        path = Path(recipe.out) if recipe.out else default_path(recipe)
+        try:
+            outcome = [new_run(path, to_yaml(recipe.model_copy(update={"out": str(path)}))).path]
+        except TunelabError as error:
+            outcome = [error]
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], TunelabError):
+        raise outcome[0]
+    return Run(outcome[0])
+
+
+def default_path(recipe: Recipe) -> Path:
+    """runs/MODEL-METHOD-DATA-N, with the first N that is free."""
+    method = "lora" if recipe.adapter.kind == "lora" else "full"
+    source = recipe.data.sources[0]
+    name = Path(source.path).stem if source.path else Path(source.name).stem
+    stem = re.sub(r"[^\w.-]+", "-", f"{Path(recipe.model.name).name}-{method}-{name}").lower()
+    number = 1
+    while (path := Path("runs") / f"{stem}-{number}").exists():
+        number += 1
+    return path
+
+
+def save_result(run: Run, model: nn.Module, tokenizer: Any) -> None:
+    """Write the adapter in PEFT's format, or the whole model in transformers' format."""
+    base = underlying(model)
+    if not isinstance(model, PeftModel):
+        with directory_written_atomically(run.model) as folder:
+            base.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        return
+    with directory_written_atomically(run.adapter) as folder:
+        model.save_pretrained(folder, save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's is a form with nothing filled in
+        tokenizer.save_pretrained(folder)
+
+
+def _held_out_loss(module: TargetLoss, table: TokenTable, recipe: Recipe, accelerator: Accelerator) -> float:
+    """Mean loss over the targets of the held-out rows, shared out among the processes."""
+    with accelerator.autocast():
+        total, targets = table_loss(
+            module,
+            table,
+            tokens_per_batch=recipe.train.tokens_per_batch,
+            loss_on=recipe.data.loss_on,
+            device=accelerator.device,
+            packing=recipe.train.packing,
+            rank=accelerator.process_index,
+            ranks=accelerator.num_processes,
+        )
+    sums = torch.tensor([total, targets], dtype=torch.float64, device=accelerator.device)
+    total, count = accelerator.reduce(sums, "sum").tolist()
+    if not math.isfinite(total):
+        raise TrainingError(
+            f"the loss on the held-out rows is {total}; checkpoints hold the weights of before",
+            "lower train.lr, or use train.dtype=fp32 or bf16",
+        )
+    return float(total / count)

@@ -1,0 +1,250 @@
+"""The training loop: from a plan of steps to trained weights, read in one sitting.
+
+for every step of the plan:
+    seed the random numbers from (seed, step, rank)       so that a resumed step draws what it would have drawn
+    for every flat batch of the step: forward, backward   loss = sum over targets / targets of the whole step
+    check that loss and gradient are finite               else stop, the last checkpoint being whole
+    clip, step, log; evaluate and save when due
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from tunelab.data.loader import FlatBatch, Step, TrainingPlan, flat_batch
+from tunelab.errors import TrainingError
+from tunelab.models.forward import flat_attention
+from tunelab.progress import Progress, silent
+from tunelab.training.checkpoint import CheckpointStore, LoopState
+from tunelab.training.loss import TargetLoss
+from tunelab.training.optimizer import Schedule, learning_rate
+
+Outcome = Literal["finished", "stopped early", "interrupted"]
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How the loop runs, beside the plan; words and units as in the recipe's `train` section."""
+
+    lr: float
+    schedule: Schedule = "cosine"
+    warmup: float = 0.0
+    clip: float | None = 1.0
+    eval_every: int | None = None
+    patience: int | None = None
+    save_every: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Of one step: mean loss over its targets (nats), and the gradient's norm before clipping.
+
+    The norm is None where fp16's scaled gradients overflowed: the scaler skips such a step and lowers its scale.
+    """
+
+    loss: float
+    gradient_norm: float | None
+
+
+class TrainingLoop:
+    """Trains `module` along `plan`.
+
+    Args:
+        module: the model with its loss, not yet prepared by accelerate.
+        optimizer: over the module's trainable parameters.
+        accelerator: says on which device and among how many processes.
+        checkpoints: where states are saved; None = never.
+        log: takes one record a step or evaluation, a flat mapping; called on the main process alone.
+        held_out_loss: the mean loss on held-out rows, called in every process every `eval_every` steps.
+        should_stop: asked after every step; True saves a checkpoint and ends the loop as interrupted.
+    """
+
+    def __init__(
+        self,
+        module: TargetLoss,
+        optimizer: torch.optim.Optimizer,
+        plan: TrainingPlan,
+        settings: LoopSettings,
+        accelerator: Accelerator,
+        *,
+        checkpoints: CheckpointStore | None = None,
+        log: Callable[[dict[str, Any]], None] = lambda record: None,
+        held_out_loss: Callable[[], float] | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+        progress: Progress = silent,
+    ) -> None:
+        self.model = module.model
+        self.plain_optimizer = optimizer
+        self.module, self.optimizer = accelerator.prepare(module, optimizer)
+        self.plan = plan
+        self.settings = settings
+        self.accelerator = accelerator
+        self.checkpoints = checkpoints
+        self.log = log
+        self.held_out_loss = held_out_loss
+        self.should_stop = should_stop
+        self.progress = progress
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+    def run(self) -> tuple[LoopState, Outcome]:
+        """Train from the newest checkpoint, or from the start where there is none, to the end of the plan."""
+        state = self._restore()
+        started, before = time.perf_counter(), state.seconds
+        total = self.plan.total_steps
+        # A run that was killed after it had stopped early, before its result was saved, must not train on.
+        outcome: Outcome = "stopped early" if self._patience_is_spent(state) else "finished"
+        self.module.train()
+        with flat_attention(self.model):
+            while outcome == "finished" and state.step < total:
+                result = self._step(state, total)
+                state.seconds = before + time.perf_counter() - started
+                self._evaluate_when_due(state, total)
+                self.progress("training", state.step, total, f"loss {result.loss:.3f}")
+                if self._patience_is_spent(state):
+                    outcome = "stopped early"
+                elif state.step < total and self._any_process(self.should_stop()):
+                    outcome = "interrupted"
+                if outcome != "finished" or self._save_is_due(state, total):
+                    self._save(state)
+        return state, outcome
+
+    def _step(self, state: LoopState, total: int) -> StepResult:
+        step, epoch = self.plan.step(state.step)
+        lr = learning_rate(
+            state.step,
+            total,
+            peak=self.settings.lr,
+            schedule=self.settings.schedule,
+            warmup=self.settings.warmup,
+        )
+        result = self._gradients(step, state.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        state.step += 1
+        state.targets += step.targets
+        state.tokens += step.tokens
+        self._log(
+            kind="train",
+            step=state.step,
+            epoch=round(epoch, 6),
+            loss=result.loss,
+            gradient_norm=result.gradient_norm,
+            lr=lr,
+            targets=step.targets,
+            tokens=step.tokens,
+        )
+        return result
+
+    def _gradients(self, step: Step, number: int) -> StepResult:
+        """Forward and backward over a step's batches; leaves clipped gradients of the mean loss over its targets."""
+        if step.targets == 0:
+            raise TrainingError(f"step {number + 1} has no target tokens", "check the rows with `tunelab inspect`")
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        seed_step(self.settings.seed, number, rank)
+        batches = self.plan.batches(step, rank=rank, ranks=ranks)
+        # A process without rows of its own still joins the exchange of gradients, with a loss that weighs nothing.
+        weight = ranks / step.targets if batches else 0.0
+        loss_sum = torch.zeros((), device=self.accelerator.device)
+        for index, rows in enumerate(batches or [[step.rows[0]]]):
+            batch = flat_batch(self.plan.table, rows, self.plan.loss_on).to(self.accelerator.device)
+            last = index == max(len(batches), 1) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.module):
+                loss = self._loss(batch)
+                loss_sum += loss.detach() * (weight != 0)
+                self.accelerator.backward(loss * weight)
+        mean = float(self.accelerator.reduce(loss_sum, "sum")) / step.targets
+        if not math.isfinite(mean):
+            raise TrainingError(
+                f"step {number + 1}: the loss is {mean}; the weights of the step before are untouched",
+                "lower train.lr, use train.dtype=fp32 or bf16, or look at the step's rows with `tunelab inspect`",
+            )
+        return StepResult(mean, self._clip(number))
+
+    def _loss(self, batch: FlatBatch) -> Tensor:
+        with self.accelerator.autocast():
+            return self.module(batch.input_ids, batch.row_starts, batch.predicted_from, batch.labels)  # type: ignore[no-any-return]
+
+    def _clip(self, number: int) -> float | None:
+        """Scale gradients down to the largest norm allowed; gives the norm that they had."""
+        self.accelerator.unscale_gradients(self.optimizer)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip or math.inf))
+        if math.isfinite(norm):
+            return norm
+        scaler = self.accelerator.scaler
+        # Gradients that overflow at a high scale are fp16's ordinary work; at a scale of 1 it is not the scale.
+        if scaler is not None and scaler.get_scale() > 1:
+            return None
+        scaled = "" if scaler is None else " even with a loss scale of 1"
+        raise TrainingError(
+            f"step {number + 1}: the gradient's norm is {norm}{scaled}; the weights of the step before are untouched",
+            "lower train.lr, or use train.dtype=fp32 or bf16",
+        )
+
+    def _evaluate_when_due(self, state: LoopState, total: int) -> None:
+        """Measure the held-out loss every so many steps and at the end, and keep the weights that did best."""
+        every = self.settings.eval_every
+        if self.held_out_loss is None or every is None or (state.step % every and state.step != total):
+            return
+        loss = self.held_out_loss()
+        improved = state.best_loss is None or loss < state.best_loss
+        if improved:
+            state.best_loss, state.best_step, state.evaluations_without_gain = loss, state.step, 0
+            if self.checkpoints is not None and self.accelerator.is_main_process:
+                self.checkpoints.save_best(self.model)
+        else:
+            state.evaluations_without_gain += 1
+        self._log(kind="held-out", step=state.step, loss=loss, best=improved)
+
+    def _patience_is_spent(self, state: LoopState) -> bool:
+        return self.settings.patience is not None and state.evaluations_without_gain >= self.settings.patience
+
+    def _save_is_due(self, state: LoopState, total: int) -> bool:
+        every = self.settings.save_every
+        return state.step == total or (every is not None and state.step % every == 0)
+
+    def _save(self, state: LoopState) -> None:
+        if self.checkpoints is None:
+            return
+        if self.accelerator.scaler is not None:
+            state.loss_scaling = self.accelerator.scaler.state_dict()
+        if self.accelerator.is_main_process:
+            self.checkpoints.save(state, self.model, self.plain_optimizer)
+        self.accelerator.wait_for_everyone()
+
+    def _restore(self) -> LoopState:
+        state = self.checkpoints.restore(self.model, self.plain_optimizer) if self.checkpoints is not None else None
+        if state is None:
+            return LoopState()
+        if state.loss_scaling is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state.loss_scaling)
+        return state
+
+    def _any_process(self, flag: bool) -> bool:
+        """True in every process where it is True in one, so that all stop after the same step."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        total = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum")
+        return bool(float(total) > 0)
+
+    def _log(self, **record: Any) -> None:
+        if self.accelerator.is_main_process:
+            self.log(record)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch's random numbers for one step of one process: dropout is a function of (seed, step, rank)."""
+    generator = torch.Generator().manual_seed(seed)
+    base = int(torch.randint(2**31, (), generator=generator))
+    torch.manual_seed((base * 1_000_003 + step) * 4_099 + rank)

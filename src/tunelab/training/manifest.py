@@ -1,0 +1,122 @@
+"""What a run's manifest says: before the first step what is about to run, after the last one the proof that it did."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from tunelab.config import Recipe
+from tunelab.data.loader import TrainingPlan
+from tunelab.data.prepared import PreparedData
+from tunelab.errors import RunError, TrainingError
+from tunelab.models.digest import digest, weights_hash
+from tunelab.models.forward import underlying
+from tunelab.models.load import model_fingerprint, tokenizer_fingerprint
+from tunelab.records.runs import Run, environment, now
+from tunelab.training.checkpoint import LoopState, trainable_weights
+from tunelab.training.meter import Meter
+
+
+def check_unchanged(run: Run, recipe: Recipe, data: PreparedData, model: nn.Module) -> None:
+    """A run goes on only with the rows and the base that it began with.
+
+    Raises:
+        RunError: the training rows, the held-out rows or the base weights have changed since its first session.
+    """
+    begun = run.manifest
+    if "data" not in begun:
+        return
+    compared = {
+        "training rows": (data.train.sha256, begun["data"]["train"]["sha256"]),
+        "held-out rows": (data.held_out.sha256, begun["data"]["held_out"]["sha256"]),
+        "base weights": (model_fingerprint(recipe.model.name, underlying(model)), begun["model"]["fingerprint"]),
+    }
+    changed = [what for what, (found, then) in compared.items() if found != then]
+    if changed:
+        raise RunError(
+            f"{run.path}: the {' and the '.join(changed)} are no longer those that the run began with",
+            "restore them (pin data and model revisions), or train again with another --out",
+        )
+
+
+def opening(
+    run: Run,
+    recipe: Recipe,
+    data: PreparedData,
+    model: nn.Module,
+    tokenizer: Any,
+    plan: TrainingPlan,
+    accelerator: Accelerator,
+    resumed: bool,
+) -> dict[str, Any]:
+    """What the manifest says before the first step; a resumed run keeps what was said of its start."""
+    sessions = [*run.manifest.get("sessions", []), {"started": now(), "environment": environment()}]
+    entries: dict[str, Any] = {
+        "status": "running",
+        "ended": None,
+        "error": None,  # of a session before this one
+        "sessions": sessions,
+        "model": {
+            "name": recipe.model.name,
+            "fingerprint": model_fingerprint(recipe.model.name, underlying(model)),
+            "digest": digest(model).to_json(),
+        },
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "data": {
+            "key": data.key,
+            "sources": [asdict(source) for source in data.sources],
+            "template": recipe.data.template,
+            "train": {**asdict(data.train_counts), "sha256": data.train.sha256},
+            "held_out": {**asdict(data.held_out_counts), "sha256": data.held_out.sha256},
+            "bad_rows": list(data.bad_rows),
+        },
+        "seeds": {"data": recipe.data.seed, "train": recipe.train.seed},
+        "compute": {
+            "device": str(accelerator.device),
+            "gpu": torch.cuda.get_device_name() if accelerator.device.type == "cuda" else None,
+            "processes": accelerator.num_processes,
+            "threads": torch.get_num_threads(),
+            "precision": accelerator.mixed_precision,
+        },
+        "steps": plan.total_steps,
+    }
+    if not resumed:
+        entries["weights_before"] = weights_hash(trainable_weights(model))
+    return entries
+
+
+def closing(
+    run: Run, model: nn.Module, state: LoopState, meter: Meter, outcome: str, held_out_loss: float | None
+) -> dict[str, Any]:
+    """What the manifest says after the last step: the proof that it trained, and what it cost.
+
+    Raises:
+        TrainingError: the trained weights are bit for bit those of the start.
+    """
+    after = weights_hash(trainable_weights(model))
+    if after == run.manifest["weights_before"]:
+        raise TrainingError("the trained weights did not change", "is train.lr zero, or so small that nothing moves?")
+    cost = meter.read()
+    return {
+        "status": outcome,
+        "ended": now(),
+        "weights_after": after,
+        "held_out_loss_after": held_out_loss,
+        "trained": {
+            "steps": state.step,
+            "targets": state.targets,
+            "tokens": state.tokens,
+            "training_seconds": state.seconds,
+            "tokens_per_second": state.tokens / state.seconds,
+            "targets_per_second": state.targets / state.seconds,
+            "best_step": state.best_step,
+            "best_loss": state.best_loss,
+        },
+        "wall_seconds": cost.seconds,
+        "peak_resident_bytes": cost.resident_peak,
+        "peak_gpu_bytes": cost.gpu_peak,
+    }

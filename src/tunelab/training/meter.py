@@ -1,0 +1,66 @@
+"""What a run costs: wall time and peak memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tunelab.models.allocator import return_freed_memory
+
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds of wall time, and peak bytes since the meter started: resident in this process, and on the GPU.
+
+    `gpu_peak` is None where no GPU is used: unknown is not zero.
+    """
+
+    seconds: float
+    resident_peak: int
+    gpu_peak: int | None
+
+
+class Meter:
+    """Started when made; read as often as wanted.
+
+    On Linux the kernel's high-water mark is set back at the start, so that two runs in one process are told apart;
+    elsewhere the peak is that of the whole process.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.start = time.perf_counter()
+        return_freed_memory()
+        reset_resident_peak()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def read(self) -> Cost:
+        """What it has cost so far."""
+        gpu = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
+        return Cost(time.perf_counter() - self.start, resident_peak_bytes(), gpu)
+
+
+def reset_resident_peak() -> None:
+    """Set the process's high-water mark of resident memory back to what is resident now, where the system lets it."""
+    try:
+        CLEAR_REFS.write_text("5")  # proc(5): "5" resets VmHWM
+    except OSError:
+        return
+
+
+def resident_peak_bytes() -> int:
+    """Largest resident memory since the last reset (VmHWM), or since the process began where there is no /proc."""
+    if STATUS.exists():
+        for line in STATUS.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere

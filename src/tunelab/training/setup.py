@@ -1,0 +1,148 @@
+"""What a run needs before its first step: processes and device, model, plan, settings, each from the recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from torch import nn
+from transformers import PreTrainedModel
+
+from tunelab.config import Recipe
+from tunelab.data.loader import TokenTable, TrainingPlan
+from tunelab.errors import ModelError, UsageError
+from tunelab.models.adapters import add_lora
+from tunelab.models.checkpoint_files import checkpoint_folder
+from tunelab.models.forward import check_flat_forward, underlying
+from tunelab.models.load import DTYPES, check_tokenizer_fits
+from tunelab.models.loftq import STORED, absorb_quantization_error, begin_at_stored
+from tunelab.preparation.model import compute_device, compute_dtype, load_base
+from tunelab.training.loop import LoopSettings
+from tunelab.training.trackers import check_installed
+
+
+def make_accelerator(recipe: Recipe) -> Accelerator:
+    """Accelerate set up for the recipe: device, precision of forward and backward.
+
+    Raises:
+        UsageError: a GPU or a number format is asked for that is not there, or a tracker that is not installed.
+    """
+    settings = recipe.train
+    device, dtype = compute_device(recipe), compute_dtype(recipe)
+    check_installed(settings.trackers)
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision={"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[dtype],
+    )
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        release(accelerator)
+        raise UsageError(
+            f"training under {accelerator.distributed_type.value} is not supported",
+            "launch with torchrun or accelerate in multi-GPU (DDP) mode",
+        )
+    return accelerator
+
+
+def release(accelerator: Accelerator) -> None:
+    """Let the next run in this process choose its own precision and device: accelerate keeps them as globals.
+
+    Among several processes the device and the process group stay as they are; they come from the launcher.
+    """
+    accelerator.free_memory()
+    AcceleratorState._reset_state(reset_partial_state=accelerator.num_processes == 1)
+
+
+def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.Module:
+    """The model that is trained: loaded, checked, and with an adapter where the recipe says so.
+
+    A frozen base lies in the precision it is computed with; weights that are trained lie in float32.
+    """
+    trains_base = recipe.adapter.kind == "none"
+    dtype = torch.float32 if trains_base else DTYPES[compute_dtype(recipe)]
+    base: nn.Module = load_base(recipe, dtype=dtype, device=accelerator.device)
+    check_tokenizer_fits(base, tokenizer)
+    if recipe.train.packing:
+        check_flat_forward(base)
+    if recipe.train.activation_checkpointing:
+        enable_activation_checkpointing(underlying(base))
+    if trains_base:
+        base.requires_grad_(True)
+        return base
+    adapter = recipe.adapter
+    adapted = add_lora(
+        base,
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        dropout=adapter.dropout,
+        use_rslora=adapter.use_rslora,
+        use_dora=adapter.use_dora,
+        targets=adapter.targets,
+        seed=recipe.train.seed,
+    )
+    _set_first_product(recipe, adapted)
+    return cast(nn.Module, adapted)
+
+
+def _set_first_product(recipe: Recipe, adapted: Any) -> None:
+    """What the adapter begins as, where that is not zero.
+
+    Raises:
+        ModelError: the base's codes need an adapter that is stored with them, and the recipe begins at zero.
+    """
+    name = recipe.model.name
+    needs_stored = (Path(name) / STORED).is_dir()
+    if recipe.adapter.init == "loftq":
+        if needs_stored:
+            begin_at_stored(adapted, Path(name))
+        else:
+            folder = checkpoint_folder(name, recipe.model.revision)
+            absorb_quantization_error(adapted, folder, seed=recipe.train.seed)
+    elif needs_stored:
+        raise ModelError(
+            f"{name}: its codes lack what {STORED} holds, and the adapter would begin at zero",
+            "set adapter.init=loftq, or quantise the model without --loftq-rank",
+        )
+
+
+def enable_activation_checkpointing(model: PreTrainedModel) -> None:
+    """Compute activations again in backward in place of keeping them (not reentrant: frozen inputs need that)."""
+    enable = getattr(model, "activation_checkpointing_enable", None)  # its name since transformers 5.23
+    if enable is not None:
+        enable({"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def training_plan(recipe: Recipe, table: TokenTable) -> TrainingPlan:
+    """The steps that the recipe makes of these rows."""
+    settings = recipe.train
+    return TrainingPlan(
+        table=table,
+        epochs=settings.epochs,
+        steps=settings.steps,
+        rows_per_step=settings.rows_per_step,
+        tokens_per_step=settings.tokens_per_step,
+        tokens_per_batch=settings.tokens_per_batch,
+        packing=settings.packing,
+        loss_on=recipe.data.loss_on,
+        seed=settings.seed,
+    )
+
+
+def loop_settings(recipe: Recipe, plan: TrainingPlan) -> LoopSettings:
+    """The loop's own settings; without `save_every` a checkpoint is written ten times over the run."""
+    settings = recipe.train
+    return LoopSettings(
+        lr=settings.lr or 0.0,
+        schedule=settings.schedule,
+        warmup=settings.warmup,
+        clip=settings.clip,
+        eval_every=settings.eval_every,
+        patience=settings.patience,
+        save_every=settings.save_every or max(1, plan.total_steps // 10),
+        seed=settings.seed,
+    )

@@ -1,0 +1,104 @@
+"""Which run it is at the trackers: the name, group and identity that a training or a study's cell goes by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tunelab.config import Recipe, to_yaml
+from tunelab.config.study import Study
+from tunelab.files import file_stem
+from tunelab.records.cells import CREATED_FILE, STUDY_FILE, Cell, read_study
+from tunelab.records.runs import Run
+
+#: Where a study keeps the local files of its trackers.
+TRACKERS = "trackers"
+
+#: W&B takes no longer name of a group.
+_LONGEST_GROUP = 128
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A run as a tracker knows it.
+
+    Args:
+        folder: where W&B puts its local files.
+        events: where TensorBoard puts its files, and no other run does.
+        group: None = it stands alone.
+        id: what it is found by when it goes on; "" = every session is a run of its own.
+        config: what is kept beside the figures.
+    """
+
+    project: str
+    name: str
+    folder: Path
+    events: Path
+    group: str | None = None
+    job_type: Literal["training", "evaluation", "report"] = "training"
+    id: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def unique_name(self) -> str:
+        """For a tracker that finds a run by its name alone: two studies have cells of the same title."""
+        return f"{self.name} ({self.id[:6]})" if self.id else self.name
+
+
+def training_run(run: Run, recipe: Recipe) -> TrackedRun:
+    """A training as the trackers know it; one that is a study's cell is known by where it lies."""
+    study_folder = run.path.resolve().parent.parent
+    if recipe.train.tracker_group and (study_folder / STUDY_FILE).exists() and (study_folder / CREATED_FILE).exists():
+        study, cells = read_study(study_folder)
+        for cell in cells:
+            if cell.key == run.path.resolve().name:
+                return cell_run(study, cell, study_folder, recipe)
+    settings, name = recipe.train, run.path.name
+    group = settings.tracker_group
+    events = run.path.parent / TRACKERS / file_stem(group) / name if group else run.trackers / settings.tracker_project
+    config = {"recipe": to_yaml(recipe)}
+    return TrackedRun(settings.tracker_project, name, run.trackers, events, group, config=config)
+
+
+def cell_run(study: Study, cell: Cell, folder: Path, recipe: Recipe) -> TrackedRun:
+    """A study's cell as the trackers know it."""
+    if cell.benchmark.endswith(".py"):
+        cell = replace(cell, benchmark=Path(cell.benchmark).stem)
+    about = {"arm": cell.arm, "seed": cell.seed, "benchmark": cell.benchmark, "cell": cell.key}
+    job_type: Literal["training", "evaluation"] = "evaluation" if cell.benchmark else "training"
+    return _of_study(study, folder, recipe, cell.key, cell.title, job_type, about)
+
+
+def report_run(study: Study, folder: Path, recipe: Recipe) -> TrackedRun:
+    """A study's report as the trackers know it."""
+    return _of_study(study, folder, recipe, "report", "report", "report", {"study": study.title})
+
+
+def in_group(study: Study, recipe: Recipe) -> Recipe:
+    """The recipe with the study's title as its group, where it names trackers and no group of its own."""
+    if not recipe.train.trackers:
+        return recipe
+    group = recipe.train.tracker_group or file_stem(study.title)[:_LONGEST_GROUP]
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"tracker_group": group})})
+
+
+def _of_study(
+    study: Study,
+    folder: Path,
+    recipe: Recipe,
+    key: str,
+    name: str,
+    job_type: Literal["training", "evaluation", "report"],
+    about: Mapping[str, Any],
+) -> TrackedRun:
+    settings = in_group(study, recipe).train
+    own_id = json.loads((folder / CREATED_FILE).read_text(encoding="utf-8"))["id"]
+    identity = hashlib.sha256(f"{own_id} {key}".encode()).hexdigest()[:16]
+    own = folder / TRACKERS
+    events = own / file_stem(settings.tracker_group or "") / file_stem(f"{name} {identity[:6]}")
+    config = {"recipe": to_yaml(recipe), **about}
+    return TrackedRun(settings.tracker_project, name, own, events, settings.tracker_group, job_type, identity, config)

@@ -1,0 +1,164 @@
+"""A chat's prompts: they are those of training, they fit the model's window, and what cannot be asked is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_actor import Actor, say, session, trained_prompt
+from tiny import tiny_tokenizer
+from tiny_tokenizers import END, begin_of_text_tokenizer, byte_tokenizer
+from tokenizers import Tokenizer, decoders
+from tokenizers import models as tokenizer_models
+from transformers import PreTrainedTokenizerFast
+
+from tunelab.data.reader import load_examples
+from tunelab.data.templates import get_template
+from tunelab.data.tokenize import RowEncoder
+from tunelab.errors import BadRow, ModelError, UsageError
+from tunelab.inference.sampling import Decoding
+
+ONE_TURN = (
+    "{% if messages|length > 3 or (messages|length > 2 and messages[0]['role'] != 'system') %}"
+    "{{ raise_exception('one question at a time') }}{% endif %}"
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>'}}"
+    "{% endfor %}"
+)
+NO_SYSTEM = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n'}}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("name", ["alpaca", "alpaca-short", "plain", "human-assistant", "chat"])
+@pytest.mark.parametrize("make", [byte_tokenizer, begin_of_text_tokenizer])
+@pytest.mark.parametrize("system", ["", "Be brief."])
+def test_the_prompt_is_that_of_a_training_row(name: str, make: Any, system: str, actor: Actor) -> None:
+    tokenizer = make()
+    template = get_template(name, tokenizer)
+    chat = session(name, tokenizer)
+    if system:
+        chat.set_system(system)
+    space = " " if name in ("plain", "human-assistant") else ""
+    for answer in ("Paris.", "  Rome,\n\n* of course", "Madrid"):
+        actor.says = space + answer
+        assert say(chat, f"Where is {answer}?") == answer, "the template's own space is no part of the answer"
+    said = [text for exchange in chat.exchanges for text in (exchange.question, exchange.answer)]
+    assert len(actor.calls) == 3
+    for number, call in enumerate(actor.calls):
+        expected = trained_prompt(tokenizer, template, *said[: 2 * number + 1], "Some answer", system=system)
+        assert call["prompt"] == expected
+        assert call["stop"] == set(RowEncoder(tokenizer, template).stop_token_ids())
+    text = tokenizer.decode(actor.calls[2]["prompt"])
+    assert "Paris." in text and "Rome,\n\n* of course" in text and "Where is Madrid?" in text
+    assert ("Be brief." in text) == bool(system)
+
+
+def test_a_long_conversation_loses_its_oldest_turns_and_never_the_system_message(actor: Actor) -> None:
+    tokenizer = tiny_tokenizer()
+    template = get_template("plain", tokenizer)
+    chat = session("plain", tokenizer, context=200, decoding=Decoding(max_new_tokens=50))
+    chat.set_system("Be brief.")
+    notices = []
+    for number in range(8):
+        reply = chat.ask(f"question {number}")
+        list(reply.pieces)
+        notices.append(reply.notices)
+        assert len(reply.prompt_ids) <= 150
+        assert tokenizer.decode(list(reply.prompt_ids)).startswith("Be brief.\n\nInstruction: ")
+    said = [text for exchange in chat.exchanges for text in (exchange.question, exchange.answer)]
+    assert len(said) == 16, "what is left out of the prompt is still in the conversation"
+    dropped = next(
+        first
+        for first in range(8)
+        if actor.calls[-1]["prompt"]
+        == trained_prompt(tokenizer, template, *said[2 * first : 15], "a", system="Be brief.")
+    )
+    assert dropped > 1
+    longer = trained_prompt(tokenizer, template, *said[2 * dropped - 2 : 15], "a", system="Be brief.")
+    assert len(longer) > 150, "no more is dropped than must be"
+    left_out = [notice for (notice,) in filter(None, notices)]
+    assert len(left_out) == dropped
+    begin = "the conversation is longer than the model's window: the oldest"
+    assert left_out[0] == f"{begin} question and its answer is left out"
+    assert left_out[-1] == f"{begin} {dropped} questions and their answers are left out"
+    chat.configure("max_new_tokens=1")
+    assert len(chat.ask("question 8").prompt_ids) > 150, "there is more room again"
+
+
+def test_undo_gives_older_turns_their_room_back(actor: Actor) -> None:
+    chat = session(context=200, decoding=Decoding(max_new_tokens=50))
+    prompts = []
+    for number in range(6):
+        reply = chat.ask(f"question {number}")
+        list(reply.pieces)
+        prompts.append(reply.prompt_ids)
+    assert len(prompts[1]) < len(prompts[2]) and len(prompts[5]) < 150
+    for _ in range(4):
+        chat.undo()
+    assert chat.ask("question 2").prompt_ids == prompts[2]
+
+
+def test_a_question_that_is_too_long_changes_nothing(actor: Actor) -> None:
+    chat = session(context=128, decoding=Decoding(max_new_tokens=28))
+    say(chat, "one")
+    with pytest.raises(ModelError, match=r"too long: 328 tokens .* window of 128 less max_new_tokens=28 leaves 100"):
+        chat.ask("long " * 61)
+    chat.configure("max_new_tokens=500")
+    with pytest.raises(ModelError, match="leaves 0"):
+        chat.ask("two")
+    chat.configure("max_new_tokens=28")
+    assert len(chat.exchanges) == 1
+    say(chat, "two")
+    assert actor.calls[-1]["decoding"].seed == 2
+
+
+def test_questions_that_cannot_be_asked(actor: Actor) -> None:
+    chat = session("chat", byte_tokenizer())
+    with pytest.raises(UsageError, match="the question is empty"):
+        chat.ask(" \n")
+    with pytest.raises(BadRow, match=r"message 1 \(user\) contains '<\|im_end\|>'"):
+        chat.ask(f"say {END}")
+    assert chat.exchanges == [] and actor.calls == []
+
+
+def test_what_the_tokenizer_cannot_spell_is_told(actor: Actor) -> None:
+    ascii_letters = {chr(code): code for code in range(128)}
+    backend = Tokenizer(tokenizer_models.BPE(vocab=ascii_letters, merges=[]))
+    backend.decoder = decoders.Fuse()
+    chat = session(tokenizer=PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>"))
+    assert chat.ask("red?").notices == ()
+    notice = "the tokenizer cannot spell 2 characters of this, and leaves them out"
+    assert chat.ask("röd и?").notices == (notice,)
+
+
+def test_a_template_of_single_turns_is_asked_one_at_a_time(actor: Actor, tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer()
+    chat = session("chat", tokenizer, jinja=ONE_TURN)
+    chat.set_system("Be brief.")
+    notices: list[str] = []
+    for question in ("one", "two", "three"):
+        reply = chat.ask(question)
+        list(reply.pieces)
+        notices += reply.notices
+    assert notices == ["the chat template takes one question at a time: each question is asked alone"]
+    template = get_template("chat", tokenizer, ONE_TURN)
+    assert actor.calls[2]["prompt"] == trained_prompt(tokenizer, template, "three", "a", system="Be brief.")
+    assert chat.save(tmp_path / "chats.jsonl") == 3
+    assert len(load_examples("auto", path=tmp_path / "chats.jsonl").examples) == 3
+
+
+def test_a_template_without_system_turns_refuses_one(actor: Actor) -> None:
+    chat = session("chat", byte_tokenizer(), jinja=NO_SYSTEM)
+    with pytest.raises(BadRow, match="the chat template refuses the conversation: no system turn"):
+        chat.set_system("Be brief.")
+    assert chat.system == "" and say(chat, "one") == " ok"
+
+
+def test_templates_that_no_chat_can_use() -> None:
+    with pytest.raises(BadRow, match="the chat template refuses the conversation: never"):
+        session("chat", byte_tokenizer(), jinja="{{ raise_exception('never') }}")
+    with pytest.raises(ModelError, match="not with a special token"):
+        session("chat", byte_tokenizer(), jinja="{% for m in messages %}{{ m['content'] }}\n{% endfor %}")

@@ -1,0 +1,218 @@
+"""What is compared, how it is told, and that nothing is claimed that was not shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
+
+from tunelab.comparison.align import Pairs
+from tunelab.comparison.paired_comparison import Comparison, compare_values, correct
+from tunelab.comparison.verdict import verdict
+from tunelab.errors import DataError, RunError
+from tunelab.statistics.bootstrap import paired_bootstrap
+from tunelab.statistics.paired_tests import discordant_interval, mcnemar
+from tunelab.statistics.power import detectable_accuracy_difference, detectable_difference
+from tunelab.statistics.standard_errors import clustered_mean_with_error, mean_with_error
+
+
+def _pairs(a: Sequence[float], b: Sequence[float], clusters: list[str] | None = None) -> Pairs:
+    ids = [f"item {place}" for place in range(len(a))]
+    return Pairs("base", "tuned", ids, list(a), list(b), clusters, [], ["item x"], {"arm": ("base", "tuned")})
+
+
+def _answers(lost: int, gained: int, n: int) -> Pairs:
+    alike = n - lost - gained
+    return _pairs(
+        [1.0] * lost + [0.0] * gained + [1.0] * (alike // 2) + [0.0] * (alike - alike // 2),
+        [0.0] * lost + [1.0] * gained + [1.0] * (alike // 2) + [0.0] * (alike - alike // 2),
+    )
+
+
+def _compare(pairs: Pairs, **changes: Any) -> Comparison:
+    return compare_values(pairs, **{"benchmark": "mmlu", "metric": "accuracy", "resamples": 2000, **changes})
+
+
+def test_right_and_wrong_answers() -> None:
+    pairs = _answers(675, 593, 12_343)
+    found = _compare(pairs)
+    bootstrap = paired_bootstrap(pairs.a, pairs.b, resamples=2000)
+    assert found.p == found.p_mcnemar == mcnemar(675, 593)
+    assert (found.low, found.high, found.error) == (bootstrap.low, bootstrap.high, bootstrap.error)
+    assert found.difference == pytest.approx((593 - 675) / 12_343)
+    assert (found.a_value, found.a_error) == (mean_with_error(pairs.a).value, mean_with_error(pairs.a).error)
+    assert (found.b_value, found.b_error) == (mean_with_error(pairs.b).value, mean_with_error(pairs.b).error)
+    assert found.lost == tuple(pairs.items[:675])
+    assert found.gained == tuple(pairs.items[675 : 675 + 593])
+    assert (found.n, found.clusters, found.left_out, found.p_holm, found.family) == (12_343, None, 1, None, 1)
+    assert found.detectable == detectable_accuracy_difference(12_343, 1268 / 12_343)
+    assert found.method.startswith("p: exact McNemar; interval: paired bootstrap (BCa, 2,000 resamples, seed 0")
+    assert verdict(found) == "tuned is worse than base by 0.7 points (95 % interval 0.1 to 1.2, p = 0.023)"
+
+
+def test_few_discordant_answers_are_not_resampled() -> None:
+    found = _compare(_answers(2, 7, 500))
+    assert (found.low, found.high) == discordant_interval(2, 7, 500)
+    assert found.method == "p: exact McNemar; interval: Bonett and Price (9 discordant items are few for a bootstrap)"
+    same = _compare(_answers(0, 0, 500))
+    assert same.p == 1 and same.low == -same.high < 0
+    assert verdict(same) == (
+        "no difference shown: 0.0 points (95 % interval -0.6 to +0.6, p = 1.00), differences below 1.6 points could"
+        " not have been seen (with 80 % power)"
+    )
+
+
+def test_clustered_answers_take_the_clusters_p() -> None:
+    random = np.random.default_rng(0)
+    clusters = [f"subject {place // 20}" for place in range(800)]
+    shift = np.repeat(random.normal(0.1, 0.25, size=40), 20)  # some subjects gain, some lose
+    a, b = (random.random(800) < 0.5).astype(float), (random.random(800) < 0.5 + shift).astype(float)
+    pairs = _pairs(a.tolist(), b.tolist(), clusters)
+    found = _compare(pairs)
+    bootstrap = paired_bootstrap(pairs.a, pairs.b, clusters, resamples=2000)
+    assert (found.p, found.low, found.high) == (bootstrap.p, bootstrap.low, bootstrap.high)
+    assert found.p_mcnemar is not None and found.p_mcnemar < found.p
+    assert found.clusters == 40
+    assert found.a_error == clustered_mean_with_error(pairs.a, clusters).error
+    plain = mean_with_error(b - a).error
+    assert plain is not None and found.error > 1.3 * plain and found.gained and found.lost
+    discordance = (len(found.gained) + len(found.lost)) / 800
+    effect = (found.error / plain) ** 2
+    assert found.detectable == pytest.approx(detectable_accuracy_difference(800, discordance, design_effect=effect))
+    assert found.method.startswith("interval and p: paired bootstrap") and "40 clusters" in found.method
+
+
+def test_few_discordant_answers_in_clusters_take_the_more_careful_of_both() -> None:
+    pairs = _answers(0, 5, 100)
+    clusters = [f"subject {place}" for place in range(50)] * 2
+    found = _compare(dataclasses.replace(pairs, clusters=clusters))
+    bootstrap = paired_bootstrap(pairs.a, pairs.b, clusters, resamples=2000)
+    low, high = discordant_interval(0, 5, 100)
+    assert bootstrap.p < found.p == mcnemar(0, 5) == 0.0625
+    assert (found.low, found.high) == (min(low, bootstrap.low), max(high, bootstrap.high))
+    assert "the wider of" in found.method and "the larger of" in found.method
+
+
+def test_any_mean() -> None:
+    random = np.random.default_rng(1)
+    a = random.normal(3.0, 1.0, size=400)
+    noise = random.normal(0, 0.4, size=400)
+    b = a - 0.5 + noise - noise.mean()
+    found = _compare(_pairs(a.tolist(), b.tolist()), metric="loss", unit="nats", higher_is_better=False, resamples=9999)
+    assert found.gained is found.lost is found.p_mcnemar is None
+    assert found.detectable == pytest.approx(detectable_difference(400, float(np.std(b - a, ddof=1))))
+    assert verdict(found) == "tuned is better than base by 0.50 nats (95 % interval 0.46 to 0.54, p < 0.001)"
+    other = _compare(_pairs(a.tolist(), b.tolist()), unit="0-100", bootstrap="percentile")
+    assert "percentile" in other.method
+    assert verdict(other).startswith("tuned is worse than base by 0.50 points (95 % interval 0.4")
+
+
+def test_values_that_never_differ_are_told_as_such() -> None:
+    found = _compare(_pairs([0.2, 0.7, 0.9], [0.2, 0.7, 0.9]), unit="0-100")
+    assert found.detectable is None
+    assert verdict(found) == (
+        "no difference shown: 0.0 points (95 % interval 0.0 to 0.0, p = 1.00), the same whichever of the 3 items are"
+        " drawn"
+    )
+
+
+def test_only_shares_are_right_or_wrong() -> None:
+    # No answer shares a word with its reference: ROUGE is 0 everywhere, which is no list of wrong answers.
+    found = _compare(_pairs([0.0] * 9, [0.0] * 9), metric="rougeL", unit="0-100")
+    assert found.gained is found.p_mcnemar is found.detectable is None
+    assert _compare(_pairs([0.0] * 9, [0.0] * 9)).gained == ()
+
+
+def test_too_few_items_to_see_anything() -> None:
+    assert verdict(_compare(_answers(0, 1, 3))).endswith(", p = 1.00), 3 items could not have shown any difference")
+    with pytest.raises(DataError, match="there is 1 item: no error can be known"):
+        _compare(_answers(0, 1, 1))
+    with pytest.raises(DataError, match="all 2 items are of one cluster"):
+        _compare(_pairs([0, 1], [1, 1], ["law", "law"]))
+
+
+def test_a_family_is_corrected_together() -> None:
+    family = [_compare(_answers(lost, gained, 1000)) for lost, gained in ((30, 62), (32, 52), (40, 44))]
+    corrected = correct(family)
+    p = [one.p for one in family]
+    assert p[0] < 0.01 < p[1] < 0.05 < p[2]
+    assert [one.p_holm for one in corrected] == pytest.approx([3 * p[0], 2 * p[1], p[2]])
+    assert [one.p for one in corrected] == p
+    assert [one.shown for one in family] == [True, True, False]
+    assert [one.shown for one in corrected] == [True, False, False]
+    assert corrected[0].detectable == detectable_accuracy_difference(1000, 0.092, alpha=0.05 / 3)
+    assert correct(corrected) == corrected
+    assert correct([]) == []
+    # The ends of a bootstrap's interval are told as they are; here some that round the same way everywhere.
+    assert verdict(dataclasses.replace(corrected[0], low=0.0134, high=0.0508)) == (
+        "tuned is better than base by 3.2 points (95 % interval 1.3 to 5.1, p = 0.003 after Holm over 3 comparisons)"
+    )
+    assert verdict(dataclasses.replace(corrected[1], low=0.0021, high=0.0379)) == (
+        "no difference shown: +2.0 points (95 % interval +0.2 to +3.8, p = 0.075 after Holm over 3 comparisons),"
+        " differences below 3.0 points could not have been seen (with 80 % power)"
+    )
+    assert verdict(correct(family[:1])[0]).endswith(" after Holm over 1 comparison)")
+
+
+def test_p_is_never_rounded_over_the_line() -> None:
+    one = _compare(_answers(30, 50, 1000))
+    assert "p = 0.04960)" in verdict(dataclasses.replace(one, p=0.0496))
+    assert "p = 0.050)" in verdict(dataclasses.replace(one, p=0.0504))
+    assert "p = 0.27)" in verdict(dataclasses.replace(one, p=0.2683))
+
+
+def test_small_differences_get_the_digits_they_need() -> None:
+    one = dataclasses.replace(_compare(_answers(30, 60, 1000)), unit="bits/byte")
+    tiny = dataclasses.replace(one, difference=0.00123, low=0.0009, high=0.0015)
+    assert "by 0.0012 bits/byte (95 % interval 0.0009 to 0.0015" in verdict(tiny)
+    large = dataclasses.replace(one, difference=123.4, low=88.0, high=160.2)
+    assert "by 123 bits/byte (95 % interval 88 to 160" in verdict(large)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, 1.0])), min_size=4, max_size=120),
+    st.booleans(),
+)
+def test_a_against_b_is_b_against_a_turned(rows: list[tuple[float, float]], clustered: bool) -> None:
+    a, b = [one for one, _ in rows], [other for _, other in rows]
+    clusters = [f"c{place % 3}" for place in range(len(rows))] if clustered else None
+    forth, back = _compare(_pairs(a, b, clusters), resamples=200), _compare(_pairs(b, a, clusters), resamples=200)
+    assert (back.difference, back.p, back.detectable) == pytest.approx((-forth.difference, forth.p, forth.detectable))
+    assert (-back.high, -back.low) == pytest.approx((forth.low, forth.high), abs=1e-9)
+    assert (back.gained, back.lost) == (forth.lost, forth.gained)
+    assert forth.low <= forth.difference <= forth.high
+
+
+def test_json_and_back() -> None:
+    for one in (_compare(_answers(3, 5, 40)), _compare(_pairs([0.5, 0.2, 0.1], [0.1, 0.4, 0.2]))):
+        assert Comparison.from_json(json.loads(json.dumps(one.to_json()))) == one
+    stored = _compare(_answers(3, 5, 40)).to_json()
+    with pytest.raises(RunError, match="Comparison record has an unknown zeal"):
+        Comparison.from_json({**stored, "zeal": 1})
+    del stored["p"]
+    with pytest.raises(RunError, match="Comparison record lacks p"):
+        Comparison.from_json(stored)
+
+
+def test_a_difference_between_items_may_be_no_more_than_that_between_seeds() -> None:
+    one = _compare(_answers(lost=10, gained=60, n=500))
+    assert one.p_of_seeds is None and one.beyond_seeds
+    by_seed = [0.02, 0.10, 0.18]
+    of_seeds = dataclasses.replace(one, seeds=3, seed_error=mean_with_error(by_seed).error)
+    assert of_seeds.difference == pytest.approx(np.mean(by_seed))
+    assert of_seeds.p_of_seeds == pytest.approx(ttest_1samp(by_seed, 0).pvalue)
+    assert of_seeds.shown and not of_seeds.beyond_seeds
+    assert verdict(of_seeds) == verdict(one) + ", but not beyond what 3 seeds differ by (± 4.62, p = 0.16)"
+    sure = dataclasses.replace(of_seeds, seed_error=0.001)
+    assert sure.beyond_seeds and verdict(sure) == verdict(one)
+    same = dataclasses.replace(of_seeds, seed_error=0.0)
+    assert same.p_of_seeds == 0.0 and dataclasses.replace(same, difference=0.0).p_of_seeds == 1.0
+    assert Comparison.from_json(json.loads(json.dumps(of_seeds.to_json()))) == of_seeds

@@ -1,0 +1,38 @@
+"""What the preparation of a recipe refuses before it reads a row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+
+from tunelab.config import parse_recipe, resolve
+from tunelab.errors import ModelError, UsageError
+from tunelab.preparation.rows import fit_to_model, prepare
+
+
+def test_a_chat_template_file_that_is_not_there(tmp_path: Path) -> None:
+    tree = tiny.recipe(tiny.model_folder(tmp_path / "model"), tiny.rows_file(tmp_path / "rows.jsonl"), tmp_path / "run")
+    tree["data"] |= {"template": "chat", "chat_template": str(tmp_path / "none.jinja")}
+    with pytest.raises(UsageError, match=r"data.chat_template: .*none.jinja: no such file"):
+        prepare(resolve(parse_recipe(tree)))
+
+
+def test_a_model_whose_window_cannot_be_read(tmp_path: Path) -> None:
+    tiny.tiny_tokenizer().save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "no-such-family"}', encoding="utf-8")
+    tree = tiny.recipe(tmp_path / "model", tmp_path / "rows.jsonl", tmp_path / "run")
+    with pytest.raises(ModelError, match=r"model .*model: cannot be loaded: .*no-such-family"):
+        fit_to_model(resolve(parse_recipe(tree)))
+
+
+def test_rows_are_as_long_as_the_model_s_window_allows(tmp_path: Path) -> None:
+    model = tiny.model_folder(tmp_path / "model")
+    tree = tiny.recipe(model, tmp_path / "rows.jsonl", tmp_path / "run")
+    del tree["data"]["max_length"]
+    fitted = fit_to_model(resolve(parse_recipe({**tree, "train": {**tree["train"], "tokens_per_batch": 4096}})))
+    assert fitted.data.max_length == tiny.CONTEXT
+    tree["data"]["max_length"] = tiny.CONTEXT + 1
+    with pytest.raises(UsageError, match=f"has a window of {tiny.CONTEXT} tokens"):
+        fit_to_model(resolve(parse_recipe({**tree, "train": {**tree["train"], "tokens_per_batch": 4096}})))

@@ -1,0 +1,174 @@
+"""Merging a run: a plain checkpoint with the logits of base + adapter, or an error that says why not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import FAMILIES, model_folder, recipe
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tunelab.errors import Interrupted, ModelError, RunError, UsageError
+from tunelab.evaluation.divergence import Divergence
+from tunelab.models.adapters import load_adapter
+from tunelab.models.load import load_model
+from tunelab.models.merge import compare_logits, logits_of
+from tunelab.models.precision import weight_format
+from tunelab.publishing import merge as story
+from tunelab.publishing.merge import compare_merges, merge, recommended_merge
+from tunelab.records.runs import Run
+from tunelab.training.finetune import finetune
+
+ROWS = [[72, 101, 108, 108, 111], [256, 3, 4, 5, 6, 7, 8]]
+
+
+@pytest.fixture(scope="module")
+def run(models: dict[str, Path], rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return finetune(recipe(models["llama"], rows, tmp_path_factory.mktemp("merge") / "run", data__held_out=4))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("targets", ["all-linear", ["lm_head"]])
+def test_merged_is_adapted(family: str, targets: Any, rows: Path, tmp_path: Path) -> None:
+    base = model_folder(tmp_path / "base", family, tie_word_embeddings=True)
+    run = finetune(recipe(base, rows, tmp_path / "run", adapter__targets=targets))
+    merged = merge(run, tmp_path / "merged")
+    assert merged.check is not None and merged.check.passed and merged.check.tokens > 100
+    assert (merged.dtype, merged.path) == ("fp32", tmp_path / "merged")
+    expected = logits_of(load_adapter(load_model(str(base), dtype=torch.float32), run.adapter), ROWS)
+    plain = AutoModelForCausalLM.from_pretrained(merged.path)
+    assert compare_logits(expected, logits_of(plain, ROWS), torch.float32).passed
+    untouched = logits_of(load_model(str(base), dtype=torch.float32), ROWS)
+    assert not compare_logits(expected, untouched, torch.float32).passed
+    assert AutoTokenizer.from_pretrained(merged.path).eos_token_id == 256
+    with pytest.raises(UsageError, match="merged: exists already"):
+        merge(run.path, tmp_path / "merged")
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_a_dtype_of_one_s_own(dtype: str, run: Run, tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int | None]] = []
+    merged = merge(
+        run,
+        tmp_path / dtype,
+        into=dtype,
+        progress=lambda stage, done, total, detail="": seen.append((stage, done, total)),
+    )
+    assert merged.dtype == dtype
+    assert merged.check is not None and merged.check.largest_difference > 0
+    assert seen[-1] == ("merging", 3, 3)
+    with pytest.raises(UsageError, match="no way named 'int3' to merge"):
+        merge(run, tmp_path / "other", into="int3")
+
+
+def test_a_merge_that_changes_logits_is_not_written(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(adapted: Any) -> Any:
+        return adapted.unload()
+
+    monkeypatch.setattr(story, "merge_adapter", wrong)
+    with pytest.raises(
+        ModelError, match=r"the merged model's logits differ from base \+ adapter's by .* of the largest"
+    ):
+        merge(run, tmp_path / "merged")
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_that_cannot_be_merged(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    full = finetune(recipe(models["llama"], rows, tmp_path / "full", adapter__kind="none", train__steps=1))
+    with pytest.raises(RunError, match="every weight was trained, there is no adapter to merge"):
+        merge(full, tmp_path / "merged")
+
+    def stops(stage: str, done: int, total: int | None, detail: str = "") -> None:
+        import os
+        import signal
+
+        if stage == "training":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        finetune(recipe(models["llama"], rows, tmp_path / "half"), progress=stops)
+    with pytest.raises(RunError, match="no trained adapter there; the run is interrupted"):
+        merge(tmp_path / "half", tmp_path / "merged")
+    with pytest.raises(RunError, match="no run there"):
+        merge(tmp_path / "none", tmp_path / "merged")
+
+
+@pytest.fixture(scope="module")
+def over_nf4(models: dict[str, Path], rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.mktemp("nf4") / "run"
+    return finetune(recipe(models["llama"], rows, out, precision="nf4", data__held_out=6, train__steps=30))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("precision", ["nf4", "int8", "mxfp4"])
+def test_into_the_weights_that_the_codes_stand_for_it_is_the_trained_model(
+    family: str, precision: str, models: dict[str, Path], rows: Path, tmp_path: Path
+) -> None:
+    changes = {"precision": precision, "data__held_out": 4, "train__steps": 12}
+    run = finetune(recipe(models[family], rows, tmp_path / "run", **changes))
+    merged = merge(run, tmp_path / "merged")
+    assert (merged.into, merged.dtype) == ("dequantised", "fp32")
+    assert merged.check is not None and merged.check.passed
+    assert merged.quality is not None and merged.quality.kl < 1e-6 and merged.quality.changed == 0
+    assert merged.quality.kept_gain == pytest.approx(1, abs=1e-4)
+    plain = AutoModelForCausalLM.from_pretrained(merged.path)
+    form = weight_format(precision)
+    trained = load_adapter(load_model(str(models[family]), dtype=torch.float32, form=form), run.adapter)
+    assert compare_logits(logits_of(trained, ROWS), logits_of(plain, ROWS), torch.float32).passed
+    # Into few bits again: it loads, and is another model.
+    again = merge(run, tmp_path / "again", into=precision, force=True)
+    assert again.check is None and again.quality is not None and again.quality.kl > 0
+    assert again.bytes < merged.bytes
+    loaded = load_model(str(again.path), dtype=torch.float32, form=form)
+    assert type(loaded.lm_head) is torch.nn.Linear
+    stored = json.loads((again.path / "merge.json").read_text(encoding="utf-8"))
+    assert stored["into"] == precision and stored["quality"]["kl"] == again.quality.kl
+
+
+def test_all_ways_are_measured_and_one_is_recommended(over_nf4: Run) -> None:
+    found = compare_merges(over_nf4)
+    assert set(found) == {"fp32", "bf16", "fp16", "dequantised", "nf4", "fp4", "int8", "mxfp4"}
+    assert found["dequantised"].kl < 1e-6 < found["bf16"].kl
+    assert found["int8"].kl < found["nf4"].kl
+    assert all(quality.trained_loss < quality.base_loss for quality in found.values())
+    assert recommended_merge(found) in found
+    stored = json.loads((over_nf4.path / "merges.json").read_text(encoding="utf-8"))
+    assert stored["nf4"]["kept_gain"] == found["nf4"].kept_gain
+
+
+def test_without_answers_nothing_can_be_compared(over_nf4: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(story, "_quality", lambda *arguments: None)
+    with pytest.raises(ModelError, match="no held-out row has an answer to compare on"):
+        compare_merges(over_nf4)
+
+
+def quality(kept: float, kl: float = 0.1) -> Divergence:
+    return Divergence(tokens=10, kl=kl, changed=0.0, base_loss=2.0, trained_loss=1.0, loss=2.0 - kept)
+
+
+def test_what_is_recommended_has_the_fewest_bits_of_those_that_keep_the_gain() -> None:
+    good = {"bf16": quality(0.99), "int8": quality(0.97), "nf4": quality(0.96), "mxfp4": quality(0.5)}
+    assert recommended_merge(good) == "nf4"
+    assert recommended_merge({**good, "nf4": quality(0.94)}) == "int8"
+    assert recommended_merge({"bf16": quality(1.0, 0.2), "dequantised": quality(1.0, 0.0)}) == "dequantised"
+    assert recommended_merge({"bf16": quality(0.7), "nf4": quality(0.8)}) == "nf4"
+    no_gain = Divergence(tokens=10, kl=0.1, changed=0.0, base_loss=1.0, trained_loss=1.0, loss=1.0)
+    assert no_gain.kept_gain is None and recommended_merge({"bf16": no_gain}) == "bf16"
+
+
+def test_a_merge_that_loses_the_gain_is_refused_unless_told(
+    over_nf4: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(story, "divergence", lambda *arguments: quality(0.4))
+    with pytest.raises(ModelError, match="merged into nf4, the model keeps 40% of what training gained") as caught:
+        merge(over_nf4, tmp_path / "merged", into="nf4")
+    assert "--into dequantised" in caught.value.hint and not list(tmp_path.iterdir())
+    assert merge(over_nf4, tmp_path / "merged", into="nf4", force=True).quality == quality(0.4)
+
+
+def test_ways_that_a_base_does_not_have(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no way named 'dequantised' to merge"):
+        merge(run, tmp_path / "merged", into="dequantised")

@@ -1,0 +1,166 @@
+"""A run's directory: who may write it, what is read from it, and what a kill leaves of its files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tunelab.errors import RunError
+from tunelab.records import runs
+from tunelab.records.runs import Run, environment, new_run, now, open_run, source_state
+
+
+def test_a_new_run_and_its_files(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "a" / "run", "model: gpt2\n")
+    assert run.recipe_file.read_text() == "model: gpt2\n"
+    assert (run.status, run.is_done, run.manifest, run.metrics()) == ("new", False, {}, [])
+    places = (run.manifest_file, run.metrics_file, run.checkpoints, run.adapter, run.model, run.tokenizer)
+    assert {place.parent for place in (*places, run.evaluations, run.trackers)} == {run.path}
+    assert open_run(run.path) == run
+
+
+def test_directories_that_cannot_become_a_run(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run", "")
+    run.update_manifest(status="interrupted")
+    with pytest.raises(RunError, match="run: there is a run already; it is interrupted") as caught:
+        new_run(run.path, "")
+    assert f"tunelab train --resume {run.path}" in caught.value.hint
+    (tmp_path / "photo.png").touch()
+    with pytest.raises(RunError, match="the directory is not empty and holds no run"):
+        new_run(tmp_path, "")
+    with pytest.raises(RunError, match=r"other: no run there \(no recipe.yaml\)"):
+        open_run(tmp_path / "other")
+
+
+def test_what_a_kill_before_the_recipe_was_written_left_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / ".recipe.yaml.77.tmp").write_text("mod")
+    (tmp_path / ".lock").touch()
+    assert new_run(tmp_path, "model: gpt2\n").recipe_file.exists()
+
+
+def test_a_manifest_is_updated_by_name(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.update_manifest(status="running", seeds={"train": 0})
+    run.update_manifest(status="finished")
+    assert run.manifest == {"status": "finished", "seeds": {"train": 0}}
+    assert run.is_done
+    run.update_manifest(status="stopped early")
+    assert run.is_done
+
+
+def test_metrics_are_lines_of_json(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.append_metrics({"kind": "train", "step": 1, "loss": 0.1 + 0.2})
+    run.append_metrics({"kind": "held-out", "step": 1, "loss": 2.0})
+    assert [json.loads(line)["kind"] for line in run.metrics_file.read_text().splitlines()] == ["train", "held-out"]
+    assert run.metrics("train") == [{"kind": "train", "step": 1, "loss": 0.1 + 0.2}]
+
+
+def test_metrics_that_are_no_json_are_not_written(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run.append_metrics({"loss": float("inf")})
+    assert run.metrics() == []
+
+
+def test_metrics_of_steps_that_run_again_are_dropped(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.keep_metrics_up_to(3)  # nothing there yet
+    for step in (1, 2, 3):
+        run.append_metrics({"kind": "train", "step": step})
+    run.append_metrics({"kind": "held-out", "step": 3})
+    with open(run.metrics_file, "a") as file:
+        file.write('{"kind": "train", "st')
+    run.keep_metrics_up_to(2)
+    assert [record["step"] for record in run.metrics()] == [1, 2]
+    run.append_metrics({"kind": "train", "step": 3})
+    assert [record["step"] for record in run.metrics()] == [1, 2, 3]
+    run.keep_metrics_up_to(0)
+    assert run.metrics() == []
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from tunelab.records.runs import Run
+with Run(Path(sys.argv[1])).locked():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_process_writes_and_a_killed_one_holds_nothing(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match="run: another process is writing this run"), run.locked():
+            pytest.fail("not reached")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with run.locked():
+        pass
+    with run.locked():
+        pass
+
+
+def test_the_environment_says_what_a_result_must_be_read_with() -> None:
+    made = environment()
+    assert made["libraries"]["torch"]
+    assert (made["cores"], made["memory_bytes"] > 2**28) == (os.cpu_count(), True)
+    assert made["processor"]
+    json.dumps(made)
+
+
+def test_libraries_that_are_not_there_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "LIBRARIES", ("torch", "no-such-library"))
+    assert environment()["libraries"]["no-such-library"] is None
+
+
+def test_source_outside_git_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "runs.py"))
+    assert source_state() is None
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert source_state() is None
+
+
+def test_source_in_git_is_told_by_commit_and_dirt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "runs.py").touch()
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.invalid"]
+    for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True, capture_output=True)
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "runs.py"))
+    clean = source_state()
+    assert clean is not None
+    assert (len(clean["commit"]), clean["dirty"]) == (40, False)
+    (tmp_path / "runs.py").write_text("changed")
+    changed = source_state()
+    assert changed == {"commit": clean["commit"], "dirty": True}
+
+
+def test_time_is_utc_to_the_second() -> None:
+    assert now().endswith("+00:00")
+    assert len(now()) == 25
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_may_begin_again(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run", "first")
+    run.update_manifest(status="failed", error="ModelError: no such folder")
+    run.append_metrics({"kind": "train", "step": 1})
+    again = new_run(tmp_path / "run", "second")
+    assert again.recipe_file.read_text(encoding="utf-8") == "second"
+    assert again.manifest == {} and again.metrics() == []
+
+
+def test_a_failed_run_with_a_checkpoint_is_kept(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run", "first")
+    run.update_manifest(status="failed")
+    (run.checkpoints / "step-00000001").mkdir(parents=True)
+    with pytest.raises(RunError, match="there is a run already; it is failed"):
+        new_run(tmp_path / "run", "second")

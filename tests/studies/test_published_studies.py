@@ -1,0 +1,98 @@
+"""Every study that ships: short, honest in its header, and run at tiny scale on a toy of its family."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from tiny_studies import STUDIES
+
+from tunelab.config.study import load_study
+from tunelab.errors import ModelError
+from tunelab.studies.toy_model import toy_model
+
+KILLS = 4
+
+
+@pytest.fixture(params=STUDIES, ids=[path.stem for path in STUDIES])
+def path(request: pytest.FixtureRequest) -> Path:
+    value: Path = request.param
+    return value
+
+
+def test_the_five_are_there() -> None:
+    assert len(STUDIES) >= 5
+
+
+def test_a_study_is_short_and_says_what_it_does(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 40 and max(map(len, lines)) <= 130
+    header = " ".join(line for line in lines if line.startswith("#"))
+    for word in ("What it does:", "Needs:", "Expect:", f"Run:          tunelab study run studies/{path.name}"):
+        assert word in header
+    load_study(path)
+    load_study(path, tiny=True)
+
+
+@pytest.fixture(scope="module")
+def outcomes(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Every study at tiny scale, whole and killed at random."""
+    folder = tmp_path_factory.mktemp("studies")
+    driver = Path(__file__).with_name("study_kill_driver.py")
+    done = subprocess.run(
+        [sys.executable, str(driver), str(folder), str(shared_data), str(KILLS), "0"],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env={**os.environ, "NLTK_DATA": str(shared_data / "nltk_data"), "TUNELAB_CACHE": str(folder / "cache")},
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.timeout(1000)
+def test_it_runs_at_tiny_scale(path: Path, outcomes: dict[str, Any]) -> None:
+    study, whole = load_study(path, tiny=True), outcomes[path.stem]["whole"]
+    assert whole["failed"] == {}
+    report = whole["report"]
+    assert {arm["status"] for arm in report["arms"]} == {"done"}
+    assert len(report["questions"]) == len(study.questions) and len(report["published"]) == sum(
+        len(one.values) for one in study.published
+    )
+    assert {one["verdict"] for one in report["questions"]} <= {"better", "worse", "no difference"}
+    assert report["comparisons"]
+    assert not any("were not compared" in sentence for sentence in report["not_proved"])
+
+
+@pytest.mark.timeout(1000)
+def test_killed_at_random_it_ends_in_the_same_report(path: Path, outcomes: dict[str, Any]) -> None:
+    outcome = outcomes[path.stem]
+    assert len(outcome["hits"]) >= KILLS - 1, "it was killed in several places"
+    assert outcome["killed"]["failed"] == {} and outcome["left"] == []
+    assert outcome["killed"]["report"] == outcome["whole"]["report"]
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_toy_is_of_its_family_and_made_once(family: str, tmp_path: Path) -> None:
+    wide = {"gpt2": {"n_embd": 160, "n_head": 4}}.get(family, {"hidden_size": 160, "intermediate_size": 320})
+    tiny.model_folder(tmp_path / "model", family, **wide)
+    made = toy_model(str(tmp_path / "model"), tmp_path / "toy")
+    config = json.loads((made / "config.json").read_text(encoding="utf-8"))
+    assert config.get("hidden_size", config.get("n_embd")) == 64
+    assert config["architectures"] == json.loads((tmp_path / "model/config.json").read_text())["architectures"]
+    before = (made / "model.safetensors").stat().st_mtime_ns
+    assert toy_model(str(tmp_path / "model"), tmp_path / "toy") == made
+    assert (made / "model.safetensors").stat().st_mtime_ns == before
+    assert toy_model(str(made), tmp_path / "other") == made
+
+
+def test_a_model_that_cannot_be_had_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="nobody/nothing"):
+        toy_model("nobody/nothing", tmp_path / "toy")

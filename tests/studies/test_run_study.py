@@ -1,0 +1,168 @@
+"""A study runs every cell once, goes on where it stood, writes failures down, and is reported without a model."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study_files import study_of, write_study_files
+
+from tunelab.errors import Interrupted, RunError
+from tunelab.records.cells import Cell, Expected, cells_of, expected_costs, keep_study, read_study
+from tunelab.studies.run_study import foreseen, run_study
+from tunelab.studies.study_report import study_report
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_study_files(tmp_path_factory.mktemp("files"))
+
+
+def perplexity(folder: Path) -> float:
+    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["scores"]
+    return next(float(score["value"]) for score in scores if score["name"] == "response_perplexity")
+
+
+def statuses(cells: list[Cell]) -> list[str]:
+    return [cell.status for cell in cells]
+
+
+def test_each_cell_once_and_what_arms_share_is_shared(files: Path) -> None:
+    cells = cells_of(study_of(files))
+    assert [cell.title for cell in cells] == [
+        "base: held-out",
+        "lora, seed 0: training",
+        "lora, seed 0: held-out",
+        "lora, seed 1: training",
+        "lora, seed 1: held-out",
+        "nf4, seed 0: training",
+        "nf4, seed 0: held-out",
+        "nf4, seed 1: training",
+        "nf4, seed 1: held-out",
+    ]
+    arms = {"a": {}, "b": {}, "x": {"tuned": False}, "y": {"tuned": False}}
+    twins = study_of(files, arms=arms, questions=[])
+    assert [cell.arm for cell in cells_of(twins)] == ["a", "a", "a", "a", "x"]
+
+
+def test_a_study_from_its_cells_to_its_report(files: Path, tmp_path: Path) -> None:
+    study = study_of(files)
+    cells = run_study(study, tmp_path)
+    assert set(statuses(cells)) == {"done"}
+    report = study_report(tmp_path)
+    assert [arm.name for arm in report.arms] == ["base", "lora", "nf4"]
+    assert {arm.status for arm in report.arms} == {"done"}
+    assert report.questions[0].question == "Does LoRA help?" and report.questions[0].verdict != "unknown"
+    main = {one.arm: one for one in report.scores if one.is_main}
+    assert main["base"].seeds == 1 and main["lora"].seeds == 2
+    assert main["base"].seed_error is None and main["lora"].seed_error is not None
+    assert [(one.a, one.b, one.metric) for one in report.comparisons] == [
+        ("base", arm, metric) for arm in ("lora", "nf4") for metric in ("response_loss", "bleu", "rougeL")
+    ]
+    assert all(one.p_holm is not None and one.n == 20 for one in report.comparisons)
+    loss = report.comparisons[0]
+    losses = [math.log(perplexity(tmp_path / cell.folder)) for cell in cells if cell.arm == "lora" and cell.benchmark]
+    assert loss.seeds == len(losses) == 2, "the base has one evaluation, and stands against both"
+    assert loss.seed_error == pytest.approx(abs(losses[0] - losses[1]) / 2)
+    assert {(one.arm, one.seed, len(one.points)) for one in report.curves} == {
+        (arm, seed, 6) for arm in ("lora", "nf4") for seed in (0, 1)
+    }
+    differing = {one.key: dict(one.values) for one in report.differences}
+    assert differing["precision.name"] == {"base": '"none"', "lora": '"none"', "nf4": '"nf4"'}
+    assert "training rows" in report.provenance["lora, seed 0"]
+    # A second call runs nothing, and a report needs nothing but the directory.
+    before = {file.name: file.read_bytes() for file in (tmp_path / "cells").iterdir()}
+    run_study(study, tmp_path)
+    assert len(before) == 9 and {file.name: file.read_bytes() for file in (tmp_path / "cells").iterdir()} == before
+    assert study_report(tmp_path) == report
+
+
+def test_a_stopped_study_goes_on_to_the_same_report(files: Path, tmp_path: Path) -> None:
+    study = study_of(files, seeds=[0])
+    run_study(study, tmp_path / "whole")
+
+    def stop_at(where: str) -> Any:
+        def stops(stage: str, done: int, total: int | None, detail: str = "") -> None:
+            if where in stage and done >= 3:
+                raise KeyboardInterrupt
+
+        return stops
+
+    for where in ("lora, seed 0: training: training", "nf4, seed 0: held-out"):
+        with pytest.raises((Interrupted, KeyboardInterrupt)):
+            run_study(study, tmp_path / "parts", progress=stop_at(where))
+        assert "waiting" in statuses(read_study(tmp_path / "parts")[1])
+    assert set(statuses(run_study(study, tmp_path / "parts"))) == {"done"}
+    whole, parts = study_report(tmp_path / "whole"), study_report(tmp_path / "parts")
+    assert (whole.scores, whole.comparisons, whole.flips) == (parts.scores, parts.comparisons, parts.flips)
+    points = [[(one.arm, one.points) for one in report.curves] for report in (whole, parts)]
+    assert points[0] == points[1]
+
+
+def test_a_failed_cell_is_written_down_and_the_rest_goes_on(files: Path, tmp_path: Path) -> None:
+    arms = {"broken": {"recipe": {"train": {"lr": 1e30}}}, "lora": {}, "gone": {"tuned": False}}
+    arms["gone"]["recipe"] = {"model": str(files / "nowhere")}
+    study = study_of(files, arms=arms, seeds=[0], questions=[])
+    found = {cell.title: cell for cell in run_study(study, tmp_path)}
+    assert found["broken, seed 0: training"].status == found["broken, seed 0: held-out"].status == "failed"
+    assert "the loss is" in found["broken, seed 0: training"].error
+    assert "its training failed" in found["broken, seed 0: held-out"].error
+    assert found["gone: held-out"].status == "failed"
+    assert found["lora, seed 0: held-out"].status == "done"
+    report = study_report(tmp_path)
+    assert {arm.name: arm.status for arm in report.arms} == {"broken": "failed", "lora": "done", "gone": "failed"}
+    errors = {arm.name: arm.error for arm in report.arms}
+    assert errors["broken"].startswith("broken, seed 0: training: TrainingError: ") and not errors["lora"]
+
+
+def test_a_benchmark_with_flips(files: Path, tmp_path: Path) -> None:
+    benchmark = {str(files / "choices.py"): {"limit": 6, "data": str(files / "data")}}
+    study = study_of(files, benchmarks=benchmark, seeds=[0], questions=[])
+    assert set(statuses(run_study(study, tmp_path))) == {"done"}
+    report = study_report(tmp_path)
+    assert {one.n for one in report.scores if one.is_main} == {6}
+    for one in report.comparisons:
+        flips = [flip for flip in report.flips if (flip.a, flip.b) == (one.a, one.b)]
+        assert one.gained is not None and one.lost is not None and len(flips) == one.gained + one.lost
+    assert any("was asked 6 of its items" in sentence for sentence in report.not_proved)
+
+
+def test_times_and_memory_are_expected_from_cells_that_are_done() -> None:
+    def cell(arm: str, seed: int, benchmark: str, seconds: float, memory: int | None = None) -> Cell:
+        status: Any = "done" if seconds else "waiting"
+        return Cell(f"{arm}{seed}{benchmark}", arm, seed, benchmark, "", status, "", seconds, memory)
+
+    cells = [
+        cell("a", 0, "", 10.0, 100),
+        cell("b", 0, "", 30.0, 300),
+        cell("a", 1, "", 0),
+        cell("c", 0, "", 0),
+        cell("a", 0, "m", 0),
+    ]
+    assert expected_costs(cells) == {"a1": Expected(10.0, 100), "c0": Expected(20.0, 300), "a0m": Expected(None, None)}
+
+
+def test_what_can_be_seen_is_said_before_anything_runs(files: Path) -> None:
+    study = study_of(files, benchmarks={"mmlu": {"limit": 500}, "gsm8k": {}, "held-out": {}})
+    mmlu, gsm8k, held_out = foreseen(study)
+    assert mmlu.startswith("mmlu: 500 items can show differences of ") and "10 comparisons" in mmlu
+    assert "gsm8k: 1,319 items" in gsm8k
+    # Half of the z of 80 % power and of 0.05 / 10 together, over the root of 20 rows.
+    assert held_out.startswith("held-out: 20 rows can show a difference of 0.91 standard deviations of the rows'")
+    points = [float(sentence.split("differences of ")[1].split(" ")[0]) for sentence in (mmlu, gsm8k)]
+    assert 5 < points[0] < 10 and points[1] < points[0]
+    assert "no difference whatever" in foreseen(study_of(files, benchmarks={"mmlu": {"limit": 3}}, questions=[]))[0]
+    recipe = study.recipe | {"data": study.recipe["data"] | {"held_out": 0.5}}
+    assert "held-out: how many items there are is not known" in foreseen(study_of(files, recipe=recipe))[0]
+
+
+def test_directories_that_are_none_of_this_study(files: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no study there"):
+        read_study(tmp_path)
+    keep_study(study_of(files), tmp_path)
+    with pytest.raises(RunError, match="holds another study"):
+        run_study(study_of(files, title="another"), tmp_path)
+    assert json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))["title"] == "few bits"

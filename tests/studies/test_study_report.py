@@ -1,0 +1,167 @@
+"""What a study's report compares, answers and names as unlike, from its directory alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from own_benchmarks import write_benchmarks
+from tiny import model_folder, rows_file
+
+from tunelab.config.study import Study, parse_study
+from tunelab.report.content import StudyReport
+from tunelab.studies import study_report as reports
+from tunelab.studies.run_study import run_study
+from tunelab.studies.study_report import study_report
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A base, two arms on the same rows, and one on fewer rows, which other rows are held out of."""
+    files = tmp_path_factory.mktemp("files")
+    model_folder(files / "model", "llama", hidden_size=64, intermediate_size=128)
+    rows_file(files / "rows.jsonl", rows=60)
+    own = write_benchmarks(files)
+    asked: list[dict[str, Any]] = [
+        {"ask": "Loss?", "is_better": "lora", "than": "base", "on": "held-out"},
+        {"ask": "BLEU?", "is_better": "lora", "than": "base", "on": "held-out", "metric": "bleu"},
+        {"ask": "Fewer?", "is_better": "fewer", "than": "lora", "on": "held-out", "metric": "rougeL"},
+        {"ask": "Choices?", "is_better": "lora", "than": "base", "on": str(own.choices)},
+        {"ask": "By name?", "is_better": "lora", "than": "base", "on": str(own.choices), "metric": "right"},
+        {"ask": "Taste?", "is_better": "lora", "than": "base", "on": str(own.choices), "metric": "taste"},
+    ]
+    tree = {
+        "title": "few rows",
+        "recipe": {
+            "model": str(files / "model"),
+            "adapter": {"rank": 4},
+            "data": {"sources": [str(files / "rows.jsonl")], "template": "plain", "held_out": 12},
+            "train": {"epochs": 0.2, "rows_per_step": 4, "lr": 5e-3, "device": "cpu", "dtype": "fp32"},
+            "evaluate": {"max_new_tokens": 3},
+        },
+        "arms": {"base": {"tuned": False}, "lora": {}, "fewer": {"recipe": {"data": {"size": 40}}}},
+        "seeds": [0, 1],
+        "benchmarks": {"held-out": {}, str(own.choices): {"limit": 6, "data": str(own.data)}},
+        "questions": asked,
+        "compare": [["base", "lora"]],
+        "published": [
+            {"what": what, "values": {"base": 1.0, "lora": 2.0}, "source": "a paper"}
+            for what in (
+                "held-out bleu",
+                "final training loss",
+                "training hours",
+                "minutes an epoch",
+                "peak memory in GB",
+            )
+        ],
+    }
+    return parse_study(tree)
+
+
+@pytest.fixture(scope="module")
+def folder(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("made")
+    assert {cell.status for cell in run_study(study, made)} == {"done"}
+    return made
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path) -> StudyReport:
+    return study_report(folder)
+
+
+def test_held_out_rows_are_compared_by_three_figures(study: Study, report: StudyReport) -> None:
+    choices = list(study.benchmarks)[1]
+    made = [(one.a, one.b, one.benchmark, one.metric) for one in report.comparisons]
+    assert made == [
+        ("base", "lora", "held-out", "response_loss"),
+        ("base", "lora", "held-out", "bleu"),
+        ("base", "lora", "held-out", "rougeL"),
+        ("base", "lora", choices, "right"),
+        ("lora", "fewer", choices, "right"),
+    ]
+    assert {one.n for one in report.comparisons[:3]} == {12}
+    # All are of one family, and the figures are those of the table.
+    values = {(one.arm, one.name): one.value for one in report.scores if one.benchmark == "held-out"}
+    for one, name in zip(report.comparisons[1:3], ("bleu", "rougeL"), strict=True):
+        assert one.difference == pytest.approx(values["lora", name] - values["base", name])
+
+
+def test_questions_are_answered_by_the_figure_that_they_name(report: StudyReport) -> None:
+    verdicts = {(one.metric, one.benchmark): one.verdict for one in report.comparisons if one.b == "lora"}
+    answers = {one.question: one.answer.removesuffix(".").lower() for one in report.questions}
+    found = {metric: words.lower() for (metric, _), words in verdicts.items()}
+    assert answers["Loss?"] == found["response_loss"]
+    assert answers["BLEU?"] == found["bleu"]
+    assert answers["Choices?"] == answers["By name?"] == found["right"]
+    assert answers["Fewer?"] == "unknown: the two arms could not be compared by rougel"
+    assert answers["Taste?"] == "unknown: the two arms could not be compared by taste"
+
+
+def test_what_is_unlike_is_named(report: StudyReport) -> None:
+    said = list(report.not_proved)
+    (rows,) = [one for one in said if one.startswith("Arms were trained on unlike training rows (their hash): with")]
+    assert "with seed 0 lora " in rows and "; with seed 1 lora " in rows and ", fewer " in rows
+    (targets,) = [one for one in said if one.startswith("Arms were trained on unlike numbers of target tokens: with")]
+    assert targets.endswith("What differs between them may come of that.")
+    # The tokens of the rows stand in the loss's way, the references in that of both others.
+    refused = [one for one in said if one.startswith("lora and fewer were not compared on held-out by ")]
+    assert [one.split(" by ")[1].split(":")[0] for one in refused] == ["response_loss", "bleu, rougeL"]
+    assert all("data: " in one for one in refused)
+    assert any("taste: " in one and "was not scored by taste, but by: right" in one for one in said)
+
+
+def test_arms_of_the_same_rows_are_not_named(study: Study, folder: Path) -> None:
+    cells = {cell.key: cell for cell in reports.read_study(folder)[1]}
+    alike = study.model_copy(update={"arms": {name: study.arms[name] for name in ("base", "lora")}})
+    assert list(reports._unlike_training(reports._Found(alike, folder, cells))) == []
+    assert len(list(reports._unlike_training(reports._Found(study, folder, cells)))) == 2
+
+
+def test_what_was_published_stands_beside_what_was_measured(folder: Path, report: StudyReport) -> None:
+    found = {(one.arm, one.benchmark): one for one in report.published}
+    assert len(found) == 10
+    bleu = report.score("lora", "held-out", "bleu")
+    assert bleu is not None and bleu.in_table and found["lora", "held-out"].measured == bleu.value
+    assert {one.name for one in report.scores if one.in_table} == {"bleu", "rougeL", "right"}
+    losses = [curve.points[-1][1] for curve in report.curves if curve.arm == "lora"]  # a tenth of few steps is one
+    assert found["lora", "final training loss"].measured == pytest.approx(sum(losses) / 2)
+    lora = next(arm for arm in report.arms if arm.name == "lora")
+    assert lora.training_seconds is not None and lora.peak_memory_bytes is not None
+    assert found["lora", "training time"].measured == pytest.approx(lora.training_seconds / 3600)
+    an_epoch = pytest.approx(lora.training_seconds / 0.2 / 60)
+    assert found["lora", "training time of an epoch"].measured == an_epoch
+    manifests = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("runs/*/manifest.json")]
+    peaks = [one["peak_resident_bytes"] / 1e9 for one in manifests]  # of training alone; the arm's is of evaluation too
+    assert found["lora", "peak memory"].measured in peaks
+    assert found["base", "training time"].measured is None and found["base", "final training loss"].measured is None
+    assert found["base", "peak memory"].measured is not None
+
+
+def test_flips_are_told_once(report: StudyReport) -> None:
+    flips = [(one.a, one.b, one.benchmark, one.item) for one in report.flips]
+    assert len(flips) == len(set(flips)) == sum((one.gained or 0) + (one.lost or 0) for one in report.comparisons)
+
+
+def test_an_evaluation_of_an_earlier_version_is_told(study: Study, folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    for path in copy.rglob("answer_scores.jsonl"):
+        path.unlink()
+    report = study_report(copy)
+    assert [one.metric for one in report.comparisons if one.benchmark == "held-out"] == ["response_loss"]
+    (told,) = [
+        one for one in report.not_proved if "base and lora were not compared on held-out by bleu, rougeL: " in one
+    ]
+    assert "did not store what each answer scored" in told
+
+
+def test_an_evaluation_stores_what_each_answer_scored(folder: Path) -> None:
+    (path, *_) = sorted(folder.rglob("answer_scores.jsonl"))
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len(records) == 12 and all(len(record["bleu_counts"]) == 10 for record in records)
+    scores = {one["name"]: one["value"] for one in json.loads((path.parent / "scores.json").read_text())["scores"]}
+    assert sum(record["rougeL"] for record in records) / 12 == pytest.approx(scores["rougeL"])

@@ -1,0 +1,95 @@
+"""A script: the same recipes by one process and by two, under gloo on the CPU, as torchrun would start them.
+
+    python ranks_driver.py FOLDER
+
+The heavy imports happen once; every process is a fork. Prints nothing: the tests read the runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tiny import model_folder, recipe, rows_file
+
+from tunelab.training.finetune import finetune, resume
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def together(ranks: int, work: Callable[[int], Any]) -> list[str]:
+    """Run `work(rank)` in so many processes of one group; what each raised, or ""."""
+    port, children = free_port(), []
+    for rank in range(ranks):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            said = ""
+            if ranks > 1:
+                os.environ |= {
+                    "RANK": str(rank), "LOCAL_RANK": str(rank),
+                    "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
+                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+                }  # fmt: skip
+            try:
+                work(rank)
+            except BaseException as error:
+                said = f"{type(error).__name__}: {error}"
+            os.write(writer, said.encode())
+            os._exit(0)
+        os.close(writer)
+        children.append((child, reader))
+    said = []
+    for child, reader in children:
+        with os.fdopen(reader, "rb") as pipe:
+            said.append(pipe.read().decode())
+        os.waitpid(child, 0)
+    return said
+
+
+def stopping(rank: int) -> Callable[..., None]:
+    """A progress that sends rank 1, and it alone, a SIGINT after step 2."""
+
+    def progress(stage: str, done: int, total: int | None, detail: str = "") -> None:
+        if rank == 1 and stage == "training" and done == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return progress
+
+
+def main(folder: Path) -> dict[str, list[str]]:
+    rows = rows_file(folder / "rows.jsonl")
+    said: dict[str, list[str]] = {}
+    # eps: the gradient of GPT-2's key biases is zero but for rounding, which AdamW would blow up to full steps.
+    kinds = {
+        "lora": ("llama", {"data__held_out": 5, "train__eval_every": 2}),
+        "full": ("gpt2", {"adapter__kind": "none", "train__lr": 1e-3, "train__eps": 1e-4}),
+        "few": ("phi3", {"train__rows_per_step": 1, "data__held_out": 1}),
+        "all": ("llama", {"train__packing": False, "data__loss_on": "all", "train__activation_checkpointing": True}),
+    }
+    for kind, (family, changes) in kinds.items():
+        model = model_folder(folder / family, family)
+        for ranks in (1, 2):
+            made = recipe(model, rows, folder / f"{kind}-{ranks}", **changes)
+            said[f"{kind}-{ranks}"] = together(ranks, lambda rank, made=made: finetune(made))
+    made = recipe(folder / "llama", rows, folder / "stopped", **kinds["lora"][1])
+    said["stopped"] = together(2, lambda rank: finetune(made, progress=stopping(rank)))
+    said["resumed"] = together(2, lambda rank: resume(folder / "stopped"))
+    said["again"] = together(2, lambda rank: finetune(made))
+    return said
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]))))

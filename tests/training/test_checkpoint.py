@@ -1,0 +1,219 @@
+"""Checkpoints are whole or not there, and bring weights and optimiser back bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_model
+
+from tunelab.errors import RunError
+from tunelab.models.adapters import add_lora
+from tunelab.models.digest import weights_hash
+from tunelab.training.checkpoint import (
+    CheckpointStore,
+    LoopState,
+    load_weights,
+    optimizer_state,
+    trainable_weights,
+)
+from tunelab.training.optimizer import adamw
+
+
+def adapted(seed: int = 0) -> torch.nn.Module:
+    return add_lora(tiny_model("llama"), rank=2, alpha=4, seed=seed)
+
+
+def optimizer_of(model: torch.nn.Module) -> torch.optim.Optimizer:
+    return adamw(model.parameters(), lr=0.1, weight_decay=0.0, betas=(0.9, 0.99), eps=1e-8)
+
+
+def stepped(model: torch.nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    """One optimiser step along a random gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_weights_and_optimizer_come_back_bit_for_bit(method: str, tmp_path: Path) -> None:
+    def build() -> torch.nn.Module:
+        return adapted() if method == "lora" else tiny_model("gpt2")
+
+    model = build()
+    optimizer = optimizer_of(model)
+    for seed in range(3):
+        stepped(model, optimizer, seed)
+    state = LoopState(step=3, targets=70, tokens=100, seconds=1.5, best_loss=2.25, best_step=2)
+    CheckpointStore(tmp_path).save(state, model, optimizer)
+    stepped(model, optimizer, 3)
+
+    again = build()
+    second = optimizer_of(again)
+    restored = CheckpointStore(tmp_path).restore(again, second)
+    assert restored == state
+    stepped(again, second, 3)
+    assert weights_hash(trainable_weights(again)) == weights_hash(trainable_weights(model))
+    assert weights_hash(optimizer_state(again, second)) == weights_hash(optimizer_state(model, optimizer))
+    assert len(optimizer_state(model, optimizer)) == 3 * len(trainable_weights(model))
+
+
+def test_the_newest_are_kept(tmp_path: Path) -> None:
+    model = adapted()
+    optimizer, store = optimizer_of(model), CheckpointStore(tmp_path / "checkpoints", keep=2)
+    assert (store.paths(), store.newest_step(), store.restore(model, optimizer)) == ([], 0, None)
+    for step in (1, 2, 10, 11):
+        store.save(LoopState(step=step), model, optimizer)
+    store.save_best(model)
+    assert [path.name for path in store.paths()] == ["step-00000010", "step-00000011"]
+    assert store.newest_step() == 11
+
+
+def test_halves_that_a_kill_left_are_removed_and_what_was_renamed_away_comes_back(tmp_path: Path) -> None:
+    model = adapted()
+    optimizer, store = optimizer_of(model), CheckpointStore(tmp_path)
+    store.save(LoopState(step=1), model, optimizer)
+    store.save(LoopState(step=2), model, optimizer)
+    (tmp_path / "step-00000002").rename(tmp_path / ".step-00000002.old")
+    (tmp_path / ".step-00000003.77.tmp").mkdir()
+    (tmp_path / ".step-00000003.77.tmp" / "weights.safetensors").write_bytes(b"half")
+    (tmp_path / ".best.old").mkdir()
+    store.save_best(model)
+    (tmp_path / ".best.old").mkdir()
+    store.recover()
+    restored = store.restore(model, optimizer)
+    assert restored is not None
+    assert restored.step == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "step-00000001", "step-00000002"]
+    CheckpointStore(tmp_path, keep=1).recover()
+    assert [path.name for path in store.paths()] == ["step-00000002"]
+
+
+# Dies as by SIGKILL before or after the n-th call of a function while the second checkpoint is written.
+DYING = """
+import os, sys, shutil
+from pathlib import Path
+import torch
+from tunelab.training import checkpoint
+from tunelab.training.checkpoint import CheckpointStore, LoopState
+
+folder, points = Path(sys.argv[1]), sys.argv[2:]
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(3))
+
+def save(step):
+    model = Model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.0)
+    for _ in range(step):
+        model.weight.grad = torch.ones(3)
+        optimizer.step()
+    CheckpointStore(folder, keep=1).save(LoopState(step=step), model, optimizer)
+
+root = folder
+for point in points:
+    folder = root / point
+    save(1)
+    owner, name, number, when = point.split(":")
+    if os.fork():
+        _, status = os.wait()
+        print(point, os.waitstatus_to_exitcode(status), *sorted(path.name for path in CheckpointStore(folder).paths()))
+        model = Model()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.0)
+        CheckpointStore(folder, keep=1).recover()
+        state = CheckpointStore(folder).restore(model, optimizer)
+        steps = optimizer.state[model.weight]["step"].item()
+        print(state.step, steps, round(-model.weight[0].item(), 3), *sorted(os.listdir(folder)), flush=True)
+        continue
+    space = {"os": os, "checkpoint": checkpoint, "shutil": shutil}[owner]
+    original, calls = getattr(space, name), 0
+
+    def dying(*arguments, **more):
+        global calls
+        calls += 1
+        if calls == int(number) and when == "before":
+            os._exit(9)
+        result = original(*arguments, **more)
+        if calls == int(number):
+            os._exit(9)
+        return result
+
+    setattr(space, name, dying)
+    save(2)
+    os._exit(0)
+"""
+POINTS = [
+    f"{call}:{when}"
+    for call in (
+        "os:mkdir:2",
+        "checkpoint:save_file:1",
+        "checkpoint:save_file:2",
+        "checkpoint:write_json_atomically:1",
+        "os:replace:1",
+        "os:fsync:1",
+        "os:fsync:3",
+        "os:fsync:6",
+        "os:rename:1",
+    )
+    for when in ("before", "after")
+]
+
+
+def test_a_kill_at_any_point_of_a_save_leaves_a_usable_checkpoint(tmp_path: Path) -> None:
+    old, new = ("1 1.0 1.0 step-00000001", "2 2.0 2.0 step-00000002")
+    command = [sys.executable, "-c", DYING, str(tmp_path), *POINTS]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=100, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    for number, point in enumerate(POINTS):
+        killed, restored = lines[2 * number : 2 * number + 2]
+        assert killed.split()[:2] == [point, "9"], "the process was to die there"
+        if point == "os:rename:1:after":
+            assert restored == new
+        else:
+            assert restored == old, point
+
+
+def test_the_best_weights_come_back(tmp_path: Path) -> None:
+    model = adapted()
+    store = CheckpointStore(tmp_path)
+    stepped(model, optimizer_of(model), 1)
+    best = weights_hash(trainable_weights(model))
+    store.save_best(model)
+    stepped(model, optimizer_of(model), 2)
+    assert weights_hash(trainable_weights(model)) != best
+    (tmp_path / "best").rename(tmp_path / ".best.old")
+    store.load_best(model)
+    assert weights_hash(trainable_weights(model)) == best
+
+
+def test_weights_that_are_gone_or_of_another_model(tmp_path: Path) -> None:
+    store, model = CheckpointStore(tmp_path), adapted()
+    with pytest.raises(RunError, match=r"best/weights.safetensors: no such file"):
+        store.load_best(model)
+    store.save_best(model)
+    file = tmp_path / "best" / "weights.safetensors"
+    with pytest.raises(RunError, match=r"not the weights of this model: .*lora_A") as caught:
+        load_weights(tiny_model("llama"), file)
+    assert "resume with the recipe that made it" in caught.value.hint
+    with pytest.raises(RunError, match=r"not the weights of this model: shapes differ"):
+        load_weights(add_lora(tiny_model("llama"), rank=3, alpha=4), file)
+
+
+def test_a_state_is_readable(tmp_path: Path) -> None:
+    model = adapted()
+    folder = CheckpointStore(tmp_path).save(LoopState(step=4, best_loss=0.1 + 0.2), model, optimizer_of(model))
+    assert folder.name == "step-00000004"
+    assert json.loads((folder / "state.json").read_text())["best_loss"] == 0.1 + 0.2

@@ -1,0 +1,331 @@
+"""A whole run from a folder and a file: what it leaves, that it is exact, that it can be stopped and resumed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from tiny import FAMILIES, recipe, tiny_model
+from transformers import AutoModelForCausalLM
+
+from tunelab.config import load_recipe
+from tunelab.errors import Interrupted, RunError, TrainingError
+from tunelab.models.digest import weights_hash
+from tunelab.models.merge import logits_of
+from tunelab.records.runs import Run
+from tunelab.training import finetune as module
+from tunelab.training.checkpoint import CheckpointStore, trainable_weights
+from tunelab.training.finetune import finetune, resume
+
+ROWS = [[72, 101, 108, 108, 111], [256, 3, 4, 5, 6, 7, 8]]
+
+
+def signals_after(step: int, number: int = signal.SIGINT, times: int = 1) -> Callable[..., None]:
+    """A progress that sends this process a signal when a step is done."""
+
+    def progress(stage: str, done: int, total: int | None, detail: str = "") -> None:
+        if stage == "training" and done == step:
+            for _ in range(times):
+                os.kill(os.getpid(), number)
+
+    return progress
+
+
+@pytest.mark.parametrize("kind", ["lora", "none"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_leaves_its_result_and_says_what_ran(
+    family: str, kind: str, models: dict[str, Path], rows: Path, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+    run = finetune(
+        recipe(models[family], rows, tmp_path / "run", adapter__kind=kind, data__held_out=6, train__eval_every=3),
+        progress=lambda stage, done, total, detail="": seen.append(stage),
+    )
+    assert (run.status, run.is_done) == ("finished", True)
+    assert seen[-6:] == ["training"] * 6
+    assert sorted(path.name for path in run.path.iterdir() if not path.name.startswith(".")) == sorted(
+        [
+            "adapter" if kind == "lora" else "model",
+            "checkpoints",
+            "manifest.json",
+            "metrics.jsonl",
+            "recipe.yaml",
+            "tokenizer",
+        ]
+    )
+    losses = [record["loss"] for record in run.metrics("train")]
+    assert len(losses) == 6
+    assert losses[-1] < losses[0]
+    assert [record["step"] for record in run.metrics("held-out")] == [3, 6]
+    assert load_recipe(run.recipe_file).out == str(run.path)
+    check_manifest(run, kind)
+
+
+def check_manifest(run: Run, kind: str) -> None:
+    manifest = run.manifest
+    trained, data, digest = manifest["trained"], manifest["data"], manifest["model"]["digest"]
+    assert manifest["weights_before"] != manifest["weights_after"]
+    assert manifest["held_out_loss_after"] == run.metrics("held-out")[-1]["loss"] < manifest["held_out_loss_before"]
+    assert (manifest["steps"], trained["steps"]) == (6, 6)
+    assert trained["targets"] == sum(record["targets"] for record in run.metrics("train"))
+    assert trained["tokens_per_second"] == pytest.approx(trained["tokens"] / trained["training_seconds"])
+    assert trained["targets_per_second"] == pytest.approx(trained["targets"] / trained["training_seconds"])
+    assert (data["train"]["kept"], data["held_out"]["kept"]) == (18, 6)
+    assert data["train"]["sha256"] != data["held_out"]["sha256"]
+    assert (digest["trainable"] < digest["parameters"]) == (kind == "lora")
+    assert manifest["model"]["fingerprint"].startswith("sha256:")
+    assert manifest["compute"]["precision"] == "no"
+    assert manifest["seeds"] == {"data": 0, "train": 0}
+    assert manifest["peak_resident_bytes"] > 10**7
+    assert (manifest["peak_gpu_bytes"], manifest["compute"]["gpu"]) == (None, None)
+    assert manifest["wall_seconds"] > trained["training_seconds"] > 0
+    (session,) = manifest["sessions"]
+    assert session["environment"]["libraries"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+    assert "source" in session["environment"]
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # from within PEFT
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_saved_adapter_loads_in_plain_peft_with_the_logits_that_were_trained(
+    family: str, models: dict[str, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Any] = []
+    save = module.save_result
+    monkeypatch.setattr(
+        module, "save_result", lambda run, model, tokenizer: (trained.append(model), save(run, model, tokenizer))
+    )
+    run = finetune(recipe(models[family], rows, tmp_path / "run"))
+    expected = logits_of(trained[0], ROWS)
+    base = AutoModelForCausalLM.from_pretrained(models[family])
+    untouched = logits_of(base, ROWS)
+    for row, wanted, plain in zip(
+        logits_of(PeftModel.from_pretrained(base, run.adapter), ROWS), expected, untouched, strict=True
+    ):
+        torch.testing.assert_close(row, wanted, rtol=0, atol=1e-6)
+        assert not torch.allclose(row, plain, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_saved_model_loads_in_plain_transformers(
+    family: str, models: dict[str, Path], rows: Path, tmp_path: Path
+) -> None:
+    run = finetune(recipe(models[family], rows, tmp_path / "run", adapter__kind="none"))
+    loaded, info = AutoModelForCausalLM.from_pretrained(run.model, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert weights_hash({name: p.detach() for name, p in loaded.named_parameters()}) == run.manifest["weights_after"]
+
+
+def test_a_seed_decides_the_adapter(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    hashes = []
+    for number, seed in enumerate((0, 0, 1)):
+        made = recipe(models["llama"], rows, tmp_path / str(number), train__seed=seed, adapter__dropout=0.1)
+        hashes.append(finetune(made).manifest["weights_after"])
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+@pytest.mark.parametrize("kind", ["lora", "none"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
+    kind: str, number: int, models: dict[str, Path], rows: Path, tmp_path: Path
+) -> None:
+    def made(name: str) -> dict[str, Any]:
+        more = {"adapter__dropout": 0.2} if kind == "lora" else {}
+        return recipe(
+            models["gpt2"], rows, tmp_path / name, adapter__kind=kind, data__held_out=4, train__eval_every=2, **more
+        )
+
+    whole = finetune(made("whole"))
+    with pytest.raises(Interrupted, match="stopped after step 3 of 6; everything up to there is saved") as caught:
+        finetune(made("halves"), progress=signals_after(3, number))
+    assert caught.value.hint == f"go on with: tunelab train --resume {tmp_path / 'halves'}"
+    assert caught.value.exit_code == 130
+    halves = Run(tmp_path / "halves")
+    assert halves.status == "interrupted"
+    assert CheckpointStore(halves.checkpoints).newest_step() == 3
+    assert not halves.adapter.exists()
+    resumed = resume(halves.path)
+    assert resumed.status == "finished"
+    assert resumed.metrics() == whole.metrics()
+    for name in ("weights_before", "weights_after", "held_out_loss_before", "held_out_loss_after"):
+        assert resumed.manifest[name] == whole.manifest[name], name
+    assert resumed.manifest["trained"]["targets"] == whole.manifest["trained"]["targets"]
+    assert len(resumed.manifest["sessions"]) == 2
+
+
+def test_a_second_ctrl_c_ends_at_once(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(recipe(models["llama"], rows, tmp_path / "run"), progress=signals_after(2, times=2))
+    assert Run(tmp_path / "run").status == "interrupted"
+    assert signal.getsignal(signal.SIGINT) is before
+    assert resume(tmp_path / "run").status == "finished"
+
+
+def test_the_best_weights_are_exactly_those_of_the_best_evaluation(
+    models: dict[str, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashes: list[str] = []
+    save_best = CheckpointStore.save_best
+
+    def spy(self: CheckpointStore, model: Any) -> None:
+        hashes.append(weights_hash(trainable_weights(model)))
+        save_best(self, model)
+
+    monkeypatch.setattr(CheckpointStore, "save_best", spy)
+    # Too high a rate: it gets worse after some steps.
+    made = recipe(
+        models["llama"], rows, tmp_path / "run",
+        data__held_out=6, train__eval_every=1, train__final="best", train__steps=12, train__lr=1.0,
+    )  # fmt: skip
+    run = finetune(made)
+    losses = [record["loss"] for record in run.metrics("held-out")]
+    best = losses.index(min(losses)) + 1
+    assert 1 <= best < 12, "the test needs a run that gets worse"
+    assert run.manifest["trained"]["best_step"] == best
+    assert run.manifest["weights_after"] == hashes[-1]
+    assert run.manifest["held_out_loss_after"] == pytest.approx(min(losses), abs=0)
+
+
+def test_early_stopping(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    made = recipe(
+        models["llama"], rows, tmp_path / "run",
+        data__held_out=6, train__eval_every=1, train__patience=2, train__steps=40, train__lr=0.3,
+    )  # fmt: skip
+    run = finetune(made)
+    assert (run.status, run.is_done) == ("stopped early", True)
+    steps = run.manifest["trained"]["steps"]
+    assert steps < 40
+    assert run.manifest["trained"]["best_step"] == steps - 2
+    with pytest.raises(RunError, match="the run is stopped early; there is nothing to resume"):
+        resume(run.path)
+
+
+@pytest.mark.parametrize("changes", [{"packing": False}, {"activation_checkpointing": True}, {"tokens_per_batch": 128}])
+def test_how_a_step_is_computed_does_not_change_what_is_learned(
+    changes: dict[str, Any], models: dict[str, Path], rows: Path, tmp_path: Path
+) -> None:
+    plain = finetune(recipe(models["phi3"], rows, tmp_path / "plain"))
+    other = finetune(
+        recipe(models["phi3"], rows, tmp_path / "other", **{f"train__{name}": value for name, value in changes.items()})
+    )
+    first, second = ([record["loss"] for record in run.metrics("train")] for run in (plain, other))
+    assert second == pytest.approx(first, rel=1e-4)
+
+
+def test_bfloat16_on_a_cpu(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    lora = finetune(recipe(models["llama"], rows, tmp_path / "lora", train__dtype="bf16"))
+    assert set(lora.manifest["model"]["digest"]["dtypes"]) == {"bfloat16", "float32"}
+    assert lora.manifest["compute"]["precision"] == "bf16"
+    full = finetune(recipe(models["llama"], rows, tmp_path / "full", train__dtype="bf16", adapter__kind="none"))
+    assert set(full.manifest["model"]["digest"]["dtypes"]) == {"float32"}
+    exact = finetune(recipe(models["llama"], rows, tmp_path / "exact"))
+    assert exact.manifest["compute"]["precision"] == "no", "the next run in a process has its own precision"
+    for run in (lora, full):
+        losses = [record["loss"] for record in run.metrics("train")]
+        assert losses[-1] < losses[0]
+        assert losses[0] == pytest.approx(exact.metrics("train")[0]["loss"], rel=2e-2)
+
+
+def test_weights_that_do_not_change_are_no_training(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    made = recipe(models["llama"], rows, tmp_path / "run", adapter__kind="none", train__lr=1e-30)
+    with pytest.raises(TrainingError, match="the trained weights did not change") as caught:
+        finetune(made)
+    assert "train.lr" in caught.value.hint
+    run = Run(tmp_path / "run")
+    assert (run.status, run.model.exists()) == ("failed", False)
+    assert run.manifest["error"] == "TrainingError: the trained weights did not change"
+
+
+def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(
+    models: dict[str, Path], rows: Path, tmp_path: Path
+) -> None:
+    made = recipe(
+        models["llama"], rows, tmp_path / "run",
+        adapter__kind="none", train__lr=1e18, train__clip=None, train__save_every=1, train__warmup=0,
+    )  # fmt: skip
+    with pytest.raises(TrainingError, match=r"step \d: the (loss is|gradient's norm is) (nan|inf)") as caught:
+        finetune(made)
+    run = Run(tmp_path / "run")
+    failed = int(str(caught.value).split()[1].rstrip(":"))
+    store = CheckpointStore(run.checkpoints)
+    assert (run.status, store.newest_step(), len(run.metrics("train"))) == ("failed", failed - 1, failed - 1)
+    model = tiny_model("llama")
+    optimizer = torch.optim.AdamW(model.parameters())
+    assert store.restore(model, optimizer) is not None
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+def test_a_held_out_loss_that_is_no_number_stops(
+    models: dict[str, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "table_loss", lambda *args, **more: (math.nan, 3))
+    with pytest.raises(TrainingError, match="the loss on the held-out rows is nan"):
+        finetune(recipe(models["llama"], rows, tmp_path / "run", data__held_out=4))
+    assert Run(tmp_path / "run").status == "failed"
+
+
+def test_a_failed_run_that_is_resumed_forgets_its_error(
+    models: dict[str, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*args: Any) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "save_result", breaks)
+        with pytest.raises(OSError, match="no space left"):
+            finetune(recipe(models["llama"], rows, tmp_path / "run"))
+    assert Run(tmp_path / "run").manifest["error"] == "OSError: no space left on device"
+    run = resume(tmp_path / "run")
+    assert (run.status, run.manifest["error"]) == ("finished", None)
+
+
+def test_a_second_run_in_one_place_is_refused(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    made = recipe(models["llama"], rows, tmp_path / "run")
+    run = finetune(made)
+    before = run.manifest_file.read_bytes()
+    with pytest.raises(RunError, match="there is a run already; it is finished"):
+        finetune(made)
+    with pytest.raises(RunError, match="the run is finished; there is nothing to resume"):
+        resume(run.path)
+    assert run.manifest_file.read_bytes() == before
+
+
+def test_a_run_that_another_process_writes_is_refused(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        finetune(recipe(models["llama"], rows, tmp_path / "run"), progress=signals_after(2))
+    run = Run(tmp_path / "run")
+    before = run.manifest_file.read_bytes()
+    with run.locked(), pytest.raises(RunError, match="another process is writing this run"):
+        resume(run.path)
+    assert run.manifest_file.read_bytes() == before
+    assert resume(run.path).status == "finished"
+
+
+def test_a_run_needs_no_place_of_its_own(
+    models: dict[str, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = recipe(models["llama"], rows, tmp_path, train__steps=1)
+    del made["out"]
+    assert [str(finetune(made).path) for _ in range(2)] == ["runs/llama-lora-rows-1", "runs/llama-lora-rows-2"]
+
+
+def test_a_recipe_from_a_file(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(json.dumps(recipe(models["llama"], rows, tmp_path / "run", train__steps=1)))  # JSON is YAML
+    assert finetune(file).status == "finished"
+
+
+def test_nothing_is_printed(
+    models: dict[str, Path], rows: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    finetune(recipe(models["llama"], rows, tmp_path / "run", data__held_out=4))
+    assert capfd.readouterr() == ("", "")

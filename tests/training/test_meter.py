@@ -1,0 +1,56 @@
+"""What a run costs is measured, and what cannot be measured is unknown."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tunelab.training import meter
+from tunelab.training.meter import Meter, reset_resident_peak, resident_peak_bytes
+
+MIB = 2**20
+
+
+def test_time_and_memory_on_a_cpu() -> None:
+    started = Meter(torch.device("cpu"))
+    before = resident_peak_bytes()
+    block = np.ones(100 * 2**17)  # 100 MiB
+    time.sleep(0.01)
+    cost = started.read()
+    assert block.any()
+    assert 0.01 <= cost.seconds < 60
+    assert cost.resident_peak >= max(before, 100 * MIB)
+    assert cost.gpu_peak is None
+    assert started.read().seconds > cost.seconds
+
+
+@pytest.mark.skipif(not meter.STATUS.exists(), reason="needs /proc, as Linux has it: the peak can be reset there alone")
+def test_a_run_is_not_charged_for_what_was_used_before_it() -> None:
+    block = np.ones(300 * 2**17)
+    high = resident_peak_bytes()
+    del block
+    Meter(torch.device("cpu"))
+    assert resident_peak_bytes() < high - 200 * MIB
+
+
+def test_without_proc_the_peak_is_getrusage_s_in_the_system_s_unit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Usage:
+        ru_maxrss = 2048
+
+    monkeypatch.setattr(meter, "STATUS", tmp_path / "none")
+    monkeypatch.setattr(meter, "CLEAR_REFS", tmp_path / "none" / "none")
+    monkeypatch.setattr(meter.resource, "getrusage", lambda who: Usage())
+    reset_resident_peak()  # not possible there, and no error
+
+    def under(platform: str) -> Any:
+        monkeypatch.setattr(meter.sys, "platform", platform)
+        return resident_peak_bytes()
+
+    assert (under("linux"), under("darwin")) == (2048 * 1024, 2048)

@@ -1,0 +1,102 @@
+"""Two processes under gloo give what one gives: losses, weights, held-out loss; and they stop together."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import model_folder, recipe, rows_file
+
+from tunelab.records.runs import Run
+
+DRIVER = Path(__file__).with_name("ranks_driver.py")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[str]]]:
+    """The folder with all runs of the driver, and what each process of each raised."""
+    folder = tmp_path_factory.mktemp("ranks")
+    done = subprocess.run(
+        [sys.executable, str(DRIVER), str(folder)], capture_output=True, text=True, timeout=200, env=ENVIRONMENT
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout)
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    folder = run.adapter if run.adapter.exists() else run.model
+    return load_file(next(folder.glob("*.safetensors")))
+
+
+@pytest.mark.parametrize("kind", ["lora", "full", "few", "all"])
+def test_two_processes_are_one(kind: str, ranks: tuple[Path, dict[str, list[str]]]) -> None:
+    folder, said = ranks
+    assert (said[f"{kind}-1"], said[f"{kind}-2"]) == ([""], ["", ""])
+    one, two = (Run(folder / f"{kind}-{count}") for count in (1, 2))
+    assert (one.status, two.status) == ("finished", "finished")
+    assert [run.manifest["compute"]["processes"] for run in (one, two)] == [1, 2]
+    first, second = one.metrics(), two.metrics()
+    assert len(first) == len(second) >= 6
+    for a, b in zip(first, second, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            if isinstance(a[name], float):
+                assert b[name] == pytest.approx(a[name], rel=1e-5, abs=1e-5), name
+            else:
+                assert b[name] == a[name], name
+    for name, tensor in weights(one).items():
+        torch.testing.assert_close(weights(two)[name], tensor, rtol=1e-3, atol=1e-4)
+    a, b = one.manifest, two.manifest
+    for name in ("held_out_loss_before", "held_out_loss_after"):
+        assert b.get(name) == pytest.approx(a.get(name), rel=1e-5) if a.get(name) else b.get(name) is None
+    assert b["trained"]["targets"] == a["trained"]["targets"]
+    assert len(b["sessions"]) == 1, "one manifest, written by one process"
+
+
+def test_a_signal_to_one_process_stops_both_after_the_same_step(ranks: tuple[Path, dict[str, list[str]]]) -> None:
+    folder, said = ranks
+    assert said["stopped"] == ["Interrupted: stopped after step 2 of 6; everything up to there is saved"] * 2
+    assert said["resumed"] == ["", ""]
+    resumed, whole = Run(folder / "stopped"), Run(folder / "lora-2")
+    assert resumed.metrics() == whole.metrics()
+    assert resumed.manifest["weights_after"] == whole.manifest["weights_after"]
+
+
+def test_both_processes_hear_why_a_run_cannot_start(ranks: tuple[Path, dict[str, list[str]]]) -> None:
+    _, said = ranks
+    assert len(said["again"]) == 2
+    assert all("there is a run already; it is finished" in reason for reason in said["again"])
+
+
+def test_torchrun_starts_the_command(tmp_path: Path) -> None:
+    made: dict[str, Any] = recipe(
+        model_folder(tmp_path / "model"), rows_file(tmp_path / "rows.jsonl"), tmp_path / "run", data__held_out=4
+    )
+    file = tmp_path / "recipe.yaml"
+    file.write_text(json.dumps(made))
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "tunelab",
+        "train",
+        str(file),
+    ]
+    done = subprocess.run([sys.executable, *launch], capture_output=True, text=True, timeout=200, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    run = Run(tmp_path / "run")
+    assert run.status == "finished"
+    assert run.manifest["compute"]["processes"] == 2
+    assert len(run.metrics("train")) == 6
+    assert done.stdout.count("finished") == 1, "one process reports"

@@ -1,0 +1,47 @@
+"""A run goes on only with the rows and the base that it began with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+from tunelab.errors import Interrupted, RunError
+from tunelab.records.runs import Run
+from tunelab.training.finetune import finetune, resume
+from tunelab.training.loop import TrainingLoop
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    model = tiny.model_folder(tmp_path / "model")
+    rows = tiny.rows_file(tmp_path / "rows.jsonl")
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingLoop, "_any_process", lambda self, flag: True)
+        with pytest.raises(Interrupted):
+            finetune(tiny.recipe(model, rows, tmp_path / "run"))
+    return Run(tmp_path / "run")
+
+
+def test_changed_rows_are_refused(interrupted: Run, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(rows.read_text(encoding="utf-8").replace('completion": "', 'completion": "not '), encoding="utf-8")
+    with pytest.raises(RunError, match="the training rows are no longer those"):
+        resume(interrupted.path)
+
+
+def test_changed_base_weights_are_refused(interrupted: Run, tmp_path: Path) -> None:
+    file = tmp_path / "model" / "model.safetensors"
+    weights = load_file(file)
+    name = next(iter(weights))
+    weights[name] = weights[name] + torch.ones_like(weights[name])
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(RunError, match="the base weights are no longer those"):
+        resume(interrupted.path)
+
+
+def test_unchanged_it_goes_on(interrupted: Run) -> None:
+    assert resume(interrupted.path).is_done
