@@ -1,31 +1,42 @@
-# make demo: install and run the main job. make test: install and run the tests. make check: tests, linters, types.
+# make demo: install and run the main job. make test: the tests. make fast: on every save. make test-slow: before a release.
 # PYTHON chooses the interpreter that .venv is built from: make demo PYTHON=python3.12
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: help demo test lint check clean
+# Two workers with one torch thread each: the models of the tests are too small for more threads.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+.PHONY: help demo test test-slow fast lint check clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo   build $(VENV), install, and run the main job on the model and data that ship with the package"
-	@echo "make test   run the tests (no network and no GPU needed once installed)"
-	@echo "make lint   ruff and mypy"
-	@echo "make check  tests, then lint"
+	@echo "make demo       build $(VENV), install, and run the main job on the model and data that ship with the package"
+	@echo "make test       the tests (no network and no GPU needed once installed)"
+	@echo "make test-slow  the tests that take long: many kills, soak, simulations, Ray, Slurm"
+	@echo "make fast       lint, types, and the tests of the rooms that differ from the last commit"
+	@echo "make lint       ruff and mypy"
+	@echo "make check      test, test-slow, lint"
 
 demo: $(VENV)/.installed
 	$(BIN)/tunelab demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/.installed-test
+	$(PYTEST) -m slow
+
+fast: $(VENV)/.installed-lint
+	$(BIN)/python scripts/fast.py
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: test lint
+check: test test-slow lint
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
