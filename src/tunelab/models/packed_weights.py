@@ -25,8 +25,9 @@ MOST_BYTES = 2 * 2**30
 class PackedWeights:
     """The weights of a model's plain linear layers (nn.Linear, Conv1D), its output head among them, laid out.
 
-    Nothing is laid out where it cannot be (another device than the CPU, another dtype than float32 and bfloat16, bfloat16
-    on a processor without AVX-512), or where the copy would take more than MOST_BYTES. Weights that change later are not noticed: see `is_current`.
+    Nothing is laid out where it cannot be (another device than the CPU, another dtype than float32 and bfloat16, or
+    bfloat16 on a processor without AVX-512), or where the copy would take more than MOST_BYTES. Weights that change
+    later are not noticed: see `is_current`.
     """
 
     def __init__(self, model: nn.Module) -> None:
