@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 
+
 @pytest.mark.parametrize("module", ["tunelab", "tunelab.train.loop", __name__])
 @pytest.mark.parametrize("category", [UserWarning, DeprecationWarning, FutureWarning])
 def test_a_warning_of_our_modules_is_an_error(module: str, category: type[Warning]) -> None:
@@ -13,7 +14,9 @@ def test_a_warning_of_our_modules_is_an_error(module: str, category: type[Warnin
         warn(module, category)
 
 
-@pytest.mark.parametrize("module", ["torchao", "torchao.quantization", "transformers.tunelab", "tunelab_plugin", "tiny"])
+@pytest.mark.parametrize(
+    "module", ["torchao", "torchao.quantization", "transformers.tunelab", "tunelab_plugin", "tiny"]
+)
 def test_a_warning_of_another_package_is_none(module: str) -> None:
     with warnings.catch_warnings(record=True) as seen:  # under the filters that hold for every test
         warn(module, FutureWarning)
