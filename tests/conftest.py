@@ -9,15 +9,22 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Set before anything imports transformers, datasets or wandb: they read these once, when they are imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["WANDB_MODE"] = "offline"
-os.environ["OMP_NUM_THREADS"] = "1"  # the models are tiny: threads would wait for each other longer than they work
+# The models are tiny: threads would wait for each other longer than they work. TUNELAB_TEST_THREADS=2 tries two, here
+# and in every process that a test starts.
+os.environ["OMP_NUM_THREADS"] = os.environ.get("TUNELAB_TEST_THREADS", "1")
 os.environ["TUNELAB_CACHE"] = tempfile.mkdtemp(prefix="tunelab-test-cache-")
 atexit.register(shutil.rmtree, os.environ["TUNELAB_CACHE"], ignore_errors=True)
+
+# An example that takes long on a busy machine is no failure.
+settings.register_profile("tunelab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tunelab")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"

@@ -42,7 +42,7 @@ WRITE_TEXT = 'files.write_text_atomically(target, "new")'
 def killed(code: str, *arguments: object) -> int:
     """Exit code of a process that runs `code` and dies on the way: 9, or 0 if it was done before."""
     command = [sys.executable, "-c", DIE + code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, timeout=60).returncode
+    return subprocess.run(command, capture_output=True, timeout=200).returncode
 
 
 def leftovers(folder: Path) -> list[str]:

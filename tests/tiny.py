@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from transformers.utils.logging import disable_progress_bar
 from tunelab.data.loader import TokenTable
 from tunelab.data.tokenize import EncodedRow
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # as conftest.py sets it
 disable_progress_bar()
 
 FAMILIES = ("gpt2", "llama", "phi3")

@@ -204,7 +204,7 @@ def test_a_process_that_was_killed_leaves_a_file_to_go_on_with(
 ) -> None:
     path = tmp_path / "answers.jsonl"
     words = ["generate", str(run.path), "--file", str(rows), "--out", str(path), "--max-new-tokens", "6"]
-    killed = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True, text=True, timeout=120)
+    killed = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True, text=True, timeout=200)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     before = path.read_bytes()
     assert len(before.splitlines()) == 1 + 3 + 1 and before.endswith(b'{"item": "0000')

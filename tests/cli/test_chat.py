@@ -16,6 +16,8 @@ from typing import Any
 import pexpect
 import pytest
 import tiny
+import torch
+from safetensors.torch import load_file, save_file
 from verbs import Bench, Command, Said
 
 from tunelab.cli import _chat_loop as loop
@@ -231,10 +233,10 @@ class Terminal:
         self.child = pexpect.spawn(
             sys.executable,
             ["-W", "ignore", "-c", code, "chat", *map(str, words)],
-            env={**kept, "TERM": "xterm", "OMP_NUM_THREADS": "1", **environment},
+            env={**kept, "TERM": "xterm", **environment},
             dimensions=(30, columns),
             encoding="utf-8",
-            timeout=30,
+            timeout=200,  # of a wait: the first is for all imports, on a machine that may be busy
         )
 
     def wait(self, pattern: str) -> str:
@@ -253,8 +255,18 @@ class Terminal:
 
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose window takes a long answer."""
-    return tiny.model_folder(tmp_path_factory.mktemp("endless") / "model", max_position_embeddings=100_000)
+    """A model that answers with letters alone and never ends, and whose window takes a long answer.
+
+    The head knows two letters, one the other's opposite, so one of them has a positive logit; all other tokens have 0.
+    """
+    folder = tiny.model_folder(tmp_path_factory.mktemp("endless") / "model", max_position_embeddings=100_000)
+    weights = load_file(folder / "model.safetensors")
+    head = torch.zeros_like(weights["lm_head.weight"])
+    a, b = tiny.tiny_tokenizer().convert_tokens_to_ids(["a", "b"])
+    head[a] = weights["lm_head.weight"][a]
+    head[b] = -head[a]
+    save_file({**weights, "lm_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 PROMPT = r"you> (\x1b\[0m)?"

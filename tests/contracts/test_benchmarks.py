@@ -171,5 +171,5 @@ def test_all_are_imported_without_torch() -> None:
         f"for name in {NAMES!r}: plugins.load({FOLDER!r}, name)\n"
         "print(*sorted({'torch', 'transformers', 'datasets', 'peft', 'nltk', 'scipy'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr

@@ -153,12 +153,11 @@ def test_gradients_are_those_of_the_dequantised_layer(form: WeightFormat, dtype:
     shape = (48, 96)
     bias = torch.linspace(-1, 1, 48).to(dtype)
     layer = QuantizedLinear(form, form.quantize(random_weight(shape)), shape, bias=bias, dtype=dtype)
-    dense = torch.nn.Linear(96, 48, dtype=dtype)
-    dense.weight.data.copy_(layer.weight)
-    dense.bias.data.copy_(bias)
+    dense = layer.weight.clone()
     got, expected = (random_weight((5, 96), dtype, seed=9).requires_grad_() for _ in range(2))
     upstream = random_weight((5, 48), dtype, seed=11)
-    outputs = layer(got), dense(expected)
+    # The same two products on the same shapes, so to the bit: x W^T + b, and the upstream gradient times W.
+    outputs = layer(got), torch.addmm(bias, expected, dense.T)
     for output in outputs:
         output.backward(upstream)
     assert torch.equal(*outputs) and got.grad is not None

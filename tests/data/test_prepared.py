@@ -293,7 +293,7 @@ KILLED_STORE = """
 def test_a_killed_store_leaves_nothing_usable(function: str, allowed: int) -> None:
     code = textwrap.dedent(KILLED_STORE.format(function=function, allowed=allowed))
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=dict(os.environ)
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=200, env=dict(os.environ)
     )
     assert result.returncode == -9, result.stderr
     assert result.stdout == ""

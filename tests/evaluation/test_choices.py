@@ -80,7 +80,8 @@ def test_a_shared_prefix_changes_nothing(family: str) -> None:
     model, asked = tiny_model(family), questions()
     shared, apart = scored(model, asked), scored(model, asked, share_prefixes=False)
     for index, values in apart.items():
-        assert shared[index] == pytest.approx(values, abs=1e-5)
+        # Up to five log-probabilities of logits that float32 gives to about 1e-6; a wrong position is off by 1e-2.
+        assert shared[index] == pytest.approx(values, abs=1e-4)
 
 
 def test_a_sliding_window_shorter_than_the_prefix() -> None:

@@ -35,7 +35,7 @@ def opened(chromium: str, page: Path, *flags: str) -> tuple[str, str]:
     """The page's elements after its script ran, and what the browser logged."""
     profile = f"--user-data-dir={page.parent / 'profile'}"
     command = [chromium, *FLAGS, profile, *flags, "--dump-dom", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
     return done.stdout, done.stderr
 
 
@@ -68,7 +68,7 @@ def printed_pages(chromium: str, page: Path) -> int:
     pdf = page.with_suffix(".pdf")
     profile = f"--user-data-dir={page.parent / 'profile'}"
     command = [chromium, *FLAGS, profile, f"--print-to-pdf={pdf}", page.as_uri()]
-    subprocess.run(command, capture_output=True, timeout=120, check=True)
+    subprocess.run(command, capture_output=True, timeout=200, check=True)
     return len(re.findall(rb"/Type /Page\b", pdf.read_bytes()))
 
 

@@ -156,12 +156,12 @@ def test_as_many_items_as_mmlu_within_seconds_and_little_memory() -> None:
     random = np.random.default_rng(0)
     a, b = random.normal(size=14_042).tolist(), random.normal(size=14_042).tolist()
     right = (random.random(14_042) < 0.4).astype(float).tolist()
-    start = time.perf_counter()
+    start = time.process_time()
     paired_bootstrap(right, [float(value > 0) for value in b])
-    assert time.perf_counter() - start < 2
-    start = time.perf_counter()
+    assert time.process_time() - start < 2
+    start = time.process_time()
     paired_bootstrap(a, b, [f"subject {place % 57}" for place in range(14_042)])
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     tracemalloc.start()
     paired_bootstrap(a, b, resamples=1000)
     _, peak = tracemalloc.get_traced_memory()

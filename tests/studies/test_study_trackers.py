@@ -80,7 +80,7 @@ def made(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
             pytest.skip(f'needs {tracker}: pip install "tunelab[trackers]"')
     root = tmp_path_factory.mktemp("tracked")
     environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "WANDB_SILENT": "true",
+        **os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true",
         "TRACKIO_DIR": str(root / "trackio"), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "default",
     }  # fmt: skip
     tree = json.dumps(with_trackers(files, TRACKERS))

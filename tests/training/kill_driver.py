@@ -77,7 +77,7 @@ def attempt(settings: dict[str, Any], stage: Stage) -> None:
 
 def kill_somewhere(child: int, stage: Stage, draw: random.Random, seconds: float, wanted: str | None) -> str | None:
     """Kill the child; gives the stage it was in, None where it was done before."""
-    deadline = time.monotonic() + (60 if wanted else draw.uniform(0, 0.8 * seconds))
+    deadline = time.monotonic() + (200 if wanted else draw.uniform(0, 0.8 * seconds))
     while time.monotonic() < deadline and (wanted is None or stage.name != wanted):
         if os.waitpid(child, os.WNOHANG)[0]:
             return None

@@ -26,7 +26,7 @@ def test_killed_at_random_and_resumed_is_uninterrupted_bit_for_bit(tmp_path: Pat
         capture_output=True,
         text=True,
         timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TUNELAB_CACHE": str(tmp_path / "cache")},
+        env={**os.environ, "TUNELAB_CACHE": str(tmp_path / "cache")},
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -50,18 +50,15 @@ def test_ctrl_c_at_the_command_line(number: int, models: dict[str, Path], rows: 
     file = tmp_path / "recipe.yaml"
     file.write_text(json.dumps(made))
     command = [sys.executable, "-m", "tunelab", "train", str(file)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = Run(tmp_path / "run")
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        deadline = time.monotonic() + 120
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 200
         while not run.metrics_file.exists() or len(run.metrics("train")) < 3:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.02)
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=200)
     assert process.returncode == 130, err
     assert out == ""
     stopped = len(run.metrics("train"))

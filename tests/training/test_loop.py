@@ -136,7 +136,9 @@ def test_the_logged_loss_is_the_mean_over_the_step_s_targets() -> None:
         device=torch.device("cpu"),
     )
     training.run()
-    assert training.of("train", "loss")[0] == pytest.approx(total / targets, rel=1e-6)
+    assert training.of("train", "loss")[0] == pytest.approx(
+        total / targets, rel=1e-5
+    )  # float32, summed in another order
 
 
 def test_gradients_are_clipped_and_the_norm_before_that_is_logged() -> None:

@@ -17,7 +17,7 @@ from tiny import model_folder, recipe, rows_file
 from tunelab.records.runs import Run
 
 DRIVER = Path(__file__).with_name("ranks_driver.py")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = dict(os.environ)
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ def tracked(tracker: str, models: dict[str, Path], rows: Path, folder: Path) -> 
         models["llama"], rows, folder / "run", train__trackers=[tracker], data__held_out=4, train__eval_every=3
     )
     environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "WANDB_SILENT": "true",
+        **os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true",
         "TRACKIO_DIR": str(folder / "trackio"), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "default",
     }  # fmt: skip
     done = subprocess.run(

@@ -91,12 +91,12 @@ def test_without_shots_the_header_stays_and_no_dev_file_is_needed(folder: Path) 
 def test_all_prompts_are_the_references(
     shared_data: Path, protocol: Literal["lm-eval", "original"], shots: int
 ) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     made = mmlu.items(shared_data / "mmlu", Options(protocol=protocol, shots=shots))
     digest = hashlib.sha256()
     for item in made:
         digest.update(item.prompt.encode() + b"\0")
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 10
     assert len(made) == len({item.id for item in made}) == 14_042
     assert digest.hexdigest() == GOLDEN[protocol, shots]
 

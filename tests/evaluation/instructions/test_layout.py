@@ -104,9 +104,9 @@ def test_titles_stand_in_double_angular_brackets(filler: str) -> None:
 
 @pytest.mark.parametrize("text", ["[" * 20_000, "<" * 20_000, "\n" * 20_000, "*" * 20_000, "- " * 10_000])
 def test_a_model_that_is_stuck_is_graded_in_time(text: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     layout.number_placeholders(text, num_placeholders=1)
     layout.number_bullet_lists(text, num_bullets=1)
     layout.number_highlighted_sections(text, num_highlights=1)
     layout.title(text)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2

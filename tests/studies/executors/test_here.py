@@ -47,7 +47,7 @@ def killed_when_it_trains(folder: Path, number: int) -> threading.Thread:
     """Sends a signal to the first process that has begun to log losses."""
 
     def kill() -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while time.monotonic() < deadline:
             for lock in folder.glob("runs/*/metrics.jsonl"):
                 process = next((one for one in children() if str(lock.parent) in open_files(one)), None)
