@@ -21,6 +21,7 @@ import pytest
 KILLS = 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["choices", "writing"])
 def test_killed_at_random_and_asked_again_is_uninterrupted_byte_for_byte(name: str, tmp_path: Path) -> None:
     done = subprocess.run(

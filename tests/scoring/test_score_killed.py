@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from sums_benchmark import write_benchmark, write_responses
 
 from tunelab.scoring.score import score_file
@@ -53,6 +54,7 @@ for _ in range(kills):
 """
 
 
+@pytest.mark.slow
 def test_killed_at_random_leaves_whole_files(tmp_path: Path) -> None:
     benchmark = str(write_benchmark(tmp_path))
     path = write_responses(tmp_path / "arm" / "responses.jsonl", benchmark, [f" {n}" for n in range(1, 60)])

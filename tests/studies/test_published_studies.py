@@ -57,6 +57,7 @@ def outcomes(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1000)
 def test_it_runs_at_tiny_scale(path: Path, outcomes: dict[str, Any]) -> None:
     study, whole = load_study(path, tiny=True), outcomes[path.stem]["whole"]
@@ -71,6 +72,7 @@ def test_it_runs_at_tiny_scale(path: Path, outcomes: dict[str, Any]) -> None:
     assert not any("were not compared" in sentence for sentence in report["not_proved"])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1000)
 def test_killed_at_random_it_ends_in_the_same_report(path: Path, outcomes: dict[str, Any]) -> None:
     outcome = outcomes[path.stem]

@@ -20,6 +20,7 @@ DRIVER = Path(__file__).with_name("kill_driver.py")
 KILLS = 24
 
 
+@pytest.mark.slow
 def test_killed_at_random_and_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(DRIVER), str(tmp_path), str(KILLS), "0"],

@@ -81,6 +81,7 @@ def signalled_when_it_trains(folder: Path, number: int, whom: int | None = None)
     return thread
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_the_report_is_the_same(cluster: Any, files: Path, tmp_path: Path) -> None:
     study = small_study(files, steps=80)
     run_study(study, tmp_path / "here")
@@ -105,6 +106,7 @@ def test_a_killed_worker_is_replaced_and_the_report_is_the_same(cluster: Any, fi
     assert cluster.is_initialized(), "a connection that was there stays"
 
 
+@pytest.mark.slow
 def test_ctrl_c_lets_a_training_save(cluster: Any, files: Path, tmp_path: Path) -> None:
     thread = signalled_when_it_trains(tmp_path, signal.SIGINT, whom=os.getpid())
     with pytest.raises(Interrupted, match="the study was stopped; what was made is kept"):
@@ -289,6 +291,7 @@ def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.hint == "pip install tunelab[ray]"
 
 
+@pytest.mark.slow
 def test_no_such_cluster(cluster: Any, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = small_study(files)
     with pytest.raises(UsageError, match="this machine does not have 1 CPU and 64 GPU"):
