@@ -155,7 +155,7 @@ def compare_merges(run: Run | Path | str, *, progress: Progress = silent) -> dic
 
 
 def recommended_merge(found: Mapping[str, Divergence]) -> str:
-    """The format with the fewest bits of those that keep the improvement well; if none does, the one that keeps most."""
+    """The format with the fewest bits of those that keep the improvement well, or else the one that keeps most."""
     bits = {way: weight_format(way).bits_per_weight for way in found if way in plugins.names(FOLDER)}
     kept = {way: quality.kept_improvement or 0.0 for way, quality in found.items()}
     well = [way for way, share in kept.items() if share >= WELL_KEPT]
