@@ -49,7 +49,7 @@ def test_a_known_packing() -> None:
 
 
 def test_a_row_longer_than_a_bin_is_refused() -> None:
-    with pytest.raises(ValueError, match="row 1 has 11 tokens, a flat row holds at most 10"):
+    with pytest.raises(ValueError, match="row 1 has 11 tokens, a packed sequence holds at most 10"):
         pack_best_fit([3, 11], 10)
 
 

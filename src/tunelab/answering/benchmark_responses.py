@@ -46,7 +46,7 @@ class BenchmarkSettings:
         limit: items of each benchmark, taken evenly over clusters; None = all.
         arms: of a run, or a model with an adapter; () = base and tuned.
         adapter: with a model: a PEFT adapter on it.
-        template: with a model: wording of a prompt, by name; None = its chat template, or its adapter's run's.
+        template: with a model: its prompt template, by name; None = its chat template, or its adapter's run's.
         in_template: True asks in the template, False in raw text; None = as each benchmark does.
         changes: with a model: keys of a recipe as on the command line, such as "train.dtype=bf16".
         max_new_tokens: of a generated answer, in place of the benchmark's.
@@ -74,7 +74,7 @@ class StoredResponses:
 
     Args:
         path: the file.
-        template: the wording's name; None = raw text.
+        template: the prompt template's name; None = raw text.
         count: responses in the file.
         cut: answers that ended at the limit of tokens or of the context.
         truncated: prompts that lost their beginning because the context is shorter.
@@ -321,13 +321,13 @@ class _Choices:
 def _is_asked_in_template(responder: Responder, benchmark: LoadedBenchmark, settings: BenchmarkSettings) -> bool:
     wanted = settings.in_template
     if wanted is None and settings.template is not None:
-        wanted = True  # who names a wording wants it
+        wanted = True  # who names a template wants it
     if wanted is None:
         return benchmark.about.chat and responder.has_prompt_template
     if wanted and not responder.has_prompt_template:
         raise ModelError(
             f"{responder.weights.name}: has no chat template (base models often have none)",
-            "name a wording (--template alpaca), or ask in raw text (--no-chat-template)",
+            "name a prompt template (--template alpaca), or ask in raw text (--no-chat-template)",
         )
     return wanted
 

@@ -71,7 +71,7 @@ def chat_with_model(
     """A chat with a model, and with an adapter on it where one is given.
 
     The template is the one that is asked for; else, for an adapter that lies in a run's directory, the one that it was
-    trained with; else the tokenizer's chat template where it has one, and Alpaca's wording where it has none.
+    trained with; else the tokenizer's chat template where it has one, and Alpaca's where it has none.
 
     Args:
         precision: how the model's linear weights are stored.

@@ -33,7 +33,7 @@ def open_responder(
 
     Args:
         arm: "tuned" or "base"; None = tuned where there is one.
-        template: with `model`: wording of a prompt; None = as default_data_settings() has it. A run has its own.
+        template: with `model`: its prompt template; None = as default_data_settings() has it. A run has its own.
         changes: with `model`: keys of a recipe as on the command line, such as "train.dtype=bf16".
         raw: give a prompt's text as it is, in place of the template.
 

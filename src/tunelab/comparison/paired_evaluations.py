@@ -39,7 +39,7 @@ class Side:
 def compare_sides(
     a: Side, b: Side, metric: str | None = None, *, allow_diff: Collection[str] = (), common_items_only: bool = False
 ) -> Comparison:
-    """b against a on the items of both, by a figure that both were scored by (None = the one to quote).
+    """b against a on the items of both, by a figure that both were scored by (None = the headline metric).
 
     Args:
         allow_diff, common_items_only: as in align(), beyond what belongs to the model.

@@ -22,10 +22,10 @@ HELD_OUT = "held-out"
 
 COMPLETION_LOSS, BLEU, ROUGE_L = "completion_loss", "bleu", "rougeL"
 
-#: What held-out rows are compared by, the figure that decides first. Of other benchmarks it is the one to quote.
+#: What held-out rows are compared by, the figure that decides first. Of other benchmarks it is the headline metric.
 HELD_OUT_METRICS = (COMPLETION_LOSS, BLEU, ROUGE_L)
 
-#: The figure of held-out rows that is quoted where none is named.
+#: The headline metric of held-out rows.
 HELD_OUT_HEADLINE = "completion_perplexity"
 
 #: Every figure that held-out rows are scored by.
@@ -118,8 +118,8 @@ class Study(_Part):
     @property
     def comparisons(self) -> tuple[tuple[str, str, str, str | None], ...]:
         """All that is compared and corrected together: two arms, the second against the first, a benchmark, and a
-        figure of it (None = the one to quote). Held-out rows are compared by three figures, other benchmarks by the
-        one to quote and by what a question names.
+        figure of it (None = the headline metric). Held-out rows are compared by three figures, other benchmarks by the
+        headline metric and by what a question names.
         """
         found: dict[tuple[str, str, str, str | None], None] = {}
         for a, b in self.pairs:

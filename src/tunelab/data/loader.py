@@ -91,7 +91,7 @@ class TokenTable:
 
 @dataclass(frozen=True)
 class FlatBatch:
-    """One flat row of a few rows, and what is to be predicted in it.
+    """One packed sequence of a few rows, and what is to be predicted in it.
 
     Args:
         input_ids: [tokens], int64.
@@ -145,7 +145,7 @@ class TrainingPlan:
     Args:
         epochs: passes over the table, may be fractional; `steps` overrides it.
         batch_size, batch_tokens: exactly one is given.
-        micro_batch_tokens: tokens of one flat row at most (a micro-batch).
+        micro_batch_tokens: tokens of one packed sequence at most (a micro-batch).
         packing: False = one row a micro-batch.
     """
 

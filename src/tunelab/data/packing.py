@@ -1,4 +1,4 @@
-"""Which rows share a flat row, and which rows make a step: both follow from lengths and a seed alone.
+"""Which rows share a packed sequence, and which rows make a step: both follow from lengths and a seed alone.
 
 A step is a set of rows, whatever the size of the micro-batches that it is computed in, so that gradients do not depend
 on how the rows are packed. The plan of an epoch is a function of (seed, epoch): a resumed run needs no stored data
@@ -27,7 +27,7 @@ def pack_best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
         length = lengths[row]
         if length > capacity:
-            raise ValueError(f"row {row} has {length} tokens, a flat row holds at most {capacity}")
+            raise ValueError(f"row {row} has {length} tokens, a packed sequence holds at most {capacity}")
         place = bisect_left(room, (length, -1))
         if place == len(room):
             bins.append([row])

@@ -218,7 +218,7 @@ class Scored:
     """What a benchmark found of one model.
 
     Args:
-        scores: over all items; the first is the one to quote.
+        scores: over all items; the first is the headline metric.
         groups: scores of a part ("subject virology") by its name.
         warnings: why a number should not be taken at its word, in sentences.
         facts: counts that explain the scores: letters that were chosen, answers that were cut.

@@ -121,7 +121,7 @@ def choice_likelihoods(
 
     Raises:
         ModelError: a question is longer than the model's context, or a log-probability is not finite; or the
-            architecture cannot be run on flat rows.
+            architecture cannot be run on packed sequences.
     """
     from tunelab.models.forward import check_flat_forward
 

@@ -51,7 +51,7 @@ def as_recipe(recipe: RecipeLike) -> Recipe:
 
 
 def fit_to_model(recipe: Recipe) -> Recipe:
-    """The recipe with `data.max_length` as a number that the model's window and a flat row can hold.
+    """The recipe with `data.max_length` as a number that the model's window and a packed sequence can hold.
 
     Raises:
         UsageError: the recipe asks for longer rows than the model has a window for.

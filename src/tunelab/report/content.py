@@ -80,7 +80,7 @@ class ArmScore:
         name: of the metric ("accuracy").
         value: mean over seeds where there are several.
         error: standard error between items; None = not known.
-        seed_error: standard error between seeds; None = one seed, or not known. Never mixed with `error`.
+        seed_error: standard error across seeds; None = one seed, or not known. Never mixed with `error`.
         n: items.
         seeds: how many seeds `value` is the mean of.
         unit: "0-1", "0-100", "per token".
@@ -138,7 +138,7 @@ class PairedComparison:
         detectable: smallest true difference that was likely (power 0.8) to be seen.
         verdict: the comparison in words.
         seeds: trainings that both are means over.
-        seed_error: standard error of the difference between seeds; None = one seed, or not known.
+        seed_error: standard error of the difference across seeds; None = one seed, or not known.
     """
 
     a: str

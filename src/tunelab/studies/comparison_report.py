@@ -32,12 +32,12 @@ from tunelab.studies.report_parts import (
     arm_scores,
     disk_bytes,
     flips_of,
+    headline_comparisons,
     machine_and_versions,
     method_name,
     model_name,
     not_seen,
     paired,
-    quoted,
     run_provenance,
     setting_differences,
     source_name,
@@ -120,7 +120,7 @@ def report_of(found: Compared) -> StudyReport:
         created=now(),
         questions=tuple(
             answered(f"Is {one.b_name} better than {one.a_name} on {one.benchmark}?", one)
-            for one in quoted(comparisons)
+            for one in headline_comparisons(comparisons)
         ),
         arms=tuple(_arm(side) for side in sides),
         scores=tuple(score for side in sides for score in _scores(side, comparisons)),
@@ -233,7 +233,7 @@ def _not_proved(
         if side.run is None:
             yield f"{side.name} is known by its evaluations alone: not how it was trained, nor what that took."
     yield from not_seen(comparisons)
-    for one in quoted(comparisons):
+    for one in headline_comparisons(comparisons):
         yield from _unlike_questions(one)
     for pair in zip(*(side.evaluated for side in sides), strict=True):
         yield from _limits(sides, pair)

@@ -117,7 +117,7 @@ def answered(ask: str, one: Comparison) -> Question:
     return Question(ask, f"{said}.", shown if one.beyond_seeds else "unknown")
 
 
-def quoted(comparisons: Sequence[Comparison]) -> list[Comparison]:
+def headline_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Of each pair of arms and benchmark the comparison by the headline metric, which is made first."""
     found: dict[tuple[str, str, str], Comparison] = {}
     for one in comparisons:
@@ -133,7 +133,7 @@ def flips_of(comparisons: Sequence[Comparison], evaluated: Callable[[str, str], 
     """
     shown: list[Flip] = []
     left_out = 0
-    for one in quoted(comparisons):
+    for one in headline_comparisons(comparisons):
         flips = list(_flips(one, evaluated))
         shown += flips[:MOST_FLIPS]
         left_out += max(0, len(flips) - MOST_FLIPS)
