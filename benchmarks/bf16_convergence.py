@@ -21,19 +21,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from measuring import heading, machine, matmul_rates, write_results
 
-RATES = {"none": 1e-3, "lora": 5e-3}
+RATES = {"full": 1e-3, "lora": 5e-3}
 
 
-def recipes(data: Path, seed: int, adapter: str, dtype: str, out: Path) -> dict[str, dict[str, Any]]:
+def recipes(data: Path, seed: int, method: str, dtype: str, out: Path) -> dict[str, dict[str, Any]]:
     """Model -> recipe."""
     from tunelab.studies.demo import demo_study
 
-    common = {"adapter": adapter, "train": {"lr": RATES[adapter], "epochs": 1, "seed": seed, "dtype": dtype}}
+    common = {"method": method, "train": {"lr": RATES[method], "epochs": 1, "seed": seed, "dtype": dtype}}
     stories = data / "models/tinystories656k"
     alpaca = {"sources": [str(data / "alpaca/alpaca_cleaned.json")], "size": 2000, "held_out": 200, "seed": seed}
-    arm = demo_study().arm_recipe("full" if adapter == "none" else "lora", seed)
+    arm = demo_study().arm_recipe(method, seed)
     demo = arm.model_dump(mode="json", exclude_none=True) | {"out": str(out / "demo")}
-    demo["train"] |= {"dtype": dtype, "epochs": 2, "rows_per_step": 16}
+    demo["train"] |= {"dtype": dtype, "epochs": 2, "batch_size": 16}
     return {
         "tinystories656k": {"model": str(stories), "data": alpaca, "out": str(out / "stories"), **common},
         "demo base": demo,
@@ -55,7 +55,7 @@ def row_losses(path: Path) -> list[tuple[float, int]]:
     from tunelab.preparation.rows import prepare_with
 
     run = tunelab.open_run(path)
-    recipe = tunelab.load_recipe(run.recipe_file)
+    recipe = run.recipe
     tokenizer = load_tokenizer(str(run.tokenizer))
     rows, _ = held_out_rows(prepare_with(tokenizer, recipe), tokenizer, None)
     if run.adapter.exists():
@@ -63,11 +63,11 @@ def row_losses(path: Path) -> list[tuple[float, int]]:
         model: Any = load_adapter(base, run.adapter)
     else:
         model = load_model(str(run.model), dtype=torch.float32)
-    found = row_likelihoods(model, [(row.input_ids, row.answer_mask) for row in rows], batch_tokens=4096)
-    return [(one.answer_nll, one.answer_tokens) for one in sorted(found, key=lambda one: one.index)]
+    found = row_likelihoods(model, [(row.input_ids, row.answer_mask) for row in rows], micro_batch_tokens=4096)
+    return [(one.completion_nll, one.completion_tokens) for one in sorted(found, key=lambda one: one.index)]
 
 
-def compare(data: Path, seed: int, adapter: str) -> list[dict[str, Any]]:
+def compare(data: Path, seed: int, method: str) -> list[dict[str, Any]]:
     """fp32 and bf16 of one seed and method, on both models."""
     import tunelab
     from tunelab.statistics.standard_errors import paired_ratio_difference
@@ -75,7 +75,7 @@ def compare(data: Path, seed: int, adapter: str) -> list[dict[str, Any]]:
     losses: dict[str, dict[str, Any]] = {}
     for dtype in ("fp32", "bf16"):
         with tempfile.TemporaryDirectory() as folder:
-            for model, recipe in recipes(data, seed, adapter, dtype, Path(folder)).items():
+            for model, recipe in recipes(data, seed, method, dtype, Path(folder)).items():
                 tunelab.finetune(recipe)
                 losses.setdefault(model, {})[dtype] = row_losses(Path(recipe["out"]))
     rows = []
@@ -85,7 +85,7 @@ def compare(data: Path, seed: int, adapter: str) -> list[dict[str, Any]]:
         rows.append(
             {
                 "model": model,
-                "method": "full" if adapter == "none" else "lora",
+                "method": method,
                 "seed": seed,
                 "fp32": sum(nll) / sum(tokens),
                 "bf16": sum(bf16_nll) / sum(tokens),
@@ -124,13 +124,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--adapters", nargs="+", choices=list(RATES), default=list(RATES))
+    parser.add_argument("--methods", nargs="+", choices=list(RATES), default=list(RATES))
     arguments = parser.parse_args()
     rates, information = matmul_rates(), machine()
     rows: list[dict[str, Any]] = []
     for seed in arguments.seeds:
-        for adapter in arguments.adapters:
-            rows += compare(arguments.data, seed, adapter)
+        for method in arguments.methods:
+            rows += compare(arguments.data, seed, method)
             print(rows[-2:], file=sys.stderr, flush=True)
     text = page(rows, information, rates)
     write_results("bf16-convergence", {"machine": information, "rows": rows}, text)

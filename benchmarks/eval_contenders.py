@@ -22,7 +22,7 @@ SHOTS = 5
 
 
 def tunelab(job: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """tunelab, as `tunelab eval --on mmlu` runs it."""
+    """tunelab, as `tunelab eval --benchmarks mmlu` runs it."""
     from tunelab import plugins
     from tunelab.answering.benchmark_prompts import choice_questions
     from tunelab.answering.generate import open_responder
@@ -36,7 +36,7 @@ def tunelab(job: dict[str, Any], dtype: str) -> dict[str, Any]:
     every = mmlu.items(Path(job["data"]), mmlu.Options(shots=SHOTS))
     items = [item for subject in job["subjects"] for item in every if item.cluster == subject]
     questions = choice_questions(responder, "mmlu", items)
-    scored = choice_likelihoods(model, questions, batch_tokens=job["batch_tokens"])
+    scored = choice_likelihoods(model, questions, micro_batch_tokens=job["micro_batch_tokens"])
     found = {one.index: one.log_probabilities for one in responder.computing(scored)}
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "log_probabilities": [found[index] for index in range(len(items))]}

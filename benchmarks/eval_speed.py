@@ -45,7 +45,7 @@ def prepare(shape: Shape, data: Path, subjects: list[str], device: str, folder: 
     save_model(shape, model)
     load_tokenizer(shape, data, folder / "scratch").save_pretrained(model)
     job = {"model": str(model), "data": str(data / "mmlu"), "subjects": subjects, "device": device}
-    (folder / "job.json").write_text(json.dumps(job | {"batch_tokens": 4096}), encoding="utf-8")
+    (folder / "job.json").write_text(json.dumps(job | {"micro_batch_tokens": 4096}), encoding="utf-8")
     return folder / "job.json"
 
 

@@ -52,10 +52,12 @@ def tunelab(job: dict[str, Any], dtype: str) -> dict[str, Any]:
 
     engine._Batch._add = add_and_end
     widest = max(len(prompt) for prompt in prompts) + max(lengths)
-    batch_tokens = job["batch"] * engine._rounded(widest)
+    micro_batch_tokens = job["batch"] * engine._rounded(widest)
 
     def run(prompts: list[list[int]]) -> list[list[int]]:
-        made = engine.generate(model, _Numbers(), prompts, decoding, stop_token_ids=(), batch_tokens=batch_tokens)
+        made = engine.generate(
+            model, _Numbers(), prompts, decoding, stop_token_ids=(), micro_batch_tokens=micro_batch_tokens
+        )
         return [list(one.token_ids) for one in sorted(made, key=lambda one: one.index)]
 
     rows["lengths"] = [4] * 4

@@ -29,7 +29,7 @@ from measuring import (
     table,
 )
 from shapes import SHAPES
-from train_contenders import OVER_FEW_BITS, RANK, ROWS_PER_STEP
+from train_contenders import BATCH_SIZE, OVER_FEW_BITS, RANK
 from train_speed import measure, prepare
 
 NAMES = ["tunelab bf16", *OVER_FEW_BITS]
@@ -58,7 +58,7 @@ def page(summaries: list[dict[str, Any]], information: dict[str, Any], rates: di
     """The results as Markdown."""
     lines = heading("LoRA over a base in few bits", command, information, rates)
     lines += [
-        f"LoRA of rank {RANK} on all linear layers, {ROWS_PER_STEP} Alpaca rows a step, answers learned, bf16 compute. "
+        f"LoRA of rank {RANK} on all linear layers, {BATCH_SIZE} Alpaca rows a step, answers learned, bf16 compute. "
         "Real tokens/s, median of the repeats (lowest to highest in brackets); peak memory of the process, on a GPU "
         "of what torch allocated. bitsandbytes' own modules train on a CPU only while nothing evaluates in between.",
         "",

@@ -35,7 +35,8 @@ def losses(data: Path, seed: int, precision: str) -> dict[str, dict[str, list[An
             run = tunelab.finetune({**recipe, "precision": precision})
             scores = tunelab.evaluate(run, max_new_tokens=1)
             found[model] = {
-                arm: [(row.answer_nll, row.answer_tokens) for row in rows] for arm, rows in scores.likelihoods.items()
+                arm: [(row.completion_nll, row.completion_tokens) for row in rows]
+                for arm, rows in scores.likelihoods.items()
             }
     return found
 
@@ -72,7 +73,7 @@ def page(rows: list[dict[str, Any]], information: dict[str, Any], rates: dict[st
     lines += [
         f"Loss on held-out rows, nats per answer token, mean over seeds {', '.join(map(str, seeds))}. Above bf16: the "
         "difference from the same arm over a bf16 base; its error is the larger of that paired over rows (mean over "
-        "seeds) and that between seeds.",
+        "seeds) and the SE across seeds.",
         "",
         "| model | precision | untuned | above bf16 | tuned with LoRA | above bf16 |",
         "|---|---|---|---|---|---|",

@@ -47,14 +47,14 @@ def one_run(method: str, seed: int, data: Path, epochs: int, folder: Path) -> di
     train_with_a_kill(command, out)
     run = tunelab.open_run(out)
     scores = tunelab.evaluate(run, max_new_tokens=64)
-    assert scores.gain is not None and scores.gain.error is not None
+    assert scores.loss_change is not None and scores.loss_change.error is not None
     manifest = run.manifest
     return {
         "method": method,
         "seed": seed,
         "sessions": len(manifest["sessions"]),
         "scores": {arm: {s.name: [s.value, s.error] for s in found} for arm, found in scores.arms.items()},
-        "gain_nats_per_token": [scores.gain.value, scores.gain.error],
+        "loss_change_nats_per_token": [scores.loss_change.value, scores.loss_change.error],
         "rows": scores.rows,
         "trained": manifest["trained"],
         "parameters": manifest["model"]["digest"]["trainable"],
@@ -90,23 +90,23 @@ def markdown(results: list[dict[str, Any]]) -> str:
         "",
         f"`python benchmarks/tinystories_alpaca.py`; {machine}, {libraries}.",
         "Each run was killed with SIGKILL after its first checkpoint and resumed. ± is one standard error over "
-        f"{results[0]['rows']} held-out rows; the loss falls by base less tuned, paired over these rows.",
+        f"{results[0]['rows']} held-out rows; the loss change is tuned minus base, paired over these rows.",
         "",
-        "| method | seed | trained parameters | response perplexity, base | tuned | loss falls by, nats/token "
-        "| in errors | bits/byte, base | tuned | tokens/s | peak resident |",
+        "| method | seed | trained parameters | completion perplexity, base | tuned | loss change, nats/token "
+        "| in standard errors | bits/byte, base | tuned | tokens/s | peak resident |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in results:
         base, tuned = one["scores"]["base"], one["scores"]["tuned"]
-        gain, error = one["gain_nats_per_token"]
+        change, error = one["loss_change_nats_per_token"]
 
         def shown(pair: list[float], digits: int) -> str:
             return f"{pair[0]:.{digits}f} ± {pair[1]:.{digits}f}"
 
         lines.append(
-            f"| {one['method']} | {one['seed']} | {one['parameters']:,} | {shown(base['response_perplexity'], 1)} "
-            f"| {shown(tuned['response_perplexity'], 1)} | {gain:.3f} ± {error:.3f} | {gain / error:.0f} "
-            f"| {shown(base['response_bits_per_byte'], 3)} | {shown(tuned['response_bits_per_byte'], 3)} "
+            f"| {one['method']} | {one['seed']} | {one['parameters']:,} | {shown(base['completion_perplexity'], 1)} "
+            f"| {shown(tuned['completion_perplexity'], 1)} | {change:+.3f} ± {error:.3f} | {change / error:.0f} "
+            f"| {shown(base['completion_bits_per_byte'], 3)} | {shown(tuned['completion_bits_per_byte'], 3)} "
             f"| {one['trained']['tokens_per_second']:,.0f} | {one['peak_resident_bytes'] / 2**30:.2f} GiB |"
         )
     worst = max(one["plain_peft_difference"] or 0.0 for one in results)

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from shapes import read_rows
 
-RANK, ALPHA, ROWS_PER_STEP, LEARNING_RATE = 16, 32, 8, 1e-3
+RANK, ALPHA, BATCH_SIZE, LEARNING_RATE = 16, 32, 8, 1e-3
 
 
 @dataclass
@@ -73,7 +73,7 @@ def tunelab(
         np.zeros(len(rows), dtype=np.int64),
     )
     plan = TrainingPlan(
-        table, job.get("epochs", 1), None, ROWS_PER_STEP, None, tokens_per_batch=job["tokens_per_batch"], seed=0
+        table, job.get("epochs", 1), None, BATCH_SIZE, None, micro_batch_tokens=job["micro_batch_tokens"], seed=0
     )
     device = job["device"]
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision={"fp32": "no", "bf16": "bf16"}[dtype])
@@ -85,7 +85,7 @@ def tunelab(
         module = TargetLoss(load_adapter(base, Path(job["adapter"]), trainable=True))
     optimizer = adamw(module.parameters(), lr=LEARNING_RATE, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8)
     trace = Trace()
-    settings = LoopSettings(lr=LEARNING_RATE, schedule="constant", clip=1.0)
+    settings = LoopSettings(lr=LEARNING_RATE, schedule="constant", max_grad_norm=1.0)
     TrainingLoop(
         module,
         optimizer,
@@ -149,7 +149,7 @@ def _shared_arguments(job: dict[str, Any]) -> dict[str, Any]:
     return {
         "output_dir": job["scratch"],
         "num_train_epochs": 1,
-        "per_device_train_batch_size": ROWS_PER_STEP,
+        "per_device_train_batch_size": BATCH_SIZE,
         "learning_rate": LEARNING_RATE,
         "lr_scheduler_type": "constant",
         "max_grad_norm": 1.0,

@@ -45,7 +45,7 @@ from shapes import (
     training_work,
     write_rows,
 )
-from train_contenders import ALPHA, CONTENDERS, RANK, ROWS_PER_STEP
+from train_contenders import ALPHA, BATCH_SIZE, CONTENDERS, RANK
 
 BEST = tuple(name for name in CONTENDERS if name.endswith("best"))
 COLUMNS = (
@@ -59,7 +59,7 @@ COLUMNS = (
 )
 
 
-def prepare(shape: Shape, data: Path, rows: int, device: str, tokens_per_batch: int, folder: Path) -> Path:
+def prepare(shape: Shape, data: Path, rows: int, device: str, micro_batch_tokens: int, folder: Path) -> Path:
     """Model, adapter and rows as files, and the job that names them."""
     import torch
 
@@ -79,7 +79,7 @@ def prepare(shape: Shape, data: Path, rows: int, device: str, tokens_per_batch: 
         "rows": str(folder / "rows.jsonl"),
         "scratch": str(folder / "scratch"),
         "device": device,
-        "tokens_per_batch": tokens_per_batch,
+        "micro_batch_tokens": micro_batch_tokens,
         "dtype": shape.dtype,
     }
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
@@ -132,7 +132,7 @@ def page(summaries: list[dict[str, Any]], information: dict[str, Any], rates: di
     """The results as Markdown."""
     lines = heading("LoRA training speed", command, information, rates)
     lines += [
-        f"Rank {RANK} on all linear layers, {ROWS_PER_STEP} Alpaca rows a step (packed by TRL: {ROWS_PER_STEP} "
+        f"Rank {RANK} on all linear layers, {BATCH_SIZE} Alpaca rows a step (packed by TRL: {BATCH_SIZE} "
         "sequences of 1,024 tokens), answers learned; one process each, alternated, median of the repeats (lowest to "
         "highest in brackets). Tokens are real ones, padding not counted. Useful work: what LoRA needs on these rows, "
         "nothing wasted, as a share of the bf16 matrix-product rate. Loss: largest difference from tunelab at the same "
@@ -163,7 +163,7 @@ def main() -> None:
 
     def measured(name: str, folder: Path) -> dict[str, Any]:
         shape = SHAPES[name]
-        job = prepare(shape, arguments.data, arguments.rows, device, arguments.tokens_per_batch, folder)
+        job = prepare(shape, arguments.data, arguments.rows, device, arguments.micro_batch_tokens, folder)
         rows = read_rows(folder / "rows.jsonl")
         work = training_work(shape, rows, RANK) / sum(len(row["input_ids"]) for row in rows)
         found = measure(shape, job, names, arguments.repeats)

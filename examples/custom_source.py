@@ -38,7 +38,7 @@ def main(folder: str = "runs/example-riddles", steps: int = 20) -> None:
         {
             "model": str(BASE),
             "data": {"sources": [source], "template": "human-assistant", "held_out": 0},
-            "train": {"steps": steps, "lr": 5e-3, "rows_per_step": 6},
+            "train": {"steps": steps, "lr": 5e-3, "batch_size": 6},
             "out": f"{folder}/run",
         }
     )

@@ -30,9 +30,11 @@ def main(out: str = "runs/example-lora", steps: int = 100) -> None:
     scores = tunelab.evaluate(run)
     for base, tuned in zip(scores.arms["base"], scores.arms["tuned"], strict=True):
         print(f"{base.name:>22}: {base.value:8.3f} ± {base.error:.3f}  ->  {tuned.value:8.3f} ± {tuned.error:.3f}")
-    gain = scores.gain
-    if gain is not None and gain.error:
-        print(f"response loss falls by {gain.value:.3f} ± {gain.error:.3f} nats a token, paired over {gain.n} rows")
+    change = scores.loss_change
+    if change is not None and change.error:
+        print(
+            f"completion loss changes by {change.value:+.3f} ± {change.error:.3f} nats per token over {change.n} rows"
+        )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def main(folder: str = "runs/example-merge", steps: int = 100) -> None:
             "out": f"{folder}/run",
         }
     )
-    merged = tunelab.merge(run, f"{folder}/merged", into="fp32")
+    merged = tunelab.merge(run, f"{folder}/merged", format="fp32")
     print(f"{merged.path}: {merged.quality.kl:.1e} nats (KL) from base + adapter")
 
     # From here on nothing of tunelab is needed.

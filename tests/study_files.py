@@ -27,7 +27,7 @@ def study_of(files: Path, **changes: Any) -> Study:
             "model": str(files / "model"),
             "adapter": {"rank": 4},
             "data": {"sources": [str(files / "rows.jsonl")], "template": "plain", "held_out": 20},
-            "train": {"steps": 6, "rows_per_step": 4, "lr": 5e-3, "save_every": 2, "device": "cpu", "dtype": "fp32"},
+            "train": {"steps": 6, "batch_size": 4, "lr": 5e-3, "save_every": 2, "device": "cpu", "dtype": "fp32"},
             "evaluate": {"max_new_tokens": 2},
         },
         "arms": {"base": {"tuned": False}, "lora": {}, "nf4": {"recipe": {"precision": "nf4"}}},

@@ -27,7 +27,7 @@ BENCHMARKS = {
     "mmlu": ("accuracy", "0-1", True, 14_042),
     "ifeval": ("prompt_strict", "0-1", True, 541),
     "gsm8k": ("exact_match", "0-1", True, 1_319),
-    "held-out": ("response_perplexity", "per token", False, 500),
+    "held-out": ("completion_perplexity", "per token", False, 500),
 }
 VALUES = {
     "base bf16": (0.4127, 0.213, 0.138, 3.92),
@@ -98,7 +98,7 @@ def example_comparisons() -> tuple[PairedComparison, ...]:
             *(593, 638, 0.0103, "No difference shown: differences below 1.0 points could not have been seen."),
         ),
         PairedComparison(
-            *("lora r128 bf16", "qlora r128 nf4", "held-out", "response_perplexity", 0.02, -0.011, 0.052, 0.21, None),
+            *("lora r128 bf16", "qlora r128 nf4", "held-out", "completion_perplexity", 0.02, -0.011, 0.052, 0.21, None),
             *(500, None, None, None, "No difference shown."),
         ),
     )

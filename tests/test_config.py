@@ -38,7 +38,7 @@ def test_a_recipe_says_only_what_differs(tmp_path: Path) -> None:
     assert recipe.model.name == "gpt2"
     assert recipe.data.sources[0].name == "alpaca"
     assert recipe.train.lr == 1e-5
-    assert recipe.adapter.kind == "lora"
+    assert recipe.method == "lora"
 
 
 def test_sections_left_empty_have_their_defaults(tmp_path: Path) -> None:
@@ -64,9 +64,9 @@ def test_shorthands_of_data(data: Any, expected: list[tuple[str, str | None]]) -
     assert [(source.name, source.path) for source in recipe.data.sources] == expected
 
 
-def test_shorthand_of_adapter_and_model() -> None:
-    recipe = parse_recipe({**SMALL, "adapter": "none"})
-    assert (recipe.adapter.kind, recipe.model.name) == ("none", "gpt2")
+def test_the_method_and_the_shorthand_of_model() -> None:
+    recipe = parse_recipe({**SMALL, "method": "full"})
+    assert (recipe.method, recipe.model.name) == ("full", "gpt2")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_loading_changes_no_argument() -> None:
             "did you mean wandb?",
         ),
         ("train=3", "train", r"expected a section \(epochs, .*\), got 3", ""),
-        ("adapter=3", "adapter", r"expected a section \(kind, .*\), or a text: its kind, got 3", ""),
+        ("adapter=3", "adapter", r"expected a section \(rank, .*\), got 3", ""),
         ("data=[]", "data.sources", r"expected a list, each a section .* got \[\]", ""),
         ("data=[3]", "data.sources.0", "expected a section .* got 3", ""),
         ("data.sources.0.weight=-1", "data.sources.0.weight", "expected a number above 0, or null, got -1", ""),
@@ -234,7 +234,7 @@ def test_wrong_values(override: str, path: str, message: str, hint: str) -> None
         ("evaluate.seed=8", "did you mean data.seed or train.seed?"),
         ("evaluate.droput=8", "did you mean adapter.dropout?"),
         ("data.sources.0.pth=8", "did you mean data.sources.0.path?"),
-        ("evaluate.zzzzz=8", "known here: max_new_tokens, limit, batch_tokens"),
+        ("evaluate.zzzzz=8", "known here: max_new_tokens, limit, micro_batch_tokens"),
     ],
 )
 def test_unknown_keys_get_the_nearest_name(override: str, hint: str) -> None:
@@ -256,26 +256,35 @@ def test_what_is_missing_is_named_with_its_flag() -> None:
 
 def test_all_problems_come_at_once(tmp_path: Path) -> None:
     path = written(
-        tmp_path, "model: gpt2\ndata: {sources: alpaca, max_length: 9999}\ntrain: {lr: fast, patience: 2}\nsede: 1\n"
+        tmp_path,
+        "model: gpt2\ndata: {sources: alpaca, max_length: 9999}\n"
+        "train: {lr: fast, early_stopping_patience: 2}\nsede: 1\n",
     )
     with pytest.raises(ConfigError) as caught:
         load_recipe(path, ["train.steps=x", "oops"])
     paths = [problem.path for problem in caught.value.problems]
-    assert sorted(paths) == ["data.max_length", "oops", "sede", "train.lr", "train.patience", "train.steps"]
+    assert sorted(paths) == [
+        "data.max_length",
+        "oops",
+        "sede",
+        "train.early_stopping_patience",
+        "train.lr",
+        "train.steps",
+    ]
     assert caught.value.exit_code == 2
     assert caught.value.message.startswith(f"{path}: 6 problems\n")
 
 
 def test_rules_that_look_at_a_wrong_key_wait() -> None:
-    # eval_every is wrong, not absent: that `final: best` needs it would be beside the point.
-    assert list(problems_of("train.eval_every=often", "train.final=best")) == ["train.eval_every"]
+    # eval_every is wrong, not absent: that `load_best_at_end: true` needs it would be beside the point.
+    assert list(problems_of("train.eval_every=often", "train.load_best_at_end=true")) == ["train.eval_every"]
 
 
 BROKEN = [
-    (["adapter=none", "adapter.use_dora=true"], "adapter.use_dora", "DoRA is a form of LoRA and needs it"),
-    (["adapter=none", "adapter.use_rslora=true"], "adapter.use_rslora", "rsLoRA is a form of LoRA and needs it"),
+    (["method=full", "adapter.use_dora=true"], "adapter.use_dora", "DoRA is a form of LoRA and needs it"),
+    (["method=full", "adapter.use_rslora=true"], "adapter.use_rslora", "rsLoRA is a form of LoRA and needs it"),
     (["precision=nf3"], "precision.name", "no weight format of that name: none, fp4, int8, mxfp4, nf4"),
-    (["precision=nf4", "adapter=none"], "precision.name", "weights in few bits are frozen, and need an adapter"),
+    (["precision=nf4", "method=full"], "precision.name", "weights in few bits are frozen, and need an adapter"),
     (["adapter.init=loftq"], "adapter.init", "the base is not quantised"),
     (["adapter.init=loftq", "precision=nf4", "adapter.use_dora=true"], "adapter.init", "loftq is for plain LoRA"),
     (["adapter.targets=[]"], "adapter.targets", "a list of layers must name at least one"),
@@ -284,13 +293,21 @@ BROKEN = [
     (["data.held_out=1.5"], "data.held_out", "a share is below 1, and a number of rows is whole"),
     (["data.chat_template=x.jinja"], "data.chat_template", "a chat template is read by `template: chat` alone"),
     (["data.max_length=5000"], "data.max_length", "the longest row must fit into one batch"),
-    (["train.rows_per_step=1", "train.tokens_per_step=9"], "train.rows_per_step", "measured in rows or in tokens"),
+    (["train.batch_size=1", "train.batch_tokens=9"], "train.batch_size", "measured in rows or in tokens"),
     (["train.warmup=1.5"], "train.warmup", "a share is below 1, and a number of steps is whole"),
     (["train.warmup=10", "train.steps=10"], "train.warmup", "warm-up must end before training does"),
     (["train.eval_every=5", "data.held_out=0"], "train.eval_every", "evaluating on the way needs held-out rows"),
-    (["train.patience=5"], "train.patience", "early stopping needs evaluations on the way"),
-    (["train.final=best"], "train.final", "the best weights are found by evaluations on the way"),
-    (["train.final=best", "train.eval_every=1", "data.held_out=0"], "train.final", "do best on held-out rows"),
+    (
+        ["train.early_stopping_patience=5"],
+        "train.early_stopping_patience",
+        "early stopping needs evaluations on the way",
+    ),
+    (["train.load_best_at_end=true"], "train.load_best_at_end", "the best weights are found by evaluations on the way"),
+    (
+        ["train.load_best_at_end=true", "train.eval_every=1", "data.held_out=0"],
+        "train.load_best_at_end",
+        "do best on held-out rows",
+    ),
     (["train.dtype=fp16", "train.device=cpu"], "train.dtype", "fp16 needs a GPU"),
 ]
 
@@ -312,12 +329,12 @@ def test_every_rule_is_tested() -> None:
 
 
 def test_a_remedy_that_is_followed_helps() -> None:
-    assert load_recipe(None, ["adapter.kind=lora", "adapter.use_dora=true"], SMALL).adapter.use_dora
-    assert load_recipe(None, ["train.final=best", "train.eval_every=5"], SMALL).train.final == "best"
+    assert load_recipe(None, ["method=lora", "adapter.use_dora=true"], SMALL).adapter.use_dora
+    assert load_recipe(None, ["train.load_best_at_end=true", "train.eval_every=5"], SMALL).train.load_best_at_end
 
 
 def test_a_recipe_built_in_python_is_checked_when_it_is_resolved() -> None:
-    recipe = Recipe.model_validate({**SMALL, "train": {"patience": 2}})
+    recipe = Recipe.model_validate({**SMALL, "train": {"early_stopping_patience": 2}})
     with pytest.raises(ConfigError, match="early stopping needs evaluations on the way"):
         resolve(recipe)
 

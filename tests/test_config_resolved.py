@@ -30,14 +30,14 @@ def written(folder: Path, text: str) -> Path:
 # Back to YAML.
 
 
-@pytest.mark.parametrize(("overrides", "lr"), [([], 2e-4), (["adapter=none"], 2e-5), (["train.lr=3e-4"], 3e-4)])
+@pytest.mark.parametrize(("overrides", "lr"), [([], 2e-4), (["method=full"], 2e-5), (["train.lr=3e-4"], 3e-4)])
 def test_resolve_fills_the_learning_rate(overrides: list[str], lr: float) -> None:
     assert resolve(load_recipe(None, overrides, SMALL)).train.lr == lr
 
 
 def test_resolve_fills_the_step() -> None:
-    assert resolve(parse_recipe(SMALL)).train.rows_per_step == 16
-    assert resolve(load_recipe(None, ["train.tokens_per_step=999"], SMALL)).train.rows_per_step is None
+    assert resolve(parse_recipe(SMALL)).train.batch_size == 16
+    assert resolve(load_recipe(None, ["train.batch_tokens=999"], SMALL)).train.batch_size is None
 
 
 def test_a_resolved_recipe_is_complete_in_the_tree_s_order_and_loads_back(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_resolved_recipe_is_complete_in_the_tree_s_order_and_loads_back(tmp_pa
     text = to_yaml(recipe)
     assert load_recipe(written(tmp_path, text)) == recipe == resolve(recipe)
     assert list(yaml.safe_load(text)) == list(Recipe.model_fields)
-    assert yaml.safe_load(text)["train"]["rows_per_step"] == 16
+    assert yaml.safe_load(text)["train"]["batch_size"] == 16
 
 
 texts = st.text(min_size=1) | st.sampled_from(
@@ -88,7 +88,8 @@ def test_whatever_stands_in_a_recipe_is_read_or_refused_in_words(tree: dict[str,
     ("tree", "valid"),
     [
         (SMALL, True),
-        ({"model": {"name": "x"}, "data": ["a", {"path": "b.json"}], "adapter": "none"}, True),
+        ({"model": {"name": "x"}, "data": ["a", {"path": "b.json"}], "method": "full"}, True),
+        ({**SMALL, "adapter": "none"}, False),
         ({**SMALL, "train": {"lr": 1e-4, "warmup": 10}}, True),
         ({**SMALL, "train": {"lr": 0}}, False),
         ({**SMALL, "train": {"warmup": -0.1}}, False),

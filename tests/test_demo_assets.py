@@ -174,7 +174,7 @@ def test_model_knows_what_rows_ask_for(model: Any, tokenizer: Any, begun: str, e
 def test_pretraining_repeats_on_one_machine() -> None:
     import torch
 
-    rows = torch.arange(10).repeat(3 * build.ROWS_PER_STEP, 1)  # ten tokens a row: quick
+    rows = torch.arange(10).repeat(3 * build.BATCH_SIZE, 1)  # ten tokens a row: quick
 
     def losses() -> list[float]:
         torch.manual_seed(build.SEED)
@@ -188,9 +188,9 @@ def test_pretraining_repeats_on_one_machine() -> None:
 def test_each_row_of_prose_is_read_once() -> None:
     import torch
 
-    rows = torch.arange(4 * build.ROWS_PER_STEP).unsqueeze(1)
+    rows = torch.arange(4 * build.BATCH_SIZE).unsqueeze(1)
     seen = torch.cat(list(build.batches(rows, 4))).flatten()
-    assert sorted(seen.tolist()) == list(range(4 * build.ROWS_PER_STEP))
+    assert sorted(seen.tolist()) == list(range(4 * build.BATCH_SIZE))
     assert seen.tolist() != sorted(seen.tolist())
 
 

@@ -11,7 +11,7 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 #: script -> arguments behind the directory, and what it must say.
 SAID = {
-    "finetune_and_evaluate.py": (["3"], "response loss falls by"),
+    "finetune_and_evaluate.py": (["3"], "completion loss changes by -"),
     "own_rows.py": ([], "learned: [' Short.<|endoftext|>', ' Warm.<|endoftext|>']"),
     "custom_source.py": (["12"], "at step 12"),
     "merge_and_load.py": (["3"], "nats (KL) from base + adapter"),

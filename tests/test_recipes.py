@@ -78,7 +78,7 @@ def test_phi3_has_the_settings_that_it_promises() -> None:
 
 def test_the_two_of_distilgpt2_hold_out_the_same_rows() -> None:
     lora, full = (load_recipe(FOLDER / f"distilgpt2-alpaca-{method}.yaml") for method in ("lora", "full"))
-    assert lora.data == full.data and (lora.adapter.kind, full.adapter.kind) == ("lora", "none")
+    assert lora.data == full.data and (lora.method, full.method) == ("lora", "full")
 
 
 def small_model(recipe: Recipe, folder: Path) -> Path:
@@ -131,4 +131,4 @@ def test_it_trains_with_only_model_and_data_swapped(path: Path, tmp_path: Path) 
     manifest = run.manifest
     assert manifest["trained"]["steps"] == 2 and manifest["trained"]["targets"] > 0
     assert manifest["data"]["train"]["dropped_too_long"] == 0 and manifest["data"]["bad_rows"] == []
-    assert run.model.exists() == (recipe.adapter.kind == "none") != run.adapter.exists()
+    assert run.model.exists() == (recipe.method == "full") != run.adapter.exists()

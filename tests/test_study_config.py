@@ -15,7 +15,7 @@ from tunelab.evaluation.runner import score_held_out
 
 TREE: dict[str, Any] = {
     "title": "t",
-    "recipe": {"model": "gpt2", "data": {"sources": ["alpaca"]}, "adapter": "lora"},
+    "recipe": {"model": "gpt2", "data": {"sources": ["alpaca"]}, "method": "lora"},
     "arms": {"base": {"tuned": False}, "lora": {"recipe": {"precision": "nf4", "train": {"lr": 1e-4}}}},
     "benchmarks": {"held-out": {}},
     "tiny": {"recipe": {"train": {"steps": 3}}, "seeds": [7]},
@@ -54,20 +54,20 @@ def test_what_is_compared_and_corrected_together() -> None:
     ]
     study = parse_study(TREE | {"benchmarks": {"held-out": {}, "ifeval": {}}, "questions": asked})
     assert study.comparisons == (
-        ("base", "lora", "held-out", "response_loss"),
+        ("base", "lora", "held-out", "completion_loss"),
         ("base", "lora", "held-out", "bleu"),
         ("base", "lora", "held-out", "rougeL"),
         ("base", "lora", "ifeval", None),
         ("base", "lora", "ifeval", "loose"),
     )
     assert [one.decided_by for one in study.questions] == ["bleu", "loose", None]
-    assert parse_study(TREE | {"questions": [asked[0] | {"metric": None}]}).questions[0].decided_by == "response_loss"
+    assert parse_study(TREE | {"questions": [asked[0] | {"metric": None}]}).questions[0].decided_by == "completion_loss"
 
 
 def test_a_figure_that_held_out_rows_do_not_have_is_refused() -> None:
     asked = [{"ask": "?", "is_better": "lora", "than": "base", "on": "held-out", "metric": "blue"}]
     assert wrong(questions=asked) == [
-        "questions.0.metric: held-out rows are not compared by 'blue' (known: response_loss, bleu, rougeL)"
+        "questions.0.metric: held-out rows are not compared by 'blue' (known: completion_loss, bleu, rougeL)"
     ]
 
 
@@ -128,8 +128,8 @@ def test_what_is_published_is_a_score_or_a_cost(what: str, score: tuple[str, str
         ),
         (
             {"what": "held-out BLEU"},
-            "published.0.what: held-out rows are not scored by 'BLEU' (known: response_perplexity, "
-            "response_bits_per_byte, text_perplexity, text_bits_per_byte, bleu, rouge1, rouge2, rougeL)",
+            "published.0.what: held-out rows are not scored by 'BLEU' (known: completion_perplexity, "
+            "completion_bits_per_byte, sequence_perplexity, sequence_bits_per_byte, bleu, rouge1, rouge2, rougeL)",
         ),
         ({"values": {}}, "published.0.values: there are none (values: {ARM: NUMBER})"),
         ({"values": {"base": float("nan")}}, "published.0.values.base: Input should be a finite number ()"),
@@ -174,8 +174,8 @@ def test_the_model_is_taken_out_of_every_arm(tmp_path: Path) -> None:
 
 def test_shorthands_are_written_out_where_mappings_are_laid_over_them() -> None:
     assert merged({"model": "gpt2"}, {"model": {"revision": "x"}}) == {"model": {"name": "gpt2", "revision": "x"}}
-    assert merged({"adapter": "lora"}, {"adapter": {"rank": 8}}) == {"adapter": {"kind": "lora", "rank": 8}}
-    assert merged({"adapter": {"rank": 8}}, {"adapter": "none"}) == {"adapter": "none"}
+    assert merged({"precision": "nf4"}, {"precision": {"skip": ["a"]}}) == {"precision": {"name": "nf4", "skip": ["a"]}}
+    assert merged({"adapter": {"rank": 8}}, {"adapter": None}) == {"adapter": None}
     before = {"train": {"lr": 1}}
     assert merged(before, {"train": {"steps": 2}}) == {"train": {"lr": 1, "steps": 2}} and before == {
         "train": {"lr": 1}

@@ -95,7 +95,7 @@ def recipe(model: Path, data: Path, out: Path, **changes: Any) -> dict[str, Any]
     """A recipe of six steps on these rows; `changes` are dotted keys with `__` for the dot (train__lr=1e-3)."""
     tree: dict[str, Any] = {
         "model": {"name": str(model)},
-        "adapter": {"kind": "lora", "rank": 4, "alpha": 8},
+        "adapter": {"rank": 4, "alpha": 8},
         "data": {
             "sources": [{"name": "prompt_completion", "path": str(data)}],
             "template": "plain",
@@ -104,9 +104,9 @@ def recipe(model: Path, data: Path, out: Path, **changes: Any) -> dict[str, Any]
         },
         "train": {
             "steps": 6,
-            "rows_per_step": 4,
+            "batch_size": 4,
             "lr": 1e-2,
-            "tokens_per_batch": 160,
+            "micro_batch_tokens": 160,
             "device": "cpu",
             "dtype": "fp32",
         },

@@ -35,7 +35,7 @@ VOCABULARY = 2048
 END, PAD = "<|endoftext|>", "<|pad|>"
 BLOCK = 192
 """Tokens a row while pretraining; documents are joined, with END after each."""
-ROWS_PER_STEP = 10
+BATCH_SIZE = 10
 PEAK_LEARNING_RATE = 3e-3
 WARMUP_STEPS = 100
 
@@ -125,12 +125,12 @@ def learning_rate(step: int, steps: int) -> float:
 
 
 def batches(rows: torch.Tensor, steps: int) -> Iterator[torch.Tensor]:
-    """`steps` batches [ROWS_PER_STEP, BLOCK + 1] in a seeded order, no row twice."""
+    """`steps` batches [BATCH_SIZE, BLOCK + 1] in a seeded order, no row twice."""
     import torch
 
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(SEED))
     for step in range(steps):
-        yield rows[order[step * ROWS_PER_STEP : (step + 1) * ROWS_PER_STEP]]
+        yield rows[order[step * BATCH_SIZE : (step + 1) * BATCH_SIZE]]
 
 
 def pretrain(model: LlamaForCausalLM, rows: torch.Tensor, steps: int) -> list[float]:
@@ -156,7 +156,7 @@ def pretrain(model: LlamaForCausalLM, rows: torch.Tensor, steps: int) -> list[fl
         optimizer.zero_grad()
         losses.append(loss.item())
         if step % 50 == 49:
-            rate = (step + 1) * ROWS_PER_STEP * BLOCK / (time.monotonic() - begun)
+            rate = (step + 1) * BATCH_SIZE * BLOCK / (time.monotonic() - begun)
             print(f"step {step + 1}/{steps}  loss {sum(losses[-50:]) / 50:.4f}  {rate:,.0f} tokens/s", file=sys.stderr)
     return losses
 
@@ -169,8 +169,8 @@ def prose_loss(model: LlamaForCausalLM, tokenizer: Tokenizer) -> float:
     rows = encode_prose(tokenizer, HELD_OUT_DOCUMENTS, SEED + 1)
     total = 0.0
     with torch.no_grad():
-        for start in range(0, len(rows), ROWS_PER_STEP):
-            part = rows[start : start + ROWS_PER_STEP]
+        for start in range(0, len(rows), BATCH_SIZE):
+            part = rows[start : start + BATCH_SIZE]
             logits = model(input_ids=part[:, :-1]).logits
             total += cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum").item()
     return total / (rows.numel() - len(rows))
@@ -180,7 +180,7 @@ def readme(record: dict[str, Any]) -> str:
     """The model's card, from the figures of its making."""
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     took = f"{record['training_seconds'] / 60:.1f} minutes on {record['threads']} CPU thread(s)"
-    optimisation = f"{record['steps']} steps of {record['tokens_per_step']:,} tokens, AdamW, fp32"
+    optimisation = f"{record['steps']} steps of {record['batch_tokens']:,} tokens, AdamW, fp32"
     losses = f"{record['final_loss']:.4f} in training (mean of the last 50 steps)"
     return f"""---
 license: apache-2.0
@@ -228,7 +228,7 @@ def record_of(
         "vocabulary": model.config.vocab_size,
         "parameters": model.num_parameters(),
         "steps": len(losses),
-        "tokens_per_step": ROWS_PER_STEP * BLOCK,
+        "batch_tokens": BATCH_SIZE * BLOCK,
         "threads": threads,
         "training_seconds": round(seconds, 1),
         "final_loss": round(sum(losses[-50:]) / len(losses[-50:]), 4),
@@ -265,7 +265,7 @@ def build(out: Path, steps: int | None, threads: int) -> dict[str, Any]:
     rows = encode_prose(tokenizer, DOCUMENTS, SEED)
     model = make_model(tokenizer.get_vocab_size())
     begun = time.monotonic()
-    losses = pretrain(model, rows, steps or len(rows) // ROWS_PER_STEP)
+    losses = pretrain(model, rows, steps or len(rows) // BATCH_SIZE)
     seconds = time.monotonic() - begun
     save_model(model, folder)
     record = record_of(model, rows.numel(), losses, seconds, threads)

@@ -71,7 +71,7 @@ def test_log_probabilities_are_the_model_s_own(
     own: OwnBenchmarks, models: dict[str, Path], settings: Callable[..., BenchmarkSettings]
 ) -> None:
     (stored,) = generate_benchmarks(
-        str(models["gpt2"]), [str(own.choices)], settings("choices", limit=6, batch_tokens=70)
+        str(models["gpt2"]), [str(own.choices)], settings("choices", limit=6, micro_batch_tokens=70)
     )
     header, responses = read(stored.path)
     assert stored.template is None and header["template"] is None and (stored.count, stored.truncated) == (6, 0)
@@ -216,7 +216,7 @@ def test_the_items_hash_covers_all_that_is_asked_and_graded() -> None:
 def test_cut_anywhere_and_asked_again_it_is_the_same_file(
     name: str, own: OwnBenchmarks, models: dict[str, Path], settings: Callable[..., BenchmarkSettings]
 ) -> None:
-    given = settings(name, batch_tokens=140)
+    given = settings(name, micro_batch_tokens=140)
     (stored,) = generate_benchmarks(str(models["gpt2"]), [str(getattr(own, name))], given)
     whole = stored.path.read_bytes()
     for share in (0, 0.05, 0.3, 0.5, 0.77, 0.999):
@@ -315,8 +315,8 @@ def test_who_cannot_be_asked_is_refused(
     assert subject_of(run) == (run, None) and subject_of("gpt2") == (None, "gpt2")
     with pytest.raises(UsageError, match=r"its own model and template; alpaca, train\.dtype=bf16 cannot change it"):
         generate_benchmarks(run, names(own), settings(template="alpaca", changes=("train.dtype=bf16",)))
-    with pytest.raises(UsageError, match="batch_tokens is 0"):
-        generate_benchmarks(run, names(own), settings(batch_tokens=0))
+    with pytest.raises(UsageError, match="micro_batch_tokens is 0"):
+        generate_benchmarks(run, names(own), settings(micro_batch_tokens=0))
 
 
 def test_scores_are_finite_numbers(own: OwnBenchmarks, run: Run, settings: Callable[..., BenchmarkSettings]) -> None:

@@ -43,7 +43,7 @@ def ask(model: Path, name: str, benchmarks: Any, out: Path) -> None:
     from tunelab.answering.benchmark_responses import BenchmarkSettings, generate_benchmarks
 
     options = {name: benchmarks.options[name]}
-    settings = BenchmarkSettings(options=options, out=out, batch_tokens=200)
+    settings = BenchmarkSettings(options=options, out=out, micro_batch_tokens=200)
     generate_benchmarks(str(model), [str(getattr(benchmarks, name))], settings)
 
 

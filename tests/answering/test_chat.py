@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("chat")
     model, rows = tiny.model_folder(root / "base"), tiny.rows_file(root / "rows.jsonl")
     finetune(tiny.recipe(model, rows, root / "lora", train__lr=0.1))
-    finetune(tiny.recipe(model, rows, root / "full", adapter={"kind": "none"}))
+    finetune(tiny.recipe(model, rows, root / "full", method="full"))
     return root
 
 

@@ -93,7 +93,7 @@ def test_a_model_is_asked_in_the_wording_that_chat_would_take(run: Run, models: 
 
 
 def test_a_run_of_all_weights(models: dict[str, Path], rows: Path, tmp_path: Path, tuned: Responder) -> None:
-    settings: dict[str, Any] = {"adapter": {"kind": "none"}, "train__steps": 2, "train__dtype": "bf16"}
+    settings: dict[str, Any] = {"method": "full", "train__steps": 2, "train__dtype": "bf16"}
     run = finetune(recipe(models["llama"], rows, tmp_path / "run", **settings))
     ours, base = open_responder(run), open_responder(run, arm="base")
     assert texts(list(ours.answer(ASKED, SHORT))) != texts(list(base.answer(ASKED, SHORT)))
@@ -159,12 +159,12 @@ def test_killed_and_started_again_it_holds_the_same_answers(
     kept: int, temperature: float, tuned: Responder, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts, decoding = read_prompts(rows)[:12], Decoding(max_new_tokens=5, temperature=temperature, seed=4)
-    whole = tuned.answer_into(tmp_path / "whole.jsonl", prompts, decoding, batch_tokens=200)
+    whole = tuned.answer_into(tmp_path / "whole.jsonl", prompts, decoding, micro_batch_tokens=200)
     path = tmp_path / "deep" / "answers.jsonl"
     with monkeypatch.context() as patch:
         stopped_after(kept, patch)
         with pytest.raises(Interrupted, match=rf"interrupted; {kept} of 12 answers are in .*answers.jsonl") as caught:
-            tuned.answer_into(path, prompts, decoding, batch_tokens=200)
+            tuned.answer_into(path, prompts, decoding, micro_batch_tokens=200)
     assert caught.value.hint == "the same command again goes on where it was"
     before = path.read_bytes()
     assert len(before.splitlines()) == 1 + kept
@@ -174,7 +174,7 @@ def test_killed_and_started_again_it_holds_the_same_answers(
         path,
         prompts,
         decoding,
-        batch_tokens=200,
+        micro_batch_tokens=200,
         progress=lambda stage, done, total, detail="": told.append((done, total)),
     )
     assert again == whole == tuned.answer_into(path, prompts, decoding), "a third time nothing is made"
@@ -280,8 +280,8 @@ def test_what_is_not_there(run: Run, models: dict[str, Path], tmp_path: Path, tu
         open_responder(model=str(models["llama"]), template="chat").encode(as_prompts(["x"]))
     with pytest.raises(ModelError, match="no adapter there"):
         next(open_responder(model=str(models["llama"]), adapter=tmp_path, template="plain").answer(["x"]))
-    with pytest.raises(UsageError, match="batch_tokens is 0, expected a whole number from 1"):
-        next(tuned.answer(["x"], batch_tokens=0))
+    with pytest.raises(UsageError, match="micro_batch_tokens is 0, expected a whole number from 1"):
+        next(tuned.answer(["x"], micro_batch_tokens=0))
 
 
 def test_prompts_that_leave_no_room_are_named_before_anything_is_loaded(run: Run, tmp_path: Path) -> None:

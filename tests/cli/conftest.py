@@ -20,7 +20,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     recipe = run_recipe(folder, model, rows)
     finetune(recipe)
     (folder / "full").mkdir()
-    full = run_recipe(folder / "full", model, rows, adapter={"kind": "none"}, train__lr=1e-3, train__steps=2)
+    full = run_recipe(folder / "full", model, rows, method="full", train__lr=1e-3, train__steps=2)
     finetune(full)
     return Bench(model, rows, recipe, folder / "run", folder / "full" / "run")
 

@@ -29,7 +29,7 @@ def test_held_out_rows_of_two_folders(tunelab: Command, tmp_path: Path) -> None:
     assert [line[1] for line in lines] == ["response", "bleu", "rougeL"]
     assert all(line[-1] == "30" for line in lines)
     assert "Holm over 3" in said.out
-    for metric in ("response loss", "bleu", "rougeL"):
+    for metric in ("completion loss", "bleu", "rougeL"):
         assert f"held-out, {metric}: " in said.err
     assert said.err.count("precision differs: ") == 1  # told once, not with each figure
     assert "by " in said.err and "points (95 % interval" in said.err
@@ -37,9 +37,9 @@ def test_held_out_rows_of_two_folders(tunelab: Command, tmp_path: Path) -> None:
 
 def test_only_held_out_rows_and_unlike_ones(tunelab: Command, tmp_path: Path) -> None:
     a, b = two_evaluations(tmp_path)
-    said = tunelab("compare", a, b, "--on", "held-out")
-    assert said.code == 0 and "response loss" in said.out
-    said = tunelab("compare", a, b, "--on", "mmlu")
+    said = tunelab("compare", a, b, "--benchmarks", "held-out")
+    assert said.code == 0 and "completion loss" in said.out
+    said = tunelab("compare", a, b, "--benchmarks", "mmlu")
     assert said.code == 1 and "have no scores of mmlu in common" in said.err
     answers, references = texts(30, 4)
     other = write_held_out(tmp_path / "c" / "tuned-c", answers, references, [9.0] * 30, [5] * 30, data="sha256:2")
@@ -64,7 +64,7 @@ def test_a_report_of_two_runs(tunelab: Command, bench: Bench) -> None:
         arm[cost] > 0 for arm in (full, lora) for cost in ("peak_memory_bytes", "training_seconds", "disk_bytes")
     )
     assert len(stored["comparisons"]) == 3 and [len(curve["points"]) for curve in stored["curves"]] == [2, 4]
-    assert "adapter.kind" in [one["key"] for one in stored["differences"]]
+    assert "method" in [one["key"] for one in stored["differences"]]
     assert "Arms were trained on unlike numbers of target tokens: full " in "".join(stored["not_proved"])
 
 

@@ -113,7 +113,7 @@ def asked(*words: str) -> Recipe:
 def test_the_issue_s_example() -> None:
     recipe = asked("--model", "distilgpt2", "--data", "alpaca", "--size", "800", "--method", "lora")
     assert (recipe.model.name, recipe.data.sources[0].name, recipe.data.size) == ("distilgpt2", "alpaca", 800)
-    assert (recipe.adapter.kind, recipe.train.lr) == ("lora", 2e-4)
+    assert (recipe.method, recipe.train.lr) == ("lora", 2e-4)
 
 
 def test_every_flag_reaches_its_key() -> None:
@@ -135,7 +135,7 @@ def test_every_flag_reaches_its_key() -> None:
         *("--seed", "7", "--limit", "5", "train.lr=1e-3"),
     )
     assert [source.path for source in recipe.data.sources] == [None, "b.csv"]
-    assert (recipe.adapter.kind, recipe.data.template, recipe.out) == ("none", "plain", "runs/x")
+    assert (recipe.method, recipe.data.template, recipe.out) == ("none", "plain", "runs/x")
     assert (recipe.train.seed, recipe.data.seed, recipe.evaluate.limit, recipe.train.lr) == (7, 0, 5, 1e-3)
 
 

@@ -15,7 +15,7 @@ from verbs import Bench, Command, run_recipe
 from tunelab.answering.held_out_evaluation import evaluate
 from tunelab.records.responses import ResponseFile
 
-METRICS = ["response perplexity", "response bits per byte", "text perplexity", "text bits per byte"]
+METRICS = ["completion perplexity", "completion bits per byte", "sequence perplexity", "sequence bits per byte"]
 METRICS += ["bleu", "rouge1", "rouge2", "rougeL"]
 VALUE = re.compile(r"-?[\d.,]+ ± [\d.,]+")
 
@@ -41,11 +41,14 @@ def test_a_run_is_measured_beside_its_base_with_errors(tunelab: Command, run: Pa
         base, tuned, _, better = said.cells[name]
         assert VALUE.fullmatch(base) and VALUE.fullmatch(tuned), name
         assert better == ("lower" if "per" in name else "higher")
-    base, tuned = (float(cell.split()[0].replace(",", "")) for cell in said.cells["response perplexity"][:2])
+    base, tuned = (float(cell.split()[0].replace(",", "")) for cell in said.cells["completion perplexity"][:2])
     assert tuned < base
     assert "± is one standard error over 6 held-out rows; answers and scores: " in said.err
-    gain = re.search(r"base less tuned = \+([\d.]+) ± [\d.]+ nats per token, paired over 6 rows \(\d", said.err)
-    assert gain is not None and float(gain[1]) == pytest.approx(math.log(base / tuned), abs=0.02)
+    change = re.search(
+        r"tuned minus base = (-[\d.]+) ± [\d.]+ nats per token \(negative is better\), paired over 6 rows \(\d",
+        said.err,
+    )
+    assert change is not None and float(change[1]) == pytest.approx(math.log(tuned / base), abs=0.02)
 
 
 def test_it_says_what_the_library_says_and_stores_it(tunelab: Command, run: Path) -> None:
@@ -64,22 +67,22 @@ def test_full_runs_are_measured_beside_their_base_too(tunelab: Command, bench: B
     shutil.copytree(bench.full, tmp_path / "copy")
     said = tunelab("eval", tmp_path / "copy", "--limit", "3")
     assert said.code == 0 and said.cells["metric"][:2] == ["base", "tuned"]
-    base, tuned = (float(cell.split()[0].replace(",", "")) for cell in said.cells["response perplexity"][:2])
+    base, tuned = (float(cell.split()[0].replace(",", "")) for cell in said.cells["completion perplexity"][:2])
     assert tuned < base
 
 
 def test_limit_and_max_new_tokens(tunelab: Command, run: Path) -> None:
-    said = tunelab("eval", run, "--limit", "2", "--max-new-tokens", "3", "--batch-tokens", "200")
+    said = tunelab("eval", run, "--limit", "2", "--max-new-tokens", "3", "--micro-batch-tokens", "200")
     assert said.code == 0 and "over 2 held-out rows" in said.err
     assert len(records(run, "tuned", "responses")) == 1 + 2
     answers = [json.loads(line) for line in records(run, "tuned", "responses")[1:]]
     assert all(len(answer["token_ids"]) <= 3 for answer in answers)
 
 
-def test_batch_tokens_changes_no_score(tunelab: Command, run: Path) -> None:
-    small = tunelab("eval", run, "--batch-tokens", "140")
+def test_micro_batch_tokens_changes_no_score(tunelab: Command, run: Path) -> None:
+    small = tunelab("eval", run, "--micro-batch-tokens", "140")
     shutil.rmtree(run / "evaluations")
-    assert tunelab("eval", run, "--batch-tokens", "4096").out == small.out
+    assert tunelab("eval", run, "--micro-batch-tokens", "4096").out == small.out
 
 
 @pytest.mark.parametrize(("file", "after"), [("responses", 2), ("likelihoods", 4)])

@@ -1,4 +1,4 @@
-"""`tunelab eval --on`: a table a benchmark with a column an arm, where files lie, and what is refused."""
+"""`tunelab eval --benchmarks`: a table a benchmark with a column an arm, where files lie, and what is refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(bench: Bench, tmp_path: Path) -> Path:
 
 def on(own: OwnBenchmarks, *names: str) -> list[str]:
     paths = ",".join(str(getattr(own, name)) for name in names)
-    return ["--on", paths, *(f"{name}.data={own.data}" for name in names)]
+    return ["--benchmarks", paths, *(f"{name}.data={own.data}" for name in names)]
 
 
 def test_a_run_is_measured_beside_its_base(tunelab: Command, own: OwnBenchmarks, run: Path) -> None:
@@ -63,7 +63,7 @@ def test_one_arm_alone_and_its_wording(tunelab: Command, own: OwnBenchmarks, run
 
 
 def test_a_model_by_name_or_flag(tunelab: Command, own: OwnBenchmarks, bench: Bench, tmp_path: Path) -> None:
-    words = [*on(own, "writing"), "--limit", "3", "--max-new-tokens", "5", "--batch-tokens", "200"]
+    words = [*on(own, "writing"), "--limit", "3", "--max-new-tokens", "5", "--micro-batch-tokens", "200"]
     by_name = tunelab("eval", bench.model, *words, "train.dtype=fp32")
     assert by_name.code == 0, by_name.err
     assert by_name.cells["writing"] == ["base", "unit", "better"]
@@ -93,7 +93,7 @@ def test_adapter_and_precision(tunelab: Command, own: OwnBenchmarks, bench: Benc
         (["RUN", "--precision", "nf4"], "a run is asked with its own model and template; precision.name=nf4 cannot"),
         (["RUN", "--limit", "0"], "limit is 0, expected 1 or more"),
         (["RUN", "--max-new-tokens", "0"], "max_new_tokens is 0"),
-        (["RUN", "--data", "alpaca", "--seed", "1"], "--data, --seed cannot be used with --on"),
+        (["RUN", "--data", "alpaca", "--seed", "1"], "--data, --seed cannot be used with --benchmarks"),
         (["RUN", "ifeval.mode=exact"], "options of ifeval are given, but writing is asked"),
         (["RUN", "writing.shoots=1"], "writing.shoots: no such option"),
         (["MODEL", "--arm", "tuned"], "alone has no tuned arm"),
@@ -116,7 +116,7 @@ def test_a_model_without_a_chat_template(tunelab: Command, bench: Bench, own: Ow
 @pytest.mark.parametrize("words", [["--arm", "base"], ["--chat-template"]])
 def test_flags_of_benchmarks_need_on(words: list[str], tunelab: Command, bench: Bench) -> None:
     said = tunelab("eval", bench.lora, *words)
-    assert said.code == 2 and "needs --on" in said.err
+    assert said.code == 2 and "needs --benchmarks" in said.err
 
 
 def test_scores_are_stored_as_they_are_shown(tunelab: Command, own: OwnBenchmarks, run: Path) -> None:
@@ -128,7 +128,7 @@ def test_scores_are_stored_as_they_are_shown(tunelab: Command, own: OwnBenchmark
 
 def test_alpacaeval_leaves_what_its_judge_reads(tunelab: Command, run: Path, tmp_path: Path) -> None:
     (tmp_path / "alpaca_eval.json").write_text(json.dumps([{"instruction": "Red?"}, {"instruction": "Blue?"}]))
-    words = ["--on", "alpacaeval", f"alpacaeval.data={tmp_path / 'alpaca_eval.json'}", "--max-new-tokens", "4"]
+    words = ["--benchmarks", "alpacaeval", f"alpacaeval.data={tmp_path / 'alpaca_eval.json'}", "--max-new-tokens", "4"]
     said = tunelab("eval", run, *words)
     assert said.code == 0, said.err
     for arm, name in (("base", r"[\w-]+-base"), ("tuned", r"[\w-]+-tuned-[0-9a-f]{8}")):
@@ -142,7 +142,7 @@ def test_real_benchmarks_run_end_to_end(tunelab: Command, shared_data: Path) -> 
     names = {name: name for name in ("mmlu", "ifeval", "gsm8k", "truthfulqa")} | {"tinymmlu": "mmlu"}
     words = [f"{name}.data={shared_data / folder}" for name, folder in names.items()]
     model = shared_data / "models/tinystories656k"
-    said = tunelab("eval", model, "--on", ",".join(names), "--limit", "4", "--max-new-tokens", "4", *words)
+    said = tunelab("eval", model, "--benchmarks", ",".join(names), "--limit", "4", "--max-new-tokens", "4", *words)
     assert said.code == 0, said.err
     for name in names:
         assert said.cells[name][0] == "base" and f"{name} base: 4 items" in said.err

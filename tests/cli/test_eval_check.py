@@ -62,7 +62,7 @@ def test_nothing_to_distrust_is_said(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["RUN", "--on", "mmlu"], "--on cannot be used with --check"),
+        (["RUN", "--benchmarks", "mmlu"], "--benchmarks cannot be used with --check"),
         (["RUN", "--limit", "3", "--no-chat-template"], "--limit, --chat-template cannot be used with --check"),
         ([], "nothing that could be asked"),
         (["RUN", "--model", "gpt2"], "several: "),

@@ -31,7 +31,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 
 def writing(own: OwnBenchmarks) -> list[str]:
-    return ["--on", str(own.writing), f"writing.data={own.data}", "--limit", "6"]
+    return ["--benchmarks", str(own.writing), f"writing.data={own.data}", "--limit", "6"]
 
 
 def stored(folder: Path, arm: str) -> dict[str | None, tuple[dict[str, Any], list[dict[str, Any]]]]:
@@ -105,7 +105,7 @@ def test_an_interrupted_one_goes_on_where_it_was(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--batch-tokens", "100"], "batch_tokens is of tunelab's engine; vllm has its own batches"),
+        (["--micro-batch-tokens", "100"], "micro_batch_tokens is of tunelab's engine; vllm has its own batches"),
         (["--precision", "int8"], "precision int8: vLLM cannot quantise"),
         (["--precision", "nf4", "precision.skip=[down_proj]"], "vLLM cannot leave down_proj in full"),
         (["--precision", "nf4", "precision.options.double_quantization=false"], "always quantises the constants too"),
@@ -120,7 +120,7 @@ def test_what_it_cannot_do_is_refused(
 
 
 def test_likelihoods_run_on_our_engine(tunelab: Command, bench: Bench, own: OwnBenchmarks, calls: Calls) -> None:
-    words = ["--on", f"{own.choices},{own.writing}", f"choices.data={own.data}", f"writing.data={own.data}"]
+    words = ["--benchmarks", f"{own.choices},{own.writing}", f"choices.data={own.data}", f"writing.data={own.data}"]
     said = tunelab("eval", bench.model, *words, "--backend", "vllm")
     assert said.code == 2 and "choices: compares likelihoods, which run on tunelab's engine, not on vllm" in said.err
     responder = on_vllm(open_responder(model=str(bench.model)))
@@ -145,4 +145,4 @@ def test_an_unknown_backend(bench: Bench, own: OwnBenchmarks) -> None:
 @pytest.mark.parametrize("words", [["eval"], ["generate", "--prompt", "x"]])
 def test_the_flag_needs_on(words: list[str], tunelab: Command, bench: Bench) -> None:
     said = tunelab(*words, bench.lora, "--backend", "vllm")
-    assert said.code == 2 and "--backend needs --on" in said.err
+    assert said.code == 2 and "--backend needs --benchmarks" in said.err

@@ -72,7 +72,7 @@ def test_a_file_is_answered_as_json_lines(tunelab: Command, bench: Bench, prompt
     assert said.code == 0 and said.err == ""
     assert sorted(line["item"] for line in lines) == [f"q{n}" for n in range(6)]
     kept = tunelab(
-        "generate", bench.lora, "--file", prompts, "--out", "deep/answers.jsonl", *FEW, "--batch-tokens", "99"
+        "generate", bench.lora, "--file", prompts, "--out", "deep/answers.jsonl", *FEW, "--micro-batch-tokens", "99"
     )
     assert (kept.code, kept.out, kept.err) == (0, "", "6 answers: deep/answers.jsonl\n")
     header, records = read_responses(Path("deep/answers.jsonl"))
@@ -175,7 +175,7 @@ def test_what_the_tokenizer_cannot_spell_is_told(
         (["RUN", "--prompt", "x", "--model", "m"], "model m cannot change it"),
         (["RUN", "--prompt", "x", "train.dtype=bf16"], "changes train.dtype=bf16 cannot change it"),
         (["RUN", "--prompt", "x", "--top-p", "0"], "top_p is 0.0, expected"),
-        (["RUN", "--prompt", "x", "--prompt", "y", "--batch-tokens", "0"], "batch_tokens is 0, expected"),
+        (["RUN", "--prompt", "x", "--prompt", "y", "--micro-batch-tokens", "0"], "micro_batch_tokens is 0, expected"),
         (["RUN", "--prompt", "x", "--max-new-tokens", "many"], "invalid int value: 'many'"),
         (["RUN", "--prompt", "x", "--arm", "best"], "invalid choice: 'best'"),
     ],

@@ -1,4 +1,4 @@
-"""`tunelab generate --on`: responses alone, whose paths go to stdout; `tunelab score` makes of them what eval does."""
+"""`tunelab generate --benchmarks`: responses alone, paths on stdout; `tunelab score` makes of them what eval does."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def own(tmp_path: Path) -> OwnBenchmarks:
 
 
 def on(own: OwnBenchmarks) -> list[str]:
-    return ["--on", f"{own.choices},{own.writing}", f"choices.data={own.data}", f"writing.data={own.data}"]
+    return ["--benchmarks", f"{own.choices},{own.writing}", f"choices.data={own.data}", f"writing.data={own.data}"]
 
 
 def test_generate_and_score_are_eval(tunelab: Command, bench: Bench, own: OwnBenchmarks, tmp_path: Path) -> None:
-    words = [*on(own), "--limit", "6", "--batch-tokens", "300"]
+    words = [*on(own), "--limit", "6", "--micro-batch-tokens", "300"]
     made = tunelab("generate", bench.model, *words, "--out", "made")
     assert made.code == 0, made.err
     paths = [Path(line) for line in made.out.splitlines()]
@@ -47,8 +47,8 @@ def test_a_run_keeps_them_with_itself(tunelab: Command, bench: Bench, own: OwnBe
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--prompt", "x", "--raw"], "--prompt, --raw cannot be used with --on"),
-        (["--temperature", "0.7", "--stop", "x"], "--temperature, --stop cannot be used with --on"),
+        (["--prompt", "x", "--raw"], "--prompt, --raw cannot be used with --benchmarks"),
+        (["--temperature", "0.7", "--stop", "x"], "--temperature, --stop cannot be used with --benchmarks"),
     ],
 )
 def test_wrong_uses(words: list[str], message: str, tunelab: Command, bench: Bench, own: OwnBenchmarks) -> None:
@@ -59,4 +59,4 @@ def test_wrong_uses(words: list[str], message: str, tunelab: Command, bench: Ben
 @pytest.mark.parametrize("words", [["--limit", "3"], ["--precision", "nf4"], ["--no-chat-template"]])
 def test_flags_of_benchmarks_need_on(words: list[str], tunelab: Command, bench: Bench) -> None:
     said = tunelab("generate", "--model", bench.model, "--prompt", "x", *words)
-    assert said.code == 2 and "needs --on" in said.err
+    assert said.code == 2 and "needs --benchmarks" in said.err

@@ -30,7 +30,7 @@ def test_targets_stand_in_double_brackets_and_line_breaks_are_shown(
     said = tunelab("inspect", "--model", bench.model, "--data", rows, *PLAIN)
     assert said.code == 0
     lines = said.out.splitlines()
-    assert lines[0] == "row 1: 29 tokens, 4 targets, 1 end of sequence (1 learned)"
+    assert lines[0] == "row 1: 29 tokens, 4 targets, 1 end of sequence (1 in the loss)"
     assert lines[1:4] == ["|".join("Instruction: Hi") + "|↵", "|" + "|".join("Response:") + "[[ |Y|o|<eos>]]", ""]
     assert lines[4].split() == ["training", "held-out"]
     assert "\x1b" not in said.out
@@ -42,7 +42,7 @@ def test_every_answer_of_a_conversation_is_marked(tunelab: Command, bench: Bench
     rows.write_text(json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]}) + "\n")
     said = tunelab("inspect", "--model", bench.model, "--data", rows, *PLAIN)
     assert re.findall(r"\[\[(.*?)\]\]", said.out) == [" |b|<eos>", " |d|<eos>"]
-    assert "2 end of sequence (2 learned)" in said.out
+    assert "2 end of sequence (2 in the loss)" in said.out
 
 
 def test_a_loss_on_everything_marks_all_but_the_first_token(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_rows_of_ids_are_shown_as_they_are(tunelab: Command, bench: Bench, tmp_p
     rows.write_text('{"input_ids": [34, 35, 36]}\n')
     said = tunelab("inspect", "--model", bench.model, "--data", rows, *PLAIN)
     assert said.out.startswith(
-        "row 1: 3 tokens, 2 targets, 0 end of sequence (0 learned); its last answer is not closed\nC[[D|E]]\n"
+        "row 1: 3 tokens, 2 targets, 0 end of sequence (0 in the loss); its last answer is not closed\nC[[D|E]]\n"
     )
 
 
@@ -66,7 +66,7 @@ def test_a_row_that_was_cut_is_not_closed_and_is_counted(tunelab: Command, bench
     words = ["--model", bench.model, "--data", rows, *PLAIN, "data.max_length=32"]
     said = tunelab("inspect", *words, "data.on_overflow=truncate")
     first, second = (line for line in said.out.splitlines() if line.startswith("row "))
-    assert first == "row 1: 32 tokens, 7 targets, 0 end of sequence (0 learned); its last answer is not closed"
+    assert first == "row 1: 32 tokens, 7 targets, 0 end of sequence (0 in the loss); its last answer is not closed"
     assert "not closed" not in second
     assert "[[ |a| |l|o|n|g]]" in said.out
     assert said.cells["truncated"] == ["1", "0"] and said.cells["left out, too long"] == ["1", "0"]

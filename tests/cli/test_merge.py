@@ -40,7 +40,10 @@ def test_it_says_how_far_the_two_are_apart(tunelab: Command, bench: Bench) -> No
     said = tunelab("merge", bench.lora, "--out", "merged")
     assert said.cells["merged checkpoint"] == ["merged"] and said.cells["dtype"] == ["fp32"]
     assert float(said.cells["KL from the trained model"][0].split()[0]) < 1e-6
-    assert said.cells["changed tokens"] == ["0.00%"] and said.cells["gain kept"][0] in ("100.0%", "no gain")
+    assert said.cells["changed tokens"] == ["0.00%"] and said.cells["improvement kept"][0] in (
+        "100.0%",
+        "no improvement",
+    )
     found = re.search(r"logits of (\d+) tokens differ by (\S+) of the largest at most \(tolerated 1e-04\)", said.err)
     assert found and int(found[1]) > 100 and 0 <= float(found[2]) <= 1e-4
 
@@ -49,7 +52,7 @@ def test_all_ways_side_by_side(tunelab: Command, bench: Bench) -> None:
     said = tunelab("merge", bench.lora, "--compare")
     assert said.code == 0, said.err
     assert {"fp32", "bf16", "fp16", "nf4", "fp4", "int8", "mxfp4"} <= set(said.cells)
-    assert "Recommended: --into " in said.err and "answer tokens of held-out rows" in said.err
+    assert "Recommended: --format " in said.err and "answer tokens of held-out rows" in said.err
     assert (bench.lora / "merges.json").exists()
 
 
@@ -57,7 +60,7 @@ def test_all_ways_side_by_side(tunelab: Command, bench: Bench) -> None:
 def test_the_dtype_is_what_was_asked_for(dtype: str, written: str, tunelab: Command, bench: Bench) -> None:
     from safetensors import safe_open
 
-    said = tunelab("merge", bench.lora, "--out", "merged", "--into", dtype)
+    said = tunelab("merge", bench.lora, "--out", "merged", "--format", dtype)
     assert said.code == 0 and said.cells["dtype"] == [dtype]
     assert json.loads(Path("merged/config.json").read_text())["dtype"] == written
     with safe_open("merged/model.safetensors", "pt") as file:
@@ -68,7 +71,7 @@ def test_merged_weights_can_be_measured_and_score_as_the_run_does(tunelab: Comma
     assert tunelab("merge", bench.lora, "--out", "merged").code == 0
     tuned = tunelab("eval", bench.recipe, "--adapter", bench.lora / "adapter", "--out", "a").cells
     merged = tunelab("eval", bench.recipe, "--model", "merged", "--out", "b").cells
-    assert merged["response perplexity"][0] == tuned["response perplexity"][1]
+    assert merged["completion perplexity"][0] == tuned["completion perplexity"][1]
 
 
 def test_a_full_run_has_nothing_to_merge(tunelab: Command, bench: Bench) -> None:
@@ -99,7 +102,7 @@ def test_wrong_uses(tunelab: Command, bench: Bench) -> None:
     for words, message in (
         ([bench.lora], "give either --out DIR or --compare"),
         (["--out", "merged"], "required: RUN"),
-        ([bench.lora, "--out", "merged", "--into", "int3"], "no way named 'int3' to merge"),
+        ([bench.lora, "--out", "merged", "--format", "int3"], "no format named 'int3' to merge into"),
     ):
         said = tunelab("merge", *words)
         assert said.code == 2 and message in said.err and not Path("merged").exists()

@@ -26,7 +26,7 @@ def test_a_quantised_checkpoint_is_trained_on_without_the_original(tunelab: Comm
     # Every verb takes such a run.
     assert tunelab("eval", "few-run", "--limit", "3").code == 0
     assert tunelab("generate", "few-run", "--prompt", "1: red", "--max-new-tokens", "3").code == 0
-    assert tunelab("merge", "few-run", "--out", "merged").cells["into"] == ["dequantised"]
+    assert tunelab("merge", "few-run", "--out", "merged").cells["format"] == ["dequantised"]
 
 
 def test_options_of_a_format(tunelab: Command, bench: Bench) -> None:

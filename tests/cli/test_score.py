@@ -41,7 +41,7 @@ def test_files_are_shown_side_by_side(tunelab: Command, tmp_path: Path, benchmar
 def test_groups_are_shown_where_they_are_asked_for(tunelab: Command, tmp_path: Path, benchmark: str) -> None:
     path = write_responses(tmp_path / "responses.jsonl", benchmark, ["1", "x"])
     assert "all" not in tunelab("score", ".").cells
-    assert tunelab("score", path, "--groups").cells["all"] == [tmp_path.name, "unit", "better"]
+    assert tunelab("score", path, "--by-group").cells["all"] == [tmp_path.name, "unit", "better"]
 
 
 def test_options_and_files_of_one_name(tunelab: Command, tmp_path: Path, benchmark: str) -> None:

@@ -78,7 +78,7 @@ def test_wrong_uses(tunelab: Command) -> None:
 
 def test_two_evaluations_are_compared(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
     own = write_benchmarks(tmp_path / "own")
-    words = ["--on", own.choices, f"choices.data={own.data}"]
+    words = ["--benchmarks", own.choices, f"choices.data={own.data}"]
     for out, more in (("plain", []), ("few", ["--precision", "nf4"])):
         said = tunelab("eval", bench.model, *words, *more, "--out", out)
         assert said.code == 0, said.err

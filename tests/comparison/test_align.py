@@ -106,7 +106,7 @@ def test_keys_can_be_named_as_meant_to_differ() -> None:
         protocol={"follows": "the paper"},
     )
     meant = {"arm", "adapter", "template", "decoding", "protocol.follows"}
-    assert set(align(A, b, but_for=meant).differing) == {
+    assert set(align(A, b, allow_diff=meant).differing) == {
         "arm",
         "adapter",
         "template",
@@ -114,9 +114,9 @@ def test_keys_can_be_named_as_meant_to_differ() -> None:
         "protocol.follows",
     }
     with pytest.raises(DataError, match='arm: "base" in base, "tuned" in tuned'):
-        align(A, b, but_for=meant - {"arm"})
+        align(A, b, allow_diff=meant - {"arm"})
     with pytest.raises(DataError, match=r"1 thing is unlike\n  decoding\.temperature: 0\.0 in base, 0\.7"):
-        align(A, b, but_for={*meant, "decoding.top_p"} - {"decoding"})
+        align(A, b, allow_diff={*meant, "decoding.top_p"} - {"decoding"})
 
 
 def test_all_that_is_unlike_is_said_at_once() -> None:

@@ -1,4 +1,4 @@
-"""Held-out rows of two runs side by side: response loss, BLEU and ROUGE-L, from stored files alone."""
+"""Held-out rows of two runs side by side: completion loss, BLEU and ROUGE-L, from stored files alone."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_three_figures_corrected_together(tmp_path: Path) -> None:
     b = evaluation(tmp_path / "b", 6, nats(1.5, seed=1))
     loss, bleu, rouge = compare_runs(a, b)
     assert [(one.benchmark, one.metric, one.unit) for one in (loss, bleu, rouge)] == [
-        ("held-out", "response_loss", "nats per token"),
+        ("held-out", "completion_loss", "nats per token"),
         ("held-out", "bleu", "0-100"),
         ("held-out", "rougeL", "0-100"),
     ]
@@ -83,7 +83,7 @@ def test_a_run_alone_and_beside_benchmarks(tmp_path: Path) -> None:
     evaluation(tmp_path / "evaluations" / "tuned-3", 4, nats(1.9), arm="tuned")
     with pytest.raises(UsageError, match=r"\(tuned\) has several evaluations of held-out: tuned-1, tuned-3") as raised:
         compare_runs(tmp_path)
-    assert "--on" in raised.value.hint
+    assert "--benchmarks" in raised.value.hint
 
 
 def test_unlike_rows_are_refused_by_name(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_unlike_rows_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r'data: "sha256:1" in .*, "sha256:2" in .*') as raised:
         compare_runs(a, b)
     assert "the same held-out rows: the same sources" in raised.value.message
-    assert len(compare_runs(a, b, but_for=["data"])) == 3
+    assert len(compare_runs(a, b, allow_diff=["data"])) == 3
     answers, references = texts(ROWS, 3)
     c = write_held_out(tmp_path / "c", answers, references, nats(2.0), [5] * ROWS)
     with pytest.raises(DataError, match=r'ask something else: .*"5 answer tokens, 20 bytes"'):
@@ -119,7 +119,7 @@ def test_seeds_are_averaged_and_must_be_of_the_same_rows(tmp_path: Path) -> None
     base = Side("base", evaluated_in(evaluation(tmp_path / "a", 3, nats(2.0))))
     one, two = (evaluation(tmp_path / f"b{every}", every, nats(1.5, every)) for every in (4, 7))
     tuned = Side("tuned", [*evaluated_in(one), *evaluated_in(two)])
-    for metric in ("response_loss", "bleu", "rougeL"):
+    for metric in ("completion_loss", "bleu", "rougeL"):
         singles = [compare_sides(base, Side("x", evaluated_in(folder)), metric).b_value for folder in (one, two)]
         assert compare_sides(base, tuned, metric).b_value == pytest.approx(sum(singles) / 2)
     strange = evaluation(tmp_path / "c", 4, nats(1.5), data="sha256:9")
@@ -134,8 +134,8 @@ def test_only_what_both_have_is_compared(tmp_path: Path) -> None:
     content = json.loads((b / "scores.json").read_text(encoding="utf-8"))
     content["scores"] = [one for one in content["scores"] if one["name"] != "bleu"]
     (b / "scores.json").write_text(json.dumps(content), encoding="utf-8")
-    assert [one.metric for one in compare_runs(a, b)] == ["response_loss", "rougeL"]
-    with pytest.raises(RunError, match="held-out was not scored by bleu, but by: response_loss, rougeL"):
+    assert [one.metric for one in compare_runs(a, b)] == ["completion_loss", "rougeL"]
+    with pytest.raises(RunError, match="held-out was not scored by bleu, but by: completion_loss, rougeL"):
         compare_sides(Side("a", evaluated_in(a)), Side("b", evaluated_in(b)), "bleu")
 
 

@@ -77,7 +77,7 @@ def test_what_is_unlike_is_refused_by_name(tmp_path: Path) -> None:
     b = evaluation(tmp_path / "b", [0.0, 1.0] * 8, template="alpaca")
     with pytest.raises(DataError, match="template"):
         compare_runs(a, b)
-    assert compare_runs(a, b, but_for=["template"])[0].differing["template"] == (None, "alpaca")
+    assert compare_runs(a, b, allow_diff=["template"])[0].differing["template"] == (None, "alpaca")
 
 
 def test_of_several_evaluations_the_pair_that_was_asked_alike(tmp_path: Path) -> None:

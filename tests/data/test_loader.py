@@ -25,8 +25,8 @@ def table_of(*rows: tuple[list[int], list[int]]) -> TokenTable:
 
 
 def plan(table: TokenTable, **settings: object) -> TrainingPlan:
-    known: dict[str, object] = {"epochs": 1, "steps": None, "rows_per_step": 4, "tokens_per_step": None}
-    return TrainingPlan(table=table, **{**known, "tokens_per_batch": 64, **settings})  # type: ignore[arg-type]
+    known: dict[str, object] = {"epochs": 1, "steps": None, "batch_size": 4, "batch_tokens": None}
+    return TrainingPlan(table=table, **{**known, "micro_batch_tokens": 64, **settings})  # type: ignore[arg-type]
 
 
 def test_a_table_holds_rows_end_to_end() -> None:
@@ -82,7 +82,7 @@ def test_no_prediction_crosses_a_row_s_border(lengths: list[int], data: st.DataO
 
 @given(LENGTHS, st.integers(1, 9), st.integers(1, 3), st.booleans())
 def test_every_row_comes_exactly_once_an_epoch(lengths: list[int], size: int, epochs: int, by_tokens: bool) -> None:
-    sizes = {"rows_per_step": None, "tokens_per_step": size * 10} if by_tokens else {"rows_per_step": size}
+    sizes = {"batch_size": None, "batch_tokens": size * 10} if by_tokens else {"batch_size": size}
     made = plan(random_table(lengths), epochs=epochs, **sizes)
     seen: list[int] = []
     for number in range(made.total_steps):
@@ -101,7 +101,7 @@ def test_every_row_comes_exactly_once_an_epoch(lengths: list[int], size: int, ep
 
 @given(LENGTHS, st.integers(1, 6), st.integers(1, 4), st.booleans())
 def test_ranks_compute_a_step_s_rows_between_them(lengths: list[int], size: int, ranks: int, packing: bool) -> None:
-    made = plan(random_table(lengths), rows_per_step=size, packing=packing)
+    made = plan(random_table(lengths), batch_size=size, packing=packing)
     for number in range(made.total_steps):
         step, _ = made.step(number)
         shares = [made.batches(step, rank=rank, ranks=ranks) for rank in range(ranks)]
@@ -126,7 +126,7 @@ def test_steps_take_the_place_of_epochs_and_run_over_as_many_as_they_need() -> N
 
 
 def test_a_plan_counts_every_token_but_the_first_as_a_target_where_the_prompt_is_learned_too() -> None:
-    made = plan(random_table([10, 12]), rows_per_step=2, loss_on="all")
+    made = plan(random_table([10, 12]), batch_size=2, loss_on="all")
     assert made.step(0)[0].targets == 20
 
 

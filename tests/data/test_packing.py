@@ -49,7 +49,7 @@ def test_a_known_packing() -> None:
 
 
 def test_a_row_longer_than_a_bin_is_refused() -> None:
-    with pytest.raises(ValueError, match="row 1 has 11 tokens, a flat row holds at most 10"):
+    with pytest.raises(ValueError, match="row 1 has 11 tokens, a packed sequence holds at most 10"):
         pack_best_fit([3, 11], 10)
 
 
@@ -71,7 +71,7 @@ def test_orders_differ_and_are_the_same_on_every_machine() -> None:
 @given(LENGTHS.filter(bool), st.integers(1, 20))
 def test_steps_of_so_many_rows(lengths: list[int], size: int) -> None:
     order = list(range(len(lengths)))
-    steps = group_steps(order, lengths, rows_per_step=size, tokens_per_step=None)
+    steps = group_steps(order, lengths, batch_size=size, batch_tokens=None)
     assert [row for step in steps for row in step] == order
     assert all(len(step) == size for step in steps[:-1])
     assert 0 < len(steps[-1]) <= size
@@ -80,7 +80,7 @@ def test_steps_of_so_many_rows(lengths: list[int], size: int) -> None:
 @given(LENGTHS.filter(bool), st.integers(1, 300))
 def test_steps_of_so_many_tokens(lengths: list[int], tokens: int) -> None:
     order = list(reversed(range(len(lengths))))
-    steps = group_steps(order, lengths, rows_per_step=None, tokens_per_step=tokens)
+    steps = group_steps(order, lengths, batch_size=None, batch_tokens=tokens)
     assert [row for step in steps for row in step] == order
     for step in steps[:-1]:
         assert sum(lengths[row] for row in step) >= tokens
@@ -89,8 +89,8 @@ def test_steps_of_so_many_tokens(lengths: list[int], tokens: int) -> None:
 
 @pytest.mark.parametrize(("rows", "tokens"), [(None, None), (4, 100)])
 def test_a_step_has_exactly_one_size(rows: int | None, tokens: int | None) -> None:
-    with pytest.raises(ValueError, match="give exactly one of rows_per_step and tokens_per_step"):
-        group_steps([0], [1], rows_per_step=rows, tokens_per_step=tokens)
+    with pytest.raises(ValueError, match="give exactly one of batch_size and batch_tokens"):
+        group_steps([0], [1], batch_size=rows, batch_tokens=tokens)
 
 
 @given(LENGTHS, st.integers(1, 8))

@@ -54,7 +54,7 @@ def alone(model: Any, asked: Sequence[ChoiceQuestion]) -> list[tuple[float, ...]
 
 
 def scored(model: Any, asked: Sequence[ChoiceQuestion], **options: Any) -> dict[int, tuple[float, ...]]:
-    found = choice_likelihoods(model, asked, **{"batch_tokens": 60, **options})
+    found = choice_likelihoods(model, asked, **{"micro_batch_tokens": 60, **options})
     return {one.index: one.log_probabilities for one in found}
 
 
@@ -66,13 +66,13 @@ def assert_same(made: dict[int, tuple[float, ...]], expected: Sequence[tuple[flo
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("batch_tokens", [1, 40, 10_000])
+@pytest.mark.parametrize("micro_batch_tokens", [1, 40, 10_000])
 def test_each_choice_has_the_likelihood_that_it_has_alone(
-    family: str, batch_tokens: int, monkeypatch: pytest.MonkeyPatch
+    family: str, micro_batch_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choices, "CHUNK", 3)
     model, asked = tiny_model(family), questions()
-    assert_same(scored(model, asked, batch_tokens=batch_tokens), alone(model, asked))
+    assert_same(scored(model, asked, micro_batch_tokens=micro_batch_tokens), alone(model, asked))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -138,17 +138,17 @@ def test_the_prefix_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return run(model, prefix, rows, is_prefix=is_prefix)
 
     monkeypatch.setattr(shared_prefix, "_run", counted)
-    scored(tiny_model("gpt2"), questions()[:6], batch_tokens=1000)
+    scored(tiny_model("gpt2"), questions()[:6], micro_batch_tokens=1000)
     assert lengths == [(25, [25]), (25, [8, 7, 6, 5, 4, 3])]
 
 
 def test_what_is_skipped_changes_neither_floats_nor_order() -> None:
     model, asked = tiny_model("llama"), questions()
-    whole = list(choice_likelihoods(model, asked, batch_tokens=30))
+    whole = list(choice_likelihoods(model, asked, micro_batch_tokens=30))
     assert [one.index for one in whole] != list(range(len(asked)))
     for done in (1, 4, 9, len(whole)):
         skip = {one.index for one in whole[:done]}
-        assert list(choice_likelihoods(model, asked, batch_tokens=30, skip=skip)) == whole[done:]
+        assert list(choice_likelihoods(model, asked, micro_batch_tokens=30, skip=skip)) == whole[done:]
 
 
 def test_progress_reaches_the_end() -> None:
@@ -229,7 +229,7 @@ def llama2(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> PreTr
 def test_too_long_a_question_is_named() -> None:
     asked = [ChoiceQuestion(tokens(CONTEXT, 1), ((3,),)), ChoiceQuestion(tokens(CONTEXT, 1), ((3, 4),))]
     with pytest.raises(ModelError, match=f"question 1 has {CONTEXT + 1} tokens"):
-        list(choice_likelihoods(tiny_model("gpt2"), asked, batch_tokens=10))
+        list(choice_likelihoods(tiny_model("gpt2"), asked, micro_batch_tokens=10))
 
 
 def test_numbers_that_are_none_are_refused() -> None:
@@ -237,7 +237,7 @@ def test_numbers_that_are_none_are_refused() -> None:
     head = torch.nn.Linear(32, VOCABULARY)
     head.weight.data.fill_(torch.nan)
     flat = [ChoiceQuestion((3, 4), ((5,), (6,)))]
-    list(choice_likelihoods(model, flat, batch_tokens=10))
+    list(choice_likelihoods(model, flat, micro_batch_tokens=10))
     checked = choices._score
     model.set_output_embeddings(head)
     from tunelab.models.shared_prefix import SharedPrefix

@@ -70,7 +70,7 @@ def ours(folder: Path, items: Sequence[Item], adapter: Path | None = None) -> li
     model: Any = load_model(str(folder), dtype=torch.float32)
     if adapter is not None:
         model = load_adapter(model, adapter)
-    found = {one.index: one for one in choice_likelihoods(model, questions, batch_tokens=1500)}
+    found = {one.index: one for one in choice_likelihoods(model, questions, micro_batch_tokens=1500)}
     return [found[index].log_probabilities for index in range(len(items))]
 
 

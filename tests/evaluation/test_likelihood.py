@@ -45,22 +45,22 @@ def reference(model: Any, rows: Sequence[Row]) -> list[tuple[float, int, float, 
 
 
 def assert_equal(made: RowLikelihood, expected: tuple[float, int, float, int]) -> None:
-    assert (made.answer_tokens, made.text_tokens) == (expected[1], expected[3])
-    assert made.answer_nll == pytest.approx(expected[0], rel=1e-5)
-    assert made.text_nll == pytest.approx(expected[2], rel=1e-5)
+    assert (made.completion_tokens, made.sequence_tokens) == (expected[1], expected[3])
+    assert made.completion_nll == pytest.approx(expected[0], rel=1e-5)
+    assert made.sequence_nll == pytest.approx(expected[2], rel=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("batch_tokens", [1, 50, 100, 10_000])
+@pytest.mark.parametrize("micro_batch_tokens", [1, 50, 100, 10_000])
 def test_rows_have_the_likelihood_that_they_have_alone(
-    family: str, batch_tokens: int, monkeypatch: pytest.MonkeyPatch
+    family: str, micro_batch_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(likelihood, "CHUNK", 16)
     model, rows = tiny_model(family), rows_of(LENGTHS)
     expected = reference(model, rows)
     order = [5, 2, 7, 0, 1, 6, 3, 4]
     for indices in (list(range(len(rows))), order):
-        made = list(row_likelihoods(model, [rows[i] for i in indices], batch_tokens=batch_tokens))
+        made = list(row_likelihoods(model, [rows[i] for i in indices], micro_batch_tokens=micro_batch_tokens))
         assert [one.index for one in made] == list(range(len(rows)))
         for one, index in zip(made, indices, strict=True):
             assert_equal(one, expected[index])
@@ -71,19 +71,19 @@ def test_logits_never_exist_for_more_than_a_chunk_of_positions(monkeypatch: pyte
     model = tiny_model("llama")
     seen: list[int] = []
     model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[0]))
-    list(row_likelihoods(model, rows_of(LENGTHS), batch_tokens=10_000))
+    list(row_likelihoods(model, rows_of(LENGTHS), micro_batch_tokens=10_000))
     assert sum(seen) == sum(LENGTHS) - 1
     assert max(seen) == 16
 
 
 def test_skipped_rows_change_no_bit_of_the_others() -> None:
     model, rows = tiny_model("gpt2"), rows_of(LENGTHS)
-    whole = list(row_likelihoods(model, rows, batch_tokens=70))
+    whole = list(row_likelihoods(model, rows, micro_batch_tokens=70))
     runs: list[int] = []
     model.transformer.register_forward_pre_hook(lambda module, inputs: runs.append(1))
     for done in range(len(rows) + 1):
         runs.clear()
-        assert list(row_likelihoods(model, rows, batch_tokens=70, skip=set(range(done)))) == whole[done:]
+        assert list(row_likelihoods(model, rows, micro_batch_tokens=70, skip=set(range(done)))) == whole[done:]
     assert not runs, "nothing is left to run when all rows are skipped"
 
 
@@ -92,11 +92,13 @@ def test_peft_models_are_scored_with_the_adapter_and_without_it() -> None:
     rows = rows_of(LENGTHS)
     plain = reference(tiny_model("llama"), rows)
     tuned = get_peft_model(tiny_model("llama"), LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
-    for one, expected in zip(row_likelihoods(tuned, rows, batch_tokens=70), reference(tuned.eval(), rows), strict=True):
+    for one, expected in zip(
+        row_likelihoods(tuned, rows, micro_batch_tokens=70), reference(tuned.eval(), rows), strict=True
+    ):
         assert_equal(one, expected)
-        assert one.text_nll != pytest.approx(plain[one.index][2], rel=1e-3)
+        assert one.sequence_nll != pytest.approx(plain[one.index][2], rel=1e-3)
     with tuned.disable_adapter():
-        for one, expected in zip(row_likelihoods(tuned, rows, batch_tokens=70), plain, strict=True):
+        for one, expected in zip(row_likelihoods(tuned, rows, micro_batch_tokens=70), plain, strict=True):
             assert_equal(one, expected)
 
 
@@ -109,7 +111,7 @@ def test_progress_counts_rows_and_the_model_is_left_as_it_was() -> None:
     def record(stage: str, done: int, total: int | None, detail: str = "") -> None:
         calls.append((stage, done, total))
 
-    made = list(row_likelihoods(model, rows_of(LENGTHS), batch_tokens=70, progress=record))
+    made = list(row_likelihoods(model, rows_of(LENGTHS), micro_batch_tokens=70, progress=record))
     assert calls[-1] == ("scoring held-out rows", 8, 8)
     assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
     assert before == (model.config._attn_implementation, [module.training for module in model.modules()])
@@ -119,25 +121,27 @@ def test_progress_counts_rows_and_the_model_is_left_as_it_was() -> None:
 
 def test_a_first_token_is_never_predicted_even_where_it_is_an_answer() -> None:
     model = tiny_model("llama")
-    (one,) = row_likelihoods(model, [([5, 6, 7], [True, True, True])], batch_tokens=100)
-    assert (one.answer_tokens, one.answer_nll) == (one.text_tokens, one.text_nll) == (2, one.text_nll)
-    (none,) = row_likelihoods(model, [([5, 6, 7], [True, False, False])], batch_tokens=100)
-    assert (none.answer_tokens, none.answer_nll) == (0, 0.0)
+    (one,) = row_likelihoods(model, [([5, 6, 7], [True, True, True])], micro_batch_tokens=100)
+    assert (
+        (one.completion_tokens, one.completion_nll) == (one.sequence_tokens, one.sequence_nll) == (2, one.sequence_nll)
+    )
+    (none,) = row_likelihoods(model, [([5, 6, 7], [True, False, False])], micro_batch_tokens=100)
+    assert (none.completion_tokens, none.completion_nll) == (0, 0.0)
 
 
 def test_rows_that_cannot_be_scored_are_refused() -> None:
     model = tiny_model("llama")
     good: Row = ([5, 6], [False, True])
     with pytest.raises(DataError, match="row 1 has 1 tokens: at least 2 are needed"):
-        list(row_likelihoods(model, [good, ([5], [True])], batch_tokens=10))
+        list(row_likelihoods(model, [good, ([5], [True])], micro_batch_tokens=10))
     with pytest.raises(DataError, match="row 1 has 3 tokens but an answer mask of 2"):
-        list(row_likelihoods(model, [good, ([5, 6, 7], [True, True])], batch_tokens=10))
+        list(row_likelihoods(model, [good, ([5, 6, 7], [True, True])], micro_batch_tokens=10))
     with pytest.raises(ModelError, match="row 1 has 65 tokens, more than the model's context of 64"):
-        list(row_likelihoods(model, [good, ([5] * 65, [True] * 65)], batch_tokens=10))
+        list(row_likelihoods(model, [good, ([5] * 65, [True] * 65)], micro_batch_tokens=10))
     with torch.no_grad():
         model.lm_head.weight[7] = float("nan")
     with pytest.raises(ModelError, match="row 0: its negative log-likelihood is nan, expected a finite number"):
-        list(row_likelihoods(model, [good], batch_tokens=10))
+        list(row_likelihoods(model, [good], micro_batch_tokens=10))
 
 
 def test_a_real_model_gives_its_own_likelihoods(shared_data: Path) -> None:
@@ -151,6 +155,6 @@ def test_a_real_model_gives_its_own_likelihoods(shared_data: Path) -> None:
         ids = tokenizer(text)["input_ids"][:400]
         rows.append((ids, [place > 10 for place in range(len(ids))]))
     expected = reference(model, rows)
-    for batch_tokens in (1, 700, 100_000):
-        for one, row in zip(row_likelihoods(model, rows, batch_tokens=batch_tokens), expected, strict=True):
+    for micro_batch_tokens in (1, 700, 100_000):
+        for one, row in zip(row_likelihoods(model, rows, micro_batch_tokens=micro_batch_tokens), expected, strict=True):
             assert_equal(one, row)

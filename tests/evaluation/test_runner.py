@@ -60,7 +60,7 @@ def items_and_rows() -> tuple[list[HeldOutPrompt], list[HeldOutRow]]:
 def respond(
     model: Any, items: Sequence[HeldOutPrompt], path: Path, header: Any = None, **options: Any
 ) -> list[HeldOutAnswer]:
-    settings = {"max_new_tokens": 8, "stop_token_ids": [9, 5], "batch_tokens": 60, **options}
+    settings = {"max_new_tokens": 8, "stop_token_ids": [9, 5], "micro_batch_tokens": 60, **options}
     return held_out_responses(model, NumbersTokenizer(), items, path, header or HEADER, **settings)  # type: ignore[arg-type]
 
 
@@ -90,17 +90,19 @@ def test_responses_are_complete_and_in_the_items_order(model: Any, tmp_path: Pat
 def test_likelihoods_are_stored_to_the_bit(model: Any, tmp_path: Path) -> None:
     _, rows = items_and_rows()
     path = tmp_path / "likelihoods.jsonl"
-    made = held_out_likelihoods(model, rows, path, HEADER, batch_tokens=30)
+    made = held_out_likelihoods(model, rows, path, HEADER, micro_batch_tokens=30)
     assert read_held_out(likelihoods=path) == ([], made)
-    assert [(one.item, one.answer_bytes, one.text_bytes) for one in made] == [
-        (row.id, row.answer_bytes, row.text_bytes) for row in rows
+    assert [(one.item, one.completion_bytes, one.sequence_bytes) for one in made] == [
+        (row.id, row.completion_bytes, row.sequence_bytes) for row in rows
     ]
-    assert all(one.answer_nll == one.text_nll > 0 for one in made)  # every token but the first is an answer
-    assert [one.text_tokens for one in made] == [len(row.input_ids) - 1 for row in rows]
-    for batch_tokens in (1, 10_000):
-        other = held_out_likelihoods(model, rows, tmp_path / f"{batch_tokens}.jsonl", HEADER, batch_tokens=batch_tokens)
+    assert all(one.completion_nll == one.sequence_nll > 0 for one in made)  # every token but the first is an answer
+    assert [one.sequence_tokens for one in made] == [len(row.input_ids) - 1 for row in rows]
+    for micro_batch_tokens in (1, 10_000):
+        other = held_out_likelihoods(
+            model, rows, tmp_path / f"{micro_batch_tokens}.jsonl", HEADER, micro_batch_tokens=micro_batch_tokens
+        )
         for one, two in zip(made, other, strict=True):
-            assert one.answer_nll == pytest.approx(two.answer_nll, rel=1e-5)
+            assert one.completion_nll == pytest.approx(two.completion_nll, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["responses", "likelihoods"])
@@ -110,7 +112,7 @@ def test_killed_anywhere_and_resumed_gives_the_same_file(model: Any, tmp_path: P
     def evaluate(path: Path) -> Any:
         if kind == "responses":
             return respond(model, items, path)
-        return held_out_likelihoods(model, rows, path, HEADER, batch_tokens=30)
+        return held_out_likelihoods(model, rows, path, HEADER, micro_batch_tokens=30)
 
     made = evaluate(tmp_path / "whole.jsonl")
     whole = (tmp_path / "whole.jsonl").read_bytes()
@@ -126,11 +128,11 @@ def test_killed_anywhere_and_resumed_gives_the_same_file(model: Any, tmp_path: P
 def test_nothing_runs_when_all_is_stored(model: Any, tmp_path: Path) -> None:
     items, rows = items_and_rows()
     answers = respond(model, items, tmp_path / "responses.jsonl")
-    records = held_out_likelihoods(model, rows, tmp_path / "likelihoods.jsonl", HEADER, batch_tokens=30)
+    records = held_out_likelihoods(model, rows, tmp_path / "likelihoods.jsonl", HEADER, micro_batch_tokens=30)
     runs: list[int] = []
     handle = model.transformer.register_forward_pre_hook(lambda module, inputs: runs.append(1))
     assert respond(model, items, tmp_path / "responses.jsonl") == answers
-    assert held_out_likelihoods(model, rows, tmp_path / "likelihoods.jsonl", HEADER, batch_tokens=30) == records
+    assert held_out_likelihoods(model, rows, tmp_path / "likelihoods.jsonl", HEADER, micro_batch_tokens=30) == records
     handle.remove()
     assert not runs
 
@@ -139,13 +141,13 @@ def test_answers_of_another_model_decoding_or_data_are_never_reused(model: Any, 
     items, rows = items_and_rows()
     path, likelihoods = tmp_path / "responses.jsonl", tmp_path / "likelihoods.jsonl"
     respond(model, items, path)
-    held_out_likelihoods(model, rows, likelihoods, HEADER, batch_tokens=30)
+    held_out_likelihoods(model, rows, likelihoods, HEADER, micro_batch_tokens=30)
     with pytest.raises(RunError, match=r'adapter: null in the file, "f00" now'):
         respond(model, items, path, {**HEADER, "adapter": "f00"})
     with pytest.raises(RunError, match=r"decoding.max_new_tokens: 8 in the file, 9 now"):
         respond(model, items, path, max_new_tokens=9)
     with pytest.raises(RunError, match=r"decoding: .* in the file, absent now"):
-        held_out_likelihoods(model, rows, path, HEADER, batch_tokens=30)
+        held_out_likelihoods(model, rows, path, HEADER, micro_batch_tokens=30)
     changed = [dataclasses.replace(items[0], prompt_ids=(3, 4)), *items[1:]]
     with pytest.raises(RunError, match="item 'item 0' was answered for another prompt than it has now"):
         respond(model, changed, path)
@@ -155,10 +157,10 @@ def test_answers_of_another_model_decoding_or_data_are_never_reused(model: Any, 
     mask = (False, False, True, True)
     with pytest.raises(RunError, match="item 'item 0' was answered for another prompt"):
         other = [dataclasses.replace(rows[0], answer_mask=mask), *rows[1:]]
-        held_out_likelihoods(model, other, likelihoods, HEADER, batch_tokens=30)
-    with pytest.raises(RunError, match="item 'item 0' has text_bytes 16 in the file, 17 now"):
-        other = [dataclasses.replace(rows[0], text_bytes=17), *rows[1:]]
-        held_out_likelihoods(model, other, likelihoods, HEADER, batch_tokens=30)
+        held_out_likelihoods(model, other, likelihoods, HEADER, micro_batch_tokens=30)
+    with pytest.raises(RunError, match="item 'item 0' has sequence_bytes 16 in the file, 17 now"):
+        other = [dataclasses.replace(rows[0], sequence_bytes=17), *rows[1:]]
+        held_out_likelihoods(model, other, likelihoods, HEADER, micro_batch_tokens=30)
 
 
 def test_ids_are_unique(model: Any, tmp_path: Path) -> None:
@@ -166,7 +168,7 @@ def test_ids_are_unique(model: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 ids stand more than once, first 'item 0': item ids must be unique"):
         respond(model, [*items, items[0]], tmp_path / "responses.jsonl")
     with pytest.raises(DataError, match="1 ids stand more than once"):
-        held_out_likelihoods(model, [*rows, rows[0]], tmp_path / "likelihoods.jsonl", HEADER, batch_tokens=30)
+        held_out_likelihoods(model, [*rows, rows[0]], tmp_path / "likelihoods.jsonl", HEADER, micro_batch_tokens=30)
     assert not list(tmp_path.iterdir())
 
 
@@ -179,10 +181,10 @@ def test_scores_of_records() -> None:
     ]
     scores = score_held_out(responses, likelihoods, {"template": "alpaca"})
     assert [score.name for score in scores] == [
-        "response_perplexity",
-        "response_bits_per_byte",
-        "text_perplexity",
-        "text_bits_per_byte",
+        "completion_perplexity",
+        "completion_bits_per_byte",
+        "sequence_perplexity",
+        "sequence_bits_per_byte",
         "bleu",
         "rouge1",
         "rouge2",
@@ -212,7 +214,7 @@ def test_scoring_imports_no_torch(model: Any, tmp_path: Path) -> None:
     items, rows = items_and_rows()
     answers, likelihoods = tmp_path / "responses.jsonl", tmp_path / "likelihoods.jsonl"
     respond(model, items, answers)
-    held_out_likelihoods(model, rows, likelihoods, HEADER, batch_tokens=30)
+    held_out_likelihoods(model, rows, likelihoods, HEADER, micro_batch_tokens=30)
     code = (
         "import json, sys; from pathlib import Path; "
         "from tunelab.evaluation.runner import read_held_out, score_held_out; "
@@ -242,7 +244,9 @@ def test_a_real_model_finds_its_own_kind_of_text_easier(shared_data: Path, tmp_p
         mask = tuple(place > 5 for place in range(len(ids)))
         sizes = predicted_bytes(lambda part: str(tokenizer.decode(list(part), skip_special_tokens=True)), ids, mask)
         rows.append(HeldOutRow(str(number), ids, mask, *sizes))
-    records = held_out_likelihoods(model, rows, tmp_path / "likelihoods.jsonl", {"model": "656k"}, batch_tokens=1024)
+    records = held_out_likelihoods(
+        model, rows, tmp_path / "likelihoods.jsonl", {"model": "656k"}, micro_batch_tokens=1024
+    )
     easy, hard = ({s.name: s for s in score_held_out([], part)} for part in (records[:1], records[1:]))
-    assert easy["text_bits_per_byte"].value < 1.2
-    assert 3.5 < hard["text_bits_per_byte"].value < 5
+    assert easy["sequence_bits_per_byte"].value < 1.2
+    assert 3.5 < hard["sequence_bits_per_byte"].value < 5

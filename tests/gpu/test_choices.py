@@ -31,11 +31,11 @@ def questions() -> list[ChoiceQuestion]:
 def test_they_are_those_of_the_cpu(family: str, dtype: torch.dtype) -> None:
     asked = questions()
     model = tiny_model(family).to(dtype).float()  # the same rounded weights on both
-    expected = {one.index: one for one in choice_likelihoods(model, asked, batch_tokens=100)}
+    expected = {one.index: one for one in choice_likelihoods(model, asked, micro_batch_tokens=100)}
     on_gpu = model.to("cuda", dtype)
     tolerance = 1e-3 if dtype == torch.float32 else 0.5
     for share in (True, False):
-        made = list(choice_likelihoods(on_gpu, asked, batch_tokens=100, share_prefixes=share))
+        made = list(choice_likelihoods(on_gpu, asked, micro_batch_tokens=100, share_prefixes=share))
         assert len(made) == len(asked)
         for one in made:
             assert one.log_probabilities == pytest.approx(expected[one.index].log_probabilities, abs=tolerance)

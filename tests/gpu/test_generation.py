@@ -21,7 +21,7 @@ class Numbers:
         return " ".join(str(token) for token in ids)
 
 
-def answers(model: Any, batch_tokens: int, **options: Any) -> list[Generation]:
+def answers(model: Any, micro_batch_tokens: int, **options: Any) -> list[Generation]:
     generator = torch.Generator().manual_seed(11)
     prompts = [torch.randint(3, VOCABULARY, (length,), generator=generator).tolist() for length in LENGTHS]
     made = generate(
@@ -30,7 +30,7 @@ def answers(model: Any, batch_tokens: int, **options: Any) -> list[Generation]:
         prompts,
         Decoding(max_new_tokens=12, **options),
         stop_token_ids=(),
-        batch_tokens=batch_tokens,
+        micro_batch_tokens=micro_batch_tokens,
     )
     return sorted(made, key=lambda one: one.index)
 
@@ -39,8 +39,8 @@ def answers(model: Any, batch_tokens: int, **options: Any) -> list[Generation]:
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.9, "top_p": 0.9, "repetition_penalty": 1.2}])
 def test_float32_on_the_gpu_gives_the_processor_s_answers(family: str, options: dict[str, Any]) -> None:
     expected = answers(tiny_model(family), 10_000, **options)
-    for batch_tokens in (1, 300, 10_000):
-        assert answers(tiny_model(family).to("cuda"), batch_tokens, **options) == expected
+    for micro_batch_tokens in (1, 300, 10_000):
+        assert answers(tiny_model(family).to("cuda"), micro_batch_tokens, **options) == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

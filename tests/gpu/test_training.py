@@ -42,12 +42,12 @@ def test_flat_attention_gives_each_row_s_own_logits(
     check_flat_forward(model)
 
 
-@pytest.mark.parametrize("kind", ["lora", "none"])
+@pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-def test_a_run_learns_and_says_what_it_took(dtype: str, kind: str, tmp_path: Path) -> None:
+def test_a_run_learns_and_says_what_it_took(dtype: str, method: str, tmp_path: Path) -> None:
     made = recipe(
         model_folder(tmp_path / "model"), rows_file(tmp_path / "rows.jsonl"), tmp_path / "run",
-        adapter__kind=kind, data__held_out=4, train__device="cuda", train__dtype=dtype, train__steps=30,
+        method=method, data__held_out=4, train__device="cuda", train__dtype=dtype, train__steps=30,
     )  # fmt: skip
     run = finetune(made)
     losses = [record["loss"] for record in run.metrics("train")]

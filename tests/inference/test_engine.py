@@ -43,7 +43,7 @@ def prompts_of(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def answers(model: Any, prompts: Sequence[Sequence[int]], **options: Any) -> dict[int, Generation]:
-    settings: dict[str, Any] = {"stop_token_ids": (), "batch_tokens": 10_000, **options}
+    settings: dict[str, Any] = {"stop_token_ids": (), "micro_batch_tokens": 10_000, **options}
     tokenizer = settings.pop("tokenizer", NumbersTokenizer())
     names = [field.name for field in dataclasses.fields(Decoding)]
     decoding = Decoding(**{"max_new_tokens": 10, **{name: settings.pop(name) for name in names if name in settings}})
@@ -69,7 +69,7 @@ def test_answers_are_those_of_transformers_own_generate(family: str) -> None:
     model, prompts = tiny_model(family), prompts_of(LENGTHS)
     free = answers(model, prompts, max_new_tokens=20)
     stops = [free[0].token_ids[9], free[5].token_ids[12]]
-    made = answers(model, prompts, batch_tokens=300, stop_token_ids=stops, max_new_tokens=20)
+    made = answers(model, prompts, micro_batch_tokens=300, stop_token_ids=stops, max_new_tokens=20)
     for index, prompt in enumerate(prompts):
         config = GenerationConfig(max_new_tokens=20, do_sample=False, eos_token_id=stops, pad_token_id=0)
         ids = torch.tensor([prompt])
@@ -85,23 +85,23 @@ def test_answers_are_those_of_transformers_own_generate(family: str) -> None:
 @settings(max_examples=25, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=9),
-    batch_tokens=st.integers(1, 700),
+    micro_batch_tokens=st.integers(1, 700),
     stops=st.sets(st.integers(3, 96), max_size=6),
     max_new_tokens=st.integers(1, 30),
     sampled=st.booleans(),
     family=st.sampled_from(FAMILIES),
 )
 def test_no_answer_depends_on_the_rows_beside_it(
-    lengths: list[int], batch_tokens: int, stops: set[int], max_new_tokens: int, sampled: bool, family: str
+    lengths: list[int], micro_batch_tokens: int, stops: set[int], max_new_tokens: int, sampled: bool, family: str
 ) -> None:
     model, prompts = MODELS[family], prompts_of(lengths)
     options: dict[str, Any] = {"stop_token_ids": stops, "max_new_tokens": max_new_tokens}
     if sampled:
         options |= {"temperature": 0.9, "top_p": 0.95, "top_k": 40, "repetition_penalty": 1.2, "seed": 3}
-    together = answers(model, prompts, batch_tokens=batch_tokens, **options)
+    together = answers(model, prompts, micro_batch_tokens=micro_batch_tokens, **options)
     assert len(together) == len(prompts)
     for index in range(len(prompts)):
-        alone = answers(model, prompts, batch_tokens=1, skip=set(range(len(prompts))) - {index}, **options)
+        alone = answers(model, prompts, micro_batch_tokens=1, skip=set(range(len(prompts))) - {index}, **options)
         assert together[index] == alone[index]
 
 
@@ -130,7 +130,7 @@ def test_rows_are_admitted_as_others_finish_and_the_cache_is_not_made_anew(monke
     monkeypatch.setattr(
         key_value_cache, "KeyValueCache", lambda *a: made_caches.append(cache_class(*a)) or made_caches[-1]
     )
-    made = answers(model, prompts, max_new_tokens=40, batch_tokens=4 * 64, stop_token_ids=[stop])
+    made = answers(model, prompts, max_new_tokens=40, micro_batch_tokens=4 * 64, stop_token_ids=[stop])
     assert {one.stop_reason for one in made.values()} == {"stop", "length"}
     wanted = sum(len(one.token_ids) + (one.stop_reason == "stop") for one in made.values())
     assert sum(sizes) == wanted, "no step is spent on a row that has ended"
@@ -144,8 +144,8 @@ def test_the_cache_is_laid_out_in_more_slots_where_the_rows_left_are_short() -> 
     model = tiny_model("llama")
     model.config.max_position_embeddings = 400
     prompts = prompts_of([300, 280, 20, 21, 22, 23, 24, 25])
-    made = answers(model, prompts, batch_tokens=640)
-    assert made == {index: answers(model, prompts, batch_tokens=1)[index] for index in range(8)}
+    made = answers(model, prompts, micro_batch_tokens=640)
+    assert made == {index: answers(model, prompts, micro_batch_tokens=1)[index] for index in range(8)}
 
 
 def test_an_architecture_that_mixes_rows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,9 +212,9 @@ def test_answers_are_the_argmax_and_the_same_for_every_batch_size(family: str) -
     model, prompts = tiny_model(family), prompts_of(LENGTHS)
     expected = {index: argmax_answer(model, prompt, 10) for index, prompt in enumerate(prompts)}
     assert len({token for answer in expected.values() for token in answer}) > 8, "answers must vary"
-    for batch_tokens in (1, 60, 100, 10_000):
-        made = answers(model, prompts, batch_tokens=batch_tokens)
-        assert {index: one.token_ids for index, one in made.items()} == expected, batch_tokens
+    for micro_batch_tokens in (1, 60, 100, 10_000):
+        made = answers(model, prompts, micro_batch_tokens=micro_batch_tokens)
+        assert {index: one.token_ids for index, one in made.items()} == expected, micro_batch_tokens
     assert {one.stop_reason for one in made.values()} == {"length"}
     assert [made[index].prompt_tokens for index in range(len(prompts))] == list(LENGTHS)
     assert made[0].text == "".join(f" {token}" for token in expected[0] if token > 2)
@@ -276,7 +276,7 @@ def test_dropout_is_off_meanwhile_and_every_module_keeps_its_mode() -> None:
         prompts,
         Decoding(max_new_tokens=10),
         stop_token_ids=(),
-        batch_tokens=100,  # type: ignore[arg-type]
+        micro_batch_tokens=100,  # type: ignore[arg-type]
     )
     for one in made:
         assert one == expected[one.index]
@@ -303,7 +303,7 @@ def test_a_full_context_is_told_apart_and_a_prompt_without_room_refused() -> Non
 def test_skipped_rows_are_not_given_and_groups_stay_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "BATCHES_PER_GROUP", 1)
     model, prompts = tiny_model("llama"), prompts_of(LENGTHS)
-    options: dict[str, Any] = {"stop_token_ids": (), "batch_tokens": 130}  # two rows at a time
+    options: dict[str, Any] = {"stop_token_ids": (), "micro_batch_tokens": 130}  # two rows at a time
     computed: list[list[list[int]]] = []
     read_tokens = key_value_cache.read_tokens
 
@@ -340,7 +340,7 @@ def test_a_real_model_tells_the_same_story_in_any_batch(shared_data: Path) -> No
     texts = ["Once upon a time", "The dog", "Lily and Tom went to the park. They saw a big", "One day, a cat"]
     prompts = [[1, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text in texts]
     options: dict[str, Any] = {"tokenizer": tokenizer, "max_new_tokens": 150, "stop_token_ids": [2]}
-    alone, together = (answers(model, prompts, batch_tokens=tokens, **options) for tokens in (1, 4096))
+    alone, together = (answers(model, prompts, micro_batch_tokens=tokens, **options) for tokens in (1, 4096))
     assert alone == together
     assert [one.token_ids[:25] for _, one in sorted(alone.items())] == [argmax_answer(model, p, 25) for p in prompts]
     assert "stop" in {one.stop_reason for one in alone.values()}

@@ -76,13 +76,15 @@ def step_gradients(model: Any, capacity: int, packing: bool) -> tuple[float, dic
         table=TABLE,
         epochs=1,
         steps=1,
-        rows_per_step=8,
-        tokens_per_step=None,
-        tokens_per_batch=capacity,
+        batch_size=8,
+        batch_tokens=None,
+        micro_batch_tokens=capacity,
         packing=packing,
     )
     optimizer = adamw(model.parameters(), lr=0.0, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8)
-    loop = TrainingLoop(TargetLoss(model), optimizer, plan, LoopSettings(lr=0.0, clip=None), Accelerator(cpu=True))
+    loop = TrainingLoop(
+        TargetLoss(model), optimizer, plan, LoopSettings(lr=0.0, max_grad_norm=None), Accelerator(cpu=True)
+    )
     loop.module.train()
     with flat_attention(model):
         result = loop._gradients(plan.step(0)[0], 0)

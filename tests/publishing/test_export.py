@@ -35,7 +35,7 @@ def runs(models: dict[str, Path], rows: Path, tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="module")
 def full(models: dict[str, Path], rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("full") / "run"
-    return finetune(recipe(models["llama"], rows, out, adapter__kind="none", train__lr=1e-3))
+    return finetune(recipe(models["llama"], rows, out, method="full", train__lr=1e-3))
 
 
 def trained(models: dict[str, Path], family: str, run: Run) -> list[torch.Tensor]:

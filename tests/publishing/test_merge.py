@@ -54,14 +54,14 @@ def test_a_dtype_of_one_s_own(dtype: str, run: Run, tmp_path: Path) -> None:
     merged = merge(
         run,
         tmp_path / dtype,
-        into=dtype,
+        format=dtype,
         progress=lambda stage, done, total, detail="": seen.append((stage, done, total)),
     )
     assert merged.dtype == dtype
     assert merged.check is not None and merged.check.largest_difference > 0
     assert seen[-1] == ("merging", 3, 3)
     with pytest.raises(UsageError, match="no way named 'int3' to merge"):
-        merge(run, tmp_path / "other", into="int3")
+        merge(run, tmp_path / "other", format="int3")
 
 
 def test_a_merge_that_changes_logits_is_not_written(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ def test_a_merge_that_changes_logits_is_not_written(run: Run, tmp_path: Path, mo
 
 
 def test_runs_that_cannot_be_merged(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
-    full = finetune(recipe(models["llama"], rows, tmp_path / "full", adapter__kind="none", train__steps=1))
+    full = finetune(recipe(models["llama"], rows, tmp_path / "full", method="full", train__steps=1))
     with pytest.raises(RunError, match="every weight was trained, there is no adapter to merge"):
         merge(full, tmp_path / "merged")
 
@@ -110,22 +110,22 @@ def test_into_the_weights_that_the_codes_stand_for_it_is_the_trained_model(
     changes = {"precision": precision, "data__held_out": 4, "train__steps": 12}
     run = finetune(recipe(models[family], rows, tmp_path / "run", **changes))
     merged = merge(run, tmp_path / "merged")
-    assert (merged.into, merged.dtype) == ("dequantised", "fp32")
+    assert (merged.format, merged.dtype) == ("dequantised", "fp32")
     assert merged.check is not None and merged.check.passed
     assert merged.quality is not None and merged.quality.kl < 1e-6 and merged.quality.changed == 0
-    assert merged.quality.kept_gain == pytest.approx(1, abs=1e-4)
+    assert merged.quality.kept_improvement == pytest.approx(1, abs=1e-4)
     plain = AutoModelForCausalLM.from_pretrained(merged.path)
     form = weight_format(precision)
     trained = load_adapter(load_model(str(models[family]), dtype=torch.float32, form=form), run.adapter)
     assert compare_logits(logits_of(trained, ROWS), logits_of(plain, ROWS), torch.float32).passed
     # Into few bits again: it loads, and is another model.
-    again = merge(run, tmp_path / "again", into=precision, force=True)
+    again = merge(run, tmp_path / "again", format=precision, force=True)
     assert again.check is None and again.quality is not None and again.quality.kl > 0
     assert again.bytes < merged.bytes
     loaded = load_model(str(again.path), dtype=torch.float32, form=form)
     assert type(loaded.lm_head) is torch.nn.Linear
     stored = json.loads((again.path / "merge.json").read_text(encoding="utf-8"))
-    assert stored["into"] == precision and stored["quality"]["kl"] == again.quality.kl
+    assert stored["format"] == precision and stored["quality"]["kl"] == again.quality.kl
 
 
 def test_all_ways_are_measured_and_one_is_recommended(over_nf4: Run) -> None:
@@ -136,7 +136,7 @@ def test_all_ways_are_measured_and_one_is_recommended(over_nf4: Run) -> None:
     assert all(quality.trained_loss < quality.base_loss for quality in found.values())
     assert recommended_merge(found) in found
     stored = json.loads((over_nf4.path / "merges.json").read_text(encoding="utf-8"))
-    assert stored["nf4"]["kept_gain"] == found["nf4"].kept_gain
+    assert stored["nf4"]["kept_improvement"] == found["nf4"].kept_improvement
 
 
 def test_without_answers_nothing_can_be_compared(over_nf4: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,7 @@ def test_what_is_recommended_has_the_fewest_bits_of_those_that_keep_the_gain() -
     assert recommended_merge({"bf16": quality(1.0, 0.2), "dequantised": quality(1.0, 0.0)}) == "dequantised"
     assert recommended_merge({"bf16": quality(0.7), "nf4": quality(0.8)}) == "nf4"
     no_gain = Divergence(tokens=10, kl=0.1, changed=0.0, base_loss=1.0, trained_loss=1.0, loss=1.0)
-    assert no_gain.kept_gain is None and recommended_merge({"bf16": no_gain}) == "bf16"
+    assert no_gain.kept_improvement is None and recommended_merge({"bf16": no_gain}) == "bf16"
 
 
 def test_a_merge_that_loses_the_gain_is_refused_unless_told(
@@ -164,11 +164,11 @@ def test_a_merge_that_loses_the_gain_is_refused_unless_told(
 ) -> None:
     monkeypatch.setattr(story, "divergence", lambda *arguments: quality(0.4))
     with pytest.raises(ModelError, match="merged into nf4, the model keeps 40% of what training gained") as caught:
-        merge(over_nf4, tmp_path / "merged", into="nf4")
-    assert "--into dequantised" in caught.value.hint and not list(tmp_path.iterdir())
-    assert merge(over_nf4, tmp_path / "merged", into="nf4", force=True).quality == quality(0.4)
+        merge(over_nf4, tmp_path / "merged", format="nf4")
+    assert "--format dequantised" in caught.value.hint and not list(tmp_path.iterdir())
+    assert merge(over_nf4, tmp_path / "merged", format="nf4", force=True).quality == quality(0.4)
 
 
 def test_ways_that_a_base_does_not_have(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no way named 'dequantised' to merge"):
-        merge(run, tmp_path / "merged", into="dequantised")
+        merge(run, tmp_path / "merged", format="dequantised")

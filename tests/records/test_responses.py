@@ -38,7 +38,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert {record["item"]: record["text"] for record in records} == TEXTS
     assert records[0]["token_ids"] == [1, 2]
     assert "zwölf".encode() in path.read_bytes(), "text must stay readable in the file"
-    assert json.loads(path.read_text(encoding="utf-8").splitlines()[0]) == HEADER
+    assert json.loads(path.read_text(encoding="utf-8").splitlines()[0]) == {"format_version": 2, **HEADER}
 
 
 def test_a_second_opening_makes_nothing_again(tmp_path: Path) -> None:

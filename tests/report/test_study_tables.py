@@ -46,7 +46,7 @@ def test_an_arm_shows_scores_and_costs() -> None:
         "mmlu": "0.4194 ± 0.0042",
         "ifeval": "0.287 ± 0.019",
         "gsm8k": "0.1490 ± 0.0098",
-        "held-out, response perplexity": "2.400 ± 0.071",
+        "held-out, completion perplexity": "2.400 ± 0.071",
         "held-out, bleu": "14.70 ± 0.62",
         "held-out, rougeL": "30.10 ± 0.62",
         "Peak memory": "18.89 GiB",
@@ -94,7 +94,7 @@ def test_directions_stand_in_the_heading() -> None:
         "accuracy, 0-1 ↑",
         "prompt strict, 0-1 ↑",
         "exact match, 0-1 ↑",
-        "response perplexity, per token ↓",
+        "completion perplexity, per token ↓",
         "bleu, 0-100 ↑",
         "rougeL, 0-100 ↑",
     ]
@@ -104,7 +104,7 @@ def test_a_benchmarks_figures_stand_together_the_main_one_first() -> None:
     of_two = [one for one in REPORT.scores if one.arm == "base nf4" and one.benchmark in ("mmlu", "held-out")]
     report = dataclasses.replace(REPORT, scores=(*of_two[::-1], *REPORT.scores[:1]))
     assert [(one.benchmark, one.name) for one in report.table_scores()] == [
-        ("held-out", "response_perplexity"),
+        ("held-out", "completion_perplexity"),
         *(("held-out", "rougeL"), ("held-out", "bleu"), ("mmlu", "accuracy")),
     ]
     assert report.benchmarks == ["held-out", "mmlu"]

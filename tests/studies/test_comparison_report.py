@@ -124,7 +124,7 @@ def test_scores_flips_and_what_differs(runs: tuple[Path, Path]) -> None:
     assert shown["two", "right"].value == pytest.approx(32 / 40) and shown["two", "right"].error == 0.08
     columns = {name for (arm, name), score in shown.items() if arm == "two" and score.in_table}
     assert columns == {"right", "bleu", "rougeL"}
-    assert {score.name for score in report.scores if score.is_main} == {"right", "response_perplexity"}
+    assert {score.name for score in report.scores if score.is_main} == {"right", "completion_perplexity"}
     assert shown["one", "bleu"].error is not None and ("one", "rouge1") in shown
     kinds = [flip.kind for flip in report.flips]
     assert (kinds.count("gained"), kinds.count("lost"), report.flips_left_out) == (20, 3, 0)
@@ -162,7 +162,7 @@ def test_arms_that_were_not_treated_alike(tmp_path: Path) -> None:
     colours(b / "evaluations" / "colours-tuned-1", RIGHT_B, first=4, template="alpaca", limit=40)
     colours(b / "evaluations" / "shapes-tuned-1", RIGHT_B, name="shapes")
     (b / "manifest.json").write_text((b / "manifest.json").read_text().replace("a chip", "another chip"))
-    report = compare_report(a, b, but_for=["template"], common_items_only=True)
+    report = compare_report(a, b, allow_diff=["template"], common_items_only=True)
     said = "\n".join(report.not_proved)
     assert "unlike training rows (their hash): one aaaa1111, two cccc2222." in said
     assert "unlike numbers of target tokens: one 900, two 1,800." in said

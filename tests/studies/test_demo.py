@@ -40,7 +40,7 @@ def test_arms_differ_in_what_they_are_named_for() -> None:
         "nf4": "nf4",
         "mxfp4": "mxfp4",
     }
-    assert [arm for arm, recipe in made.items() if recipe.adapter.kind == "none"] == ["full"]
+    assert [arm for arm, recipe in made.items() if recipe.method == "full"] == ["full"]
 
 
 def test_the_base_is_measured_once_and_every_question_is_compared() -> None:

@@ -23,7 +23,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def perplexity(folder: Path) -> float:
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["scores"]
-    return next(float(score["value"]) for score in scores if score["name"] == "response_perplexity")
+    return next(float(score["value"]) for score in scores if score["name"] == "completion_perplexity")
 
 
 def statuses(cells: list[Cell]) -> list[str]:
@@ -60,7 +60,7 @@ def test_a_study_from_its_cells_to_its_report(files: Path, tmp_path: Path) -> No
     assert main["base"].seeds == 1 and main["lora"].seeds == 2
     assert main["base"].seed_error is None and main["lora"].seed_error is not None
     assert [(one.a, one.b, one.metric) for one in report.comparisons] == [
-        ("base", arm, metric) for arm in ("lora", "nf4") for metric in ("response_loss", "bleu", "rougeL")
+        ("base", arm, metric) for arm in ("lora", "nf4") for metric in ("completion_loss", "bleu", "rougeL")
     ]
     assert all(one.p_holm is not None and one.n == 20 for one in report.comparisons)
     loss = report.comparisons[0]

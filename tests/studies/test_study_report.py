@@ -39,7 +39,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
             "model": str(files / "model"),
             "adapter": {"rank": 4},
             "data": {"sources": [str(files / "rows.jsonl")], "template": "plain", "held_out": 12},
-            "train": {"epochs": 0.2, "rows_per_step": 4, "lr": 5e-3, "device": "cpu", "dtype": "fp32"},
+            "train": {"epochs": 0.2, "batch_size": 4, "lr": 5e-3, "device": "cpu", "dtype": "fp32"},
             "evaluate": {"max_new_tokens": 3},
         },
         "arms": {"base": {"tuned": False}, "lora": {}, "fewer": {"recipe": {"data": {"size": 40}}}},
@@ -77,7 +77,7 @@ def test_held_out_rows_are_compared_by_three_figures(study: Study, report: Study
     choices = list(study.benchmarks)[1]
     made = [(one.a, one.b, one.benchmark, one.metric) for one in report.comparisons]
     assert made == [
-        ("base", "lora", "held-out", "response_loss"),
+        ("base", "lora", "held-out", "completion_loss"),
         ("base", "lora", "held-out", "bleu"),
         ("base", "lora", "held-out", "rougeL"),
         ("base", "lora", choices, "right"),
@@ -94,7 +94,7 @@ def test_questions_are_answered_by_the_figure_that_they_name(report: StudyReport
     verdicts = {(one.metric, one.benchmark): one.verdict for one in report.comparisons if one.b == "lora"}
     answers = {one.question: one.answer.removesuffix(".").lower() for one in report.questions}
     found = {metric: words.lower() for (metric, _), words in verdicts.items()}
-    assert answers["Loss?"] == found["response_loss"]
+    assert answers["Loss?"] == found["completion_loss"]
     assert answers["BLEU?"] == found["bleu"]
     assert answers["Choices?"] == answers["By name?"] == found["right"]
     assert answers["Fewer?"] == "unknown: the two arms could not be compared by rougel"
@@ -109,7 +109,7 @@ def test_what_is_unlike_is_named(report: StudyReport) -> None:
     assert targets.endswith("What differs between them may come of that.")
     # The tokens of the rows stand in the loss's way, the references in that of both others.
     refused = [one for one in said if one.startswith("lora and fewer were not compared on held-out by ")]
-    assert [one.split(" by ")[1].split(":")[0] for one in refused] == ["response_loss", "bleu, rougeL"]
+    assert [one.split(" by ")[1].split(":")[0] for one in refused] == ["completion_loss", "bleu, rougeL"]
     assert all("data: " in one for one in refused)
     assert any("taste: " in one and "was not scored by taste, but by: right" in one for one in said)
 
@@ -152,7 +152,7 @@ def test_an_evaluation_of_an_earlier_version_is_told(study: Study, folder: Path,
     for path in copy.rglob("answer_scores.jsonl"):
         path.unlink()
     report = study_report(copy)
-    assert [one.metric for one in report.comparisons if one.benchmark == "held-out"] == ["response_loss"]
+    assert [one.metric for one in report.comparisons if one.benchmark == "held-out"] == ["completion_loss"]
     (told,) = [
         one for one in report.not_proved if "base and lora were not compared on held-out by bleu, rougeL: " in one
     ]

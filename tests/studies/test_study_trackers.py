@@ -138,8 +138,8 @@ def test_wandb_has_one_group(made: Made) -> None:
 def test_wandb_has_the_report(made: Made) -> None:
     report = wandb_sessions(made.folder / "trackers" / "wandb")[-1]
     (_, scores), (_, shown) = report.history
-    perplexity = stored_scores(made.folder, TITLES[2])["held-out/response_perplexity"]
-    assert scores["held-out response_perplexity/lora"] == pytest.approx(perplexity)
+    perplexity = stored_scores(made.folder, TITLES[2])["held-out/completion_perplexity"]
+    assert scores["held-out completion_perplexity/lora"] == pytest.approx(perplexity)
     kinds = {name.removesuffix("/_type"): value for name, value in shown.items() if name.endswith("/_type")}
     assert kinds["report"] == "html-file" and kinds["tables/Quality"] == "table-file"
     assert {name for name in kinds if name.startswith("plots/")} >= {"plots/scores-held-out", "plots/training-loss"}
@@ -164,7 +164,7 @@ def test_trackio_has_one_group(made: Made) -> None:
 
 def check_trackio_report(run: Logged, made: Made) -> None:
     (_, scores), (_, shown) = run.history
-    assert "held-out response_perplexity/base" in scores
+    assert "held-out completion_perplexity/base" in scores
     assert shown["report"]["_type"] == "trackio.markdown" and shown["report"]["_value"].startswith("# few bits")
     rows = shown["tables/Quality"]["_value"]
     assert [row["Arm"].split(";")[0] for row in rows] == ["base", "lora"]
@@ -188,7 +188,7 @@ def test_tensorboard_has_one_folder_a_run(made: Made) -> None:
         assert {name: values for name, ((_, values),) in scalars.items()} == pytest.approx(expected)
     assert report[1]["report"].startswith(f"The page with its plots: `{made.folder / 'report.html'}`")
     assert "# few bits" in report[1]["report"]
-    assert "held-out response_perplexity/lora" in report[0]
+    assert "held-out completion_perplexity/lora" in report[0]
 
 
 def test_trackers_change_nothing_of_what_a_cell_is(files: Path) -> None:

@@ -75,8 +75,8 @@ def main(folder: Path) -> dict[str, list[str]]:
     # eps: the gradient of GPT-2's key biases is zero but for rounding, which AdamW would blow up to full steps.
     kinds = {
         "lora": ("llama", {"data__held_out": 5, "train__eval_every": 2}),
-        "full": ("gpt2", {"adapter__kind": "none", "train__lr": 1e-3, "train__eps": 1e-4}),
-        "few": ("phi3", {"train__rows_per_step": 1, "data__held_out": 1}),
+        "full": ("gpt2", {"method": "full", "train__lr": 1e-3, "train__eps": 1e-4}),
+        "few": ("phi3", {"train__batch_size": 1, "data__held_out": 1}),
         "all": ("llama", {"train__packing": False, "data__loss_on": "all", "train__activation_checkpointing": True}),
     }
     for kind, (family, changes) in kinds.items():

@@ -40,21 +40,21 @@ def signals_after(step: int, number: int = signal.SIGINT, times: int = 1) -> Cal
     return progress
 
 
-@pytest.mark.parametrize("kind", ["lora", "none"])
+@pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_run_leaves_its_result_and_says_what_ran(
-    family: str, kind: str, models: dict[str, Path], rows: Path, tmp_path: Path
+    family: str, method: str, models: dict[str, Path], rows: Path, tmp_path: Path
 ) -> None:
     seen: list[str] = []
     run = finetune(
-        recipe(models[family], rows, tmp_path / "run", adapter__kind=kind, data__held_out=6, train__eval_every=3),
+        recipe(models[family], rows, tmp_path / "run", method=method, data__held_out=6, train__eval_every=3),
         progress=lambda stage, done, total, detail="": seen.append(stage),
     )
     assert (run.status, run.is_done) == ("finished", True)
     assert seen[-6:] == ["training"] * 6
     assert sorted(path.name for path in run.path.iterdir() if not path.name.startswith(".")) == sorted(
         [
-            "adapter" if kind == "lora" else "model",
+            "adapter" if method == "lora" else "model",
             "checkpoints",
             "manifest.json",
             "metrics.jsonl",
@@ -67,10 +67,10 @@ def test_a_run_leaves_its_result_and_says_what_ran(
     assert losses[-1] < losses[0]
     assert [record["step"] for record in run.metrics("held-out")] == [3, 6]
     assert load_recipe(run.recipe_file).out == str(run.path)
-    check_manifest(run, kind)
+    check_manifest(run, method)
 
 
-def check_manifest(run: Run, kind: str) -> None:
+def check_manifest(run: Run, method: str) -> None:
     manifest = run.manifest
     trained, data, digest = manifest["trained"], manifest["data"], manifest["model"]["digest"]
     assert manifest["weights_before"] != manifest["weights_after"]
@@ -81,7 +81,7 @@ def check_manifest(run: Run, kind: str) -> None:
     assert trained["targets_per_second"] == pytest.approx(trained["targets"] / trained["training_seconds"])
     assert (data["train"]["kept"], data["held_out"]["kept"]) == (18, 6)
     assert data["train"]["sha256"] != data["held_out"]["sha256"]
-    assert (digest["trainable"] < digest["parameters"]) == (kind == "lora")
+    assert (digest["trainable"] < digest["parameters"]) == (method == "lora")
     assert manifest["model"]["fingerprint"].startswith("sha256:")
     assert manifest["compute"]["precision"] == "no"
     assert manifest["seeds"] == {"data": 0, "train": 0}
@@ -117,7 +117,7 @@ def test_the_saved_adapter_loads_in_plain_peft_with_the_logits_that_were_trained
 def test_the_saved_model_loads_in_plain_transformers(
     family: str, models: dict[str, Path], rows: Path, tmp_path: Path
 ) -> None:
-    run = finetune(recipe(models[family], rows, tmp_path / "run", adapter__kind="none"))
+    run = finetune(recipe(models[family], rows, tmp_path / "run", method="full"))
     loaded, info = AutoModelForCausalLM.from_pretrained(run.model, output_loading_info=True)
     assert not info["missing_keys"]
     assert weights_hash({name: p.detach() for name, p in loaded.named_parameters()}) == run.manifest["weights_after"]
@@ -131,15 +131,15 @@ def test_a_seed_decides_the_adapter(models: dict[str, Path], rows: Path, tmp_pat
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-@pytest.mark.parametrize("kind", ["lora", "none"])
+@pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
-    kind: str, number: int, models: dict[str, Path], rows: Path, tmp_path: Path
+    method: str, number: int, models: dict[str, Path], rows: Path, tmp_path: Path
 ) -> None:
     def made(name: str) -> dict[str, Any]:
-        more = {"adapter__dropout": 0.2} if kind == "lora" else {}
+        more = {"adapter__dropout": 0.2} if method == "lora" else {}
         return recipe(
-            models["gpt2"], rows, tmp_path / name, adapter__kind=kind, data__held_out=4, train__eval_every=2, **more
+            models["gpt2"], rows, tmp_path / name, method=method, data__held_out=4, train__eval_every=2, **more
         )
 
     whole = finetune(made("whole"))
@@ -200,7 +200,7 @@ def test_the_best_weights_are_exactly_those_of_the_best_evaluation(
     let_held_out_losses_be([5.0, 4.5, 3.0, 3.5, 3.25, 6.0], monkeypatch)
     made = recipe(
         models["llama"], rows, tmp_path / "run",
-        data__held_out=6, train__eval_every=1, train__final="best", train__steps=5,
+        data__held_out=6, train__eval_every=1, train__load_best_at_end=True, train__steps=5,
     )  # fmt: skip
     run = finetune(made)
     assert [record["loss"] for record in run.metrics("held-out")] == [4.5, 3.0, 3.5, 3.25, 6.0]
@@ -214,7 +214,7 @@ def test_early_stopping(models: dict[str, Path], rows: Path, tmp_path: Path, mon
     let_held_out_losses_be([5.0, 4.0, 3.0, 3.25, 3.125], monkeypatch)
     made = recipe(
         models["llama"], rows, tmp_path / "run",
-        data__held_out=6, train__eval_every=1, train__patience=2, train__steps=40,
+        data__held_out=6, train__eval_every=1, train__early_stopping_patience=2, train__steps=40,
     )  # fmt: skip
     run = finetune(made)
     assert (run.status, run.is_done) == ("stopped early", True)
@@ -223,7 +223,9 @@ def test_early_stopping(models: dict[str, Path], rows: Path, tmp_path: Path, mon
         resume(run.path)
 
 
-@pytest.mark.parametrize("changes", [{"packing": False}, {"activation_checkpointing": True}, {"tokens_per_batch": 128}])
+@pytest.mark.parametrize(
+    "changes", [{"packing": False}, {"activation_checkpointing": True}, {"micro_batch_tokens": 128}]
+)
 def test_how_a_step_is_computed_does_not_change_what_is_learned(
     changes: dict[str, Any], models: dict[str, Path], rows: Path, tmp_path: Path
 ) -> None:
@@ -239,7 +241,7 @@ def test_bfloat16_on_a_cpu(models: dict[str, Path], rows: Path, tmp_path: Path) 
     lora = finetune(recipe(models["llama"], rows, tmp_path / "lora", train__dtype="bf16"))
     assert set(lora.manifest["model"]["digest"]["dtypes"]) == {"bfloat16", "float32"}
     assert lora.manifest["compute"]["precision"] == "bf16"
-    full = finetune(recipe(models["llama"], rows, tmp_path / "full", train__dtype="bf16", adapter__kind="none"))
+    full = finetune(recipe(models["llama"], rows, tmp_path / "full", train__dtype="bf16", method="full"))
     assert set(full.manifest["model"]["digest"]["dtypes"]) == {"float32"}
     exact = finetune(recipe(models["llama"], rows, tmp_path / "exact"))
     assert exact.manifest["compute"]["precision"] == "no", "the next run in a process has its own precision"
@@ -250,7 +252,7 @@ def test_bfloat16_on_a_cpu(models: dict[str, Path], rows: Path, tmp_path: Path) 
 
 
 def test_weights_that_do_not_change_are_no_training(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
-    made = recipe(models["llama"], rows, tmp_path / "run", adapter__kind="none", train__lr=1e-30)
+    made = recipe(models["llama"], rows, tmp_path / "run", method="full", train__lr=1e-30)
     with pytest.raises(TrainingError, match="the trained weights did not change") as caught:
         finetune(made)
     assert "train.lr" in caught.value.hint
@@ -264,7 +266,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(
 ) -> None:
     made = recipe(
         models["llama"], rows, tmp_path / "run",
-        adapter__kind="none", train__lr=1e18, train__clip=None, train__save_every=1, train__warmup=0,
+        method="full", train__lr=1e18, train__max_grad_norm=None, train__save_every=1, train__warmup=0,
     )  # fmt: skip
     with pytest.raises(TrainingError, match=r"step \d: the (loss is|gradient's norm is) (nan|inf)") as caught:
         finetune(made)

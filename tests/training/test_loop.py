@@ -40,7 +40,7 @@ class Training:
     """A loop over a few random rows, with everything that it tells written down."""
 
     def __init__(self, model: Any, table: TokenTable | None = None, *, steps: int = 6, **more: Any) -> None:
-        plan_names = ("rows_per_step", "tokens_per_batch", "packing", "seed")
+        plan_names = ("batch_size", "micro_batch_tokens", "packing", "seed")
         loop_names = ("checkpoints", "held_out_loss", "should_stop", "accelerator")
         plan = {name: more.pop(name) for name in plan_names if name in more}
         parts = {name: more.pop(name) for name in loop_names if name in more}
@@ -52,9 +52,9 @@ class Training:
                 "table": table or random_table(LENGTHS),
                 "epochs": 1,
                 "steps": steps,
-                "rows_per_step": 4,
-                "tokens_per_step": None,
-                "tokens_per_batch": 64,
+                "batch_size": 4,
+                "batch_tokens": None,
+                "micro_batch_tokens": 64,
                 **plan,
             }
         )
@@ -96,7 +96,7 @@ def test_it_learns_eight_rows_by_heart(family: str, method: str) -> None:
     if method == "lora":
         # The head too: random frozen weights behind the last norm cannot be made certain of anything.
         model = add_lora(model, rank=16, alpha=32, targets=[*resolve_targets(model, "all-linear"), "lm_head"])
-    training = Training(model, steps=60, rows_per_step=8, tokens_per_batch=200, lr=1e-2)
+    training = Training(model, steps=60, batch_size=8, micro_batch_tokens=200, lr=1e-2)
     _, outcome = training.run()
     losses = training.of("train", "loss")
     assert outcome == "finished"
@@ -125,13 +125,13 @@ def test_what_is_logged_and_shown() -> None:
 
 
 def test_the_logged_loss_is_the_mean_over_the_step_s_targets() -> None:
-    training = Training(tiny_model("llama"), steps=1, rows_per_step=8)
+    training = Training(tiny_model("llama"), steps=1, batch_size=8)
     from tunelab.training.loss import table_loss
 
     total, targets = table_loss(
         TargetLoss(training.model),
         training.plan.table,
-        tokens_per_batch=64,
+        micro_batch_tokens=64,
         loss_on="completion",
         device=torch.device("cpu"),
     )
@@ -142,7 +142,7 @@ def test_the_logged_loss_is_the_mean_over_the_step_s_targets() -> None:
 
 
 def test_gradients_are_clipped_and_the_norm_before_that_is_logged() -> None:
-    runs = [Training(tiny_model("llama"), steps=1, clip=clip) for clip in (None, 1e-3)]
+    runs = [Training(tiny_model("llama"), steps=1, max_grad_norm=clip) for clip in (None, 1e-3)]
     seen: list[Tensor] = []
     for training in runs:
         step = training.optimizer.step
@@ -251,7 +251,9 @@ def early_stopping(store: CheckpointStore | None = None) -> Training:
     def held_out_loss() -> float:
         return losses[training.of("train", "step")[-1]]
 
-    training = Training(lora_model(), eval_every=1, patience=2, checkpoints=store, held_out_loss=held_out_loss)
+    training = Training(
+        lora_model(), eval_every=1, early_stopping_patience=2, checkpoints=store, held_out_loss=held_out_loss
+    )
     return training
 
 

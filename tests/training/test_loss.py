@@ -171,15 +171,15 @@ def test_a_table_s_loss_is_the_same_for_any_batch_size_packing_and_number_of_ran
     module = TargetLoss(model).train()
     table = random_table(LENGTHS)
     expected = float(plain_loss(tiny_model(family), table).detach())
-    for tokens_per_batch in (1, 30, 45, 1000):
+    for micro_batch_tokens in (1, 30, 45, 1000):
         for packing in (True, False):
             total, targets = table_loss(
-                module, table, tokens_per_batch=tokens_per_batch, loss_on="completion", device=CPU, packing=packing
+                module, table, micro_batch_tokens=micro_batch_tokens, loss_on="completion", device=CPU, packing=packing
             )
             assert targets == sum(table.targets)
             assert total == pytest.approx(expected, rel=1e-5)
     parts = [
-        table_loss(module, table, tokens_per_batch=30, loss_on="completion", device=CPU, rank=rank, ranks=3)
+        table_loss(module, table, micro_batch_tokens=30, loss_on="completion", device=CPU, rank=rank, ranks=3)
         for rank in range(3)
     ]
     assert sum(targets for _, targets in parts) == sum(table.targets)
@@ -191,7 +191,7 @@ def test_a_table_s_loss_is_the_same_for_any_batch_size_packing_and_number_of_ran
 def test_a_table_s_loss_knows_no_dropout() -> None:
     model = tiny_model("gpt2", resid_pdrop=0.5)
     module, table = TargetLoss(model).train(), random_table(LENGTHS)
-    losses = {table_loss(module, table, tokens_per_batch=50, loss_on="all", device=CPU) for _ in range(3)}
+    losses = {table_loss(module, table, micro_batch_tokens=50, loss_on="all", device=CPU) for _ in range(3)}
     assert len(losses) == 1
     assert losses.pop()[1] == sum(LENGTHS) - len(LENGTHS)
-    assert table_loss(module, random_table([]), tokens_per_batch=50, loss_on="all", device=CPU) == (0.0, 0)
+    assert table_loss(module, random_table([]), micro_batch_tokens=50, loss_on="all", device=CPU) == (0.0, 0)

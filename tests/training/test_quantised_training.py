@@ -34,7 +34,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("learned")
     base = model_folder(root / "base", "llama", hidden_size=64, intermediate_size=128)
     other = rows_file(root / "other.jsonl", rows=100, seed=11)
-    changes = {"adapter__kind": "none", "train__steps": 150, "train__lr": 3e-3, "train__rows_per_step": 8}
+    changes = {"method": "full", "train__steps": 150, "train__lr": 3e-3, "train__batch_size": 8}
     return finetune(recipe(base, other, root / "run", **changes)).model
 
 
@@ -44,7 +44,7 @@ def full_base(learned: Path, many_rows: Path, tmp_path_factory: pytest.TempPathF
 
 
 def tuning(base: Path, rows: Path, out: Path, **changes: Any) -> dict[str, Any]:
-    settings = {"data__held_out": 30, "train__steps": 60, "train__rows_per_step": 8, "train__lr": 5e-3, **changes}
+    settings = {"data__held_out": 30, "train__steps": 60, "train__batch_size": 8, "train__lr": 5e-3, **changes}
     return recipe(base, rows, out, **settings)
 
 
@@ -52,7 +52,8 @@ def losses(run: Run) -> dict[str, float]:
     """Mean loss of base and tuned on the held-out answers."""
     found = evaluate(run, max_new_tokens=1).likelihoods
     return {
-        arm: sum(row.answer_nll for row in rows) / sum(row.answer_tokens for row in rows) for arm, rows in found.items()
+        arm: sum(row.completion_nll for row in rows) / sum(row.completion_tokens for row in rows)
+        for arm, rows in found.items()
     }
 
 

@@ -30,14 +30,14 @@ def model(shared_data: Path) -> Path:
 def made(model: Path, data: Path, out: Path) -> dict[str, Any]:
     return {
         "model": {"name": str(model)},
-        "adapter": {"kind": "lora", "rank": 8, "dropout": 0.05},
+        "adapter": {"rank": 8, "dropout": 0.05},
         "data": {
             "sources": [{"name": "alpaca", "path": str(data)}],
             "size": 120,
             "held_out": 20,
             "max_length": 256,
         },
-        "train": {"steps": 10, "rows_per_step": 8, "lr": 2e-3, "device": "cpu", "dtype": "fp32", "eval_every": 5},
+        "train": {"steps": 10, "batch_size": 8, "lr": 2e-3, "device": "cpu", "dtype": "fp32", "eval_every": 5},
         "out": str(out),
     }
 
@@ -70,5 +70,5 @@ def test_it_learns_resumes_and_its_adapter_is_peft_s(model: Path, shared_data: P
     assert_same_but_for_rounding(plain, ours)
     for got, before in zip(plain, untouched, strict=True):
         assert float((got - before).abs().max()) > 0.1
-    check = merge(whole, tmp_path / "merged", into="fp32").check
+    check = merge(whole, tmp_path / "merged", format="fp32").check
     assert check is not None and check.passed

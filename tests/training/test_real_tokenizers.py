@@ -52,7 +52,7 @@ def test_rows_are_trained_measured_and_merged(name: str, template: str, shared_d
                 "held_out": 8,
                 "template": template,
             },
-            "train": {"epochs": 1, "rows_per_step": 8, "lr": 2e-2, "device": "cpu", "dtype": "fp32"},
+            "train": {"epochs": 1, "batch_size": 8, "lr": 2e-2, "device": "cpu", "dtype": "fp32"},
             "evaluate": {"max_new_tokens": 4},
             "out": str(tmp_path / "run"),
         }
@@ -61,10 +61,10 @@ def test_rows_are_trained_measured_and_merged(name: str, template: str, shared_d
     assert manifest["held_out_loss_after"] < manifest["held_out_loss_before"]
     assert manifest["data"]["train"]["lossy"] == 0
     scores = tunelab.evaluate(run)
-    assert scores.gain is not None and scores.gain.error is not None
+    assert scores.loss_change is not None and scores.loss_change.error is not None
     # The evaluation measures row by row what training measured packed: the same loss over the same targets.
-    assert scores.gain.value == pytest.approx(
-        manifest["held_out_loss_before"] - manifest["held_out_loss_after"], abs=1e-4
+    assert scores.loss_change.value == pytest.approx(
+        manifest["held_out_loss_after"] - manifest["held_out_loss_before"], abs=1e-4
     )
     merged = tunelab.merge(run, tmp_path / "merged")
     assert merged.check.passed

@@ -99,5 +99,5 @@ def test_a_checkpoint_is_written_ten_times_unless_told() -> None:
         plan = training_plan(made, random_table([8] * 30))
         settings = loop_settings(made, plan)
         assert (plan.total_steps, settings.save_every) == (steps, every)
-        assert (settings.lr, settings.clip, settings.schedule) == (1e-2, 1.0, "cosine")
-        assert (plan.rows_per_step, plan.tokens_per_step, plan.tokens_per_batch) == (4, None, 160)
+        assert (settings.lr, settings.max_grad_norm, settings.schedule) == (1e-2, 1.0, "cosine")
+        assert (plan.batch_size, plan.batch_tokens, plan.micro_batch_tokens) == (4, None, 160)

@@ -58,7 +58,7 @@ class EncodedPrompt:
 def generation_prompts(
     responder: Responder, benchmark: str, items: Sequence[Item], max_new_tokens: int
 ) -> list[EncodedPrompt]:
-    """What each item's answer goes on from, by the responder's wording (`raw` or its template).
+    """What each item's answer goes on from, by the responder's prompt template (or `raw`).
 
     A raw prompt loses its beginning where the model's context would leave less room than max_new_tokens, or than half
     of the context where that is less; special tokens at its very beginning stay.
@@ -117,7 +117,7 @@ def choice_questions(
 
 
 class _ChoiceTexts:
-    """Of each item: the prompt's text, then prompt and choice for every choice, by the responder's wording."""
+    """Of each item: the prompt's text, then prompt and choice for every choice, by its prompt template."""
 
     def __init__(self, responder: Responder, benchmark: str) -> None:
         self.benchmark = benchmark

@@ -46,11 +46,11 @@ class BenchmarkSettings:
         limit: items of each benchmark, taken evenly over clusters; None = all.
         arms: of a run, or a model with an adapter; () = base and tuned.
         adapter: with a model: a PEFT adapter on it.
-        template: with a model: wording of a prompt, by name; None = its chat template, or its adapter's run's.
+        template: with a model: its prompt template, by name; None = its chat template, or its adapter's run's.
         in_template: True asks in the template, False in raw text; None = as each benchmark does.
         changes: with a model: keys of a recipe as on the command line, such as "train.dtype=bf16".
         max_new_tokens: of a generated answer, in place of the benchmark's.
-        batch_tokens: tokens computed at once, in place of the recipe's.
+        micro_batch_tokens: tokens computed at once, in place of the recipe's.
         out: with a model: directory of the responses; a run keeps them with itself.
         backend: what answers, "tunelab" or "vllm"; likelihoods come from tunelab alone.
     """
@@ -63,7 +63,7 @@ class BenchmarkSettings:
     in_template: bool | None = None
     changes: tuple[str, ...] = ()
     max_new_tokens: int | None = None
-    batch_tokens: int | None = None
+    micro_batch_tokens: int | None = None
     out: Path = Path("evaluations")
     backend: str = "tunelab"
 
@@ -74,7 +74,7 @@ class StoredResponses:
 
     Args:
         path: the file.
-        template: the wording's name; None = raw text.
+        template: the prompt template's name; None = raw text.
         count: responses in the file.
         cut: answers that ended at the limit of tokens or of the context.
         truncated: prompts that lost their beginning because the context is shorter.
@@ -179,9 +179,9 @@ def _check_backend(settings: BenchmarkSettings, benchmarks: Sequence[LoadedBench
             f"{', '.join(likelihood)}: compares likelihoods, which run on tunelab's engine, not on {settings.backend}",
             f"leave --backend {settings.backend} away, or name them in a command of their own",
         )
-    if settings.batch_tokens is not None:
+    if settings.micro_batch_tokens is not None:
         raise UsageError(
-            f"batch_tokens is of tunelab's engine; {settings.backend} has its own batches", "leave it away"
+            f"micro_batch_tokens is of tunelab's engine; {settings.backend} has its own batches", "leave it away"
         )
 
 
@@ -248,7 +248,7 @@ class _Answers:
         self.responder, self.items, self.progress = responder, benchmark.items, progress
         tokens = about.max_new_tokens if settings.max_new_tokens is None else settings.max_new_tokens
         self.decoding = Decoding(max_new_tokens=tokens, stop_strings=about.stop_strings)
-        self.batch_tokens = responder.batch_tokens(settings.batch_tokens)
+        self.micro_batch_tokens = responder.micro_batch_tokens(settings.micro_batch_tokens)
         self.prompts: list[EncodedPrompt] = generation_prompts(responder, benchmark.label, benchmark.items, tokens)
 
     def header(self) -> dict[str, Any]:
@@ -259,7 +259,7 @@ class _Answers:
 
     def responses(self, hashes: Sequence[str], skip: frozenset[int]) -> Iterator[tuple[int, Response]]:
         rows = [prompt.ids for prompt in self.prompts]
-        for answer in self.responder.generations(rows, self.decoding, self.batch_tokens, skip):
+        for answer in self.responder.generations(rows, self.decoding, self.micro_batch_tokens, skip):
             item = self.items[answer.index]
             yield (
                 answer.index,
@@ -285,7 +285,7 @@ class _Choices:
         self, responder: Responder, benchmark: LoadedBenchmark, settings: BenchmarkSettings, progress: Progress
     ) -> None:
         self.responder, self.items, self.progress = responder, benchmark.items, progress
-        self.batch_tokens = responder.batch_tokens(settings.batch_tokens)
+        self.micro_batch_tokens = responder.micro_batch_tokens(settings.micro_batch_tokens)
         self.questions = choice_questions(responder, benchmark.label, benchmark.items, progress=progress)
 
     def header(self) -> dict[str, Any]:
@@ -296,7 +296,9 @@ class _Choices:
         return prompt_hash(header, question.prompt_ids, {"continuations": question.continuations})
 
     def responses(self, hashes: Sequence[str], skip: frozenset[int]) -> Iterator[tuple[int, Response]]:
-        scored = choice_likelihoods(self.responder.model, self.questions, batch_tokens=self.batch_tokens, skip=skip)
+        scored = choice_likelihoods(
+            self.responder.model, self.questions, micro_batch_tokens=self.micro_batch_tokens, skip=skip
+        )
         for likelihood in self.responder.computing(scored):
             item, question = self.items[likelihood.index], self.questions[likelihood.index]
             yield (
@@ -319,13 +321,13 @@ class _Choices:
 def _is_asked_in_template(responder: Responder, benchmark: LoadedBenchmark, settings: BenchmarkSettings) -> bool:
     wanted = settings.in_template
     if wanted is None and settings.template is not None:
-        wanted = True  # who names a wording wants it
+        wanted = True  # who names a template wants it
     if wanted is None:
-        return benchmark.about.chat and responder.knows_wording
-    if wanted and not responder.knows_wording:
+        return benchmark.about.chat and responder.has_prompt_template
+    if wanted and not responder.has_prompt_template:
         raise ModelError(
             f"{responder.weights.name}: has no chat template (base models often have none)",
-            "name a wording (--template alpaca), or ask in raw text (--no-chat-template)",
+            "name a prompt template (--template alpaca), or ask in raw text (--no-chat-template)",
         )
     return wanted
 

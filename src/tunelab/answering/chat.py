@@ -20,7 +20,7 @@ from tunelab.inference.sampling import Decoding
 from tunelab.models.adapters import load_adapter
 from tunelab.models.load import check_tokenizer_fits, load_tokenizer
 from tunelab.preparation.model import autocast, load_base, load_trained
-from tunelab.preparation.rows import recipe_template, wording_of
+from tunelab.preparation.rows import default_data_settings, recipe_template
 from tunelab.records.runs import Run, open_run
 
 
@@ -47,7 +47,7 @@ def chat_with_run(run: Run | Path | str, *, decoding: Decoding | None = None) ->
     run = run if isinstance(run, Run) else open_run(Path(run))
     if not run.is_done:
         raise RunError(f"{run.path}: the run is {run.status}, not finished", f"tunelab train --resume {run.path}")
-    recipe = load_recipe(run.recipe_file)
+    recipe = run.recipe
     tokenizer = load_tokenizer(str(run.tokenizer))
     template = recipe_template(tokenizer, recipe.data)
     if run.adapter.exists():
@@ -71,7 +71,7 @@ def chat_with_model(
     """A chat with a model, and with an adapter on it where one is given.
 
     The template is the one that is asked for; else, for an adapter that lies in a run's directory, the one that it was
-    trained with; else the tokenizer's chat template where it has one, and Alpaca's wording where it has none.
+    trained with; else the tokenizer's chat template where it has one, and Alpaca's where it has none.
 
     Args:
         precision: how the model's linear weights are stored.
@@ -105,7 +105,7 @@ def _fitting(context: int | None) -> Decoding:
 def _template_for(tokenizer: Any, adapter: Path | None, asked: str | None) -> tuple[str, Template]:
     if asked is not None:
         return asked, get_template(asked, tokenizer)
-    data = wording_of(tokenizer, adapter)
+    data = default_data_settings(tokenizer, adapter)
     return data.template, recipe_template(tokenizer, data)
 
 

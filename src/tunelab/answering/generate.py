@@ -15,7 +15,7 @@ from tunelab.answering.responder import ARMS, Responder, Weights
 from tunelab.config import load_recipe, resolve
 from tunelab.errors import RunError, UsageError
 from tunelab.models.load import load_tokenizer
-from tunelab.preparation.rows import load_recipe_tokenizer, wording_of
+from tunelab.preparation.rows import default_data_settings, load_recipe_tokenizer
 from tunelab.records.runs import Run, open_run
 
 
@@ -33,7 +33,7 @@ def open_responder(
 
     Args:
         arm: "tuned" or "base"; None = tuned where there is one.
-        template: with `model`: wording of a prompt; None = as wording_of() has it. A run has its own.
+        template: with `model`: its prompt template; None = as default_data_settings() has it. A run has its own.
         changes: with `model`: keys of a recipe as on the command line, such as "train.dtype=bf16".
         raw: give a prompt's text as it is, in place of the template.
 
@@ -61,21 +61,21 @@ def open_responder(
     flags = {"model": model, "data.template": template, "data.sources": ["alpaca"]}
     recipe = resolve(load_recipe(None, list(changes), flags))
     tokenizer = load_recipe_tokenizer(recipe)
-    knows_wording = True
+    has_prompt_template = True
     if template is None and not any(change.startswith("data.") for change in changes):
-        data = wording_of(tokenizer, Path(adapter) if adapter is not None else None)
+        data = default_data_settings(tokenizer, Path(adapter) if adapter is not None else None)
         recipe = recipe.model_copy(update={"data": data})
         of_run = adapter is not None and Run(Path(adapter).parent).recipe_file.exists()
-        knows_wording = of_run or bool(tokenizer.chat_template)
+        has_prompt_template = of_run or bool(tokenizer.chat_template)
     laid_on = Path(adapter) if adapter is not None and arm != "base" else None
     weights = Weights(recipe.model.name, recipe.model.revision, laid_on)
-    return Responder(recipe, tokenizer, "base" if laid_on is None else "tuned", raw, weights, [], knows_wording)
+    return Responder(recipe, tokenizer, "base" if laid_on is None else "tuned", raw, weights, [], has_prompt_template)
 
 
 def _of_run(run: Run, arm: str, raw: bool) -> Responder:
     if not run.is_done:
         raise RunError(f"{run.path}: the run is {run.status}, not finished", f"tunelab train --resume {run.path}")
-    recipe = load_recipe(run.recipe_file)
+    recipe = run.recipe
     weights = Weights(recipe.model.name, recipe.model.revision)
     if arm == "tuned" and run.adapter.exists():
         weights = Weights(recipe.model.name, recipe.model.revision, run.adapter)

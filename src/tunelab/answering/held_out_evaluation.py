@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from tunelab.config import Recipe, load_recipe, resolve
+from tunelab.config import Recipe, resolve
 from tunelab.data.prepared import PreparedData
 from tunelab.errors import DataError, RunError, UsageError
 from tunelab.evaluation.benchmark import Score
@@ -27,6 +27,7 @@ from tunelab.preparation.model import autocast, compute_dtype, load_base, load_t
 from tunelab.preparation.rows import load_recipe_tokenizer, prepare_with
 from tunelab.progress import Progress, named, silent
 from tunelab.records.evaluation_files import LIKELIHOODS, RESPONSES, SCORES
+from tunelab.records.old_format import stamped
 from tunelab.records.runs import Run, open_run
 from tunelab.statistics.standard_errors import Estimate, paired_ratio_difference
 from tunelab.version import __version__
@@ -38,8 +39,8 @@ class Scores:
 
     Args:
         arms: name ("base", "tuned") -> its scores.
-        gain: mean loss of base less tuned on the response, nats per token, with its error paired over rows; None
-            where there is one arm.
+        loss_change: of the completions, tuned minus base, nats per token (negative is better), with its standard
+            error paired over rows; None where there is one arm.
         path: where responses, likelihoods and scores lie.
         rows: held-out rows that were measured.
         likelihoods: arm -> what it gave to each row, in the rows' order; arms can be compared row by row.
@@ -47,7 +48,7 @@ class Scores:
     """
 
     arms: Mapping[str, list[Score]]
-    gain: Estimate | None
+    loss_change: Estimate | None
     path: Path
     rows: int
     likelihoods: Mapping[str, list[LikelihoodRecord]]
@@ -68,14 +69,14 @@ def evaluate(
     *,
     limit: int | None = None,
     max_new_tokens: int | None = None,
-    batch_tokens: int | None = None,
+    micro_batch_tokens: int | None = None,
     arms: tuple[str, ...] = ("base", "tuned"),
     progress: Progress = silent,
 ) -> Scores:
     """Measure a finished run, and the base that it began with, on its held-out rows.
 
     Args:
-        limit, max_new_tokens, batch_tokens: in place of the recipe's `evaluate` section.
+        limit, max_new_tokens, micro_batch_tokens: in place of the recipe's `evaluate` section.
 
     Raises:
         RunError: the run is not finished, or the data is no longer what it was trained with.
@@ -84,7 +85,7 @@ def evaluate(
     run = run if isinstance(run, Run) else open_run(Path(run))
     if not run.is_done:
         raise RunError(f"{run.path}: the run is {run.status}, not finished", f"tunelab train --resume {run.path}")
-    recipe = _with_evaluation(load_recipe(run.recipe_file), limit, max_new_tokens, batch_tokens)
+    recipe = _with_evaluation(run.recipe, limit, max_new_tokens, micro_batch_tokens)
     tokenizer = load_tokenizer(str(run.tokenizer))
     data = prepare_with(tokenizer, recipe, progress=progress)
     if data.held_out.sha256 != run.manifest["data"]["held_out"]["sha256"]:
@@ -139,7 +140,7 @@ def _evaluate_arms(
                 rows,
                 folder / LIKELIHOODS,
                 header,
-                batch_tokens=settings.batch_tokens,
+                micro_batch_tokens=settings.micro_batch_tokens,
                 progress=named(progress, arm.name),
             )
             responses = held_out_responses(
@@ -150,7 +151,7 @@ def _evaluate_arms(
                 header,
                 max_new_tokens=settings.max_new_tokens,
                 stop_token_ids=data.stop_token_ids,
-                batch_tokens=settings.batch_tokens,
+                micro_batch_tokens=settings.micro_batch_tokens,
                 progress=named(progress, arm.name),
             )
         protocol = {"template": recipe.data.template, "rows": len(rows), "rows_without_prompt": len(rows) - len(items)}
@@ -158,10 +159,11 @@ def _evaluate_arms(
         scores[arm.name] = score_held_out(responses, likelihoods[arm.name], protocol, by_answer=by_answer)
         # Before the scores: an evaluation counts as scored once these are there.
         write_answer_scores(folder, by_answer)
-        write_json_atomically(folder / SCORES, {"header": header, "scores": [s.to_json() for s in scores[arm.name]]})
+        found = {"header": header, "scores": [score.to_json() for score in scores[arm.name]]}
+        write_json_atomically(folder / SCORES, stamped(found))
     base, tuned = likelihoods.get("base"), likelihoods.get("tuned")
-    gain = response_gain(base, tuned) if base and tuned else None
-    return Scores(scores, gain, out, len(rows), likelihoods, folders)
+    change = completion_loss_change(base, tuned) if base and tuned else None
+    return Scores(scores, change, out, len(rows), likelihoods, folders)
 
 
 def held_out_rows(
@@ -186,9 +188,9 @@ def held_out_rows(
     rows, items = [], []
     for index in range(count):
         ids, mask = (array.tolist() for array in table.row(index))
-        answer_bytes, text_bytes = predicted_bytes(decode, ids, mask)
+        completion_bytes, sequence_bytes = predicted_bytes(decode, ids, mask)
         name = f"{index:06d}"
-        rows.append(HeldOutRow(name, tuple(ids), tuple(mask), answer_bytes, text_bytes))
+        rows.append(HeldOutRow(name, tuple(ids), tuple(mask), completion_bytes, sequence_bytes))
         prompt = tuple(ids[: int(table.prompt_lengths[index])])
         if prompt and data.references[index].text.strip():
             items.append(HeldOutPrompt(name, prompt, data.references[index].text))
@@ -227,18 +229,20 @@ def _adapter_arms(recipe: Recipe, adapter: Path) -> dict[str, Arm]:
     }
 
 
-def response_gain(base: list[LikelihoodRecord], tuned: list[LikelihoodRecord]) -> Estimate:
-    """Mean response loss of base less tuned over the same rows, nats per token, with its paired error."""
+def completion_loss_change(base: list[LikelihoodRecord], tuned: list[LikelihoodRecord]) -> Estimate:
+    """Mean completion loss, tuned minus base over the same rows, nats per token, with its paired standard error."""
     return paired_ratio_difference(
-        [row.answer_nll for row in base],
-        [row.answer_tokens for row in base],
-        [row.answer_nll for row in tuned],
-        [row.answer_tokens for row in tuned],
+        [row.completion_nll for row in tuned],
+        [row.completion_tokens for row in tuned],
+        [row.completion_nll for row in base],
+        [row.completion_tokens for row in base],
     )
 
 
-def _with_evaluation(recipe: Recipe, limit: int | None, max_new_tokens: int | None, batch_tokens: int | None) -> Recipe:
-    given = {"limit": limit, "max_new_tokens": max_new_tokens, "batch_tokens": batch_tokens}
+def _with_evaluation(
+    recipe: Recipe, limit: int | None, max_new_tokens: int | None, micro_batch_tokens: int | None
+) -> Recipe:
+    given = {"limit": limit, "max_new_tokens": max_new_tokens, "micro_batch_tokens": micro_batch_tokens}
     changes = {name: value for name, value in given.items() if value is not None}
     return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=changes)})
 

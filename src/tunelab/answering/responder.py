@@ -68,7 +68,7 @@ class Responder:
         recipe: of which model, template, dtype and device count.
         raw: a prompt's text is given to the model as it is, special tokens in it included.
         notices: what the person should know of the prompts that were encoded.
-        knows_wording: a run, a chat template or the caller says how the model is asked; else the template is a guess.
+        has_prompt_template: a run, a chat template or the caller names it; else the template is a guess.
     """
 
     recipe: Recipe
@@ -77,7 +77,7 @@ class Responder:
     raw: bool
     weights: Weights = field(repr=False)
     notices: list[str] = field(default_factory=list)
-    knows_wording: bool = True
+    has_prompt_template: bool = True
 
     @cached_property
     def encoder(self) -> RowEncoder:
@@ -176,7 +176,7 @@ class Responder:
         prompts: Sequence[str | Prompt],
         decoding: Decoding | None = None,
         *,
-        batch_tokens: int | None = None,
+        micro_batch_tokens: int | None = None,
     ) -> Iterator[Answer]:
         """Answers to all prompts in the order in which they are finished; prompt i draws from (seed, i).
 
@@ -185,7 +185,7 @@ class Responder:
         """
         asked = as_prompts(prompts)
         rows = self.encode(asked)
-        for generation in self.generations(rows, decoding or Decoding(), batch_tokens, frozenset()):
+        for generation in self.generations(rows, decoding or Decoding(), micro_batch_tokens, frozenset()):
             yield self._answer(asked[generation.index].item, generation)
 
     def answer_into(
@@ -194,7 +194,7 @@ class Responder:
         prompts: Sequence[str | Prompt],
         decoding: Decoding | None = None,
         *,
-        batch_tokens: int | None = None,
+        micro_batch_tokens: int | None = None,
         progress: Progress = silent,
     ) -> list[Answer]:
         """Answers to all prompts, in their order, each appended to a file as it is made; what is there stays.
@@ -220,7 +220,7 @@ class Responder:
                     made[index] = _from_record(target, record)
             progress("answering", len(made), len(asked))
             try:
-                for generation in self.generations(rows, how, batch_tokens, frozenset(made)):
+                for generation in self.generations(rows, how, micro_batch_tokens, frozenset(made)):
                     answer = self._answer(asked[generation.index].item, generation)
                     file.append({**asdict(answer), "prompt_hash": hashes[generation.index]})
                     made[generation.index] = answer
@@ -233,25 +233,25 @@ class Responder:
         return [made[index] for index in range(len(asked))]
 
     def generations(
-        self, rows: Sequence[Sequence[int]], decoding: Decoding, batch_tokens: int | None, skip: frozenset[int]
+        self, rows: Sequence[Sequence[int]], decoding: Decoding, micro_batch_tokens: int | None, skip: frozenset[int]
     ) -> Iterator[Generation]:
         """The engine's answers to token ids, but for the places in `skip`, in the order in which they are finished.
 
         Raises:
-            UsageError: batch_tokens is below 1.
+            UsageError: micro_batch_tokens is below 1.
         """
-        tokens, stops = self.batch_tokens(batch_tokens), self.stop_token_ids
+        tokens, stops = self.micro_batch_tokens(micro_batch_tokens), self.stop_token_ids
         return self.computing(
             engine.generate(
-                self.model, self.tokenizer, rows, decoding, stop_token_ids=stops, batch_tokens=tokens, skip=skip
+                self.model, self.tokenizer, rows, decoding, stop_token_ids=stops, micro_batch_tokens=tokens, skip=skip
             )
         )
 
-    def batch_tokens(self, given: int | None) -> int:
+    def micro_batch_tokens(self, given: int | None) -> int:
         """Tokens that are computed at once: as given, else as the recipe has it. Raises UsageError below 1."""
-        tokens = self.recipe.evaluate.batch_tokens if given is None else given
+        tokens = self.recipe.evaluate.micro_batch_tokens if given is None else given
         if tokens < 1:
-            raise UsageError(f"batch_tokens is {tokens}, expected a whole number from 1")
+            raise UsageError(f"micro_batch_tokens is {tokens}, expected a whole number from 1")
         return tokens
 
     def computing(self, steps: Iterator[T]) -> Generator[T, None, Any]:

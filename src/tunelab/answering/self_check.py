@@ -63,19 +63,19 @@ def check(
     responder.raw = True
     questions = choice_questions(responder, "check", items)
     progress("choices in raw text", 0, 4)
-    together = _likelihoods(responder, questions, batch_tokens=TOGETHER)
+    together = _likelihoods(responder, questions, micro_batch_tokens=TOGETHER)
     progress("choices one at a time", 1, 4)
-    alone = _likelihoods(responder, questions, batch_tokens=ALONE)
-    whole = _likelihoods(responder, questions, batch_tokens=TOGETHER, share_prefixes=False)
+    alone = _likelihoods(responder, questions, micro_batch_tokens=ALONE)
+    whole = _likelihoods(responder, questions, micro_batch_tokens=TOGETHER, share_prefixes=False)
     findings = [
         batch_finding(alone, together, exact=exact),
         prefix_finding(whole, together, exact=exact),
         letter_finding(_chosen(together), targets),
     ]
-    if responder.knows_wording:
+    if responder.has_prompt_template:
         progress("choices in the template", 2, 4)
         responder.raw = False
-        in_template = _likelihoods(responder, choice_questions(responder, "check", items), batch_tokens=TOGETHER)
+        in_template = _likelihoods(responder, choice_questions(responder, "check", items), micro_batch_tokens=TOGETHER)
         findings.append(template_finding(_chosen(together), _chosen(in_template), targets))
     progress("answering", 3, 4)
     findings += _answers(responder, requests, exact=exact)

@@ -41,7 +41,7 @@ class VllmResponder(Responder):
         return {**super().identity, "backend": f"vllm {installed_version()}"}
 
     def generations(
-        self, rows: Sequence[Sequence[int]], decoding: Decoding, batch_tokens: int | None, skip: frozenset[int]
+        self, rows: Sequence[Sequence[int]], decoding: Decoding, micro_batch_tokens: int | None, skip: frozenset[int]
     ) -> Iterator[Generation]:
         """vLLM's answers to token ids, but for the places in `skip`; how much it computes at once is its own matter."""
         return self.engine.generate(rows, decoding, stop_token_ids=self.stop_token_ids, skip=skip)

@@ -19,14 +19,16 @@ CUT = {
 }
 
 
-def answer_prompts(responder: Responder, texts: Sequence[str], decoding: Decoding, batch_tokens: int | None) -> None:
+def answer_prompts(
+    responder: Responder, texts: Sequence[str], decoding: Decoding, micro_batch_tokens: int | None
+) -> None:
     """One prompt: the answer as it is made. Several: the answers in the prompts' order, each with its number."""
     if len(texts) == 1:
         _stream(responder, texts[0], decoding)
         return
     waiting: dict[str, Answer] = {}
     shown = 0
-    for answer in responder.answer(texts, decoding, batch_tokens=batch_tokens):
+    for answer in responder.answer(texts, decoding, micro_batch_tokens=micro_batch_tokens):
         waiting[answer.item] = answer
         while (ready := waiting.pop(f"{shown + 1:06d}", None)) is not None:
             shown += 1
@@ -37,7 +39,7 @@ def answer_prompts(responder: Responder, texts: Sequence[str], decoding: Decodin
 
 
 def answer_file(
-    responder: Responder, prompts: Sequence[Prompt], out: str | None, decoding: Decoding, batch_tokens: int | None
+    responder: Responder, prompts: Sequence[Prompt], out: str | None, decoding: Decoding, micro_batch_tokens: int | None
 ) -> None:
     """Answers kept in the file `out`, or as JSON lines on stdout, each as soon as it is finished.
 
@@ -46,14 +48,16 @@ def answer_file(
     """
     if out is not None:
         with progress_bar() as progress:
-            answers = responder.answer_into(out, prompts, decoding, batch_tokens=batch_tokens, progress=progress)
+            answers = responder.answer_into(
+                out, prompts, decoding, micro_batch_tokens=micro_batch_tokens, progress=progress
+            )
         say(f"{len(answers):,} answers: {out}")
         _say_notices(responder)
         return
     readable = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     written = 0
     try:
-        for answer in responder.answer(prompts, decoding, batch_tokens=batch_tokens):
+        for answer in responder.answer(prompts, decoding, micro_batch_tokens=micro_batch_tokens):
             print(json.dumps(dataclasses.asdict(answer), ensure_ascii=not readable), flush=True)
             written += 1
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""`--on`: what `eval` and `generate` share when benchmarks are asked in place of held-out rows or prompts."""
+"""`--benchmarks`: what `eval` and `generate` share when benchmarks are asked in place of held-out rows or prompts."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ _OF_DECODING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", 
 
 
 def add_benchmark_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """--on and what belongs to it."""
+    """--benchmarks and what belongs to it."""
     flags = parser.add_argument_group(
         "benchmarks", "A benchmark's own options are words NAME.KEY=VALUE, such as mmlu.shots=0 or ifeval.data=DIR."
     )
-    flags.add_argument("--on", metavar="NAMES", help=f"benchmarks, by commas: {', '.join(plugins.names(FOLDER))}")
+    known = ", ".join(plugins.names(FOLDER))
+    flags.add_argument("--benchmarks", "--tasks", metavar="NAMES", help=f"benchmarks, by commas: {known}")
     flags.add_argument(
         "--chat-template",
         action=argparse.BooleanOptionalAction,
@@ -41,10 +42,10 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> argparse._Argume
 
 
 def check_flags(arguments: argparse.Namespace, names: Sequence[str]) -> None:
-    """Raises UsageError where flags are given that need --on."""
+    """Raises UsageError where flags are given that need --benchmarks."""
     for name in names:
         if getattr(arguments, name) is not None:
-            raise UsageError(f"--{name.replace('_', '-')} needs --on", "name benchmarks: --on mmlu,ifeval")
+            raise UsageError(f"--{name.replace('_', '-')} needs --benchmarks", "name them: --benchmarks mmlu,ifeval")
 
 
 def evaluate_on(arguments: argparse.Namespace) -> int:
@@ -92,8 +93,8 @@ def _asked(arguments: argparse.Namespace) -> tuple[str, list[str], BenchmarkSett
     useless += ["raw"] if getattr(arguments, "raw", False) else []
     if useless:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in useless)
-        raise UsageError(f"{flags} cannot be used with --on", "a benchmark says what is asked, and how")
-    names = [name.strip() for name in arguments.on.split(",") if name.strip()]
+        raise UsageError(f"{flags} cannot be used with --benchmarks", "a benchmark says what is asked, and how")
+    names = [name.strip() for name in arguments.benchmarks.split(",") if name.strip()]
     options, changes, subjects = _sorted_words(arguments.words, names)
     subject = one_subject(arguments, subjects)
     is_run = (Path(subject) / "recipe.yaml").exists()
@@ -111,7 +112,7 @@ def _asked(arguments: argparse.Namespace) -> tuple[str, list[str], BenchmarkSett
         in_template=arguments.chat_template,
         changes=(*precision, *changes),
         max_new_tokens=arguments.max_new_tokens,
-        batch_tokens=arguments.batch_tokens,
+        micro_batch_tokens=arguments.micro_batch_tokens,
         out=Path(arguments.out or "evaluations"),
         backend=arguments.backend or "tunelab",
     )

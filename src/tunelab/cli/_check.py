@@ -11,8 +11,8 @@ from tunelab.errors import UsageError
 
 #: Flags that have no say in a check, by their names among the arguments.
 _USELESS = (
-    *("on", "data", "method", "size", "seed", "out", "limit"),
-    *("max_new_tokens", "batch_tokens", "chat_template", "backend"),
+    *("benchmarks", "data", "method", "size", "seed", "out", "limit"),
+    *("max_new_tokens", "micro_batch_tokens", "chat_template", "backend"),
 )
 
 

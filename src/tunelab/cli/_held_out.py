@@ -1,4 +1,4 @@
-"""What `eval` measures without --on: a run, or a model with data, on held-out rows."""
+"""What `eval` measures without --benchmarks: a run, or a model with data, on held-out rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def evaluate_held_out(arguments: argparse.Namespace) -> int:
     """Evaluate, and show the arms side by side."""
     run_directory = _run_directory(arguments)
-    settings = {name: getattr(arguments, name) for name in ("limit", "max_new_tokens", "batch_tokens")}
+    settings = {name: getattr(arguments, name) for name in ("limit", "max_new_tokens", "micro_batch_tokens")}
     for name, value in settings.items():
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} is {value}, expected a whole number from 1")
@@ -37,11 +37,12 @@ def evaluate_held_out(arguments: argparse.Namespace) -> int:
 def show(scores: Scores) -> None:
     """The table on stdout; what it means in words on stderr."""
     print_table(*score_rows(scores.arms))
-    gain = scores.gain
-    if gain is not None and gain.error:
+    change = scores.loss_change
+    if change is not None and change.error:
         say(
-            f"\nresponse loss: base less tuned = {gain.value:+.4f} ± {gain.error:.4f} nats per token, paired over "
-            f"{gain.n} rows ({abs(gain.value) / gain.error:.1f} standard errors)"
+            f"\ncompletion loss: tuned minus base = {change.value:+.4f} ± {change.error:.4f} nats per token "
+            f"(negative is better), paired over {change.n} rows "
+            f"({abs(change.value) / change.error:.1f} standard errors)"
         )
     say(f"± is one standard error over {scores.rows:,} held-out rows; answers and scores: {scores.path}")
 
@@ -63,13 +64,13 @@ def _run_directory(arguments: argparse.Namespace) -> str | None:
     if given:
         raise UsageError(
             f"a run is evaluated on its own recipe; {', '.join(given)} cannot change it",
-            "leave it away (--limit, --max-new-tokens and --batch-tokens are allowed), or use --model and --data",
+            "leave it away (--limit, --max-new-tokens and --micro-batch-tokens are allowed), or use --model and --data",
         )
     return named[0]
 
 
 def _evaluate_model(arguments: argparse.Namespace, progress: Progress) -> Scores:
-    for name in ("max_new_tokens", "batch_tokens"):
+    for name in ("max_new_tokens", "micro_batch_tokens"):
         if getattr(arguments, name) is not None:
             arguments.words.append(f"evaluate.{name}={getattr(arguments, name)}")
     recipe = recipe_of(arguments)

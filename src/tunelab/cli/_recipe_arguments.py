@@ -10,7 +10,6 @@ from tunelab.config import Recipe, load_recipe, resolve
 from tunelab.errors import UsageError
 
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*\s*=")
-_KINDS = {"lora": "lora", "full": "none"}
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,12 +29,12 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="name of a source, or a json, jsonl, csv or parquet file; may be given several times (data.sources)",
     )
-    flags.add_argument("--method", choices=list(_KINDS), help="train LoRA matrices or every weight (adapter.kind)")
+    flags.add_argument("--method", choices=("lora", "full"), help="train LoRA matrices or every weight (method)")
     flags.add_argument(
         "--precision", metavar="FORMAT", help="how the frozen base is stored: nf4, fp4, int8 or mxfp4 (precision.name)"
     )
     flags.add_argument("--size", metavar="N", type=int, help="rows sampled from the data in all (data.size)")
-    flags.add_argument("--template", metavar="NAME", help="wording around a row (data.template)")
+    flags.add_argument("--template", metavar="NAME", help="prompt template (data.template)")
     flags.add_argument("--out", metavar="DIR", help="directory of the run (out)")
     flags.add_argument(
         "--seed", metavar="N", type=int, help="seed of the training (train.seed); the rows keep theirs (data.seed)"
@@ -57,7 +56,7 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
     flags: dict[str, Any] = {
         "model": arguments.model,
         "data.sources": arguments.data,
-        "adapter.kind": _KINDS.get(arguments.method),
+        "method": arguments.method,
         "precision.name": arguments.precision,
         "data.size": arguments.size,
         "data.template": arguments.template,

@@ -19,7 +19,9 @@ def print_row(tokenizer: Any, number: int, ids: Sequence[int], targets: Sequence
     """
     eos = [place for place, id in enumerate(ids) if id == tokenizer.eos_token_id]
     learned = sum(targets[place] for place in eos)
-    figures = f"row {number}: {len(ids)} tokens, {sum(targets)} targets, {len(eos)} end of sequence ({learned} learned)"
+    figures = (
+        f"row {number}: {len(ids)} tokens, {sum(targets)} targets, {len(eos)} end of sequence ({learned} in the loss)"
+    )
     print_data(figures + ("; its last answer is not closed" if targets[-1] and ids[-1] not in stops else ""))
     pieces = [_shown(tokenizer, id) for id in ids]
     if is_terminal(sys.stdout) and not os.environ.get("NO_COLOR"):  # without colour, marks

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--template",
         metavar="NAME",
-        help="with --model: wording of a turn; default: the one that the adapter's run was trained with, else the "
+        help="with --model: prompt template; default: the one that the adapter's run was trained with, else the "
         "tokenizer's chat template, else alpaca",
     )
     parser.add_argument("--precision", metavar="FORMAT", help="with --model: how it is stored, nf4, int8, mxfp4, ...")

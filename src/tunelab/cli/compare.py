@@ -4,11 +4,11 @@ Examples:
   tunelab compare runs/full runs/lora
   tunelab compare runs/lora
   tunelab compare runs/full runs/lora --out full-and-lora
-  tunelab compare evaluations/ifeval-base-14ecd344 evaluations/ifeval-base-a52ca363 --but-for template
+  tunelab compare evaluations/ifeval-base-14ecd344 evaluations/ifeval-base-a52ca363 --allow-diff template
 
-Both must have been scored on the same benchmarks in the same way (tunelab eval RUN --on mmlu,ifeval), or measured on
-the same held-out rows (tunelab eval RUN), which are compared by response loss, BLEU and ROUGE-L. A run alone is
-compared with its base.
+Both must have been scored on the same benchmarks in the same way (tunelab eval RUN --benchmarks mmlu,ifeval), or
+measured on the same held-out rows (tunelab eval RUN), which are compared by completion loss, BLEU and ROUGE-L. A run
+alone is compared with its base.
 
 With --out the same report as a study's is written there: report.html (one file, no network), report.md, report.json.
 """
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One or two runs or folders of evaluations."""
     parser.add_argument("words", nargs="+", metavar="RUN", help="a run's directory, or a folder of evaluations")
-    parser.add_argument("--on", metavar="NAMES", help="benchmarks, by commas, held-out among them; default: all")
-    parser.add_argument(
-        "--but-for", metavar="KEYS", help="what is meant to differ beside the model, by commas: template, decoding, ..."
-    )
+    names = "benchmarks, by commas, held-out among them; default: all"
+    parser.add_argument("--benchmarks", "--tasks", metavar="NAMES", help=names)
+    keys = "what is meant to differ beside the model, by commas: template, decoding, ..."
+    parser.add_argument("--allow-diff", metavar="KEYS", help=keys)
     parser.add_argument("--common-items-only", action="store_true", help="leave out items that one of them lacks")
     parser.add_argument("--flips", action="store_true", help="list the items that only one of them answers right")
     parser.add_argument("--out", metavar="DIR", help="write the report (HTML, Markdown, JSON) into this directory")
@@ -48,8 +48,12 @@ def run(arguments: argparse.Namespace) -> int:
     from tunelab.studies.comparison_report import report_folder
 
     out = report_folder(arguments.out) if arguments.out else None
-    on, but_for, common = _names(arguments.on), _names(arguments.but_for), arguments.common_items_only
-    found = compared(*arguments.words, benchmarks=on, but_for=but_for, common_items_only=common)
+    found = compared(
+        *arguments.words,
+        benchmarks=_names(arguments.benchmarks),
+        allow_diff=_names(arguments.allow_diff),
+        common_items_only=arguments.common_items_only,
+    )
     _show(found.comparisons, flips=arguments.flips)
     if out:
         _write_report(found, out)

@@ -6,11 +6,11 @@ Examples:
   tunelab generate runs/alpaca --file prompts.jsonl --out answers.jsonl
   tunelab generate --model distilgpt2 --raw --prompt "The sun is" --max-new-tokens 20
   tunelab generate --model distilgpt2 --adapter runs/alpaca/adapter --template alpaca --prompt "Name a colour."
-  tunelab generate runs/alpaca --on ifeval --limit 50
+  tunelab generate runs/alpaca --benchmarks ifeval --limit 50
 
 A line of prompts.jsonl: {"prompt": "..."}, {"messages": [...]} or {"instruction": "...", "input": "..."}, and an "id"
 where it should have one. With --out, answers are kept as they are made: killed, the same command goes on where it was.
-With --on, the responses to benchmarks are stored and their paths printed; `tunelab score` scores them on any machine.
+With --benchmarks, the responses are stored and their paths printed; `tunelab score` scores them on any machine.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="RUN | key=value", help=changes)
     parser.add_argument("--model", metavar="NAME", help="in place of RUN: hub name or local folder of a model")
     parser.add_argument("--adapter", metavar="DIR", help="with --model: a PEFT adapter on it")
-    parser.add_argument("--template", metavar="NAME", help="with --model: wording of a prompt; default: as in chat")
+    parser.add_argument("--template", metavar="NAME", help="with --model: prompt template; default: as in chat")
     parser.add_argument("--arm", choices=("base", "tuned"), help="which answers (default: tuned where there is one)")
     parser.add_argument("--raw", action="store_true", help="give the prompt's text as it is, without a template")
     parser.add_argument("--prompt", metavar="TEXT", action="append", help="a prompt; may be given several times")
     parser.add_argument("--file", metavar="PROMPTS.jsonl", help="prompts, one a line")
-    parser.add_argument("--out", metavar="ANSWERS.jsonl", help="with --file: kept there; with --on: DIR")
-    parser.add_argument("--batch-tokens", metavar="N", type=int, help="tokens computed at once (default 4096)")
+    parser.add_argument("--out", metavar="ANSWERS.jsonl", help="with --file: kept there; with --benchmarks: DIR")
+    parser.add_argument("--micro-batch-tokens", metavar="N", type=int, help="tokens computed at once (default 4096)")
     flags = add_benchmark_arguments(parser)
     flags.add_argument("--limit", metavar="N", type=int, help="items of each benchmark at most")
     flags.add_argument("--precision", metavar="FORMAT", help="with a model: how its weights are stored, such as nf4")
@@ -62,7 +62,7 @@ HELP = {
 
 def run(arguments: argparse.Namespace) -> int:
     """Check what is asked for, open the model, answer."""
-    if arguments.on is not None:
+    if arguments.benchmarks is not None:
         return generate_on(arguments)
     check_flags(arguments, ("chat_template", "limit", "precision", "backend"))
     if (arguments.file is None) == (arguments.prompt is None):
@@ -79,9 +79,9 @@ def run(arguments: argparse.Namespace) -> int:
     asked = {name: getattr(arguments, name) for name in ("model", "adapter", "arm", "template", "raw")}
     responder = open_responder(_run_directory(arguments), **asked, changes=_changes(arguments))
     if arguments.prompt is not None:
-        answer_prompts(responder, arguments.prompt, decoding, arguments.batch_tokens)
+        answer_prompts(responder, arguments.prompt, decoding, arguments.micro_batch_tokens)
     else:
-        answer_file(responder, prompts, arguments.out, decoding, arguments.batch_tokens)
+        answer_file(responder, prompts, arguments.out, decoding, arguments.micro_batch_tokens)
     return 0
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import tunelab
 from tunelab import plugins
+from tunelab.cli._renamed_flags import check_flags_are_current
 from tunelab.errors import TunelabError, UsageError
 
 FOLDER = "cli"
@@ -92,6 +93,7 @@ def _dispatch(words: list[str]) -> int:
     )
     parser.add_argument("--debug", action="store_true", help="show the Python traceback of an error")
     verb.add_arguments(parser)
+    check_flags_are_current(name, words[1:])
     # Intermixed: options may stand between a recipe and its key=value words.
     return int(verb.run(parser.parse_intermixed_args(words[1:])))
 

@@ -3,10 +3,10 @@
 Examples:
   tunelab merge runs/alpaca --compare
   tunelab merge runs/alpaca --out merged
-  tunelab merge runs/alpaca --out merged-nf4 --into nf4
+  tunelab merge runs/alpaca --out merged-nf4 --format nf4
 
---into fp32, bf16 or fp16 adds the adapter to the base's own weights; over a quantised base, dequantised adds it to the
-weights that the codes stand for, which it was trained over; nf4, fp4, int8 and mxfp4 quantise the sum. --compare
+--format fp32, bf16 or fp16 adds the adapter to the base's own weights; over a quantised base, dequantised adds it to
+the weights that the codes stand for, which it was trained over; nf4, fp4, int8 and mxfp4 quantise the sum. --compare
 measures them all and writes nothing.
 """
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, --out, --into, --compare, --force."""
+    """RUN, --out, --format, --compare, --force."""
     parser.add_argument("run", metavar="RUN", help="directory of a run that trained an adapter")
     parser.add_argument("--out", metavar="DIR", help="directory of the merged model; must not exist")
     parser.add_argument(
-        "--into",
+        "--format",
         default="auto",
-        metavar="WHAT",
+        metavar="FORMAT",
         help="fp32, bf16, fp16, dequantised, nf4, fp4, int8 or mxfp4; auto (default): dequantised over a quantised "
         "base, else the dtype of the base's checkpoint",
     )
-    parser.add_argument("--compare", action="store_true", help="measure every way, recommend one, write no model")
-    parser.add_argument("--force", action="store_true", help="write also what keeps less than half of the gain")
+    parser.add_argument("--compare", action="store_true", help="compare all formats, write nothing")
+    parser.add_argument("--force", action="store_true", help="write also what keeps less than half of the improvement")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Merge and show what became of the model, or compare all ways."""
+    """Merge and show what became of the model, or compare all formats."""
     if arguments.compare == (arguments.out is not None):
         raise UsageError("give either --out DIR or --compare", "tunelab merge --help shows examples")
     from tunelab.publishing.merge import compare_merges, merge, recommended_merge
@@ -48,21 +48,23 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.compare:
             found = compare_merges(arguments.run, progress=progress)
         else:
-            merged = merge(arguments.run, arguments.out, into=arguments.into, force=arguments.force, progress=progress)
+            merged = merge(
+                arguments.run, arguments.out, format=arguments.format, force=arguments.force, progress=progress
+            )
     if arguments.compare:
-        print_table(("into", *COLUMNS), [(way, *_cells(quality)) for way, quality in found.items()])
+        print_table(("format", *COLUMNS), [(name, *_cells(quality)) for name, quality in found.items()])
         first = next(iter(found.values()))
         say(
             f"On {first.tokens:,} answer tokens of held-out rows; loss of the base {first.base_loss:.4f}, of the "
             f"trained model {first.trained_loss:.4f} nats per token."
         )
-        say(f"Recommended: --into {recommended_merge(found)}")
+        say(f"Recommended: --format {recommended_merge(found)}")
         return 0
     print_table(
         ("what", "value"),
         [
             ("merged checkpoint", str(merged.path)),
-            ("into", merged.into),
+            ("format", merged.format),
             ("dtype", merged.dtype),
             ("size of its weights", format_bytes(merged.bytes)),
             *([] if merged.quality is None else list(zip(COLUMNS, _cells(merged.quality), strict=True))),
@@ -75,13 +77,13 @@ def run(arguments: argparse.Namespace) -> int:
             f"(tolerated {merged.check.tolerance:.0e})"
         )
     else:
-        say("the merged model is not the one that was trained; `tunelab merge RUN --compare` shows all ways")
+        say("the merged model is not the one that was trained; `tunelab merge RUN --compare` shows all formats")
     return 0
 
 
-COLUMNS = ("KL from the trained model", "perplexity", "changed tokens", "gain kept")
+COLUMNS = ("KL from the trained model", "perplexity", "changed tokens", "improvement kept")
 
 
 def _cells(quality: Divergence) -> tuple[str, str, str, str]:
-    kept = "no gain" if quality.kept_gain is None else f"{quality.kept_gain:.1%}"
+    kept = "no improvement" if quality.kept_improvement is None else f"{quality.kept_improvement:.1%}"
     return f"{quality.kl:.2e} nats", f"{quality.perplexity:.4g}", f"{quality.changed:.2%}", kept

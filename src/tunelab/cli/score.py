@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--as", dest="benchmark", metavar="NAME", help="the benchmark, where a file does not say which")
     parser.add_argument("--data", metavar="DIR", help="the benchmark's own files, for responses that carry no target")
     parser.add_argument("--workers", metavar="N", type=int, help="processes that grade (one a core); changes no score")
-    parser.add_argument("--groups", action="store_true", help="show the scores of parts too, such as subjects")
+    parser.add_argument("--by-group", action="store_true", help="show the scores of parts too, such as subjects")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         found = score_file(path, benchmark=arguments.benchmark, options=given, workers=arguments.workers)
         tables.setdefault(prefix, {})[column] = found
     for name, files in tables.items():
-        show(name, files, groups=arguments.groups)
+        show(name, files, groups=arguments.by_group)
     return 0
 
 

@@ -4,9 +4,9 @@ Examples:
   tunelab study run studies/distilgpt2-qlora-vs-full.yaml --dry-run
   tunelab study run studies/distilgpt2-qlora-vs-full.yaml --out studies/first
   tunelab study run study.yaml --scale tiny --set model=my-small-model --out tried
-  tunelab study run study.yaml --on slurm --option partition=gpu --option gpus_per_node=1
+  tunelab study run study.yaml --executor slurm --option partition=gpu --option gpus_per_node=1
 
-Exit code 1 where a cell failed: the report says which, and the rest is there.
+Exit code 1 where a job failed: the report says which, and the rest is there.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`run`, the study's file, and how."""
-    parser.add_argument("what", choices=("run",), help="run: every cell that is not done")
+    parser.add_argument("what", choices=("run",), help="run: every job that is not done")
     parser.add_argument("file", metavar="STUDY.yaml")
     parser.add_argument("--out", metavar="DIR", help="directory of the study (default: study-NAME)")
-    parser.add_argument("--dry-run", action="store_true", help="list the cells, run nothing")
+    parser.add_argument("--dry-run", action="store_true", help="list the jobs, run nothing")
     parser.add_argument("--scale", choices=("full", "tiny"), default="full", help="tiny: its own small settings")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", help="change the study; model=NAME for all arms")
-    parser.add_argument("--on", default="here", metavar="WHERE", help="where cells run: here (default), ray or slurm")
-    parser.add_argument("--option", metavar="KEY=VALUE", action="append", help="of --on; a wrong one lists the known")
+    where = "where jobs run: here (default), ray or slurm"
+    parser.add_argument("--executor", default="here", metavar="NAME", help=where)
+    known = "of the executor; a wrong one lists the known"
+    parser.add_argument("--option", metavar="KEY=VALUE", action="append", help=known)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -56,7 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
 
         study = with_toy_models(study, out)
     with progress_bar() as progress:
-        cells = run_study(study, out, on=arguments.on, options=_options(arguments.option), progress=progress)
+        cells = run_study(
+            study, out, executor=arguments.executor, options=_options(arguments.option), progress=progress
+        )
     report_study(out)
     failed = [cell for cell in cells if cell.status == "failed"]
     for cell in failed:
@@ -84,11 +88,11 @@ def _list_cells(study: Study, out: Path) -> int:
         time = "-" if cost.seconds is None else format_duration(cost.seconds)
         memory = "-" if cost.memory_bytes is None else format_bytes(cost.memory_bytes)
         rows.append([cell.title, cell.status, time, memory, cell.key])
-    print_table(["cell", "status", "time", "peak memory", "key"], rows)
+    print_table(["job", "status", "time", "peak memory", "key"], rows)
     known = [one.seconds for one in expected.values() if one.seconds is not None]
     unknown = f", {len(expected) - len(known)} of unknown time" if len(known) < len(expected) else ""
-    took = f"; about {format_duration(sum(known))}{unknown}, by what cells like them took" if known else ""
-    say(f"{len(cells)} cells, {len(expected)} to run{took}")
+    took = f"; about {format_duration(sum(known))}{unknown}, by what jobs like them took" if known else ""
+    say(f"{len(cells)} jobs, {len(expected)} to run{took}")
     return 0
 
 

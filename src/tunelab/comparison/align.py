@@ -99,13 +99,13 @@ class Pairs:
 
 
 def align(
-    a: GradedItems, b: GradedItems, *, but_for: Collection[str] = OF_THE_MODEL, common_items_only: bool = False
+    a: GradedItems, b: GradedItems, *, allow_diff: Collection[str] = OF_THE_MODEL, common_items_only: bool = False
 ) -> Pairs:
     """The items of both in one order.
 
     Args:
         a, b: what is compared.
-        but_for: header and protocol keys that are meant to differ, dotted where they lie deeper
+        allow_diff: header and protocol keys that are meant to differ, dotted where they lie deeper
             ("decoding.temperature", "protocol.shots"); a key stands for all below it.
         common_items_only: leave out items that one of them lacks, instead of refusing them. They are listed.
 
@@ -117,7 +117,7 @@ def align(
         for item, value in side.values.items():
             if not math.isfinite(value):
                 raise DataError(f"{side.name}: item {item!r} has the value {value}: expected a finite number")
-    allowed = {*but_for, *NEVER_REFUSED, *(_OF_THE_ITEMS if common_items_only else ())}
+    allowed = {*allow_diff, *NEVER_REFUSED, *(_OF_THE_ITEMS if common_items_only else ())}
     items = [item for item in a.values if item in b.values]
     only_in_a = [item for item in a.values if item not in b.values]
     only_in_b = [item for item in b.values if item not in a.values]

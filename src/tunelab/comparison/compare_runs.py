@@ -54,7 +54,7 @@ def compare_runs(
     b: Path | str | None = None,
     *,
     benchmarks: Sequence[str] = (),
-    but_for: Collection[str] = (),
+    allow_diff: Collection[str] = (),
     common_items_only: bool = False,
 ) -> list[Comparison]:
     """Compare the tuned arms of two runs (or any two evaluations) on every benchmark that both have, and on held-out
@@ -62,11 +62,11 @@ def compare_runs(
 
     Args:
         benchmarks: names ("held-out" for held-out rows); () = all that both have.
-        but_for: header or protocol keys that are meant to differ, beyond those of the model ("template").
+        allow_diff: header or protocol keys that are meant to differ, beyond those of the model ("template").
         common_items_only: leave out items that one of them lacks, instead of refusing.
 
     Returns:
-        One comparison a benchmark, by its figure to quote, and up to three of held-out rows (response loss, BLEU,
+        One comparison a benchmark, by its headline metric, and up to three of held-out rows (completion loss, BLEU,
         ROUGE-L): of b against a, corrected together (Holm).
 
     Raises:
@@ -74,7 +74,7 @@ def compare_runs(
         UsageError: which of several evaluations of one benchmark is meant cannot be known.
         DataError: the two are not alike in what they were asked: says all that differs.
     """
-    return compared(a, b, benchmarks=benchmarks, but_for=but_for, common_items_only=common_items_only).comparisons
+    return compared(a, b, benchmarks=benchmarks, allow_diff=allow_diff, common_items_only=common_items_only).comparisons
 
 
 def compared(
@@ -82,7 +82,7 @@ def compared(
     b: Path | str | None = None,
     *,
     benchmarks: Sequence[str] = (),
-    but_for: Collection[str] = (),
+    allow_diff: Collection[str] = (),
     common_items_only: bool = False,
 ) -> Compared:
     """As compare_runs(), together with what was compared."""
@@ -99,12 +99,14 @@ def compared(
         raise _nothing_common(a, b, f" of {', '.join(missing)}")
     if not common:
         raise _nothing_common(a, b, "")
-    pairs = list(_paired_up(sides, places, [name for name in common if not benchmarks or name in benchmarks], but_for))
+    pairs = list(
+        _paired_up(sides, places, [name for name in common if not benchmarks or name in benchmarks], allow_diff)
+    )
     found = []
     for first, second in pairs:
         both = Side(names[0], [first]), Side(names[1], [second])
         for metric in _compared_by(first, second):
-            found.append(compare_sides(*both, metric, but_for=but_for, common_items_only=common_items_only))
+            found.append(compare_sides(*both, metric, allow_diff=allow_diff, common_items_only=common_items_only))
     only_in = [[name for name in one if name not in common and not benchmarks] for one in known]
     paths = (Path(a), Path(a if b is None else b))
     return Compared(paths, names, pairs, correct(found), (only_in[0], only_in[1]), with_base=b is None)
@@ -114,13 +116,15 @@ def _nothing_common(a: Path | str, b: Path | str | None, wanted: str) -> RunErro
     if b is None:
         return RunError(
             f"base and tuned arm of {a} have no scores{wanted} in common",
-            f"tunelab eval {a} measures both on its held-out rows, --on mmlu on a benchmark",
+            f"tunelab eval {a} measures both on its held-out rows, --benchmarks mmlu on a benchmark",
         )
-    return RunError(f"{a} and {b} have no scores{wanted} in common", "evaluate both with the same --on and options")
+    return RunError(
+        f"{a} and {b} have no scores{wanted} in common", "evaluate both with the same --benchmarks and options"
+    )
 
 
 def _paired_up(
-    sides: Sequence[Sequence[Evaluated]], places: Sequence[str], benchmarks: Sequence[str], but_for: Collection[str]
+    sides: Sequence[Sequence[Evaluated]], places: Sequence[str], benchmarks: Sequence[str], allow_diff: Collection[str]
 ) -> Iterator[tuple[Evaluated, Evaluated]]:
     """The evaluations that belong together, benchmark by benchmark."""
     for benchmark in benchmarks:
@@ -128,11 +132,11 @@ def _paired_up(
         if len(firsts) == len(seconds) == 1:
             yield firsts[0], seconds[0]
         else:
-            yield _only_alike(firsts, seconds, places, but_for)
+            yield _only_alike(firsts, seconds, places, allow_diff)
 
 
 def _only_alike(
-    firsts: Sequence[Evaluated], seconds: Sequence[Evaluated], places: Sequence[str], but_for: Collection[str]
+    firsts: Sequence[Evaluated], seconds: Sequence[Evaluated], places: Sequence[str], allow_diff: Collection[str]
 ) -> tuple[Evaluated, Evaluated]:
     """The one pair that was asked alike, of several evaluations of a benchmark; rather by the same version of tunelab.
 
@@ -140,14 +144,14 @@ def _only_alike(
         UsageError: there is none, or there are more.
     """
     pairs = list(itertools.product(firsts, seconds))
-    for ignored in ((*OF_THE_MODEL, *but_for), (*OF_THE_MODEL, *NEVER_REFUSED, *but_for)):
+    for ignored in ((*OF_THE_MODEL, *allow_diff), (*OF_THE_MODEL, *NEVER_REFUSED, *allow_diff)):
         alike = [pair for pair in pairs if _how_asked(pair[0], ignored) == _how_asked(pair[1], ignored)]
         if len(alike) == 1:
             return alike[0]
     same, place = (firsts, places[0]) if len(firsts) > 1 else (seconds, places[1])
     raise UsageError(
         f"{place} has several evaluations of {same[0].benchmark}: {', '.join(one.folder.name for one in same)}",
-        "give the folder of the one meant, or name the other benchmarks with --on",
+        "give the folder of the one meant, or name the other benchmarks with --benchmarks",
     )
 
 
@@ -166,7 +170,7 @@ def _without(tree: Tree, ignored: Collection[str], above: str = "") -> Tree:
 
 
 def _compared_by(first: Evaluated, second: Evaluated) -> list[str | None]:
-    """Of held-out rows every figure that both have; of a benchmark its figure to quote (None)."""
+    """Of held-out rows every figure that both have; of a benchmark its headline metric (None)."""
     if not first.is_held_out:
         return [None]
     known = {one.name for one in second.metrics()}

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from tunelab.comparison.align import GradedItems
-from tunelab.config.study import BLEU, HELD_OUT, RESPONSE_LOSS, ROUGE_L
+from tunelab.config.study import BLEU, COMPLETION_LOSS, HELD_OUT, ROUGE_L
 from tunelab.errors import RunError
 from tunelab.evaluation.held_out import AnswerScore, LikelihoodRecord
 from tunelab.files import read_json_lines
 from tunelab.records.evaluation_files import ANSWER_SCORES, GRADES, LIKELIHOODS, RESPONSES, SCORES
+from tunelab.records.old_format import read_scores
 from tunelab.records.responses import read_responses
 from tunelab.records.runs import Run
 
 #: The stored score of a held-out evaluation that says whether a metric can be compared: the loss is perplexity's log.
-_STORED_AS = {RESPONSE_LOSS: "response_perplexity", BLEU: "bleu", ROUGE_L: "rougeL"}
+_STORED_AS = {COMPLETION_LOSS: "completion_perplexity", BLEU: "bleu", ROUGE_L: "rougeL"}
 
 #: Keys of a held-out score's protocol without which its values cannot be compared.
 _OF_THE_METRIC = ("signature", "implementation", "stemming")
@@ -51,19 +52,19 @@ class Evaluated:
         return self.benchmark == HELD_OUT
 
     def metrics(self) -> list[Metric]:
-        """What can be compared, the figure to quote first."""
+        """What can be compared, the headline metric first."""
         stored = {one["name"]: one for one in self.content["scores"]}
         if not self.is_held_out:
             return [Metric(name, one["unit"], one["higher_is_better"]) for name, one in stored.items()]
         found = []
         for name, score in _STORED_AS.items():
             if score in stored:
-                unit = "nats per token" if name == RESPONSE_LOSS else stored[score]["unit"]
+                unit = "nats per token" if name == COMPLETION_LOSS else stored[score]["unit"]
                 found.append(Metric(name, unit, stored[score]["higher_is_better"]))
         return found
 
     def metric(self, name: str | None = None) -> Metric:
-        """One of them by its name; None = the figure to quote.
+        """One of them by its name; None = the headline metric.
 
         Raises:
             RunError: it was not scored.
@@ -79,7 +80,7 @@ class Evaluated:
         return found[0]
 
     def graded(self, name: str, metric: str | None = None) -> GradedItems:
-        """Each item's value of a metric (None = the figure to quote), its question and its cluster; what has no value
+        """Each item's value of a metric (None = the headline metric), its question and its cluster; what has no value
         is left out. Of held-out rows the response's nats, or the answer's ROUGE-L; for BLEU, whose items have no
         values of their own, 0 each (bleu_counts holds what counts).
 
@@ -90,7 +91,7 @@ class Evaluated:
             RunError: it was not scored, or a file is missing or damaged.
         """
         chosen = self.metric(metric)
-        if chosen.name == RESPONSE_LOSS and self.is_held_out:
+        if chosen.name == COMPLETION_LOSS and self.is_held_out:
             return self._row_losses(name)
         header, records = self.responses
         if self.is_held_out:
@@ -110,7 +111,7 @@ class Evaluated:
         """The metric's value over all items, as scoring stored it."""
         name = _STORED_AS[metric] if self.is_held_out else metric
         value = float(next(one["value"] for one in self.content["scores"] if one["name"] == name))
-        return math.log(value) if self.is_held_out and metric == RESPONSE_LOSS else value
+        return math.log(value) if self.is_held_out and metric == COMPLETION_LOSS else value
 
     @cached_property
     def responses(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -145,10 +146,10 @@ class Evaluated:
 
     def _row_losses(self, name: str) -> GradedItems:
         header, records = self._likelihoods
-        values = {record["item"]: float(record["answer_nll"]) for record in records}
+        values = {record["item"]: float(record["completion_nll"]) for record in records}
         # Tokens tell rows apart well enough where the header's hash of all rows was allowed to differ.
         prompts = {
-            record["item"]: f"{record['answer_tokens']} answer tokens, {record['answer_bytes']} bytes"
+            record["item"]: f"{record['completion_tokens']} answer tokens, {record['completion_bytes']} bytes"
             for record in records
         }
         return GradedItems(name, values, prompts, {}, header)
@@ -175,7 +176,8 @@ def evaluated_in(path: Path | str) -> list[Evaluated]:
     found = [_read(folder) for folder in folders]
     if not found:
         raise RunError(
-            f"{path}: nothing was scored there", f"tunelab eval {path} asks its held-out rows, --on mmlu a benchmark"
+            f"{path}: nothing was scored there",
+            f"tunelab eval {path} asks its held-out rows, --benchmarks mmlu a benchmark",
         )
     return found
 
@@ -187,7 +189,7 @@ def _was_scored(folder: Path) -> bool:
 
 def _read(folder: Path) -> Evaluated:
     try:
-        content = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+        content = read_scores(json.loads((folder / SCORES).read_text(encoding="utf-8")), folder / SCORES)
         name = HELD_OUT if (folder / LIKELIHOODS).exists() else content["benchmark"]
         label = Path(name).stem if name.endswith(".py") else name
         return Evaluated(folder, label, content["header"].get("arm", ""), content)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tunelab.comparison.align import OF_THE_MODEL, GradedItems, Pairs, align
 from tunelab.comparison.evaluated import Evaluated
 from tunelab.comparison.paired_comparison import Comparison, compare_counts, compare_values
-from tunelab.config.study import BLEU, RESPONSE_LOSS
+from tunelab.config.study import BLEU, COMPLETION_LOSS
 from tunelab.evaluation.metrics.bleu import bleu_of_counts
 from tunelab.statistics.standard_errors import mean_with_error
 
@@ -37,12 +37,12 @@ class Side:
 
 
 def compare_sides(
-    a: Side, b: Side, metric: str | None = None, *, but_for: Collection[str] = (), common_items_only: bool = False
+    a: Side, b: Side, metric: str | None = None, *, allow_diff: Collection[str] = (), common_items_only: bool = False
 ) -> Comparison:
-    """b against a on the items of both, by a figure that both were scored by (None = the one to quote).
+    """b against a on the items of both, by a figure that both were scored by (None = the headline metric).
 
     Args:
-        but_for, common_items_only: as in align(), beyond what belongs to the model.
+        allow_diff, common_items_only: as in align(), beyond what belongs to the model.
 
     Raises:
         RunError: one was not scored by it, or a file is missing or damaged.
@@ -50,16 +50,16 @@ def compare_sides(
     """
     first = a.seeds[0]
     chosen = first.metric(metric)
-    allowed = {*OF_THE_MODEL, *but_for}
+    allowed = {*OF_THE_MODEL, *allow_diff}
     graded = [_mean_of_seeds(side, chosen.name) for side in (a, b)]
-    pairs = align(graded[0], graded[1], but_for=allowed, common_items_only=common_items_only)
+    pairs = align(graded[0], graded[1], allow_diff=allowed, common_items_only=common_items_only)
     labels: dict[str, Any] = {"benchmark": first.benchmark, "metric": chosen.name}
     labels |= {"unit": chosen.unit, "higher_is_better": chosen.higher_is_better}
     if first.is_held_out and chosen.name == BLEU:
         a_counts, b_counts = _bleu_counts(a, pairs.items), _bleu_counts(b, pairs.items)
         found = compare_counts(pairs, a_counts, b_counts, bleu_of_counts, **labels)
     else:
-        losses = first.is_held_out and chosen.name == RESPONSE_LOSS
+        losses = first.is_held_out and chosen.name == COMPLETION_LOSS
         found = compare_values(_losses(a, b, pairs) if losses else pairs, **labels)
     return dataclasses.replace(found, **_between_seeds(a, b, chosen.name))
 
@@ -95,7 +95,7 @@ def _bleu_counts(side: Side, items: Sequence[str]) -> list[NDArray[np.int64]]:
 
 
 def _losses(a: Side, b: Side, pairs: Pairs) -> Pairs:
-    """The pairs with each row's part of the response loss, nats per token, in place of its nats."""
+    """The pairs with each row's part of the completion loss, nats per token, in place of its nats."""
     means = [np.mean([_row_losses(one, pairs.items) for one in side.seeds], axis=0).tolist() for side in (a, b)]
     return dataclasses.replace(pairs, a=means[0], b=means[1])
 
@@ -107,7 +107,7 @@ def _row_losses(evaluated: Evaluated, items: Sequence[str]) -> NDArray[np.float6
     error in the table of scores does: rows of different lengths alone make no spread.
     """
     records = evaluated.likelihoods()
-    nats = np.array([records[item].answer_nll for item in items])
-    tokens = np.array([records[item].answer_tokens for item in items], dtype=np.float64)
+    nats = np.array([records[item].completion_nll for item in items])
+    tokens = np.array([records[item].completion_tokens for item in items], dtype=np.float64)
     loss = nats.sum() / tokens.sum()
     return np.asarray(loss + (nats - loss * tokens) / tokens.mean(), dtype=np.float64)

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from tunelab.config.recipe import ModelSettings, Recipe
 from tunelab.config.reference import field_type, in_words, keys, section_of
+from tunelab.config.renamed import recipe_renamed
 from tunelab.config.rules import broken_rules
 from tunelab.config.types import shown
 from tunelab.config.yaml_text import dump_yaml, parse_yaml
@@ -22,7 +23,6 @@ from tunelab.errors import ConfigError, Problem, UsageError
 # Names that other fine-tuning tools have for the same thing, for the hint beside an unknown key.
 OTHER_NAMES = {
     "base_model": "model.name",
-    "batch_size": "train.rows_per_step",
     "cutoff_len": "data.max_length",
     "dataset": "data.sources",
     "fp16": "train.dtype",
@@ -33,11 +33,9 @@ OTHER_NAMES = {
     "lora_dropout": "adapter.dropout",
     "lora_r": "adapter.rank",
     "lr_scheduler_type": "train.schedule",
-    "max_grad_norm": "train.clip",
     "max_seq_length": "data.max_length",
     "max_steps": "train.steps",
-    "method": "adapter.kind",
-    "micro_batch_size": "train.tokens_per_batch",
+    "micro_batch_size": "train.micro_batch_tokens",
     "num_epochs": "train.epochs",
     "num_train_epochs": "train.epochs",
     "output_dir": "out",
@@ -51,7 +49,11 @@ OTHER_NAMES = {
 
 
 def load_recipe(
-    path: str | Path | None, overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+    path: str | Path | None,
+    overrides: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    *,
+    old_names: bool = False,
 ) -> Recipe:
     """The recipe of a YAML file, changed by flags, then by overrides.
 
@@ -59,6 +61,8 @@ def load_recipe(
         path: YAML file; None starts from nothing.
         overrides: "section.key=value" with the value in YAML ("train.lr=1e-4", "data.sources.0.path=rows.jsonl").
         flags: dotted key -> value; values of None are left out.
+        old_names: the file has the names of format 1 (renamed.py), as a run of before the renaming has; without this
+            each is an error that says the new name.
 
     Raises:
         ConfigError: everything that is wrong, at once.
@@ -66,7 +70,8 @@ def load_recipe(
     """
     origin = "command line" if path is None else str(path)
     tree = {} if path is None else _read_file(Path(path))
-    problems: list[Problem] = []
+    tree, problems = recipe_renamed(tree)
+    problems = [] if old_names else problems
     tree = _expand(tree)
     for key, value in (flags or {}).items():
         if value is not None:
@@ -164,6 +169,8 @@ def _unreachable(parent: str, place: Any, name: str, path: str) -> Problem:
 
 
 def _parse(tree: dict[str, Any], origin: str, problems: list[Problem]) -> Recipe:
+    tree, renamed = recipe_renamed(tree)
+    tree, problems = _expand(tree), [*problems, *renamed]
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:

@@ -98,15 +98,8 @@ class PrecisionSettings(Section):
 
 
 class AdapterSettings(Section):
-    """What is trained: LoRA matrices beside frozen weights, or every weight."""
+    """The LoRA matrices beside the frozen weights; read by `method: lora` alone."""
 
-    shorthand: ClassVar[str] = "a text: its kind"
-    shorthand_types: ClassVar[tuple[str, ...]] = ("string",)
-
-    kind: Literal["lora", "none"] = Field(
-        "lora",
-        description="`lora`: low-rank matrices are trained, the base is frozen. `none`: every weight is trained.",
-    )
     rank: Count = Field(
         16, description="Rank of the matrices. 16 is enough for most instruction data; costs grow with it."
     )
@@ -124,11 +117,6 @@ class AdapterSettings(Section):
         "all-linear",
         description="Layers that get an adapter: every linear layer but the head, attention's, or their names.",
     )
-
-    @classmethod
-    def expand(cls, value: Any) -> Any:
-        """`lora` is `{kind: lora}`."""
-        return {"kind": value} if isinstance(value, str) else value
 
 
 DATA_FILE_ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
@@ -174,7 +162,7 @@ class SourceSettings(Section):
 
 
 class DataSettings(Section):
-    """Which rows, how they become text, and which tokens are learned."""
+    """Which rows, how they become text, and which tokens are in the loss."""
 
     shorthand: ClassVar[str] = "a text or a list: its sources"
     shorthand_types: ClassVar[tuple[str, ...]] = ("string", "array")
@@ -186,13 +174,13 @@ class DataSettings(Section):
     )
     template: Text = Field(
         "alpaca",
-        description="Wording of a row: `alpaca`, `alpaca-short`, `plain`, `human-assistant`, or `chat` (the model's)",
+        description="Prompt template: `alpaca`, `alpaca-short`, `plain`, `human-assistant`, or `chat` (the model's)",
     )
     chat_template: Text | None = Field(
         None, description="Jinja file used by `template: chat` in place of the tokenizer's own chat template."
     )
     loss_on: Literal["completion", "all"] = Field(
-        "completion", description="Tokens that are learned: the answers alone, or the prompt as well."
+        "completion", description="Tokens in the loss: the answers alone, or the prompt as well."
     )
     max_length: Count | None = Field(
         None, description="Tokens of a row at most. null: 1024, or the model's window where that is smaller."
@@ -243,18 +231,19 @@ class TrainSettings(Section):
         (0.9, 0.999), description="AdamW's running averages of gradient and squared gradient."
     )
     eps: Positive = Field(1e-8, description="AdamW's term against division by zero.")
-    clip: Positive | None = Field(
+    max_grad_norm: Positive | None = Field(
         1.0, description="Largest gradient norm; longer gradients are scaled down. null: never."
     )
-    rows_per_step: Count | None = Field(
-        None, description="Rows of one optimizer step. null: 16, unless tokens_per_step is given."
+    batch_size: Count | None = Field(
+        None, description="Rows of one optimizer step (effective batch size). null: 16, unless batch_tokens is given."
     )
-    tokens_per_step: Count | None = Field(None, description="Tokens of one optimizer step, in place of rows_per_step.")
-    tokens_per_batch: Count = Field(
-        4096, description="Tokens that go through the model at once (one flat row). Memory grows with it."
+    batch_tokens: Count | None = Field(None, description="Tokens of one optimizer step, in place of batch_size.")
+    micro_batch_tokens: Count = Field(
+        4096, description="Tokens that go through the model at once (one packed sequence). Memory grows with it."
     )
     packing: Flag = Field(
-        True, description="Several rows in one flat row, kept apart: no padding. Gives the gradients of single rows."
+        True,
+        description="Several rows in one packed sequence, kept apart: no padding. Gives the gradients of single rows.",
     )
     activation_checkpointing: Flag = Field(
         False, description="Compute activations twice instead of keeping them: less memory, slower."
@@ -265,11 +254,11 @@ class TrainSettings(Section):
     eval_every: Count | None = Field(
         None, description="Steps between evaluations on the held-out rows. null: only at the end."
     )
-    patience: Count | None = Field(
-        None, description="Evaluations without gain before training stops early. null: never."
+    early_stopping_patience: Count | None = Field(
+        None, description="Evaluations without improvement before training stops early. null: never."
     )
-    final: Literal["last", "best"] = Field(
-        "last", description="Weights that the run ends with: the last, or the best evaluated."
+    load_best_at_end: Flag = Field(
+        False, description="End with the weights of the best evaluation. false: with the last ones."
     )
     save_every: Count | None = Field(
         None, description="Steps between checkpoints to resume from. null: ten times over the run."
@@ -293,19 +282,23 @@ class EvaluateSettings(Section):
 
     max_new_tokens: Count = Field(128, description="Tokens of one generated answer at most.")
     limit: Count | None = Field(None, description="Held-out rows evaluated at most. null: all.")
-    batch_tokens: Count = Field(
+    micro_batch_tokens: Count = Field(
         4096, description="Tokens that go through the model at once. Changes speed, never scores."
     )
 
 
 class Recipe(Section):
-    """What to train: model, precision, adapter, data, optimisation."""
+    """What to train: model, method, precision, adapter, data, optimisation."""
 
     model: ModelSettings = Field(description="The base model.")
+    method: Literal["lora", "full"] = Field(
+        "lora",
+        description="What is trained. lora: low-rank matrices, the base is frozen. full: every weight.",
+    )
     precision: PrecisionSettings = Field(
         default_factory=PrecisionSettings, description="How the frozen base's linear weights are stored."
     )
-    adapter: AdapterSettings = Field(default_factory=AdapterSettings, description="What is trained.")
+    adapter: AdapterSettings = Field(default_factory=AdapterSettings, description="The LoRA matrices.")
     data: DataSettings = Field(description="The rows.")
     train: TrainSettings = Field(default_factory=TrainSettings, description="Optimisation.")
     evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings, description="Measuring.")

@@ -33,16 +33,16 @@ def _neither_share_nor_count(value: float) -> bool:
 
 RULES = (
     Rule(
-        ("adapter.use_dora", "adapter.kind"),
+        ("adapter.use_dora", "method"),
         "DoRA is a form of LoRA and needs it",
-        "set adapter.kind=lora or adapter.use_dora=false",
-        lambda r: r.adapter.use_dora and r.adapter.kind != "lora",
+        "set method=lora or adapter.use_dora=false",
+        lambda r: r.adapter.use_dora and r.method != "lora",
     ),
     Rule(
-        ("adapter.use_rslora", "adapter.kind"),
+        ("adapter.use_rslora", "method"),
         "rsLoRA is a form of LoRA and needs it",
-        "set adapter.kind=lora or adapter.use_rslora=false",
-        lambda r: r.adapter.use_rslora and r.adapter.kind != "lora",
+        "set method=lora or adapter.use_rslora=false",
+        lambda r: r.adapter.use_rslora and r.method != "lora",
     ),
     Rule(
         ("precision.name",),
@@ -51,10 +51,10 @@ RULES = (
         lambda r: r.precision.name not in PRECISIONS and not r.precision.name.endswith(".py"),
     ),
     Rule(
-        ("precision.name", "adapter.kind"),
+        ("precision.name", "method"),
         "weights in few bits are frozen, and need an adapter that is trained",
-        "set adapter.kind=lora, or precision=none",
-        lambda r: r.precision.name != "none" and r.adapter.kind == "none",
+        "set method=lora, or precision=none",
+        lambda r: r.precision.name != "none" and r.method == "full",
     ),
     Rule(
         ("adapter.init", "precision.name"),
@@ -99,16 +99,16 @@ RULES = (
         lambda r: r.data.chat_template is not None and r.data.template != "chat",
     ),
     Rule(
-        ("data.max_length", "train.tokens_per_batch"),
+        ("data.max_length", "train.micro_batch_tokens"),
         "the longest row must fit into one batch",
-        "lower data.max_length or raise train.tokens_per_batch",
-        lambda r: (r.data.max_length or 0) > r.train.tokens_per_batch,
+        "lower data.max_length or raise train.micro_batch_tokens",
+        lambda r: (r.data.max_length or 0) > r.train.micro_batch_tokens,
     ),
     Rule(
-        ("train.rows_per_step", "train.tokens_per_step"),
+        ("train.batch_size", "train.batch_tokens"),
         "an optimizer step is measured in rows or in tokens, not both",
         "keep one of the two and set the other to null",
-        lambda r: r.train.rows_per_step is not None and r.train.tokens_per_step is not None,
+        lambda r: r.train.batch_size is not None and r.train.batch_tokens is not None,
     ),
     Rule(
         ("train.warmup",),
@@ -129,22 +129,22 @@ RULES = (
         lambda r: r.train.eval_every is not None and r.data.held_out == 0,
     ),
     Rule(
-        ("train.patience", "train.eval_every"),
+        ("train.early_stopping_patience", "train.eval_every"),
         "early stopping needs evaluations on the way",
-        "set train.eval_every, or train.patience=null",
-        lambda r: r.train.patience is not None and r.train.eval_every is None,
+        "set train.eval_every, or train.early_stopping_patience=null",
+        lambda r: r.train.early_stopping_patience is not None and r.train.eval_every is None,
     ),
     Rule(
-        ("train.final", "train.eval_every"),
+        ("train.load_best_at_end", "train.eval_every"),
         "the best weights are found by evaluations on the way",
-        "set train.eval_every, or train.final=last",
-        lambda r: r.train.final == "best" and r.train.eval_every is None,
+        "set train.eval_every, or train.load_best_at_end=false",
+        lambda r: r.train.load_best_at_end and r.train.eval_every is None,
     ),
     Rule(
-        ("train.final", "data.held_out"),
+        ("train.load_best_at_end", "data.held_out"),
         "the best weights are those that do best on held-out rows",
-        "set data.held_out=0.05, or train.final=last",
-        lambda r: r.train.final == "best" and r.data.held_out == 0,
+        "set data.held_out=0.05, or train.load_best_at_end=false",
+        lambda r: r.train.load_best_at_end and r.data.held_out == 0,
     ),
     Rule(
         ("train.dtype", "train.device"),
@@ -175,11 +175,11 @@ def broken_rules(recipe: Recipe, ignore: frozenset[str] = frozenset()) -> list[P
     return problems
 
 
-LR_ADAPTER, LR_FULL, ROWS_PER_STEP = 2e-4, 2e-5, 16
+LR_ADAPTER, LR_FULL, BATCH_SIZE = 2e-4, 2e-5, 16
 
 
 def resolve(recipe: Recipe) -> Recipe:
-    """The recipe with the defaults that depend on other keys as plain values: train.lr and train.rows_per_step.
+    """The recipe with the defaults that depend on other keys as plain values: train.lr and train.batch_size.
 
     Raises:
         ConfigError: the recipe breaks a rule (possible where it was built in Python and not read by load_recipe).
@@ -189,7 +189,7 @@ def resolve(recipe: Recipe) -> Recipe:
         raise ConfigError("recipe", problems)
     filled: dict[str, Any] = {}
     if recipe.train.lr is None:
-        filled["lr"] = LR_FULL if recipe.adapter.kind == "none" else LR_ADAPTER
-    if recipe.train.rows_per_step is None and recipe.train.tokens_per_step is None:
-        filled["rows_per_step"] = ROWS_PER_STEP
+        filled["lr"] = LR_FULL if recipe.method == "full" else LR_ADAPTER
+    if recipe.train.batch_size is None and recipe.train.batch_tokens is None:
+        filled["batch_size"] = BATCH_SIZE
     return recipe.model_copy(update={"train": recipe.train.model_copy(update=filled)})

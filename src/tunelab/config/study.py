@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from tunelab.config.reading import parse_recipe
 from tunelab.config.recipe import Recipe
+from tunelab.config.renamed import METRICS
 from tunelab.config.types import Positive, Text
 from tunelab.config.yaml_text import parse_yaml
 from tunelab.errors import ConfigError, Problem, UsageError
@@ -19,17 +20,17 @@ from tunelab.errors import ConfigError, Problem, UsageError
 #: The benchmark of the recipe's own held-out rows: perplexity, BLEU, ROUGE.
 HELD_OUT = "held-out"
 
-RESPONSE_LOSS, BLEU, ROUGE_L = "response_loss", "bleu", "rougeL"
+COMPLETION_LOSS, BLEU, ROUGE_L = "completion_loss", "bleu", "rougeL"
 
-#: What held-out rows are compared by, the figure that decides first. Of other benchmarks it is the one to quote.
-HELD_OUT_METRICS = (RESPONSE_LOSS, BLEU, ROUGE_L)
+#: What held-out rows are compared by, the figure that decides first. Of other benchmarks it is the headline metric.
+HELD_OUT_METRICS = (COMPLETION_LOSS, BLEU, ROUGE_L)
 
-#: The figure of held-out rows that is quoted where none is named.
-HELD_OUT_QUOTED = "response_perplexity"
+#: The headline metric of held-out rows.
+HELD_OUT_HEADLINE = "completion_perplexity"
 
 #: Every figure that held-out rows are scored by.
 HELD_OUT_SCORES = (
-    *(HELD_OUT_QUOTED, "response_bits_per_byte", "text_perplexity", "text_bits_per_byte"),
+    *(HELD_OUT_HEADLINE, "completion_bits_per_byte", "sequence_perplexity", "sequence_bits_per_byte"),
     *(BLEU, "rouge1", "rouge2", ROUGE_L),
 )
 
@@ -61,27 +62,27 @@ class Question(_Part):
     on: Text = Field(description="The benchmark that decides.")
     metric: Text | None = Field(
         None,
-        description="The figure that decides. Default: the benchmark's figure to quote; of `held-out` response_loss "
+        description="The figure that decides. Default: the benchmark's headline metric; of `held-out` completion_loss "
         "(others: bleu, rougeL).",
     )
 
     @property
     def decided_by(self) -> str | None:
-        """The figure that decides; None = the benchmark's figure to quote, which is known once it was scored."""
-        return self.metric or (RESPONSE_LOSS if self.on == HELD_OUT else None)
+        """The figure that decides; None = the benchmark's headline metric, which is known once it was scored."""
+        return self.metric or (COMPLETION_LOSS if self.on == HELD_OUT else None)
 
 
 class Published(_Part):
     """A figure that others published of some arms, shown beside the measured one."""
 
     what: Text = Field(
-        description="A benchmark (its figure to quote), `BENCHMARK SCORE`, or one of: " + ", ".join(PUBLISHED_COSTS)
+        description="A benchmark (its headline metric), `BENCHMARK SCORE`, or one of: " + ", ".join(PUBLISHED_COSTS)
     )
     values: dict[Text, FiniteFloat] = Field(description="Arm -> value, in the unit that the benchmark's score has.")
     source: Text
 
     def score(self, benchmarks: Collection[str]) -> tuple[str, str] | None:
-        """The benchmark and the score's name ("" = the figure to quote); None where it is no score of these."""
+        """The benchmark and the score's name ("" = the headline metric); None where it is no score of these."""
         if self.what in benchmarks:
             return self.what, ""
         benchmark, _, metric = self.what.rpartition(" ")
@@ -117,8 +118,8 @@ class Study(_Part):
     @property
     def comparisons(self) -> tuple[tuple[str, str, str, str | None], ...]:
         """All that is compared and corrected together: two arms, the second against the first, a benchmark, and a
-        figure of it (None = the one to quote). Held-out rows are compared by three figures, other benchmarks by the
-        one to quote and by what a question names.
+        figure of it (None = the headline metric). Held-out rows are compared by three figures, other benchmarks by the
+        headline metric and by what a question names.
         """
         found: dict[tuple[str, str, str, str | None], None] = {}
         for a, b in self.pairs:
@@ -197,8 +198,8 @@ def merged(tree: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
     for key, value in over.items():
         below = result.get(key)
         if isinstance(value, Mapping):
-            # A shorthand (`model: gpt2`, `adapter: lora`) below a mapping is written out as its first key.
-            first = {"model": "name", "precision": "name", "adapter": "kind"}.get(key)
+            # A shorthand (`model: gpt2`, `precision: nf4`) below a mapping is written out as its first key.
+            first = {"model": "name", "precision": "name"}.get(key)
             base = below if isinstance(below, Mapping) else ({first: below} if first and below is not None else {})
             result[key] = merged(base, value)
         else:
@@ -241,7 +242,7 @@ def _wrong_names(study: Study) -> list[Problem]:
             problems.append(Problem(f"questions.{number}.on", f"no benchmark {one.on!r} is run", f"known: {known}"))
         if one.on == HELD_OUT and one.metric not in (None, *HELD_OUT_METRICS):
             known = ", ".join(HELD_OUT_METRICS)
-            said = f"held-out rows are not compared by {one.metric!r}"
+            said = _metric_problem("compared", one.metric)
             problems.append(Problem(f"questions.{number}.metric", said, f"known: {known}"))
     return [*problems, *_wrong_figures(study)]
 
@@ -259,8 +260,13 @@ def _wrong_figures(study: Study) -> Iterator[Problem]:
             said = f"the study does not measure {one.what!r}"
             yield Problem(f"published.{number}.what", said, f"{hint}known: {', '.join(measured)}")
         if score and score[0] == HELD_OUT and score[1] not in ("", *HELD_OUT_SCORES):
-            said = f"held-out rows are not scored by {score[1]!r}"
+            said = _metric_problem("scored", score[1])
             yield Problem(f"published.{number}.what", said, f"known: {', '.join(HELD_OUT_SCORES)}")
+
+
+def _metric_problem(done: str, metric: str) -> str:
+    renamed = f"renamed: {METRICS[metric]}" if metric in METRICS else ""
+    return renamed or f"held-out rows are not {done} by {metric!r}"
 
 
 def _problem(details: Any) -> Problem:

@@ -91,7 +91,7 @@ class TokenTable:
 
 @dataclass(frozen=True)
 class FlatBatch:
-    """One flat row of a few rows, and what is to be predicted in it.
+    """One packed sequence of a few rows, and what is to be predicted in it.
 
     Args:
         input_ids: [tokens], int64.
@@ -144,17 +144,17 @@ class TrainingPlan:
 
     Args:
         epochs: passes over the table, may be fractional; `steps` overrides it.
-        rows_per_step, tokens_per_step: exactly one is given.
-        tokens_per_batch: tokens of one flat row at most (a micro-batch).
+        batch_size, batch_tokens: exactly one is given.
+        micro_batch_tokens: tokens of one packed sequence at most (a micro-batch).
         packing: False = one row a micro-batch.
     """
 
     table: TokenTable
     epochs: float
     steps: int | None
-    rows_per_step: int | None
-    tokens_per_step: int | None
-    tokens_per_batch: int
+    batch_size: int | None
+    batch_tokens: int | None
+    micro_batch_tokens: int
     packing: bool = True
     loss_on: LossOn = "completion"
     seed: int = 0
@@ -178,8 +178,8 @@ class TrainingPlan:
             self._groups[epoch] = group_steps(
                 order,
                 self.table.lengths,
-                rows_per_step=self.rows_per_step,
-                tokens_per_step=self.tokens_per_step,
+                batch_size=self.batch_size,
+                batch_tokens=self.batch_tokens,
             )
         return self._groups[epoch]
 
@@ -205,4 +205,6 @@ class TrainingPlan:
         mine = divide_among_ranks(step.rows, lengths, ranks)[rank] if ranks > 1 else list(step.rows)
         if not self.packing:
             return [[row] for row in mine]
-        return [[mine[i] for i in bin] for bin in pack_best_fit([lengths[row] for row in mine], self.tokens_per_batch)]
+        return [
+            [mine[i] for i in bin] for bin in pack_best_fit([lengths[row] for row in mine], self.micro_batch_tokens)
+        ]

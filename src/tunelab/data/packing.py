@@ -1,4 +1,4 @@
-"""Which rows share a flat row, and which rows make a step: both follow from lengths and a seed alone.
+"""Which rows share a packed sequence, and which rows make a step: both follow from lengths and a seed alone.
 
 A step is a set of rows, whatever the size of the micro-batches that it is computed in, so that gradients do not depend
 on how the rows are packed. The plan of an epoch is a function of (seed, epoch): a resumed run needs no stored data
@@ -27,7 +27,7 @@ def pack_best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
         length = lengths[row]
         if length > capacity:
-            raise ValueError(f"row {row} has {length} tokens, a flat row holds at most {capacity}")
+            raise ValueError(f"row {row} has {length} tokens, a packed sequence holds at most {capacity}")
         place = bisect_left(room, (length, -1))
         if place == len(room):
             bins.append([row])
@@ -46,24 +46,24 @@ def epoch_order(rows: int, *, seed: int, epoch: int) -> list[int]:
 
 
 def group_steps(
-    order: Sequence[int], lengths: Sequence[int], *, rows_per_step: int | None, tokens_per_step: int | None
+    order: Sequence[int], lengths: Sequence[int], *, batch_size: int | None, batch_tokens: int | None
 ) -> list[list[int]]:
     """Rows in order, cut into steps of so many rows or at least so many tokens; the last may be smaller.
 
     Exactly one of the two sizes is given.
     """
-    if (rows_per_step is None) == (tokens_per_step is None):
-        raise ValueError("give exactly one of rows_per_step and tokens_per_step")
-    if rows_per_step is not None:
-        return [list(order[start : start + rows_per_step]) for start in range(0, len(order), rows_per_step)]
-    assert tokens_per_step is not None
+    if (batch_size is None) == (batch_tokens is None):
+        raise ValueError("give exactly one of batch_size and batch_tokens")
+    if batch_size is not None:
+        return [list(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
+    assert batch_tokens is not None
     steps: list[list[int]] = []
     current: list[int] = []
     tokens = 0
     for row in order:
         current.append(row)
         tokens += lengths[row]
-        if tokens >= tokens_per_step:
+        if tokens >= batch_tokens:
             steps.append(current)
             current, tokens = [], 0
     if current:

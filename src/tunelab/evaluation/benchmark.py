@@ -40,7 +40,7 @@ class Score:
     """One figure of one model, with its error.
 
     Attributes:
-        name: "response_perplexity", "bleu", ...
+        name: "completion_perplexity", "bleu", ...
         value: the figure; always finite.
         error: its standard error in the same unit; None = unknown (one item), which is not zero.
         n: items that it was computed from.
@@ -162,7 +162,7 @@ class Benchmark:
 
     Args:
         kind: "likelihood" (choices are compared) or "generate" (an answer is written).
-        metric: the figure to quote: a key of what grade() gives, and the name of the first score.
+        metric: the headline metric: a key of what grade() gives, and the name of the first score.
         chance: what `metric` is for a model that guesses, 0 to 1; None where that means nothing.
         cluster: what items are clustered by ("subject"), as it is called in tables; None = they are independent.
         source: paper, and the repository whose protocol is followed.
@@ -218,7 +218,7 @@ class Scored:
     """What a benchmark found of one model.
 
     Args:
-        scores: over all items; the first is the one to quote.
+        scores: over all items; the first is the headline metric.
         groups: scores of a part ("subject virology") by its name.
         warnings: why a number should not be taken at its word, in sentences.
         facts: counts that explain the scores: letters that were chosen, answers that were cut.

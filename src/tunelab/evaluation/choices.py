@@ -102,26 +102,26 @@ def choice_likelihoods(
     model: nn.Module,
     questions: Sequence[ChoiceQuestion],
     *,
-    batch_tokens: int,
+    micro_batch_tokens: int,
     skip: Collection[int] = (),
     share_prefixes: bool = True,
     progress: Progress = silent,
 ) -> Iterator[ChoiceLikelihood]:
     """The log-probabilities of each question's choices, group by group.
 
-    Groups and batches depend on all questions and on batch_tokens, never on `skip`: what was stopped and goes on with
-    what is missing computes the very same floats in the same order as an uninterrupted run.
+    Groups and batches depend on all questions and on micro_batch_tokens, never on `skip`: what was stopped and goes on
+    with what is missing computes the very same floats in the same order as an uninterrupted run.
 
     Args:
         model: a causal language model of transformers, or PEFT's wrapper of one; in evaluation mode meanwhile.
         questions: in an order in which those that begin alike stand together.
-        batch_tokens: own tokens of questions that are run at once; a longer question is run alone.
+        micro_batch_tokens: own tokens of questions that are run at once; a longer question is run alone.
         skip: indices that are not wanted; a batch is not run when all of it is skipped.
         share_prefixes: False runs every question whole, to compare with.
 
     Raises:
         ModelError: a question is longer than the model's context, or a log-probability is not finite; or the
-            architecture cannot be run on flat rows.
+            architecture cannot be run on packed sequences.
     """
     from tunelab.models.forward import check_flat_forward
 
@@ -130,7 +130,7 @@ def choice_likelihoods(
     done = 0
     for group in _groups(questions, longrope_border(model), share_prefixes):
         prefix: SharedPrefix | None = None
-        for batch in _batches(questions, group, batch_tokens):
+        for batch in _batches(questions, group, micro_batch_tokens):
             if any(index not in skip for index in batch):
                 if prefix is None:
                     prefix = _read_prefix(model, questions[group.indices[0]].prompt_ids[: group.shared])
@@ -197,7 +197,7 @@ def _runs(questions: Sequence[ChoiceQuestion], indices: Sequence[int]) -> Iterat
             begin = place
 
 
-def _batches(questions: Sequence[ChoiceQuestion], group: _Group, batch_tokens: int) -> Iterator[list[int]]:
+def _batches(questions: Sequence[ChoiceQuestion], group: _Group, micro_batch_tokens: int) -> Iterator[list[int]]:
     """Indices of a group, longest first, so that rows of one batch are about as long as each other."""
     own = {
         index: sum(len(row.tokens) for row in _rows(index, questions[index], group.shared)) for index in group.indices
@@ -205,7 +205,7 @@ def _batches(questions: Sequence[ChoiceQuestion], group: _Group, batch_tokens: i
     batch: list[int] = []
     tokens = 0
     for index in sorted(group.indices, key=lambda index: -own[index]):
-        if batch and (group.alone or tokens + own[index] > batch_tokens):
+        if batch and (group.alone or tokens + own[index] > micro_batch_tokens):
             yield batch
             batch, tokens = [], 0
         batch.append(index)

@@ -38,7 +38,7 @@ class Divergence:
     loss: float
 
     @property
-    def kept_gain(self) -> float | None:
+    def kept_improvement(self) -> float | None:
         """Share of the loss that training took off the base's which this model has; None where it took none off."""
         gain = self.base_loss - self.trained_loss
         return (self.base_loss - self.loss) / gain if gain > 0 else None
@@ -49,7 +49,7 @@ class Divergence:
         return math.exp(self.loss)
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "kept_gain": self.kept_gain, "perplexity": self.perplexity}
+        return {**asdict(self), "kept_improvement": self.kept_improvement, "perplexity": self.perplexity}
 
 
 @dataclass(frozen=True)

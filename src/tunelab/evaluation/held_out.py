@@ -37,15 +37,15 @@ class HeldOutRow:
         id: unique among the rows measured together.
         input_ids: the whole row's token ids; its first token is predicted from nothing and counted nowhere.
         answer_mask: which tokens belong to an answer, as long as input_ids.
-        answer_bytes: UTF-8 bytes of the answers' text.
-        text_bytes: UTF-8 bytes of the text after the first token. See metrics/perplexity.py: predicted_bytes.
+        completion_bytes: UTF-8 bytes of the answers' text.
+        sequence_bytes: UTF-8 bytes of the text after the first token. See metrics/perplexity.py: predicted_bytes.
     """
 
     id: str
     input_ids: tuple[int, ...]
     answer_mask: tuple[bool, ...]
-    answer_bytes: int
-    text_bytes: int
+    completion_bytes: int
+    sequence_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +85,12 @@ class LikelihoodRecord:
 
     item: str
     prompt_hash: str
-    answer_nll: float
-    answer_tokens: int
-    answer_bytes: int
-    text_nll: float
-    text_tokens: int
-    text_bytes: int
+    completion_nll: float
+    completion_tokens: int
+    completion_bytes: int
+    sequence_nll: float
+    sequence_tokens: int
+    sequence_bytes: int
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

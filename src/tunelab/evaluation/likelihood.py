@@ -30,37 +30,37 @@ class RowLikelihood:
 
     Attributes:
         index: the row's place in the sequence that was given.
-        answer_nll: negative log-likelihood of the answer's tokens, nats, summed.
-        answer_tokens: how many these are.
-        text_nll: negative log-likelihood of all tokens but the first, nats, summed.
-        text_tokens: how many these are.
+        completion_nll: negative log-likelihood of the answer's tokens, nats, summed.
+        completion_tokens: how many these are.
+        sequence_nll: negative log-likelihood of all tokens but the first, nats, summed.
+        sequence_tokens: how many these are.
     """
 
     index: int
-    answer_nll: float
-    answer_tokens: int
-    text_nll: float
-    text_tokens: int
+    completion_nll: float
+    completion_tokens: int
+    sequence_nll: float
+    sequence_tokens: int
 
 
 def row_likelihoods(
     model: nn.Module,
     rows: Sequence[Row],
     *,
-    batch_tokens: int,
+    micro_batch_tokens: int,
     skip: Collection[int] = (),
     progress: Progress = silent,
 ) -> Iterator[RowLikelihood]:
     """The likelihood of each row, in the rows' order.
 
-    Batches depend on all rows and on batch_tokens, never on `skip`: a run that was stopped and goes on with what is
-    missing computes the very same floats as an uninterrupted one.
+    Batches depend on all rows and on micro_batch_tokens, never on `skip`: a run that was stopped and goes on with what
+    is missing computes the very same floats as an uninterrupted one.
 
     Args:
         model: a causal language model of transformers, or PEFT's wrapper of one; put into evaluation mode meanwhile.
         rows: (input_ids, answer_mask) of each row, both of the same length, two tokens or more; answer_mask says
             which tokens belong to an answer (its end-of-sequence token among them).
-        batch_tokens: rows are run together up to this many tokens; a longer row is run alone.
+        micro_batch_tokens: rows are run together up to this many tokens; a longer row is run alone.
         skip: indices that are not wanted; a batch is not run when all of it is skipped.
 
     Raises:
@@ -69,7 +69,7 @@ def row_likelihoods(
     """
     _check(rows, context_length(model))
     done = 0
-    for batch in _batches([len(ids) for ids, _ in rows], batch_tokens, alone_above=longrope_border(model)):
+    for batch in _batches([len(ids) for ids, _ in rows], micro_batch_tokens, alone_above=longrope_border(model)):
         if any(index not in skip for index in batch):
             for index, likelihood in zip(batch, _score_batch(model, rows, batch), strict=True):
                 if index not in skip:
@@ -91,13 +91,13 @@ def _check(rows: Sequence[Row], context: int | None) -> None:
             )
 
 
-def _batches(lengths: Sequence[int], batch_tokens: int, alone_above: int | None) -> Iterator[list[int]]:
-    """Indices in their order, in batches of at most batch_tokens; a row longer than `alone_above` is alone."""
+def _batches(lengths: Sequence[int], micro_batch_tokens: int, alone_above: int | None) -> Iterator[list[int]]:
+    """Indices in their order, in batches of at most micro_batch_tokens; a row longer than `alone_above` is alone."""
     batch: list[int] = []
     tokens = 0
     for index, length in enumerate(lengths):
         alone = alone_above is not None and max(length, lengths[batch[0]] if batch else 0) > alone_above
-        if batch and (alone or tokens + length > batch_tokens):
+        if batch and (alone or tokens + length > micro_batch_tokens):
             yield batch
             batch, tokens = [], 0
         batch.append(index)
@@ -127,9 +127,9 @@ def _score_batch(model: nn.Module, rows: Sequence[Row], batch: Sequence[int]) ->
         of_row = losses[start : end - 1]
         of_answer = [loss for loss, answer in zip(of_row, rows[index][1][1:], strict=True) if answer]
         likelihood = RowLikelihood(index, math.fsum(of_answer), len(of_answer), math.fsum(of_row), len(of_row))
-        if not math.isfinite(likelihood.text_nll):
+        if not math.isfinite(likelihood.sequence_nll):
             raise ModelError(
-                f"row {index}: its negative log-likelihood is {likelihood.text_nll}, expected a finite number",
+                f"row {index}: its negative log-likelihood is {likelihood.sequence_nll}, expected a finite number",
                 "the model's weights are broken or its dtype overflows; try bf16 or fp32",
             )
         result.append(likelihood)

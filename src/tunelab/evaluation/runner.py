@@ -40,7 +40,7 @@ def held_out_responses(
     *,
     max_new_tokens: int,
     stop_token_ids: Collection[int],
-    batch_tokens: int,
+    micro_batch_tokens: int,
     progress: Progress = silent,
 ) -> list[HeldOutAnswer]:
     """Greedy answers to items, in the items' order; what `path` holds already is not made again.
@@ -54,7 +54,7 @@ def held_out_responses(
             added under "decoding"; all of it must equal what an existing file was made with.
         max_new_tokens: tokens that an answer has at most.
         stop_token_ids: an answer ends before the first of these.
-        batch_tokens: a batch has at most this many tokens, padding and room for the answers included.
+        micro_batch_tokens: a batch has at most this many tokens, padding and room for the answers included.
 
     Raises:
         DataError: two items have one id.
@@ -81,7 +81,7 @@ def held_out_responses(
             [item.prompt_ids for item in items],
             Decoding(max_new_tokens=max_new_tokens),
             stop_token_ids=stop_token_ids,
-            batch_tokens=batch_tokens,
+            micro_batch_tokens=micro_batch_tokens,
             skip=frozenset(made),
         ):
             item = items[answer.index]
@@ -98,7 +98,7 @@ def held_out_likelihoods(
     path: Path,
     header: Mapping[str, Any],
     *,
-    batch_tokens: int,
+    micro_batch_tokens: int,
     progress: Progress = silent,
 ) -> list[LikelihoodRecord]:
     """Likelihood of each row, in the rows' order; what `path` holds already is not computed again.
@@ -108,7 +108,7 @@ def held_out_likelihoods(
         rows: what is measured.
         path: the file of records, a header line and then one JSON line a row; made or continued.
         header: what the likelihoods come from; must equal what an existing file was made with.
-        batch_tokens: rows are run together up to this many tokens.
+        micro_batch_tokens: rows are run together up to this many tokens.
 
     Raises:
         DataError: two rows have one id, or a row cannot be scored.
@@ -126,21 +126,21 @@ def held_out_likelihoods(
         for index, row in enumerate(rows):
             if (stored := file.get(row.id, hashes[index])) is not None:
                 made[index] = LikelihoodRecord.from_json(stored)
-                _check_unchanged(path, row.id, "answer_bytes", made[index].answer_bytes, row.answer_bytes)
-                _check_unchanged(path, row.id, "text_bytes", made[index].text_bytes, row.text_bytes)
+                _check_unchanged(path, row.id, "completion_bytes", made[index].completion_bytes, row.completion_bytes)
+                _check_unchanged(path, row.id, "sequence_bytes", made[index].sequence_bytes, row.sequence_bytes)
         pairs = [(row.input_ids, row.answer_mask) for row in rows]
         done = frozenset(made)
-        for one in row_likelihoods(model, pairs, batch_tokens=batch_tokens, skip=done, progress=progress):
+        for one in row_likelihoods(model, pairs, micro_batch_tokens=micro_batch_tokens, skip=done, progress=progress):
             row = rows[one.index]
             record = LikelihoodRecord(
                 item=row.id,
                 prompt_hash=hashes[one.index],
-                answer_nll=one.answer_nll,
-                answer_tokens=one.answer_tokens,
-                answer_bytes=row.answer_bytes,
-                text_nll=one.text_nll,
-                text_tokens=one.text_tokens,
-                text_bytes=row.text_bytes,
+                completion_nll=one.completion_nll,
+                completion_tokens=one.completion_tokens,
+                completion_bytes=row.completion_bytes,
+                sequence_nll=one.sequence_nll,
+                sequence_tokens=one.sequence_tokens,
+                sequence_bytes=row.sequence_bytes,
             )
             file.append(record.to_json())
             made[one.index] = record

@@ -82,21 +82,21 @@ def generate(
     decoding: Decoding,
     *,
     stop_token_ids: Collection[int],
-    batch_tokens: int = 4096,
+    micro_batch_tokens: int = 4096,
     skip: Collection[int] = (),
 ) -> Iterator[Generation]:
     """The continuation of each prompt, each with its index, in the order in which they end; longest rows first.
 
-    Rows are computed in groups that depend on all prompts and on batch_tokens, never on `skip`: a run that was stopped
-    and goes on with what is missing computes its answers just as an uninterrupted run does.
+    Rows are computed in groups that depend on all prompts and on micro_batch_tokens, never on `skip`: a run that was
+    stopped and goes on with what is missing computes its answers just as an uninterrupted run does.
 
     Args:
         model: a causal language model of transformers, or PEFT's wrapper of one; in evaluation mode meanwhile.
         tokenizer: decodes the answers; its padding settings are not used.
         prompts: token ids of each prompt, at least one token each.
         stop_token_ids: an answer ends before the first of these; none = only length and stop strings end it.
-        batch_tokens: tokens that the cache holds at most, prompts and room for the answers; a prompt that alone needs
-            more is run alone.
+        micro_batch_tokens: tokens that the cache holds at most, prompts and room for the answers; a prompt that alone
+            needs more is run alone.
         skip: indices that are not wanted; a group is not run when all of it is skipped.
 
     Raises:
@@ -110,12 +110,12 @@ def generate(
     room = _room(prompts, decoding.max_new_tokens, context)
     border = longrope_border(model)
     needs = [len(prompt) + more for prompt, more in zip(prompts, room, strict=True)]
-    for group in _groups(needs, batch_tokens, alone_above=border):
+    for group in _groups(needs, micro_batch_tokens, alone_above=border):
         if all(index in skip for index in group):
             continue
         waiting = [_new_row(index, prompts[index], room[index], decoding, tokenizer, False) for index in group]
         packed = packed or PackedWeights(model)
-        batch = _Batch(model, packed, waiting, decoding, stop_token_ids, batch_tokens, border)
+        batch = _Batch(model, packed, waiting, decoding, stop_token_ids, micro_batch_tokens, border)
         while not batch.is_done:
             for row in _advance(batch, until_one_ends=True):
                 if row.ended and row.index not in skip:
@@ -198,19 +198,19 @@ class _Batch:
         waiting: list[_Row],
         decoding: Decoding,
         stop_token_ids: Collection[int],
-        batch_tokens: int,
+        micro_batch_tokens: int,
         longrope_border: int | None,
     ) -> None:
         from tunelab.models.forward import output_head
         from tunelab.models.key_value_cache import KeyValueCache
 
         self.model, self.packed, self.decoding, self.stop_token_ids = model, packed, decoding, stop_token_ids
-        self.batch_tokens, self.longrope_border = batch_tokens, longrope_border
+        self.micro_batch_tokens, self.longrope_border = micro_batch_tokens, longrope_border
         self.waiting = waiting[::-1]  # the next one last
         self.active: list[_Row] = []
         self.head = output_head(model)
         width = _rounded(waiting[0].need)
-        self.cache: KeyValueCache = KeyValueCache(_slots(batch_tokens, width, len(waiting)), width)
+        self.cache: KeyValueCache = KeyValueCache(_slots(micro_batch_tokens, width, len(waiting)), width)
 
     @property
     def is_done(self) -> bool:
@@ -234,7 +234,7 @@ class _Batch:
             return
         width = _rounded(max(row.need for row in (*self.active, self.waiting[-1])))
         if width <= self.cache.width // 2:
-            slots = _slots(self.batch_tokens, width, len(self.active) + len(self.waiting))
+            slots = _slots(self.micro_batch_tokens, width, len(self.active) + len(self.waiting))
             self.cache.reshape(max(slots, len(self.active)), width, len(self.active))
         count = min(self.cache.slots - len(self.active), len(self.waiting))
         self.active += [self.waiting.pop() for _ in range(count)]
@@ -313,11 +313,11 @@ def _rounded(tokens: int) -> int:
     return -(-tokens // WIDTH_STEP) * WIDTH_STEP
 
 
-def _slots(batch_tokens: int, width: int, rows: int) -> int:
-    return max(1, min(batch_tokens // width, rows))
+def _slots(micro_batch_tokens: int, width: int, rows: int) -> int:
+    return max(1, min(micro_batch_tokens // width, rows))
 
 
-def _groups(needs: Sequence[int], batch_tokens: int, alone_above: int | None) -> Iterator[list[int]]:
+def _groups(needs: Sequence[int], micro_batch_tokens: int, alone_above: int | None) -> Iterator[list[int]]:
     """Indices in groups, longest first (what does not fit into the memory shows at once), ties in the given order.
 
     A row that may grow longer than `alone_above` is a group of its own.
@@ -327,7 +327,7 @@ def _groups(needs: Sequence[int], batch_tokens: int, alone_above: int | None) ->
         if group:
             widest = needs[group[0]]
             alone = alone_above is not None and widest > alone_above
-            slots = max(1, batch_tokens // _rounded(widest))
+            slots = max(1, micro_batch_tokens // _rounded(widest))
             if alone or len(group) >= slots * BATCHES_PER_GROUP:
                 yield group
                 group = []

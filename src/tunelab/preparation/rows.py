@@ -51,7 +51,7 @@ def as_recipe(recipe: RecipeLike) -> Recipe:
 
 
 def fit_to_model(recipe: Recipe) -> Recipe:
-    """The recipe with `data.max_length` as a number that the model's window and a flat row can hold.
+    """The recipe with `data.max_length` as a number that the model's window and a packed sequence can hold.
 
     Raises:
         UsageError: the recipe asks for longer rows than the model has a window for.
@@ -60,7 +60,7 @@ def fit_to_model(recipe: Recipe) -> Recipe:
     window = context_window(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
     length = recipe.data.max_length
     if length is None:
-        length = min(DEFAULT_MAX_LENGTH, window or DEFAULT_MAX_LENGTH, recipe.train.tokens_per_batch)
+        length = min(DEFAULT_MAX_LENGTH, window or DEFAULT_MAX_LENGTH, recipe.train.micro_batch_tokens)
         return recipe.model_copy(update={"data": recipe.data.model_copy(update={"max_length": length})})
     if window is not None and length > window:
         raise UsageError(
@@ -131,15 +131,14 @@ def recipe_template(tokenizer: Any, data: DataSettings) -> Template:
     return get_template(data.template, tokenizer, chat_template_source(data))
 
 
-def wording_of(tokenizer: Any, adapter: Path | None) -> DataSettings:
+def default_data_settings(tokenizer: Any, adapter: Path | None) -> DataSettings:
     """How a model is to be asked, of which no run says it: a data section without rows of its own.
 
     For an adapter that lies in a run's directory, as it was trained; else in the tokenizer's chat template where it
-    has one, else in the default wording.
+    has one, else in the default prompt template.
     """
-    recipe_file = Run(adapter.parent).recipe_file if adapter is not None else None
-    if recipe_file is not None and recipe_file.exists():
-        return load_recipe(recipe_file).data
+    if adapter is not None and (run := Run(adapter.parent)).recipe_file.exists():
+        return run.recipe.data
     data = DataSettings(sources=(SourceSettings(name="alpaca"),))
     return data.model_copy(update={"template": "chat"}) if tokenizer.chat_template else data
 

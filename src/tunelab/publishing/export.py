@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from transformers import PreTrainedModel
 
-from tunelab.config import Recipe, load_recipe
+from tunelab.config import Recipe
 from tunelab.data.tokenize import RowEncoder
 from tunelab.errors import ModelError, RunError, UsageError
 from tunelab.files import directory_written_atomically
@@ -83,8 +83,10 @@ def export(
     if to == "hf" and run.model.exists():
         return _own_weights(run, target)
     if to == "compressed-tensors":
-        _check_linear_layers(load_recipe(run.recipe_file))
-    merged = merge(run, target, into="mxfp4" if to == "compressed-tensors" else "auto", force=force, progress=progress)
+        _check_linear_layers(run.recipe)
+    merged = merge(
+        run, target, format="mxfp4" if to == "compressed-tensors" else "auto", force=force, progress=progress
+    )
     what = "logits compared with base + adapter's" if merged.check else "measured on held-out rows (merge.json)"
     return Exported(target, _files(target), what)
 
@@ -106,7 +108,7 @@ def _own_weights(run: Run, target: Path) -> Exported:
 
 
 def _gguf(run: Run, target: Path, kind: GgufKind, with_modelfile: bool, progress: Progress) -> Exported:
-    recipe, tokenizer = load_recipe(run.recipe_file), load_tokenizer(str(run.tokenizer))
+    recipe, tokenizer = run.recipe, load_tokenizer(str(run.tokenizer))
     progress("exporting", 0, 3, "loading")
     model = _dense(run, recipe)
     with directory_written_atomically(target) as folder:

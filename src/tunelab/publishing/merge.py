@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tunelab import plugins
-from tunelab.config import Recipe, load_recipe
+from tunelab.config import Recipe
 from tunelab.data.loader import TokenTable
 from tunelab.errors import ModelError, RunError, UsageError
 from tunelab.evaluation.divergence import AnswerDistributions, Divergence, answer_distributions, divergence
@@ -43,7 +43,7 @@ from tunelab.records.runs import Run, open_run
 #: Rows and tokens of each whose logits are compared one by one.
 ROWS_COMPARED, TOKENS_COMPARED = 8, 128
 
-#: Below this share of the adapter's gain a merge is refused unless it is asked for twice.
+#: Below this share of the adapter's improvement a merge is refused unless it is asked for twice.
 LEAST_KEPT = 0.5
 
 #: From this share on, a merge is as good as the adapter beside its base, for what is recommended.
@@ -57,7 +57,7 @@ class Merged:
     """A merged checkpoint and how it compares with base + adapter.
 
     Args:
-        into: "fp32", "bf16", "fp16": into the base's own weights; "dequantised": into those that its codes stand for;
+        format: "fp32", "bf16", "fp16": into the base's own weights; "dequantised": into those that its codes stand for;
             or the format that the sum is stored in.
         check: logits compared one by one; None where the merge is not meant to give the same model.
         quality: next-token distributions compared on held-out rows; None where no row has an answer.
@@ -65,7 +65,7 @@ class Merged:
     """
 
     path: Path
-    into: str
+    format: str
     dtype: str
     check: MergeCheck | None
     quality: Divergence | None
@@ -81,24 +81,24 @@ class _Trained:
     base_loss: float
 
 
-def merge_ways(recipe: Recipe) -> tuple[str, ...]:
-    """Every way in which an adapter of this recipe can be merged."""
+def merge_formats(recipe: Recipe) -> tuple[str, ...]:
+    """Every format that an adapter of this recipe can be merged into."""
     dense = tuple(DTYPES)
     return (*dense, *((DEQUANTISED,) if recipe.precision.name != "none" else ()), *plugins.names(FOLDER))
 
 
 def merge(
-    run: Run | Path | str, out: Path | str, *, into: str = "auto", force: bool = False, progress: Progress = silent
+    run: Run | Path | str, out: Path | str, *, format: str = "auto", force: bool = False, progress: Progress = silent
 ) -> Merged:
     """Merge a run's adapter into its base and write one checkpoint, tokenizer and measurement (merge.json) included.
 
     Args:
-        into: see Merged; "auto" = "dequantised" over a quantised base, else the dtype that the base's checkpoint has.
-        force: write it also where it keeps less than half of the adapter's gain.
+        format: see Merged; "auto" = "dequantised" over a quantised base, else the dtype that the base's checkpoint has.
+        force: write it also where it keeps less than half of the adapter's improvement.
 
     Raises:
         RunError: the run has no adapter, or is not finished.
-        UsageError: `out` exists, or there is no such way.
+        UsageError: `out` exists, or there is no such format.
         ModelError: the written checkpoint's logits are not those of base + adapter within the dtype's error; or it
             keeps less than half of what training gained.
     """
@@ -106,7 +106,7 @@ def merge(
     target = Path(out)
     if target.exists():
         raise UsageError(f"{target}: exists already", "choose another directory with --out")
-    into = _resolved(recipe, into)
+    into = _resolved(recipe, format)
     rows = _rows_to_compare(tokenizer, recipe, progress)
     progress("merging", 0, 3, "the trained model")
     trained = _trained(recipe, run, rows)
@@ -128,7 +128,7 @@ def merge(
 
 
 def compare_merges(run: Run | Path | str, *, progress: Progress = silent) -> dict[str, Divergence]:
-    """Every way of merging a run's adapter, measured on held-out rows; nothing is written but merges.json in the run.
+    """All formats of a run's merged adapter, measured on held-out rows; writes nothing but merges.json in the run.
 
     Raises:
         RunError: the run has no adapter, or is not finished.
@@ -136,7 +136,7 @@ def compare_merges(run: Run | Path | str, *, progress: Progress = silent) -> dic
     """
     run, recipe, tokenizer = _opened(run)
     rows = _rows_to_compare(tokenizer, recipe, progress)
-    ways = merge_ways(recipe)
+    ways = merge_formats(recipe)
     progress("measuring", 0, len(ways) + 1, "the trained model")
     trained = _trained(recipe, run, rows)
     found: dict[str, Divergence] = {}
@@ -155,9 +155,9 @@ def compare_merges(run: Run | Path | str, *, progress: Progress = silent) -> dic
 
 
 def recommended_merge(found: Mapping[str, Divergence]) -> str:
-    """The way with the fewest bits of those that keep the gain well; where none does, the one that keeps most."""
+    """The format with the fewest bits of those that keep the improvement well, or else the one that keeps most."""
     bits = {way: weight_format(way).bits_per_weight for way in found if way in plugins.names(FOLDER)}
-    kept = {way: quality.kept_gain or 0.0 for way, quality in found.items()}
+    kept = {way: quality.kept_improvement or 0.0 for way, quality in found.items()}
     well = [way for way, share in kept.items() if share >= WELL_KEPT]
     if not well:
         return max(kept, key=lambda way: kept[way])
@@ -173,14 +173,14 @@ def _opened(run: Run | Path | str) -> tuple[Run, Recipe, Any]:
         )
     if not run.adapter.exists():
         raise RunError(f"{run.path}: no trained adapter there; the run is {run.status}", "finish the run first")
-    return run, load_recipe(run.recipe_file), load_tokenizer(str(run.tokenizer))
+    return run, run.recipe, load_tokenizer(str(run.tokenizer))
 
 
 def _resolved(recipe: Recipe, into: str) -> str:
     if into == "auto":
         return DEQUANTISED if recipe.precision.name != "none" else _name(checkpoint_dtype(recipe))
-    if into not in merge_ways(recipe):
-        raise UsageError(f"no way named {into!r} to merge", f"known: auto, {', '.join(merge_ways(recipe))}")
+    if into not in merge_formats(recipe):
+        raise UsageError(f"no format named {into!r} to merge into", f"known: auto, {', '.join(merge_formats(recipe))}")
     return into
 
 
@@ -242,7 +242,7 @@ def _checked(
         raise ModelError(
             f"the merged model's logits differ from base + adapter's by {check.largest_difference:.2g} of the "
             f"largest logit, more than {check.tolerance:.0e}",
-            "keep the adapter apart, or merge with --into fp32",
+            "keep the adapter apart, or merge with --format fp32",
         )
     return check
 
@@ -254,18 +254,18 @@ def _quality(trained: _Trained, model: PreTrainedModel, rows: list[tuple[list[in
 
 
 def _refuse_a_lost_gain(merged: Merged, recipe: Recipe, force: bool) -> None:
-    kept = None if merged.quality is None else merged.quality.kept_gain
+    kept = None if merged.quality is None else merged.quality.kept_improvement
     if kept is not None and kept < LEAST_KEPT and not force:
         other = DEQUANTISED if recipe.precision.name != "none" else "auto"
         raise ModelError(
-            f"merged into {merged.into}, the model keeps {kept:.0%} of what training gained on held-out rows",
-            f"merge with --into {other}, keep the adapter apart, or write it all the same with --force",
+            f"merged into {merged.format}, the model keeps {kept:.0%} of what training gained on held-out rows",
+            f"merge with --format {other}, keep the adapter apart, or write it all the same with --force",
         )
 
 
 def _to_json(merged: Merged) -> dict[str, Any]:
     quality = None if merged.quality is None else merged.quality.to_json()
-    return {"into": merged.into, "dtype": merged.dtype, "bytes": merged.bytes, "quality": quality}
+    return {"format": merged.format, "dtype": merged.dtype, "bytes": merged.bytes, "quality": quality}
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -14,9 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tunelab.config.renamed import recipe_as_before, study_renamed
 from tunelab.config.study import HELD_OUT, Study, parse_study
 from tunelab.errors import RunError
 from tunelab.files import write_json_atomically
+from tunelab.records.old_format import stamped, unstamped
 from tunelab.records.runs import now
 
 STUDY_FILE, CREATED_FILE, RECORDS = "study.json", "created.json", "cells"
@@ -94,7 +96,7 @@ def training_key(study: Study, arm: str, seed: int) -> str:
     """Of an arm's weights: its whole recipe and seed, or the model alone where nothing is trained."""
     recipe = study.arm_recipe(arm, seed)
     if study.arms[arm].tuned:
-        return "train-" + _hash(recipe.model_dump(mode="json", exclude=_NOT_OF_A_TRAINING))
+        return "train-" + _hash(recipe_as_before(recipe.model_dump(mode="json", exclude=_NOT_OF_A_TRAINING)))
     precision = recipe.precision.model_dump(mode="json")
     computing = {"dtype": recipe.train.dtype, "device": recipe.train.device}
     return "model-" + _hash({"model": recipe.model.model_dump(mode="json"), "precision": precision, **computing})
@@ -105,7 +107,7 @@ def evaluation_key(study: Study, arm: str, seed: int, benchmark: str) -> str:
     made_of: dict[str, Any] = {"weights": training_key(study, arm, seed), "options": study.benchmarks[benchmark]}
     recipe = study.arm_recipe(arm, seed)
     if benchmark == HELD_OUT:
-        made_of |= {"data": recipe.data.model_dump(mode="json"), "evaluate": recipe.evaluate.model_dump(mode="json")}
+        made_of |= recipe_as_before(recipe.model_dump(mode="json", include={"data", "evaluate"}))
     else:
         made_of["template"] = recipe.data.template if study.arms[arm].tuned else None
     return f"{Path(benchmark).stem}-{_hash({**made_of, 'benchmark': benchmark})}"
@@ -117,15 +119,22 @@ def known_cells(study: Study, folder: Path) -> list[Cell]:
 
 
 def read_cell(folder: Path, key: str) -> Cell | None:
-    """A cell's record; None where there is none yet."""
+    """A cell's record; None where there is none yet.
+
+    Raises:
+        RunError: a later version of tunelab wrote it.
+    """
     path = folder / RECORDS / f"{key}.json"
-    return Cell(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    if not path.exists():
+        return None
+    content, _ = unstamped(json.loads(path.read_text(encoding="utf-8")), path)
+    return Cell(**content)
 
 
 def keep_cell(folder: Path, cell: Cell) -> None:
     """Write a cell's record."""
     (folder / RECORDS).mkdir(parents=True, exist_ok=True)
-    write_json_atomically(folder / RECORDS / f"{cell.key}.json", asdict(cell))
+    write_json_atomically(folder / RECORDS / f"{cell.key}.json", stamped(asdict(cell)))
 
 
 def keep_study(study: Study, folder: Path) -> None:
@@ -136,25 +145,26 @@ def keep_study(study: Study, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / STUDY_FILE
-    if path.exists() and json.loads(path.read_text(encoding="utf-8"))["title"] != study.title:
+    if path.exists() and unstamped(json.loads(path.read_text(encoding="utf-8")), path)[0]["title"] != study.title:
         raise RunError(f"{folder}: holds another study", "choose another directory with --out")
     if not (folder / CREATED_FILE).exists():
         write_json_atomically(folder / CREATED_FILE, {"created": now(), "id": uuid.uuid4().hex})
-    write_json_atomically(path, study.model_dump(mode="json"))
+    write_json_atomically(path, stamped(study.model_dump(mode="json")))
 
 
 def read_study(folder: Path | str) -> tuple[Study, list[Cell]]:
     """The study of a directory, and its cells.
 
     Raises:
-        RunError: there is none.
+        RunError: there is none, or a later version of tunelab wrote it.
     """
     path = Path(folder) / STUDY_FILE
     if not path.exists():
         raise RunError(
             f"{folder}: no study there (no {STUDY_FILE})", "give the directory that `tunelab study run` made"
         )
-    study = parse_study(json.loads(path.read_text(encoding="utf-8")), str(path))
+    tree, version = unstamped(json.loads(path.read_text(encoding="utf-8")), path)
+    study = parse_study(study_renamed(tree) if version == 1 else tree, str(path))
     return study, known_cells(study, Path(folder))
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from tunelab.errors import RunError
 from tunelab.files import read_json_lines, truncate_file
+from tunelab.records.old_format import likelihood_renamed, stamped, unstamped
 
 Record = dict[str, Any]
 
@@ -93,7 +94,7 @@ class ResponseFile:
             truncate_file(path, length)
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
         if stored is None:
-            self._write(self.header)
+            self._write(stamped(self.header))
 
     def __enter__(self) -> ResponseFile:
         return self
@@ -181,7 +182,9 @@ def _read(path: Path) -> tuple[Record | None, list[Record], int]:
                 "two processes wrote to it, or it was edited; remove it",
             )
         seen[item] = number
-    return lines[0], lines[1:], length
+    header, version = unstamped(lines[0], path)
+    records = [likelihood_renamed(record) for record in lines[1:]] if version == 1 else lines[1:]
+    return header, records, length
 
 
 def _checked(record: Record, path: Path, what: str) -> Record:

@@ -25,8 +25,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tunelab.config import Recipe, load_recipe
 from tunelab.errors import RunError
 from tunelab.files import read_json_lines, truncate_file, write_json_atomically, write_text_atomically
+from tunelab.records.old_format import stamped, unstamped
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "safetensors", "numpy", "datasets")
 
@@ -78,6 +80,20 @@ class Run:
     @property
     def manifest(self) -> dict[str, Any]:
         """The manifest as it stands on disk; empty where the run has not started."""
+        return unstamped(self._stored_manifest(), self.manifest_file)[0]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe that the run was begun with; one of format 1 under the names of today.
+
+        Raises:
+            ConfigError: the file was changed, and something in it is wrong.
+            RunError: a later version of tunelab wrote the run.
+        """
+        _, version = unstamped(self._stored_manifest(), self.manifest_file)
+        return load_recipe(self.recipe_file, old_names=version == 1)
+
+    def _stored_manifest(self) -> dict[str, Any]:
         if not self.manifest_file.exists():
             return {}
         loaded: dict[str, Any] = json.loads(self.manifest_file.read_text(encoding="utf-8"))
@@ -99,7 +115,8 @@ class Run:
 
     def update_manifest(self, **entries: Any) -> None:
         """Put entries into the manifest, replacing those of the same name."""
-        write_json_atomically(self.manifest_file, {**self.manifest, **entries})
+        # The format stays as it is: it speaks for the recipe too, which is not written again.
+        write_json_atomically(self.manifest_file, {**self._stored_manifest(), **entries})
 
     def keep_metrics_up_to(self, step: int) -> None:
         """Drop metrics of steps after `step` and a torn last line: those steps are about to run again."""
@@ -156,6 +173,7 @@ def new_run(path: Path, recipe: str) -> Run:
     for stale in (run.manifest_file, run.metrics_file):
         stale.unlink(missing_ok=True)
     write_text_atomically(run.recipe_file, recipe)
+    write_json_atomically(run.manifest_file, stamped({}))
     return run
 
 

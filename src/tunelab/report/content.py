@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from tunelab.errors import DataError, RunError
 from tunelab.files import write_json_atomically
+from tunelab.records.old_format import read_report_tree, stamped
 from tunelab.report.records import LATER, record_from_json, record_to_json
 
 Verdict = Literal["better", "worse", "no difference", "unknown"]
@@ -79,11 +80,11 @@ class ArmScore:
         name: of the metric ("accuracy").
         value: mean over seeds where there are several.
         error: standard error between items; None = not known.
-        seed_error: standard error between seeds; None = one seed, or not known. Never mixed with `error`.
+        seed_error: standard error across seeds; None = one seed, or not known. Never mixed with `error`.
         n: items.
         seeds: how many seeds `value` is the mean of.
         unit: "0-1", "0-100", "per token".
-        is_main: the figure to quote of this benchmark; at most one for an arm and benchmark.
+        is_main: the headline metric of this benchmark; at most one for an arm and benchmark.
         in_table: has a column in the table of arms, as main scores always have; plots show main scores alone.
     """
 
@@ -110,7 +111,7 @@ class Published:
         value: the published one, in `unit`.
         source: paper, model card or address.
         unit: of both values; "" = not known, as that of a benchmark that no arm was scored on.
-        metric: the score's name; "" = the figure to quote, or no score.
+        metric: the score's name; "" = the headline metric, or no score.
         measured: None = not known.
         error: the measured score's standard error between items; None = not known, or no score.
     """
@@ -137,7 +138,7 @@ class PairedComparison:
         detectable: smallest true difference that was likely (power 0.8) to be seen.
         verdict: the comparison in words.
         seeds: trainings that both are means over.
-        seed_error: standard error of the difference between seeds; None = one seed, or not known.
+        seed_error: standard error of the difference across seeds; None = one seed, or not known.
     """
 
     a: str
@@ -249,7 +250,7 @@ class StudyReport:
         return list(dict.fromkeys(score.benchmark for score in self.scores if score.is_main))
 
     def main_score(self, arm: str, benchmark: str) -> ArmScore | None:
-        """The figure to quote of an arm on a benchmark; None where there is none."""
+        """The headline metric of an arm on a benchmark; None where there is none."""
         found = (one for one in self.scores if one.is_main and (one.arm, one.benchmark) == (arm, benchmark))
         return next(found, None)
 
@@ -270,7 +271,7 @@ class StudyReport:
         return next(found, None)
 
     def published_of(self, arm: str, benchmark: str, name: str = "") -> list[Published]:
-        """What others published of an arm's figure on a benchmark; "" = of the figure to quote."""
+        """What others published of an arm's figure on a benchmark; "" = of the headline metric."""
         quoted = {"", *(one.name for one in self.scores if one.is_main and one.benchmark == benchmark)}
         names = quoted if name in quoted else {name}
         return [one for one in self.published if (one.arm, one.benchmark) == (arm, benchmark) and one.metric in names]
@@ -287,7 +288,7 @@ class StudyReport:
 
 def write_report(path: Path, report: StudyReport) -> None:
     """The report as one JSON file, replaced as a whole."""
-    write_json_atomically(path, report.to_json())
+    write_json_atomically(path, stamped(report.to_json()))
 
 
 def read_report(path: Path) -> StudyReport:
@@ -305,7 +306,7 @@ def read_report(path: Path) -> StudyReport:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{path} is no JSON: {error}", "make the report again from its study") from error
     try:
-        return StudyReport.from_json(value)
+        return StudyReport.from_json(read_report_tree(value, path) if isinstance(value, dict) else value)
     except (RunError, DataError) as error:
         raise RunError(f"{path}: {error.message}", error.hint) from error
 

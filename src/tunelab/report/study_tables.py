@@ -75,7 +75,7 @@ def all_scores_table(report: StudyReport) -> StudyTable:
     """Every figure of every arm, the main one of a benchmark among them."""
     columns = (
         *(Column(name, is_number=False) for name in ("Benchmark", "Metric", "Arm")),
-        *(Column(name) for name in ("Value", "Error between seeds", "Items", "Seeds")),
+        *(Column(name) for name in ("Value", "SE across seeds", "Items", "Seeds")),
         Column("Unit", is_number=False),
         Column("Better", is_number=False),
     )

@@ -20,6 +20,7 @@ from tunelab.evaluation.benchmark import Graded, Response, Score, Scored
 from tunelab.evaluation.win_rate import read_annotations, win_rate
 from tunelab.files import write_json_atomically, write_text_atomically
 from tunelab.records.evaluation_files import GRADES, RESPONSES, SCORES
+from tunelab.records.old_format import stamped
 from tunelab.scoring.grading import grade_responses
 from tunelab.scoring.read_responses import (
     ANNOTATIONS,
@@ -176,7 +177,7 @@ def _write(read: ReadResponses, graded: list[Graded], scored: Scored, files: lis
     try:
         folder.mkdir(exist_ok=True)
         write_text_atomically(folder / GRADES, grades)
-        write_json_atomically(folder / SCORES, found)
+        write_json_atomically(folder / SCORES, stamped(found))
     except OSError as error:
         raise _unwritable(folder, error) from error
     return folder / SCORES

@@ -21,23 +21,23 @@ from tunelab.comparison.align import OF_THE_MODEL
 from tunelab.comparison.compare_runs import Compared, compared
 from tunelab.comparison.evaluated import Evaluated
 from tunelab.comparison.paired_comparison import Comparison
-from tunelab.config import Recipe, load_recipe
+from tunelab.config import Recipe
 from tunelab.errors import UsageError
 from tunelab.records.cells import STUDY_FILE
 from tunelab.records.runs import Run, now
 from tunelab.report.content import Arm, ArmScore, Curve, SettingDifference, StudyReport
 from tunelab.studies.report_parts import (
     TRAINED_ONCE,
-    adapter_name,
     answered,
     arm_scores,
     disk_bytes,
     flips_of,
+    headline_comparisons,
     machine_and_versions,
+    method_name,
     model_name,
     not_seen,
     paired,
-    quoted,
     run_provenance,
     setting_differences,
     source_name,
@@ -79,7 +79,7 @@ class _Side:
 
     @cached_property
     def recipe(self) -> Recipe | None:
-        return load_recipe(self.run.recipe_file) if self.run is not None else None
+        return self.run.recipe if self.run is not None else None
 
     @property
     def header(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def compare_report(
     b: Path | str | None = None,
     *,
     benchmarks: Sequence[str] = (),
-    but_for: Collection[str] = (),
+    allow_diff: Collection[str] = (),
     common_items_only: bool = False,
 ) -> StudyReport:
     """The report of two runs, or of a run and its base; arguments and errors are those of compare_runs().
@@ -101,7 +101,7 @@ def compare_report(
     Raises:
         ConfigError: a run's recipe is wrong.
     """
-    return report_of(compared(a, b, benchmarks=benchmarks, but_for=but_for, common_items_only=common_items_only))
+    return report_of(compared(a, b, benchmarks=benchmarks, allow_diff=allow_diff, common_items_only=common_items_only))
 
 
 def report_of(found: Compared) -> StudyReport:
@@ -120,7 +120,7 @@ def report_of(found: Compared) -> StudyReport:
         created=now(),
         questions=tuple(
             answered(f"Is {one.b_name} better than {one.a_name} on {one.benchmark}?", one)
-            for one in quoted(comparisons)
+            for one in headline_comparisons(comparisons)
         ),
         arms=tuple(_arm(side) for side in sides),
         scores=tuple(score for side in sides for score in _scores(side, comparisons)),
@@ -168,7 +168,7 @@ def _arm(side: _Side) -> Arm:
         name=side.name,
         model=model_name(recipe.model.name),
         precision=recipe.precision.name,
-        adapter=adapter_name(recipe.adapter) if tuned else "none",
+        adapter=method_name(recipe) if tuned else "none",
         data=", ".join(source_name(one) for one in recipe.data.sources) if tuned else "",
         training_seconds=None if tuned else 0.0,
         trainable_parameters=None if tuned else 0,
@@ -233,7 +233,7 @@ def _not_proved(
         if side.run is None:
             yield f"{side.name} is known by its evaluations alone: not how it was trained, nor what that took."
     yield from not_seen(comparisons)
-    for one in quoted(comparisons):
+    for one in headline_comparisons(comparisons):
         yield from _unlike_questions(one)
     for pair in zip(*(side.evaluated for side in sides), strict=True):
         yield from _limits(sides, pair)

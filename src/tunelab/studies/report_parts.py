@@ -10,7 +10,7 @@ from typing import Any, Literal
 from tunelab.comparison.evaluated import Evaluated
 from tunelab.comparison.paired_comparison import Comparison
 from tunelab.comparison.verdict import verdict
-from tunelab.config import AdapterSettings, SourceSettings
+from tunelab.config import Recipe, SourceSettings, to_yaml
 from tunelab.records.runs import Run
 from tunelab.report.content import ArmScore, Curve, Flip, PairedComparison, Question, SettingDifference
 from tunelab.statistics.standard_errors import mean_with_error
@@ -20,9 +20,9 @@ MOST_FLIPS = 500  # of each comparison, that a report shows
 TRAINED_ONCE = "Every tuned arm was trained once: how much a result changes from seed to seed is not known."
 
 
-def adapter_name(adapter: AdapterSettings) -> str:
+def method_name(recipe: Recipe) -> str:
     """What is trained: "LoRA r 16" or "every weight"."""
-    return f"LoRA r {adapter.rank}" if adapter.kind == "lora" else "every weight"
+    return f"LoRA r {recipe.adapter.rank}" if recipe.method == "lora" else "every weight"
 
 
 def source_name(source: SourceSettings) -> str:
@@ -56,12 +56,12 @@ def arm_scores(
     Args:
         benchmark: as the report names it.
         seeds: the arm's evaluations, one a seed; none = no figure.
-        in_table: names of figures that have a column beside the figure to quote.
+        in_table: names of figures that have a column beside the headline metric.
     """
     if not seeds:
         return
     by_seed = [one.content["scores"] for one in seeds]
-    main = "response_perplexity" if seeds[0].is_held_out else by_seed[0][0]["name"]
+    main = "completion_perplexity" if seeds[0].is_held_out else by_seed[0][0]["name"]
     for score in by_seed[0]:
         same = [one for scores in by_seed for one in scores if one["name"] == score["name"]]
         known = [one["error"] for one in same if one["error"] is not None]
@@ -117,8 +117,8 @@ def answered(ask: str, one: Comparison) -> Question:
     return Question(ask, f"{said}.", shown if one.beyond_seeds else "unknown")
 
 
-def quoted(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Of each pair of arms and benchmark the comparison by the figure to quote, which is made first."""
+def headline_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Of each pair of arms and benchmark the comparison by the headline metric, which is made first."""
     found: dict[tuple[str, str, str], Comparison] = {}
     for one in comparisons:
         found.setdefault((one.a_name, one.b_name, one.benchmark), one)
@@ -126,14 +126,14 @@ def quoted(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def flips_of(comparisons: Sequence[Comparison], evaluated: Callable[[str, str], Evaluated]) -> tuple[list[Flip], int]:
-    """Items gained and lost by the figure to quote, with what both arms answered; and how many more there are.
+    """Items gained and lost by the headline metric, with what both arms answered; and how many more there are.
 
     Args:
         evaluated: of an arm and a benchmark, whose answers are shown.
     """
     shown: list[Flip] = []
     left_out = 0
-    for one in quoted(comparisons):
+    for one in headline_comparisons(comparisons):
         flips = list(_flips(one, evaluated))
         shown += flips[:MOST_FLIPS]
         left_out += max(0, len(flips) - MOST_FLIPS)
@@ -261,5 +261,5 @@ def run_provenance(run: Run, place: str) -> dict[str, str]:
         "held-out rows": manifest["data"]["held_out"]["sha256"],
         "weights after": str(manifest["weights_after"]),
         "target tokens": f"{manifest['trained']['targets']:,}",
-        "recipe": run.recipe_file.read_text(encoding="utf-8"),
+        "recipe": to_yaml(run.recipe),
     }

@@ -26,7 +26,7 @@ def run_study(
     study: Study,
     out: Path | str,
     *,
-    on: str = "here",
+    executor: str = "here",
     options: Mapping[str, str] | None = None,
     progress: Progress = silent,
 ) -> list[Cell]:
@@ -36,7 +36,7 @@ def run_study(
     the rest goes on; the next call tries it again.
 
     Args:
-        on: where cells run: "here", "ray", "slurm", or a .py file of one's own (studies/executors/_executor.py).
+        executor: where cells run: "here", "ray", "slurm", or a .py file of one's own (studies/executors/_executor.py).
         options: of the executor, by its own names.
 
     Raises:
@@ -45,14 +45,14 @@ def run_study(
         Interrupted: Ctrl-C; what was made is kept, and the same call goes on.
     """
     folder, chosen = Path(out), dict(options or {})
-    executor = plugins.load(EXECUTORS, on)
-    if strange := [name for name in chosen if name not in executor.OPTIONS]:
-        known = "; ".join(f"{name}: {what}" for name, what in executor.OPTIONS.items())
-        raise UsageError(f"{on} has no option {strange[0]!r}", f"known: {known}")
+    module = plugins.load(EXECUTORS, executor)
+    if strange := [name for name in chosen if name not in module.OPTIONS]:
+        known = "; ".join(f"{name}: {what}" for name, what in module.OPTIONS.items())
+        raise UsageError(f"{executor} has no option {strange[0]!r}", f"known: {known}")
     keep_study(study, folder)
     waiting = [cell for cell in known_cells(study, folder) if cell.status != "done"]
     if waiting:
-        executor.run_cells(folder, waiting, chosen, progress)
+        module.run_cells(folder, waiting, chosen, progress)
     return known_cells(study, folder)
 
 

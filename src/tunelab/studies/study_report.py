@@ -20,12 +20,12 @@ from tunelab.report.content import Arm, ArmScore, Question, SettingDifference, S
 from tunelab.studies.published import Costs, published_figures
 from tunelab.studies.report_parts import (
     TRAINED_ONCE,
-    adapter_name,
     answered,
     arm_scores,
     disk_bytes,
     flips_of,
     machine_and_versions,
+    method_name,
     model_name,
     not_seen,
     paired,
@@ -119,7 +119,7 @@ def _arm(found: _Found, name: str) -> Arm:
         name=name,
         model=model_name(recipe.model.name),
         precision=recipe.precision.name,
-        adapter=adapter_name(recipe.adapter) if settings.tuned else "none",
+        adapter=method_name(recipe) if settings.tuned else "none",
         data=", ".join(source_name(one) for one in recipe.data.sources) if settings.tuned else "",
         status="failed" if failed else "done" if done else "missing",
         error="; ".join(dict.fromkeys(f"{cell.title}: {cell.error}" for cell in causes)),
@@ -178,13 +178,13 @@ def _comparisons(found: _Found) -> tuple[list[Comparison], list[str]]:
         if not first.seeds or not second.seeds:
             continue
         try:
-            # A question may name the figure to quote, which is compared once.
+            # A question may name the headline metric, which is compared once.
             name = first.seeds[0].metric(metric).name
             if (a, b, benchmark, name) not in made:
-                one = compare_sides(first, second, name, but_for=("template",))
+                one = compare_sides(first, second, name, allow_diff=("template",))
                 made[a, b, benchmark, name] = dataclasses.replace(one, benchmark=benchmark)
         except TunelabError as error:
-            refused.setdefault((a, b, benchmark, error.message), []).append(metric or "its figure to quote")
+            refused.setdefault((a, b, benchmark, error.message), []).append(metric or "its headline metric")
     sentences = []
     for (a, b, benchmark, message), metrics in refused.items():
         sentences.append(f"{a} and {b} were not compared on {benchmark} by {', '.join(metrics)}: {message}")

@@ -12,6 +12,7 @@ from tunelab.config import Recipe
 from tunelab.config.study import Study
 from tunelab.records.cells import Cell, read_study
 from tunelab.records.evaluation_files import SCORES
+from tunelab.records.old_format import read_scores
 from tunelab.report.content import StudyReport, read_report
 from tunelab.report.html_page import html_page
 from tunelab.report.markdown_page import markdown_page
@@ -38,7 +39,8 @@ def tracked_evaluation(study: Study, cell: Cell, folder: Path, recipe: Recipe) -
     with started(recipe.train.trackers, cell_run(study, cell, folder, recipe)) as trackers:
 
         def log_scores(scored: Path) -> None:
-            content = json.loads((scored / SCORES).read_text(encoding="utf-8"))
+            path = scored / SCORES
+            content = read_scores(json.loads(path.read_text(encoding="utf-8")), path)
             benchmark = Path(cell.benchmark).stem if cell.benchmark.endswith(".py") else cell.benchmark
             values = score_values(benchmark, content["scores"])
             for tracker in trackers:

@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 from peft import PeftModel
 from torch import nn
 
-from tunelab.config import Recipe, load_recipe, resolve, to_yaml
+from tunelab.config import Recipe, resolve, to_yaml
 from tunelab.data.loader import TokenTable, TrainingPlan
 from tunelab.errors import Interrupted, RunError, TrainingError, TunelabError
 from tunelab.files import directory_written_atomically
@@ -59,7 +59,7 @@ def resume(path: Path | str, *, progress: Progress = silent) -> Run:
     run = open_run(Path(path))
     if run.is_done:
         raise RunError(f"{path}: the run is {run.status}; there is nothing to resume", "train again with another --out")
-    recipe = load_recipe(run.recipe_file)
+    recipe = run.recipe
     accelerator = make_accelerator(recipe)
     try:
         return _execute(run, recipe, accelerator, progress)
@@ -115,7 +115,7 @@ def _train(run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progres
             f"stopped after step {state.step} of {plan.total_steps}; everything up to there is saved",
             f"go on with: tunelab train --resume {run.path}",
         )
-    if recipe.train.final == "best":
+    if recipe.train.load_best_at_end:
         checkpoints.load_best(model)
     after = measure() if measure is not None else None
     if accelerator.is_main_process:
@@ -184,10 +184,9 @@ def start_on_main(accelerator: Accelerator, recipe: Recipe) -> Run:
 
 def default_path(recipe: Recipe) -> Path:
     """runs/MODEL-METHOD-DATA-N, with the first N that is free."""
-    method = "lora" if recipe.adapter.kind == "lora" else "full"
     source = recipe.data.sources[0]
     name = Path(source.path).stem if source.path else Path(source.name).stem
-    stem = re.sub(r"[^\w.-]+", "-", f"{Path(recipe.model.name).name}-{method}-{name}").lower()
+    stem = re.sub(r"[^\w.-]+", "-", f"{Path(recipe.model.name).name}-{recipe.method}-{name}").lower()
     number = 1
     while (path := Path("runs") / f"{stem}-{number}").exists():
         number += 1
@@ -214,7 +213,7 @@ def _held_out_loss(module: TargetLoss, table: TokenTable, recipe: Recipe, accele
         total, targets = table_loss(
             module,
             table,
-            tokens_per_batch=recipe.train.tokens_per_batch,
+            micro_batch_tokens=recipe.train.micro_batch_tokens,
             loss_on=recipe.data.loss_on,
             device=accelerator.device,
             packing=recipe.train.packing,

@@ -38,9 +38,9 @@ class LoopSettings:
     lr: float
     schedule: Schedule = "cosine"
     warmup: float = 0.0
-    clip: float | None = 1.0
+    max_grad_norm: float | None = 1.0
     eval_every: int | None = None
-    patience: int | None = None
+    early_stopping_patience: int | None = None
     save_every: int | None = None
     seed: int = 0
 
@@ -179,7 +179,7 @@ class TrainingLoop:
     def _clip(self, number: int) -> float | None:
         """Scale gradients down to the largest norm allowed; gives the norm that they had."""
         self.accelerator.unscale_gradients(self.optimizer)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip or math.inf))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm or math.inf))
         if math.isfinite(norm):
             return norm
         scaler = self.accelerator.scaler
@@ -208,7 +208,8 @@ class TrainingLoop:
         self._log(kind="held-out", step=state.step, loss=loss, best=improved)
 
     def _patience_is_spent(self, state: LoopState) -> bool:
-        return self.settings.patience is not None and state.evaluations_without_gain >= self.settings.patience
+        patience = self.settings.early_stopping_patience
+        return patience is not None and state.evaluations_without_gain >= patience
 
     def _save_is_due(self, state: LoopState, total: int) -> bool:
         every = self.settings.save_every

@@ -139,7 +139,7 @@ def table_loss(
     module: TargetLoss,
     table: TokenTable,
     *,
-    tokens_per_batch: int,
+    micro_batch_tokens: int,
     loss_on: LossOn,
     device: torch.device,
     packing: bool = True,
@@ -153,7 +153,7 @@ def table_loss(
     was_training = module.training
     module.eval()
     total, targets = 0.0, 0
-    capacity = max(tokens_per_batch, max(table.lengths, default=0))
+    capacity = max(micro_batch_tokens, max(table.lengths, default=0))
     bins = pack_best_fit(table.lengths, capacity) if packing else [[row] for row in range(len(table))]
     try:
         with torch.no_grad(), flat_attention(module.model):

@@ -61,7 +61,7 @@ def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.
 
     A frozen base lies in the precision it is computed with; weights that are trained lie in float32.
     """
-    trains_base = recipe.adapter.kind == "none"
+    trains_base = recipe.method == "full"
     dtype = torch.float32 if trains_base else DTYPES[compute_dtype(recipe)]
     base: nn.Module = load_base(recipe, dtype=dtype, device=accelerator.device)
     check_tokenizer_fits(base, tokenizer)
@@ -124,9 +124,9 @@ def training_plan(recipe: Recipe, table: TokenTable) -> TrainingPlan:
         table=table,
         epochs=settings.epochs,
         steps=settings.steps,
-        rows_per_step=settings.rows_per_step,
-        tokens_per_step=settings.tokens_per_step,
-        tokens_per_batch=settings.tokens_per_batch,
+        batch_size=settings.batch_size,
+        batch_tokens=settings.batch_tokens,
+        micro_batch_tokens=settings.micro_batch_tokens,
         packing=settings.packing,
         loss_on=recipe.data.loss_on,
         seed=settings.seed,
@@ -140,9 +140,9 @@ def loop_settings(recipe: Recipe, plan: TrainingPlan) -> LoopSettings:
         lr=settings.lr or 0.0,
         schedule=settings.schedule,
         warmup=settings.warmup,
-        clip=settings.clip,
+        max_grad_norm=settings.max_grad_norm,
         eval_every=settings.eval_every,
-        patience=settings.patience,
+        early_stopping_patience=settings.early_stopping_patience,
         save_every=settings.save_every or max(1, plan.total_steps // 10),
         seed=settings.seed,
     )

@@ -28,24 +28,24 @@ def by_name(records: Sequence[LikelihoodRecord]) -> dict[str, Score]:
 def test_by_hand() -> None:
     # nats 2 + 4 over 1 + 3 tokens: 1.5 a token; residuals 0.5 and -0.5, error sqrt(2 * 0.5 / 16) = 0.25
     scores = by_name([record(0, 2.0, 1, 4), record(1, 4.0, 3, 8)])
-    response = scores["response_perplexity"]
+    response = scores["completion_perplexity"]
     assert response.value == pytest.approx(math.exp(1.5))
     assert response.error == pytest.approx(0.25 * math.exp(1.5))
-    assert scores["text_perplexity"].value == pytest.approx(math.exp(3.0))
-    assert scores["text_perplexity"].error == pytest.approx(0.5 * math.exp(3.0))
+    assert scores["sequence_perplexity"].value == pytest.approx(math.exp(3.0))
+    assert scores["sequence_perplexity"].error == pytest.approx(0.5 * math.exp(3.0))
     # 6 nats over 12 bytes: both rows have the same 0.5 nats a byte
-    assert scores["response_bits_per_byte"].value == pytest.approx(0.5 / math.log(2))
-    assert scores["response_bits_per_byte"].error == pytest.approx(0, abs=1e-12)
-    assert scores["text_bits_per_byte"].value == pytest.approx(1.0 / math.log(2))
+    assert scores["completion_bits_per_byte"].value == pytest.approx(0.5 / math.log(2))
+    assert scores["completion_bits_per_byte"].error == pytest.approx(0, abs=1e-12)
+    assert scores["sequence_bits_per_byte"].value == pytest.approx(1.0 / math.log(2))
     assert not any(score.higher_is_better for score in scores.values())
     assert (response.n, response.unit, response.protocol["tokens"]) == (2, "per token", 4)
-    assert scores["text_bits_per_byte"].protocol["bytes"] == 24
-    assert "UTF-8" in scores["text_bits_per_byte"].protocol["which_bytes"]
+    assert scores["sequence_bits_per_byte"].protocol["bytes"] == 24
+    assert "UTF-8" in scores["sequence_bits_per_byte"].protocol["which_bytes"]
 
 
 def test_it_is_weighted_by_tokens_not_by_rows() -> None:
     scores = by_name([record(0, 10.0, 1, 1), *(record(i, 99.0, 99, 99) for i in range(1, 4))])
-    assert scores["response_perplexity"].value == pytest.approx(math.exp((10 + 3 * 99) / (1 + 3 * 99)))
+    assert scores["completion_perplexity"].value == pytest.approx(math.exp((10 + 3 * 99) / (1 + 3 * 99)))
 
 
 def test_the_error_is_the_spread_of_repeated_measurements() -> None:
@@ -55,7 +55,7 @@ def test_the_error_is_the_spread_of_repeated_measurements() -> None:
         tokens = generator.integers(5, 60, 100)
         nats = tokens * generator.normal(1.5, 0.4, 100)
         rows = [record(i, float(y), int(x), int(4 * x)) for i, (y, x) in enumerate(zip(nats, tokens, strict=True))]
-        score = by_name(rows)["response_perplexity"]
+        score = by_name(rows)["completion_perplexity"]
         values.append(score.value)
         errors.append(score.error)
     assert np.mean(errors) == pytest.approx(np.std(values, ddof=1), rel=0.1)
@@ -66,13 +66,13 @@ def test_one_row_has_no_known_error() -> None:
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
-    with pytest.raises(DataError, match="response: 0 rows have no tokens"):
+    with pytest.raises(DataError, match="completion: 0 rows have no tokens"):
         perplexity_scores([])
-    with pytest.raises(DataError, match="response: 1 rows have no tokens: there is nothing to divide by"):
+    with pytest.raises(DataError, match="completion: 1 rows have no tokens: there is nothing to divide by"):
         perplexity_scores([LikelihoodRecord("0", "", 0.0, 0, 0, 1.0, 2, 3)])
-    with pytest.raises(DataError, match="response: 1 rows have no bytes"):
+    with pytest.raises(DataError, match="completion: 1 rows have no bytes"):
         perplexity_scores([LikelihoodRecord("0", "", 0.0, 1, 0, 1.0, 2, 3)])
-    with pytest.raises(DataError, match="response: 800 nats per token have no finite perplexity"):
+    with pytest.raises(DataError, match="completion: 800 nats per token have no finite perplexity"):
         perplexity_scores([record(0, 800.0, 1, 1)])
 
 

@@ -126,7 +126,7 @@ def test_wrong_options(files: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="here has no option 'gpus'"):
         run_study(study, tmp_path, options={"gpus": "2"})
     with pytest.raises(UsageError, match="no executor named 'hear'; did you mean 'here'"):
-        run_study(study, tmp_path, on="hear")
+        run_study(study, tmp_path, executor="hear")
     with pytest.raises(RunError, match="the study has no cell train-0") as caught:
         run_cell(tmp_path, "train-0")
     assert "--dry-run" in caught.value.hint

@@ -90,7 +90,7 @@ def test_a_killed_worker_is_replaced_and_the_report_is_the_same(cluster: Any, fi
     cells = run_study(
         study,
         Path(os.path.relpath(tmp_path / "ray")),
-        on="ray",
+        executor="ray",
         progress=lambda stage, done, total, detail="": said.append((done, total, detail)),
     )
     thread.join()
@@ -110,7 +110,7 @@ def test_a_killed_worker_is_replaced_and_the_report_is_the_same(cluster: Any, fi
 def test_ctrl_c_lets_a_training_save(cluster: Any, files: Path, tmp_path: Path) -> None:
     thread = signalled_when_it_trains(tmp_path, signal.SIGINT, whom=os.getpid())
     with pytest.raises(Interrupted, match="the study was stopped; what was made is kept"):
-        run_study(small_study(files, 2000, arms={"lora": {}}, questions=[]), tmp_path, on="ray")
+        run_study(small_study(files, 2000, arms={"lora": {}}, questions=[]), tmp_path, executor="ray")
     thread.join()
     assert trains(tmp_path) is None, "nothing is left running"
     (run,) = [Run(one) for one in (tmp_path / "runs").iterdir()]
@@ -281,7 +281,7 @@ def test_wrong_options(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert on_ray.read_settings(given) == on_ray.Settings("auto", 0.5, 1, 0)
     assert on_ray.read_settings({}) == on_ray.Settings(None, None, 1, 3)
     with pytest.raises(UsageError, match="ray has no option 'gpus'"):
-        run_study(study_of(files), tmp_path, on="ray", options={"gpus": "1"})
+        run_study(study_of(files), tmp_path, executor="ray", options={"gpus": "1"})
 
 
 def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,16 +295,16 @@ def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_such_cluster(cluster: Any, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = small_study(files)
     with pytest.raises(UsageError, match="this machine does not have 1 CPU and 64 GPU"):
-        run_study(study, tmp_path, on="ray", options={"gpus_per_cell": "64"})
+        run_study(study, tmp_path, executor="ray", options={"gpus_per_cell": "64"})
     with pytest.raises(UsageError, match="address=auto: this process is connected to Ray already"):
-        run_study(study, tmp_path, on="ray", options={"address": "auto"})
+        run_study(study, tmp_path, executor="ray", options={"address": "auto"})
     monkeypatch.setattr(cluster, "is_initialized", lambda: False)
     monkeypatch.setattr(cluster, "shutdown", lambda: None)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
         with pytest.raises(UsageError, match=f"no Ray cluster answers at {address}") as caught:
-            run_study(study, tmp_path, on="ray", options={"address": address})
+            run_study(study, tmp_path, executor="ray", options={"address": address})
     assert "ray start --head" in caught.value.hint
     with pytest.raises(UsageError, match="Ray at nonsense: "):
-        run_study(study, tmp_path, on="ray", options={"address": "nonsense"})
+        run_study(study, tmp_path, executor="ray", options={"address": "nonsense"})

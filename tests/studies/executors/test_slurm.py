@@ -90,7 +90,7 @@ def test_the_report_is_the_one_made_here_though_a_training_was_queued_again(
     cells = run_study(
         study,
         tmp_path / "there",
-        on="slurm",
+        executor="slurm",
         options={"partition": "gpu", "time": "1:30:00", "gpus_per_node": "2", "array_parallelism": "1"},
         progress=lambda stage, done, total, detail="": said.append((detail, done)),
     )
@@ -112,7 +112,7 @@ def test_the_report_is_the_one_made_here_though_a_training_was_queued_again(
 
 
 def test_a_job_that_dies_is_recorded_with_its_state_and_its_log(files: Path, tmp_path: Path, cluster: Path) -> None:
-    cells = run_study(small_study(files), tmp_path / "study", on="slurm", options={"setup": "kill -9 $$"})
+    cells = run_study(small_study(files), tmp_path / "study", executor="slurm", options={"setup": "kill -9 $$"})
     assert [cell.status for cell in cells] == ["failed"] * 3
     log = tmp_path / "study" / "slurm" / "101_0_0_log.out"
     training = next(cell for cell in cells if not cell.benchmark)
@@ -131,7 +131,7 @@ def interrupted(
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted) as caught:
         patch.setattr(slurm, "time", SimpleNamespace(monotonic=time.monotonic, sleep=ctrl_c))
-        run_study(study, folder, on="slurm", options=options)
+        run_study(study, folder, executor="slurm", options=options)
     return caught.value
 
 
@@ -162,7 +162,7 @@ def test_ctrl_c_ends_the_waiting_and_the_same_command_submits_nothing_twice(
 
     monkeypatch.setattr(slurm, "time", SimpleNamespace(monotonic=time.monotonic, sleep=cancel))
     monkeypatch.setattr(slurm, "RECORD_S", 0.0)
-    cells = run_study(study, folder, on="slurm")
+    cells = run_study(study, folder, executor="slurm")
     assert all("Slurm says CANCELLED by 1000" in cell.error for cell in cells) and len(cells) == 3
     assert len(list(cluster.glob("*.script"))) == 3
     assert interrupted(study, folder, monkeypatch).message.endswith("104, 105"), "failed ones are tried again"
@@ -177,7 +177,7 @@ def test_ctrl_c_before_anything_was_submitted_is_ctrl_c(
 
     monkeypatch.setattr(slurm, "_submit", ctrl_c)
     with pytest.raises(KeyboardInterrupt):
-        run_study(small_study(files), tmp_path / "study", on="slurm")
+        run_study(small_study(files), tmp_path / "study", executor="slurm")
 
 
 def test_jobs_are_never_submitted_beside_ones_that_may_still_run(
@@ -188,7 +188,7 @@ def test_jobs_are_never_submitted_beside_ones_that_may_still_run(
     interrupted(study, folder, monkeypatch)
     (tmp_path / "bin" / "squeue").write_text("#!/bin/sh\necho 'slurm_load_jobs error: Socket timed out' >&2\nexit 1\n")
     with pytest.raises(RunError, match="does not say whether earlier jobs of this study still run: 101_0, 101_1, 102"):
-        run_study(study, folder, on="slurm")
+        run_study(study, folder, executor="slurm")
     assert len(list(cluster.glob("*.script"))) == 2
 
 
@@ -198,7 +198,7 @@ def test_what_sbatch_refuses_is_said_and_the_records_stay(files: Path, tmp_path:
     cells = cells_of(study)
     keep_cell(folder, failed := Cell(**{**vars(cells[0]), "status": "failed", "error": "out of memory"}))
     with pytest.raises(UsageError, match="sbatch refused the jobs: sbatch: error: invalid partition specified: none"):
-        run_study(study, folder, on="slurm", options={"partition": "none"})
+        run_study(study, folder, executor="slurm", options={"partition": "none"})
     assert known_cells(study, folder) == [failed, *cells[1:]]
 
 
@@ -230,7 +230,7 @@ def test_a_cluster_that_does_not_answer(cluster: Path, tmp_path: Path) -> None:
 def test_wrong_options(files: Path, tmp_path: Path, option: str, said: str) -> None:
     name, _, value = option.partition("=")
     with pytest.raises(UsageError, match=said):
-        run_study(small_study(files), tmp_path, on="slurm", options={name: value})
+        run_study(small_study(files), tmp_path, executor="slurm", options={name: value})
 
 
 def test_options_as_sbatch_takes_them() -> None:
@@ -246,11 +246,11 @@ def test_what_must_be_there(files: Path, tmp_path: Path, cluster: Path, monkeypa
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "submitit", None)
         with pytest.raises(UsageError, match="need submitit, which is not installed") as caught:
-            run_study(study, tmp_path / "study", on="slurm")
+            run_study(study, tmp_path / "study", executor="slurm")
         assert "tunelab[slurm]" in caught.value.hint
     (tmp_path / "bin" / "sbatch").unlink()
     with pytest.raises(UsageError, match="this machine has no sbatch: it is no login node of a Slurm cluster"):
-        run_study(study, tmp_path / "study", on="slurm")
+        run_study(study, tmp_path / "study", executor="slurm")
 
 
 @pytest.fixture

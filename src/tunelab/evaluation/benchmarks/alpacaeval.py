@@ -154,7 +154,7 @@ def write_model_outputs(responses: Sequence[Response], generator: str, path: Pat
         if not response.item.isdecimal() or not isinstance(response.target, dict) or "dataset" not in response.target:
             raise DataError(
                 f"{path}: the response to item {response.item!r} is not one of AlpacaEval",
-                "generate with --on alpacaeval",
+                "generate with --benchmarks alpacaeval",
             )
         if int(response.item) in by_place:
             raise DataError(f"{path}: item {response.item} has two responses", "give one model's responses at a time")

@@ -4,7 +4,7 @@ Zhou et al., "Instruction-Following Evaluation for Large Language Models" (arXiv
 google-research/google-research, instruction_following_eval; prompt and length of the answer follow
 lm-evaluation-harness, tasks/ifeval. A verdict is strict (the answer as it stands) or loose (one of eight variants of
 it passes: with and without asterisks, first line and last line). Either is told of prompts (every instruction of the
-prompt was followed; `prompt_strict` is the figure to quote) and of single instructions, whose errors take the prompt
+prompt was followed; `prompt_strict` is the headline metric) and of single instructions, whose errors take the prompt
 as the unit that was drawn.
 """
 

@@ -21,7 +21,7 @@ ERROR = "ratio estimator, rows as clusters (Cochran 1977, section 2.11)"
 def predicted_bytes(
     decode: Callable[[Sequence[int]], str], input_ids: Sequence[int], answer_mask: Sequence[bool]
 ) -> tuple[int, int]:
-    """UTF-8 bytes of a row's answers, and of all its text but the first token's: (answer_bytes, text_bytes).
+    """UTF-8 bytes of a row's answers, and of all its text but the first token's: (completion_bytes, sequence_bytes).
 
     A stretch's bytes are those that it adds to the decoded text before it, so that stretches sum to the whole also
     where a tokenizer drops a leading space.
@@ -35,38 +35,38 @@ def predicted_bytes(
     def size(end: int) -> int:
         return len(decode(input_ids[:end]).encode("utf-8", errors="surrogatepass"))
 
-    answer_bytes = 0
+    completion_bytes = 0
     start = None
     for place in range(1, len(input_ids) + 1):
         inside = place < len(input_ids) and answer_mask[place]
         if inside and start is None:
             start = place
         elif not inside and start is not None:
-            answer_bytes += size(place) - size(start)
+            completion_bytes += size(place) - size(start)
             start = None
-    return answer_bytes, size(len(input_ids)) - size(1)
+    return completion_bytes, size(len(input_ids)) - size(1)
 
 
 def perplexity_scores(records: Sequence[LikelihoodRecord]) -> list[Score]:
-    """Perplexity and bits per byte, of the response and of the full text.
+    """Perplexity and bits per byte, of the completions and of the full sequences.
 
     Raises:
         DataError: there are no rows, or no tokens or bytes to divide by, or a perplexity that no float can hold.
     """
     parts = (
         (
-            "response",
+            "completion",
             "the answers' tokens, end-of-sequence included",
-            [record.answer_nll for record in records],
-            [record.answer_tokens for record in records],
-            [record.answer_bytes for record in records],
+            [record.completion_nll for record in records],
+            [record.completion_tokens for record in records],
+            [record.completion_bytes for record in records],
         ),
         (
-            "text",
+            "sequence",
             "all tokens of a row but its first",
-            [record.text_nll for record in records],
-            [record.text_tokens for record in records],
-            [record.text_bytes for record in records],
+            [record.sequence_nll for record in records],
+            [record.sequence_tokens for record in records],
+            [record.sequence_bytes for record in records],
         ),
     )
     scores = []

@@ -136,7 +136,7 @@ def _check_installed() -> None:
     if absent := [name for name in ("sbatch", "srun", "squeue") if shutil.which(name) is None]:
         raise UsageError(
             f"this machine has no {absent[0]}: it is no login node of a Slurm cluster",
-            "run the command on one, or leave --on slurm away to run the cells here",
+            "run the command on one, or leave --executor slurm away to run the cells here",
         )
 
 

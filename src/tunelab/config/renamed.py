@@ -1,0 +1,136 @@
+"""What was renamed after format 1: keys of recipes, metrics and the likelihoods' fields, each with its new name.
+
+Two readers share these tables. A recipe or study that a person writes is refused where it has an old name, and the
+error says the new one. A file that tunelab wrote in format 1 (records/old_format.py) is translated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tunelab.errors import Problem
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Renamed:
+    """A key of a recipe under its old and its new dotted path; `values`: old value -> new, None = values stay."""
+
+    old: str
+    new: str
+    values: Mapping[Any, Any] | None = None
+
+
+METHODS = {"lora": "lora", "none": "full"}
+
+RECIPE_KEYS = (
+    Renamed("train.rows_per_step", "train.batch_size"),
+    Renamed("train.tokens_per_step", "train.batch_tokens"),
+    Renamed("train.tokens_per_batch", "train.micro_batch_tokens"),
+    Renamed("train.clip", "train.max_grad_norm"),
+    Renamed("train.patience", "train.early_stopping_patience"),
+    Renamed("train.final", "train.load_best_at_end", {"best": True, "last": False}),
+    Renamed("evaluate.batch_tokens", "evaluate.micro_batch_tokens"),
+    Renamed("adapter.kind", "method", METHODS),
+)
+
+#: Scores and metrics of held-out rows.
+METRICS = {
+    "response_loss": "completion_loss",
+    "response_perplexity": "completion_perplexity",
+    "response_bits_per_byte": "completion_bits_per_byte",
+    "text_perplexity": "sequence_perplexity",
+    "text_bits_per_byte": "sequence_bits_per_byte",
+}
+
+#: Fields of what is stored of each held-out row's likelihood.
+LIKELIHOOD_FIELDS = {
+    "answer_nll": "completion_nll",
+    "answer_tokens": "completion_tokens",
+    "answer_bytes": "completion_bytes",
+    "text_nll": "sequence_nll",
+    "text_tokens": "sequence_tokens",
+    "text_bytes": "sequence_bytes",
+}
+
+
+def recipe_renamed(tree: Mapping[str, Any]) -> tuple[Tree, list[Problem]]:
+    """A recipe's tree with new names in place of old ones, and a problem for each old one, which says the new one.
+
+    A tree that has new names alone comes back equal. Where old and new name stand together, the new one counts.
+    """
+    result: Tree = {name: dict(value) if isinstance(value, Mapping) else value for name, value in tree.items()}
+    problems: list[Problem] = []
+    adapter = result.get("adapter")
+    if isinstance(adapter, str) and adapter in METHODS:
+        # The shorthand took the place of the whole section: null gives every other key of it its default.
+        result["adapter"] = None
+        result.setdefault("method", METHODS[adapter])
+        problems.append(Problem("adapter", f"renamed: method={METHODS[adapter]}"))
+    for key in RECIPE_KEYS:
+        section, _, name = key.old.partition(".")
+        place = result.get(section)
+        if not isinstance(place, dict) or name not in place:
+            continue
+        value = place.pop(name)
+        if key.values is None or _is_one_of(value, key.values):
+            value = value if key.values is None else key.values[value]
+            above, _, new_name = key.new.rpartition(".")
+            (place if above else result).setdefault(new_name, value)
+            problems.append(Problem(key.old, f"renamed: {key.new}={_word(value)}"))
+        else:
+            problems.append(Problem(key.old, f"renamed: {key.new}", f"it was one of {', '.join(key.values)}"))
+    return result, problems
+
+
+def recipe_as_before(tree: Mapping[str, Any]) -> Tree:
+    """The opposite of recipe_renamed, of a whole recipe's tree or of some of its sections.
+
+    Keys of a study's jobs are hashes of recipes under the old names, so that studies of format 1 go on.
+    """
+    result: Tree = {name: dict(value) if isinstance(value, Mapping) else value for name, value in tree.items()}
+    for key in RECIPE_KEYS:
+        above, _, name = key.new.rpartition(".")
+        place = result.get(above) if above else result
+        if not isinstance(place, dict) or name not in place:
+            continue
+        value = place.pop(name)
+        section, _, old_name = key.old.partition(".")
+        back = {new: old for old, new in (key.values or {}).items()}
+        result.setdefault(section, {})[old_name] = back.get(value, value) if key.values else value
+    return result
+
+
+def study_renamed(tree: Mapping[str, Any]) -> Tree:
+    """A study's tree of format 1, or its `tiny` section, under the new names."""
+    result = dict(tree)
+    if isinstance(recipe := result.get("recipe"), Mapping):
+        result["recipe"], _ = recipe_renamed(recipe)
+    if isinstance(arms := result.get("arms"), Mapping):
+        result["arms"] = {name: study_renamed(arm) if isinstance(arm, Mapping) else arm for name, arm in arms.items()}
+    if isinstance(tiny := result.get("tiny"), Mapping):
+        result["tiny"] = study_renamed(tiny)
+    result |= {
+        part: [{**one, key: metric_renamed(one[key])} if isinstance(one.get(key), str) else one for one in result[part]]
+        for part, key in (("questions", "metric"), ("published", "what"))
+        if isinstance(result.get(part), list | tuple)
+    }
+    return result
+
+
+def metric_renamed(name: str) -> str:
+    """A metric's name now: "response_loss", or "held-out response_loss" with the benchmark before it."""
+    before, space, metric = name.rpartition(" ")
+    return f"{before}{space}{METRICS.get(metric, metric)}"
+
+
+def _is_one_of(value: Any, known: Mapping[Any, Any]) -> bool:
+    return isinstance(value, str) and value in known
+
+
+def _word(value: Any) -> str:
+    """A value as a person writes it behind `key=`."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,89 @@
+"""The format of the files that tunelab writes and reads back, and the one place that reads an older one.
+
+Format 1 has no `format_version`; it ended with the renaming of recipe keys, metrics and likelihood fields, whose old
+and new names stand in config/renamed.py. Format 2 has `format_version: 2` beside a file's own keys: in a run's
+manifest.json (which speaks for its recipe.yaml too), study.json, each job's record, the header line of responses.jsonl
+and likelihoods.jsonl, scores.json (which speaks for the files beside it) and report.json.
+
+The version is of the file alone: it is taken off on reading, so that no hash and no comparison of headers sees it.
+Files of format 1 are not rewritten. One that is resumed goes on below its old header with records of the new names;
+names are translated where old ones stand, so both kinds of records read alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tunelab.config.renamed import LIKELIHOOD_FIELDS, RECIPE_KEYS, metric_renamed
+from tunelab.errors import RunError
+
+FORMAT_VERSION, KEY = 2, "format_version"
+
+Tree = dict[str, Any]
+
+
+def stamped(content: Mapping[str, Any]) -> Tree:
+    """What is written: the content, and before it the format that it has."""
+    return {KEY: FORMAT_VERSION, **content}
+
+
+def unstamped(content: Mapping[str, Any], path: Path) -> tuple[Tree, int]:
+    """The content without its format, and the format; a file that names none has format 1.
+
+    Raises:
+        RunError: a later version of tunelab wrote it.
+    """
+    version = content.get(KEY, 1)
+    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+        raise RunError(
+            f"{path}: has format {version}, and this version of tunelab reads formats up to {FORMAT_VERSION}",
+            "a later version wrote it: upgrade tunelab",
+        )
+    return {key: value for key, value in content.items() if key != KEY}, version
+
+
+def likelihood_renamed(record: Mapping[str, Any]) -> Tree:
+    """A record of likelihoods.jsonl under the names of today; any other record as it is."""
+    if "answer_nll" not in record:
+        return dict(record)
+    return {LIKELIHOOD_FIELDS.get(key, key): value for key, value in record.items()}
+
+
+def read_scores(content: Mapping[str, Any], path: Path) -> Tree:
+    """What scores.json holds, under the names of today.
+
+    Raises:
+        RunError: a later version of tunelab wrote it.
+    """
+    found, version = unstamped(content, path)
+    if version == 1:
+        found["scores"] = [_with(score, "name") for score in found["scores"]]
+    return found
+
+
+def read_report_tree(content: Mapping[str, Any], path: Path) -> Tree:
+    """What report.json holds, under the names of today.
+
+    Raises:
+        RunError: a later version of tunelab wrote it.
+    """
+    found, version = unstamped(content, path)
+    if version == 1:
+        keys = {key.old: key.new for key in RECIPE_KEYS}
+        for part, name in (("scores", "name"), ("comparisons", "metric"), ("published", "metric")):
+            if isinstance(found.get(part), list):
+                found[part] = [_with(one, name) for one in found[part]]
+        if isinstance(found.get("differences"), list):
+            found["differences"] = [
+                {**one, "key": keys.get(one["key"], one["key"])} if isinstance(one.get("key"), str) else one
+                for one in found["differences"]
+            ]
+    return found
+
+
+def _with(record: Mapping[str, Any], name: str) -> Tree:
+    """The record with the metric under `name` renamed."""
+    metric = record.get(name)
+    return {**record, name: metric_renamed(metric)} if isinstance(metric, str) else dict(record)
