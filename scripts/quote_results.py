@@ -2,56 +2,70 @@
 
 Usage: python scripts/quote_results.py [--check]     (--check: change nothing; exit code 1 if a document is out of date)
 
-A page of benchmarks/results marks what can be quoted, and a document says what it quotes (RESULT is the page's name
-without .md). What is between a document's two markers is replaced, on one line or on several:
+A page benchmarks/results/DATE-KIND.md marks what can be quoted, and a document says what it quotes. The newest page of
+a kind counts. What is between a document's two markers is replaced, on one line or on several, and the document's links
+to pages of that kind are set to the newest:
 
-    <!-- block NAME --> ... <!-- end NAME -->              in the results
-    <!-- quote RESULT NAME --> ... <!-- end quote -->      in the document
+    <!-- block NAME --> ... <!-- end NAME -->            in the results
+    <!-- quote KIND NAME --> ... <!-- end quote -->      in the document
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+PAGE = re.compile(r"(\d{4}-\d\d-\d\d)-(.+)")
 BLOCK = re.compile(r"<!-- block (\S+) -->(.*?)<!-- end \1 -->", re.DOTALL)
 QUOTE = re.compile(r"(<!-- quote (\S+) (\S+) -->).*?(<!-- end quote -->)", re.DOTALL)
 
+#: Kind -> the newest page's name, and its blocks by name.
+Known = Mapping[str, tuple[str, dict[str, str]]]
 
-def blocks(results: Path) -> dict[tuple[str, str], str]:
-    """(page, name) -> text of every block in a folder of results.
+
+def newest_blocks(results: Path) -> Known:
+    """What can be quoted from a folder of results.
 
     Raises:
         ValueError: a page has two blocks of one name.
     """
-    found: dict[tuple[str, str], str] = {}
+    known: dict[str, tuple[str, dict[str, str]]] = {}
     for page in sorted(results.glob("*.md")):
-        for name, text in BLOCK.findall(page.read_text(encoding="utf-8")):
-            if (page.stem, name) in found:
-                raise ValueError(f"{page.name}: two blocks are named {name!r}")
-            found[page.stem, name] = text
-    return found
+        name = PAGE.fullmatch(page.stem)
+        found = BLOCK.findall(page.read_text(encoding="utf-8"))
+        if name is None or not found:
+            continue
+        if len(found) != len(dict(found)):
+            raise ValueError(f"{page.name}: two blocks have one name")
+        known[name[2]] = page.stem, dict(found)
+    return known
 
 
-def quoted(document: str, known: dict[tuple[str, str], str]) -> str:
-    """A document with every quote filled from its block.
+def quoted(document: str, known: Known) -> str:
+    """A document with every quote filled from its block, and its links to the quoted pages up to date.
 
     Raises:
         ValueError: a quote names a block that does not exist, or a quote is not closed.
     """
+    kinds = set()
 
     def filled(match: re.Match[str]) -> str:
-        opening, page, name, closing = match.groups()
-        if (page, name) not in known:
-            raise ValueError(f"no block {name!r} in benchmarks/results/{page}.md")
-        return f"{opening}{known[page, name]}{closing}"
+        opening, kind, name, closing = match.groups()
+        if name not in known.get(kind, ("", {}))[1]:
+            raise ValueError(f"no block {name!r} in benchmarks/results/*-{kind}.md")
+        kinds.add(kind)
+        return f"{opening}{known[kind][1][name]}{closing}"
 
     if document.count("<!-- quote ") != len(QUOTE.findall(document)):
         raise ValueError("a quote has no <!-- end quote -->")
-    return QUOTE.sub(filled, document)
+    document = QUOTE.sub(filled, document)
+    for kind in kinds:
+        link = rf"benchmarks/results/\d{{4}}-\d\d-\d\d-{re.escape(kind)}\.md"
+        document = re.sub(link, f"benchmarks/results/{known[kind][0]}.md", document)
+    return document
 
 
 def documents(repository: Path) -> Iterator[Path]:
@@ -62,7 +76,7 @@ def documents(repository: Path) -> Iterator[Path]:
 
 def main(check: bool, repository: Path = REPOSITORY) -> int:
     """Fill all quotes, or name the documents that are out of date."""
-    known = blocks(repository / "benchmarks" / "results")
+    known = newest_blocks(repository / "benchmarks" / "results")
     stale = []
     for path in documents(repository):
         text = path.read_text(encoding="utf-8")
