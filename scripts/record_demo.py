@@ -9,11 +9,11 @@ Run it on an idle machine, then run scripts/quote_results.py, which copies the n
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from datetime import date
 from pathlib import Path
@@ -25,6 +25,7 @@ from benchmarks.measuring import machine  # noqa: E402
 from scripts.quote_results import newest_blocks  # noqa: E402
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
+WIDTH = 140
 
 
 def tunelab(folder: Path, *words: str) -> tuple[str, str]:
@@ -33,9 +34,7 @@ def tunelab(folder: Path, *words: str) -> tuple[str, str]:
     Raises:
         RuntimeError: the command failed.
     """
-    environment = {**os.environ, "COLUMNS": "140"}  # answers are wrapped there; no table is wider
-    command = [sys.executable, "-m", "tunelab", *words]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "tunelab", *words], cwd=folder, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"tunelab {' '.join(words)}: exit code {done.returncode}\n{done.stderr[-2000:]}")
     return done.stdout.strip("\n"), done.stderr.strip("\n")
@@ -57,7 +56,10 @@ def run_of(report: str, arm: str) -> str:
 
 
 def fenced(text: str) -> str:
-    return f"\n```\n{text}\n```\n"
+    """A code block; sentences are wrapped, tables are not as wide."""
+    fill = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_on_hyphens=False).fill
+    shown = "\n".join(fill(line) if len(line) > WIDTH else line for line in text.splitlines())
+    return f"\n```\n{shown}\n```\n"
 
 
 def record(folder: Path) -> dict[str, str]:

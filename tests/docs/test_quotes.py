@@ -77,6 +77,13 @@ def test_what_the_demo_prints_is_taken_apart() -> None:
         record_demo.run_of(report, "nf4")
 
 
+def test_long_sentences_are_wrapped_and_tables_are_not() -> None:
+    table, sentence = "a   b\n1   2", "word " * 40 + "end"
+    assert record_demo.fenced(table) == f"\n```\n{table}\n```\n"
+    wrapped = record_demo.fenced(sentence)
+    assert max(map(len, wrapped.splitlines())) <= record_demo.WIDTH and " ".join(wrapped.split()[1:-1]) == sentence
+
+
 def test_a_command_that_fails_ends_the_recording(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="tunelab report missing: exit code"):
         record_demo.tunelab(tmp_path, "report", "missing")
