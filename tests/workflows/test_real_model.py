@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tunelab.errors import Interrupted
 from tunelab.models.adapters import load_adapter
-from tunelab.models.forward import check_flat_forward
 from tunelab.models.load import load_model
 from tunelab.models.merge import logits_of
+from tunelab.models.structure import check_flat_forward
 from tunelab.workflows.finetune import finetune, resume
 from tunelab.workflows.merge import merge
 

@@ -123,7 +123,7 @@ def choice_likelihoods(
         ModelError: a question is longer than the model's context, or a log-probability is not finite; or the
             architecture cannot be run on flat rows.
     """
-    from tunelab.models.forward import check_flat_forward
+    from tunelab.models.structure import check_flat_forward
 
     check_flat_forward(model)
     _check_lengths(questions, context_length(model))

@@ -13,29 +13,26 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunelab.errors import ModelError
+from tunelab.models.digest import weights_hash
 from tunelab.models.formats._format import WeightFormat
 from tunelab.models.forward import underlying
 from tunelab.models.quantized_linear import QuantizedLinear, quantized_layers
 from tunelab.models.quantized_load import layers_to_quantize
-
-#: Largest relative difference of logits that rounding the merged weights may make, by their dtype. LoRA's product is
-#: rounded once into the weights; the figures are about ten times the dtype's spacing (2^-23, 2^-10, 2^-7).
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+from tunelab.models.structure import EXACT
 
 
 @dataclass(frozen=True, slots=True)
 class MergeCheck:
-    """How far logits of two models differ over the same tokens, relative to the largest logit."""
+    """How far logits of two models differ over the same tokens in float32, relative to the largest logit."""
 
     tokens: int
     largest_difference: float
     mean_difference: float
     same_argmax: float
-    tolerance: float
 
     @property
     def passed(self) -> bool:
-        return self.largest_difference <= self.tolerance
+        return self.largest_difference <= EXACT
 
 
 def merge_adapter(model: PeftModel) -> PreTrainedModel:
@@ -70,8 +67,11 @@ def logits_of(model: nn.Module, rows: Sequence[Sequence[int]]) -> list[Tensor]:
         ]
 
 
-def compare_logits(expected: Sequence[Tensor], got: Sequence[Tensor], dtype: torch.dtype) -> MergeCheck:
-    """How far two models' logits over the same rows differ, and what is tolerated for weights of this dtype."""
+def compare_logits(expected: Sequence[Tensor], got: Sequence[Tensor]) -> MergeCheck:
+    """How far the logits differ that two models computed in float32 over the same rows.
+
+    In float32 alone: what rounding to fewer bits does to logits is no matter of a bound that holds for all models.
+    """
     first, second = torch.cat(list(expected)), torch.cat(list(got))  # [tokens, vocabulary]
     difference = (first - second).abs()
     scale = float(first.abs().max())
@@ -80,8 +80,30 @@ def compare_logits(expected: Sequence[Tensor], got: Sequence[Tensor], dtype: tor
         largest_difference=float(difference.max()) / scale,
         mean_difference=float(difference.mean()) / scale,
         same_argmax=float((first.argmax(-1) == second.argmax(-1)).float().mean()),
-        tolerance=TOLERANCE[dtype],
     )
+
+
+def rounded(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The model with its weights rounded to a dtype, in place.
+
+    Raises:
+        ModelError: a weight is too large for it.
+    """
+    model = model.to(dtype)
+    broken = [name for name, parameter in model.named_parameters() if not bool(torch.isfinite(parameter).all())]
+    if broken:
+        raise ModelError(
+            f"{broken[0]}: a merged weight is not finite in {str(dtype).removeprefix('torch.')}",
+            "merge with --into bf16",
+        )
+    return model
+
+
+def weight_digests(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, str]:
+    """sha256 of each weight in a dtype, and of the codes and scales of each that is stored in a format, by name."""
+    digests = {name: weights_hash({"": parameter.detach().to(dtype)}) for name, parameter in model.named_parameters()}
+    packed = {name: weights_hash(layer.packed) for name, layer in quantized_layers(model).items()}
+    return {**digests, **packed}
 
 
 def _untie_adapted(base: PreTrainedModel) -> None:
