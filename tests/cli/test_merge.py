@@ -41,8 +41,9 @@ def test_it_says_how_far_the_two_are_apart(tunelab: Command, bench: Bench) -> No
     assert said.cells["merged checkpoint"] == ["merged"] and said.cells["dtype"] == ["fp32"]
     assert float(said.cells["KL from the trained model"][0].split()[0]) < 1e-6
     assert said.cells["changed tokens"] == ["0.00%"] and said.cells["gain kept"][0] in ("100.0%", "no gain")
-    found = re.search(r"logits of (\d+) tokens differ by (\S+) of the largest at most \(tolerated 1e-04\)", said.err)
-    assert found and int(found[1]) > 100 and 0 <= float(found[2]) <= 1e-4
+    found = re.search(r"outputs of (\d+) layers differ by (\S+) of the largest at most \(tolerated 1e-05\)", said.err)
+    assert found and int(found[1]) > 1 and 0 <= float(found[2]) <= 1e-5
+    assert "rounded to fp32, its KL from base + adapter is " in said.err
 
 
 def test_all_ways_side_by_side(tunelab: Command, bench: Bench) -> None:

@@ -7,12 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import FAMILIES, tiny_model
+from logits import compare_logits
+from tiny import FAMILIES, coarse_model, tiny_model
 from transformers import AutoModelForCausalLM
 
 from tunelab.errors import ModelError
 from tunelab.models.adapters import add_lora
-from tunelab.models.merge import compare_logits, logits_of, merge_adapter, quantize_layers, rounded, weight_digests
+from tunelab.models.merge import (
+    adapted_outputs,
+    compare_outputs,
+    logits_of,
+    merge_adapter,
+    quantize_layers,
+    rounded,
+    weight_digests,
+)
 from tunelab.models.precision import weight_format
 
 ROWS = [list(range(3, 20)), [5, 4, 3]]
@@ -44,7 +53,10 @@ def test_merged_is_adapted_also_after_saving(family: str, kind: str, tied: bool,
     adapted = trained(base, **KINDS[kind])
     expected = logits_of(adapted, ROWS)
     assert float((expected[0] - plain[0]).abs().max()) > 0.01, "the adapter does something"
+    outputs = adapted_outputs(adapted)
     merged = merge_adapter(adapted)
+    layers = compare_outputs(outputs, merged)
+    assert layers.passed and layers.layers == len(outputs) > 0, layers
     check = compare_logits(expected, logits_of(merged, ROWS))
     assert check.passed, check
     assert (check.tokens, check.same_argmax) == (20, 1.0)
@@ -92,12 +104,26 @@ def test_digests_see_every_number_codes_and_scales_included() -> None:
     }
 
 
-def test_a_wrong_merge_is_seen() -> None:
-    adapted = trained(tiny_model("llama"))
-    expected = logits_of(adapted, ROWS)
-    with adapted.disable_adapter():
-        check = compare_logits(expected, logits_of(adapted, ROWS))
-    assert not check.passed
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_wrong_merge_is_seen(kind: str) -> None:
+    adapted = trained(tiny_model("llama"), **KINDS[kind])
+    outputs = adapted_outputs(adapted)
+    name = next(iter(outputs))
+    merged = merge_adapter(adapted)
+    assert compare_outputs(outputs, merged).passed
+    weight = merged.get_submodule(name).weight
+    with torch.no_grad():
+        weight *= 1 + 1e-4
+    assert not compare_outputs(outputs, merged).passed
+    with torch.no_grad():
+        weight[0, 0] = float("nan")
+    assert not compare_outputs(outputs, merged).passed
+
+
+def test_depth_that_makes_much_of_rounding_is_no_wrong_merge() -> None:
+    adapted = trained(coarse_model("llama"))
+    outputs = adapted_outputs(adapted)
+    assert compare_outputs(outputs, merge_adapter(adapted)).passed
 
 
 def test_an_adapter_that_is_no_number_is_refused() -> None:

@@ -10,6 +10,9 @@ from tunelab.models import packed_weights
 from tunelab.models.key_value_cache import _parts
 from tunelab.models.packed_weights import PackedWeights
 
+needs_bf16_products = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bfloat16 products on this processor"
+)
 IDS = torch.arange(20)[None] * 7 % 250
 
 
@@ -19,7 +22,9 @@ def laid_out(packed: PackedWeights) -> int:
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), pytest.param(torch.bfloat16, 3e-2, marks=needs_bf16_products)]
+)
 def test_the_logits_are_those_of_the_plain_layers(family: str, dtype: torch.dtype, tolerance: float) -> None:
     model = tiny_model(family).to(dtype)
     plain = model(IDS).logits
@@ -50,10 +55,28 @@ def test_autocast_takes_the_weights_that_have_its_dtype() -> None:
     with torch.autocast("cpu", torch.bfloat16), PackedWeights(model).used():
         assert not any("forward" in vars(module) for module in model.modules())
         assert model(IDS).logits.dtype == torch.bfloat16
-    model = model.to(torch.bfloat16)
+
+
+@torch.no_grad()
+@needs_bf16_products
+def test_autocast_takes_weights_in_bfloat16() -> None:
+    model = tiny_model("llama").to(torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16), PackedWeights(model).used():
         assert "forward" in vars(model.lm_head)
         assert model.lm_head(torch.ones(2, 32)).dtype == torch.bfloat16  # float32 in
+
+
+@torch.no_grad()
+def test_bfloat16_is_left_as_it_is_where_the_processor_has_no_products_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    assert laid_out(PackedWeights(model)) == 15
+    monkeypatch.setattr(packed_weights, "_has_bf16_products", lambda: False)
+    assert laid_out(PackedWeights(model)) == 15, "float32 is laid out everywhere"
+    model = model.to(torch.bfloat16)
+    plain = model(IDS).logits
+    with PackedWeights(model).used():
+        assert not any("forward" in vars(module) for module in model.modules())
+        assert torch.equal(model(IDS).logits, plain)
 
 
 def test_other_dtypes_and_weights_too_large_to_hold_twice_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

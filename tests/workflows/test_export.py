@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from logits import compare_logits
 from peft import PeftModel
 from tiny import FAMILIES, recipe
 from transformers import AutoModelForCausalLM
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from tunelab.errors import Interrupted, ModelError, RunError, UsageError
 from tunelab.models.adapters import load_adapter
 from tunelab.models.load import load_model
-from tunelab.models.merge import compare_logits, dequantize_layers, logits_of
+from tunelab.models.merge import dequantize_layers, logits_of
 from tunelab.models.precision import weight_format
 from tunelab.runs import Run
 from tunelab.workflows.export import export

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from logits import compare_logits
 from tiny import FAMILIES, model_folder, recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -15,7 +16,7 @@ from tunelab.errors import Interrupted, ModelError, RunError, UsageError
 from tunelab.evaluation.divergence import Divergence
 from tunelab.models.adapters import load_adapter
 from tunelab.models.load import load_model
-from tunelab.models.merge import compare_logits, logits_of
+from tunelab.models.merge import logits_of
 from tunelab.models.precision import weight_format
 from tunelab.runs import Run
 from tunelab.workflows import merge as story
@@ -36,7 +37,8 @@ def test_merged_is_adapted(family: str, targets: Any, rows: Path, tmp_path: Path
     base = model_folder(tmp_path / "base", family, tie_word_embeddings=True)
     run = finetune(recipe(base, rows, tmp_path / "run", adapter__targets=targets))
     merged = merge(run, tmp_path / "merged")
-    assert merged.check is not None and merged.check.passed and merged.check.tokens > 100
+    assert merged.check is not None and merged.check.passed
+    assert merged.check.layers == (1 if targets == ["lm_head"] else {"gpt2": 8, "llama": 14, "phi3": 8}[family])
     assert (merged.dtype, merged.path) == ("fp32", tmp_path / "merged")
     expected = logits_of(load_adapter(load_model(str(base), dtype=torch.float32), run.adapter), ROWS)
     plain = AutoModelForCausalLM.from_pretrained(merged.path)
@@ -63,7 +65,7 @@ def test_a_dtype_of_one_s_own(dtype: str, run: Run, tmp_path: Path) -> None:
     assert merged.floor.kl > 0 and 1e-8 < merged.quality.kl <= merged.most_kl
     stored = json.loads((merged.path / "merge.json").read_text(encoding="utf-8"))
     assert (stored["quality"]["kl"], stored["floor"]["kl"]) == (merged.quality.kl, merged.floor.kl)
-    assert stored["most_kl"] == merged.most_kl == pytest.approx(4 * merged.floor.kl, abs=2e-6)
+    assert stored["most_kl"] == merged.most_kl == pytest.approx(4 * merged.floor.kl + 1e-5)
     assert seen[-1] == ("merging", 4, 4)
     with pytest.raises(UsageError, match="no way named 'int3' to merge"):
         merge(run, tmp_path / "other", into="int3")
@@ -75,7 +77,7 @@ def test_a_merge_that_changes_logits_is_not_written(run: Run, tmp_path: Path, mo
 
     monkeypatch.setattr(story, "merge_adapter", wrong)
     with pytest.raises(
-        ModelError, match=r"the merged model's logits differ from base \+ adapter's by .* of the largest"
+        ModelError, match=r"a merged layer's outputs differ from base \+ adapter's by .* of the largest"
     ):
         merge(run, tmp_path / "merged", force=True)
     assert not list(tmp_path.iterdir())

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Merge and show what became of the model, or compare all ways."""
     if arguments.compare == (arguments.out is not None):
         raise UsageError("give either --out DIR or --compare", "tunelab merge --help shows examples")
-    from tunelab.models.structure import EXACT
+    from tunelab.models.merge import EXACT
     from tunelab.workflows.merge import FLOOR_MULTIPLE, compare_merges, merge, recommended_merge
 
     with progress_bar() as progress:
@@ -73,8 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if merged.check is not None:
         say(
-            f"base + adapter and the merged weights are the same model: in float32 logits of {merged.check.tokens:,} "
-            f"tokens differ by {merged.check.largest_difference:.1e} of the largest at most (tolerated {EXACT:.0e})"
+            f"base + adapter and the merged weights are the same model: in float32 outputs of {merged.check.layers} "
+            f"layers differ by {merged.check.largest_difference:.1e} of the largest at most (tolerated {EXACT:.0e})"
         )
     if merged.quality is not None and merged.floor is not None:
         say(

@@ -25,8 +25,9 @@ MOST_BYTES = 2 * 2**30
 class PackedWeights:
     """The weights of a model's plain linear layers (nn.Linear, Conv1D), its output head among them, laid out.
 
-    Nothing is laid out where it cannot be (another device than the CPU, another dtype than float32 and bfloat16), or
-    where the copy would take more than MOST_BYTES. Weights that change later are not noticed: see `is_current`.
+    Nothing is laid out where it cannot be (another device than the CPU, another dtype than float32 and bfloat16, or
+    bfloat16 on a processor without AVX-512), or where the copy would take more than MOST_BYTES. Weights that change
+    later are not noticed: see `is_current`.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -69,7 +70,14 @@ def _can_be_packed(module: nn.Module) -> bool:
     if type(module) not in (nn.Linear, Conv1D) or "forward" in vars(module):
         return False
     weight = _weight(module)
-    return weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
+    if weight.device.type != "cpu":
+        return False
+    return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and _has_bf16_products())
+
+
+def _has_bf16_products() -> bool:
+    """Whether oneDNN multiplies in bfloat16 here; elsewhere (AVX2 alone) it refuses to lay such a weight out."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _packed_forward(layer: nn.Module) -> Callable[[Tensor], Tensor]:

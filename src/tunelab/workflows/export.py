@@ -30,9 +30,6 @@ GgufKind = Literal["F16", "Q8_0"]
 
 GGUF_NAME = "model.gguf"
 
-#: Tokens of the row by which a sum of base and adapter is checked: ids that any vocabulary has.
-ROW_COMPARED = 32
-
 
 @dataclass(frozen=True)
 class Exported:
@@ -89,7 +86,7 @@ def export(
         _check_linear_layers(load_recipe(run.recipe_file))
     merged = merge(run, target, into="mxfp4" if to == "compressed-tensors" else "auto", force=force, progress=progress)
     measured = "measured on held-out rows (merge.json)"
-    what = f"logits compared with base + adapter's; {measured}" if merged.check else measured
+    what = f"layers compared with base + adapter's; {measured}" if merged.check else measured
     return Exported(target, _files(target), what)
 
 
@@ -143,7 +140,7 @@ def _dense(run: Run, recipe: Recipe) -> PreTrainedModel:
     if run.model.exists():
         return load_model(str(run.model), dtype=torch.float32)
     into = "dequantised" if recipe.precision.name != "none" else "fp32"
-    model, _, _ = merged_model(recipe, run, into, rows=[list(range(ROW_COMPARED))])
+    model, _, _ = merged_model(recipe, run, into)
     return model
 
 
