@@ -11,6 +11,12 @@ from pathlib import Path
 from typing import Any
 
 
+def cache_home() -> Path:
+    """Where tunelab keeps what can be made again: $TUNELAB_CACHE, else tunelab in the user's cache directory."""
+    home = os.environ.get("TUNELAB_CACHE")
+    return Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tunelab"
+
+
 def fsync_directory(path: Path) -> None:
     """Make the names in a directory durable (POSIX: a rename is on disk only once its directory is synced)."""
     descriptor = os.open(path, os.O_RDONLY)

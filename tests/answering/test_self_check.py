@@ -41,7 +41,15 @@ def test_with_a_wording_the_template_is_compared(model: Path) -> None:
     assert "in the template" in made["end of answers"].found
 
 
-def test_a_broken_shared_prefix_is_found(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sound_model_in_sixteen_bits(model: Path) -> None:
+    made = found(model, changes=("train.dtype=bf16",))
+    for what in ("batch size (choices)", "shared few-shot prefix"):
+        assert "not computed" not in made[what].distrust and "times what rounding" not in made[what].distrust
+        assert "rounding alone" in made[what].found and "in fp32" in made[what].found
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_broken_shared_prefix_is_found(model: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
     from tunelab.models import shared_prefix
 
     run = shared_prefix._run
@@ -54,8 +62,9 @@ def test_a_broken_shared_prefix_is_found(model: Path, monkeypatch: pytest.Monkey
         return made
 
     monkeypatch.setattr(shared_prefix, "_run", forgetful)
-    made = found(model)
+    made = found(model, changes=(f"train.dtype={dtype}",))
     assert "sharing the few-shot examples changes the scores" in made["shared few-shot prefix"].distrust
+    assert "not computed as it should be" in made["shared few-shot prefix"].distrust
 
 
 def test_progress_is_told(model: Path) -> None:
@@ -72,16 +81,24 @@ def test_letters_are_balanced_and_examples_apart() -> None:
 
 
 class TestWhatIsDistrusted:
-    def test_differences_beyond_rounding(self) -> None:
-        near, far = [(-1.0, -2.1), (-3.0, -2.5)], [(-1.0, -2.7), (-3.0, -2.5)]
-        assert not findings.batch_finding(EQUAL, EQUAL, exact=True).distrust
-        assert "not computed as it should be" in findings.batch_finding(EQUAL, near, exact=True).distrust
-        assert not findings.batch_finding(EQUAL, near, exact=False).distrust
-        assert "not computed as it should be" in findings.prefix_finding(EQUAL, far, exact=False).distrust
+    def test_differences_in_fp32(self) -> None:
+        near = [(-1.0, -2.002), (-3.0, -2.5)]
+        assert not findings.batch_finding(EQUAL, EQUAL).distrust
+        assert not findings.batch_finding(EQUAL, [(-1.0, -2.0005), (-3.0, -2.5)]).distrust
+        assert "not computed as it should be" in findings.batch_finding(EQUAL, near).distrust
+
+    def test_differences_in_sixteen_bits_are_judged_by_the_model_s_own(self) -> None:
+        far = [(-1.0, -2.7), (-3.0, -2.5)]
+        made = findings.prefix_finding(EQUAL, far, findings.InSixteenBits(EQUAL, EQUAL, 0.2))
+        assert not made.distrust and "rounding alone 2.0e-01 nats; in fp32 0.0e+00" in made.found
+        made = findings.prefix_finding(EQUAL, far, findings.InSixteenBits(EQUAL, EQUAL, 0.1))
+        assert "by more than 4 times what rounding does to this model" in made.distrust
+        wrong = findings.InSixteenBits(EQUAL, [(-1.0, -2.1), (-3.0, -2.5)], 0.2)
+        assert "not computed as it should be" in findings.prefix_finding(EQUAL, EQUAL, wrong).distrust
 
     def test_answers_that_rounding_changes(self) -> None:
         close = [(-1.0, -1.1)], [(-1.1, -1.0)]
-        made = findings.batch_finding(*close, exact=False)
+        made = findings.batch_finding(*close, findings.InSixteenBits(EQUAL, EQUAL, 0.2))
         assert "train.dtype=fp32 is exact" in made.distrust and "1 of 1 answers changed" in made.found
 
     def test_letters(self) -> None:

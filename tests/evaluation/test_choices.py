@@ -16,7 +16,13 @@ from varied_models import CONTEXT, FAMILIES, VOCABULARY, tiny_model
 
 from tunelab.errors import DataError, ModelError
 from tunelab.evaluation import choices
-from tunelab.evaluation.choices import ChoiceLikelihood, ChoiceQuestion, choice_likelihoods, choice_question
+from tunelab.evaluation.choices import (
+    ChoiceLikelihood,
+    ChoiceQuestion,
+    choice_likelihoods,
+    choice_question,
+    plain_likelihoods,
+)
 from tunelab.models.adapters import add_lora
 from tunelab.models.load import load_model
 from tunelab.models.precision import weight_format
@@ -73,6 +79,16 @@ def test_each_choice_has_the_likelihood_that_it_has_alone(
     monkeypatch.setattr(choices, "CHUNK", 3)
     model, asked = tiny_model(family), questions()
     assert_same(scored(model, asked, micro_batch_tokens=micro_batch_tokens), alone(model, asked))
+
+
+@pytest.mark.parametrize("attention", [None, "eager"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_plain_likelihoods_are_transformers_own(family: str, attention: str | None) -> None:
+    model, asked = tiny_model(family), questions()
+    before = model.config._attn_implementation
+    made = {one.index: one.log_probabilities for one in plain_likelihoods(model, asked, attention)}
+    assert_same(made, alone(model, asked))
+    assert model.config._attn_implementation == before
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -10,7 +10,8 @@ from tiny import FAMILIES, VOCABULARY, model_folder, recipe, rows_file, tiny_mod
 
 from tunelab.errors import Interrupted
 from tunelab.models import forward
-from tunelab.models.forward import check_flat_forward, flat_attention, flat_hidden_states, output_head
+from tunelab.models.forward import flat_attention, flat_hidden_states, output_head
+from tunelab.models.structure import check_flat_forward
 from tunelab.training.finetune import finetune, resume
 
 pytestmark = pytest.mark.gpu

@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    LlamaForCausalLM,
 )
 from varied_models import CONTEXT, FAMILIES, VOCABULARY, tiny_model
 
@@ -148,12 +149,19 @@ def test_the_cache_is_laid_out_in_more_slots_where_the_rows_left_are_short() -> 
     assert made == {index: answers(model, prompts, micro_batch_tokens=1)[index] for index in range(8)}
 
 
-def test_an_architecture_that_mixes_rows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+class SumsUp(LlamaForCausalLM):
+    """A token sees the embeddings of all before it, whatever rows they belong to."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.model.embed_tokens.register_forward_hook(lambda module, ids, embedded: embedded.cumsum(1))
+
+
+def test_an_architecture_that_mixes_rows_is_refused() -> None:
     model = tiny_model("llama")
-    embed = model.model.embed_tokens.forward
-    monkeypatch.setattr(model.model.embed_tokens, "forward", lambda ids: embed(ids).cumsum(1))
-    with pytest.raises(ModelError, match="rows in one flat sequence give other logits than apart"):
-        answers(model, prompts_of([5]))
+    with pytest.raises(ModelError, match="rows in one flat sequence give other logits than apart") as refused:
+        answers(SumsUp(model.config).eval(), prompts_of([5]))
+    assert "train.packing=false trains it one row at a time" in refused.value.hint
     attention = model.model.layers[0].self_attn
     del attention.layer_idx
     engine._checked.add(model)

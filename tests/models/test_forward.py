@@ -12,7 +12,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from tunelab.errors import ModelError
 from tunelab.models import forward
-from tunelab.models.forward import check_flat_forward, flat_attention, flat_hidden_states, flat_positions, output_head
+from tunelab.models.forward import flat_attention, flat_hidden_states, flat_positions, output_head
 
 LENGTHS = (3, 17, 1, 40, 9)
 
@@ -70,15 +70,6 @@ def test_a_soft_cap_on_logits_is_kept() -> None:
     torch.testing.assert_close(flat_logits(model, parts), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_attention_with_a_soft_cap_is_refused() -> None:
-    config = Gemma2Config(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8,
-    )  # fmt: skip
-    with pytest.raises(ModelError, match="Gemma2Attention needs attention with softcap, which flat attention does not"):
-        check_flat_forward(Gemma2ForCausalLM(config))
-
-
 def test_positions_restart_with_each_row() -> None:
     assert flat_positions(torch.tensor([0, 3, 4, 6]), 6).tolist() == [0, 1, 2, 0, 0, 1]
 
@@ -90,30 +81,6 @@ def test_attention_is_as_before_after_the_block_also_where_it_raises() -> None:
         assert model.config._attn_implementation == forward.FLAT_ATTENTION
         raise KeyError
     assert model.config._attn_implementation == "eager"
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_check_passes_for_what_is_right_and_leaves_the_model_as_it_was(family: str) -> None:
-    model = tiny_model(family).train()
-    check_flat_forward(model)
-    assert model.training
-    check_flat_forward(tiny_model(family).to(torch.bfloat16))
-
-
-def test_the_check_sees_attention_across_borders(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny_model("llama")
-    positions = forward.flat_positions
-    monkeypatch.setattr(forward, "flat_positions", lambda starts, tokens: positions(starts, tokens) * 0)
-    with pytest.raises(ModelError, match=r"LlamaForCausalLM: rows in one flat sequence give other logits than apart"):
-        check_flat_forward(model)
-
-
-def test_the_check_sees_logits_that_are_no_numbers() -> None:
-    model = tiny_model("llama")
-    with torch.no_grad():
-        model.lm_head.weight[3] = float("nan")
-    with pytest.raises(ModelError, match="relative difference nan"):
-        check_flat_forward(model)
 
 
 def test_an_attention_without_row_borders_is_refused() -> None:

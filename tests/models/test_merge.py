@@ -7,12 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import FAMILIES, tiny_model
+from logits import compare_logits
+from tiny import FAMILIES, coarse_model, tiny_model
 from transformers import AutoModelForCausalLM
 
 from tunelab.errors import ModelError
 from tunelab.models.adapters import add_lora
-from tunelab.models.merge import compare_logits, logits_of, merge_adapter
+from tunelab.models.merge import (
+    adapted_outputs,
+    compare_outputs,
+    logits_of,
+    merge_adapter,
+    quantize_layers,
+    rounded,
+    weight_digests,
+)
+from tunelab.models.precision import weight_format
 
 ROWS = [list(range(3, 20)), [5, 4, 3]]
 KINDS: dict[str, dict[str, Any]] = {
@@ -43,34 +53,77 @@ def test_merged_is_adapted_also_after_saving(family: str, kind: str, tied: bool,
     adapted = trained(base, **KINDS[kind])
     expected = logits_of(adapted, ROWS)
     assert float((expected[0] - plain[0]).abs().max()) > 0.01, "the adapter does something"
+    outputs = adapted_outputs(adapted)
     merged = merge_adapter(adapted)
-    check = compare_logits(expected, logits_of(merged, ROWS), torch.float32)
+    layers = compare_outputs(outputs, merged)
+    assert layers.passed and layers.layers == len(outputs) > 0, layers
+    check = compare_logits(expected, logits_of(merged, ROWS))
     assert check.passed, check
     assert (check.tokens, check.same_argmax) == (20, 1.0)
     merged.save_pretrained(tmp_path)
     loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
-    assert compare_logits(expected, logits_of(loaded, ROWS), torch.float32).passed
+    assert compare_logits(expected, logits_of(loaded, ROWS)).passed
     is_tied = loaded.get_input_embeddings().weight is loaded.get_output_embeddings().weight
     assert is_tied == (tied and kind != "head")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_rounding_stays_within_the_dtype_s_tolerance(dtype: torch.dtype) -> None:
-    adapted = trained(tiny_model("llama"))
-    expected = logits_of(adapted, ROWS)
-    check = compare_logits(expected, logits_of(merge_adapter(adapted).to(dtype), ROWS), dtype)
-    assert check.passed
-    assert check.largest_difference > 1e-5, "float32 differences would be far smaller"
+def test_rounding_takes_each_weight_to_its_nearest_number(dtype: torch.dtype) -> None:
+    merged = merge_adapter(trained(tiny_model("llama")))
+    exact = {name: parameter.clone() for name, parameter in merged.named_parameters()}
+    before = weight_digests(merged, torch.float32)
+    made = rounded(merged, dtype)
+    assert all(torch.equal(parameter, exact[name].to(dtype)) for name, parameter in made.named_parameters())
+    assert weight_digests(made, dtype).keys() == before.keys()
+    assert set(weight_digests(made, dtype).values()).isdisjoint(before.values())
 
 
-def test_a_wrong_merge_is_seen() -> None:
-    adapted = trained(tiny_model("llama"))
-    expected = logits_of(adapted, ROWS)
-    with adapted.disable_adapter():
-        check = compare_logits(expected, logits_of(adapted, ROWS), torch.bfloat16)
-    assert not check.passed
+def test_a_weight_too_large_for_the_dtype_is_refused() -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.lm_head.weight[2, 1] = 1e5
+    with pytest.raises(ModelError, match=r"lm_head\.weight: a merged weight is not finite in float16") as refused:
+        rounded(model, torch.float16)
+    assert "--into bf16" in refused.value.hint
+
+
+def test_digests_see_every_number_codes_and_scales_included() -> None:
+    model = tiny_model("llama")
+    quantize_layers(model, weight_format("nf4"))
+    before = weight_digests(model, torch.float32)
+    layer = model.model.layers[1].mlp.down_proj
+    next(iter(layer.packed.values())).view(torch.uint8).flatten()[5] ^= 1
+    with torch.no_grad():
+        model.model.norm.weight[3] += 1e-7
+    after = weight_digests(model, torch.float32)
+    assert {name for name in before if before[name] != after[name]} == {
+        "model.layers.1.mlp.down_proj",
+        "model.norm.weight",
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_wrong_merge_is_seen(kind: str) -> None:
+    adapted = trained(tiny_model("llama"), **KINDS[kind])
+    outputs = adapted_outputs(adapted)
+    name = next(iter(outputs))
+    merged = merge_adapter(adapted)
+    assert compare_outputs(outputs, merged).passed
+    weight = merged.get_submodule(name).weight
+    with torch.no_grad():
+        weight *= 1 + 1e-4
+    assert not compare_outputs(outputs, merged).passed
+    with torch.no_grad():
+        weight[0, 0] = float("nan")
+    assert not compare_outputs(outputs, merged).passed
+
+
+def test_depth_that_makes_much_of_rounding_is_no_wrong_merge() -> None:
+    adapted = trained(coarse_model("llama"))
+    outputs = adapted_outputs(adapted)
+    assert compare_outputs(outputs, merge_adapter(adapted)).passed
 
 
 def test_an_adapter_that_is_no_number_is_refused() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from logits import compare_logits
 from peft import PeftModel
 from rounding import assert_same_but_for_rounding
 from tiny import FAMILIES, recipe
@@ -15,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from tunelab.errors import Interrupted, ModelError, RunError, UsageError
 from tunelab.models.adapters import load_adapter
 from tunelab.models.load import load_model
-from tunelab.models.merge import compare_logits, dequantize_layers, logits_of
+from tunelab.models.merge import dequantize_layers, logits_of
 from tunelab.models.precision import weight_format
 from tunelab.publishing.export import export
 from tunelab.records.runs import Run
@@ -51,7 +52,7 @@ def test_transformers_loads_the_merged_model(
     assert "model.safetensors" in done.files and "tokenizer.json" in done.files
     plain = AutoModelForCausalLM.from_pretrained(done.path)
     expected = trained(models, family, runs[family])
-    assert compare_logits(expected, logits_of(plain, ROWS), torch.float32).passed
+    assert compare_logits(expected, logits_of(plain, ROWS)).passed
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT's own reading
@@ -64,7 +65,7 @@ def test_plain_peft_loads_the_adapter_on_the_dense_model(
     dequantize_layers(base)  # the dense model with the weights that the codes stand for: an ordinary one
     adapted = PeftModel.from_pretrained(base, done.path)
     expected = trained(models, family, runs[family])
-    assert compare_logits(expected, logits_of(adapted, ROWS), torch.float32).passed
+    assert compare_logits(expected, logits_of(adapted, ROWS)).passed
     config = json.loads((done.path / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["fan_in_fan_out"] is (family == "gpt2")
 

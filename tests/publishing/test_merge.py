@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from logits import compare_logits
 from tiny import FAMILIES, model_folder, recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -15,7 +16,7 @@ from tunelab.errors import Interrupted, ModelError, RunError, UsageError
 from tunelab.evaluation.divergence import Divergence
 from tunelab.models.adapters import load_adapter
 from tunelab.models.load import load_model
-from tunelab.models.merge import compare_logits, logits_of
+from tunelab.models.merge import logits_of
 from tunelab.models.precision import weight_format
 from tunelab.publishing import merge as story
 from tunelab.publishing.merge import compare_merges, merge, recommended_merge
@@ -36,13 +37,14 @@ def test_merged_is_adapted(family: str, targets: Any, rows: Path, tmp_path: Path
     base = model_folder(tmp_path / "base", family, tie_word_embeddings=True)
     run = finetune(recipe(base, rows, tmp_path / "run", adapter__targets=targets))
     merged = merge(run, tmp_path / "merged")
-    assert merged.check is not None and merged.check.passed and merged.check.tokens > 100
+    assert merged.check is not None and merged.check.passed
+    assert merged.check.layers == (1 if targets == ["lm_head"] else {"gpt2": 8, "llama": 14, "phi3": 8}[family])
     assert (merged.dtype, merged.path) == ("fp32", tmp_path / "merged")
     expected = logits_of(load_adapter(load_model(str(base), dtype=torch.float32), run.adapter), ROWS)
     plain = AutoModelForCausalLM.from_pretrained(merged.path)
-    assert compare_logits(expected, logits_of(plain, ROWS), torch.float32).passed
+    assert compare_logits(expected, logits_of(plain, ROWS)).passed
     untouched = logits_of(load_model(str(base), dtype=torch.float32), ROWS)
-    assert not compare_logits(expected, untouched, torch.float32).passed
+    assert not compare_logits(expected, untouched).passed
     assert AutoTokenizer.from_pretrained(merged.path).eos_token_id == 256
     with pytest.raises(UsageError, match="merged: exists already"):
         merge(run.path, tmp_path / "merged")
@@ -58,9 +60,14 @@ def test_a_dtype_of_one_s_own(dtype: str, run: Run, tmp_path: Path) -> None:
         progress=lambda stage, done, total, detail="": seen.append((stage, done, total)),
     )
     assert merged.dtype == dtype
-    assert merged.check is not None and merged.check.largest_difference > 0
-    assert seen[-1] == ("merging", 3, 3)
-    with pytest.raises(UsageError, match="no way named 'int3' to merge"):
+    assert merged.check is not None and merged.check.passed, "exact before it is rounded"
+    assert merged.quality is not None and merged.floor is not None and merged.most_kl is not None
+    assert merged.floor.kl > 0 and 1e-8 < merged.quality.kl <= merged.most_kl
+    stored = json.loads((merged.path / "merge.json").read_text(encoding="utf-8"))
+    assert (stored["quality"]["kl"], stored["floor"]["kl"]) == (merged.quality.kl, merged.floor.kl)
+    assert stored["most_kl"] == merged.most_kl == pytest.approx(4 * merged.floor.kl + 1e-5)
+    assert seen[-1] == ("merging", 4, 4)
+    with pytest.raises(UsageError, match="no format named 'int3' to merge"):
         merge(run, tmp_path / "other", format="int3")
 
 
@@ -70,10 +77,62 @@ def test_a_merge_that_changes_logits_is_not_written(run: Run, tmp_path: Path, mo
 
     monkeypatch.setattr(story, "merge_adapter", wrong)
     with pytest.raises(
-        ModelError, match=r"the merged model's logits differ from base \+ adapter's by .* of the largest"
+        ModelError, match=r"a merged layer's outputs differ from base \+ adapter's by .* of the largest"
     ):
-        merge(run, tmp_path / "merged")
+        merge(run, tmp_path / "merged", force=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_do_not_come_back_from_the_files_are_refused(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = story._save
+
+    def off_by_a_bit(model: Any, folder: Path) -> None:
+        with torch.no_grad():
+            weight = model.model.norm.weight
+            weight[0] = torch.nextafter(weight[0], torch.tensor(2.0))
+            save(model, folder)
+            weight[0] = torch.nextafter(weight[0], torch.tensor(-2.0))
+
+    monkeypatch.setattr(story, "_save", off_by_a_bit)
+    with pytest.raises(
+        ModelError, match=r"1 weights of the written checkpoint are not those that were merged: model\.n"
+    ):
+        merge(run, tmp_path / "merged", force=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_merge_that_rounding_hurts_more_than_the_dtype_hurts_the_model_is_refused(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    round_weights = story.rounded
+
+    def coarse(model: Any, dtype: torch.dtype) -> Any:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_((parameter * 8).round() / 8)
+        return round_weights(model, dtype)
+
+    monkeypatch.setattr(story, "rounded", coarse)
+    match = (
+        r"merged into bf16, the model's KL from base \+ adapter is \S+ nats on held-out rows, more than 4 times the "
+        r"\S+ that bf16 alone costs base \+ adapter \(same most likely token: [\d.]+%, bf16 alone [\d.]+%\)"
+    )
+    with pytest.raises(ModelError, match=match) as refused:
+        merge(run, tmp_path / "merged", format="bf16")
+    assert "--format fp32" in refused.value.hint and "--force" in refused.value.hint
+    assert not list(tmp_path.iterdir())
+    merged = merge(run, tmp_path / "merged", format="bf16", force=True)
+    assert merged.quality is not None and merged.most_kl is not None and merged.quality.kl > merged.most_kl
+
+
+def test_probabilities_that_are_no_numbers_are_refused_also_by_force(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(story, "divergence", lambda *arguments: quality(1.0, float("nan")))
+    with pytest.raises(ModelError, match="merged into fp16, the model's probabilities are not finite: fp16 overflows"):
+        merge(run, tmp_path / "merged", format="fp16", force=True)
 
 
 def test_runs_that_cannot_be_merged(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
@@ -112,15 +171,16 @@ def test_into_the_weights_that_the_codes_stand_for_it_is_the_trained_model(
     merged = merge(run, tmp_path / "merged")
     assert (merged.format, merged.dtype) == ("dequantised", "fp32")
     assert merged.check is not None and merged.check.passed
+    assert merged.floor is not None and merged.floor.kl == 0
     assert merged.quality is not None and merged.quality.kl < 1e-6 and merged.quality.changed == 0
     assert merged.quality.kept_improvement == pytest.approx(1, abs=1e-4)
     plain = AutoModelForCausalLM.from_pretrained(merged.path)
     form = weight_format(precision)
     trained = load_adapter(load_model(str(models[family]), dtype=torch.float32, form=form), run.adapter)
-    assert compare_logits(logits_of(trained, ROWS), logits_of(plain, ROWS), torch.float32).passed
+    assert compare_logits(logits_of(trained, ROWS), logits_of(plain, ROWS)).passed
     # Into few bits again: it loads, and is another model.
     again = merge(run, tmp_path / "again", format=precision, force=True)
-    assert again.check is None and again.quality is not None and again.quality.kl > 0
+    assert again.check is None and again.floor is None and again.quality is not None and again.quality.kl > 0
     assert again.bytes < merged.bytes
     loaded = load_model(str(again.path), dtype=torch.float32, form=form)
     assert type(loaded.lm_head) is torch.nn.Linear
@@ -170,5 +230,5 @@ def test_a_merge_that_loses_the_gain_is_refused_unless_told(
 
 
 def test_ways_that_a_base_does_not_have(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no way named 'dequantised' to merge"):
+    with pytest.raises(UsageError, match="no format named 'dequantised' to merge"):
         merge(run, tmp_path / "merged", format="dequantised")

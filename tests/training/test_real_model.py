@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tunelab.errors import Interrupted
 from tunelab.models.adapters import load_adapter
-from tunelab.models.forward import check_flat_forward
 from tunelab.models.load import load_model
 from tunelab.models.merge import logits_of
+from tunelab.models.structure import check_flat_forward
 from tunelab.publishing.merge import merge
 from tunelab.training.finetune import finetune, resume
 

@@ -12,8 +12,23 @@ LogProbabilities = Sequence[tuple[float, ...]]
 #: Log-probabilities that should be equal may differ by this much in fp32, where only the order of sums differs (nats).
 FP32_TOLERANCE = 1e-3
 
-#: In 16 bits numbers have 3 digits; larger differences than this are no rounding (nats).
-BF16_TOLERANCE = 0.5
+#: In 16 bits they may differ by this many times what the model's own two kinds of attention differ by: two right ways
+#: of computing it, as ours and its own are.
+FLOOR_MULTIPLE = 4.0
+
+
+@dataclass(frozen=True)
+class InSixteenBits:
+    """What it takes to judge a difference in 16 bits: the same two ways in fp32, and what rounding alone does.
+
+    Args:
+        expected, made: log-probabilities of a small fp32 model of the same class and configuration, both ways.
+        floor: largest difference of the model's own log-probabilities under its two kinds of attention, nats.
+    """
+
+    expected: LogProbabilities
+    made: LogProbabilities
+    floor: float
 
 
 @dataclass(frozen=True)
@@ -31,30 +46,44 @@ class Finding:
     distrust: str = ""
 
 
-def batch_finding(alone: LogProbabilities, together: LogProbabilities, *, exact: bool) -> Finding:
-    """Log-probabilities of questions that are run alone, and together with others."""
+def batch_finding(
+    alone: LogProbabilities, together: LogProbabilities, rounding: InSixteenBits | None = None
+) -> Finding:
+    """Log-probabilities of questions that are run alone, and together with others; `rounding` unless in fp32."""
     return _same_likelihoods(
-        "batch size (choices)", alone, together, exact, "scores depend on which items are run together"
+        "batch size (choices)", alone, together, rounding, "scores depend on which items are run together"
     )
 
 
-def prefix_finding(whole: LogProbabilities, shared: LogProbabilities, *, exact: bool) -> Finding:
+def prefix_finding(whole: LogProbabilities, shared: LogProbabilities, rounding: InSixteenBits | None = None) -> Finding:
     """Log-probabilities with worked examples run once for all questions, and with every prompt run whole."""
     return _same_likelihoods(
-        "shared few-shot prefix", whole, shared, exact, "sharing the few-shot examples changes the scores"
+        "shared few-shot prefix", whole, shared, rounding, "sharing the few-shot examples changes the scores"
     )
+
+
+def largest_difference(expected: LogProbabilities, made: LogProbabilities) -> float:
+    """Of the log-probabilities of all choices, nats."""
+    return max(abs(a - b) for one, other in zip(expected, made, strict=True) for a, b in zip(one, other, strict=True))
 
 
 def _same_likelihoods(
-    what: str, expected: LogProbabilities, made: LogProbabilities, exact: bool, distrust: str
+    what: str, expected: LogProbabilities, made: LogProbabilities, rounding: InSixteenBits | None, distrust: str
 ) -> Finding:
-    largest = max(
-        abs(a - b) for one, other in zip(expected, made, strict=True) for a, b in zip(one, other, strict=True)
-    )
+    largest = largest_difference(expected, made)
     changed = sum(a.index(max(a)) != b.index(max(b)) for a, b in zip(expected, made, strict=True))
     found = f"largest difference {largest:.1e} nats, {changed} of {len(made)} answers changed"
-    if largest > (FP32_TOLERANCE if exact else BF16_TOLERANCE):
+    exact, most = largest, FP32_TOLERANCE
+    if rounding is not None:
+        exact = largest_difference(rounding.expected, rounding.made)
+        found += f"; rounding alone {rounding.floor:.1e} nats; in fp32 {exact:.1e}"
+        most += FLOOR_MULTIPLE * rounding.floor
+    if exact > FP32_TOLERANCE:
         return Finding(what, found, f"{distrust}: this architecture is not computed as it should be")
+    if largest > most:
+        return Finding(
+            what, found, f"{distrust} by more than {FLOOR_MULTIPLE:g} times what rounding does to this model"
+        )
     if changed:
         return Finding(what, found, f"{distrust}, where two choices are nearly as likely; train.dtype=fp32 is exact")
     return Finding(what, found)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from tunelab.answering.benchmark_prompts import choice_questions, generation_pro
 from tunelab.answering.benchmark_responses import BenchmarkSettings
 from tunelab.answering.findings import (
     Finding,
+    InSixteenBits,
     batch_finding,
     ending_finding,
+    largest_difference,
     letter_finding,
     prefix_finding,
     same_texts_finding,
@@ -26,8 +28,10 @@ from tunelab.answering.findings import (
 from tunelab.answering.generate import open_responder, subject_of
 from tunelab.answering.responder import Responder
 from tunelab.evaluation.benchmark import Item
-from tunelab.evaluation.choices import ChoiceQuestion, choice_likelihoods
+from tunelab.evaluation.choices import ChoiceLikelihood, ChoiceQuestion, choice_likelihoods, plain_likelihoods
 from tunelab.inference.sampling import Decoding
+from tunelab.models.forward import underlying
+from tunelab.models.miniature import miniature
 from tunelab.preparation.model import compute_dtype
 from tunelab.progress import Progress, silent
 
@@ -38,6 +42,11 @@ LETTERS = "ABCD"
 
 #: Tokens computed at once: so few that every question is run alone, and so many that all run together.
 ALONE, TOGETHER = 1, 4096
+
+#: The ways in which choices are computed, as arguments of choice_likelihoods().
+TOGETHER_SHARED: dict[str, Any] = {"batch_tokens": TOGETHER}
+ALONE_SHARED: dict[str, Any] = {"batch_tokens": ALONE}
+TOGETHER_WHOLE: dict[str, Any] = {"batch_tokens": TOGETHER, "share_prefixes": False}
 
 LogProbabilities = list[tuple[float, ...]]
 
@@ -63,13 +72,14 @@ def check(
     responder.raw = True
     questions = choice_questions(responder, "check", items)
     progress("choices in raw text", 0, 4)
-    together = _likelihoods(responder, questions, micro_batch_tokens=TOGETHER)
+    together = _likelihoods(responder, questions, **TOGETHER_SHARED)
     progress("choices one at a time", 1, 4)
-    alone = _likelihoods(responder, questions, micro_batch_tokens=ALONE)
-    whole = _likelihoods(responder, questions, micro_batch_tokens=TOGETHER, share_prefixes=False)
+    alone = _likelihoods(responder, questions, **ALONE_SHARED)
+    whole = _likelihoods(responder, questions, **TOGETHER_WHOLE)
+    by_batch, by_prefix = (None, None) if exact else _rounding(responder, questions)
     findings = [
-        batch_finding(alone, together, exact=exact),
-        prefix_finding(whole, together, exact=exact),
+        batch_finding(alone, together, by_batch),
+        prefix_finding(whole, together, by_prefix),
         letter_finding(_chosen(together), targets),
     ]
     if responder.has_prompt_template:
@@ -102,9 +112,32 @@ def _items() -> tuple[list[Item], list[Item]]:
 
 
 def _likelihoods(responder: Responder, questions: Sequence[ChoiceQuestion], **options: Any) -> LogProbabilities:
-    scored = choice_likelihoods(responder.model, questions, **options)
-    found = {one.index: one.log_probabilities for one in responder.computing(scored)}
-    return [found[index] for index in range(len(questions))]
+    return _in_order(responder.computing(choice_likelihoods(responder.model, questions, **options)))
+
+
+def _in_order(likelihoods: Iterable[ChoiceLikelihood]) -> LogProbabilities:
+    return [one.log_probabilities for one in sorted(likelihoods, key=lambda one: one.index)]
+
+
+def _rounding(responder: Responder, questions: Sequence[ChoiceQuestion]) -> tuple[InSixteenBits, InSixteenBits]:
+    """What batches and shared prefixes do to a small fp32 model of this structure, and rounding to the model itself."""
+    own, eager = (
+        _in_order(responder.computing(plain_likelihoods(responder.model, questions, attention)))
+        for attention in (None, "eager")
+    )
+    floor = largest_difference(own, eager)
+    small = miniature(underlying(responder.model))
+    size = small.get_input_embeddings().num_embeddings
+
+    def cut(tokens: Sequence[int]) -> tuple[int, ...]:
+        return tuple(token % size for token in tokens)
+
+    asked = [ChoiceQuestion(cut(one.prompt_ids), tuple(map(cut, one.continuations))) for one in questions]
+    together, alone, whole = (
+        _in_order(choice_likelihoods(small, asked, **options))
+        for options in (TOGETHER_SHARED, ALONE_SHARED, TOGETHER_WHOLE)
+    )
+    return InSixteenBits(alone, together, floor), InSixteenBits(whole, together, floor)
 
 
 def _chosen(likelihoods: LogProbabilities) -> list[int]:

@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", required=True, choices=("hf", "peft", "compressed-tensors", "gguf", "ollama"))
     parser.add_argument("--out", metavar="DIR", required=True, help="a new directory")
     parser.add_argument("--kind", choices=("F16", "Q8_0"), default="F16", help="of a GGUF file's matrices")
-    parser.add_argument("--force", action="store_true", help="write also what keeps less than half of the improvement")
+    parser.add_argument(
+        "--force", action="store_true", help="write also what rounding or the format made worse than is sound"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

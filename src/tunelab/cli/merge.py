@@ -35,14 +35,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "base, else the dtype of the base's checkpoint",
     )
     parser.add_argument("--compare", action="store_true", help="compare all formats, write nothing")
-    parser.add_argument("--force", action="store_true", help="write also what keeps less than half of the improvement")
+    parser.add_argument(
+        "--force", action="store_true", help="write also what rounding or the format made worse than is sound"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Merge and show what became of the model, or compare all formats."""
     if arguments.compare == (arguments.out is not None):
         raise UsageError("give either --out DIR or --compare", "tunelab merge --help shows examples")
-    from tunelab.publishing.merge import compare_merges, merge, recommended_merge
+    from tunelab.models.merge import EXACT
+    from tunelab.publishing.merge import FLOOR_MULTIPLE, compare_merges, merge, recommended_merge
 
     with progress_bar() as progress:
         if arguments.compare:
@@ -72,11 +75,16 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if merged.check is not None:
         say(
-            f"base + adapter and the merged checkpoint are the same model within the dtype's error: logits of "
-            f"{merged.check.tokens:,} tokens differ by {merged.check.largest_difference:.1e} of the largest at most "
-            f"(tolerated {merged.check.tolerance:.0e})"
+            f"base + adapter and the merged weights are the same model: in float32 outputs of {merged.check.layers} "
+            f"layers differ by {merged.check.largest_difference:.1e} of the largest at most (tolerated {EXACT:.0e})"
         )
-    else:
+    if merged.quality is not None and merged.floor is not None:
+        say(
+            f"rounded to {merged.dtype}, its KL from base + adapter is {merged.quality.kl:.1e} nats "
+            f"({1 - merged.quality.changed:.1%} same most likely token); {merged.dtype} alone costs base + adapter "
+            f"{merged.floor.kl:.1e} ({1 - merged.floor.changed:.1%}), and up to {FLOOR_MULTIPLE:g} times that is sound"
+        )
+    if merged.check is None:
         say("the merged model is not the one that was trained; `tunelab merge RUN --compare` shows all formats")
     return 0
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -21,7 +20,7 @@ from tunelab.data.messages import Example
 from tunelab.data.templates import ChatTemplate, Template
 from tunelab.data.tokenize import EncodedRow, RowEncoder
 from tunelab.errors import BadRow, DataError
-from tunelab.files import directory_written_atomically, recover_directory, write_json_atomically
+from tunelab.files import cache_home, directory_written_atomically, recover_directory, write_json_atomically
 from tunelab.progress import Progress, silent
 from tunelab.version import __version__
 
@@ -110,11 +109,8 @@ class PreparedData:
 
 
 def cache_directory() -> Path:
-    """Where prepared data lies: $TUNELAB_CACHE, else tunelab in the user's cache directory."""
-    home = os.environ.get("TUNELAB_CACHE")
-    if home:
-        return Path(home) / "prepared"
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tunelab" / "prepared"
+    """Where prepared data lies: `prepared` in the cache (tunelab.files.cache_home)."""
+    return cache_home() / "prepared"
 
 
 def cache_key(*, sources: Sequence[str], template: Template, tokenizer: str, settings: Mapping[str, Any]) -> str:

@@ -123,7 +123,7 @@ def choice_likelihoods(
         ModelError: a question is longer than the model's context, or a log-probability is not finite; or the
             architecture cannot be run on packed sequences.
     """
-    from tunelab.models.forward import check_flat_forward
+    from tunelab.models.structure import check_flat_forward
 
     check_flat_forward(model)
     _check_lengths(questions, context_length(model))
@@ -139,6 +139,35 @@ def choice_likelihoods(
                         yield likelihood
             done += len(batch)
             progress("scoring choices", done, len(questions))
+
+
+def plain_likelihoods(
+    model: nn.Module, questions: Sequence[ChoiceQuestion], attention: str | None = None
+) -> Iterator[ChoiceLikelihood]:
+    """The same log-probabilities by the model's own forward pass, each choice's text whole and by itself.
+
+    Args:
+        attention: an implementation that transformers knows ("eager", "sdpa"); None = the one that the model has.
+    """
+    import torch
+
+    from tunelab.models.forward import attention_set_to, underlying
+
+    base = underlying(model)
+    device = base.get_input_embeddings().weight.device
+    for index, question in enumerate(questions):
+        found: dict[tuple[int, ...], Tensor] = {}  # what is run -> [tokens, vocabulary], log p of each next token
+        likelihoods = []
+        with evaluation_mode(model), attention_set_to(model, attention or base.config._attn_implementation):
+            for continuation in question.continuations:
+                ids = (*question.prompt_ids, *continuation[:-1])
+                if ids not in found:
+                    with torch.no_grad():
+                        logits = base(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0].float()
+                    found[ids] = logits[len(question.prompt_ids) - 1 :].log_softmax(dim=-1)
+                tokens = torch.tensor(continuation, device=device)[:, None]
+                likelihoods.append(float(found[ids].gather(1, tokens).double().sum()))
+        yield ChoiceLikelihood(index, tuple(likelihoods))
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,7 +171,7 @@ def _advance(batch: _Batch, *, until_one_ends: bool) -> list[_Row]:
 
 def _check(model: nn.Module) -> None:
     """Once for each model: rows end to end must give what they give apart."""
-    from tunelab.models.forward import check_flat_forward
+    from tunelab.models.structure import check_flat_forward
 
     if model not in _checked:
         check_flat_forward(model)

@@ -116,37 +116,6 @@ def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
     return capped
 
 
-def check_flat_forward(model: nn.Module) -> None:
-    """Make sure that flat rows give this architecture's own logits, by running two short rows both ways.
-
-    Raises:
-        ModelError: they differ: the architecture ignores row borders, or changes logits after its head.
-    """
-    base = underlying(model)
-    was_training = base.training
-    base.eval()
-    device = base.get_input_embeddings().weight.device
-    size = base.get_input_embeddings().num_embeddings
-    rows = [torch.arange(5, device=device) % size, (torch.arange(7, device=device) * 3 + 1) % size]
-    try:
-        with torch.no_grad():
-            apart = torch.cat([base(input_ids=row[None], use_cache=False).logits[0] for row in rows]).float()
-            with flat_attention(base):
-                flat = output_head(base)(
-                    flat_hidden_states(base, torch.cat(rows), torch.tensor([0, 5, 12], device=device))
-                )
-    finally:
-        base.train(was_training)
-    tolerance = 1e-4 if base.dtype == torch.float32 else 5e-2
-    difference = float((flat.float() - apart).abs().max() / apart.abs().max().clamp_min(1e-6))
-    if not difference <= tolerance:
-        raise ModelError(
-            f"{type(base).__name__}: rows in one flat sequence give other logits than apart "
-            f"(relative difference {difference:.2g}, tolerated {tolerance:.0e})",
-            "this architecture cannot be trained or scored packed; tunelab supports attention-only decoders",
-        )
-
-
 def _flat_attention_forward(
     module: nn.Module,
     query: Tensor,

@@ -87,7 +87,8 @@ def export(
     merged = merge(
         run, target, format="mxfp4" if to == "compressed-tensors" else "auto", force=force, progress=progress
     )
-    what = "logits compared with base + adapter's" if merged.check else "measured on held-out rows (merge.json)"
+    measured = "measured on held-out rows (merge.json)"
+    what = f"layers compared with base + adapter's; {measured}" if merged.check else measured
     return Exported(target, _files(target), what)
 
 

@@ -3,10 +3,16 @@
 Over a quantised base there are several ways, and each changes the model: the adapter was trained over the weights that
 the codes stand for. Into those weights (`dequantised`) it fits; into the base's own (`bf16`) or back into few bits
 (`nf4`, `mxfp4`, ...) something is lost. How much is measured on held-out rows.
+
+What is checked exactly and what is judged are two things. The sum is checked in float32, where each layer gives with
+its adapter what it gives with the sum, to 1e-5, and what is written is compared with it bit for bit. Rounding the sum
+to 16 bits changes every model, and how much is too much depends on the model: it is judged against what 16 bits cost
+the trained model itself, base and adapter apart, on the same rows.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +31,15 @@ from tunelab.models.adapters import load_adapter
 from tunelab.models.digest import digest
 from tunelab.models.load import DTYPES, load_model, load_tokenizer
 from tunelab.models.merge import (
+    EXACT,
     MergeCheck,
-    compare_logits,
+    adapted_outputs,
+    compare_outputs,
     dequantize_layers,
-    logits_of,
     merge_adapter,
     quantize_layers,
+    rounded,
+    weight_digests,
 )
 from tunelab.models.precision import FOLDER, weight_format
 from tunelab.models.quantized_linear import quantized_layers
@@ -40,8 +49,17 @@ from tunelab.preparation.rows import prepare_with
 from tunelab.progress import Progress, silent
 from tunelab.records.runs import Run, open_run
 
-#: Rows and tokens of each whose logits are compared one by one.
-ROWS_COMPARED, TOKENS_COMPARED = 8, 128
+#: A merge is refused, unless it is asked for twice, where its KL from the trained model is more than this many times
+#: what its dtype alone costs the trained model. Base + adapter in 16 bits rounds activations; a merge rounds the sum of
+#: the weights as well, about as much again, so that sound merges lie between 1 and 3 (docs/decisions/0017).
+FLOOR_MULTIPLE = 4.0
+
+#: Added to that limit, nats: in float32 the floor is zero, and what is left is the order of sums. A perplexity changes
+#: by a factor of 1.00001.
+FLOOR_LEAST = 1e-5
+
+#: Training rows that are compared on where no rows are held out.
+ROWS_COMPARED = 8
 
 #: Below this share of the adapter's improvement a merge is refused unless it is asked for twice.
 LEAST_KEPT = 0.5
@@ -59,8 +77,11 @@ class Merged:
     Args:
         format: "fp32", "bf16", "fp16": into the base's own weights; "dequantised": into those that its codes stand for;
             or the format that the sum is stored in.
-        check: logits compared one by one; None where the merge is not meant to give the same model.
+        check: each layer with its adapter and with the sum, in float32; None where the merge is not meant to give the
+            same model.
         quality: next-token distributions compared on held-out rows; None where no row has an answer.
+        floor: the same of base + adapter in this dtype, unmerged: what the dtype alone costs the trained model. None
+            where there is no quality, or the merge is not meant to give the same model.
         bytes: of the merged model's parameters.
     """
 
@@ -69,14 +90,19 @@ class Merged:
     dtype: str
     check: MergeCheck | None
     quality: Divergence | None
+    floor: Divergence | None
     bytes: int
+
+    @property
+    def most_kl(self) -> float | None:
+        """The largest KL from the trained model that is written unasked; None where there is no floor."""
+        return None if self.floor is None else FLOOR_MULTIPLE * self.floor.kl + FLOOR_LEAST
 
 
 @dataclass(frozen=True)
 class _Trained:
     """The model that was trained, as the merged one is compared with it."""
 
-    logits: list[torch.Tensor]
     answers: AnswerDistributions | None
     base_loss: float
 
@@ -94,13 +120,14 @@ def merge(
 
     Args:
         format: see Merged; "auto" = "dequantised" over a quantised base, else the dtype that the base's checkpoint has.
-        force: write it also where it keeps less than half of the adapter's improvement.
+        force: write it also where rounding costs it more than FLOOR_MULTIPLE times what it costs the trained model; or,
+            where it is not meant to be the same model, where it keeps less than half of the adapter's improvement.
 
     Raises:
         RunError: the run has no adapter, or is not finished.
         UsageError: `out` exists, or there is no such format.
-        ModelError: the written checkpoint's logits are not those of base + adapter within the dtype's error; or it
-            keeps less than half of what training gained.
+        ModelError: a layer's sum is not the layer with its adapter, or the written weights not those of the sum; or
+            rounding, or the format, loses too much, as `force` says.
     """
     run, recipe, tokenizer = _opened(run)
     target = Path(out)
@@ -108,22 +135,28 @@ def merge(
         raise UsageError(f"{target}: exists already", "choose another directory with --out")
     into = _resolved(recipe, format)
     rows = _rows_to_compare(tokenizer, recipe, progress)
-    progress("merging", 0, 3, "the trained model")
+    progress("merging", 0, 4, "the trained model")
     trained = _trained(recipe, run, rows)
-    progress("merging", 1, 3, "writing")
-    model, dtype, is_same = merged_model(recipe, run, into)
+    progress("merging", 1, 4, "writing")
+    model, dtype, check = merged_model(recipe, run, into)
     with directory_written_atomically(target) as folder:
         _save(model, folder)
         tokenizer.save_pretrained(folder)
+        weights = weight_digests(model, dtype)
         del model
-        progress("merging", 2, 3, "measuring")
+        progress("merging", 2, 4, "measuring")
         form = weight_format(into, _format_options(recipe, into)) if into in plugins.names(FOLDER) else None
         written = load_model(str(folder), dtype=dtype, form=form)
-        check = _checked(trained, written, rows, dtype) if is_same else None
-        merged = Merged(target, into, _name(dtype), check, _quality(trained, written, rows), digest(written).bytes)
+        _check_written(weights, weight_digests(written, dtype))
+        quality, size = _quality(trained, written, rows), digest(written).bytes
+        del written
+        progress("merging", 3, 4, "measuring the trained model in this dtype")
+        floor = _floor(recipe, run, trained, rows, dtype) if check is not None else None
+        merged = Merged(target, into, _name(dtype), check, quality, floor, size)
+        _refuse_what_rounding_lost(merged, force)
         _refuse_a_lost_gain(merged, recipe, force)
         write_json_atomically(folder / "merge.json", _to_json(merged))
-    progress("merging", 3, 3)
+    progress("merging", 4, 4)
     return merged
 
 
@@ -193,34 +226,39 @@ def _rows_to_compare(tokenizer: object, recipe: Recipe, progress: Progress) -> l
     return [(ids.tolist(), mask.tolist()) for ids, mask in rows]
 
 
-def _short(rows: list[tuple[list[int], list[bool]]]) -> list[list[int]]:
-    return [ids[:TOKENS_COMPARED] for ids, _ in rows[:ROWS_COMPARED]]
-
-
 def _trained(recipe: Recipe, run: Run, rows: list[tuple[list[int], list[bool]]]) -> _Trained:
     model = load_adapter(load_base(recipe, dtype=torch.float32, device="cpu"), run.adapter)
     has_answers = any(any(mask[1:]) for _, mask in rows)
     answers = answer_distributions(model, rows) if has_answers else None
     with model.disable_adapter():
         base_loss = answer_distributions(model, rows).loss if has_answers else 0.0
-    return _Trained(logits_of(model, _short(rows)), answers, base_loss)
+    return _Trained(answers, base_loss)
 
 
-def merged_model(recipe: Recipe, run: Run, into: str) -> tuple[PreTrainedModel, torch.dtype, bool]:
-    """The merged model in memory, the dtype of what no format stores, and whether it is meant to be the trained one."""
+def merged_model(recipe: Recipe, run: Run, into: str) -> tuple[PreTrainedModel, torch.dtype, MergeCheck | None]:
+    """The merged model in memory, the dtype of what no format stores, and how the sum compares with base + adapter.
+
+    There is no check where the merged model is not meant to be the trained one; that its sum is exact holds all the
+    same.
+
+    Raises:
+        ModelError: a layer's sum is not the layer with its adapter, or is not finite in the dtype.
+    """
     over_codes = recipe.precision.name != "none"
-    own_weights = into in DTYPES
+    own_weights, in_format = into in DTYPES, into in plugins.names(FOLDER)
+    is_same = not in_format and not (own_weights and over_codes)
     if own_weights and over_codes:
         recipe = recipe.model_copy(update={"precision": type(recipe.precision)()})
     model = load_adapter(load_base(recipe, dtype=torch.float32, device="cpu"), run.adapter)
+    expected = adapted_outputs(model)
     dequantize_layers(model)
     merged = merge_adapter(model)
+    check = _checked(compare_outputs(expected, merged))
     dtype = DTYPES[into] if own_weights else checkpoint_dtype(recipe)
-    merged = merged.to(dtype)
-    if into in plugins.names(FOLDER):
+    merged = rounded(merged, dtype)
+    if in_format:
         quantize_layers(merged, weight_format(into, _format_options(recipe, into)), recipe.precision.skip)
-        return merged, dtype, False
-    return merged, dtype, not (own_weights and over_codes)
+    return merged, dtype, check if is_same else None
 
 
 def _format_options(recipe: Recipe, into: str) -> Mapping[str, Any]:
@@ -234,17 +272,37 @@ def _save(model: PreTrainedModel, folder: Path) -> None:
         model.save_pretrained(folder)
 
 
-def _checked(
-    trained: _Trained, written: PreTrainedModel, rows: list[tuple[list[int], list[bool]]], dtype: torch.dtype
-) -> MergeCheck:
-    check = compare_logits(trained.logits, logits_of(written, _short(rows)), dtype)
+def _checked(check: MergeCheck) -> MergeCheck:
     if not check.passed:
         raise ModelError(
-            f"the merged model's logits differ from base + adapter's by {check.largest_difference:.2g} of the "
-            f"largest logit, more than {check.tolerance:.0e}",
-            "keep the adapter apart, or merge with --format fp32",
+            f"a merged layer's outputs differ from base + adapter's by {check.largest_difference:.2g} of the largest "
+            f"in float32, more than {EXACT:.0e}",
+            "keep the adapter apart: this layer and its adapter are not simply a sum",
         )
     return check
+
+
+def _check_written(merged: Mapping[str, str], written: Mapping[str, str]) -> None:
+    """What was read back must be what was written, weight for weight and bit for bit."""
+    other = sorted(name for name in {*merged, *written} if merged.get(name) != written.get(name))
+    if other:
+        raise ModelError(
+            f"{len(other)} weights of the written checkpoint are not those that were merged: {', '.join(other[:3])}",
+            "keep the adapter apart: this architecture does not come back from its own files",
+        )
+
+
+def _floor(
+    recipe: Recipe, run: Run, trained: _Trained, rows: list[tuple[list[int], list[bool]]], dtype: torch.dtype
+) -> Divergence | None:
+    """What a dtype alone costs the trained model, base and adapter apart, computed as an evaluation computes them."""
+    if trained.answers is None:
+        return None
+    if dtype == torch.float32:
+        return divergence(trained.base_loss, trained.answers, trained.answers)
+    model = load_adapter(load_base(recipe, dtype=dtype, device="cpu"), run.adapter)
+    with torch.autocast("cpu", dtype):
+        return divergence(trained.base_loss, trained.answers, answer_distributions(model, rows))
 
 
 def _quality(trained: _Trained, model: PreTrainedModel, rows: list[tuple[list[int], list[bool]]]) -> Divergence | None:
@@ -253,8 +311,28 @@ def _quality(trained: _Trained, model: PreTrainedModel, rows: list[tuple[list[in
     return divergence(trained.base_loss, trained.answers, answer_distributions(model, rows))
 
 
+def _refuse_what_rounding_lost(merged: Merged, force: bool) -> None:
+    """A merge that is meant to be the trained model may be as far from it as that is from itself in this dtype."""
+    quality, floor = merged.quality, merged.floor
+    if any(found is not None and not math.isfinite(found.kl) for found in (quality, floor)):
+        raise ModelError(
+            f"merged into {merged.format}, the model's probabilities are not finite: {merged.dtype} overflows",
+            "merge with --format bf16 or fp32",
+        )
+    if quality is None or floor is None or merged.most_kl is None:
+        return
+    if quality.kl > merged.most_kl and not force:
+        raise ModelError(
+            f"merged into {merged.format}, the model's KL from base + adapter is {quality.kl:.1e} nats on held-out "
+            f"rows, more than {FLOOR_MULTIPLE:g} times the {floor.kl:.1e} that {merged.dtype} alone costs base + adapter "
+            f"(same most likely token: {1 - quality.changed:.1%}, {merged.dtype} alone {1 - floor.changed:.1%})",
+            "merge with --format fp32, keep the adapter apart, or write it all the same with --force",
+        )
+
+
 def _refuse_a_lost_gain(merged: Merged, recipe: Recipe, force: bool) -> None:
-    kept = None if merged.quality is None else merged.quality.kept_improvement
+    """A merge that makes another model must keep what training gained."""
+    kept = None if merged.quality is None or merged.check is not None else merged.quality.kept_improvement
     if kept is not None and kept < LEAST_KEPT and not force:
         other = DEQUANTISED if recipe.precision.name != "none" else "auto"
         raise ModelError(
@@ -264,8 +342,15 @@ def _refuse_a_lost_gain(merged: Merged, recipe: Recipe, force: bool) -> None:
 
 
 def _to_json(merged: Merged) -> dict[str, Any]:
-    quality = None if merged.quality is None else merged.quality.to_json()
-    return {"format": merged.format, "dtype": merged.dtype, "bytes": merged.bytes, "quality": quality}
+    quality, floor = (None if found is None else found.to_json() for found in (merged.quality, merged.floor))
+    return {
+        "format": merged.format,
+        "dtype": merged.dtype,
+        "bytes": merged.bytes,
+        "quality": quality,
+        "floor": floor,
+        "most_kl": merged.most_kl,
+    }
 
 
 def _name(dtype: torch.dtype) -> str:

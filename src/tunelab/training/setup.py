@@ -17,9 +17,10 @@ from tunelab.data.loader import TokenTable, TrainingPlan
 from tunelab.errors import ModelError, UsageError
 from tunelab.models.adapters import add_lora
 from tunelab.models.checkpoint_files import checkpoint_folder
-from tunelab.models.forward import check_flat_forward, underlying
+from tunelab.models.forward import underlying
 from tunelab.models.load import DTYPES, check_tokenizer_fits
 from tunelab.models.loftq import STORED, absorb_quantization_error, begin_at_stored
+from tunelab.models.structure import check_flat_forward
 from tunelab.preparation.model import compute_device, compute_dtype, load_base
 from tunelab.training.loop import LoopSettings
 from tunelab.training.trackers import check_installed
@@ -65,8 +66,7 @@ def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.
     dtype = torch.float32 if trains_base else DTYPES[compute_dtype(recipe)]
     base: nn.Module = load_base(recipe, dtype=dtype, device=accelerator.device)
     check_tokenizer_fits(base, tokenizer)
-    if recipe.train.packing:
-        check_flat_forward(base)
+    check_flat_forward(base, packed=recipe.train.packing)
     if recipe.train.activation_checkpointing:
         enable_activation_checkpointing(underlying(base))
     if trains_base:

@@ -1,0 +1,92 @@
+"""A real instruct model whose weights are bfloat16, on real instructions: trained, asked, measured, merged, exported.
+
+TUNELAB_REAL_MODEL names its folder: a small causal language model with a chat template, such as SmolLM2-135M-Instruct
+saved in bfloat16. Two CPU cores take about two minutes for 135M parameters.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tunelab.answering.held_out_evaluation import evaluate
+from tunelab.answering.responder import open_responder
+from tunelab.inference.sampling import Decoding
+from tunelab.models.load import load_config, load_model
+from tunelab.models.structure import check_flat_forward
+from tunelab.publishing.export import export
+from tunelab.publishing.merge import merge
+from tunelab.records.runs import Run
+from tunelab.training.finetune import finetune
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def model() -> Path:
+    folder = os.environ.get("TUNELAB_REAL_MODEL")
+    if not folder:
+        pytest.skip("needs a real instruct model: TUNELAB_REAL_MODEL names no folder")
+    assert load_config(folder).dtype == torch.bfloat16, "the premise: its weights are bfloat16"
+    return Path(folder)
+
+
+def made(model: Path, data: Path, out: Path, **train: Any) -> dict[str, Any]:
+    return {
+        "model": {"name": str(model)},
+        "adapter": {"kind": "lora", "rank": 8},
+        "data": {
+            "sources": [{"name": "alpaca", "path": str(data / "alpaca" / "alpaca_cleaned.json")}],
+            "template": "chat",
+            "size": 12,
+            "held_out": 4,
+            "max_length": 96,
+        },
+        "train": {"steps": 2, "rows_per_step": 2, "lr": 1e-3, "device": "cpu", "dtype": "bf16", **train},
+        "out": str(out),
+    }
+
+
+@pytest.fixture(scope="module")
+def run(model: Path, shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Trained in bfloat16, which is the default on a GPU."""
+    return finetune(made(model, shared_data, tmp_path_factory.mktemp("real") / "run"))
+
+
+def test_its_flat_rows_are_its_own_in_every_dtype(model: Path) -> None:
+    check_flat_forward(load_model(str(model), dtype=torch.bfloat16))
+
+
+def test_it_is_trained_in_bfloat16(run: Run) -> None:
+    assert run.is_done and run.manifest["held_out_loss_after"] < run.manifest["held_out_loss_before"]
+
+
+@pytest.mark.parametrize("precision", ["nf4", "mxfp4"])
+def test_it_is_trained_over_codes_in_bfloat16(precision: str, model: Path, shared_data: Path, tmp_path: Path) -> None:
+    recipe = {**made(model, shared_data, tmp_path / "run", steps=1), "precision": precision}
+    assert finetune(recipe).is_done
+
+
+def test_it_answers_and_is_measured_in_bfloat16(run: Run) -> None:
+    answer = next(open_responder(run).answer(["What is the capital of France?"], Decoding(max_new_tokens=6)))
+    assert answer.text.strip()
+    assert evaluate(run, limit=2, max_new_tokens=4, arms=("tuned",)).arms["tuned"]
+
+
+def test_it_is_merged_and_exported_in_bfloat16(run: Run, tmp_path: Path) -> None:
+    merged = merge(run, tmp_path / "merged")
+    assert merged.dtype == "bf16" and merged.check is not None and merged.check.passed
+    assert merged.quality is not None and merged.floor is not None and merged.most_kl is not None
+    assert 1e-4 < merged.floor.kl < 1e-2, "what bfloat16 alone costs it"
+    assert merged.quality.kl <= merged.most_kl
+    exported = export(run, tmp_path / "hf", to="hf")
+    plain = AutoModelForCausalLM.from_pretrained(exported.path)
+    assert plain.dtype == torch.bfloat16
+    stored = json.loads((exported.path / "merge.json").read_text(encoding="utf-8"))
+    assert stored["quality"]["kl"] == merged.quality.kl and stored["floor"]["kl"] == merged.floor.kl
