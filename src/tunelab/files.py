@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 
+def file_stem(text: str) -> str:
+    """A text as a part of a file name: letters, digits and hyphens."""
+    return "-".join("".join(letter if letter.isalnum() else " " for letter in text).split()).lower() or "unnamed"
+
+
 def fsync_directory(path: Path) -> None:
     """Make the names in a directory durable (POSIX: a rename is on disk only once its directory is synced)."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -7,7 +7,6 @@ from xml.etree import ElementTree
 
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tunelab.report.markup import Markup, element, escape, join, number
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from tunelab.config import Recipe, to_yaml
 from tunelab.config.study import Study
-from tunelab.report.drawing import file_stem
+from tunelab.files import file_stem
 from tunelab.runs import Run
 from tunelab.workflows.cells import CREATED_FILE, STUDY_FILE, Cell, read_study
 
