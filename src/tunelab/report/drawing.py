@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tunelab.report.content import ArmScore, StudyReport
-from tunelab.report.labels import shortened
+from tunelab.report.labels import possible, shortened
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -87,6 +87,7 @@ _STYLE: dict[str, Any] = {
     "legend.handlelength": 1.6,
     "legend.labelspacing": 0.5,
     "legend.borderpad": 0.4,
+    "legend.borderaxespad": 0.2,
 }
 _BOUNDS = {"0-1": (0.0, 1.0), "0-100": (0.0, 100.0)}
 
@@ -136,11 +137,11 @@ def add_legend(axes: Axes, marks: Sequence[Line2D], names: Sequence[str], column
     """A key below the axes; the figure grows by it."""
     figure = axes.get_figure(root=True)
     assert figure is not None, "new_axes made it"
-    area, more = axes.get_window_extent().frozen(), 19.0 * math.ceil(len(names) / columns)
+    area, more = axes.get_window_extent().frozen(), 17.3 * math.ceil(len(names) / columns) + 5
     height = figure.bbox.height + more
     figure.set_size_inches(WIDTH / DPI, height / DPI)
     axes.set_position((area.x0 / WIDTH, (area.y0 + more) / height, area.width / WIDTH, area.height / height))
-    figure.legend(marks, names, loc="lower left", bbox_to_anchor=(0, 0), ncols=columns)
+    figure.legend(marks, names, loc="upper left", bbox_to_anchor=(0, more / height), ncols=columns)
 
 
 def title_above(axes: Axes, title: str) -> None:
@@ -157,7 +158,7 @@ def title_below(axes: Axes, title: str) -> None:
 
 def set_tooltip(artist: Artist, words: str) -> None:
     """What is shown where a pointer rests on it, in the page."""
-    artist.set_gid(f"title: {words}")
+    artist.set_gid(f"title: {possible(words)}")
 
 
 def series(report: StudyReport, arm: str) -> tuple[str, str]:

@@ -31,16 +31,21 @@ def possible(text: str) -> str:
     return _IMPOSSIBLE.sub("\ufffd", text)
 
 
-@cache
 def text_width(text: str, size: float) -> float:
     """About how wide a line of text is in a sans-serif font of this size: in DejaVu Sans, which is a wide one."""
+    return size * sum(map(_character_width, text))
+
+
+@cache
+def _character_width(character: str) -> float:
+    """In a font of size 1."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
     # DejaVu Sans has no Chinese, Japanese or Korean letters: they are about as wide as a W.
-    known = "".join("W" if unicodedata.east_asian_width(one) in "WF" else one for one in text)
-    width: float = text_to_path.get_text_width_height_descent(known, FontProperties(size=size), ismath=False)[0]
-    return width
+    known = "W" if unicodedata.east_asian_width(character) in "WF" else character
+    width: float = text_to_path.get_text_width_height_descent(known, FontProperties(size=100), ismath=False)[0]
+    return width / 100
 
 
 def shortened(text: str, width: float, size: float) -> str:
@@ -109,4 +114,5 @@ def _overlaps(boxes: Numbers, others: Sequence[Box]) -> npt.NDArray[np.intp]:
     """How many of the others each box (n, 4) overlaps."""
     one, other = boxes[:, None], np.array(others).reshape(1, -1, 4)
     overlap = ((one[..., :2] < other[..., 2:]) & (other[..., :2] < one[..., 2:])).all(axis=2)
-    return np.count_nonzero(overlap, axis=1)
+    counts: npt.NDArray[np.intp] = overlap.sum(axis=1)
+    return counts

@@ -196,6 +196,6 @@ def _add_key(axes: Axes, report: StudyReport, scores: Sequence[ArmScore], labels
     """What the numbers stand for, two columns wide, below the axes."""
     from matplotlib.lines import Line2D
 
-    names = [shortened(f"{n}  {score.arm}", WIDTH / 2 - 30, SMALL) for n, score in zip(labels, scores, strict=True)]
+    names = [shortened(f"{n}  {score.arm}", WIDTH / 2 - 55, SMALL) for n, score in zip(labels, scores, strict=True)]
     marks = [Line2D([], [], marker="o", linestyle="", color=series(report, score.arm)[0]) for score in scores]
     add_legend(axes, marks, names, columns=2)

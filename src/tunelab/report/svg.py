@@ -20,7 +20,7 @@ _NAMES = {light: name for name, (light, _) in COLOURS.items()}
 _XML_NAME = re.compile(r"\{.*\}")
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
-_FONT = re.compile(r"font-family:[^;]*; ?")
+_FONT = re.compile(r"font: ([\d.]+px)[^;]*|font-size: ([\d.]+px); font-family:[^;]*")  # matplotlib 3.10, 3.11
 _GEOMETRY = ("d", "x", "y", "width", "height", "transform")
 
 
@@ -77,7 +77,7 @@ def _keep(node: ElementTree.Element, key: str, value: str, used: set[str]) -> No
             title.text = value.removeprefix("title: ")
             node.insert(0, title)
     elif key == "style":
-        node.set(key, _COLOUR.sub(_variable, _FONT.sub("", value)))
+        node.set(key, _COLOUR.sub(_variable, _FONT.sub(r"font-size: \1\2", value)))
     elif key in _GEOMETRY:
         shorter = _LONG_NUMBER.sub(lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), value)
         if not shorter.startswith("rotate(-0"):
