@@ -1,4 +1,4 @@
-"""The page in headless Chromium: its script runs, nothing is requested, nothing is wider than a phone, no text of a plot is cut."""
+"""The page in headless Chromium: its script runs, nothing is requested or wider than a phone, no plot's text is cut."""
 
 from __future__ import annotations
 

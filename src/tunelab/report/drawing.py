@@ -30,6 +30,9 @@ DPI = 72
 #: Half of a 95 % interval in standard errors.
 INTERVAL = 1.96
 
+#: Begins the id of what has a tooltip.
+TOOLTIP = "title: "
+
 #: The variables of the page: in light and in dark.
 COLOURS = {
     "paper": ("#ffffff", "#14181e"),
@@ -56,38 +59,17 @@ _SERIES = [light for name, (light, _) in COLOURS.items() if name.startswith("ser
 # On top of matplotlib's own defaults, so that a matplotlibrc of the machine changes no report.
 _STYLE: dict[str, Any] = {
     "figure.dpi": DPI,
-    "figure.facecolor": PAPER,
     "svg.fonttype": "none",  # texts stay texts: they take the page's font and can be selected
     "text.parse_math": False,  # a name with two dollar signs is a name
     "text.color": INK,
-    "font.size": FONT,
-    "axes.facecolor": "none",
+    "font.size": SMALL,
     "axes.edgecolor": STRONG_LINE,
     "axes.labelcolor": MUTED,
-    "axes.labelsize": SMALL,
     "axes.labelpad": 7.0,
-    "axes.axisbelow": True,
-    "axes.xmargin": 0.06,
-    "axes.ymargin": 0.06,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
     "axes.formatter.useoffset": False,
-    "axes.formatter.limits": (-4, 7),
     "grid.color": COLOURS["line"][0],
-    "grid.linewidth": 1.0,
-    "xtick.bottom": False,
-    "ytick.left": False,
     "xtick.labelcolor": MUTED,
     "ytick.labelcolor": MUTED,
-    "xtick.labelsize": SMALL,
-    "ytick.labelsize": SMALL,
-    "legend.fontsize": SMALL,
-    "legend.frameon": False,
-    "legend.handlelength": 1.6,
-    "legend.labelspacing": 0.5,
-    "legend.borderpad": 0.4,
-    "legend.borderaxespad": 0.2,
 }
 _BOUNDS = {"0-1": (0.0, 1.0), "0-100": (0.0, 100.0)}
 
@@ -130,6 +112,8 @@ def new_axes(height: float, *, left: float, right: float, top: float, bottom: fl
     size = ((WIDTH - left - right) / WIDTH, (height - top - bottom) / height)
     axes = figure.add_axes((left / WIDTH, bottom / height, *size))
     axes.locator_params(nbins=5)
+    axes.tick_params(left=False, bottom=False)
+    axes.spines[["left", "right", "top"]].set_visible(False)
     return figure, axes
 
 
@@ -137,11 +121,11 @@ def add_legend(axes: Axes, marks: Sequence[Line2D], names: Sequence[str], column
     """A key below the axes; the figure grows by it."""
     figure = axes.get_figure(root=True)
     assert figure is not None, "new_axes made it"
-    area, more = axes.get_window_extent().frozen(), 17.3 * math.ceil(len(names) / columns) + 5
+    area, more = axes.get_window_extent().frozen(), 17.3 * math.ceil(len(names) / columns) + 9
     height = figure.bbox.height + more
     figure.set_size_inches(WIDTH / DPI, height / DPI)
     axes.set_position((area.x0 / WIDTH, (area.y0 + more) / height, area.width / WIDTH, area.height / height))
-    figure.legend(marks, names, loc="upper left", bbox_to_anchor=(0, more / height), ncols=columns)
+    figure.legend(marks, names, loc="upper left", bbox_to_anchor=(0, more / height), ncols=columns, frameon=False)
 
 
 def title_above(axes: Axes, title: str) -> None:
@@ -158,7 +142,7 @@ def title_below(axes: Axes, title: str) -> None:
 
 def set_tooltip(artist: Artist, words: str) -> None:
     """What is shown where a pointer rests on it, in the page."""
-    artist.set_gid(f"title: {possible(words)}")
+    artist.set_gid(TOOLTIP + possible(words))
 
 
 def series(report: StudyReport, arm: str) -> tuple[str, str]:

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 
 #: Radius of a point, in points.
 MARK = 5.0
 
+#: A label that is farther from its point, in points, has a line to it.
+LEADER = 12.0
+
 # Distances of a label from its point; the nearest free one is taken.
-_RINGS = (9.0, 16.0, 24.0, 34.0, 46.0, 60.0, 76.0)
-_NEAR = 24.0
-_SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
+_RINGS = (8.0, 16.0, 24.0, 34.0, 46.0, 60.0, 76.0)
+_SIDES = ((1, 1), (1, -1), (-1, 1), (-1, -1), (1, 0), (-1, 0), (0, -1), (0, 1))
 
 # Characters that neither XML nor UTF-8 can hold; models do write them.
 _IMPOSSIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 #: Left, bottom, right, top in points, upward.
 Box = tuple[float, float, float, float]
-Numbers = npt.NDArray[np.float64]
 
 
 def possible(text: str) -> str:
@@ -57,62 +57,43 @@ def shortened(text: str, width: float, size: float) -> str:
 
 
 def place_labels(
-    points: Sequence[tuple[float, float]],
-    texts: Sequence[str],
-    area: Box,
-    size: float,
-    lines: Sequence[Box] = (),
+    points: Sequence[tuple[float, float]], texts: Sequence[str], area: Box, size: float
 ) -> list[Box | None]:
-    """A box for each point's text within the area: near its point, over no point and over no other label.
+    """A box for each point's text within the area: over no point and over no other label, and so near its point that
+    no other is nearer, or beyond LEADER.
 
     Args:
         points: coordinates of the marks, whose radius is MARK.
         texts: their labels, of one line each.
         area: where labels may lie.
         size: of the font.
-        lines: boxes that labels avoid where they can, and cross where they must.
 
     Returns:
         Boxes in the points' order; None where no place is free.
     """
     taken = [(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in points]
     placed: list[Box | None] = []
-    for (x, y), text in zip(points, texts, strict=True):
-        rings, boxes = _boxes_around(x, y, text_width(text, size), size * 1.2, area)
-        inside = (boxes[:, :2] >= area[:2]).all(axis=1) & (boxes[:, 2:] <= area[2:]).all(axis=1)
-        free = inside & (_overlaps(boxes, taken) == 0)
-        if not free.any():
-            placed.append(None)
-            continue
-        # A line is avoided only nearby: a name far from its point is worse than one on a line.
-        crossed = np.where(rings <= _NEAR, _overlaps(boxes, lines), len(lines) + rings)
-        left, bottom, right, top = boxes[np.where(free, crossed, np.inf).argmin()].tolist()
-        placed.append((left, bottom, right, top))
-        taken.append((left, bottom, right, top))
+    for place, ((x, y), text) in enumerate(zip(points, texts, strict=True)):
+        boxes = np.array(list(_boxes_around(x, y, text_width(text, size), size * 1.2)))
+        low, high = boxes[:, None, :2], boxes[:, None, 2:]
+        inside = np.all((low >= area[:2]) & (high <= area[2:]), axis=(1, 2))
+        overlaps = np.any(np.all((low < np.array(taken)[:, 2:]) & (np.array(taken)[:, :2] < high), axis=2), axis=1)
+        gaps = np.linalg.norm(np.maximum(np.maximum(low - points, points - high), 0), axis=2)
+        told = (gaps[:, place] <= gaps.min(axis=1)) | (gaps[:, place] > LEADER)
+        free = boxes[inside & ~overlaps & told].tolist()
+        placed.append(tuple(free[0]) if free else None)
+        taken += [tuple(box) for box in free[:1]]
     return placed
 
 
-def _boxes_around(x: float, y: float, width: float, height: float, area: Box) -> tuple[Numbers, Numbers]:
-    """Distances (n) and boxes (n, 4): beside, above and below a point, then ever farther ones.
+def _boxes_around(x: float, y: float, width: float, height: float) -> Iterator[Box]:
+    """Around a point, then ever farther.
 
-    Those straight above and below are moved sideways where they would leave the area.
+    Nearby, slanted to the right comes first: there runs neither the point's interval nor, through the point, the front.
+    Farther away, where a label has a line to its point, straight above comes first.
     """
-    rings, boxes = [], []
     for ring in _RINGS:
-        for across, up in _SIDES:
-            slant = 0.75 if across and up else 1.0
-            middle = x + across * (slant * ring + width / 2)
-            if not across:
-                middle = max(min(middle, area[2] - width / 2 - 0.01), area[0] + width / 2 + 0.01)
-            centre = y + up * (slant * ring + (0 if across else height / 2))
-            rings.append(ring)
-            boxes.append((middle - width / 2, centre - height / 2, middle + width / 2, centre + height / 2))
-    return np.array(rings), np.array(boxes)
-
-
-def _overlaps(boxes: Numbers, others: Sequence[Box]) -> npt.NDArray[np.intp]:
-    """How many of the others each box (n, 4) overlaps."""
-    one, other = boxes[:, None], np.array(others).reshape(1, -1, 4)
-    overlap = ((one[..., :2] < other[..., 2:]) & (other[..., :2] < one[..., 2:])).all(axis=2)
-    counts: npt.NDArray[np.intp] = overlap.sum(axis=1)
-    return counts
+        for across, up in _SIDES if ring == _RINGS[0] else _SIDES[::-1]:
+            middle = x + across * (ring + width / 2)
+            centre = y + up * (ring + (0 if across else height / 2))
+            yield middle - width / 2, centre - height / 2, middle + width / 2, centre + height / 2

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from tunelab.files import file_stem
 from tunelab.report.content import Arm, ArmScore, StudyReport
 from tunelab.report.drawing import (
-    FONT,
     INTERVAL,
     MUTED,
     PAPER,
@@ -28,7 +26,7 @@ from tunelab.report.drawing import (
     title_below,
     within_bounds,
 )
-from tunelab.report.labels import MARK, Box, place_labels, shortened
+from tunelab.report.labels import LEADER, MARK, Box, place_labels, shortened
 from tunelab.units import GIB, MIB, format_bytes, format_duration, format_with_error
 
 if TYPE_CHECKING:
@@ -90,7 +88,7 @@ def pareto_plot(report: StudyReport, benchmark: str, cost: Cost) -> Plot | None:
     axes.grid(axis="y")
     title_above(axes, score_title(scores[0]))
     title_below(axes, f"{cost.name} ({unit}), lower is better")
-    without_room = _draw_labels(axes, report, scores, points, corners)
+    without_room = _draw_labels(axes, report, scores, points)
     words = "; ".join(
         f"{score.arm}: {format_with_error(score.value, score.error)} at {cost.shown(spent)}" for score, spent in found
     )
@@ -131,46 +129,25 @@ def _draw_labels(
     report: StudyReport,
     scores: Sequence[ArmScore],
     values: Sequence[tuple[float, float]],
-    corners: Sequence[tuple[float, float]],
 ) -> list[str]:
     """Whole names beside their points; where one does not fit numbers instead, the arms' places in the report, with a
     key below. Gives back the arms whose numbers do not fit either.
     """
     names = [shortened(score.arm, WIDTH, SMALL) for score in scores]
-    points = _in_points(axes, values)
+    points = [(float(x), float(y)) for x, y in axes.transData.transform(values)]
     area = (48.0, _HEIGHT - 236, WIDTH - 8, _HEIGHT - 22)
-    lines = [*_bars(axes, scores, values), *_steps(_in_points(axes, corners))]
-    boxes = place_labels(points, names, area, SMALL, lines)
+    boxes = place_labels(points, names, area, SMALL)
     labels = names
     if None in boxes:
         places = {arm.name: str(place) for place, arm in enumerate(report.arms, 1)}
         labels = [places[score.arm] for score in scores]
-        boxes = place_labels(points, labels, area, SMALL, lines)
+        boxes = place_labels(points, labels, area, SMALL)
     for label, box, point, value in zip(labels, boxes, points, values, strict=True):
         if box is not None:
             _draw_label(axes, label, box, point, value)
     if labels is not names:
         _add_key(axes, report, scores, labels)
     return [score.arm for score, box in zip(scores, boxes, strict=True) if box is None]
-
-
-def _in_points(axes: Axes, values: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    return [(float(x), float(y)) for x, y in axes.transData.transform(values)]
-
-
-def _bars(axes: Axes, scores: Sequence[ArmScore], values: Sequence[tuple[float, float]]) -> Iterator[Box]:
-    """Where the points' intervals are drawn."""
-    for score, (x, y) in zip(scores, values, strict=True):
-        half = INTERVAL * (score.error or 0.0)
-        (left, bottom), (_, top) = _in_points(axes, [(x, y - half), (x, y + half)])
-        yield left - 2, bottom, left + 2, top
-
-
-def _steps(corners: Sequence[tuple[float, float]]) -> Iterator[Box]:
-    """Boxes around the front's level and upright pieces."""
-    for (x1, y1), (x2, y2) in pairwise(corners):
-        yield x1 - 1, y1 - 1, x2 + 1, y1 + 1
-        yield x2 - 1, min(y1, y2) - 1, x2 + 1, max(y1, y2) + 1
 
 
 def _draw_label(axes: Axes, label: str, box: Box, point: tuple[float, float], value: tuple[float, float]) -> None:
@@ -187,7 +164,7 @@ def _draw_label(axes: Axes, label: str, box: Box, point: tuple[float, float], va
         ha="center",
         va="baseline",
         fontsize=SMALL,
-        arrowprops=line if far > FONT else None,
+        arrowprops=line if far > LEADER else None,
         zorder=5,
     )
 
@@ -196,6 +173,6 @@ def _add_key(axes: Axes, report: StudyReport, scores: Sequence[ArmScore], labels
     """What the numbers stand for, two columns wide, below the axes."""
     from matplotlib.lines import Line2D
 
-    names = [shortened(f"{n}  {score.arm}", WIDTH / 2 - 55, SMALL) for n, score in zip(labels, scores, strict=True)]
+    names = [shortened(f"{n}  {score.arm}", WIDTH / 2 - 58, SMALL) for n, score in zip(labels, scores, strict=True)]
     marks = [Line2D([], [], marker="o", linestyle="", color=series(report, score.arm)[0]) for score in scores]
     add_legend(axes, marks, names, columns=2)

@@ -120,8 +120,8 @@ def _draw_score(axes: Axes, report: StudyReport, score: ArmScore, row: int) -> N
     edge = axes.get_yaxis_transform()
     name = shortened(score.arm, WIDTH - 20 - text_width(value, SMALL) - 12, FONT)
     above: dict[str, Any] = {"textcoords": "offset points", "xytext": (0, 13), "va": "baseline"}
-    axes.annotate(name, (0, row), xycoords=edge, ha="left", **above)
-    axes.annotate(value, (1, row), xycoords=edge, ha="right", color=MUTED, fontsize=SMALL, **above)
+    axes.annotate(name, (0, row), xycoords=edge, ha="left", fontsize=FONT, **above)
+    axes.annotate(value, (1, row), xycoords=edge, ha="right", color=MUTED, **above)
     for one in report.published_of(score.arm, score.benchmark):
         face: dict[str, Any] = {"markerfacecolor": PAPER, "markeredgecolor": INK, "markeredgewidth": 1.4}
         (diamond,) = axes.plot(one.value, row, "D", markersize=7.5, zorder=4, **face)
@@ -133,7 +133,7 @@ def curves_plot(report: StudyReport) -> Plot:
     drawn = {curve: _means(curve.points, _CURVE_POINTS) for curve in report.curves if curve.points}
     arms = list(dict.fromkeys(curve.arm for curve in drawn))
     names = [shortened(arm, WIDTH - 60, SMALL) for arm in arms]
-    columns = max(1, int(WIDTH / (max(text_width(name, SMALL) for name in names) + 50)))
+    columns = max(1, int(WIDTH / (max(text_width(name, SMALL) for name in names) + 55)))
     figure, axes = new_axes(276, left=44, right=12, top=24, bottom=44)
     lines: dict[str, Line2D] = {}
     for curve, (points, _) in drawn.items():

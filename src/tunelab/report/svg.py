@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from tunelab.report.drawing import COLOURS, Plot, plot_style
+from tunelab.report.drawing import COLOURS, TOOLTIP, Plot, plot_style
 from tunelab.report.labels import possible
 
 if TYPE_CHECKING:
@@ -17,11 +17,10 @@ if TYPE_CHECKING:
 ASSETS = Path(__file__).parents[1] / "assets" / "report"
 
 _NAMES = {light: name for name, (light, _) in COLOURS.items()}
-_XML_NAME = re.compile(r"\{.*\}")
+_NAMESPACE = re.compile(r"\{.*\}")
+_XLINK = "{http://www.w3.org/1999/xlink}href"
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
-_LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
 _FONT = re.compile(r"font: ([\d.]+px)[^;]*|font-size: ([\d.]+px); font-family:[^;]*")  # matplotlib 3.10, 3.11
-_GEOMETRY = ("d", "x", "y", "width", "height", "transform")
 
 
 def svg_element(plot: Plot) -> str:
@@ -51,9 +50,18 @@ def _tree(plot: Plot) -> ElementTree.Element:
     root = ElementTree.fromstring(text)
     root.remove(root[0])  # a style for every element, of the whole page as well; plots.css has its own
     for node in root.iter():
-        node.tag = _XML_NAME.sub("", node.tag)
-        for key, value in [(key, node.attrib.pop(key)) for key in list(node.attrib)]:
-            _keep(node, _XML_NAME.sub("", key), value, used)
+        node.tag = _NAMESPACE.sub("", node.tag)
+        identity = node.get("id", "")
+        if identity not in used:
+            node.attrib.pop("id", None)
+        if identity.startswith(TOOLTIP):
+            title = ElementTree.Element("title")
+            title.text = identity.removeprefix(TOOLTIP)
+            node.insert(0, title)
+        if style := node.get("style"):
+            node.set("style", _COLOUR.sub(_variable, _FONT.sub(r"font-size: \1\2", style)))
+        if reference := node.attrib.pop(_XLINK, None):
+            node.set("href", reference)
     root.attrib = {"class": "plot", "viewBox": root.get("viewBox", ""), "role": "img"}
     root.set("aria-label", possible(plot.words))
     return root
@@ -67,23 +75,6 @@ def _written(figure: Figure, salt: str) -> str:
     with plot_style(), matplotlib.rc_context({"svg.hashsalt": salt}), io.StringIO() as file:
         figure.savefig(file, format="svg", metadata=nothing)
         return file.getvalue()
-
-
-def _keep(node: ElementTree.Element, key: str, value: str, used: set[str]) -> None:
-    """An attribute of matplotlib's, as the page needs it."""
-    if key == "id" and value not in used:
-        if value.startswith("title: "):
-            title = ElementTree.Element("title")
-            title.text = value.removeprefix("title: ")
-            node.insert(0, title)
-    elif key == "style":
-        node.set(key, _COLOUR.sub(_variable, _FONT.sub(r"font-size: \1\2", value)))
-    elif key in _GEOMETRY:
-        shorter = _LONG_NUMBER.sub(lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), value)
-        if not shorter.startswith("rotate(-0"):
-            node.set(key, shorter.replace("\n", ""))
-    else:
-        node.set(key, value)
 
 
 def _variable(found: re.Match[str]) -> str:
