@@ -1,4 +1,4 @@
-"""The page in headless Chromium: its script runs, nothing is requested, nothing is wider than a phone."""
+"""The page in headless Chromium: its script runs, nothing is requested or wider than a phone, no plot's text is cut."""
 
 from __future__ import annotations
 
@@ -91,13 +91,21 @@ onload = () => {
   for (const one of page.querySelectorAll("body *"))
     if (!one.closest("svg, .skip, thead, .more") && one.getBoundingClientRect().right > innerWidth)
       told.over.push(one.className);
+  const texts = [...page.querySelectorAll(".plot text")];
+  told.texts = texts.length;
+  told.cut = texts.filter((one) => {
+    const box = one.getBoundingClientRect(), plot = one.closest("svg").getBoundingClientRect();
+    return box.left < plot.left || box.right > plot.right || box.top < plot.top - 1 || box.bottom > plot.bottom + 1;
+  }).map((one) => one.textContent);
   told.loaded = frames[0].performance.getEntriesByType("resource").map((one) => one.name);
   const search = page.getElementById("flip-search"), kind = page.getElementById("flip-kind");
   kind.value = "=lost"; kind.dispatchEvent(new Event("change")); told.lost = shown();
   search.value = "IFEVAL 1003"; search.dispatchEvent(new Event("input")); told.found = shown();
   told.count = page.getElementById("flip-count").textContent;
   const paper = () => frames[0].getComputedStyle(page.body).backgroundColor;
+  const ink = () => frames[0].getComputedStyle(texts[0]).fill, first = ink();
   const before = paper(); page.getElementById("theme").click(); told.papers = [before, paper()].sort();
+  told.inks = new Set([first, ink()]).size;
   document.title = JSON.stringify(told);
 };
 """
@@ -118,6 +126,7 @@ def test_it_fits_the_screen_and_can_be_searched(chromium: str, tmp_path: Path, w
     told = json.loads(html.unescape(re.findall(r"<title>(.*?)</title>", shown)[0]))
     assert told["width"] <= width and told["over"] == []
     assert told["loaded"] == []
+    assert told["texts"] > 80 and told["cut"] == [] and told["inks"] == 2
     assert told["lost"] == sum(flip.kind == "lost" for flip in report.flips)
     assert (told["found"], told["count"]) == (1, "1 of 60 shown")
     assert told["papers"] == ["rgb(20, 24, 30)", "rgb(255, 255, 255)"]

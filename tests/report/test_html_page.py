@@ -8,6 +8,8 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from study_reports import example_flips, example_report
 
 from tunelab.errors import DataError
@@ -55,8 +57,9 @@ def test_the_page_is_whole_and_needs_nothing_else() -> None:
     assert outline.loads == ["data:,"]
     assert len(outline.ids) == len(set(outline.ids))
     assert {anchor[1:] for anchor in outline.anchors} <= set(outline.ids)
-    assert "default-src &#x27;none&#x27;" in PAGE
-    assert not re.search(r"url\(|@import|https?://", PAGE)
+    assert "default-src 'none'" in PAGE
+    assert set(re.findall(r"url\(#([^)]*)\)", PAGE)) <= set(outline.ids)
+    assert not re.search(r"url\((?!#)|@import|https?://", PAGE)
 
 
 def test_it_opens_with_the_answers() -> None:
@@ -64,7 +67,7 @@ def test_it_opens_with_the_answers() -> None:
     order += [PAGE.index(f'<section id="{name}"') for name in ("not-proved", "provenance")]
     assert order == sorted(order)
     assert '<span class="tag no-difference">no difference</span>' in PAGE
-    assert "LoRA follows 28.7\u00a0% of IFEval&#x27;s prompts" in PAGE
+    assert "LoRA follows 28.7\u00a0% of IFEval&#39;s prompts" in PAGE
 
 
 def test_tables_say_what_they_are() -> None:
@@ -98,6 +101,42 @@ def poisoned(value: Any, key: str = "") -> Any:
     if isinstance(value, list):
         return [poisoned(one, key) for one in value]
     return EVIL + value if isinstance(value, str) and value not in WORDS_OF_OURS else value
+
+
+class Reader(HTMLParser):
+    """Collects the texts by their tags, and the benchmark of a flip, which stands in an attribute."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.texts: dict[str, str] = {}
+        self.benchmark: str | None = None
+        self.tag = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tag = tag
+        self.benchmark = dict(attrs).get("data-benchmark", self.benchmark)
+
+    def handle_data(self, data: str) -> None:
+        self.texts[self.tag] = self.texts.get(self.tag, "") + data
+
+    def handle_endtag(self, tag: str) -> None:
+        self.tag = ""
+
+
+@settings(deadline=None)  # the first example compiles the templates
+@given(
+    st.text(
+        st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="\ufffe\uffff") | st.sampled_from("<&\"'/\n"),
+        min_size=1,
+    )
+)
+def test_any_text_comes_back_from_the_page(text: str) -> None:
+    one = dataclasses.replace(flip(0, 0), benchmark=text, question=f"({text})", text_a="", text_b="", target="")
+    reader = Reader(html_page(StudyReport(text, "c", arms=ARMS, flips=(one,))))
+    assert reader.texts["h1"] == reader.texts["title"] == text
+    assert reader.texts["pre"] == f"({text})" and reader.benchmark == text
 
 
 def test_texts_never_act_as_markup() -> None:

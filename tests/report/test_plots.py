@@ -1,19 +1,30 @@
-"""Plots: well-formed SVG that shows what the report says."""
+"""Plots: figures that show what the report says, as SVG that takes the page's colours and needs nothing else."""
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import re
+import subprocess
+import sys
 from xml.etree import ElementTree
 
+import matplotlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.container import ErrorbarContainer
+from matplotlib.lines import Line2D
 from study_reports import example_report
 
 from tunelab.report.content import Arm, ArmScore, Curve, StudyReport
-from tunelab.report.pareto import pareto_front
-from tunelab.report.plots import all_plots, plot_files
+from tunelab.report.drawing import COLOURS, Plot, plot_style
+from tunelab.report.labels import possible
+from tunelab.report.pareto import COSTS, pareto_front, pareto_plot
+from tunelab.report.plots import all_plots, figures, svg_files
+from tunelab.report.svg import svg_element
 
 REPORT = example_report()
 PLOTS = {plot.name: plot for plot in all_plots(REPORT)}
@@ -29,82 +40,150 @@ def test_there_is_a_plot_for_each_thing() -> None:
     ]
 
 
-def test_files_are_whole_svg_without_references() -> None:
-    files = plot_files(REPORT)
-    assert set(files) == {f"{name}.svg" for name in PLOTS}
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_files_are_whole_svg_without_references_to_anything_else() -> None:
+    files = svg_files(REPORT)
+    assert set(files) == set(PLOTS)
+    ids: list[str] = []
     for text in files.values():
         root = ElementTree.fromstring(text)
-        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert root.tag == f"{SVG}svg"
         assert root.get("role") == "img" and root.get("aria-label")
-        assert not re.search(r"href|url\(|@import", text)
-        classes = {name for node in root.iter() for name in (node.get("class") or "").split()}
-        style = root.findtext("{http://www.w3.org/2000/svg}style") or ""
-        assert classes <= set(re.findall(r"\.([\w-]+)", style))
+        own = [node.get("id", "") for node in root.iter() if node.get("id")]
+        assert set(re.findall(r'href="([^"]*)"|url\(([^)]*)\)', text)) <= {(f"#{name}", "") for name in own} | {
+            ("", f"#{name}") for name in own
+        }
+        assert "@import" not in text and len(re.findall("https?://", text)) == 1
+        ids += own
+    assert len(ids) == len(set(ids)), "plots of one page share no id"
 
 
-def drawn_texts(name: str) -> list[str]:
-    return [node.text or "" for node in ElementTree.fromstring(PLOTS[name].svg).iter("text")]
+def test_drawings_take_the_colours_and_the_font_of_the_page() -> None:
+    for plot in PLOTS.values():
+        svg = svg_element(plot)
+        used = re.findall(r"var\(--([\w-]+), (#\w{6})\)", svg)
+        assert all(COLOURS[name][0] == light for name, light in used)
+        assert {"paper", "muted", "line", "strong-line"} <= {name for name, _ in used}
+        assert not re.search("#[0-9a-f]{6}", re.sub(r"var\([^)]*\)", "", re.sub('(?:id|href)="[^"]*"', "", svg)))
+        assert "font-family" not in svg and "http" not in svg
+    file = svg_files(REPORT)["scores-mmlu"]
+    assert "--series-1: #6cb0ea" in file and "prefers-color-scheme: dark" in file and "font-family: system-ui" in file
+
+
+def test_the_same_report_gives_the_same_drawings_whatever_the_machine_prefers() -> None:
+    plain = svg_files(REPORT)
+    with matplotlib.rc_context({"font.size": 30, "svg.fonttype": "path", "axes.grid": True, "lines.linewidth": 9}):
+        assert svg_files(example_report()) == plain
+        assert matplotlib.rcParams["font.size"] == 30, "what the user set is kept"
+
+
+def test_matplotlib_is_imported_only_to_draw() -> None:
+    code = (
+        "import sys; from tunelab.report.html_page import html_page; from tunelab.report.content import StudyReport\n"
+        "html_page(StudyReport('t', 'c')); sys.exit('matplotlib' in sys.modules or 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_figures_can_be_restyled() -> None:
+    drawn = figures(REPORT)
+    assert list(drawn) == list(PLOTS)
+    axes = drawn["scores-mmlu"].axes[0]
+    axes.set_xlim(0, 1)
+    axes.set_title("of my own")
+    file = io.BytesIO()
+    drawn["scores-mmlu"].savefig(file, format="png")
+    assert file.getvalue().startswith(b"\x89PNG")
+    changed = svg_element(dataclasses.replace(PLOTS["scores-mmlu"], figure=drawn["scores-mmlu"]))
+    assert "of my own" in changed and "of my own" not in svg_element(PLOTS["scores-mmlu"])
+
+
+def axes_of(plot: Plot) -> Axes:
+    (axes,) = plot.figure.axes
+    return axes
+
+
+def tooltips(plot: Plot) -> dict[str, Line2D]:
+    """Marks and lines by what is shown where a pointer rests on them."""
+    lines = {str(line.get_gid()): line for line in axes_of(plot).lines}
+    return {gid.removeprefix("title: "): line for gid, line in lines.items() if gid.startswith("title: ")}
+
+
+def drawn_texts(plot: Plot) -> list[str]:
+    return [node.text or "" for node in ElementTree.fromstring(svg_element(plot)).iter("text")]
 
 
 def test_scores_name_arms_values_axis_and_published_values() -> None:
-    words = drawn_texts("scores-mmlu")
+    plot = PLOTS["scores-mmlu"]
+    words = drawn_texts(plot)
     assert {"lora r128 bf16", "0.4194 ± 0.0042", "accuracy (0-1), higher is better"} <= set(words)
-    root = ElementTree.fromstring(PLOTS["scores-mmlu"].svg)
-    assert [node.findtext("title") for node in root.iter("path")] == ["published: 0.4127", "published: 0.45"]
-    assert "No score: full bf16" in PLOTS["scores-mmlu"].caption
+    for value in ("0.4127", "0.45"):
+        assert tooltips(plot)[f"published: {value}"].get_xdata()[0] == float(value)
+    titles = [node.text for node in ElementTree.fromstring(svg_element(plot)).iter("title")]
+    assert titles.count("published: 0.4127") == 1 and "lora r128 bf16: 0.4194 ± 0.0042" in titles
+    assert "No score: full bf16" in plot.caption
     assert "Diamonds" not in PLOTS["scores-gsm8k"].caption
 
 
 def test_intervals_are_as_long_as_the_errors() -> None:
-    root = ElementTree.fromstring(PLOTS["scores-ifeval"].svg)
-    ticks = {node.text: float(node.get("x", "")) for node in root.iter("text") if node.get("class") == "tick"}
-    unit = (ticks["0.30"] - ticks["0.20"]) / 0.1
-    first = next(node for node in root.iter("line") if node.get("class") == "interval")
-    length = float(first.get("x2", "")) - float(first.get("x1", ""))
+    first = axes_of(PLOTS["scores-ifeval"]).containers[0]
+    assert isinstance(first, ErrorbarContainer)
+    ((left, _), (right, _)) = first.lines[2][0].get_segments()[0]
     score = REPORT.main_score("base bf16", "ifeval")
     assert score is not None and score.error is not None
-    assert length == pytest.approx(2 * 1.96 * score.error * unit, abs=0.05)
+    assert right - left == pytest.approx(2 * 1.96 * score.error)
+    assert (left + right) / 2 == pytest.approx(score.value)
+
+
+def test_axes_show_no_more_than_a_unit_allows() -> None:
+    scores = tuple(dataclasses.replace(one, value=0.995, error=0.01) for one in REPORT.scores if one.is_main)
+    low, high = axes_of(all_plots(dataclasses.replace(REPORT, scores=scores, published=()))[0]).get_xlim()
+    assert 0.9 < low < 0.98 and high == 1.0
+    perplexity = axes_of(PLOTS["scores-held-out"]).get_xlim()
+    assert perplexity[0] < 2.4 - 1.96 * 0.071 and perplexity[1] > 4.05 + 1.96 * 0.071
 
 
 def test_an_unknown_error_draws_no_interval_and_is_told() -> None:
     scores = tuple(dataclasses.replace(score, error=None) for score in REPORT.scores if score.benchmark == "gsm8k")
     plot = all_plots(dataclasses.replace(REPORT, scores=scores))[0]
-    assert 'class="interval"' not in plot.svg
+    assert axes_of(PLOTS["scores-gsm8k"]).collections and not axes_of(plot).collections
     assert "Not known for base bf16, base nf4, lora r128 bf16, qlora r128 nf4." in plot.caption
 
 
 def test_an_arm_has_one_colour_everywhere() -> None:
+    lora, qlora = COLOURS["series-3"][0], COLOURS["series-4"][0]
     for name in ("scores-mmlu", "mmlu-against-peak-memory"):
-        root = ElementTree.fromstring(PLOTS[name].svg)
-        colours = {(node.findtext("title") or "").partition(":")[0]: node.get("class") for node in root.iter("g")}
-        assert colours["lora r128 bf16"] == "series-3" and colours["qlora r128 nf4"] == "series-4"
-    lines = re.findall(r'class="(curve series[^"]*)"><title>([^<]*)', PLOTS["training-loss"].svg)
-    assert lines == [
-        ("curve series-3", "lora r128 bf16, seed 0"),
-        ("curve series-3 later", "lora r128 bf16, seed 1"),
-        ("curve series-4", "qlora r128 nf4, seed 0"),
-        ("curve series-4 later", "qlora r128 nf4, seed 1"),
-    ]
+        colours = {words.partition(":")[0]: line.get_color() for words, line in tooltips(PLOTS[name]).items()}
+        assert colours["lora r128 bf16"] == lora and colours["qlora r128 nf4"] == qlora
+    lines = tooltips(PLOTS["training-loss"])
+    assert {words: (line.get_color(), line.get_linewidth()) for words, line in lines.items()} == {
+        "lora r128 bf16, seed 0": (lora, 1.75),
+        "lora r128 bf16, seed 1": (lora, 1.0),
+        "qlora r128 nf4, seed 0": (qlora, 1.75),
+        "qlora r128 nf4, seed 1": (qlora, 1.0),
+    }
 
 
 def test_long_curves_are_thinned_and_say_so() -> None:
     arm = Arm("a", "m", "none", "lora", "d")
     points = tuple((step, 2.0) for step in range(1000))
     (plot,) = all_plots(StudyReport("t", "c", arms=(arm,), curves=(Curve("a", 0, points), Curve("a", 1, ()))))
-    drawn = re.findall(r'points="([^"]*)"', plot.svg)
-    assert [len(line.split()) for line in drawn] == [200]
-    assert "mean of up to 5 logged steps" in plot.caption
+    faint, line = axes_of(plot).lines
+    assert (len(faint.get_xdata()), len(line.get_xdata())) == (200, 40)
+    assert line.get_xdata()[0] == 12.0, "the mean of steps 0 to 24"
+    assert "mean of up to 5 logged steps. Lines are means of up to 25 steps" in plot.caption
     (short,) = all_plots(StudyReport("t", "c", arms=(arm,), curves=(Curve("a", 0, points[:1]),)))
     assert short.caption == "Every logged step."
 
 
 def test_the_front_is_marked() -> None:
     plot = PLOTS["held-out-against-peak-memory"]
-    root = ElementTree.fromstring(plot.svg)
     hollow = {
-        (group.findtext("title") or "").partition(":")[0]
-        for group in root.iter("g")
-        if any("hollow" in (node.get("class") or "") for node in group)
+        words.partition(":")[0]
+        for words, mark in tooltips(plot).items()
+        if mark.get_markerfacecolor() == COLOURS["paper"][0]
     }
     assert hollow == {"base bf16"}
     assert "front (base nf4, qlora r128 nf4, lora r128 bf16)" in plot.caption
@@ -116,27 +195,55 @@ def crowded(count: int) -> StudyReport:
     names = [f"an arm with a rather long name {place}" for place in range(1, count + 1)]
     arms = tuple(Arm(name, "m", "none", "none", "", peak_memory_bytes=2.0**30) for name in names)
     scores = tuple(ArmScore(arm.name, "b", "accuracy", 0.5, None, None, 9, 1, "0-1", True, True) for arm in arms)
-    return StudyReport("t", "c", arms=arms, scores=scores)
+    curves = tuple(Curve(arm.name, 0, ((1, 2.0), (2, 1.0))) for arm in arms)
+    return StudyReport("t", "c", arms=arms, scores=scores, curves=curves)
 
 
 def test_names_that_do_not_fit_become_numbers_with_a_key() -> None:
-    plot = all_plots(crowded(20))[-1]
+    _, curves, plot = all_plots(crowded(20))
     assert plot.name == "b-against-peak-memory"
-    words = [node.text or "" for node in ElementTree.fromstring(plot.svg).iter("text")]
+    words = drawn_texts(plot)
     assert {str(number) for number in range(1, 21)} <= set(words)
-    assert sum(word.startswith("20  an arm with a") for word in words) == 1
+    assert sum(word.startswith("20 an arm with a") for word in words) == 1
     assert "No room" not in plot.caption
-    assert "again" in plot.svg  # more arms than colours
+    dashes = [line.get_linestyle() for line in axes_of(curves).lines]
+    assert dashes == ["-"] * 8 + ["--"] * 12, "more arms than colours"
+
+
+def test_a_key_stays_inside_its_figure() -> None:
+    for plot in all_plots(crowded(20))[1:]:
+        canvas = FigureCanvasAgg(plot.figure)
+        canvas.draw()
+        (key,) = plot.figure.legends
+        box, figure = key.get_window_extent(), plot.figure.bbox
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.x1
+        title = axes_of(plot).yaxis.label.get_window_extent()
+        assert axes_of(plot).bbox.y1 < title.y0 and title.y1 <= figure.y1
+        assert box.y1 < axes_of(plot).xaxis.label.get_window_extent().y0
 
 
 def test_labels_without_room_are_told() -> None:
-    assert "No room for the labels of an arm with" in all_plots(crowded(200))[-1].caption
+    with plot_style():
+        plot = pareto_plot(crowded(200), "b", COSTS[0])
+    assert plot is not None and "No room for the labels of an arm with" in plot.caption
+
+
+def test_names_are_shown_as_they_are() -> None:
+    names = ("$\\alpha$ of 5", "<b>&", "two\nlines", "漢字", "\x00\ud800")
+    arms = tuple(Arm(name, "m", "none", "none", "", peak_memory_bytes=2.0**30) for name in names)
+    scores = tuple(ArmScore(name, "b", "accuracy", 0.5, None, None, 9, 1, "0-1", True, True) for name in names)
+    first, *_ = all_plots(StudyReport("t", "c", arms=arms, scores=scores))
+    svg = ElementTree.fromstring(svg_element(first))
+    titles = [node.text for node in svg.iter("title")]
+    assert titles == [f"{possible(name)}: 0.5 ± ?".replace("\n", " ") for name in names]
+    assert "<b>& 0.5 ± ?; two\nlines 0.5" in svg.get("aria-label", "")
+    assert drawn_texts(first)[-10::2] == ["$\\alpha$ of 5", "<b>&", "two lines", "漢字", "\ufffd\ufffd"]
 
 
 def test_plots_of_names_that_differ_in_signs_alone_are_kept_apart() -> None:
     scores = [dataclasses.replace(one, benchmark=name) for one in REPORT.scores[:1] for name in ("a.b", "a b", "a-b")]
     report = StudyReport("t", "c", arms=REPORT.arms, scores=tuple(scores))
-    assert list(plot_files(report)) == ["scores-a-b.svg", "scores-a-b-2.svg", "scores-a-b-3.svg"]
+    assert list(svg_files(report)) == ["scores-a-b", "scores-a-b-2", "scores-a-b-3"]
 
 
 def test_pareto_fronts() -> None:

@@ -1,29 +1,76 @@
-"""What plots are drawn with: lines, texts and axes of small SVG texts.
+"""What every plot shares: colours, matplotlib's settings, axes whose margins are given in pixels.
 
-An SVG holds classes, no colours: assets/report/plots.css gives them. An arm has the same colour in every plot. Lengths
-are in units of the viewBox, which a phone shows at about one pixel each.
+Figures are drawn in the light colours; svg.py turns these into the page's variables. Lengths are in points of 1/72
+inch, which a phone shows at about one pixel each. matplotlib is imported by what draws, not by this module.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from tunelab.report.content import ArmScore, StudyReport
-from tunelab.report.markup import Markup, element, join, number
-from tunelab.report.scales import Scale, padded_range, shortened, text_width
+from tunelab.report.labels import possible, shortened
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 WIDTH = 380.0
 FONT = 12.0
 SMALL = 11.0
-
-#: Colours in plots.css; arms beyond them begin again with dashed lines.
-SERIES = 8
+DPI = 72
 
 #: Half of a 95 % interval in standard errors.
 INTERVAL = 1.96
 
+#: Begins the id of what has a tooltip.
+TOOLTIP = "title: "
+
+#: The variables of the page: in light and in dark.
+COLOURS = {
+    "paper": ("#ffffff", "#14181e"),
+    "raised": ("#f6f7f9", "#1b2027"),
+    "ink": ("#1d2430", "#e6e9ee"),
+    "muted": ("#56606e", "#a3adb9"),
+    "line": ("#e3e6ea", "#2b323c"),
+    "strong-line": ("#9aa3ae", "#6b7683"),
+    "link": ("#1a5fa0", "#7ab8ee"),
+    "good": ("#17694c", "#6fcfa8"),
+    "bad": ("#a52f3f", "#f294a3"),
+    "series-1": ("#1f6fb2", "#6cb0ea"),
+    "series-2": ("#c4501b", "#f0905f"),
+    "series-3": ("#1b7f5c", "#57c49a"),
+    "series-4": ("#8a4fa0", "#c795da"),
+    "series-5": ("#8f6400", "#d8ab4a"),
+    "series-6": ("#147a85", "#5fc4cf"),
+    "series-7": ("#b3364f", "#f08aa0"),
+    "series-8": ("#5f6b76", "#a9b4be"),
+}
+PAPER, INK, MUTED, STRONG_LINE = (COLOURS[name][0] for name in ("paper", "ink", "muted", "strong-line"))
+_SERIES = [light for name, (light, _) in COLOURS.items() if name.startswith("series")]
+
+# On top of matplotlib's own defaults, so that a matplotlibrc of the machine changes no report.
+_STYLE: dict[str, Any] = {
+    "figure.dpi": DPI,
+    "svg.fonttype": "none",  # texts stay texts: they take the page's font and can be selected
+    "text.parse_math": False,  # a name with two dollar signs is a name
+    "text.color": INK,
+    "font.size": SMALL,
+    "axes.edgecolor": STRONG_LINE,
+    "axes.labelcolor": MUTED,
+    "axes.labelpad": 7.0,
+    "axes.formatter.useoffset": False,
+    "grid.color": COLOURS["line"][0],
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+}
 _BOUNDS = {"0-1": (0.0, 1.0), "0-100": (0.0, 100.0)}
 
 
@@ -35,83 +82,79 @@ class Plot:
         name: unique in the report, fit for a file name ("scores-mmlu").
         title: what is shown, in a line.
         caption: how to read it, and what is not in it.
-        svg: the drawing.
+        words: what is read aloud in the drawing's place.
+        figure: the drawing.
     """
 
     name: str
     title: str
     caption: str
-    svg: Markup
+    words: str
+    figure: Figure
 
 
-def series_class(report: StudyReport, arm: str) -> str:
-    """The class that colours an arm, the same in every plot."""
+@contextmanager
+def plot_style() -> Iterator[None]:
+    """matplotlib's settings for what is drawn and written inside."""
+    import matplotlib.style
+
+    with warnings.catch_warnings(), matplotlib.style.context(["default", _STYLE]):
+        # The browser's font draws the text, not the one that matplotlib measures with.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing", UserWarning)
+        yield
+
+
+def new_axes(height: float, *, left: float, right: float, top: float, bottom: float) -> tuple[Figure, Axes]:
+    """A figure, which is WIDTH wide, with its axes; height and the margins around the axes in points."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH / DPI, height / DPI))
+    size = ((WIDTH - left - right) / WIDTH, (height - top - bottom) / height)
+    axes = figure.add_axes((left / WIDTH, bottom / height, *size))
+    axes.locator_params(nbins=5)
+    axes.tick_params(left=False, bottom=False)
+    axes.spines[["left", "right", "top"]].set_visible(False)
+    return figure, axes
+
+
+def add_legend(axes: Axes, marks: Sequence[Line2D], names: Sequence[str], columns: int) -> None:
+    """A key below the axes; the figure grows by it."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None, "new_axes made it"
+    area, more = axes.get_window_extent().frozen(), 17.3 * math.ceil(len(names) / columns) + 9
+    height = figure.bbox.height + more
+    figure.set_size_inches(WIDTH / DPI, height / DPI)
+    axes.set_position((area.x0 / WIDTH, (area.y0 + more) / height, area.width / WIDTH, area.height / height))
+    figure.legend(marks, names, loc="upper left", bbox_to_anchor=(0, more / height), ncols=columns, frameon=False)
+
+
+def title_above(axes: Axes, title: str) -> None:
+    """The vertical axis' title, level above the axes: a phone has no width for one that stands upright."""
+    axes.set_ylabel(shortened(title, WIDTH - 4, SMALL), rotation="horizontal", ha="left", va="baseline")
+    area = axes.get_window_extent()
+    axes.yaxis.set_label_coords((2 - area.x0) / area.width, 1 + 10 / area.height)
+
+
+def title_below(axes: Axes, title: str) -> None:
+    """The horizontal axis' title."""
+    axes.set_xlabel(shortened(title, WIDTH - 8, SMALL))
+
+
+def set_tooltip(artist: Artist, words: str) -> None:
+    """What is shown where a pointer rests on it, in the page."""
+    artist.set_gid(TOOLTIP + possible(words))
+
+
+def series(report: StudyReport, arm: str) -> tuple[str, str]:
+    """An arm's colour and line, the same in every plot; arms beyond the colours begin again with dashed lines."""
     place = [one.name for one in report.arms].index(arm)
-    return f"series-{place % SERIES + 1}" + (" again" if place >= SERIES else "")
+    return _SERIES[place % len(_SERIES)], "--" if place >= len(_SERIES) else "-"
 
 
-def canvas(height: float, label: str, *children: Markup) -> Markup:
-    """The svg element; `label` is what is read aloud in its place."""
-    view = f"0 0 {number(WIDTH)} {number(height)}"
-    return element("svg", *children, class_="plot", viewBox=view, role="img", aria_label=label)
-
-
-def text(x: float, y: float, words: str, kind: str = "", anchor: str | None = None, size: float = FONT) -> Markup:
-    """A line of text on its baseline; `anchor` is "middle" or "end", None = start."""
-    attributes: dict[str, str | float | None] = {
-        "x": x,
-        "y": y,
-        "class_": kind or None,
-        "text_anchor": anchor,
-        "font_size": size,
-    }
-    return element("text", words, **attributes)
-
-
-def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
-    """A straight line."""
-    return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=kind)
-
-
-def horizontal_axis(scale: Scale, top: float, bottom: float, title: str) -> Markup:
-    """Grid lines from top to bottom, tick texts below and the axis' title below these."""
-    parts = []
-    for value, words in scale.ticks(_tick_count(scale)):
-        x = scale(value)
-        parts += [line(x, top, x, bottom, "grid"), text(x, bottom + 15, words, "tick", "middle", SMALL)]
-    middle = (scale.start + scale.end) / 2
-    return join(*parts, line(scale.start, bottom, scale.end, bottom, "axis"), _axis_title(middle, bottom + 32, title))
-
-
-def vertical_axis(scale: Scale, left: float, right: float, title: str) -> Markup:
-    """Grid lines from left to right, tick texts to the left and the axis' title above."""
-    parts = []
-    for value, words in scale.ticks(5):
-        y = scale(value)
-        parts += [line(left, y, right, y, "grid"), text(left - 6, y + 4, words, "tick", "end", SMALL)]
-    return join(*parts, text(2, 12, shortened(title, WIDTH - 4, SMALL), "label", None, SMALL))
-
-
-def _axis_title(middle: float, y: float, title: str) -> Markup:
-    return text(middle, y, shortened(title, WIDTH - 8, SMALL), "label", "middle", SMALL)
-
-
-def _tick_count(scale: Scale) -> int:
-    """As many ticks as leave room between their texts."""
-    for count in range(6, 1, -1):
-        ticks = scale.ticks(count)
-        widest = max((text_width(words, SMALL) for _, words in ticks), default=0)
-        if len(ticks) < 2 or abs(scale(ticks[1][0]) - scale(ticks[0][0])) > widest + 10:
-            return count
-    return 1
-
-
-def score_range(scores: Sequence[ArmScore], more: Sequence[float] = ()) -> tuple[float, float]:
-    """The range of scores with their intervals and of `more` values, within what the unit allows."""
-    halves = [(score.value, INTERVAL * (score.error or 0.0)) for score in scores]
-    ends = [value + sign * half for value, half in halves for sign in (-1, 1)]
-    least, most = _BOUNDS.get(scores[0].unit, (-math.inf, math.inf))
-    return padded_range([min(max(end, least), most) for end in ends] + list(more), least, most)
+def within_bounds(unit: str, low: float, high: float) -> tuple[float, float]:
+    """The limits of a score's axis, without what its unit cannot be."""
+    least, most = _BOUNDS.get(unit, (-math.inf, math.inf))
+    return max(low, least), min(high, most)
 
 
 def score_title(score: ArmScore) -> str:

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from tunelab.files import file_stem
 from tunelab.report.content import Arm, ArmScore, StudyReport
 from tunelab.report.drawing import (
-    FONT,
     INTERVAL,
+    MUTED,
+    PAPER,
     SMALL,
+    STRONG_LINE,
     WIDTH,
     Plot,
-    canvas,
-    horizontal_axis,
-    line,
-    score_range,
+    add_legend,
+    new_axes,
     score_title,
-    series_class,
-    text,
-    vertical_axis,
+    series,
+    set_tooltip,
+    title_above,
+    title_below,
+    within_bounds,
 )
-from tunelab.report.markup import Markup, element, join, number
-from tunelab.report.scales import MARK, Box, Scale, padded_range, place_labels, shortened
+from tunelab.report.labels import LEADER, MARK, Box, place_labels, shortened
 from tunelab.units import GIB, MIB, format_bytes, format_duration, format_with_error
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+_HEIGHT = 280.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +45,6 @@ class Cost:
     units: tuple[tuple[float, str], ...]
     shown: Callable[[float], str]
 
-
-#: Where marks and labels may lie.
-AREA = Box(48, 22, WIDTH - 8, 236)
 
 COSTS = (
     Cost("peak memory", lambda arm: arm.peak_memory_bytes, ((GIB, "GiB"), (MIB, "MiB"), (1, "bytes")), format_bytes),
@@ -71,39 +75,29 @@ def pareto_plot(report: StudyReport, benchmark: str, cost: Cost) -> Plot | None:
         return None
     scores = [score for score, _ in found]
     size, unit = next(one for one in cost.units if one[0] <= max(spent for _, spent in found) or one[0] == 1)
-    area = AREA
-    across = Scale(*padded_range([spent / size for _, spent in found], least=0.0), area.left + 4, area.right)
-    up = Scale(*score_range(scores), area.bottom, area.top)
-    points = [(across(spent / size), up(score.value)) for score, spent in found]
-    higher = scores[0].higher_is_better
-    front = pareto_front([(spent, score.value) for score, spent in found], higher_is_better=higher)
-    marks = [
-        _mark(report, score, up, point, place in front)
-        for place, (score, point) in enumerate(zip(scores, points, strict=True))
-    ]
-    bars = [_bar(score, up, x) for score, (x, _) in zip(scores, points, strict=True)]
-    steps = _steps([points[place] for place in front], area)
-    labels = _labels(report, scores, points, [*bars, *_segments(steps)])
-    key, bottom = _number_key(labels, area.bottom + 56)
-    axes = [vertical_axis(up, area.left, area.right, score_title(scores[0]))]
-    axes.append(horizontal_axis(across, area.bottom, area.bottom, f"{cost.name} ({unit}), lower is better"))
+    points = [(spent / size, score.value) for score, spent in found]
+    front = pareto_front(points, higher_is_better=scores[0].higher_is_better)
+    figure, axes = new_axes(_HEIGHT, left=48, right=8, top=22, bottom=_HEIGHT - 236)
+    for place, (score, point) in enumerate(zip(scores, points, strict=True)):
+        _draw_mark(axes, report, score, point, place in front)
+    axes.margins(x=0.08)
+    axes.set_xlim(axes.get_xlim())
+    axes.set_ylim(within_bounds(scores[0].unit, *axes.get_ylim()))
+    corners = [points[place] for place in front] + [(axes.get_xlim()[1], points[front[-1]][1])]
+    axes.plot(*zip(*corners, strict=True), color=MUTED, linewidth=1.25, dashes=(4, 3), drawstyle="steps-post", zorder=2)
+    axes.grid(axis="y")
+    title_above(axes, score_title(scores[0]))
+    title_below(axes, f"{cost.name} ({unit}), lower is better")
+    without_room = _draw_labels(axes, report, scores, points)
     words = "; ".join(
         f"{score.arm}: {format_with_error(score.value, score.error)} at {cost.shown(spent)}" for score, spent in found
     )
     title = f"{benchmark} against {cost.name}"
     on_front = ", ".join(scores[place].arm for place in front)
-    svg = canvas(
-        bottom,
-        f"{title}. On the Pareto front: {on_front}. {words}",
-        *axes,
-        _staircase(steps),
-        *marks,
-        labels.drawn,
-        key,
-    )
     caption = f"Filled: on the Pareto front ({on_front}); errors are not considered."
-    caption += _left_out(report, scores, labels.without_room)
-    return Plot(f"{file_stem(benchmark)}-against-{file_stem(cost.name)}", title, caption, svg)
+    caption += _left_out(report, scores, without_room)
+    name = f"{file_stem(benchmark)}-against-{file_stem(cost.name)}"
+    return Plot(name, title, caption, f"{title}. On the Pareto front: {on_front}. {words}", figure)
 
 
 def _point(report: StudyReport, arm: Arm, benchmark: str, cost: Cost) -> list[tuple[ArmScore, float]]:
@@ -119,90 +113,66 @@ def _left_out(report: StudyReport, scores: Sequence[ArmScore], unlabelled: Seque
     return sentences + (f" No room for the labels of {', '.join(unlabelled)}." if unlabelled else "")
 
 
-def _mark(report: StudyReport, score: ArmScore, up: Scale, point: tuple[float, float], on_front: bool) -> Markup:
+def _draw_mark(axes: Axes, report: StudyReport, score: ArmScore, point: tuple[float, float], on_front: bool) -> None:
     """A point with its interval; filled where it is on the front."""
+    colour, _ = series(report, score.arm)
+    half = None if score.error is None else INTERVAL * score.error
+    # The interval on its own: its colour is fainter than the mark's.
+    axes.errorbar(*point, yerr=half, fmt="none", ecolor=colour, elinewidth=1.5, alpha=0.45)
+    (mark,) = axes.plot(*point, "o", color=colour, markersize=2 * MARK, markeredgewidth=1.75, zorder=3, clip_on=False)
+    mark.set_markerfacecolor(colour if on_front else PAPER)
+    set_tooltip(mark, f"{score.arm}: {format_with_error(score.value, score.error)}")
+
+
+def _draw_labels(
+    axes: Axes,
+    report: StudyReport,
+    scores: Sequence[ArmScore],
+    values: Sequence[tuple[float, float]],
+) -> list[str]:
+    """Whole names beside their points; where one does not fit numbers instead, the arms' places in the report, with a
+    key below. Gives back the arms whose numbers do not fit either.
+    """
+    names = [shortened(score.arm, WIDTH, SMALL) for score in scores]
+    points = [(float(x), float(y)) for x, y in axes.transData.transform(values)]
+    area = (48.0, _HEIGHT - 236, WIDTH - 8, _HEIGHT - 22)
+    boxes = place_labels(points, names, area, SMALL)
+    labels = names
+    if None in boxes:
+        places = {arm.name: str(place) for place, arm in enumerate(report.arms, 1)}
+        labels = [places[score.arm] for score in scores]
+        boxes = place_labels(points, labels, area, SMALL)
+    for label, box, point, value in zip(labels, boxes, points, values, strict=True):
+        if box is not None:
+            _draw_label(axes, label, box, point, value)
+    if labels is not names:
+        _add_key(axes, report, scores, labels)
+    return [score.arm for score, box in zip(scores, boxes, strict=True) if box is None]
+
+
+def _draw_label(axes: Axes, label: str, box: Box, point: tuple[float, float], value: tuple[float, float]) -> None:
+    """A label in its box, with a thin line to the mark's edge where it had to go farther away."""
+    left, bottom, right, top = box
     x, y = point
-    parts = [element("title", f"{score.arm}: {format_with_error(score.value, score.error)}")]
-    if score.error is not None:
-        half = INTERVAL * score.error
-        parts.append(line(x, up(score.value - half), x, up(score.value + half), "interval faint"))
-    parts.append(element("circle", cx=x, cy=y, r=MARK, class_="dot" if on_front else "dot hollow"))
-    return element("g", *parts, class_=series_class(report, score.arm))
+    far = math.hypot(min(max(x, left), right) - x, min(max(y, bottom), top) - y)
+    line: dict[str, Any] = {"arrowstyle": "-", "color": STRONG_LINE, "linewidth": 0.75, "shrinkA": 0, "shrinkB": MARK}
+    axes.annotate(
+        label,
+        value,
+        ((left + right) / 2 - x, bottom + 3.5 - y),
+        textcoords="offset points",
+        ha="center",
+        va="baseline",
+        fontsize=SMALL,
+        arrowprops=line if far > LEADER else None,
+        zorder=5,
+    )
 
 
-def _bar(score: ArmScore, up: Scale, x: float) -> Box:
-    """Where a point's interval is drawn."""
-    half = INTERVAL * (score.error or 0.0)
-    ends = up(score.value - half), up(score.value + half)
-    return Box(x - 2, min(ends), x + 2, max(ends))
+def _add_key(axes: Axes, report: StudyReport, scores: Sequence[ArmScore], labels: Sequence[str]) -> None:
+    """What the numbers stand for, two columns wide, below the axes."""
+    from matplotlib.lines import Line2D
 
-
-def _steps(front: Sequence[tuple[float, float]], area: Box) -> list[tuple[float, float]]:
-    """Corners of the border of what the front reaches: level until the next arm, then to its quality."""
-    corners = [front[0]]
-    for x, y in front[1:]:
-        corners += [(x, corners[-1][1]), (x, y)]
-    return [*corners, (area.right, corners[-1][1])]
-
-
-def _segments(corners: Sequence[tuple[float, float]]) -> list[Box]:
-    """Boxes around the level and upright pieces between corners."""
-    return [
-        Box(min(x1, x2) - 1, min(y1, y2) - 1, max(x1, x2) + 1, max(y1, y2) + 1)
-        for (x1, y1), (x2, y2) in pairwise(corners)
-    ]
-
-
-def _staircase(corners: Sequence[tuple[float, float]]) -> Markup:
-    path = " ".join(f"{number(x)},{number(y)}" for x, y in corners)
-    return element("polyline", points=path, class_="front")
-
-
-@dataclass(frozen=True, slots=True)
-class _Labels:
-    """Drawn labels; arms by number where their names do not fit, and arms that not even a number fits."""
-
-    drawn: Markup
-    numbers: Mapping[str, str]
-    without_room: Sequence[str]
-
-
-def _labels(
-    report: StudyReport, scores: Sequence[ArmScore], points: Sequence[tuple[float, float]], lines: Sequence[Box]
-) -> _Labels:
-    """Whole names beside their points; numbers instead, the arms' places in the report, where one does not fit."""
-    names = [score.arm for score in scores]
-    boxes = place_labels(points, names, AREA, SMALL, lines)
-    if None not in boxes:
-        return _Labels(_drawn(names, boxes, points), {}, [])
-    places = {arm.name: str(place) for place, arm in enumerate(report.arms, 1)}
-    numbers = {name: places[name] for name in names}
-    boxes = place_labels(points, list(numbers.values()), AREA, SMALL, lines)
-    without_room = [name for name, box in zip(names, boxes, strict=True) if box is None]
-    return _Labels(_drawn(list(numbers.values()), boxes, points), numbers, without_room)
-
-
-def _drawn(words: Sequence[str], boxes: Sequence[Box | None], points: Sequence[tuple[float, float]]) -> Markup:
-    """Labels in their boxes, with a thin line to the mark's edge where one had to go farther away."""
-    parts: list[Markup] = []
-    for label, box, (x, y) in zip(words, boxes, points, strict=True):
-        if box is None:
-            continue
-        across = min(max(x, box.left), box.right) - x
-        down = min(max(y, box.top), box.bottom) - y
-        far = math.hypot(across, down)
-        if far > FONT:
-            edge = MARK / far
-            parts.append(line(x + edge * across, y + edge * down, x + across, y + down, "leader"))
-        parts.append(text((box.left + box.right) / 2, box.bottom - 3.5, label, "name halo", "middle", SMALL))
-    return join(*parts)
-
-
-def _number_key(labels: _Labels, top: float) -> tuple[Markup, float]:
-    """What the numbers stand for, two columns wide, and where the drawing ends."""
-    parts, half = [], WIDTH / 2
-    for place, (name, label) in enumerate(labels.numbers.items()):
-        words = shortened(f"{label}  {name}", half - 12, SMALL)
-        parts.append(text(8 + half * (place % 2), top + 17 * (place // 2), words, "name", None, SMALL))
-    rows = math.ceil(len(parts) / 2)
-    return join(*parts), top - 16 + 17 * rows
+    names = [shortened(f"{n}  {score.arm}", WIDTH / 2 - 58, SMALL) for n, score in zip(labels, scores, strict=True)]
+    marks = [Line2D([], [], marker="o", linestyle="", color=series(report, score.arm)[0]) for score in scores]
+    add_legend(axes, marks, names, columns=2)

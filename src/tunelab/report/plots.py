@@ -1,50 +1,77 @@
-"""The report's plots as small SVG texts: scores with intervals, loss curves, quality against what it costs.
+"""The report's plots as matplotlib figures: scores with intervals, loss curves, quality against what it costs.
 
-In the page they take their colours from its variables; `plot_files` gives them as files of their own.
+`figures` gives them to a notebook, `svg_files` as files; the page takes `all_plots`.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from tunelab.files import file_stem
 from tunelab.report.content import ArmScore, Curve, StudyReport
 from tunelab.report.drawing import (
     FONT,
+    INK,
     INTERVAL,
+    MUTED,
+    PAPER,
     SMALL,
     WIDTH,
     Plot,
-    canvas,
-    horizontal_axis,
-    line,
-    score_range,
+    add_legend,
+    new_axes,
+    plot_style,
     score_title,
-    series_class,
-    text,
-    vertical_axis,
+    series,
+    set_tooltip,
+    title_above,
+    title_below,
+    within_bounds,
 )
-from tunelab.report.markup import Markup, element, join, number
+from tunelab.report.labels import shortened, text_width
 from tunelab.report.pareto import COSTS, pareto_plot
-from tunelab.report.scales import Scale, padded_range, shortened, text_width
+from tunelab.report.svg import svg_file
 from tunelab.units import format_with_error
 
-ASSETS = Path(__file__).parents[1] / "assets" / "report"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-# A curve with more points is thinned to about these, which is more than its pixels on a phone.
+# A curve with more points is thinned to about these, which is more than its pixels on a phone. The line through them
+# has fewer, so that arms of like losses can be told apart.
 _CURVE_POINTS = 200
+_LINE_POINTS = 40
+
+Point = tuple[float, float]
+
+_ROW = 38.0  # height of an arm in a plot of scores
+
+
+def figures(report: StudyReport) -> dict[str, Figure]:
+    """Every plot as a figure, by its name ("scores-mmlu", "training-loss"), to be shown and restyled."""
+    return {plot.name: plot.figure for plot in all_plots(report)}
+
+
+def svg_files(report: StudyReport) -> dict[str, str]:
+    """Every plot as the text of an SVG file, by its name."""
+    return {plot.name: svg_file(plot) for plot in all_plots(report)}
 
 
 def all_plots(report: StudyReport) -> list[Plot]:
     """Every plot that the report has data for: scores, loss curves, quality against memory and against time."""
-    plots = [scores_plot(report, benchmark) for benchmark in report.benchmarks]
-    if any(curve.points for curve in report.curves):
-        plots.append(curves_plot(report))
-    pareto = (pareto_plot(report, benchmark, cost) for cost in COSTS for benchmark in report.benchmarks)
+    if not report.benchmarks and not report.curves:
+        return []
+    with plot_style():
+        plots = [scores_plot(report, benchmark) for benchmark in report.benchmarks]
+        if any(curve.points for curve in report.curves):
+            plots.append(curves_plot(report))
+        pareto = [pareto_plot(report, benchmark, cost) for cost in COSTS for benchmark in report.benchmarks]
     return _with_unique_names([*plots, *(plot for plot in pareto if plot is not None)])
 
 
@@ -59,115 +86,94 @@ def _with_unique_names(plots: Sequence[Plot]) -> list[Plot]:
     return unique
 
 
-def plot_files(report: StudyReport) -> dict[str, str]:
-    """Every plot as the text of an SVG file, by its file name."""
-    return {f"{plot.name}.svg": svg_file(plot) for plot in all_plots(report)}
-
-
-def svg_file(plot: Plot) -> str:
-    """The plot as a file of its own, with its colours."""
-    style = element("style", Markup((ASSETS / "plots.css").read_text(encoding="utf-8")))
-    body = plot.svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    place = body.index(">") + 1
-    return f"{body[:place]}{style}{body[place:]}\n"
-
-
 def scores_plot(report: StudyReport, benchmark: str) -> Plot:
     """Main scores of one benchmark: a row an arm, the value with its 95 % interval, published values as diamonds."""
     scores = [one for arm in report.arms if (one := report.main_score(arm.name, benchmark)) is not None]
-    published = [one.value for score in scores for one in report.published_of(score.arm, benchmark)]
-    scale = Scale(*score_range(scores, published), 10, WIDTH - 10)
-    rows, top = [], 6.0
-    for score in scores:
-        rows.append(_score_row(report, score, scale, top))
-        top += 38
-    axis = horizontal_axis(scale, 6, top, score_title(scores[0]))
+    figure, axes = new_axes(_ROW * len(scores) + 44, left=10, right=10, top=4, bottom=40)
+    for row, score in enumerate(scores):
+        _draw_score(axes, report, score, row)
+    axes.set_ylim(len(scores) - 0.7, -0.7)
+    axes.set_yticks([])
+    axes.grid(axis="x")
+    axes.set_xlim(within_bounds(scores[0].unit, *axes.get_xlim()))
+    title_below(axes, score_title(scores[0]))
     words = "; ".join(f"{score.arm} {format_with_error(score.value, score.error)}" for score in scores)
     caption = "Lines are 95 % intervals between items (± 1.96 standard errors)."
     if unknown := [score.arm for score in scores if score.error is None]:
         caption += f" Not known for {', '.join(unknown)}."
-    caption += " Diamonds are published values." if published else ""
+    if any(report.published_of(score.arm, benchmark) for score in scores):
+        caption += " Diamonds are published values."
     if absent := [arm.name for arm in report.arms if arm.name not in {score.arm for score in scores}]:
         caption += f" No score: {', '.join(absent)}."
     title = f"{benchmark}: {scores[0].name.replace('_', ' ')}"
-    svg = canvas(top + 40, f"{title} with standard errors. {words}", axis, *rows)
-    return Plot(f"scores-{file_stem(benchmark)}", title, caption, svg)
+    name = f"scores-{file_stem(benchmark)}"
+    return Plot(name, title, caption, f"{title} with standard errors. {words}", figure)
 
 
-def _score_row(report: StudyReport, score: ArmScore, scale: Scale, top: float) -> Markup:
-    """An arm's name and value above its interval, 38 high."""
-    value, y = format_with_error(score.value, score.error), top + 27
-    room = scale.end - scale.start - text_width(value, SMALL) - 12
-    parts = [
-        text(scale.start, top + 13, shortened(score.arm, room, FONT), "name"),
-        text(scale.end, top + 13, value, "value", "end", SMALL),
-    ]
-    if score.error is not None:
-        low, high = scale(score.value - INTERVAL * score.error), scale(score.value + INTERVAL * score.error)
-        parts += [line(low, y, high, y, "interval"), line(low, y - 4, low, y + 4, "interval")]
-        parts.append(line(high, y - 4, high, y + 4, "interval"))
-    parts.append(element("circle", cx=scale(score.value), cy=y, r=4.5, class_="dot"))
+def _draw_score(axes: Axes, report: StudyReport, score: ArmScore, row: int) -> None:
+    """An arm's name and value above its interval."""
+    value, (colour, _) = format_with_error(score.value, score.error), series(report, score.arm)
+    half = None if score.error is None else INTERVAL * score.error
+    kind: dict[str, Any] = {"color": colour, "capsize": 4, "elinewidth": 2, "capthick": 2, "zorder": 3}
+    point, *_ = axes.errorbar(score.value, row, xerr=half, fmt="o", markersize=9, **kind)
+    set_tooltip(point, f"{score.arm}: {value}")
+    edge = axes.get_yaxis_transform()
+    name = shortened(score.arm, WIDTH - 20 - text_width(value, SMALL) - 12, FONT)
+    above: dict[str, Any] = {"textcoords": "offset points", "xytext": (0, 13), "va": "baseline"}
+    axes.annotate(name, (0, row), xycoords=edge, ha="left", fontsize=FONT, **above)
+    axes.annotate(value, (1, row), xycoords=edge, ha="right", color=MUTED, **above)
     for one in report.published_of(score.arm, score.benchmark):
-        x = scale(one.value)
-        path = f"M{number(x)} {number(y - 6)}l5 6l-5 6l-5 -6z"
-        parts.append(element("path", element("title", f"published: {one.value:g}"), d=path, class_="published"))
-    return element("g", element("title", f"{score.arm}: {value}"), *parts, class_=series_class(report, score.arm))
+        face: dict[str, Any] = {"markerfacecolor": PAPER, "markeredgecolor": INK, "markeredgewidth": 1.4}
+        (diamond,) = axes.plot(one.value, row, "D", markersize=7.5, zorder=4, **face)
+        set_tooltip(diamond, f"published: {one.value:g}")
 
 
 def curves_plot(report: StudyReport) -> Plot:
-    """Training loss over steps, a line for each arm and seed."""
-    drawn = [(curve, *_thinned(curve)) for curve in report.curves if curve.points]
-    left, bottom = 44.0, 232.0
-    losses = [loss for _, points, _ in drawn for _, loss in points]
-    steps = [step for _, points, _ in drawn for step, _ in points]
-    across = Scale(0, max(max(steps), 1), left, WIDTH - 12)
-    up = Scale(*padded_range(losses), bottom, 24)
-    lines = [_curve_line(report, curve, points, across, up) for curve, points, _ in drawn]
-    axes = [vertical_axis(up, left, WIDTH - 12, "training loss (nats per target token)")]
-    axes.append(horizontal_axis(across, bottom, bottom, "optimiser step"))
-    legend, height = _legend(report, list(dict.fromkeys(curve.arm for curve, *_ in drawn)), bottom + 54)
-    most = max(bucket for _, _, bucket in drawn)
+    """Training loss over steps: means as a line for each arm and seed, what they are means of faintly behind it."""
+    drawn = {curve: _means(curve.points, _CURVE_POINTS) for curve in report.curves if curve.points}
+    arms = list(dict.fromkeys(curve.arm for curve in drawn))
+    names = [shortened(arm, WIDTH - 60, SMALL) for arm in arms]
+    columns = max(1, int(WIDTH / (max(text_width(name, SMALL) for name in names) + 55)))
+    figure, axes = new_axes(276, left=44, right=12, top=24, bottom=44)
+    lines: dict[str, Line2D] = {}
+    for curve, (points, _) in drawn.items():
+        line = _draw_curve(axes, report, curve, points, is_first=curve.arm not in lines)
+        lines.setdefault(curve.arm, line)
+    axes.set_xlim(0, max(*axes.dataLim.intervalx, 1))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(axis="y")
+    title_above(axes, "training loss (nats per target token)")
+    title_below(axes, "optimiser step")
+    add_legend(axes, list(lines.values()), names, columns)
+    ends = "; ".join(f"{one.arm}, seed {one.seed}: ends at {points[-1][1]:.3g}" for one, (points, _) in drawn.items())
+    return Plot("training-loss", "Training loss", _curves_caption(report, drawn), f"Training loss. {ends}", figure)
+
+
+def _draw_curve(axes: Axes, report: StudyReport, curve: Curve, points: Sequence[Point], *, is_first: bool) -> Line2D:
+    colour, dashes = series(report, curve.arm)
+    if len(points) > _LINE_POINTS:
+        axes.plot(*zip(*points, strict=True), color=colour, linewidth=0.75, alpha=0.3)
+        points, _ = _means(points, _LINE_POINTS)
+    width, zorder = (1.75, 3) if is_first else (1.0, 2.5)
+    (line,) = axes.plot(*zip(*points, strict=True), color=colour, linestyle=dashes, linewidth=width, zorder=zorder)
+    set_tooltip(line, f"{curve.arm}, seed {curve.seed}")
+    return line
+
+
+def _curves_caption(report: StudyReport, drawn: Mapping[Curve, tuple[Sequence[Point], int]]) -> str:
+    most = max(bucket for _, bucket in drawn.values())
     caption = f"Each point is the mean of up to {most} logged steps." if most > 1 else "Every logged step."
-    caption += " Seeds of an arm share its colour; later seeds are drawn thinner." if _has_seeds(report) else ""
-    ends = "; ".join(f"{curve.arm}, seed {curve.seed}: ends at {points[-1][1]:.3g}" for curve, points, _ in drawn)
-    return Plot(
-        "training-loss", "Training loss", caption, canvas(height, f"Training loss. {ends}", *axes, *lines, legend)
-    )
+    if (longest := max(len(points) for points, _ in drawn.values())) > _LINE_POINTS:
+        steps = most * math.ceil(longest / _LINE_POINTS)
+        caption += f" Lines are means of up to {steps} steps, the points faint behind them."
+    has_seeds = len({curve.arm for curve in report.curves}) < len(report.curves)
+    return caption + (" Seeds of an arm share its colour; later seeds are drawn thinner." if has_seeds else "")
 
 
-def _has_seeds(report: StudyReport) -> bool:
-    return len({curve.arm for curve in report.curves}) < len(report.curves)
-
-
-def _thinned(curve: Curve) -> tuple[list[tuple[float, float]], int]:
-    """At most _CURVE_POINTS points, each the mean of as many neighbours as the second value says."""
-    bucket = math.ceil(len(curve.points) / _CURVE_POINTS)
-    parts = [curve.points[start : start + bucket] for start in range(0, len(curve.points), bucket)]
-    means = [
-        (math.fsum(step for step, _ in part) / len(part), math.fsum(loss for _, loss in part) / len(part))
-        for part in parts
-    ]
-    return means, bucket
-
-
-def _curve_line(
-    report: StudyReport, curve: Curve, points: Sequence[tuple[float, float]], across: Scale, up: Scale
-) -> Markup:
-    first = next(one for one in report.curves if one.arm == curve.arm)
-    path = " ".join(f"{number(across(step))},{number(up(loss))}" for step, loss in points)
-    kind = f"curve {series_class(report, curve.arm)}" + ("" if first is curve else " later")
-    return element("polyline", element("title", f"{curve.arm}, seed {curve.seed}"), points=path, class_=kind)
-
-
-def _legend(report: StudyReport, arms: Sequence[str], top: float) -> tuple[Markup, float]:
-    """A key of arms in as many rows as it needs, and where the next thing may begin."""
-    parts, x, y = [], 8.0, top
-    for arm in arms:
-        name = shortened(arm, WIDTH - 50, SMALL)
-        width = 26 + text_width(name, SMALL) + 14
-        if x > 8 and x + width > WIDTH:
-            x, y = 8.0, y + 18
-        parts += [line(x, y - 4, x + 18, y - 4, f"curve {series_class(report, arm)}")]
-        parts += [text(x + 24, y, name, "name", None, SMALL)]
-        x += width
-    return join(*parts), y + 10
+def _means(points: Sequence[Point], most: int) -> tuple[list[Point], int]:
+    """At most so many points, each the mean of about equally many neighbours; the second value says of how many."""
+    count = min(most, len(points))
+    ends = [place * len(points) // count for place in range(count + 1)]
+    parts = [points[start:end] for start, end in pairwise(ends)]
+    means = [(math.fsum(x for x, _ in part) / len(part), math.fsum(y for _, y in part) / len(part)) for part in parts]
+    return means, math.ceil(len(points) / count)

@@ -16,7 +16,7 @@ from tunelab.records.old_format import read_scores
 from tunelab.report.content import StudyReport, read_report
 from tunelab.report.html_page import html_page
 from tunelab.report.markdown_page import markdown_page
-from tunelab.report.plots import all_plots, svg_file
+from tunelab.report.plots import svg_files
 from tunelab.report.study_tables import Cell as TableCell
 from tunelab.report.study_tables import Column, StudyTable, tables
 from tunelab.training.tracked_run import cell_run, report_run
@@ -97,7 +97,7 @@ def _shown(report: StudyReport, folder: Path) -> Shown:
         page=html_page(report),
         markdown=markdown_page(report),
         tables={table.title: _plain(table) for table in tables(report)},
-        plots={plot.name: svg_file(plot) for plot in all_plots(report)},
+        plots=svg_files(report),
     )
 
 
