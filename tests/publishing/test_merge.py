@@ -117,7 +117,7 @@ def test_a_merge_that_rounding_hurts_more_than_the_dtype_hurts_the_model_is_refu
     monkeypatch.setattr(story, "rounded", coarse)
     match = (
         r"merged into bf16, the model's KL from base \+ adapter is \S+ nats on held-out rows, more than 4 times the "
-        r"\S+ that bf16 alone costs base \+ adapter \(same most likely token: [\d.]+%, bf16 alone [\d.]+%\)"
+        r"\S+ that bf16 alone costs base \+ adapter \(same most likely token: [\d.]+%, bf16 alone: [\d.]+%\)"
     )
     with pytest.raises(ModelError, match=match) as refused:
         merge(run, tmp_path / "merged", format="bf16")

@@ -325,7 +325,8 @@ def _refuse_what_rounding_lost(merged: Merged, force: bool) -> None:
         raise ModelError(
             f"merged into {merged.format}, the model's KL from base + adapter is {quality.kl:.1e} nats on held-out "
             f"rows, more than {FLOOR_MULTIPLE:g} times the {floor.kl:.1e} that {merged.dtype} alone costs base + "
-            f"adapter (same most likely token: {1 - quality.changed:.1%}, {merged.dtype} alone {1 - floor.changed:.1%})",
+            f"adapter (same most likely token: {1 - quality.changed:.1%}, {merged.dtype} alone: "
+            f"{1 - floor.changed:.1%})",
             "merge with --format fp32, keep the adapter apart, or write it all the same with --force",
         )
 
