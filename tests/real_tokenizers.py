@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,19 @@ CHATML = (
 
 
 def load_real_tokenizer(name: str, shared_data: Path, scratch: Path) -> Any:
-    """One of NAMES as a fast tokenizer with a chat template; `scratch` takes renamed copies of files."""
+    """One of NAMES as a fast tokenizer with a chat template; `scratch` takes renamed copies of files.
+
+    Read once (Llama 3's takes five seconds); every caller gets a copy of its own.
+    """
+    if name not in _READ:
+        _READ[name] = _read(name, shared_data, scratch)
+    return copy.deepcopy(_READ[name])
+
+
+_READ: dict[str, Any] = {}
+
+
+def _read(name: str, shared_data: Path, scratch: Path) -> Any:
     from transformers import AutoTokenizer, GPT2TokenizerFast, LlamaTokenizerFast
 
     folder = shared_data / "tokenizers"

@@ -23,6 +23,10 @@ FAMILIES = {"distilgpt2": "gpt2", "meta-llama/": "llama", "HuggingFaceTB/SmolLM2
 LONGEST = {"gpt2": "n_positions", "llama": "max_position_embeddings", "phi3": "max_position_embeddings"}
 
 
+#: Trained in `make test`; the others in `make test-slow`.
+SAMPLE = ("distilgpt2-alpaca-full", "own-data")
+
+
 @pytest.fixture(params=RECIPES, ids=[path.stem for path in RECIPES])
 def path(request: pytest.FixtureRequest) -> Path:
     value: Path = request.param
@@ -114,6 +118,10 @@ def numbered(row: dict[str, Any], number: int) -> dict[str, Any]:
     return changed
 
 
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(one, marks=() if one.stem in SAMPLE else pytest.mark.slow, id=one.stem) for one in RECIPES],
+)
 def test_it_trains_with_only_model_and_data_swapped(path: Path, tmp_path: Path) -> None:
     recipe = load_recipe(path)
     small = load_recipe(

@@ -5,20 +5,21 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
+import os
 import signal
-import subprocess
-import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import forked
 from tiny import recipe
 
 from tunelab.answering.generate import open_responder
 from tunelab.answering.held_out_evaluation import evaluate
 from tunelab.answering.responder import Answer, Responder
+from tunelab.cli.main import main
 from tunelab.config import load_recipe
 from tunelab.data.prompts import as_prompts, read_prompts
 from tunelab.errors import DataError, Interrupted, ModelError, RunError, UsageError
@@ -184,19 +185,18 @@ def test_killed_and_started_again_it_holds_the_same_answers(
     assert sorted(lines) == sorted((tmp_path / "whole.jsonl").read_bytes().splitlines()) and len(lines) == 13
 
 
-KILLED = """
-import os, signal, sys
-from tunelab.cli.main import main
-from tunelab.records.responses import ResponseFile
-real = ResponseFile.append
-def append(self, record):
-    if len(self) == 3:
-        self._file.write(b'{"item": "0000')
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(self, record)
-ResponseFile.append = append
-main(sys.argv[1:])
-"""
+def answer_until_killed(words: list[str]) -> None:
+    """The command, killed in the middle of writing the fourth answer. For a child of its own."""
+    real = ResponseFile.append
+
+    def append(self: ResponseFile, record: dict[str, Any]) -> Any:
+        if len(self) == 3:
+            self._file.write(b'{"item": "0000')
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(self, record)
+
+    ResponseFile.append = append  # type: ignore[method-assign, assignment]
+    main(words)
 
 
 def test_a_process_that_was_killed_leaves_a_file_to_go_on_with(
@@ -204,8 +204,8 @@ def test_a_process_that_was_killed_leaves_a_file_to_go_on_with(
 ) -> None:
     path = tmp_path / "answers.jsonl"
     words = ["generate", str(run.path), "--file", str(rows), "--out", str(path), "--max-new-tokens", "6"]
-    killed = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True, text=True, timeout=200)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    _, status = os.waitpid(forked(lambda: answer_until_killed(words)), 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     before = path.read_bytes()
     assert len(before.splitlines()) == 1 + 3 + 1 and before.endswith(b'{"item": "0000')
     tuned.answer_into(path, read_prompts(rows), SHORT)

@@ -13,7 +13,7 @@ import torch
 from rounding import assert_same_but_for_rounding
 from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, tiny_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from tunelab.errors import ModelError
 from tunelab.models.digest import digest
@@ -97,17 +97,11 @@ def test_transformers_loads_what_is_saved(name: str, tmp_path: Path) -> None:
     model = load_model(str(folder), dtype=torch.bfloat16, form=weight_format(name))
     (tmp_path / "few").mkdir()
     save_quantized(model, tmp_path / "few")
-    code = (
-        "import sys, torch; from transformers import AutoModelForCausalLM\n"
-        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16).eval()\n"
-        "with torch.no_grad(): logits = model(torch.tensor([[5, 9, 200, 31, 7]])).logits[0].float()\n"
-        "weight = model.model.layers[0].self_attn.q_proj.weight\n"  # compressed-tensors makes it in the first forward
-        "torch.save((str(weight.dtype), logits), sys.argv[2])\n"
-    )
-    run = [sys.executable, "-c", code, str(tmp_path / "few"), str(tmp_path / "logits.pt")]
-    subprocess.run(run, check=True, capture_output=True, text=True)
-    dtype, logits = torch.load(tmp_path / "logits.pt", weights_only=True)
-    assert dtype == ("torch.uint8" if name == "nf4" else "torch.bfloat16")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "few", dtype=torch.bfloat16).eval()
+    with torch.no_grad():
+        logits = plain(torch.tensor([[5, 9, 200, 31, 7]])).logits[0].float()
+    weight = plain.model.layers[0].self_attn.q_proj.weight  # compressed-tensors makes it in the first forward
+    assert weight.dtype == (torch.uint8 if name == "nf4" else torch.bfloat16)
     expected = logits_of(model, ROWS)[0]
     assert float((logits - expected).abs().max()) <= 0.03 * float(expected.abs().max())
 
@@ -115,16 +109,15 @@ def test_transformers_loads_what_is_saved(name: str, tmp_path: Path) -> None:
 def test_checkpoints_of_bitsandbytes_are_read(tmp_path: Path) -> None:
     """Written by transformers and bitsandbytes themselves, double quantisation on; and in 8 bits."""
     folder = saved(tmp_path / "dense", "llama", hidden_size=64, intermediate_size=128)
-    code = (
-        "import sys, torch; from transformers import AutoModelForCausalLM, BitsAndBytesConfig\n"
-        "four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True,\n"
-        "                          bnb_4bit_compute_dtype=torch.bfloat16)\n"
-        "for name, config in (('nf4', four), ('int8', BitsAndBytesConfig(load_in_8bit=True))):\n"
-        "    how = {'quantization_config': config, 'dtype': torch.bfloat16}\n"
-        "    model = AutoModelForCausalLM.from_pretrained(sys.argv[1], **how)\n"
-        "    model.save_pretrained(sys.argv[2] + '/' + name)\n"
+    four = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
     )
-    subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path)], check=True, capture_output=True)
+    for name, config in (("nf4", four), ("int8", BitsAndBytesConfig(load_in_8bit=True))):
+        model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=config, dtype=torch.bfloat16)
+        model.save_pretrained(tmp_path / name)
     rounded = tiny_model("llama", hidden_size=64, intermediate_size=128).bfloat16()
     rounded.save_pretrained(tmp_path / "rounded")
     for name in ("nf4", "int8"):
@@ -255,9 +248,12 @@ print(status("VmHWM") - before)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("name", ["nf4", "mxfp4", "int8"])
-def test_loading_needs_little_more_than_the_quantised_model(name: str, tmp_path: Path) -> None:
-    shape = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 12, "vocab_size": 4000}
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [("nf4", 6), pytest.param("mxfp4", 6, marks=pytest.mark.slow), pytest.param("int8", 12, marks=pytest.mark.slow)],
+)
+def test_loading_needs_little_more_than_the_quantised_model(name: str, layers: int, tmp_path: Path) -> None:
+    shape = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": layers, "vocab_size": 4000}
     model = tiny_model("llama", **shape).bfloat16()
     dense = sum(parameter.nbytes for parameter in model.parameters())
     largest = max(parameter.nbytes for parameter in model.parameters())

@@ -241,6 +241,7 @@ def test_published_verdicts_are_given_again(shared_data: Path, monkeypatch: pyte
     assert differences(shared_data, EXACT, MODELS[1]) == {("1122", "loose"), ("3112", "loose")}
 
 
+@pytest.mark.slow
 def test_reference_mode_differs_by_chance_alone(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NLTK_DATA", str(shared_data / "nltk_data"))
     responses = [response for response, _ in published(shared_data, MODELS[1])]

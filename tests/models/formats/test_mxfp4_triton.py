@@ -60,6 +60,7 @@ def test_the_interpreter_counts_as_a_device(interpreted: dict[str, str]) -> None
     assert interpreted["available"] == "True"
 
 
+@pytest.mark.slow
 @needs_triton
 def test_compiled_kernels_keep_subnormal_numbers(compiled: dict[str, list[str]]) -> None:
     assert len(compiled) == 12
@@ -68,6 +69,7 @@ def test_compiled_kernels_keep_subnormal_numbers(compiled: dict[str, list[str]])
         assert not [one for one in instructions if "ftz" in one], f"{name}: 2^-127 and 0.5 x 2^-126 would become 0"
 
 
+@pytest.mark.slow
 @needs_triton
 def test_compiled_dequantisation_is_one_pass_of_wide_accesses(compiled: dict[str, list[str]]) -> None:
     for name in (name for name in compiled if name.startswith("dequantize 4096")):
@@ -75,6 +77,7 @@ def test_compiled_dequantisation_is_one_pass_of_wide_accesses(compiled: dict[str
         assert moved == {"ld.global.b32", "ld.global.b8", "st.global.v4.b32"}, name
 
 
+@pytest.mark.slow
 @needs_triton
 def test_compiled_products_read_sixteen_bytes_at_a_time(compiled: dict[str, list[str]]) -> None:
     for name, instructions in compiled.items():
