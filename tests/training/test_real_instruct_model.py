@@ -15,13 +15,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from tunelab.answering.generate import open_responder
 from tunelab.answering.held_out_evaluation import evaluate
-from tunelab.answering.responder import open_responder
 from tunelab.inference.sampling import Decoding
 from tunelab.models.load import load_config, load_model
 from tunelab.models.structure import check_flat_forward
 from tunelab.publishing.export import export
-from tunelab.publishing.merge import merge
 from tunelab.records.runs import Run
 from tunelab.training.finetune import finetune
 
@@ -40,15 +39,15 @@ def model() -> Path:
 def made(model: Path, data: Path, out: Path, **train: Any) -> dict[str, Any]:
     return {
         "model": {"name": str(model)},
-        "adapter": {"kind": "lora", "rank": 8},
+        "adapter": {"rank": 8},
         "data": {
             "sources": [{"name": "alpaca", "path": str(data / "alpaca" / "alpaca_cleaned.json")}],
             "template": "chat",
-            "size": 12,
-            "held_out": 4,
-            "max_length": 96,
+            "size": 8,
+            "held_out": 3,
+            "max_length": 80,
         },
-        "train": {"steps": 2, "rows_per_step": 2, "lr": 1e-3, "device": "cpu", "dtype": "bf16", **train},
+        "train": {"steps": 2, "batch_size": 1, "lr": 1e-3, "device": "cpu", "dtype": "bf16", **train},
         "out": str(out),
     }
 
@@ -80,13 +79,9 @@ def test_it_answers_and_is_measured_in_bfloat16(run: Run) -> None:
 
 
 def test_it_is_merged_and_exported_in_bfloat16(run: Run, tmp_path: Path) -> None:
-    merged = merge(run, tmp_path / "merged")
-    assert merged.dtype == "bf16" and merged.check is not None and merged.check.passed
-    assert merged.quality is not None and merged.floor is not None and merged.most_kl is not None
-    assert 1e-4 < merged.floor.kl < 1e-2, "what bfloat16 alone costs it"
-    assert merged.quality.kl <= merged.most_kl
-    exported = export(run, tmp_path / "hf", to="hf")
-    plain = AutoModelForCausalLM.from_pretrained(exported.path)
-    assert plain.dtype == torch.bfloat16
+    exported = export(run, tmp_path / "hf", to="hf")  # as merge() does by itself
     stored = json.loads((exported.path / "merge.json").read_text(encoding="utf-8"))
-    assert stored["quality"]["kl"] == merged.quality.kl and stored["floor"]["kl"] == merged.floor.kl
+    assert (stored["format"], stored["dtype"]) == ("bf16", "bf16")
+    assert 1e-4 < stored["floor"]["kl"] < 1e-2, "what bfloat16 alone costs it"
+    assert 1e-4 < stored["quality"]["kl"] <= stored["most_kl"]
+    assert AutoModelForCausalLM.from_pretrained(exported.path).dtype == torch.bfloat16

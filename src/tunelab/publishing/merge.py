@@ -50,8 +50,8 @@ from tunelab.progress import Progress, silent
 from tunelab.records.runs import Run, open_run
 
 #: A merge is refused, unless it is asked for twice, where its KL from the trained model is more than this many times
-#: what its dtype alone costs the trained model. Base + adapter in 16 bits rounds activations; a merge rounds the sum of
-#: the weights as well, about as much again, so that sound merges lie between 1 and 3 (docs/decisions/0017).
+#: what its dtype alone costs the trained model, base and adapter apart. Sound merges were between 0.25 and 1.62 times
+#: that, and 0.96 for a real bf16 model (docs/decisions/0017).
 FLOOR_MULTIPLE = 4.0
 
 #: Added to that limit, nats: in float32 the floor is zero, and what is left is the order of sums. A perplexity changes
