@@ -46,7 +46,7 @@ def test_it_answers_and_is_scored_in_bfloat16(coarse: Path) -> None:
     model = load_model(str(coarse), dtype=torch.bfloat16)
     (answer,) = generate(model, tiny_tokenizer(), [[5, 6, 7]], Decoding(max_new_tokens=4), stop_token_ids=[])
     assert len(answer.token_ids) == 4
-    (likelihood,) = row_likelihoods(model, [([5, 6, 7, 8], [False, False, True, True])], batch_tokens=64)
+    (likelihood,) = row_likelihoods(model, [([5, 6, 7, 8], [False, False, True, True])], micro_batch_tokens=64)
     assert likelihood.answer_nll > 0
 
 
