@@ -56,8 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         study = with_toy_models(study, out)
     with progress_bar() as progress:
-        options = _options(arguments.option)
-        cells = run_study(study, out, executor=arguments.executor, options=options, progress=progress)
+        cells = run_study(study, out, executor=arguments.executor, options=_pairs(arguments.option), progress=progress)
     report_study(out)
     failed = [cell for cell in cells if cell.status == "failed"]
     for cell in failed:
@@ -66,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _options(words: list[str] | None) -> dict[str, str]:
+def _pairs(words: list[str] | None) -> dict[str, str]:
     pairs = [word.partition("=") for word in words or ()]
     for name, equals, _ in pairs:
         if not name or not equals:
