@@ -60,7 +60,7 @@ def test_a_dtype_of_one_s_own(dtype: str, run: Run, tmp_path: Path) -> None:
     assert merged.dtype == dtype
     assert merged.check is not None and merged.check.largest_difference > 0
     assert seen[-1] == ("merging", 3, 3)
-    with pytest.raises(UsageError, match="no way named 'int3' to merge"):
+    with pytest.raises(UsageError, match="no format named 'int3' to merge"):
         merge(run, tmp_path / "other", format="int3")
 
 
@@ -170,5 +170,5 @@ def test_a_merge_that_loses_the_gain_is_refused_unless_told(
 
 
 def test_ways_that_a_base_does_not_have(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no way named 'dequantised' to merge"):
+    with pytest.raises(UsageError, match="no format named 'dequantised' to merge"):
         merge(run, tmp_path / "merged", format="dequantised")
