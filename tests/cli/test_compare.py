@@ -26,7 +26,7 @@ def test_held_out_rows_of_two_folders(tunelab: Command, tmp_path: Path) -> None:
     said = tunelab("compare", *two_evaluations(tmp_path))
     assert said.code == 0, said.err
     lines = [line.split() for line in said.out.splitlines() if line.startswith("held-out")]
-    assert [line[1] for line in lines] == ["response", "bleu", "rougeL"]
+    assert [line[1] for line in lines] == ["completion", "bleu", "rougeL"]
     assert all(line[-1] == "30" for line in lines)
     assert "Holm over 3" in said.out
     for metric in ("completion loss", "bleu", "rougeL"):

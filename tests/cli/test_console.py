@@ -135,7 +135,7 @@ def test_every_flag_reaches_its_key() -> None:
         *("--seed", "7", "--limit", "5", "train.lr=1e-3"),
     )
     assert [source.path for source in recipe.data.sources] == [None, "b.csv"]
-    assert (recipe.method, recipe.data.template, recipe.out) == ("none", "plain", "runs/x")
+    assert (recipe.method, recipe.data.template, recipe.out) == ("full", "plain", "runs/x")
     assert (recipe.train.seed, recipe.data.seed, recipe.evaluate.limit, recipe.train.lr) == (7, 0, 5, 1e-3)
 
 

@@ -45,7 +45,7 @@ def test_flags_alone_make_a_run(tunelab: Command, bench: Bench) -> None:
     assert said.code == 0, said.err
     run = open_run(Path("runs/base-full-rows-1"))
     recipe = load_recipe(run.recipe_file)
-    assert (recipe.method, recipe.data.size, recipe.train.seed, recipe.evaluate.limit) == ("none", 10, 5, 2)
+    assert (recipe.method, recipe.data.size, recipe.train.seed, recipe.evaluate.limit) == ("full", 10, 5, 2)
     assert run.model.exists() and said.cells["rows"] == ["10"]
     assert "tunelab eval" in said.err and "merge" not in said.err, "there is nothing to merge"
     assert "held-out loss" not in said.cells

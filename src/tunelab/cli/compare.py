@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One or two runs or folders of evaluations."""
     parser.add_argument("words", nargs="+", metavar="RUN", help="a run's directory, or a folder of evaluations")
-    names = "benchmarks, by commas, held-out among them; default: all"
-    parser.add_argument("--benchmarks", "--tasks", metavar="NAMES", help=names)
+    parser.add_argument("--benchmarks", "--tasks", metavar="NAMES", help="by commas, held-out among them; default: all")
     keys = "what is meant to differ beside the model, by commas: template, decoding, ..."
     parser.add_argument("--allow-diff", metavar="KEYS", help=keys)
     parser.add_argument("--common-items-only", action="store_true", help="leave out items that one of them lacks")
@@ -48,12 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
     from tunelab.studies.comparison_report import report_folder
 
     out = report_folder(arguments.out) if arguments.out else None
-    found = compared(
-        *arguments.words,
-        benchmarks=_names(arguments.benchmarks),
-        allow_diff=_names(arguments.allow_diff),
-        common_items_only=arguments.common_items_only,
-    )
+    benchmarks, allow_diff = _names(arguments.benchmarks), _names(arguments.allow_diff)
+    common = arguments.common_items_only
+    found = compared(*arguments.words, benchmarks=benchmarks, allow_diff=allow_diff, common_items_only=common)
     _show(found.comparisons, flips=arguments.flips)
     if out:
         _write_report(found, out)

@@ -31,10 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="list the jobs, run nothing")
     parser.add_argument("--scale", choices=("full", "tiny"), default="full", help="tiny: its own small settings")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", help="change the study; model=NAME for all arms")
-    where = "where jobs run: here (default), ray or slurm"
-    parser.add_argument("--executor", default="here", metavar="NAME", help=where)
-    known = "of the executor; a wrong one lists the known"
-    parser.add_argument("--option", metavar="KEY=VALUE", action="append", help=known)
+    parser.add_argument("--executor", default="here", metavar="NAME", help="what runs jobs: here, ray or slurm")
+    parser.add_argument("--option", metavar="KEY=VALUE", action="append", help="of the executor; a wrong one lists all")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -58,9 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         study = with_toy_models(study, out)
     with progress_bar() as progress:
-        cells = run_study(
-            study, out, executor=arguments.executor, options=_options(arguments.option), progress=progress
-        )
+        cells = run_study(study, out, executor=arguments.executor, options=_pairs(arguments.option), progress=progress)
     report_study(out)
     failed = [cell for cell in cells if cell.status == "failed"]
     for cell in failed:
@@ -69,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _options(words: list[str] | None) -> dict[str, str]:
+def _pairs(words: list[str] | None) -> dict[str, str]:
     pairs = [word.partition("=") for word in words or ()]
     for name, equals, _ in pairs:
         if not name or not equals:
