@@ -183,7 +183,7 @@ class DataSettings(Section):
     )
     on_overflow: Literal["drop", "truncate"] = Field(
         "drop",
-        description="Longer rows: drop, or truncate at the end. Both are counted. drop: no training on incomplete answers.",
+        description="Longer rows: drop, or truncate the end; both are counted. Default: no incomplete answers.",
     )
     on_bad_row: Literal["error", "skip"] = Field(
         "error", description="Invalid rows: stop with an error that lists them, or skip and count them."
@@ -237,7 +237,7 @@ class TrainSettings(Section):
     )
     packing: Flag = Field(
         True,
-        description="Several rows in one packed sequence, without padding or attention across rows. Same gradients as unpacked.",
+        description="Pack rows into one sequence, no padding, no attention across rows. Same gradients as unpacked.",
     )
     activation_checkpointing: Flag = Field(
         False, description="Recompute activations in the backward pass (gradient checkpointing): less memory, slower."
