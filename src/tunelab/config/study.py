@@ -259,8 +259,9 @@ def _wrong_figures(study: Study) -> Iterator[Problem]:
             measured = (*study.benchmarks, "BENCHMARK SCORE", *PUBLISHED_COSTS)
             near = difflib.get_close_matches(one.what, measured, n=1, cutoff=0.8)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            new = metric_renamed(one.what)
-            said = f"the study does not measure {one.what!r}" if new == one.what else f"renamed: {new}"
+            said = f"the study does not measure {one.what!r}"
+            if (new := metric_renamed(one.what)) != one.what:
+                hint, said = "", f"renamed: {new}"
             yield Problem(f"published.{number}.what", said, f"{hint}known: {', '.join(measured)}")
         if score and score[0] == HELD_OUT and score[1] not in ("", *HELD_OUT_SCORES):
             said = _metric_problem("scored", score[1])
