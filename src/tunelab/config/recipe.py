@@ -48,7 +48,7 @@ class Section(BaseModel):
 class ModelSettings(Section):
     """The base model and its tokenizer."""
 
-    shorthand: ClassVar[str] = "a string: the model's name"
+    shorthand: ClassVar[str] = "a string (the model's name)"
     shorthand_types: ClassVar[tuple[str, ...]] = ("string",)
 
     name: Text = Field(description="Hub name or local folder of the base model.")
@@ -71,7 +71,7 @@ class ModelSettings(Section):
 class PrecisionSettings(Section):
     """Weight format of the frozen base's linear layers."""
 
-    shorthand: ClassVar[str] = "a string: its name"
+    shorthand: ClassVar[str] = "a string (its name)"
     shorthand_types: ClassVar[tuple[str, ...]] = ("string",)
 
     name: Text = Field(
@@ -126,7 +126,7 @@ class SourceSettings(Section):
     """One data source."""
 
     shorthand: ClassVar[str] = (
-        f"a string: a source's name, or a file ending with {', '.join(DATA_FILE_ENDINGS)} (also .gz)"
+        f"a string (a source's name), or a file ending with {', '.join(DATA_FILE_ENDINGS)} (also .gz)"
     )
     shorthand_types: ClassVar[tuple[str, ...]] = ("string",)
 
@@ -135,7 +135,7 @@ class SourceSettings(Section):
         description="A source's name, your own .py file, or `auto`: detect the format from the file's columns.",
     )
     path: Text | None = Field(None, description="Local file instead of the hub, relative to the working directory.")
-    repository: Text | None = Field(None, description="Hub dataset to read instead of the source's own, as owner/name.")
+    repository: Text | None = Field(None, description="Hub dataset to read, as owner/name. null: the source's own.")
     subset: Text | None = Field(None, description="Configuration (subset) of the dataset, if it has several.")
     revision: Text | None = Field(
         None,
@@ -160,7 +160,7 @@ class SourceSettings(Section):
 class DataSettings(Section):
     """Which rows, which prompt template, and which tokens are in the loss."""
 
-    shorthand: ClassVar[str] = "a string or a list: its sources"
+    shorthand: ClassVar[str] = "a string or a list (its sources)"
     shorthand_types: ClassVar[tuple[str, ...]] = ("string", "array")
 
     sources: tuple[SourceSettings, ...] = Field(min_length=1, description="Data sources, one or several.")
@@ -183,7 +183,7 @@ class DataSettings(Section):
     )
     on_overflow: Literal["drop", "truncate"] = Field(
         "drop",
-        description="Longer rows: drop, or truncate the end; both are counted. Default: no incomplete answers.",
+        description="Longer rows: drop, or truncate the end; both are counted. drop: no incomplete answers.",
     )
     on_bad_row: Literal["error", "skip"] = Field(
         "error", description="Invalid rows: stop with an error that lists them, or skip and count them."
