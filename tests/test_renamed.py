@@ -121,7 +121,10 @@ def test_a_study_of_before_is_read_with_what_its_shorthands_meant() -> None:
         "arms": {"a": {}, "b": {"recipe": {"adapter": "none"}}, "c": {"recipe": {"adapter": {"kind": "none"}}}},
         "benchmarks": {"held-out": {}},
         "questions": [{"ask": "?", "is_better": "b", "than": "a", "on": "held-out", "metric": "response_loss"}],
-        "published": [{"what": "held-out response_perplexity", "values": {"a": 1.0}, "source": "a paper"}],
+        "published": [
+            {"what": "held-out response_perplexity", "values": {"a": 1.0}, "source": "a paper"},
+            {"what": "minutes an epoch", "values": {"a": 1.0}, "source": "a paper"},
+        ],
         "tiny": {"recipe": {"train": {"rows_per_step": 2}}},
     }
     study = parse_study(study_renamed(before))
@@ -131,5 +134,5 @@ def test_a_study_of_before_is_read_with_what_its_shorthands_meant() -> None:
     assert [one.adapter.rank for one in (a, b, c)] == [8, 16, 8]
     assert a.train.max_grad_norm is None
     assert study.questions[0].metric == "completion_loss"
-    assert study.published[0].what == "held-out completion_perplexity"
+    assert [one.what for one in study.published] == ["held-out completion_perplexity", "minutes per epoch"]
     assert study.tiny == {"recipe": {"train": {"batch_size": 2}}}

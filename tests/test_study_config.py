@@ -76,18 +76,18 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
     published = [{"what": "held-out", "values": {"full": 2.4, "base": 2.5}, "source": "a paper"}]
     said = wrong(questions=asked, published=published, compare=[["base", "lora"], ["x", "base"]], seeds=[1, 1])
     assert said == [
-        "seeds: [1, 1], expected different numbers (seeds: [0])",
-        "questions.0: there is no arm 'lorra' (did you mean lora?)",
-        "compare.1: there is no arm 'x' (arms: base, lora)",
-        "published.0.values: there is no arm 'full' (arms: base, lora)",
-        "questions.0.on: no benchmark 'mmlu' is run (known: held-out)",
+        "seeds: [1, 1], expected distinct integers (seeds: [0])",
+        "questions.0: unknown arm 'lorra' (did you mean lora?)",
+        "compare.1: unknown arm 'x' (arms: base, lora)",
+        "published.0.values: unknown arm 'full' (arms: base, lora)",
+        "questions.0.on: no benchmark 'mmlu' in the study (known: held-out)",
     ]
-    assert wrong(arms={}) == ["arms: there are none (name at least one)"]
-    assert wrong(benchmarks={}) == ["benchmarks: there are none (benchmarks: {held-out: {}})"]
-    assert "colour: there is no such key (known: title," in wrong(colour=1)[0]
+    assert wrong(arms={}) == ["arms: is empty (add at least one arm)"]
+    assert wrong(benchmarks={}) == ["benchmarks: is empty (benchmarks: {held-out: {}})"]
+    assert "colour: unknown key (known: title," in wrong(colour=1)[0]
     assert wrong(recipe=None)[0].startswith("recipe: ")
     assert wrong(arms={"a": {"recipe": {"train": {"lrr": 1}}}}) == [
-        "arms.a: train.lrr: there is no such key (did you mean train.lr?)"
+        "arms.a: train.lrr: unknown key (did you mean train.lr?)"
     ]
     with pytest.raises(ConfigError, match="title: is missing"):
         parse_study({key: TREE[key] for key in TREE if key != "title"})
@@ -118,22 +118,27 @@ def test_what_is_published_is_a_score_or_a_cost(what: str, score: tuple[str, str
         (
             {"what": "peak memory in GiB"},
             "published.0.what: the study does not measure 'peak memory in GiB' (did you mean 'peak memory in GB'? "
-            "known: held-out, BENCHMARK SCORE, peak memory in GB, minutes an epoch, training hours, "
+            "known: held-out, BENCHMARK SCORE, peak memory in GB, minutes per epoch, training hours, "
             "final training loss)",
         ),
         (
             {"what": "mmlu"},
             "published.0.what: the study does not measure 'mmlu' (known: held-out, BENCHMARK SCORE, peak memory in "
-            "GB, minutes an epoch, training hours, final training loss)",
+            "GB, minutes per epoch, training hours, final training loss)",
+        ),
+        (
+            {"what": "minutes an epoch"},
+            "published.0.what: renamed: minutes per epoch (known: held-out, BENCHMARK SCORE, peak memory in GB, "
+            "minutes per epoch, training hours, final training loss)",
         ),
         (
             {"what": "held-out BLEU"},
             "published.0.what: held-out rows are not scored by 'BLEU' (known: completion_perplexity, "
             "completion_bits_per_byte, sequence_perplexity, sequence_bits_per_byte, bleu, rouge1, rouge2, rougeL)",
         ),
-        ({"values": {}}, "published.0.values: there are none (values: {ARM: NUMBER})"),
+        ({"values": {}}, "published.0.values: is empty (values: {ARM: NUMBER})"),
         ({"values": {"base": float("nan")}}, "published.0.values.base: Input should be a finite number ()"),
-        ({"arm": "base"}, "published.0.arm: there is no such key (known: what, values, source)"),
+        ({"arm": "base"}, "published.0.arm: unknown key (known: what, values, source)"),
     ],
 )
 def test_what_cannot_stand_beside_a_measured_figure_is_refused(changes: dict[str, Any], said: str) -> None:

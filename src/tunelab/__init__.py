@@ -1,6 +1,6 @@
-"""tunelab: which way of fine-tuning is worth it on my model, my data and my hardware?
+"""tunelab: which fine-tuning method is worth it on my model, my data and my hardware?
 
-The library's face says the same as the command line, prints nothing and returns plain typed objects:
+The Python API mirrors the command line, prints nothing and returns plain typed objects:
 
     run = tunelab.finetune("recipe.yaml")          # or a mapping, or a Recipe
     scores = tunelab.evaluate(run)
@@ -8,7 +8,7 @@ The library's face says the same as the command line, prints nothing and returns
     found = tunelab.compare("runs/full", run)
     tunelab.merge(run, "merged")
 
-Names are imported when they are first used, so that `import tunelab` costs nothing.
+Names are imported on first use, so `import tunelab` is cheap.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunelab.version import __version__
 
-# bitsandbytes, which PEFT and accelerate import too, warns when it is imported of optional kernels that are not used.
+# bitsandbytes, which PEFT and accelerate import too, warns on import about optional kernels that tunelab does not use.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tunelab.studies.run_study import run_study
     from tunelab.training.finetune import finetune, resume
 
-#: Public name -> the module that it is imported from, and what it is called there where that is another name.
+#: Public name -> the module that defines it, with `:NAME` where it has another name there.
 _HOMES = {
     "BenchmarkScores": "tunelab.answering.benchmark_responses",
     "BenchmarkSettings": "tunelab.answering.benchmark_responses",

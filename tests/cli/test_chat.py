@@ -68,7 +68,7 @@ def test_piped_answers_alone_go_to_stdout(talk: Talk, bench: Bench, actor: list[
     assert said.out == "1: ok\n2: ok\n3: ok\n4: ok\n"
     assert said.err == (
         f"{bench.lora} (adapter, base {bench.model}), template plain; tuned answers\n"
-        "both answer; the conversation goes on with the tuned model's\n"
+        "both answer; the tuned model's answer is kept\n"
         "base:\ntuned:\n"
     )
     assert "\x1b" not in said.out + said.err and "you>" not in said.out + said.err
@@ -79,14 +79,14 @@ def test_a_wrong_command_is_told_and_the_rest_is_done(talk: Talk, bench: Bench, 
     assert said.code == 1 and said.out == "1: ok\n"
     errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
     assert errors == [
-        "error: no command /st; did you mean /set?",
+        "error: unknown command /st; did you mean /set?",
         "error: top_k is 'x', expected a whole number",
         "error: /undo takes no words behind it, here '2'",
         "error: /save needs a file",
         "error: there is nothing to undo: the conversation is empty",
     ]
     assert "hint: known: /base, /tuned, /both, /system, /set, /undo" in said.err
-    assert "taken back: red?" in said.err
+    assert "removed: red?" in said.err
 
 
 def test_commands(talk: Talk, bench: Bench, actor: list[Any]) -> None:
@@ -96,12 +96,12 @@ def test_commands(talk: Talk, bench: Bench, actor: list[Any]) -> None:
     )
     assert said.code == 0 and said.out == "1: ok\n2: ok\n3: ok\n"
     assert [(one.seed, one.temperature, one.top_k) for one in actor] == [(8, 0.5, 4), (9, 0.5, 4), (8, 0.5, 4)]
-    for words in ("system message set\nno system message\nbase answers\n", "\na new conversation\ntuned answers\n"):
+    for words in ("system message set\nno system message\nbase answers\n", "\nnew conversation\ntuned answers\n"):
         assert words in said.err
     assert "  max_new_tokens=64\n  temperature=0.5\n" in said.err and "  stop_strings=[]\n" in said.err
     for name in loop.COMMANDS:
         assert f"\n  /{name} " in said.err
-    assert "the conversation goes on with the tuned model's answer" in said.err and "Ctrl-D" in said.err
+    assert "the conversation continues with the tuned model's answer" in said.err and "Ctrl-D" in said.err
 
 
 def test_a_saved_chat_is_read_as_training_data(talk: Talk, bench: Bench, actor: list[Any]) -> None:
@@ -129,10 +129,10 @@ def test_a_saved_chat_is_read_as_training_data(talk: Talk, bench: Bench, actor: 
 
 def test_how_an_answer_ended_is_told(talk: Talk, bench: Bench, actor: list[Any]) -> None:
     said = talk([bench.lora], "how long?", "how full?")
-    assert "[the answer was cut at max_new_tokens=64; /set max_new_tokens=N for more]\n" in said.err
+    assert "[the answer was cut off at max_new_tokens=64; raise it with /set]\n" in said.err
     assert "[the answer was cut where the model's window ends]\n" in said.err
     said = talk([bench.lora], "/both", "how long?")
-    assert "[base's answer was cut at" in said.err and "[tuned's answer was cut at" in said.err
+    assert "[base's answer was cut off at" in said.err and "[tuned's answer was cut off at" in said.err
 
 
 def test_a_pipe_gets_the_text_as_it_is(talk: Talk, bench: Bench, actor: list[Any]) -> None:
@@ -284,7 +284,7 @@ def test_a_conversation_at_a_terminal(endless: Path, tmp_path: Path) -> None:
     terminal.type("And blue?")
     terminal.wait(PROMPT)
     terminal.type("/undo")
-    assert "taken back: And blue?" in terminal.wait(PROMPT)
+    assert "removed: And blue?" in terminal.wait(PROMPT)
     terminal.type("/both")
     assert "error: there is no tuned model here" in terminal.wait(PROMPT)
     terminal.type("/set max_new_tokens=50000")

@@ -52,14 +52,14 @@ def test_a_report_of_two_runs(tunelab: Command, bench: Bench) -> None:
         shutil.copytree(run, name, ignore=shutil.ignore_patterns("evaluations"))
         assert tunelab("eval", name).code == 0
     plain = tunelab("compare", "full", "lora")
-    assert plain.code == 0 and "the same with --out DIR writes a page" in plain.err
+    assert plain.code == 0 and "side by side, add --out DIR" in plain.err
     said = tunelab("compare", "full", "lora", "--out", "both/page")
     assert said.code == 0, said.err
-    assert said.out == plain.out and "the report: both/page/report.html" in said.err
-    assert "writes a page" not in said.err
+    assert said.out == plain.out and "\nreport: both/page/report.html" in said.err
+    assert "add --out DIR" not in said.err
     stored = json.loads(Path("both/page/report.json").read_text(encoding="utf-8"))
     full, lora = stored["arms"]
-    assert (full["name"], full["adapter"], lora["adapter"]) == ("full", "every weight", "LoRA r 4")
+    assert (full["name"], full["adapter"], lora["adapter"]) == ("full", "full fine-tuning", "LoRA r 4")
     assert all(
         arm[cost] > 0 for arm in (full, lora) for cost in ("peak_memory_bytes", "training_seconds", "disk_bytes")
     )

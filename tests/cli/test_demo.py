@@ -32,7 +32,7 @@ def test_it_answers_shows_and_says_what_to_try(tunelab: Command, monkeypatch: py
     assert said.code == 0, said.err
     assert [line.startswith(ask) for line, ask in zip(said.out.splitlines(), asked, strict=False)] == [True] * 4
     assert "Quality" in said.out and "Cost" in said.out and "Comparisons" not in said.out
-    assert "\nnot proved: " not in said.err and "the report: runs/demo-1/report.html" in said.err
+    assert "\ncaveat: " not in said.err and "\nreport: runs/demo-1/report.html" in said.err
     for name in ("report.html", "report.md", "report.json"):
         assert Path("runs/demo-1", name).is_file()
     report = json.loads(Path("runs/demo-1/report.json").read_text(encoding="utf-8"))
@@ -68,5 +68,5 @@ def test_the_first_free_directory_is_taken(tunelab: Command, monkeypatch: pytest
     Path("runs/demo-1").mkdir(parents=True)
     said = tunelab("demo")
     assert said.code == 1
-    assert "`tunelab demo --out runs/demo-2` goes on" in said.err and Path("runs/demo-2/study.json").exists()
+    assert "`tunelab demo --out runs/demo-2` resumes" in said.err and Path("runs/demo-2/study.json").exists()
     assert "failed: lora, seed 0: training: TrainingError" in said.err and "Next:" not in said.err

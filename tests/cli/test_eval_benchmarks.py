@@ -39,8 +39,8 @@ def test_a_run_is_measured_beside_its_base(tunelab: Command, own: OwnBenchmarks,
     rows = [line for line in said.out.splitlines() if line.startswith("right")]
     assert len(rows) == 2 and all(len(VALUE.findall(row)) == 2 for row in rows)
     assert "warning: tuned: made for a test" in said.err
-    assert "choices base: 8 items, asked as raw text\n" in said.err
-    cut = r"writing tuned: 8 items, asked as one user turn in the template plain; \d answers were cut at the limit"
+    assert "choices base: 8 items, prompted without a template\n" in said.err
+    cut = r"writing tuned: 8 items, prompted as one user turn in the template plain; \d answers hit the token limit"
     assert re.search(cut, said.err)
     found = sorted(path.relative_to(run).as_posix() for path in run.glob("evaluations/*/responses.jsonl"))
     assert [re.sub(r"-[0-9a-f]{8}/", "/", path) for path in found] == [
@@ -59,7 +59,7 @@ def test_one_arm_alone_and_its_wording(tunelab: Command, own: OwnBenchmarks, run
     assert said.code == 0 and said.cells["choices"] == ["tuned", "unit", "better"]
     assert "choices tuned: 4 items, asked as one user turn in the template plain" in said.err
     said = tunelab("eval", run, *on(own, "writing"), "--arm", "base", "--limit", "4", "--no-chat-template")
-    assert said.code == 0 and "writing base: 4 items, asked as raw text" in said.err
+    assert said.code == 0 and "writing base: 4 items, prompted without a template" in said.err
 
 
 def test_a_model_by_name_or_flag(tunelab: Command, own: OwnBenchmarks, bench: Bench, tmp_path: Path) -> None:
@@ -86,10 +86,10 @@ def test_adapter_and_precision(tunelab: Command, own: OwnBenchmarks, bench: Benc
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "nothing that could be asked"),
+        ([], "no run or model given"),
         (["RUN", "MODEL"], "several: "),
         (["RUN", "--model", "gpt2"], "several: "),
-        (["RUN", "--out", "x"], "a run keeps its responses with itself"),
+        (["RUN", "--out", "x"], "a run stores its own responses"),
         (["RUN", "--precision", "nf4"], "a run is asked with its own model and template; precision.name=nf4 cannot"),
         (["RUN", "--limit", "0"], "limit is 0, expected 1 or more"),
         (["RUN", "--max-new-tokens", "0"], "max_new_tokens is 0"),
@@ -97,7 +97,7 @@ def test_adapter_and_precision(tunelab: Command, own: OwnBenchmarks, bench: Benc
         (["RUN", "ifeval.mode=exact"], "options of ifeval are given, but writing is asked"),
         (["RUN", "writing.shoots=1"], "writing.shoots: no such option"),
         (["MODEL", "--arm", "tuned"], "alone has no tuned arm"),
-        (["MODEL", "trian.dtype=bf16"], "trian: there is no such key"),
+        (["MODEL", "trian.dtype=bf16"], "trian: unknown key"),
         (["recipe.yaml"], "recipe.yaml: a recipe cannot be asked"),
     ],
 )
@@ -105,7 +105,7 @@ def test_wrong_uses(words: list[str], message: str, tunelab: Command, bench: Ben
     places = {"RUN": str(bench.lora), "MODEL": str(bench.model)}
     said = tunelab("eval", *[places.get(word, word) for word in words], *on(own, "writing"))
     assert said.code == 2 and said.out == "" and message in said.err, said.err
-    assert any(remedy in said.err for remedy in ("hint: ", "known: ", "did you mean", "at least 1"))
+    assert any(remedy in said.err for remedy in ("hint: ", "known: ", "did you mean", "positive integer"))
 
 
 def test_a_model_without_a_chat_template(tunelab: Command, bench: Bench, own: OwnBenchmarks) -> None:

@@ -32,7 +32,7 @@ def test_a_model_that_knows_nothing(tunelab: Command, tmp_path: Any) -> None:
     model = tiny.model_folder(tmp_path / "model", max_position_embeddings=2048)
     said = tunelab("eval", model, "--check", "--template", "plain", "train.dtype=fp32")
     assert said.code == 0, said.err
-    assert said.cells["looked at"] == ["found"]
+    assert said.cells["check"] == ["found"]
     assert all(what in said.cells for what in (*LOOKED_AT, "template on or off", "end of answers"))
     assert "0 of 24 answers changed" in said.cells["shared few-shot prefix"][0]
     assert "letters (A to D): no better than a guesser on easy questions" in said.err
@@ -55,7 +55,7 @@ def test_nothing_to_distrust_is_said(
 ) -> None:
     said = tunelab("eval", bench.lora, "--check")
     assert said.code == 0 and said.err == "nothing found to distrust\n"
-    assert said.cells == {"looked at": ["found"], "end of answers": ["12 of 12 answers ended"]}
+    assert said.cells == {"check": ["found"], "end of answers": ["12 of 12 answers ended"]}
     assert asked == [(str(bench.lora), BenchmarkSettings())]
 
 
@@ -64,7 +64,7 @@ def test_nothing_to_distrust_is_said(
     [
         (["RUN", "--benchmarks", "mmlu"], "--benchmarks cannot be used with --check"),
         (["RUN", "--limit", "3", "--no-chat-template"], "--limit, --chat-template cannot be used with --check"),
-        ([], "nothing that could be asked"),
+        ([], "no run or model given"),
         (["RUN", "--model", "gpt2"], "several: "),
         (["RUN", "--precision", "nf4"], "precision.name=nf4 cannot change it"),
         (["RUN", "--template", "plain"], "template plain cannot change it"),

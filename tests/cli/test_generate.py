@@ -36,7 +36,7 @@ def test_one_prompt_is_streamed(tunelab: Command, bench: Bench, monkeypatch: pyt
     assert len(written) > 2 and "".join(written[:-1]) == answer.text
 
 
-CUT = "the answer was cut at 5 tokens; --max-new-tokens allows more\n"
+CUT = "the answer was cut off at 5 tokens; raise --max-new-tokens\n"
 
 
 def test_several_prompts_come_in_their_order(tunelab: Command, bench: Bench) -> None:

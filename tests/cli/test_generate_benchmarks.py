@@ -26,7 +26,7 @@ def test_generate_and_score_are_eval(tunelab: Command, bench: Bench, own: OwnBen
     paths = [Path(line) for line in made.out.splitlines()]
     assert [path.parent.name.rpartition("-")[0] for path in paths] == ["choices-base", "writing-base"]
     assert all(path.exists() and not (path.parent / "scores.json").exists() for path in paths)
-    assert f"tunelab score {paths[0]} {paths[1]}" in made.err and "asked as raw text" in made.err
+    assert f"tunelab score {paths[0]} {paths[1]}" in made.err and "prompted without a template" in made.err
     scored = tunelab("score", *paths)
     assert scored.code == 0, scored.err
     evaluated = tunelab("eval", bench.model, *words, "--out", "evaluated")

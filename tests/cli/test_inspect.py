@@ -57,7 +57,7 @@ def test_rows_of_ids_are_shown_as_they_are(tunelab: Command, bench: Bench, tmp_p
     rows.write_text('{"input_ids": [34, 35, 36]}\n')
     said = tunelab("inspect", "--model", bench.model, "--data", rows, *PLAIN)
     assert said.out.startswith(
-        "row 1: 3 tokens, 2 targets, 0 end of sequence (0 in the loss); its last answer is not closed\nC[[D|E]]\n"
+        "row 1: 3 tokens, 2 targets, 0 end of sequence (0 in the loss); its last answer has no stop token\nC[[D|E]]\n"
     )
 
 
@@ -66,17 +66,17 @@ def test_a_row_that_was_cut_is_not_closed_and_is_counted(tunelab: Command, bench
     words = ["--model", bench.model, "--data", rows, *PLAIN, "data.max_length=32"]
     said = tunelab("inspect", *words, "data.on_overflow=truncate")
     first, second = (line for line in said.out.splitlines() if line.startswith("row "))
-    assert first == "row 1: 32 tokens, 7 targets, 0 end of sequence (0 in the loss); its last answer is not closed"
-    assert "not closed" not in second
+    assert first == "row 1: 32 tokens, 7 targets, 0 end of sequence (0 in the loss); its last answer has no stop token"
+    assert "no stop token" not in second
     assert "[[ |a| |l|o|n|g]]" in said.out
-    assert said.cells["truncated"] == ["1", "0"] and said.cells["left out, too long"] == ["1", "0"]
-    assert tunelab("inspect", *words).cells["left out, too long"] == ["2", "0"]
+    assert said.cells["truncated"] == ["1", "0"] and said.cells["dropped, too long"] == ["1", "0"]
+    assert tunelab("inspect", *words).cells["dropped, too long"] == ["2", "0"]
 
 
 def test_the_summary_counts_both_sides(tunelab: Command, bench: Bench) -> None:
     said = tunelab("inspect", bench.recipe, "--rows", "0")
     assert "row 1:" not in said.out
-    assert said.cells["rows"] == ["18", "6"] and said.cells["left out, bad"] == ["0", "0"]
+    assert said.cells["rows"] == ["18", "6"] and said.cells["dropped, bad"] == ["0", "0"]
     tokens, targets = (int(said.cells[name][0]) for name in ("tokens", "target tokens"))
     assert 0 < targets < tokens and int(said.cells["longest row"][0]) >= int(said.cells["median row"][0])
     assert f"{bench.rows}: 24 rows read, 0 bad; licence: unknown (data of your own)\n" in said.err

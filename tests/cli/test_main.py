@@ -95,15 +95,15 @@ def test_an_unknown_verb_gets_the_nearest_name(capsys: pytest.CaptureFixture[str
     assert cli.main(["shema"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("error: no verb named 'shema'; did you mean 'schema'?\nhint: known verbs: ")
+    assert err.startswith("error: unknown verb 'shema'; did you mean 'schema'?\nhint: known verbs: ")
     assert "Traceback" not in err
 
 
 def test_main_is_no_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["main"]) == 2
-    assert "no verb named 'main'" in capsys.readouterr().err
+    assert "unknown verb 'main'" in capsys.readouterr().err
     assert cli.main(["--loud"]) == 2
-    assert "no option '--loud'" in capsys.readouterr().err
+    assert "unknown option '--loud'" in capsys.readouterr().err
 
 
 def test_options_may_stand_between_words(verb: Any) -> None:

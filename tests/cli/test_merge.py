@@ -53,7 +53,7 @@ def test_all_ways_side_by_side(tunelab: Command, bench: Bench) -> None:
     said = tunelab("merge", bench.lora, "--compare")
     assert said.code == 0, said.err
     assert {"fp32", "bf16", "fp16", "nf4", "fp4", "int8", "mxfp4"} <= set(said.cells)
-    assert "Recommended: --format " in said.err and "answer tokens of held-out rows" in said.err
+    assert "Recommended: --format " in said.err and "completion tokens of held-out rows" in said.err
     assert (bench.lora / "merges.json").exists()
 
 

@@ -59,7 +59,7 @@ def test_many_bad_rows_are_listed_to_the_twentieth(tunelab: Command, bench: Benc
     rows = tmp_path / "bad.jsonl"
     rows.write_text(bench.rows.read_text() + '{"prompt": "a", "completion": ""}\n' * 25)
     said = tunelab("prepare", "--model", bench.model, "--data", rows, *PLAIN, "data.on_bad_row=skip")
-    lines = [line for line in said.err.splitlines() if line.startswith("left out: ")]
+    lines = [line for line in said.err.splitlines() if line.startswith("dropped: ")]
     assert lines[0] == "left out: bad.jsonl row 25: empty output: message 2 (assistant) has no text"
     assert len(lines) == 21 and lines[-1] == "left out: and 5 more"
 

@@ -57,7 +57,7 @@ def test_wrong_uses(tunelab: Command, bench: Bench) -> None:
     for words, message in (
         (["--precision", "nf4", "--out", "there"], "there: exists already"),
         (["--precision", "none", "--out", "few"], "precision none stores weights as they are"),
-        (["--precision", "nf3", "--out", "few"], "no weight format of that name"),
+        (["--precision", "nf3", "--out", "few"], "expected one of none, fp4, int8, mxfp4, nf4, or a .py file"),
         (["--precision", "nf4", "--out", "few", "precision.options.scale=1"], "nf4 has no option 'scale'"),
         (["--out", "few"], "required: --precision"),
         (["--precision", "nf4", "--out", "few", "--loftq-rank", "0"], "LoftQ with rank 0, 5 alternations"),

@@ -122,7 +122,7 @@ def test_ifevals_reference_responses(tunelab: Command, shared_data: Path, tmp_pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--workers", "0", "x"], "--workers is 0, expected a whole number from 1"),
+        (["--workers", "0", "x"], "--workers is 0, expected a positive integer"),
         (["ifeval.mode=reference"], "no responses to score"),
         (["FILE", "FILE"], "a file is given twice"),
         (["FILE", "mmlu.shots=0"], "options of mmlu are given, but the responses are of sums"),

@@ -39,7 +39,7 @@ def test_a_study_from_its_list_of_cells_to_its_page(tunelab: Command, study: Pat
     said = tunelab("study", "run", study, "--out", "made")
     assert said.code == 0, said.err
     assert said.out.startswith("Does LoRA help? ")
-    assert "not proved: " in said.err and "the report: made/report.html" in said.err
+    assert "caveat: " in said.err and "\nreport: made/report.html" in said.err
     page = Path("made/report.html").read_text(encoding="utf-8")
     assert "Does &lt;b&gt;LoRA&lt;/b&gt; help?" in page and "<b>LoRA" not in page
     assert "lora" in Path("made/report.md").read_text(encoding="utf-8")
@@ -66,7 +66,7 @@ def test_changes_reach_every_arm(tunelab: Command, study: Path, bench: Bench) ->
     said = tunelab("study", "run", study, "--dry-run", "--set", "seeds=[0, 1]", "--set", f"model={bench.model}")
     assert said.code == 0 and "8 jobs" in said.err
     said = tunelab("study", "run", study, "--dry-run", "--set", "arms.lora.recipe.train.lrr=1")
-    assert said.code == 2 and "arms.lora: train.lrr: there is no such key" in said.err
+    assert said.code == 2 and "arms.lora: train.lrr: unknown key" in said.err
 
 
 def test_wrong_uses(tunelab: Command) -> None:

@@ -65,7 +65,7 @@ def test_overrides_win_over_the_file_and_over_flags(tunelab: Command, bench: Ben
 def test_rows_that_are_left_out_are_said(tunelab: Command, bench: Bench) -> None:
     said = tunelab("train", bench.recipe, "--out", "a", "train.steps=1", "data.max_length=52")
     lost = open_run(Path("a")).manifest["data"]["train"]["dropped_too_long"]
-    assert lost > 0 and said.cells["rows"] == [f"{18 - lost} ({lost} left out)"]
+    assert lost > 0 and said.cells["rows"] == [f"{18 - lost} ({lost} dropped)"]
 
 
 def test_a_run_that_was_interrupted_goes_on_to_the_same_result(
@@ -122,7 +122,7 @@ def test_wrong_uses_end_with_2_and_write_nothing(tunelab: Command, bench: Bench)
         ),
         (["nowhere.yaml"], "nowhere.yaml: no such recipe file"),
         ([bench.recipe, bench.recipe], "two recipe files"),
-        ([bench.recipe, "train.lt=1"], "train.lt: there is no such key"),
+        ([bench.recipe, "train.lt=1"], "train.lt: unknown key"),
         ([bench.recipe, "--out", "a", "data.max_length=500"], "batch"),
         (["--model", bench.model, "--data", bench.rows, "--size", "many"], "argument --size: invalid int value"),
         (["--model", bench.model, "--data", bench.rows, "--method", "qlora"], "argument --method: invalid choice"),

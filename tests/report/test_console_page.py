@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from study_reports import example_report
 
 from tunelab.cli._console import print_table
-from tunelab.report.console_page import ConsoleTable, answer_lines, console_tables, doubt_lines
+from tunelab.report.console_page import ConsoleTable, answer_lines, caveat_lines, console_tables
 from tunelab.report.content import Arm, ArmScore, Question, StudyReport
 
 REPORT = example_report()
@@ -51,7 +51,7 @@ def test_tables_fit_print_table(capsys: pytest.CaptureFixture[str]) -> None:
         print_table(table.columns, table.rows)
     out = capsys.readouterr().out.splitlines()
     assert out[0].split()[:5] == ["Arm", "mmlu", "(accuracy,", "0-1", "↑)"]
-    assert out[3].startswith("lora r128 bf16") and "0.4194 ± 0.0042 (± 0.0021 over 2 seeds)  " in out[3]
+    assert out[3].startswith("lora r128 bf16") and "0.4194 ± 0.0042 (SE across 2 seeds: 0.0021)  " in out[3]
     assert out[5].startswith("full bf16 (failed) ")
     assert "published" not in "\n".join(out[:6])
     assert out[-2].split() == ["lora", "r128", "bf16", "held-out", "(bleu)", "15.1", "14.70", "±", "0.62", "0-100"]
@@ -114,10 +114,10 @@ def test_a_table_that_fits_no_terminal_keeps_a_column_a_part() -> None:
     assert len(parts) == 6 + 7
 
 
-def test_answers_and_doubts_are_lines() -> None:
+def test_answers_and_caveats_are_lines() -> None:
     assert answer_lines(REPORT)[3] == "Does NF4 alone cost quality? Yes: MMLU falls by 1.1 points."
-    assert doubt_lines(REPORT)[0].startswith("full bf16 failed and has no result: CUDA out of memory")
-    assert len(doubt_lines(REPORT)) == 3
+    assert caveat_lines(REPORT)[0].startswith("full bf16 failed and has no result: CUDA out of memory")
+    assert len(caveat_lines(REPORT)) == 3
 
 
 def test_nothing_steers_the_terminal() -> None:

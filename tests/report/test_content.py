@@ -66,14 +66,14 @@ def put(*path: str | int, value: Any) -> Callable[[dict[str, Any]], object]:
         (lambda value: value["scores"][3].pop("error"), r"scores\[3\] lacks error"),
         (put("scores", 3, "value", value="0.4"), r"scores\[3\].value is '0.4': expected a number"),
         (put("scores", 3, "value", value=float("nan")), r"scores\[3\].value is nan: expected a finite number"),
-        (put("scores", 0, "n", value=True), r"scores\[0\].n is True: expected a whole number"),
+        (put("scores", 0, "n", value=True), r"scores\[0\].n is True: expected an integer"),
         (put("scores", 0, "is_main", value=1), r"scores\[0\].is_main is 1: expected true or false"),
         (put("arms", 0, "status", value="ok"), r"arms\[0\].status is 'ok': expected 'done' or 'failed' or 'missing'"),
-        (put("title", value=None), "title is None: expected a text"),
+        (put("title", value=None), "title is None: expected a string"),
         (put("arms", value={}), "arms is {}: expected a list"),
         (put("arms", 0, value=[]), r"arms\[0\] is \[\]: expected an object"),
         (put("provenance", value=[]), r"provenance is \[\]: expected an object"),
-        (put("provenance", "versions", "torch", value=2), "provenance.versions.torch is 2: expected a text"),
+        (put("provenance", "versions", "torch", value=2), "provenance.versions.torch is 2: expected a string"),
         (put("curves", 0, "points", 0, value=[1]), r"curves\[0\].points\[0\] is \[1\]: expected a list of 2"),
     ],
 )
@@ -82,7 +82,7 @@ def test_what_does_not_fit_is_refused(change: Callable[[dict[str, Any]], object]
     change(stored)
     with pytest.raises(RunError, match=message) as caught:
         StudyReport.from_json(stored)
-    assert "make the report again" in caught.value.hint
+    assert "render the report again" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_what_an_arm_is_made_of() -> None:
         " · nf4",
         " · lora · alpaca-gpt4",
         " · nf4 · lora · alpaca-gpt4",
-        " · every weight · alpaca-gpt4",
+        " · full fine-tuning · alpaca-gpt4",
     ]
 
 

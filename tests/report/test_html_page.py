@@ -64,7 +64,7 @@ def test_the_page_is_whole_and_needs_nothing_else() -> None:
 
 def test_it_opens_with_the_answers() -> None:
     order = [PAGE.index(f'<section id="{name}"') for name in ("answers", "arms", "comparisons", "plots", "flips")]
-    order += [PAGE.index(f'<section id="{name}"') for name in ("not-proved", "provenance")]
+    order += [PAGE.index(f'<section id="{name}"') for name in ("caveats", "provenance")]
     assert order == sorted(order)
     assert '<span class="tag no-difference">no difference</span>' in PAGE
     assert "LoRA follows 28.7\u00a0% of IFEval&#39;s prompts" in PAGE
@@ -81,10 +81,10 @@ def test_tables_say_what_they_are() -> None:
     assert 'scope="colgroup"' not in PAGE
 
 
-def test_failures_and_doubts_are_told() -> None:
-    doubts = PAGE[PAGE.index('<section id="not-proved"') : PAGE.index('<section id="provenance"')]
-    assert "full bf16 failed and has no result: CUDA out of memory" in doubts
-    assert "Two seeds an arm" in doubts and "train.batch_size" in doubts
+def test_failures_and_caveats_are_shown() -> None:
+    caveats = PAGE[PAGE.index('<section id="caveats"') : PAGE.index('<section id="provenance"')]
+    assert "full bf16 failed and has no result: CUDA out of memory" in caveats
+    assert "Two seeds an arm" in caveats and "train.batch_size" in caveats
 
 
 EVIL = "</pre></script><script>alert(1)</script><img src=x onerror=alert(2)>\"' & \x00\ud800"
@@ -166,8 +166,8 @@ def test_flips_are_cut_to_what_fits_and_counted() -> None:
     page = html_page(report, most_bytes=150_000)
     kept = shown_items(page)
     assert len(page.encode()) < 150_000 and 50 < len(kept) < 150
-    assert f"{len(kept)} items that one arm answered right" in page
-    assert f"{200 - len(kept) + 7} more are not on this page" in page
+    assert f"{len(kept)} items that only one of the two arms answered right" in page
+    assert f"{200 - len(kept) + 7} more are left out" in page
     assert len(html_page(report, most_bytes=150_000).encode()) > 147_000
 
 
@@ -183,7 +183,7 @@ def test_flips_are_cut_in_turns_over_benchmarks_and_kinds() -> None:
 def test_a_flip_that_is_too_large_does_not_keep_the_others_out() -> None:
     flips = (flip(0, 3_000_000), flip(1, 10))
     page = html_page(StudyReport("t", "c", arms=ARMS, flips=flips))
-    assert shown_items(page) == ["1"] and "1 more are not on this page" in page
+    assert shown_items(page) == ["1"] and "1 more are left out" in page
 
 
 def test_the_real_limit_holds() -> None:
@@ -209,5 +209,5 @@ def test_long_provenance_is_cut_and_says_so() -> None:
 def test_an_empty_report_is_a_page_too() -> None:
     page = html_page(StudyReport("Nothing yet", "today"))
     assert Outline(page).open == []
-    assert "<h1>Nothing yet</h1>" in page and "asks no question" in page
+    assert "<h1>Nothing yet</h1>" in page and "has no questions" in page
     assert re.findall(r"<section id=\"([\w-]+)", page) == ["answers"]

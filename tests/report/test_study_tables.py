@@ -76,15 +76,17 @@ def test_money_is_shown_only_where_a_price_is_known() -> None:
 
 def test_seeds_and_published_values_stand_below_a_score() -> None:
     cells = arms_table(REPORT, "Quality").rows[2]
-    assert cells[1].notes == ("± 0.0021 over 2 seeds", "published 0.45")
-    assert cells[2].notes == ("± 0.0021 over 2 seeds",)
-    assert cells[4].notes == ("± 0.013 over 2 seeds",)
-    assert cells[5].notes == ("± 0.31 over 2 seeds", "published 15.1")
+    assert cells[1].notes == ("SE across 2 seeds: 0.0021", "published 0.45")
+    assert cells[2].notes == ("SE across 2 seeds: 0.0021",)
+    assert cells[4].notes == ("SE across 2 seeds: 0.013",)
+    assert cells[5].notes == ("SE across 2 seeds: 0.31", "published 15.1")
     failed = arms_table(REPORT, "Quality").rows[4]
     assert (failed[1].text, failed[1].notes) == ("–", ("published 0.46",))
     alone = dataclasses.replace(REPORT.scores[2], seed_error=None)
     scores = tuple(alone if score is REPORT.scores[2] else score for score in REPORT.scores)
-    assert arms_table(dataclasses.replace(REPORT, scores=scores), "Quality").rows[2][1].notes[0] == "± ? over 2 seeds"
+    assert (
+        arms_table(dataclasses.replace(REPORT, scores=scores), "Quality").rows[2][1].notes[0] == "SE across 2 seeds: ?"
+    )
 
 
 def test_directions_stand_in_the_heading() -> None:

@@ -33,7 +33,7 @@ from tunelab.studies.study_report import study_report
 from tunelab.studies.toy_model import with_toy_models
 from tunelab.training import finetune  # noqa: F401  (imported before the children are)
 
-PUBLISHED_COSTS = ("peak memory", "training time", "training time of an epoch")
+PUBLISHED_COSTS = ("peak memory", "training time", "training time per epoch")
 COSTS = ("peak_memory_bytes", "training_seconds", "evaluation_seconds", "tokens_per_second", "cost")
 
 

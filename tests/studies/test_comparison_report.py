@@ -149,7 +149,7 @@ def test_what_it_does_not_prove(runs: tuple[Path, Path]) -> None:
     assert any(one.startswith("Every tuned arm was trained once") for one in said)
     assert any(one.startswith("Peak memory is that of training") for one in said)
     assert said[-1].startswith("Holm's correction covers the 4 comparisons of this report")
-    assert not any("unlike" in one or "left out" in one or "not alike" in one for one in said)
+    assert not any("different" in one or "left out" in one or "differs" in one for one in said)
     (only,) = compare_report(*runs, benchmarks=["colours"]).comparisons
     assert only.p_holm == only.p
     assert compare_report(*runs, benchmarks=["colours"]).not_proved[-1].startswith("Holm's correction covers the one c")
@@ -164,12 +164,12 @@ def test_arms_that_were_not_treated_alike(tmp_path: Path) -> None:
     (b / "manifest.json").write_text((b / "manifest.json").read_text().replace("a chip", "another chip"))
     report = compare_report(a, b, allow_diff=["template"], common_items_only=True)
     said = "\n".join(report.not_proved)
-    assert "unlike training rows (their hash): one aaaa1111, two cccc2222." in said
-    assert "unlike numbers of target tokens: one 900, two 1,800." in said
+    assert "different training rows (hashes): one aaaa1111, two cccc2222." in said
+    assert "different numbers of target tokens: one 900, two 1,800." in said
     assert "colours: 8 items that only one of the two answered were left out of the comparison" in said
-    assert "colours: the two are not alike in template: null (one), alpaca (two)." in said
-    assert "colours was asked 40 of its items: the rest" in said
-    assert "Only two was scored on shapes: nothing is compared there." in said
+    assert "colours: template differs: null (one), alpaca (two)." in said
+    assert "colours was evaluated on 40 of its items: results on the rest" in said
+    assert "Only two was scored on shapes: no comparison." in said
     assert {score.benchmark for score in report.scores} == {"colours"}
     assert report.provenance["two: machine and versions"]["processor"] == "another chip, 2 cores"
 
@@ -179,7 +179,7 @@ def test_held_out_rows_that_were_not_all_asked(runs: tuple[Path, Path]) -> None:
     manifest["data"]["held_out"]["kept"] = 50
     (runs[1] / "manifest.json").write_text(json.dumps(manifest))
     said = compare_report(*runs).not_proved
-    assert "held-out was asked 30 of 50 rows: the rest may come out differently." in said
+    assert "held-out was evaluated on 30 of 50 rows: results on the rest may differ." in said
 
 
 def test_a_run_and_its_base(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_run_and_its_base(tmp_path: Path) -> None:
         ("tuned", {"base": "false", "tuned": "true"})
     ]
     assert [curve.arm for curve in report.curves] == ["tuned"]
-    assert not any("measured as its base" in one for one in report.not_proved)
+    assert not any("evaluated as its base" in one for one in report.not_proved)
 
 
 def test_folders_of_evaluations(tmp_path: Path) -> None:
@@ -230,7 +230,8 @@ def test_runs_that_were_measured_before_training(tmp_path: Path) -> None:
     report = compare_report(a, b)
     assert [arm.training_seconds for arm in report.arms] == [0.0, 0.0]
     assert (
-        "two was measured as its base is, before its training: what that changed was not measured." in report.not_proved
+        "two was evaluated as its base is, before its training: what that changed was not measured."
+        in report.not_proved
     )
 
 

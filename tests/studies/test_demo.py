@@ -54,7 +54,7 @@ def test_the_base_is_measured_once_and_every_question_is_compared() -> None:
 
 def test_changes_are_laid_over_it() -> None:
     assert demo_study(["recipe.train.steps=2"]).arm_recipe("nf4", 0).train.steps == 2
-    with pytest.raises(ConfigError, match=r"train\.stepps: there is no such key"):
+    with pytest.raises(ConfigError, match=r"train\.stepps: unknown key"):
         demo_study(["recipe.train.stepps=2"])
 
 

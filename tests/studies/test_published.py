@@ -73,7 +73,7 @@ def test_costs_are_measured_in_the_published_unit() -> None:
     assert [one.metric for one in found] == [""] * 8
     assert [(one.benchmark, one.unit, one.measured) for one in found if one.arm == "lora"] == [
         ("peak memory", "GB", 18.5),
-        ("training time of an epoch", "min", 54.0),
+        ("training time per epoch", "min", 54.0),
         ("training time", "h", 2.7),
         ("final training loss", "nats per token", 0.91),
     ]
@@ -82,7 +82,7 @@ def test_costs_are_measured_in_the_published_unit() -> None:
 
 @pytest.mark.parametrize("costs", [Costs(training_seconds=60.0), Costs(epochs=2.0), Costs(60.0, 60.0, 0.0)])
 def test_an_epochs_time_needs_both_time_and_epochs(costs: Costs) -> None:
-    (one,) = published_figures(study(("minutes an epoch", {"lora": 10})), (), {"lora": costs})
+    (one,) = published_figures(study(("minutes per epoch", {"lora": 10})), (), {"lora": costs})
     assert one.measured is None
 
 

@@ -127,7 +127,7 @@ def test_a_benchmark_with_flips(files: Path, tmp_path: Path) -> None:
     for one in report.comparisons:
         flips = [flip for flip in report.flips if (flip.a, flip.b) == (one.a, one.b)]
         assert one.gained is not None and one.lost is not None and len(flips) == one.gained + one.lost
-    assert any("was asked 6 of its items" in sentence for sentence in report.not_proved)
+    assert any("was evaluated on 6 of its items" in sentence for sentence in report.not_proved)
 
 
 def test_times_and_memory_are_expected_from_cells_that_are_done() -> None:
@@ -151,12 +151,15 @@ def test_what_can_be_seen_is_said_before_anything_runs(files: Path) -> None:
     assert mmlu.startswith("mmlu: 500 items can show differences of ") and "10 comparisons" in mmlu
     assert "gsm8k: 1,319 items" in gsm8k
     # Half of the z of 80 % power and of 0.05 / 10 together, over the root of 20 rows.
-    assert held_out.startswith("held-out: 20 rows can show a difference of 0.91 standard deviations of the rows'")
+    assert held_out.startswith("held-out: 20 rows can show a difference of 0.91 standard deviations of the paired")
     points = [float(sentence.split("differences of ")[1].split(" ")[0]) for sentence in (mmlu, gsm8k)]
     assert 5 < points[0] < 10 and points[1] < points[0]
-    assert "no difference whatever" in foreseen(study_of(files, benchmarks={"mmlu": {"limit": 3}}, questions=[]))[0]
+    assert "no difference (" in foreseen(study_of(files, benchmarks={"mmlu": {"limit": 3}}, questions=[]))[0]
     recipe = study.recipe | {"data": study.recipe["data"] | {"held_out": 0.5}}
-    assert "held-out: how many items there are is not known" in foreseen(study_of(files, recipe=recipe))[0]
+    assert (
+        "held-out: the number of items, and so the detectable difference, is not known"
+        in foreseen(study_of(files, recipe=recipe))[0]
+    )
 
 
 def test_directories_that_are_none_of_this_study(files: Path, tmp_path: Path) -> None:

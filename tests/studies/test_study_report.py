@@ -53,7 +53,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
                 "held-out bleu",
                 "final training loss",
                 "training hours",
-                "minutes an epoch",
+                "minutes per epoch",
                 "peak memory in GB",
             )
         ],
@@ -103,10 +103,10 @@ def test_questions_are_answered_by_the_figure_that_they_name(report: StudyReport
 
 def test_what_is_unlike_is_named(report: StudyReport) -> None:
     said = list(report.not_proved)
-    (rows,) = [one for one in said if one.startswith("Arms were trained on unlike training rows (their hash): with")]
+    (rows,) = [one for one in said if one.startswith("Arms were trained on different training rows (hashes): with")]
     assert "with seed 0 lora " in rows and "; with seed 1 lora " in rows and ", fewer " in rows
     (targets,) = [one for one in said if one.startswith("Arms were trained on unlike numbers of target tokens: with")]
-    assert targets.endswith("What differs between them may come of that.")
+    assert targets.endswith("This may explain differences between them.")
     # The tokens of the rows stand in the loss's way, the references in that of both others.
     refused = [one for one in said if one.startswith("lora and fewer were not compared on held-out by ")]
     assert [one.split(" by ")[1].split(":")[0] for one in refused] == ["completion_loss", "bleu, rougeL"]
@@ -133,7 +133,7 @@ def test_what_was_published_stands_beside_what_was_measured(folder: Path, report
     assert lora.training_seconds is not None and lora.peak_memory_bytes is not None
     assert found["lora", "training time"].measured == pytest.approx(lora.training_seconds / 3600)
     an_epoch = pytest.approx(lora.training_seconds / 0.2 / 60)
-    assert found["lora", "training time of an epoch"].measured == an_epoch
+    assert found["lora", "training time per epoch"].measured == an_epoch
     manifests = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("runs/*/manifest.json")]
     peaks = [one["peak_resident_bytes"] / 1e9 for one in manifests]  # of training alone; the arm's is of evaluation too
     assert found["lora", "peak memory"].measured in peaks

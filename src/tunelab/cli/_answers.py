@@ -1,4 +1,4 @@
-"""Answers as they are shown: streamed, in the prompts' order, or as JSON lines."""
+"""Show answers: streamed, in the order of the prompts, or as JSON Lines."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tunelab.errors import Interrupted
 from tunelab.inference.sampling import Decoding
 
 CUT = {
-    "length": "the answer was cut at {} tokens; --max-new-tokens allows more",
-    "context": "the answer was cut at {} tokens: the model's context is full",
+    "length": "the answer was cut off at {} tokens; raise --max-new-tokens",
+    "context": "the answer was cut off at {} tokens: the context window is full",
 }
 
 
 def answer_prompts(
     responder: Responder, texts: Sequence[str], decoding: Decoding, micro_batch_tokens: int | None
 ) -> None:
-    """One prompt: the answer as it is made. Several: the answers in the prompts' order, each with its number."""
+    """One prompt: stream the answer. Several: print the answers in the order of the prompts, each with its number."""
     if len(texts) == 1:
         _stream(responder, texts[0], decoding)
         return
@@ -41,10 +41,10 @@ def answer_prompts(
 def answer_file(
     responder: Responder, prompts: Sequence[Prompt], out: str | None, decoding: Decoding, micro_batch_tokens: int | None
 ) -> None:
-    """Answers kept in the file `out`, or as JSON lines on stdout, each as soon as it is finished.
+    """Write each answer as soon as it is finished, to the file `out` or as JSON Lines on stdout.
 
     Raises:
-        Interrupted: Ctrl-C; says what there is and how to go on.
+        Interrupted: Ctrl-C; the message says how many answers were written, and how to resume.
     """
     if out is not None:
         with progress_bar() as progress:
@@ -63,7 +63,7 @@ def answer_file(
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; {written:,} of {len(prompts):,} answers were written",
-            "with --out FILE the same command, given again, goes on where it was",
+            "with --out FILE, the same command resumes",
         ) from None
     _say_notices(responder)
 

@@ -1,4 +1,4 @@
-"""`--benchmarks`: what `eval` and `generate` share when benchmarks are asked in place of held-out rows or prompts."""
+"""`--benchmarks`: what `eval` and `generate` share when they run benchmarks instead of held-out rows or prompts."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ if TYPE_CHECKING:
 FOLDER = "evaluation/benchmarks"
 _OPTION = re.compile(r"([A-Za-z_][\w-]*)\.([\w.]+)\s*=(.*)", re.DOTALL)
 
-#: Flags that mean nothing where benchmarks are asked, by their names among the arguments.
+#: Flags that have no meaning with --benchmarks, by their attribute names.
 _OF_ROWS = ("data", "method", "size", "seed", "prompt", "file")
 _OF_DECODING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop")
 
 
 def add_benchmark_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """--benchmarks and what belongs to it."""
+    """--benchmarks and the flags that go with it."""
     flags = parser.add_argument_group(
-        "benchmarks", "A benchmark's own options are words NAME.KEY=VALUE, such as mmlu.shots=0 or ifeval.data=DIR."
+        "benchmarks", "Set a benchmark's own options as NAME.KEY=VALUE, such as mmlu.shots=0 or ifeval.data=DIR."
     )
     known = ", ".join(plugins.names(FOLDER))
-    flags.add_argument("--benchmarks", "--tasks", metavar="NAMES", help=f"benchmarks, by commas: {known}")
+    flags.add_argument("--benchmarks", "--tasks", metavar="NAMES", help=f"comma-separated benchmarks: {known}")
     flags.add_argument(
         "--chat-template",
         action=argparse.BooleanOptionalAction,
-        help="ask in the model's (or run's) template, or in raw text; default: as each benchmark does",
+        help="prompt with the model's (or run's) template, or without one; default: the benchmark's choice",
     )
     flags.add_argument(
-        "--backend", choices=("tunelab", "vllm"), help="what writes answers (default tunelab); vLLM where installed"
+        "--backend", choices=("tunelab", "vllm"), help="inference backend (default tunelab); vllm must be installed"
     )
     return flags
 
 
 def check_flags(arguments: argparse.Namespace, names: Sequence[str]) -> None:
-    """Raises UsageError where flags are given that need --benchmarks."""
+    """Raises UsageError if a flag that needs --benchmarks is given without it."""
     for name in names:
         if getattr(arguments, name) is not None:
             raise UsageError(f"--{name.replace('_', '-')} needs --benchmarks", "name them: --benchmarks mmlu,ifeval")
 
 
 def evaluate_on(arguments: argparse.Namespace) -> int:
-    """Ask and score; a table for each benchmark, with a column an arm."""
+    """Generate and score; one table per benchmark, one column per arm."""
     subject, names, settings = _asked(arguments)
     from tunelab.answering.benchmark_responses import evaluate_benchmarks
     from tunelab.cli.score import show
@@ -63,7 +63,7 @@ def evaluate_on(arguments: argparse.Namespace) -> int:
 
 
 def generate_on(arguments: argparse.Namespace) -> int:
-    """Ask alone; the path of each file of responses on stdout."""
+    """Generate only; print the path of each response file on stdout."""
     subject, names, settings = _asked(arguments)
     from tunelab.answering.benchmark_responses import generate_benchmarks
 
@@ -72,34 +72,34 @@ def generate_on(arguments: argparse.Namespace) -> int:
     for one in stored:
         print_data(str(one.path))
     _say_how(stored)
-    say("score them, on any machine: tunelab score " + " ".join(str(one.path) for one in stored))
+    say("score them on any machine: tunelab score " + " ".join(str(one.path) for one in stored))
     return 0
 
 
 def _say_how(stored: Iterable[StoredResponses]) -> None:
     for one in stored:
-        wording = "as raw text" if one.template is None else f"as one user turn in the template {one.template}"
-        said = [f"{one.benchmark} {one.arm}: {one.count:,} items, asked {wording}"]
-        said += [f"{one.cut:,} answers were cut at the limit of tokens"] if one.cut else []
-        said += [f"{one.truncated:,} prompts lost their beginning: the context is shorter"] if one.truncated else []
+        how = "without a template" if one.template is None else f"as one user turn in the template {one.template}"
+        said = [f"{one.benchmark} {one.arm}: {one.count:,} items, prompted {how}"]
+        said += [f"{one.cut:,} answers hit the token limit"] if one.cut else []
+        said += [f"{one.truncated:,} prompts were left-truncated to fit"] if one.truncated else []
         say("; ".join(said))
         for notice in one.notices:
             say(notice)
 
 
 def _asked(arguments: argparse.Namespace) -> tuple[str, list[str], BenchmarkSettings]:
-    """Who is asked, the benchmarks, and how. Raises UsageError."""
+    """The run or model, the benchmarks, and the settings. Raises UsageError."""
     useless = [name for name in (*_OF_ROWS, *_OF_DECODING) if getattr(arguments, name, None) is not None]
     useless += ["raw"] if getattr(arguments, "raw", False) else []
     if useless:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in useless)
-        raise UsageError(f"{flags} cannot be used with --benchmarks", "a benchmark says what is asked, and how")
+        raise UsageError(f"{flags} cannot be used with --benchmarks", "the benchmark sets prompts and decoding")
     names = [name.strip() for name in arguments.benchmarks.split(",") if name.strip()]
     options, changes, subjects = _sorted_words(arguments.words, names)
     subject = one_subject(arguments, subjects)
     is_run = (Path(subject) / "recipe.yaml").exists()
     if is_run and arguments.out is not None:
-        raise UsageError(f"{subject}: a run keeps its responses with itself", "leave --out away")
+        raise UsageError(f"{subject}: a run stores its own responses", "omit --out")
     from tunelab.answering.benchmark_responses import BenchmarkSettings
 
     precision = [f"precision.name={arguments.precision}"] if arguments.precision else []
@@ -120,18 +120,18 @@ def _asked(arguments: argparse.Namespace) -> tuple[str, list[str], BenchmarkSett
 
 
 def one_subject(arguments: argparse.Namespace, words: Sequence[str]) -> str:
-    """Who is asked, by a word or by --model. Raises UsageError where there is none, or more than one."""
+    """The run or model, from a word or --model. Raises UsageError unless there is exactly one."""
     subjects: list[str] = [*words, *([arguments.model] if arguments.model else [])]
     if len(subjects) != 1:
-        given = f"several: {', '.join(subjects)}" if subjects else "nothing that could be asked"
-        raise UsageError(given, "give one run's directory, or one model's name or folder")
+        given = f"several: {', '.join(subjects)}" if subjects else "no run or model given"
+        raise UsageError(given, "give one run directory, or one model name or folder")
     return subjects[0]
 
 
 def _sorted_words(
     words: Sequence[str], benchmarks: Sequence[str]
 ) -> tuple[dict[str, dict[str, str]], list[str], list[str]]:
-    """Options by benchmark and key, changes of the recipe, and everything else: who is asked."""
+    """Options by benchmark and key, recipe overrides, and everything else: the run or model."""
     labels = {Path(name).stem if name.endswith(".py") else name for name in (*benchmarks, *plugins.names(FOLDER))}
     options: dict[str, dict[str, str]] = {}
     changes, others = [], []

@@ -1,6 +1,6 @@
-"""The loop of `tunelab chat`: reads lines, does commands, shows answers as they are made.
+"""The loop of `tunelab chat`: reads lines, runs commands, streams answers.
 
-At a terminal there are prompts, history and colours; piped, answers alone go to stdout and all else to stderr.
+A terminal has prompts, history and colors; piped, only answers go to stdout and everything else goes to stderr.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 QUIT = ("quit", "exit", "q")
 HOW_TO_LEAVE = "to leave: quit, exit, q or Ctrl-D"
 COMMANDS = {
-    "base": "the base model answers from now on",
-    "tuned": "the tuned model answers from now on",
-    "both": "both answer each question, side by side; the conversation goes on with the tuned model's answer",
+    "base": "switch to the base model",
+    "tuned": "switch to the tuned model",
+    "both": "both models answer, side by side; the conversation continues with the tuned model's answer",
     "system": "/system TEXT sets the system message, /system alone clears it",
     "set": "/set temperature=0.7 top_p=0.9 changes settings, /set alone shows them",
-    "undo": "take back the last question and its answer",
-    "reset": "begin a new conversation; the system message and settings stay",
-    "save": "/save FILE appends the conversation to a JSON Lines file that tunelab can train on",
-    "help": "these lines",
+    "undo": "remove the last question and its answer",
+    "reset": "start a new conversation; keep the system message and settings",
+    "save": "/save FILE appends the conversation to a JSON Lines file you can train on",
+    "help": "show this help",
 }
 MORE_HELP = f"""\
-Ctrl-C stops an answer and keeps what was said. A line that ends with \\ goes on in the next one.
-A question that begins with / is written with a blank before it. {HOW_TO_LEAVE}"""
-#: Columns of a terminal in which two answers stand side by side; below that, one under the other.
+Ctrl-C stops an answer and keeps what was said. A line that ends with \\ continues on the next one.
+To start a question with /, type a space first. {HOW_TO_LEAVE}"""
+#: Terminal columns needed to show two answers side by side; below that, one under the other.
 WIDE_ENOUGH = 80
 
 
@@ -48,7 +48,7 @@ class ChatLoop:
     """Reads and answers until the input ends.
 
     Args:
-        interactive: a person types; else the lines come from a file or a pipe.
+        interactive: a person is typing; otherwise lines come from a file or a pipe.
     """
 
     def __init__(self, session: ChatSession, *, interactive: bool) -> None:
@@ -59,7 +59,7 @@ class ChatLoop:
         self._console = console(sys.stdout)
 
     def run(self) -> int:
-        """0; or 1 where a line of piped input failed."""
+        """0, or 1 if a line of piped input failed."""
         if self._interactive:
             with suppress(ImportError):
                 import readline  # noqa: F401 - input() has history and editing once it is imported
@@ -78,12 +78,12 @@ class ChatLoop:
         return 1 if self._failed and not self._interactive else 0
 
     def _next_line(self) -> str | None:
-        """What was typed, continued lines joined; None at its end."""
+        """The next input with continued lines joined; None at the end of input."""
         lines: list[str] = []
         while True:
             try:
                 lines.append(self._read("...> " if lines else "you> "))
-                lines[-1].encode()  # where the locale is none, Python passes on bytes that are no text
+                lines[-1].encode()  # in a C locale, Python passes through bytes that are not valid text
             except EOFError:
                 if self._interactive:
                     say("")
@@ -108,10 +108,10 @@ class ChatLoop:
     def _read(self, prompt: str) -> str:
         if not self._interactive:
             return input()
-        if not self._shown:  # answers go elsewhere: the prompt must not
+        if not self._shown:  # stdout is redirected: the prompt must not go there
             print(prompt, end="", file=sys.stderr, flush=True)
             return input()
-        # \001 and \002 tell readline that what stands between takes no room.
+        # \001 and \002 tell readline that the text between them has zero width.
         return input(prompt if os.environ.get("NO_COLOR") else f"\001\x1b[1m\002{prompt}\001\x1b[0m\002")
 
     def _show_error(self, error: TunelabError) -> None:
@@ -131,16 +131,16 @@ class ChatLoop:
         if name not in COMMANDS:
             near = get_close_matches(name, COMMANDS, n=1, cutoff=0.0)[0]
             known = ", ".join(f"/{command}" for command in COMMANDS)
-            raise UsageError(f"no command /{name}; did you mean /{near}?", f"known: {known}")
+            raise UsageError(f"unknown command /{name}; did you mean /{near}?", f"known: {known}")
         if text and name not in ("system", "set", "save"):
-            raise UsageError(f"/{name} takes no words behind it, here {text!r}", f"write /{name} alone")
+            raise UsageError(f"/{name} takes no arguments, got {text!r}", f"enter /{name} alone")
         self._command(name, text)
 
     def _command(self, name: str, text: str) -> None:
         session = self._session
         if name in ("base", "tuned", "both"):
             session.answer_with(name)
-            say("both answer; the conversation goes on with the tuned model's" if name == "both" else f"{name} answers")
+            say("both answer; the tuned model's answer is kept" if name == "both" else f"{name} answers")
         elif name == "system":
             session.set_system(text)
             say("system message set" if text else "no system message")
@@ -149,10 +149,10 @@ class ChatLoop:
                 session.configure(text)
             self._show_settings()
         elif name == "undo":
-            say(f"taken back: {visible(session.undo().question)}")
+            say(f"removed: {visible(session.undo().question)}")
         elif name == "reset":
             session.reset()
-            say("a new conversation")
+            say("new conversation")
         elif name == "save":
             self._save(text)
         else:
@@ -170,10 +170,10 @@ class ChatLoop:
         path = Path(text).expanduser()
         lines = self._session.save(path)
         cut = sum(exchange.is_cut for exchange in self._session.exchanges)
-        say(f"{lines} line{'s' * (lines != 1)} added to {path}")
+        say(f"{lines} line{'s' * (lines != 1)} appended to {path}")
         if cut:
             verb = "were" if cut > 1 else "was"
-            say(f"{cut} of its answers {verb} cut short: look at the file before you train on it")
+            say(f"{cut} of its answers {verb} cut off: check the file before you train on it")
 
     def _answer(self, question: str) -> None:
         reply = self._session.ask(question)
@@ -214,28 +214,26 @@ class ChatLoop:
 
     def _tell_end(self, reply: Reply, interrupted: bool) -> None:
         if interrupted:
-            say("[stopped]" if reply.exchange else "[stopped; nothing was said, so the question is not kept]")
+            say("[stopped]" if reply.exchange else "[stopped, no answer; the question is dropped]")
         elif reply.exchange is None:
-            say("[an empty answer; the question is not kept]")
+            say("[empty answer; the question is dropped]")
         for model, end in reply.ends.items():
             who = f"{model}'s answer" if len(reply.models) > 1 else "the answer"
             if end == "length":
-                say(
-                    f"[{who} was cut at max_new_tokens={reply.decoding.max_new_tokens}; /set max_new_tokens=N for more]"
-                )
+                say(f"[{who} was cut off at max_new_tokens={reply.decoding.max_new_tokens}; raise it with /set]")
             elif end == "context":
-                say(f"[{who} was cut where the model's window ends]")
+                say(f"[{who} was cut off: the context window is full]")
 
 
 def style_of(model: str) -> str:
-    """How a model's name is shown; plain where NO_COLOR is set (rich would leave it bold)."""
+    """The rich style of a model's name; plain where NO_COLOR is set (rich would leave it bold)."""
     if os.environ.get("NO_COLOR"):
         return ""
     return "bold yellow" if model == "base" else "bold green"
 
 
 def show_side_by_side(screen: object, reply: Reply, pieces: Iterator[Piece]) -> None:
-    """Two columns that fill as the answers are made; on a terminal alone."""
+    """Two columns that fill as the answers are generated; terminals only."""
     from rich.console import Console
     from rich.live import Live
     from rich.table import Table
@@ -251,7 +249,7 @@ def show_side_by_side(screen: object, reply: Reply, pieces: Iterator[Piece]) -> 
         table.add_row(*(Text(visible(reply.texts.get(model, ""))) for model in reply.models))
         return table
 
-    # While they grow, answers longer than the screen show their beginning; in the end they stand there in full.
+    # While streaming, long answers are cut off at the bottom of the screen; at the end they are printed in full.
     with Live(console=screen, get_renderable=columns, transient=True, refresh_per_second=8):
         for _ in pieces:
             pass
@@ -259,7 +257,7 @@ def show_side_by_side(screen: object, reply: Reply, pieces: Iterator[Piece]) -> 
 
 
 def until(reply: Reply, asked: Callable[[], bool]) -> Iterator[Piece]:
-    """The reply's pieces up to where Ctrl-C was pressed."""
+    """The reply's pieces until Ctrl-C is pressed."""
     for piece in reply.pieces:
         yield piece
         if asked():
@@ -269,7 +267,7 @@ def until(reply: Reply, asked: Callable[[], bool]) -> Iterator[Piece]:
 
 @contextmanager
 def ctrl_c_asks() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether Ctrl-C was pressed: an answer ends between two tokens, not inside of one.
+    """Yields a function that says whether Ctrl-C was pressed, so that an answer stops between two tokens.
 
     A second Ctrl-C interrupts at once.
     """
@@ -289,7 +287,7 @@ def ctrl_c_asks() -> Iterator[Callable[[], bool]]:
 
 
 def visible(text: str) -> str:
-    """The text with control characters shown, not obeyed: what a model says must not steer the terminal."""
+    """The text with control characters replaced: a model's output must not control the terminal."""
     return "".join(
         character if character in "\n\t" or unicodedata.category(character) != "Cc" else "\N{REPLACEMENT CHARACTER}"
         for character in text

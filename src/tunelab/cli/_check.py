@@ -1,4 +1,4 @@
-"""`eval --check`: a short protocol before scores are believed; what was found, and what to distrust."""
+"""`eval --check`: a short sanity check of a model's scores; what it found, and what to distrust."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tunelab.cli._benchmarks import one_subject
 from tunelab.cli._console import print_table, progress_bar, say
 from tunelab.errors import UsageError
 
-#: Flags that have no say in a check, by their names among the arguments.
+#: Flags that have no effect on a check, by their attribute names.
 _USELESS = (
     *("benchmarks", "data", "method", "size", "seed", "out", "limit"),
     *("max_new_tokens", "micro_batch_tokens", "chat_template", "backend"),
@@ -17,10 +17,10 @@ _USELESS = (
 
 
 def evaluate_check(arguments: argparse.Namespace) -> int:
-    """A row for each thing that was looked at on stdout; on stderr, in sentences, what to distrust."""
+    """One row per check on stdout; what to distrust, in sentences, on stderr."""
     if given := [name for name in _USELESS if getattr(arguments, name) is not None]:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise UsageError(f"{flags} cannot be used with --check", "the check has its own items, and asks in every way")
+        raise UsageError(f"{flags} cannot be used with --check", "the check has its own items and prompts")
     changes = [word for word in arguments.words if "=" in word and not Path(word).is_dir()]
     subject = one_subject(arguments, [word for word in arguments.words if word not in changes])
     from tunelab.answering.benchmark_responses import BenchmarkSettings
@@ -35,7 +35,7 @@ def evaluate_check(arguments: argparse.Namespace) -> int:
     )
     with progress_bar() as progress:
         findings = check(subject, settings, progress=progress)
-    print_table(["looked at", "found"], [[one.what, one.found] for one in findings])
+    print_table(["check", "found"], [[one.what, one.found] for one in findings])
     distrusted = [one for one in findings if one.distrust]
     for one in distrusted:
         say(f"{one.what}: {one.distrust}")

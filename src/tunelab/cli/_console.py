@@ -1,4 +1,4 @@
-"""What the verbs say and show: words and progress on stderr, data on stdout, plain where no terminal listens."""
+"""Output of the verbs: messages and progress on stderr, data on stdout; plain text when not on a terminal."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from rich.text import Text
 
 from tunelab.progress import Progress, silent
 
-UNBOUNDED = 1_000_000  # columns: what is piped is never cut or wrapped
+UNBOUNDED = 1_000_000  # columns: piped output is never truncated or wrapped
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether a person reads this stream on a terminal that can move its cursor."""
+    """Whether this stream is a terminal that can move its cursor."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def console(stream: TextIO) -> Console:
-    """A rich console on a stream: colours on a terminal unless NO_COLOR is set, plain and never cut elsewhere."""
+    """A rich console: colors on a terminal unless NO_COLOR is set, plain and never truncated elsewhere."""
     if is_terminal(stream):
         return Console(file=stream, highlight=False, no_color=bool(os.environ.get("NO_COLOR")), emoji=False)
     return Console(
@@ -50,22 +50,22 @@ def console(stream: TextIO) -> Console:
 
 
 def say(message: str) -> None:
-    """A line of words for the person, on stderr."""
+    """Print a message on stderr."""
     print(message, file=sys.stderr, flush=True)
 
 
 def print_data(text: str) -> None:
-    """A result, on stdout, exactly as it is and with one newline at its end."""
+    """Print a result on stdout as it is, with one newline at its end."""
     print(text, end="" if text.endswith("\n") else "\n")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout: first column to the left, the others to the right.
+    """Print a table on stdout: first column left-aligned, the others right-aligned.
 
-    Drawn on a terminal; elsewhere plain text, columns aligned and two blanks apart, whatever the width.
+    Drawn on a terminal; elsewhere plain text of any width, with aligned columns two spaces apart.
 
     Raises:
-        ValueError: a row has another number of cells than there are columns.
+        ValueError: a row's number of cells differs from the number of columns.
     """
     for number, row in enumerate(rows, 1):
         if len(row) != len(columns):
@@ -117,7 +117,7 @@ class _Bars:
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """Progress for long work: bars with rate and time left on stderr, or nothing where stderr is no terminal."""
+    """Progress of long work: bars with rate and time left on stderr, or nothing if stderr is not a terminal."""
     if not is_terminal(sys.stderr):
         yield silent
         return

@@ -1,4 +1,4 @@
-"""What `eval` measures without --benchmarks: a run, or a model with data, on held-out rows."""
+"""`eval` without --benchmarks: evaluates a run, or a model with data, on held-out rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def evaluate_held_out(arguments: argparse.Namespace) -> int:
     settings = {name: getattr(arguments, name) for name in ("limit", "max_new_tokens", "micro_batch_tokens")}
     for name, value in settings.items():
         if value is not None and value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} is {value}, expected a whole number from 1")
+            raise UsageError(f"--{name.replace('_', '-')} is {value}, expected a positive integer")
     with progress_bar() as progress:
         if run_directory:
             from tunelab.answering.held_out_evaluation import evaluate
@@ -35,7 +35,7 @@ def evaluate_held_out(arguments: argparse.Namespace) -> int:
 
 
 def show(scores: Scores) -> None:
-    """The table on stdout; what it means in words on stderr."""
+    """Print the table on stdout and a summary on stderr."""
     print_table(*score_rows(scores.arms))
     change = scores.loss_change
     if change is not None and change.error:
@@ -48,13 +48,13 @@ def show(scores: Scores) -> None:
 
 
 def _run_directory(arguments: argparse.Namespace) -> str | None:
-    """The run that is to be evaluated; None where a recipe or --model says what is. Raises UsageError."""
+    """The run to evaluate; None if a recipe or --model says what to evaluate. Raises UsageError."""
     words: list[str] = arguments.words
     named = [word for word in words if "=" not in word and not word.endswith((".yaml", ".yml"))]
     if not named:
         if arguments.model or len(words) > sum("=" in word for word in words):
             return None
-        raise UsageError("nothing to evaluate", "give a run's directory, or --model with --data")
+        raise UsageError("nothing to evaluate", "give a run directory, or --model with --data")
     if not Path(named[0]).is_dir():
         raise UsageError(f"{named[0]}: no such run", "give the directory that `tunelab train` printed, or --model NAME")
     flags = ("model", "data", "method", "size", "template", "out", "seed", "adapter")
@@ -63,8 +63,8 @@ def _run_directory(arguments: argparse.Namespace) -> str | None:
     given = [*others, *(f"--{name}" for name in flags if getattr(arguments, name) is not None)]
     if given:
         raise UsageError(
-            f"a run is evaluated on its own recipe; {', '.join(given)} cannot change it",
-            "leave it away (--limit, --max-new-tokens and --micro-batch-tokens are allowed), or use --model and --data",
+            f"a run is evaluated with its own recipe; {', '.join(given)} cannot change it",
+            "omit it (--limit, --max-new-tokens and --micro-batch-tokens are allowed), or use --model and --data",
         )
     return named[0]
 
@@ -76,7 +76,7 @@ def _evaluate_model(arguments: argparse.Namespace, progress: Progress) -> Scores
     recipe = recipe_of(arguments)
     from tunelab.answering.held_out_evaluation import evaluate_model
 
-    # Beside the directory that the recipe trains into, not in it: a run can begin in an empty directory only.
+    # Next to the recipe's `out`, not in it: a run can start only in an empty directory.
     out = Path(arguments.out or (f"{recipe.out}-evaluations" if recipe.out else "evaluations"))
     adapter = Path(arguments.adapter) if arguments.adapter else None
     return evaluate_model(recipe, adapter=adapter, out=out, progress=progress)

@@ -1,4 +1,4 @@
-"""Flags that were renamed: the old one is refused with the new one named."""
+"""Renamed flags: the old one gives an error that names the new one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RENAMED = {
 
 
 def check_flags_are_current(verb: str, words: Sequence[str]) -> None:
-    """Raises UsageError where a word is a flag that the verb has under another name."""
+    """Raises UsageError if a word is a renamed flag of the verb."""
     for word in words:
         flag, equals, value = word.partition("=")
         if new := RENAMED.get(verb, {}).get(flag):

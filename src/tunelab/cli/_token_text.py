@@ -1,4 +1,4 @@
-"""A row of tokens as text in which borders and targets can be seen: coloured on a terminal, marked elsewhere."""
+"""A row of tokens as text that shows token boundaries and targets: colored on a terminal, marked elsewhere."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from tunelab.cli._console import console, is_terminal, print_data
 
 
 def print_row(tokenizer: Any, number: int, ids: Sequence[int], targets: Sequence[bool], stops: Collection[int]) -> None:
-    """One row on stdout: a line of figures, its tokens, a blank line; a token's line breaks are shown as ↵ and kept.
+    """Print one row: a line of counts, its tokens, a blank line; line breaks in tokens are shown as ↵ and kept.
 
     Args:
-        targets: [tokens], True where a token is learned.
-        stops: ids that close an answer.
+        targets: [tokens], True where a token is in the loss.
+        stops: token ids that end an answer.
     """
     eos = [place for place, id in enumerate(ids) if id == tokenizer.eos_token_id]
-    learned = sum(targets[place] for place in eos)
+    in_loss = sum(targets[place] for place in eos)
     figures = (
-        f"row {number}: {len(ids)} tokens, {sum(targets)} targets, {len(eos)} end of sequence ({learned} in the loss)"
+        f"row {number}: {len(ids)} tokens, {sum(targets)} targets, {len(eos)} end of sequence ({in_loss} in the loss)"
     )
-    print_data(figures + ("; its last answer is not closed" if targets[-1] and ids[-1] not in stops else ""))
+    print_data(figures + ("; its last answer has no stop token" if targets[-1] and ids[-1] not in stops else ""))
     pieces = [_shown(tokenizer, id) for id in ids]
-    if is_terminal(sys.stdout) and not os.environ.get("NO_COLOR"):  # without colour, marks
+    if is_terminal(sys.stdout) and not os.environ.get("NO_COLOR"):  # without color: marks
         from rich.text import Text
 
         text = Text()
         for place, (piece, target) in enumerate(zip(pieces, targets, strict=True)):
-            # Neighbouring tokens differ in shade, so that borders can be seen; only targets are green.
+            # Neighboring tokens alternate in shade to show their boundaries; only targets are green.
             text.append(piece, style=(("bold green", "green") if target else ("default", "dim"))[place % 2])
         console(sys.stdout).print(text)
     else:
@@ -38,7 +38,7 @@ def print_row(tokenizer: Any, number: int, ids: Sequence[int], targets: Sequence
 
 
 def _shown(tokenizer: Any, id: int) -> str:
-    """A token as text: its own spelling with spaces, and line breaks shown."""
+    """A token as text, with its leading space and visible line breaks."""
     token = str(tokenizer.convert_ids_to_tokens(id))
     if id in tokenizer.all_special_ids:
         return token

@@ -1,4 +1,4 @@
-"""Chat with a tuned model, its base, or both side by side, in the template that it was trained with.
+"""Chat with a tuned model, its base, or both side by side, with the prompt template used in training.
 
 Examples:
   tunelab chat runs/alpaca
@@ -7,8 +7,8 @@ Examples:
   tunelab chat --model distilgpt2 --template alpaca
   tunelab chat runs/alpaca < questions.txt > answers.txt
 
-/help, once inside, lists the commands. Without a terminal, each line of stdin is a question or a command: answers go
-to stdout, all other words to stderr.
+In the chat, /help lists the commands. Without a terminal, each line of stdin is a question or a command: answers go
+to stdout, everything else goes to stderr.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A run, or a model with or without an adapter; and what is set from the start."""
+    """A run, or a model with or without an adapter; and the initial settings."""
     parser.add_argument("run", metavar="RUN", nargs="?", help="directory of a finished run")
-    parser.add_argument("--model", metavar="NAME", help="in place of RUN: hub name or local folder of a model")
-    parser.add_argument("--adapter", metavar="DIR", help="with --model: a PEFT adapter on it")
+    parser.add_argument("--model", metavar="NAME", help="instead of RUN: hub name or local folder of a model")
+    parser.add_argument("--adapter", metavar="DIR", help="with --model: PEFT adapter directory")
     parser.add_argument(
         "--template",
         metavar="NAME",
-        help="with --model: prompt template; default: the one that the adapter's run was trained with, else the "
+        help="with --model: prompt template; default: the one that the adapter was trained with, else the "
         "tokenizer's chat template, else alpaca",
     )
-    parser.add_argument("--precision", metavar="FORMAT", help="with --model: how it is stored, nf4, int8, mxfp4, ...")
+    parser.add_argument("--precision", metavar="FORMAT", help="with --model: weight format: nf4, int8, mxfp4, ...")
     parser.add_argument("--system", metavar="TEXT", default="", help="the system message")
     parser.add_argument(
         "--set",
         metavar="NAME=VALUE",
         action="append",
         default=[],
-        help="a setting of the answers, such as temperature=0.7 or max_new_tokens=256; /set lists them",
+        help="generation setting, such as temperature=0.7 or max_new_tokens=256; /set lists them",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Open the chat, and talk until the person or the piped input ends it."""
+    """Open the chat and run it until the user or the piped input ends it."""
     _check(arguments)
     from tunelab.answering.chat_session import changed
     from tunelab.cli._chat_loop import ChatLoop
     from tunelab.inference.sampling import Decoding
 
     for assignment in arguments.set:
-        changed(Decoding(), assignment)  # a wrong one is told before models are loaded
+        changed(Decoding(), assignment)  # report a wrong one before models are loaded
     chat = _open(arguments)
     for assignment in arguments.set:
         chat.session.configure(assignment)
@@ -76,18 +76,18 @@ def _open(arguments: argparse.Namespace) -> Chat:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Whether the words on the command line go together; before anything heavy is imported."""
+    """Check the arguments before anything heavy is imported. Raises UsageError."""
     if arguments.run is None and arguments.model is None:
         if arguments.adapter is not None:
-            raise UsageError("--adapter without --model", "name the base model that it was trained on: --model NAME")
-        raise UsageError("nothing to chat with", "give a run's directory, or --model NAME")
+            raise UsageError("--adapter without --model", "give the base model that it was trained on: --model NAME")
+        raise UsageError("nothing to chat with", "give a run directory, or --model NAME")
     if arguments.run is None:
         return
     for name in ("model", "adapter", "template", "precision"):
         if getattr(arguments, name) is not None:
             raise UsageError(
                 f"RUN and --{name}: a run has its own model, adapter and template",
-                f"leave --{name} away, or give --model NAME in place of RUN",
+                f"omit --{name}, or give --model NAME instead of RUN",
             )
     if not Path(arguments.run).is_dir():
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Compare two runs, or a run with its base, item by item: differences with intervals, and what they do not show.
+"""Compare two runs, or a run with its base, item by item: differences with confidence intervals, and their limits.
 
 Examples:
   tunelab compare runs/full runs/lora
@@ -6,11 +6,11 @@ Examples:
   tunelab compare runs/full runs/lora --out full-and-lora
   tunelab compare evaluations/ifeval-base-14ecd344 evaluations/ifeval-base-a52ca363 --allow-diff template
 
-Both must have been scored on the same benchmarks in the same way (tunelab eval RUN --benchmarks mmlu,ifeval), or
-measured on the same held-out rows (tunelab eval RUN), which are compared by completion loss, BLEU and ROUGE-L. A run
-alone is compared with its base.
+Both must have been evaluated on the same benchmarks with the same protocol (tunelab eval RUN --benchmarks mmlu,ifeval),
+or on the same held-out rows (tunelab eval RUN), which are compared by completion loss, BLEU and ROUGE-L. A single run
+is compared with its base.
 
-With --out the same report as a study's is written there: report.html (one file, no network), report.md, report.json.
+--out writes the same report as a study: report.html (one file, no network), report.md, report.json.
 """
 
 from __future__ import annotations
@@ -29,32 +29,34 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One or two runs or folders of evaluations."""
-    parser.add_argument("words", nargs="+", metavar="RUN", help="a run's directory, or a folder of evaluations")
-    parser.add_argument("--benchmarks", "--tasks", metavar="NAMES", help="by commas, held-out among them; default: all")
-    keys = "what is meant to differ beside the model, by commas: template, decoding, ..."
-    parser.add_argument("--allow-diff", metavar="KEYS", help=keys)
-    parser.add_argument("--common-items-only", action="store_true", help="leave out items that one of them lacks")
-    parser.add_argument("--flips", action="store_true", help="list the items that only one of them answers right")
+    """One or two runs or evaluation folders."""
+    parser.add_argument("words", nargs="+", metavar="RUN", help="run directory or evaluation folder")
+    parser.add_argument("--benchmarks", "--tasks", metavar="NAMES", help="comma-separated, also held-out; default: all")
+    parser.add_argument("--allow-diff", metavar="KEYS", help="comma-separated settings that may differ: template, ...")
+    parser.add_argument("--common-items-only", action="store_true", help="ignore items that only one of them has")
+    parser.add_argument("--flips", action="store_true", help="list the items that only one of them gets right")
     parser.add_argument("--out", metavar="DIR", help="write the report (HTML, Markdown, JSON) into this directory")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compare, say what was found in numbers and in words, and write the report where one is asked for."""
+    """Compare, print the numbers and the verdicts, and write the report if --out is given."""
     if len(arguments.words) > 2:
-        raise UsageError(f"{len(arguments.words)} runs are given", "give two, or one to compare it with its base")
+        raise UsageError(f"{len(arguments.words)} runs given", "give two, or one to compare with its base")
     from tunelab.comparison.compare_runs import compared
     from tunelab.studies.comparison_report import report_folder
 
     out = report_folder(arguments.out) if arguments.out else None
-    benchmarks, allow_diff = _names(arguments.benchmarks), _names(arguments.allow_diff)
-    common = arguments.common_items_only
-    found = compared(*arguments.words, benchmarks=benchmarks, allow_diff=allow_diff, common_items_only=common)
+    found = compared(
+        *arguments.words,
+        benchmarks=_names(arguments.benchmarks),
+        allow_diff=_names(arguments.allow_diff),
+        common_items_only=arguments.common_items_only,
+    )
     _show(found.comparisons, flips=arguments.flips)
     if out:
         _write_report(found, out)
     else:
-        say("costs, settings and answers side by side: the same with --out DIR writes a page")
+        say("for costs, settings and answers side by side, add --out DIR")
     return 0
 
 
@@ -70,14 +72,14 @@ def _show(found: Sequence[Comparison], *, flips: bool) -> None:
     p_column = "p" if len(found) == 1 else f"p (Holm over {len(found)})"
     names = [found[0].a_name, found[0].b_name]
     print_table(["benchmark", "metric", *names, "difference", "95 % interval", p_column, "items"], rows)
-    told: set[tuple[str, str]] = set()
+    said: set[tuple[str, str]] = set()
     for one in found:
         say(f"{one.benchmark}, {one.metric.replace('_', ' ')}: {verdict(one)}")
         for key, (a, b) in one.differing.items():
             of_the_model = key.split(".")[0] in ("model_name", "revision", "model", "weights", "adapter", "arm")
-            if not of_the_model and (one.benchmark, key) not in told:
+            if not of_the_model and (one.benchmark, key) not in said:
                 say(f"  {key} differs: {a} and {b}")
-                told.add((one.benchmark, key))
+                said.add((one.benchmark, key))
         if flips and one.gained is not None and one.lost is not None:
             flipped = [*([item, one.b_name] for item in one.gained), *([item, one.a_name] for item in one.lost)]
             print_table(["item", "only right in"], flipped)
@@ -91,7 +93,7 @@ def _write_report(found: Compared, folder: Path) -> None:
     report = report_of(found)
     folder.mkdir(parents=True, exist_ok=True)
     write_report(folder / REPORT, report)
-    say(f"the report: {write_pages(report, folder)}")
+    say(f"report: {write_pages(report, folder)}")
 
 
 def _names(value: str | None) -> list[str]:

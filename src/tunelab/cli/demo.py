@@ -1,11 +1,11 @@
-"""Tune a small model that ships with tunelab, fully, with LoRA and over 4 bits: no network, no GPU, 2 minutes.
+"""Full, LoRA and QLoRA fine-tuning of a small bundled model: no network, no GPU, a few minutes on two CPU cores.
 
 Examples:
   tunelab demo
   tunelab demo --out runs/my-demo
 
-It is a study (tunelab study): a demo that was stopped goes on with --out and its directory. Exit code 1 where a part
-of it failed.
+It is a study (tunelab study): --out with the directory of an interrupted demo resumes it. The exit code is 1 if a job
+failed. Measured times: benchmarks/results.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--out."""
-    parser.add_argument("--out", metavar="DIR", help="directory of the study (default: runs/demo-N, the first free)")
+    parser.add_argument("--out", metavar="DIR", help="study directory (default: runs/demo-N, the first unused N)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the demo's study, show what it found, and say what to try next."""
+    """Run the demo study, show its report, and suggest what to try next."""
     start = time.monotonic()
     out = Path(arguments.out) if arguments.out else _free_directory()
     say(
         "Fine-tuning a small base model (2.2 M parameters) on about 1,900 instructions,\n"
-        "fully, with LoRA, and with LoRA over a base in 4 bits (nf4, mxfp4) ...\n"
-        f"If you stop it, `tunelab demo --out {out}` goes on.\n"
+        "all its weights, with LoRA, and with LoRA on a 4-bit base (nf4, mxfp4) ...\n"
+        f"If you stop it, `tunelab demo --out {out}` resumes.\n"
     )
     from tunelab.cli.report import report_study
     from tunelab.studies.demo import demo_study
@@ -50,20 +50,20 @@ def run(arguments: argparse.Namespace) -> int:
         for cell in failed:
             say(f"failed: {cell.title}: {cell.error}")
         return 1
-    say(f"± is one standard error over {study.recipe['data']['held_out']} held-out rows that no arm was trained on.")
+    say(f"± is one standard error over {study.recipe['data']['held_out']} held-out rows (not trained on).")
     say(f"\nDone in {format_duration(time.monotonic() - start)}. Next:")
     _say_next(out, cells)
     return 0
 
 
 def _say_next(out: Path, cells: Sequence[Cell]) -> None:
-    """Commands to try on what LoRA's arm left behind, each below what it shows."""
+    """Commands to try on the LoRA arm's run, each below what it shows."""
     run, evaluation = (out / cell.folder for cell in cells if cell.arm == "lora")
     steps = {
-        "what the model saw in training": f"tunelab inspect {run}/recipe.yaml --rows 2",
-        "what it answers now": f"head -n 3 {evaluation}/responses.jsonl",
-        "talk to it": f"tunelab chat {run}",
-        "one plain transformers checkpoint": f"tunelab merge {run} --out {out}/merged",
+        "what the model sees in training": f"tunelab inspect {run}/recipe.yaml --rows 2",
+        "its answers": f"head -n 3 {evaluation}/responses.jsonl",
+        "chat with it": f"tunelab chat {run}",
+        "merge it into a plain transformers checkpoint": f"tunelab merge {run} --out {out}/merged",
         "the same on a real model": "tunelab train --model distilgpt2 --data alpaca --size 800 --method lora",
     }
     for what, command in steps.items():
@@ -71,11 +71,11 @@ def _say_next(out: Path, cells: Sequence[Cell]) -> None:
 
 
 def _in_short(progress: Progress) -> Progress:
-    """A bar for each arm and kind of work ("lora: training"): beside a study's long stages 80 columns have no room."""
+    """One bar per arm and kind of work ("lora: training"): a study's full stage names do not fit into 80 columns."""
 
     def report(stage: str, done: int, total: int | None, detail: str = "") -> None:
         _, arm, *_, work = stage.split(": ")  # "3/9: lora, seed 0: held-out: tuned: scoring held-out rows"
-        if work.startswith(("training", "scoring", "answering")):  # reading and tokenising take no time here
+        if work.startswith(("training", "scoring", "answering")):  # reading and tokenizing take no time here
             progress(f"{arm.partition(',')[0]}: {work.partition(' ')[0]}", done, total, detail)
 
     return report

@@ -1,4 +1,4 @@
-"""Measure a run, or a model: on held-out rows (perplexity, BLEU, ROUGE), or on benchmarks; each score with its error.
+"""Evaluate a run or a model on held-out rows (perplexity, BLEU, ROUGE) or on benchmarks; scores have standard errors.
 
 Examples:
   tunelab eval runs/alpaca
@@ -8,8 +8,8 @@ Examples:
   tunelab eval distilgpt2 --benchmarks mmlu --precision nf4 mmlu.shots=0 mmlu.data=mmlu_files
   tunelab eval runs/alpaca --check
 
-A run is measured beside the base that it began with. Answers are stored as they are made: an evaluation that was killed
-goes on where it was. With --check nothing is measured: a short protocol tells what of a model's scores to distrust.
+A run is evaluated next to its base. Answers are stored as they are generated: run the same command again to resume an
+interrupted evaluation. --check measures nothing: a short sanity check says which of a model's scores to distrust.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tunelab.cli._recipe_arguments import add_recipe_arguments
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A run, or a model with data or benchmarks."""
     add_recipe_arguments(parser)
-    parser.add_argument("--adapter", metavar="DIR", help="with a model: a PEFT adapter to measure beside its base")
-    parser.add_argument("--max-new-tokens", metavar="N", type=int, help="tokens of an answer at most")
-    parser.add_argument("--micro-batch-tokens", metavar="N", type=int, help="tokens computed at once; changes no score")
+    parser.add_argument("--adapter", metavar="DIR", help="with a model: PEFT adapter to evaluate too")
+    parser.add_argument("--max-new-tokens", metavar="N", type=int, help="maximum tokens per answer")
+    parser.add_argument("--micro-batch-tokens", metavar="N", type=int, help="tokens per forward pass; changes no score")
     flags = add_benchmark_arguments(parser)
-    flags.add_argument("--arm", choices=("base", "tuned"), help="measure this arm alone; default: all there are")
-    parser.add_argument("--check", action="store_true", help="ask a few easy items in several ways: what to distrust?")
+    flags.add_argument("--arm", choices=("base", "tuned"), help="evaluate only this arm; default: all")
+    parser.add_argument("--check", action="store_true", help="sanity check on a few easy items")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Write a finished run's model as another program loads it.
+"""Export a finished run's model for another program.
 
 Examples:
   tunelab export runs/alpaca --to hf --out exported
@@ -7,8 +7,8 @@ Examples:
   tunelab export runs/alpaca --to gguf --kind Q8_0 --out gguf
   tunelab export runs/alpaca --to ollama --out ollama && cd ollama && ollama create alpaca
 
-hf: a merged transformers checkpoint. compressed-tensors: MXFP4, for transformers and vLLM. gguf: for llama.cpp, every
-tensor read back and compared. ollama: that, and a Modelfile with the template and stop tokens of the training.
+hf: a merged transformers checkpoint. compressed-tensors: MXFP4, for transformers and vLLM. gguf: for llama.cpp; every
+tensor is read back and compared. ollama: GGUF and a Modelfile with the prompt template and stop tokens of training.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="directory of a finished run")
     parser.add_argument("--to", required=True, choices=("hf", "peft", "compressed-tensors", "gguf", "ollama"))
     parser.add_argument("--out", metavar="DIR", required=True, help="a new directory")
-    parser.add_argument("--kind", choices=("F16", "Q8_0"), default="F16", help="of a GGUF file's matrices")
+    parser.add_argument("--kind", choices=("F16", "Q8_0"), default="F16", help="dtype of matrices in a GGUF file")
     parser.add_argument(
-        "--force", action="store_true", help="write also what rounding or the format made worse than is sound"
+        "--force", action="store_true", help="write even if rounding or the format degrades the model too much"
     )
 
 

@@ -1,16 +1,16 @@
-"""Answer prompts with a tuned model, its base, or any model: streamed, or from a file into a file.
+"""Generate answers with a tuned model, its base, or any model: streamed, or from a file to a file.
 
 Examples:
-  tunelab generate runs/alpaca --prompt "Name three colours."
-  tunelab generate runs/alpaca --arm base --prompt "Name three colours." --temperature 0.7 --seed 1
+  tunelab generate runs/alpaca --prompt "Name three colors."
+  tunelab generate runs/alpaca --arm base --prompt "Name three colors." --temperature 0.7 --seed 1
   tunelab generate runs/alpaca --file prompts.jsonl --out answers.jsonl
   tunelab generate --model distilgpt2 --raw --prompt "The sun is" --max-new-tokens 20
-  tunelab generate --model distilgpt2 --adapter runs/alpaca/adapter --template alpaca --prompt "Name a colour."
+  tunelab generate --model distilgpt2 --adapter runs/alpaca/adapter --template alpaca --prompt "Name a color."
   tunelab generate runs/alpaca --benchmarks ifeval --limit 50
 
-A line of prompts.jsonl: {"prompt": "..."}, {"messages": [...]} or {"instruction": "...", "input": "..."}, and an "id"
-where it should have one. With --out, answers are kept as they are made: killed, the same command goes on where it was.
-With --benchmarks, the responses are stored and their paths printed; `tunelab score` scores them on any machine.
+A line of prompts.jsonl: {"prompt": "..."}, {"messages": [...]} or {"instruction": "...", "input": "..."}, and an
+optional "id". With --out, answers are written as they are generated: after an interruption, the same command resumes.
+With --benchmarks, responses are stored and their paths printed; `tunelab score` scores them on any machine.
 """
 
 from __future__ import annotations
@@ -25,50 +25,50 @@ from tunelab.inference.sampling import Decoding
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Who answers, what is asked, and how tokens are chosen."""
-    changes = "a finished run's directory; or, with --model, changes such as train.dtype=bf16 or model.revision=COMMIT"
+    """The model, the prompts, and the decoding settings."""
+    changes = "a finished run's directory; or, with --model, overrides such as train.dtype=bf16"
     parser.add_argument("words", nargs="*", metavar="RUN | key=value", help=changes)
-    parser.add_argument("--model", metavar="NAME", help="in place of RUN: hub name or local folder of a model")
-    parser.add_argument("--adapter", metavar="DIR", help="with --model: a PEFT adapter on it")
+    parser.add_argument("--model", metavar="NAME", help="instead of RUN: hub name or local folder of a model")
+    parser.add_argument("--adapter", metavar="DIR", help="with --model: PEFT adapter directory")
     parser.add_argument("--template", metavar="NAME", help="with --model: prompt template; default: as in chat")
-    parser.add_argument("--arm", choices=("base", "tuned"), help="which answers (default: tuned where there is one)")
-    parser.add_argument("--raw", action="store_true", help="give the prompt's text as it is, without a template")
-    parser.add_argument("--prompt", metavar="TEXT", action="append", help="a prompt; may be given several times")
-    parser.add_argument("--file", metavar="PROMPTS.jsonl", help="prompts, one a line")
-    parser.add_argument("--out", metavar="ANSWERS.jsonl", help="with --file: kept there; with --benchmarks: DIR")
-    parser.add_argument("--micro-batch-tokens", metavar="N", type=int, help="tokens computed at once (default 4096)")
+    parser.add_argument("--arm", choices=("base", "tuned"), help="which model answers (default: tuned if there is one)")
+    parser.add_argument("--raw", action="store_true", help="use the prompt text as is, without a template")
+    parser.add_argument("--prompt", metavar="TEXT", action="append", help="a prompt; may be repeated")
+    parser.add_argument("--file", metavar="PROMPTS.jsonl", help="prompts, one JSON object per line")
+    parser.add_argument("--out", metavar="ANSWERS.jsonl", help="output file; with --benchmarks: output directory")
+    parser.add_argument("--micro-batch-tokens", metavar="N", type=int, help="tokens per forward pass (default 4096)")
     flags = add_benchmark_arguments(parser)
-    flags.add_argument("--limit", metavar="N", type=int, help="items of each benchmark at most")
-    flags.add_argument("--precision", metavar="FORMAT", help="with a model: how its weights are stored, such as nf4")
+    flags.add_argument("--limit", metavar="N", type=int, help="maximum items per benchmark")
+    flags.add_argument("--precision", metavar="FORMAT", help="with a model: weight format, such as nf4")
     how = parser.add_argument_group("decoding")
     for field in dataclasses.fields(Decoding):
         if field.name == "stop_strings":
             continue
         flag, kind = f"--{field.name.replace('_', '-')}", int if isinstance(field.default, int) else float
         how.add_argument(flag, metavar="N" if kind is int else "X", type=kind, help=HELP[field.name])
-    how.add_argument("--stop", metavar="TEXT", action="append", help="an answer ends before it; may be repeated")
+    how.add_argument("--stop", metavar="TEXT", action="append", help="stop string; may be repeated")
 
 
 HELP = {
-    "max_new_tokens": "tokens of an answer at most (default 128)",
-    "temperature": "0: always the most likely token (default); above: draw, the higher the more freely",
-    "top_p": "draw from the likeliest tokens that have this probability together (default 1: all)",
-    "top_k": "draw from this many likeliest tokens (default 0: all)",
-    "min_p": "draw from tokens with this share of the likeliest one's probability (default 0: all)",
-    "repetition_penalty": "above 1: tokens that stand there already become less likely (default 1)",
-    "seed": "of the draws (default 0); prompt number i draws from (seed, i)",
+    "max_new_tokens": "maximum tokens per answer (default 128)",
+    "temperature": "0 = greedy (default); higher = more random",
+    "top_p": "nucleus sampling: smallest set of tokens with this total probability (default 1: off)",
+    "top_k": "sample from the k most likely tokens (default 0: off)",
+    "min_p": "minimum probability relative to the most likely token (default 0: off)",
+    "repetition_penalty": "above 1 penalizes tokens that already occurred (default 1: off)",
+    "seed": "sampling seed (default 0); prompt number i uses (seed, i)",
 }
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check what is asked for, open the model, answer."""
+    """Check the arguments, open the model, generate."""
     if arguments.benchmarks is not None:
         return generate_on(arguments)
     check_flags(arguments, ("chat_template", "limit", "precision", "backend"))
     if (arguments.file is None) == (arguments.prompt is None):
         raise UsageError("give either --prompt TEXT or --file PROMPTS.jsonl", "tunelab generate --help shows examples")
     if arguments.out is not None and arguments.file is None:
-        raise UsageError("--out needs --file", "an answer to --prompt goes to stdout: > FILE keeps it")
+        raise UsageError("--out needs --file", "answers to --prompt go to stdout: redirect with > FILE")
     given = {name: value for name in HELP if (value := getattr(arguments, name)) is not None}
     decoding = Decoding(**given, stop_strings=tuple(arguments.stop or ()))
     from tunelab.answering.generate import open_responder
@@ -93,7 +93,7 @@ def _run_directory(arguments: argparse.Namespace) -> Path | None:
     changes = _changes(arguments)
     named = [word for word in arguments.words if word not in changes]
     if len(named) > 1:
-        raise UsageError(f"two runs: {named[0]} and {named[1]}", "give one; a prompt's text goes behind --prompt")
+        raise UsageError(f"two runs: {named[0]} and {named[1]}", "give one; pass prompt text with --prompt")
     if named and not Path(named[0]).is_dir():
         raise UsageError(f"{named[0]}: no such run", "give the directory that `tunelab train` printed, or --model NAME")
     return Path(named[0]) if named else None

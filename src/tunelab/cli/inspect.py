@@ -1,12 +1,12 @@
-"""Show what the model will really see: rows as tokens, with the learned ones marked.
+"""Show what the model sees: rows as tokens, with the tokens in the loss marked.
 
 Examples:
   tunelab inspect --model distilgpt2 --data alpaca
   tunelab inspect recipe.yaml --rows 5
   tunelab inspect --model ./my-model --data rows.jsonl --template chat --rows 1
-  tunelab inspect recipe.yaml --rows 0         (the summary alone)
+  tunelab inspect recipe.yaml --rows 0         (only the summary)
 
-On a terminal the targets are coloured; elsewhere they stand in [[ ]]. Nothing is trained; bad rows are counted, not
+On a terminal, target tokens are colored; elsewhere they are in [[ ]]. Nothing is trained; bad rows are counted, not
 fatal.
 """
 
@@ -21,13 +21,13 @@ from tunelab.cli._token_text import print_row
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A recipe in any form, and how many rows to show."""
+    """A recipe, and how many rows to show."""
     add_recipe_arguments(parser)
-    parser.add_argument("--rows", metavar="N", type=int, default=3, help="training rows shown (default 3)")
+    parser.add_argument("--rows", metavar="N", type=int, default=3, help="training rows to show (default 3)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Tokenise, show rows, then the summary of all."""
+    """Tokenize, show rows, then a summary."""
     recipe = recipe_of(arguments)
     from tunelab.preparation.rows import load_recipe_tokenizer, prepare_with
 
@@ -37,9 +37,9 @@ def run(arguments: argparse.Namespace) -> int:
         data = prepare_with(tokenizer, skipping, progress=progress)
     for index in range(min(arguments.rows, len(data.train))):
         ids, mask = data.train.row(index)
-        learned = [True] * len(ids) if recipe.data.loss_on == "all" else mask.tolist()
-        learned[0] = False  # nothing stands before the first token that could predict it
-        print_row(tokenizer, index + 1, ids.tolist(), learned, data.stop_token_ids)
+        targets = [True] * len(ids) if recipe.data.loss_on == "all" else mask.tolist()
+        targets[0] = False  # the first token has no context to predict it from
+        print_row(tokenizer, index + 1, ids.tolist(), targets, data.stop_token_ids)
     _show_summary(data, tokenizer)
     return 0
 
@@ -56,20 +56,20 @@ def _show_summary(data: Any, tokenizer: Any) -> None:
         ("longest row", *(f"{counts.longest:,}" for _, counts in sides)),
         ("median row", *(f"{_median(table.lengths):,}" for table, _ in sides)),
         ("truncated", *(f"{counts.truncated:,}" for _, counts in sides)),
-        ("left out, too long", *(f"{counts.dropped_too_long:,}" for _, counts in sides)),
-        ("left out, bad", *(f"{counts.bad:,}" for _, counts in sides)),
-        ("with characters lost", *(f"{counts.lossy:,}" for _, counts in sides)),
+        ("dropped, too long", *(f"{counts.dropped_too_long:,}" for _, counts in sides)),
+        ("dropped, bad", *(f"{counts.bad:,}" for _, counts in sides)),
+        ("rows with dropped characters", *(f"{counts.lossy:,}" for _, counts in sides)),
     ]
     print_table(columns, rows)
     for source in data.sources:
         left_out = "".join(f", {count:,} {what}" for what, count in source.left_out.items())
-        say(f"{source.origin}: {source.rows_read:,} rows read, {source.bad:,} bad{left_out}; licence: {source.licence}")
+        say(f"{source.origin}: {source.rows_read:,} rows read, {source.bad:,} bad{left_out}; license: {source.licence}")
     for reason in data.bad_rows[:MOST_SHOWN]:
         say(f"bad: {reason}")
     if len(data.bad_rows) > MOST_SHOWN:
         say(f"bad: and {len(data.bad_rows) - MOST_SHOWN:,} more")
     stops = ", ".join(str(tokenizer.convert_ids_to_tokens(id)) for id in data.stop_token_ids)
-    say(f"an answer ends at: {stops}")
+    say(f"stop tokens: {stops}")
 
 
 def _median(values: list[int]) -> int:

@@ -1,6 +1,6 @@
-"""The command `tunelab`: finds the verb's file by its name, lazily, runs it; errors become words and exit codes.
+"""The `tunelab` command: imports the verb's file on demand and runs it; errors become messages and exit codes.
 
-A verb is a file in this folder whose name does not begin with an underscore: `add_arguments(parser)` and
+A verb is a file in this folder whose name does not start with an underscore. It defines `add_arguments(parser)` and
 `run(arguments) -> int`. Its docstring is its help; the first line is its summary in the overview.
 """
 
@@ -25,8 +25,8 @@ EXAMPLES = """\
   tunelab train --model distilgpt2 --data alpaca --size 800 --method lora
   tunelab train recipe.yaml train.lr=1e-4 train.epochs=1"""
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-BROKEN_PIPE = 141  # 128 + SIGPIPE: whoever read our output went away
+INTERRUPTED = 130  # 128 + SIGINT, as in shells
+BROKEN_PIPE = 141  # 128 + SIGPIPE: the reader of our output has exited
 
 
 def verbs() -> list[str]:
@@ -35,22 +35,22 @@ def verbs() -> list[str]:
 
 
 def overview() -> str:
-    """What `tunelab` alone prints: the purpose, every verb with its summary, and examples."""
+    """What `tunelab` prints without arguments: purpose, verbs with their summaries, examples."""
     names = verbs()
     width = max(map(len, names))
     listed = "\n".join(f"  {name:<{width}}  {plugins.summary(FOLDER, name)}" for name in names)
     purpose = (tunelab.__doc__ or "").partition("\n")[0]
     return (
         f"{purpose}\n\nusage: tunelab VERB [...]\n\nverbs:\n{listed}\n\nexamples:\n{EXAMPLES}\n\n"
-        "Each verb says more: tunelab VERB --help"
+        "Help on a verb: tunelab VERB --help"
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; the exit code is 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run one command line. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
-        # A terminal or pipe that cannot encode a character shows its code; it must not end the work.
+        # A character that the stream cannot encode is escaped; it must not crash the command.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -80,7 +80,7 @@ def _dispatch(words: list[str]) -> int:
     known = verbs()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        what = f"no option {name!r}" if name.startswith("-") else f"no verb named {name!r}"
+        what = f"unknown option {name!r}" if name.startswith("-") else f"unknown verb {name!r}"
         raise UsageError(what + (f"; did you mean {near[0]!r}?" if near else ""), f"known verbs: {', '.join(known)}")
     verb = plugins.load(FOLDER, name)
     summary, _, details = inspect.cleandoc(verb.__doc__ or "").partition("\n")

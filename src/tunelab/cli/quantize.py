@@ -1,4 +1,4 @@
-"""Store a model's linear layers in 4 or 8 bits: a checkpoint that loads without the original.
+"""Quantize a model's linear layers to 4 or 8 bits: a checkpoint that loads without the original.
 
 Examples:
   tunelab quantize meta-llama/Llama-3.1-8B --precision nf4 --out llama-nf4
@@ -7,7 +7,7 @@ Examples:
   tunelab quantize distilgpt2 --precision nf4 --out distilgpt2-loftq --loftq-rank 16
   tunelab train --model distilgpt2-loftq --precision nf4 --data alpaca adapter.rank=16 adapter.init=loftq
 
-nf4, fp4 and int8 are written as bitsandbytes' checkpoints, mxfp4 as compressed-tensors' (mxfp4-pack-quantized).
+nf4, fp4 and int8 are written as bitsandbytes checkpoints, mxfp4 as compressed-tensors (mxfp4-pack-quantized).
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from tunelab.units import format_bytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """MODEL, --precision, --out, and keys of a recipe."""
+    """MODEL, --precision, --out, and recipe keys."""
     parser.add_argument("model", metavar="MODEL", help="hub name or local folder of a model")
     parser.add_argument("changes", nargs="*", metavar="key=value", help="such as precision.skip=[down_proj]")
     parser.add_argument("--precision", metavar="FORMAT", required=True, help="nf4, fp4, int8, mxfp4, or a .py file")
-    parser.add_argument("--out", metavar="DIR", required=True, help="directory of the checkpoint; must not exist")
-    loftq = "find codes and an adapter of this rank in turns, for adapter.init=loftq (written beside the codes)"
+    parser.add_argument("--out", metavar="DIR", required=True, help="output directory; must not exist")
+    loftq = "LoftQ: also fit an adapter of this rank, for adapter.init=loftq (stored with the checkpoint)"
     parser.add_argument("--loftq-rank", metavar="N", type=int, help=loftq)
-    parser.add_argument("--loftq-alternations", metavar="N", type=int, default=5, help="turns (default 5)")
+    parser.add_argument("--loftq-alternations", metavar="N", type=int, default=5, help="LoftQ iterations (default 5)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Quantise, write, and show the size."""
+    """Quantize, write, and show the size."""
     from tunelab.publishing.quantize import quantize
 
     made = quantize(
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         [
             ("checkpoint", str(made.path)),
             ("precision", f"{made.precision}, {made.layers} layers"),
-            ("bits per weight in these", f"{made.bits_per_weight:.3f}"),
+            ("bits per weight in these layers", f"{made.bits_per_weight:.3f}"),
             ("size of the weights", f"{format_bytes(made.bytes)}, {format_bytes(made.dense_bytes)} in {made.dtype}"),
         ],
     )

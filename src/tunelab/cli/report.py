@@ -1,12 +1,12 @@
-"""Render the report of a study, or of a comparison, again from what it stored; no model is loaded.
+"""Render the report of a study or a comparison again from its stored results; no model is loaded.
 
 Examples:
   tunelab report study-first
   tunelab report full-and-lora
   tunelab report study-first/report.json
 
-Writes report.html (one file, no network), report.md and report.json into the study's directory, and shows the tables.
-A report.json alone, as tunelab compare --out writes it, is rendered beside itself; the runs are not looked at.
+Writes report.html (one file, no network), report.md and report.json to the study's directory, and prints the tables.
+A report.json alone, as written by tunelab compare --out, is rendered next to itself; the runs are not read.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ REPORT = "report.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The study's directory, or a report's."""
-    made_by = "`tunelab study run` or `tunelab compare --out` made"
-    parser.add_argument("path", metavar="DIR", help=f"directory that {made_by}, or a report.json")
+    """The directory of a study or a report."""
+    known = "output directory of `tunelab study run` or `tunelab compare --out`, or a report.json"
+    parser.add_argument("path", metavar="DIR", help=known)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Put the report together, write it, show it."""
+    """Build the report, write it, print it."""
     from tunelab.records.cells import STUDY_FILE
 
     path = Path(arguments.path)
@@ -48,10 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def report_study(folder: Path, *, brief: bool = False) -> None:
-    """The report of a study's directory, in all its forms.
+    """Write a study's report in all formats and print it.
 
     Args:
-        brief: show answers, scores and costs alone; the files hold all.
+        brief: print only answers, scores and costs; the files contain everything.
 
     Raises:
         RunError: there is no study.
@@ -65,25 +65,25 @@ def report_study(folder: Path, *, brief: bool = False) -> None:
 
 
 def render(report: StudyReport, folder: Path, *, brief: bool = False) -> None:
-    """report.html and report.md in a folder; answers and tables on stdout, doubts on stderr."""
-    from tunelab.report.console_page import answer_lines, console_tables, doubt_lines
+    """Write report.html and report.md; print answers and tables on stdout, caveats on stderr."""
+    from tunelab.report.console_page import answer_lines, caveat_lines, console_tables
 
     page = write_pages(report, folder)
     width = console(sys.stdout).width
     for line in answer_lines(report):
         print_data(textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False))
-    doubts = doubt_lines(report)
+    caveats = caveat_lines(report)
     for table in console_tables(report, width, brief=brief):
         print_data(f"\n{table.title}")
         print_table(table.columns, table.rows)
-    for line in () if brief else doubts:
-        say(f"not proved: {line}")
-    more = f" (it also lists {len(doubts)} points that are not proved)" if brief and doubts else ""
-    say(f"the report: {page}{more}")
+    for line in () if brief else caveats:
+        say(f"caveat: {line}")
+    more = f" (it also lists {len(caveats)} caveats)" if brief and caveats else ""
+    say(f"report: {page}{more}")
 
 
 def write_pages(report: StudyReport, folder: Path) -> Path:
-    """report.html, whose path is returned, and report.md in a folder."""
+    """Write report.html and report.md to a folder; returns the path of report.html."""
     from tunelab.report.html_page import html_page
     from tunelab.report.markdown_page import markdown_page
 

@@ -1,4 +1,4 @@
-"""Print the JSON Schema of a recipe, for editors that check and complete YAML.
+"""Print the JSON Schema of a recipe, for validation and completion of YAML in editors.
 
 Examples:
   tunelab schema > recipe.schema.json

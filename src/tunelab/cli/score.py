@@ -1,4 +1,4 @@
-"""Score files of responses, ours and other tools', without a model: on any machine, over all its cores.
+"""Score response files from tunelab or other tools, without a model, on all CPU cores.
 
 Examples:
   tunelab score evaluations/ifeval-base-1a2b3c4d evaluations/ifeval-tuned-5e6f7a8b
@@ -6,7 +6,7 @@ Examples:
   tunelab score their_responses.jsonl --data ifeval_files
   tunelab score lm_eval_results/distilgpt2 --as mmlu
 
-Writes scores.json and grades.jsonl (each item's values) beside responses.jsonl, for FILE.jsonl into FILE.scored.
+Writes scores.json and grades.jsonl (values per item) next to responses.jsonl; for FILE.jsonl, to FILE.scored.
 """
 
 from __future__ import annotations
@@ -28,27 +28,25 @@ Options = dict[str, dict[str, str]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Files or folders, and options of their benchmarks."""
-    words = "a file of responses, or the folder that holds responses.jsonl or samples_*.jsonl of "
-    words += "lm-evaluation-harness; and options of a benchmark that concern scoring, such as ifeval.mode=reference"
+    """Files or folders, and benchmark options."""
+    words = "a response file, or a folder with responses.jsonl or with samples_*.jsonl of "
+    words += "lm-evaluation-harness; and scoring options of a benchmark, such as ifeval.mode=reference"
     parser.add_argument("words", nargs="+", metavar="RESPONSES | NAME.KEY=VALUE", help=words)
-    parser.add_argument("--as", dest="benchmark", metavar="NAME", help="the benchmark, where a file does not say which")
-    parser.add_argument("--data", metavar="DIR", help="the benchmark's own files, for responses that carry no target")
-    parser.add_argument("--workers", metavar="N", type=int, help="processes that grade (one a core); changes no score")
-    parser.add_argument("--by-group", action="store_true", help="show the scores of parts too, such as subjects")
+    parser.add_argument("--as", dest="benchmark", metavar="NAME", help="the benchmark, if a file does not say which")
+    parser.add_argument("--data", metavar="DIR", help="the benchmark's files, for responses without targets")
+    parser.add_argument("--workers", metavar="N", type=int, help="grading processes (default: one per core)")
+    parser.add_argument("--by-group", action="store_true", help="also show scores by group, such as subjects")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Score each file, then show those of one benchmark side by side."""
+    """Score each file, then show the files of a benchmark side by side."""
     if arguments.workers is not None and arguments.workers < 1:
-        raise UsageError(f"--workers is {arguments.workers}, expected a whole number from 1")
+        raise UsageError(f"--workers is {arguments.workers}, expected a positive integer")
     paths, options = _paths_and_options(arguments.words)
     prefixes = [option_prefix(arguments.benchmark or benchmark_of_file(path)) for path in paths]
     if strange := sorted(set(options) - set(prefixes)):
         known = ", ".join(sorted(set(prefixes)))
-        raise UsageError(
-            f"options of {', '.join(strange)} are given, but the responses are of {known}", "leave them away"
-        )
+        raise UsageError(f"options of {', '.join(strange)} are given, but the responses are of {known}", "omit them")
     tables: dict[str, dict[str, ScoredFile]] = {}
     for path, column, prefix in zip(paths, _columns(paths), prefixes, strict=True):
         given = {**({"data": arguments.data} if arguments.data else {}), **options.get(prefix, {})}
@@ -60,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def show(benchmark: str, files: dict[str, ScoredFile], *, groups: bool = False) -> None:
-    """Tables with a column a file on stdout; on stderr what not to take at its word, and where the scores lie."""
+    """Tables with one column per file on stdout; warnings and the paths of the scores on stderr."""
     parts = {benchmark: {column: one.scored.scores for column, one in files.items()}}
     for name in dict.fromkeys(name for one in files.values() for name in one.scored.groups if groups):
         parts[name] = {column: list(one.scored.groups.get(name, [])) for column, one in files.items()}
@@ -86,14 +84,14 @@ def _paths_and_options(words: Sequence[str]) -> tuple[list[Path], Options]:
         else:
             paths.append(Path(word))
     if not paths:
-        raise UsageError("no responses to score", "give a file of responses or its folder")
+        raise UsageError("no responses to score", "give a response file or its folder")
     if len(set(paths)) < len(paths):
         raise UsageError("a file is given twice")
     return paths, options
 
 
 def _columns(paths: Sequence[Path]) -> list[str]:
-    """A short name for each file, a folder's for our own; the paths where such names repeat."""
+    """A short name for each file (the folder's for tunelab's own); the full paths if the names are not unique."""
     named = [path.absolute().parent if path.name == RESPONSES else path.absolute() for path in paths]
     short = [path.name if path.is_dir() else path.stem for path in named]
     return short if len(set(short)) == len(short) else [str(path) for path in paths]

@@ -1,4 +1,4 @@
-"""Train and evaluate every arm of a study, and write one report; what was stopped goes on, what is done is kept.
+"""Train and evaluate every arm of a study and write one report; resumes an interrupted study.
 
 Examples:
   tunelab study run studies/distilgpt2-qlora-vs-full.yaml --dry-run
@@ -6,7 +6,7 @@ Examples:
   tunelab study run study.yaml --scale tiny --set model=my-small-model --out tried
   tunelab study run study.yaml --executor slurm --option partition=gpu --option gpus_per_node=1
 
-Exit code 1 where a job failed: the report says which, and the rest is there.
+Jobs that are done are not run again. The exit code is 1 if a job failed: the report says which.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`run`, the study's file, and how."""
-    parser.add_argument("what", choices=("run",), help="run: every job that is not done")
+    """`run`, the study file, and options."""
+    parser.add_argument("what", choices=("run",), help="run: run every job that is not done")
     parser.add_argument("file", metavar="STUDY.yaml")
-    parser.add_argument("--out", metavar="DIR", help="directory of the study (default: study-NAME)")
+    parser.add_argument("--out", metavar="DIR", help="study directory (default: study-NAME)")
     parser.add_argument("--dry-run", action="store_true", help="list the jobs, run nothing")
-    parser.add_argument("--scale", choices=("full", "tiny"), default="full", help="tiny: its own small settings")
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", help="change the study; model=NAME for all arms")
-    parser.add_argument("--executor", default="here", metavar="NAME", help="what runs jobs: here, ray or slurm")
+    parser.add_argument("--scale", choices=("full", "tiny"), default="full", help="tiny: the study's `tiny` settings")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", help="override a key; model=NAME: of all arms")
+    parser.add_argument("--executor", default="here", metavar="NAME", help="where jobs run: here, ray or slurm")
     parser.add_argument("--option", metavar="KEY=VALUE", action="append", help="of the executor; a wrong one lists all")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read the study, run it, render its report."""
+    """Load the study, run it, render its report."""
     from tunelab.config.study import load_study
 
     if not Path(arguments.file).is_file():
-        raise UsageError(f"{arguments.file}: no such study", "give the path of a study's YAML file")
+        raise UsageError(f"{arguments.file}: no such study", "give the path of a study YAML file")
     study = load_study(arguments.file, arguments.set or (), tiny=arguments.scale == "tiny")
     tiny = "-tiny" if arguments.scale == "tiny" else ""
     out = Path(arguments.out or f"study-{Path(arguments.file).stem}{tiny}")
@@ -87,7 +87,7 @@ def _list_cells(study: Study, out: Path) -> int:
     print_table(["job", "status", "time", "peak memory", "key"], rows)
     known = [one.seconds for one in expected.values() if one.seconds is not None]
     unknown = f", {len(expected) - len(known)} of unknown time" if len(known) < len(expected) else ""
-    took = f"; about {format_duration(sum(known))}{unknown}, by what jobs like them took" if known else ""
+    took = f"; about {format_duration(sum(known))}{unknown}, estimated from similar jobs" if known else ""
     say(f"{len(cells)} jobs, {len(expected)} to run{took}")
     return 0
 

@@ -1,4 +1,4 @@
-"""Fine-tune a model as a recipe says, into a run directory.
+"""Fine-tune a model from a recipe into a run directory.
 
 Examples:
   tunelab train --model distilgpt2 --data alpaca --size 800 --method lora
@@ -8,7 +8,7 @@ Examples:
   tunelab train --resume runs/rank-8
   torchrun --nproc-per-node 4 -m tunelab train recipe.yaml
 
-Ctrl-C saves a checkpoint and ends; --resume goes on to the same result as if nothing had happened.
+Ctrl-C saves a checkpoint and exits; --resume continues to the same result as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from tunelab.units import format_bytes, format_count, format_duration, format_ra
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A recipe in any form, or --resume."""
+    """A recipe, or --resume."""
     add_recipe_arguments(parser)
-    parser.add_argument("--resume", metavar="RUN", help="go on with an interrupted run; takes no recipe")
+    parser.add_argument("--resume", metavar="RUN", help="resume an interrupted run; takes no recipe")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train, and show what came of it."""
+    """Train, and show a summary."""
     if arguments.resume:
         names = ("model", "data", "method", "size", "template", "out", "seed", "limit")
         if arguments.words or any(getattr(arguments, name) is not None for name in names):
-            raise UsageError("--resume takes no recipe and no changes", "a run goes on with the recipe it began with")
+            raise UsageError("--resume takes no recipe and no changes", "a run resumes with its own recipe")
         recipe = None
     else:
         recipe = recipe_of(arguments)
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     with progress_bar() as progress:
         done = finetune(recipe, progress=progress) if recipe else resume(arguments.resume, progress=progress)
-    if int(os.environ.get("RANK", "0")) > 0:  # under torchrun one process speaks for all
+    if int(os.environ.get("RANK", "0")) > 0:  # under torchrun only rank 0 prints
         return 0
     print_table(("what", "value"), summary(done))
     say(f"\nNext:\n  tunelab eval {done.path}")
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def summary(done: Run) -> list[tuple[str, str]]:
-    """Rows of what a finished run's manifest says."""
+    """Summary rows from a finished run's manifest."""
     manifest: dict[str, Any] = done.manifest
     trained, digest, counts = manifest["trained"], manifest["model"]["digest"], manifest["data"]["train"]
     lost = counts["given"] - counts["kept"]
@@ -61,7 +61,7 @@ def summary(done: Run) -> list[tuple[str, str]]:
         ("run", str(done.path)),
         ("status", manifest["status"]),
         ("trained parameters", f"{format_count(digest['trainable'])} of {format_count(digest['parameters'])}"),
-        ("rows", f"{counts['kept']:,}" + (f" ({lost:,} left out)" if lost else "")),
+        ("rows", f"{counts['kept']:,}" + (f" ({lost:,} dropped)" if lost else "")),
         ("steps", f"{trained['steps']:,}"),
         ("target tokens", f"{trained['targets']:,}"),
         ("training time", format_duration(trained["training_seconds"])),

@@ -1,4 +1,4 @@
-"""The typed tree behind recipes: what may be written (recipe, rules), how it is read (reading), and its reference."""
+"""Recipes as typed settings: the keys (recipe, rules), how they are read (reading), and their reference page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From YAML, flags and `section.key=value` overrides to a recipe, and back. Every problem is reported at once."""
+"""Read recipes from YAML, flags and `section.key=value` overrides; write them. All problems are reported at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tunelab.config.types import shown
 from tunelab.config.yaml_text import dump_yaml, parse_yaml
 from tunelab.errors import ConfigError, Problem, UsageError
 
-# Names that other fine-tuning tools have for the same thing, for the hint beside an unknown key.
+# Keys of other fine-tuning tools, for the hint on an unknown key.
 OTHER_NAMES = {
     "base_model": "model.name",
     "cutoff_len": "data.max_length",
@@ -55,17 +55,17 @@ def load_recipe(
     *,
     old_names: bool = False,
 ) -> Recipe:
-    """The recipe of a YAML file, changed by flags, then by overrides.
+    """The recipe in a YAML file with flags, then overrides applied.
 
     Args:
-        path: YAML file; None starts from nothing.
+        path: YAML file; None = an empty recipe.
         overrides: "section.key=value" with the value in YAML ("train.lr=1e-4", "data.sources.0.path=rows.jsonl").
-        flags: dotted key -> value; values of None are left out.
-        old_names: the file has the names of format 1 (renamed.py), as a run of before the renaming has; without this
-            each is an error that says the new name.
+        flags: dotted key -> value; None values are ignored.
+        old_names: accept the key names of format 1 (renamed.py), for runs made before the renaming; otherwise each is
+            an error that names the new key.
 
     Raises:
-        ConfigError: everything that is wrong, at once.
+        ConfigError: lists every problem.
         UsageError: the file cannot be read.
     """
     origin = "command line" if path is None else str(path)
@@ -75,7 +75,7 @@ def load_recipe(
     tree = _expand(tree)
     for key, value in (flags or {}).items():
         if value is not None:
-            # A copy: later changes reach into it.
+            # A copy, because later overrides modify it.
             tree = _changed(tree, key, copy.deepcopy(value), problems)
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -94,16 +94,16 @@ def load_recipe(
 
 
 def parse_recipe(tree: Mapping[str, Any], origin: str = "recipe") -> Recipe:
-    """A recipe from plain mappings, as a notebook writes it; `origin` names it in messages.
+    """A recipe from plain mappings, as in a notebook; `origin` names it in messages.
 
     Raises:
-        ConfigError: everything that is wrong, at once.
+        ConfigError: lists every problem.
     """
     return _parse(_expand(dict(tree)), origin, [])
 
 
 def to_yaml(recipe: Recipe) -> str:
-    """Every key of the recipe as YAML, in the order of the tree; reading it gives an equal recipe."""
+    """All keys of the recipe as YAML, in the order of the tree; reading it back gives an equal recipe."""
     return dump_yaml(recipe.model_dump())
 
 
@@ -128,7 +128,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _expand(tree: dict[str, Any]) -> dict[str, Any]:
-    """The tree with shorthands written out, so that overrides can reach into it, and without sections left empty."""
+    """The tree with shorthands expanded, so that overrides can set keys in them, and without empty sections."""
     expanded = {}
     for name, value in tree.items():
         section = section_of(field_type(Recipe, name)) if name in Recipe.model_fields else None
@@ -140,7 +140,7 @@ def _expand(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changed(tree: dict[str, Any], path: str, value: Any, problems: list[Problem]) -> dict[str, Any]:
-    """The tree with `path` set to `value`; what cannot be reached becomes a problem."""
+    """The tree with `path` set to `value`; adds a problem if the path does not exist."""
     *parents, last = path.split(".")
     place: Any = tree
     for depth, name in enumerate(parents):
@@ -165,7 +165,7 @@ def _changed(tree: dict[str, Any], path: str, value: Any, problems: list[Problem
 def _unreachable(parent: str, place: Any, name: str, path: str) -> Problem:
     if isinstance(place, list):
         return Problem(path, f"{parent} has no entry {name!r}", f"entries are numbered 0 to {len(place) - 1}")
-    return Problem(path, f"{parent} is the value {shown(place)} and has no keys", f"set {parent} itself")
+    return Problem(path, f"{parent} is {shown(place)} and has no keys", f"set {parent} itself")
 
 
 def _parse(tree: dict[str, Any], origin: str, problems: list[Problem]) -> Recipe:
@@ -175,7 +175,7 @@ def _parse(tree: dict[str, Any], origin: str, problems: list[Problem]) -> Recipe
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
         found, wrong = _problems(error)
-        # Rules between the keys that are right are checked as well: all errors come at once.
+        # Also check the rules between the valid keys, to report all errors at once.
         found += broken_rules(_mended(tree, error), ignore=wrong)
         raise ConfigError(origin, [*problems, *found]) from None
     problems = [*problems, *broken_rules(recipe)]
@@ -185,22 +185,22 @@ def _parse(tree: dict[str, Any], origin: str, problems: list[Problem]) -> Recipe
 
 
 def _problems(error: ValidationError) -> tuple[list[Problem], frozenset[str]]:
-    """One problem for each key that is wrong, in the order of the tree, and the dotted paths of those keys."""
+    """One problem per invalid key, in the order of the tree, and the dotted paths of these keys."""
     found: dict[str, Problem] = {}
     for details in error.errors():
         location, expected = _place(details["loc"])
         path = ".".join(location)
         if path not in found:
             found[path] = _problem(path, details, expected)
-    # A rule that looks at data.sources is not checked where data.sources.0.weight is wrong.
+    # A rule on data.sources is not checked if data.sources.0.weight is invalid.
     wrong = {".".join(path.split(".")[:depth]) for path in found for depth in range(1, path.count(".") + 2)}
-    # Where an entry of a list is wrong, a union of types complains of the whole list as well.
+    # If an entry of a list is invalid, a union of types reports the whole list as well.
     parents = {path for path in found if any(other.startswith(f"{path}.") for other in found)}
     return [found[path] for path in found if path not in parents], frozenset(wrong)
 
 
 def _place(location: tuple[int | str, ...]) -> tuple[list[str], Any]:
-    """The keys of an error's location, without pydantic's names of union members, and the annotation there."""
+    """The keys of an error's location, without pydantic's union member names, and the annotation there."""
     place: Any = Recipe
     names: list[str] = []
     for part in location:
@@ -216,7 +216,7 @@ def _place(location: tuple[int | str, ...]) -> tuple[list[str], Any]:
 
 def _problem(path: str, details: ErrorDetails, expected: Any) -> Problem:
     if details["type"] == "extra_forbidden":
-        return Problem(path, "there is no such key", _hint_for_unknown(path))
+        return Problem(path, "unknown key", _hint_for_unknown(path))
     if details["type"] == "missing":
         remedy = {"model": "--model NAME", "data": "--data SOURCE"}.get(path, f"{path}=...")
         return Problem(path, "is missing", f"add it to the recipe, or give {remedy}")
@@ -252,22 +252,22 @@ def _hint_for_value(value: Any, annotation: Any) -> str:
         return f"did you mean {near[0]}?" if near else ""
     if isinstance(value, bool):
         return ""
-    if isinstance(value, float) and value.is_integer() and "whole number" in words:
+    if isinstance(value, float) and value.is_integer() and "integer" in words:
         return f"write {value:.0f}"
-    if isinstance(value, int | float) and "text" in words:
+    if isinstance(value, int | float) and "string" in words:
         return "put it in quotes; on the command line: key='\"123\"'"
     return ""
 
 
 def _choices(annotation: Any) -> list[Any]:
-    """Every literal that stands anywhere in an annotation."""
+    """All literals in an annotation, at any depth."""
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))
     return [choice for part in get_args(annotation) for choice in _choices(part)]
 
 
 def _mended(tree: dict[str, Any], error: ValidationError) -> Recipe:
-    """The tree with defaults in place of every key that is wrong, so that rules between the others can be checked."""
+    """The tree with defaults instead of the invalid keys, so that rules between the others can be checked."""
     mended: dict[str, Any] = {}
     wrong = {tuple(_place(details["loc"])[0][:2]) for details in error.errors()}
     for name in Recipe.model_fields:

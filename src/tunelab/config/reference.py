@@ -1,4 +1,4 @@
-"""The recipe tree explained: types in words, the JSON Schema for editors, the reference page in docs/reference/."""
+"""Documentation of the recipe: types in words, the JSON Schema for editors, the reference page in docs/reference/."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def _annotations(section: type[Section]) -> dict[str, Any]:
 
 
 def field_type(section: type[Section], name: str) -> Any:
-    """A key's annotation as it is written in the tree."""
+    """A key's annotation as declared in the section."""
     return _annotations(section)[name]
 
 
 def section_of(annotation: Any) -> type[Section] | None:
-    """The section that an annotation holds, itself or as the entries of a list; None where it holds a value."""
+    """The section class of an annotation, itself or as the type of list entries; None for plain values."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
     parts = get_args(annotation)
@@ -33,7 +33,7 @@ def section_of(annotation: Any) -> type[Section] | None:
 
 
 def in_words(annotation: Any) -> str:
-    """What may be written for an annotation: "a whole number, at least 1, or null"."""
+    """The accepted values of an annotation: "a positive integer, or null"."""
     if annotation is type(None):
         return "null"
     origin, parts = get_origin(annotation), get_args(annotation)
@@ -48,11 +48,11 @@ def in_words(annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, Section):
         names = f"a section ({', '.join(annotation.model_fields)})"
         return f"{names}, or {annotation.shorthand}" if annotation.shorthand else names
-    return "a section of your own"
+    return "a mapping"
 
 
 def keys(section: type[Section] = Recipe, prefix: str = "") -> list[str]:
-    """Every dotted key of the tree in its order; entries of a list are written without their number."""
+    """All dotted keys in the order of the tree; list entries without their index."""
     found = []
     for name in section.model_fields:
         found.append(f"{prefix}{name}")
@@ -63,23 +63,23 @@ def keys(section: type[Section] = Recipe, prefix: str = "") -> list[str]:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of a recipe file, for editors; knows the shorthands, not the rules between keys."""
+    """JSON Schema (draft 2020-12) of a recipe file, for editors; has shorthands, but not the rules between keys."""
     schema = Recipe.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "tunelab recipe"}
 
 
 def reference_markdown() -> str:
-    """The reference page: one table for each section, then the rules between keys."""
+    """The reference page: one table per section, then the rules between keys."""
     lines = [
         "# Recipe reference",
         "",
         "Written by `scripts/make_reference.py` from `src/tunelab/config/`; a test checks that it is current.",
-        "A recipe is a YAML file that says only what differs from these defaults. Every key can be set on the",
+        "A recipe is a YAML file with only what differs from these defaults. Every key can be set on the",
         "command line as `section.key=value`, for example `train.lr=1e-4` or `data.sources.0.path=rows.jsonl`.",
         "",
     ]
     lines += _section_lines(Recipe, "")
-    lines += ["## Rules between keys", "", "| keys | what must hold | otherwise |", "|---|---|---|"]
+    lines += ["## Rules between keys", "", "| keys | rule | fix |", "|---|---|---|"]
     for rule in RULES:
         lines.append(f"| {', '.join(f'`{key}`' for key in rule.keys)} | {rule.wanted} | {rule.remedy} |")
     return "\n".join(lines) + "\n"
@@ -88,8 +88,8 @@ def reference_markdown() -> str:
 def _section_lines(section: type[Section], path: str) -> list[str]:
     lines = [f"## {path.replace('.0', '.N') or 'Top level'}", "", (section.__doc__ or "").partition("\n")[0]]
     if section.shorthand:
-        lines += ["", f"In place of the whole section: {section.shorthand}."]
-    lines += ["", "| key | what may stand there | default | meaning |", "|---|---|---|---|"]
+        lines += ["", f"Shorthand for the section: {section.shorthand}."]
+    lines += ["", "| key | type | default | description |", "|---|---|---|---|"]
     inner_lines: list[str] = []
     for name, field in section.model_fields.items():
         annotation = field_type(section, name)

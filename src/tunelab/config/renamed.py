@@ -1,7 +1,7 @@
-"""What was renamed after format 1: keys of recipes, metrics and the likelihoods' fields, each with its new name.
+"""Names that changed after format 1: recipe keys, metrics and fields of the likelihoods, each with its new name.
 
-Two readers share these tables. A recipe or study that a person writes is refused where it has an old name, and the
-error says the new one. A file that tunelab wrote in format 1 (records/old_format.py) is translated.
+Two readers share these tables. An old name in a recipe or study that a user writes is an error that gives the new name.
+A file that tunelab wrote in format 1 (records/old_format.py) is translated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Tree = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Renamed:
-    """A key of a recipe under its old and its new dotted path; `values`: old value -> new, None = values stay."""
+    """A recipe key's old and new dotted path; `values`: old value -> new value, None = values are unchanged."""
 
     old: str
     new: str
@@ -37,7 +37,7 @@ RECIPE_KEYS = (
     Renamed("adapter.kind", "method", METHODS),
 )
 
-#: Scores and metrics of held-out rows.
+#: Metrics of held-out rows.
 METRICS = {
     "response_loss": "completion_loss",
     "response_perplexity": "completion_perplexity",
@@ -46,7 +46,10 @@ METRICS = {
     "text_bits_per_byte": "sequence_bits_per_byte",
 }
 
-#: Fields of what is stored of each held-out row's likelihood.
+#: Costs that `published` names.
+PUBLISHED_COSTS = {"minutes an epoch": "minutes per epoch"}
+
+#: Fields of a held-out row in likelihoods.jsonl.
 LIKELIHOOD_FIELDS = {
     "answer_nll": "completion_nll",
     "answer_tokens": "completion_tokens",
@@ -58,15 +61,15 @@ LIKELIHOOD_FIELDS = {
 
 
 def recipe_renamed(tree: Mapping[str, Any]) -> tuple[Tree, list[Problem]]:
-    """A recipe's tree with new names in place of old ones, and a problem for each old one, which says the new one.
+    """A recipe's tree with old names replaced, and a problem for each old name that gives the new one.
 
-    A tree that has new names alone comes back equal. Where old and new name stand together, the new one counts.
+    A tree with only new names is returned unchanged. If both names are set, the new one wins.
     """
     result: Tree = {name: dict(value) if isinstance(value, Mapping) else value for name, value in tree.items()}
     problems: list[Problem] = []
     adapter = result.get("adapter")
     if isinstance(adapter, str) and adapter in METHODS:
-        # The shorthand took the place of the whole section: null gives every other key of it its default.
+        # The shorthand replaced the whole section: null sets its other keys to their defaults.
         result["adapter"] = None
         result.setdefault("method", METHODS[adapter])
         problems.append(Problem("adapter", f"renamed: method={METHODS[adapter]}"))
@@ -82,14 +85,14 @@ def recipe_renamed(tree: Mapping[str, Any]) -> tuple[Tree, list[Problem]]:
             (place if above else result).setdefault(new_name, value)
             problems.append(Problem(key.old, f"renamed: {key.new}={_word(value)}"))
         else:
-            problems.append(Problem(key.old, f"renamed: {key.new}", f"it was one of {', '.join(key.values)}"))
+            problems.append(Problem(key.old, f"renamed: {key.new}", f"the old values were {', '.join(key.values)}"))
     return result, problems
 
 
 def recipe_as_before(tree: Mapping[str, Any]) -> Tree:
-    """The opposite of recipe_renamed, of a whole recipe's tree or of some of its sections.
+    """The inverse of recipe_renamed, for a whole recipe or some of its sections.
 
-    Keys of a study's jobs are hashes of recipes under the old names, so that studies of format 1 go on.
+    Keys of a study's jobs are hashes of recipes with the old names, so that studies of format 1 can be resumed.
     """
     result: Tree = {name: dict(value) if isinstance(value, Mapping) else value for name, value in tree.items()}
     for key in RECIPE_KEYS:
@@ -105,7 +108,7 @@ def recipe_as_before(tree: Mapping[str, Any]) -> Tree:
 
 
 def study_renamed(tree: Mapping[str, Any]) -> Tree:
-    """A study's tree of format 1, or its `tiny` section, under the new names."""
+    """A study's tree of format 1, or its `tiny` section, with the new names."""
     result = dict(tree)
     if isinstance(recipe := result.get("recipe"), Mapping):
         result["recipe"], _ = recipe_renamed(recipe)
@@ -122,7 +125,9 @@ def study_renamed(tree: Mapping[str, Any]) -> Tree:
 
 
 def metric_renamed(name: str) -> str:
-    """A metric's name now: "response_loss", or "held-out response_loss" with the benchmark before it."""
+    """The current name of a metric or published cost: "response_loss", also "held-out response_loss"."""
+    if name in PUBLISHED_COSTS:
+        return PUBLISHED_COSTS[name]
     before, space, metric = name.rpartition(" ")
     return f"{before}{space}{METRICS.get(metric, metric)}"
 
@@ -132,5 +137,5 @@ def _is_one_of(value: Any, known: Mapping[Any, Any]) -> bool:
 
 
 def _word(value: Any) -> str:
-    """A value as a person writes it behind `key=`."""
+    """A value as written after `key=`."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

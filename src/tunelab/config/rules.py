@@ -1,4 +1,4 @@
-"""What must fit together in a recipe, and the defaults that depend on other keys."""
+"""Rules between the keys of a recipe, and defaults that depend on other keys."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tunelab.plugins import names
 
 FORMATS = "models/formats"
 
-#: Known precisions; another may be a .py file of one's own.
+#: Built-in precisions; a .py file is accepted too.
 PRECISIONS = ("none", *names(FORMATS))
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What must fit together: the keys it looks at (the first is blamed), what must hold, remedy, when it is broken."""
+    """A rule between keys: the keys (the error is reported at the first), what must hold, the fix, and the test."""
 
     keys: tuple[str, ...]
     wanted: str
@@ -34,115 +34,115 @@ def _neither_share_nor_count(value: float) -> bool:
 RULES = (
     Rule(
         ("adapter.use_dora", "method"),
-        "DoRA is a form of LoRA and needs it",
+        "DoRA requires LoRA",
         "set method=lora or adapter.use_dora=false",
         lambda r: r.adapter.use_dora and r.method != "lora",
     ),
     Rule(
         ("adapter.use_rslora", "method"),
-        "rsLoRA is a form of LoRA and needs it",
+        "rsLoRA requires LoRA",
         "set method=lora or adapter.use_rslora=false",
         lambda r: r.adapter.use_rslora and r.method != "lora",
     ),
     Rule(
         ("precision.name",),
-        f"no weight format of that name: {', '.join(PRECISIONS)}, or a .py file",
-        "set precision to one of these",
+        f"expected one of {', '.join(PRECISIONS)}, or a .py file",
+        "set precision to one of them",
         lambda r: r.precision.name not in PRECISIONS and not r.precision.name.endswith(".py"),
     ),
     Rule(
         ("precision.name", "method"),
-        "weights in few bits are frozen, and need an adapter that is trained",
+        "a quantized base is frozen and can only be trained with LoRA",
         "set method=lora, or precision=none",
         lambda r: r.precision.name != "none" and r.method == "full",
     ),
     Rule(
         ("adapter.init", "precision.name"),
-        "loftq takes back what quantising took away, and the base is not quantised",
+        "loftq corrects the quantization error and needs a quantized base",
         "set precision=nf4 (or another format), or adapter.init=zero",
         lambda r: r.adapter.init == "loftq" and r.precision.name == "none",
     ),
     Rule(
         ("adapter.init", "adapter.use_dora"),
-        "loftq is for plain LoRA",
+        "loftq does not support DoRA",
         "set adapter.use_dora=false, or adapter.init=zero",
         lambda r: r.adapter.init == "loftq" and r.adapter.use_dora,
     ),
     Rule(
         ("adapter.targets",),
-        "a list of layers must name at least one",
+        "the list of layers must not be empty",
         "name layers, or set adapter.targets=all-linear",
         lambda r: r.adapter.targets == (),
     ),
     Rule(
         ("data.sources",),
-        "a source named `auto` needs a path: the format is seen from the file",
+        "a source named `auto` needs a path to detect the format from",
         "give the source a name (see `tunelab inspect --help`) or a path",
         lambda r: any(source.name == "auto" and source.path is None for source in r.data.sources),
     ),
     Rule(
         ("data.sources",),
-        "either every source has a weight or none",
-        "give each source a weight, or take them all away",
+        "either all sources have a weight or none",
+        "give each source a weight, or remove them all",
         lambda r: len({source.weight is None for source in r.data.sources}) > 1,
     ),
     Rule(
         ("data.held_out",),
-        "a share is below 1, and a number of rows is whole",
+        "expected a fraction below 1, or an integer number of rows",
         "write 0.05 for 5 % of the rows, or 100 for 100 rows",
         lambda r: _neither_share_nor_count(r.data.held_out),
     ),
     Rule(
         ("data.chat_template", "data.template"),
-        "a chat template is read by `template: chat` alone",
-        "set data.template=chat or take data.chat_template away",
+        "a chat template is used only with `template: chat`",
+        "set data.template=chat or omit data.chat_template",
         lambda r: r.data.chat_template is not None and r.data.template != "chat",
     ),
     Rule(
         ("data.max_length", "train.micro_batch_tokens"),
-        "the longest row must fit into one batch",
+        "the longest row must fit into one micro-batch",
         "lower data.max_length or raise train.micro_batch_tokens",
         lambda r: (r.data.max_length or 0) > r.train.micro_batch_tokens,
     ),
     Rule(
         ("train.batch_size", "train.batch_tokens"),
-        "an optimizer step is measured in rows or in tokens, not both",
+        "the batch size is set in rows or in tokens, not both",
         "keep one of the two and set the other to null",
         lambda r: r.train.batch_size is not None and r.train.batch_tokens is not None,
     ),
     Rule(
         ("train.warmup",),
-        "a share is below 1, and a number of steps is whole",
+        "expected a fraction below 1, or an integer number of steps",
         "write 0.03 for 3 % of the steps, or 100 for 100 steps",
         lambda r: _neither_share_nor_count(r.train.warmup),
     ),
     Rule(
         ("train.warmup", "train.steps"),
-        "warm-up must end before training does, or the rate never reaches train.lr",
+        "warmup must end before training does, or the learning rate never reaches train.lr",
         "lower train.warmup or raise train.steps",
         lambda r: r.train.steps is not None and r.train.warmup >= max(1, r.train.steps),
     ),
     Rule(
         ("train.eval_every", "data.held_out"),
-        "evaluating on the way needs held-out rows",
+        "evaluation during training needs held-out rows",
         "set data.held_out=0.05 or train.eval_every=null",
         lambda r: r.train.eval_every is not None and r.data.held_out == 0,
     ),
     Rule(
         ("train.early_stopping_patience", "train.eval_every"),
-        "early stopping needs evaluations on the way",
+        "early stopping needs evaluations during training",
         "set train.eval_every, or train.early_stopping_patience=null",
         lambda r: r.train.early_stopping_patience is not None and r.train.eval_every is None,
     ),
     Rule(
         ("train.load_best_at_end", "train.eval_every"),
-        "the best weights are found by evaluations on the way",
+        "finding the best weights needs evaluations during training",
         "set train.eval_every, or train.load_best_at_end=false",
         lambda r: r.train.load_best_at_end and r.train.eval_every is None,
     ),
     Rule(
         ("train.load_best_at_end", "data.held_out"),
-        "the best weights are those that do best on held-out rows",
+        "finding the best weights needs held-out rows",
         "set data.held_out=0.05, or train.load_best_at_end=false",
         lambda r: r.train.load_best_at_end and r.data.held_out == 0,
     ),
@@ -164,7 +164,7 @@ def value_at(recipe: Recipe, path: str) -> Any:
 
 
 def broken_rules(recipe: Recipe, ignore: frozenset[str] = frozenset()) -> list[Problem]:
-    """Every rule that the recipe breaks; rules that look at a key in `ignore` (dotted paths) are left out."""
+    """A problem for each broken rule; rules on a key in `ignore` (dotted paths) are skipped."""
     problems = []
     for rule in RULES:
         if ignore.isdisjoint(rule.keys) and rule.broken(recipe):
@@ -179,10 +179,10 @@ LR_ADAPTER, LR_FULL, BATCH_SIZE = 2e-4, 2e-5, 16
 
 
 def resolve(recipe: Recipe) -> Recipe:
-    """The recipe with the defaults that depend on other keys as plain values: train.lr and train.batch_size.
+    """The recipe with the defaults that depend on other keys filled in: train.lr and train.batch_size.
 
     Raises:
-        ConfigError: the recipe breaks a rule (possible where it was built in Python and not read by load_recipe).
+        ConfigError: the recipe breaks a rule (possible if it was built in Python instead of by load_recipe).
     """
     problems = broken_rules(recipe)
     if problems:

@@ -1,4 +1,4 @@
-"""A study: arms that differ in what is asked about, seeds, benchmarks, and the questions that its report answers."""
+"""A study: arms to compare, seeds, benchmarks, and the questions that its report answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from tunelab.config.reading import parse_recipe
 from tunelab.config.recipe import Recipe
-from tunelab.config.renamed import METRICS
+from tunelab.config.renamed import METRICS, metric_renamed
 from tunelab.config.types import Positive, Text
 from tunelab.config.yaml_text import parse_yaml
 from tunelab.errors import ConfigError, Problem, UsageError
@@ -22,20 +22,20 @@ HELD_OUT = "held-out"
 
 COMPLETION_LOSS, BLEU, ROUGE_L = "completion_loss", "bleu", "rougeL"
 
-#: What held-out rows are compared by, the figure that decides first. Of other benchmarks it is the headline metric.
+#: Metrics that held-out rows are compared by; the first one decides. Other benchmarks use their headline metric.
 HELD_OUT_METRICS = (COMPLETION_LOSS, BLEU, ROUGE_L)
 
 #: The headline metric of held-out rows.
 HELD_OUT_HEADLINE = "completion_perplexity"
 
-#: Every figure that held-out rows are scored by.
+#: All metrics of held-out rows.
 HELD_OUT_SCORES = (
     *(HELD_OUT_HEADLINE, "completion_bits_per_byte", "sequence_perplexity", "sequence_bits_per_byte"),
     *(BLEU, "rouge1", "rouge2", ROUGE_L),
 )
 
-#: What an arm costs, as `published` names it, and the training loss at its end.
-PEAK_MEMORY, EPOCH_MINUTES = "peak memory in GB", "minutes an epoch"
+#: Costs and the final training loss, as `published` names them.
+PEAK_MEMORY, EPOCH_MINUTES = "peak memory in GB", "minutes per epoch"
 TRAINING_HOURS, FINAL_LOSS = "training hours", "final training loss"
 PUBLISHED_COSTS = (PEAK_MEMORY, EPOCH_MINUTES, TRAINING_HOURS, FINAL_LOSS)
 
@@ -47,42 +47,42 @@ class _Part(BaseModel):
 
 
 class Arm(_Part):
-    """One column of the study."""
+    """One variant that the study compares."""
 
-    tuned: bool = Field(True, description="false: the model as it is; nothing is trained.")
-    recipe: Tree = Field(default_factory=dict, description="What this arm changes of the study's recipe.")
+    tuned: bool = Field(True, description="false: the untrained base model.")
+    recipe: Tree = Field(default_factory=dict, description="Keys in which this arm differs from the study's recipe.")
 
 
 class Question(_Part):
-    """What the report answers in a sentence at its beginning."""
+    """A question that the report answers in a sentence at its top."""
 
     ask: Text = Field(description="The question in words.")
     is_better: Text = Field(description="The arm that might be better.")
-    than: Text = Field(description="The arm that it is compared with.")
-    on: Text = Field(description="The benchmark that decides.")
+    than: Text = Field(description="The arm to compare with.")
+    on: Text = Field(description="The benchmark to compare on.")
     metric: Text | None = Field(
         None,
-        description="The figure that decides. Default: the benchmark's headline metric; of `held-out` completion_loss "
+        description="The metric to compare. Default: the benchmark's headline metric; for `held-out` completion_loss "
         "(others: bleu, rougeL).",
     )
 
     @property
     def decided_by(self) -> str | None:
-        """The figure that decides; None = the benchmark's headline metric, which is known once it was scored."""
+        """The metric to compare; None = the benchmark's headline metric, known only after scoring."""
         return self.metric or (COMPLETION_LOSS if self.on == HELD_OUT else None)
 
 
 class Published(_Part):
-    """A figure that others published of some arms, shown beside the measured one."""
+    """A published result for some arms, shown next to the measured one."""
 
     what: Text = Field(
         description="A benchmark (its headline metric), `BENCHMARK SCORE`, or one of: " + ", ".join(PUBLISHED_COSTS)
     )
-    values: dict[Text, FiniteFloat] = Field(description="Arm -> value, in the unit that the benchmark's score has.")
+    values: dict[Text, FiniteFloat] = Field(description="Arm -> value, in the unit of the benchmark's score.")
     source: Text
 
     def score(self, benchmarks: Collection[str]) -> tuple[str, str] | None:
-        """The benchmark and the score's name ("" = the headline metric); None where it is no score of these."""
+        """The benchmark and the metric ("" = the headline metric); None if it is not a score of these benchmarks."""
         if self.what in benchmarks:
             return self.what, ""
         benchmark, _, metric = self.what.rpartition(" ")
@@ -90,26 +90,26 @@ class Published(_Part):
 
 
 class Study(_Part):
-    """What is run and compared."""
+    """Arms, seeds and benchmarks to run, and how to compare them."""
 
     title: Text
     recipe: Tree = Field(description="The recipe that all arms share (docs/reference/recipe.md).")
     arms: dict[Text, Arm]
-    seeds: tuple[int, ...] = Field((0,), description="Each tuned arm is trained once with each of these.")
+    seeds: tuple[int, ...] = Field((0,), description="Each tuned arm is trained once per seed.")
     benchmarks: dict[Text, Tree] = Field(
-        description="Name -> its options, and `limit`: items. `held-out`: the recipe's own held-out rows."
+        description="Name -> its options, and `limit`: maximum items. `held-out`: the recipe's held-out rows."
     )
     questions: tuple[Question, ...] = ()
     compare: tuple[tuple[Text, Text], ...] = Field(
-        (), description="Pairs of arms, the second against the first. Empty: every arm against the first."
+        (), description="Pairs of arms, the second against the first. Empty: each arm against the first arm."
     )
-    price_per_hour: Positive | None = Field(None, description="Of the machine, for the report's cost column.")
+    price_per_hour: Positive | None = Field(None, description="Price of the machine, for the report's cost column.")
     published: tuple[Published, ...] = ()
-    tiny: Tree = Field(default_factory=dict, description="What `--scale tiny` changes of this file.")
+    tiny: Tree = Field(default_factory=dict, description="Overrides applied by `--scale tiny`.")
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
-        """The pairs of arms that are compared, and those that questions ask about."""
+        """The pairs of arms to compare, including those of the questions."""
         names = list(self.arms)
         chosen = self.compare or tuple((names[0], name) for name in names[1:])
         asked = ((one.than, one.is_better) for one in self.questions)
@@ -117,9 +117,9 @@ class Study(_Part):
 
     @property
     def comparisons(self) -> tuple[tuple[str, str, str, str | None], ...]:
-        """All that is compared and corrected together: two arms, the second against the first, a benchmark, and a
-        figure of it (None = the headline metric). Held-out rows are compared by three figures, other benchmarks by the
-        headline metric and by what a question names.
+        """All comparisons, corrected together: two arms, the second against the first, a benchmark, and a metric
+        (None = the headline metric). Held-out rows are compared by three metrics, other benchmarks by the headline
+        metric and those that questions name.
         """
         found: dict[tuple[str, str, str, str | None], None] = {}
         for a, b in self.pairs:
@@ -132,10 +132,10 @@ class Study(_Part):
         return tuple(found)
 
     def arm_recipe(self, arm: str, seed: int) -> Recipe:
-        """The whole recipe of an arm with a seed.
+        """The complete recipe of an arm with a seed.
 
         Raises:
-            ConfigError: everything that is wrong with it, at once.
+            ConfigError: lists every problem.
         """
         tree = merged(self.recipe, self.arms[arm].recipe)
         tree = merged(tree, {"train": {"seed": seed}})
@@ -143,15 +143,15 @@ class Study(_Part):
 
 
 def load_study(path: str | Path, changes: Sequence[str] = (), *, tiny: bool = False) -> Study:
-    """The study of a YAML file.
+    """The study in a YAML file.
 
     Args:
-        changes: "key.key=value" with the value in YAML, into the study's own tree ("recipe.train.lr=1e-4");
-            "model=NAME" is short for recipe.model=NAME, and takes the model out of every arm.
-        tiny: lay the file's `tiny` section over it.
+        changes: "key.key=value" with the value in YAML, overrides of the study ("recipe.train.lr=1e-4"); "model=NAME"
+            is short for recipe.model=NAME and also removes the model from every arm.
+        tiny: apply the file's `tiny` section.
 
     Raises:
-        ConfigError: everything that is wrong, at once.
+        ConfigError: lists every problem.
         UsageError: the file cannot be read.
     """
     origin = Path(path)
@@ -175,7 +175,7 @@ def parse_study(tree: Mapping[str, Any], origin: str = "study") -> Study:
     """A study from plain mappings.
 
     Raises:
-        ConfigError: everything that is wrong, at once; each arm's recipe is checked too.
+        ConfigError: lists every problem; each arm's recipe is checked too.
     """
     try:
         study = Study.model_validate(dict(tree))
@@ -193,12 +193,12 @@ def parse_study(tree: Mapping[str, Any], origin: str = "study") -> Study:
 
 
 def merged(tree: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
-    """`tree` with `over` laid on it: mappings are joined key by key, all else is replaced."""
+    """`tree` with the values of `over`: mappings are merged key by key, other values are replaced."""
     result = copy.deepcopy(dict(tree))
     for key, value in over.items():
         below = result.get(key)
         if isinstance(value, Mapping):
-            # A shorthand (`model: gpt2`, `precision: nf4`) below a mapping is written out as its first key.
+            # A shorthand (`model: gpt2`, `precision: nf4`) under a mapping is expanded to its first key.
             first = {"model": "name", "precision": "name"}.get(key)
             base = below if isinstance(below, Mapping) else ({first: below} if first and below is not None else {})
             result[key] = merged(base, value)
@@ -223,11 +223,11 @@ def _changed(tree: Tree, path: str, value: Any) -> Tree:
 def _wrong_names(study: Study) -> list[Problem]:
     problems = []
     if not study.arms:
-        problems.append(Problem("arms", "there are none", "name at least one"))
+        problems.append(Problem("arms", "is empty", "add at least one arm"))
     if not study.seeds or len(set(study.seeds)) != len(study.seeds):
-        problems.append(Problem("seeds", f"{list(study.seeds)}, expected different numbers", "seeds: [0]"))
+        problems.append(Problem("seeds", f"{list(study.seeds)}, expected distinct integers", "seeds: [0]"))
     if not study.benchmarks:
-        problems.append(Problem("benchmarks", "there are none", "benchmarks: {held-out: {}}"))
+        problems.append(Problem("benchmarks", "is empty", "benchmarks: {held-out: {}}"))
     places = [(f"questions.{n}", name) for n, one in enumerate(study.questions) for name in (one.is_better, one.than)]
     places += [(f"compare.{n}", name) for n, pair in enumerate(study.compare) for name in pair]
     places += [(f"published.{n}.values", name) for n, one in enumerate(study.published) for name in one.values]
@@ -235,11 +235,13 @@ def _wrong_names(study: Study) -> list[Problem]:
         if name not in study.arms:
             near = difflib.get_close_matches(name, study.arms, n=1)
             hint = f"did you mean {near[0]}?" if near else f"arms: {', '.join(study.arms)}"
-            problems.append(Problem(place, f"there is no arm {name!r}", hint))
+            problems.append(Problem(place, f"unknown arm {name!r}", hint))
     for number, one in enumerate(study.questions):
         if one.on not in study.benchmarks:
             known = ", ".join(study.benchmarks)
-            problems.append(Problem(f"questions.{number}.on", f"no benchmark {one.on!r} is run", f"known: {known}"))
+            problems.append(
+                Problem(f"questions.{number}.on", f"no benchmark {one.on!r} in the study", f"known: {known}")
+            )
         if one.on == HELD_OUT and one.metric not in (None, *HELD_OUT_METRICS):
             known = ", ".join(HELD_OUT_METRICS)
             said = _metric_problem("compared", one.metric)
@@ -248,16 +250,18 @@ def _wrong_names(study: Study) -> list[Problem]:
 
 
 def _wrong_figures(study: Study) -> Iterator[Problem]:
-    """What is published of no arm, or of something that the study does not measure."""
+    """Published values without an arm, or of something that the study does not measure."""
     for number, one in enumerate(study.published):
         if not one.values:
-            yield Problem(f"published.{number}.values", "there are none", "values: {ARM: NUMBER}")
+            yield Problem(f"published.{number}.values", "is empty", "values: {ARM: NUMBER}")
         score = one.score(study.benchmarks)
         if score is None and one.what not in PUBLISHED_COSTS:
             measured = (*study.benchmarks, "BENCHMARK SCORE", *PUBLISHED_COSTS)
             near = difflib.get_close_matches(one.what, measured, n=1, cutoff=0.8)
             hint = f"did you mean {near[0]!r}? " if near else ""
             said = f"the study does not measure {one.what!r}"
+            if (new := metric_renamed(one.what)) != one.what:
+                hint, said = "", f"renamed: {new}"
             yield Problem(f"published.{number}.what", said, f"{hint}known: {', '.join(measured)}")
         if score and score[0] == HELD_OUT and score[1] not in ("", *HELD_OUT_SCORES):
             said = _metric_problem("scored", score[1])
@@ -274,7 +278,7 @@ def _problem(details: Any) -> Problem:
     if details["type"] == "extra_forbidden":
         parts: dict[str, type[BaseModel]] = {"arms": Arm, "questions": Question, "published": Published}
         known = parts.get(details["loc"][0], Study).model_fields if len(details["loc"]) > 1 else Study.model_fields
-        return Problem(path, "there is no such key", f"known: {', '.join(known)}")
+        return Problem(path, "unknown key", f"known: {', '.join(known)}")
     if details["type"] == "missing":
         return Problem(path, "is missing", f"add {path} to the study")
     return Problem(path, str(details["msg"]))

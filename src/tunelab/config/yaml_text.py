@@ -1,4 +1,4 @@
-"""YAML as recipes use it: safe, scalars as in YAML 1.2 (1e-5 is a number, `no` is a text), no key twice."""
+"""YAML for recipes: safe, scalars as in YAML 1.2 (1e-5 is a number, `no` is a string), no duplicate keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import yaml
 
 from tunelab.errors import ConfigError, Problem
 
-# YAML 1.2 core schema; underscores between digits are let through, since 1_000 cannot mean anything else.
+# YAML 1.2 core schema; underscores between digits are allowed, since 1_000 cannot mean anything else.
 _SCALARS = (
     ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -23,7 +23,7 @@ _SCALARS = (
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the scalars above, which notes every key that stands twice in one mapping."""
+    """SafeLoader with the scalars above, which records duplicate keys."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (yaml's own attribute, filled below)
 
@@ -37,7 +37,7 @@ class _Loader(yaml.SafeLoader):
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             line = key_node.start_mark.line + 1
             if key is not None and key in seen:
-                message = f"key {key!r} stands twice, first in line {seen[key]}"
+                message = f"duplicate key {key!r}, first in line {seen[key]}"
                 self.twice.append(Problem(f"line {line}", message, "keep one of the two"))
             seen.setdefault(key, line)
         return super().construct_mapping(node, deep)
@@ -52,13 +52,13 @@ def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    # These are line breaks to YAML 1.1, which would come back as others where they are not escaped.
+    # YAML 1.1 treats these as line breaks; unescaped, they would be read back as other characters.
     style = '"' if re.search("[\x85\u2028\u2029]", text) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that also quotes what our loader would read as a number; what YAML 1.1 would, it quotes already."""
+    """SafeDumper that also quotes strings that our loader would read as numbers."""
 
 
 for _tag, _pattern, _first in _SCALARS:
@@ -70,10 +70,10 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
 
 def parse_yaml(text: str, origin: str) -> Any:
-    """The value of a YAML text.
+    """Parse a YAML text.
 
     Raises:
-        ConfigError: no YAML (with line and column), or keys that stand twice; `origin` names the text.
+        ConfigError: invalid YAML (with line and column), or duplicate keys; `origin` names the text.
     """
     try:
         loader = _Loader(text)
@@ -85,7 +85,7 @@ def parse_yaml(text: str, origin: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "text"
         said = ": ".join(part for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part)
-        hint = "check indentation, quotes and colons there; a tab is no indentation"
+        hint = "check indentation (no tabs), quotes and colons there"
         raise ConfigError(origin, [Problem(place, said or str(error), hint)]) from None
     if loader.twice:
         raise ConfigError(origin, loader.twice)
@@ -93,5 +93,5 @@ def parse_yaml(text: str, origin: str) -> Any:
 
 
 def dump_yaml(value: Any) -> str:
-    """A value of mappings, lists and scalars as YAML, in its own order; parse_yaml gives it back."""
+    """A value of mappings, lists and scalars as YAML, in its order; parse_yaml reads it back."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

@@ -1,4 +1,4 @@
-"""A study report for the console: lines of words, and columns and rows of tables. Nothing is printed here."""
+"""A study report for the console: lines of text and tables. Nothing is printed here."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tunelab.report.study_tables import (
     unfinished_arms,
 )
 
-#: What a terminal's table takes beside its words: its two edges, and of each column two blanks and a rule.
+#: Width of a terminal table besides its text: two edges, and per column two spaces and a rule.
 _EDGES, _AROUND = 1, 3
 
 
 @dataclass(frozen=True, slots=True)
 class ConsoleTable:
-    """Columns and rows of plain texts, each row as long as the columns."""
+    """Columns and rows of plain strings; each row has one cell per column."""
 
     title: str
     columns: list[str]
@@ -32,26 +32,26 @@ class ConsoleTable:
 
 
 def answer_lines(report: StudyReport) -> list[str]:
-    """A line for each question: what was asked and the answer."""
+    """One line per question, with its answer."""
     return [_one_line(f"{one.question} {one.answer}") for one in report.questions]
 
 
-def doubt_lines(report: StudyReport) -> list[str]:
-    """What the numbers do not prove, a line each, arms without a result among them."""
+def caveat_lines(report: StudyReport) -> list[str]:
+    """One line per caveat, including arms without a result."""
     return [_one_line(sentence) for sentence in (*unfinished_arms(report), *report.not_proved)]
 
 
 def console_tables(report: StudyReport, width: int | None = None, *, brief: bool = False) -> list[ConsoleTable]:
-    """Scores, costs, comparisons and published figures; a table without rows or columns is left out.
+    """Scores, costs, comparisons and published values; tables without rows or columns are omitted.
 
     Args:
-        width: of the terminal in columns: a table whose words would be broken to fit goes on in another of the same
-            rows. None = there is no limit.
-        brief: scores and costs alone.
+        width: terminal width in columns; a table that would break words is split into several with the same rows.
+            None = no limit.
+        brief: only scores and costs.
     """
     made = [(_plain(arms_table(report, group)), 1) for group in ("Quality", "Cost")]
     if not brief:
-        # The last column's words are long (verdicts, sources): they stand in the page and in Markdown.
+        # The last column (verdicts, sources) is long: it is only in the HTML page and in Markdown.
         made += [(_without_last(_plain(make(report))), 2) for make in (comparisons_table, published_table)]
     shown = [(table, keys) for table, keys in made if table.rows and len(table.columns) > 1]
     return [part for table, keys in shown for part in (_split(table, keys, width) if width else [table])]
@@ -67,7 +67,7 @@ def _without_last(table: ConsoleTable) -> ConsoleTable:
 
 
 def _split(table: ConsoleTable, keys: int, width: int) -> list[ConsoleTable]:
-    """The table in as few parts as keep every word whole; each begins with the columns that name its rows."""
+    """Split the table into as few parts as possible without breaking words; each repeats the key columns."""
     named = list(range(keys))
     parts = [list(named)]
     for place in range(keys, len(table.columns)):
@@ -85,10 +85,10 @@ def _split(table: ConsoleTable, keys: int, width: int) -> list[ConsoleTable]:
 
 
 def _fits(table: ConsoleTable, places: Sequence[int], width: int) -> bool:
-    """Whether a terminal shows these columns without a broken word, and values beside their errors.
+    """Whether the columns fit a terminal without broken words or line breaks inside "value ± error".
 
-    As rich does (Table._collapse_widths), the widest columns are narrowed first, to an equal width. One cell less than
-    that is counted on, since it rounds each column for itself.
+    Like rich (Table._collapse_widths), narrows the widest columns first, to an equal width. Leaves a margin of one
+    cell, since rich rounds each column separately.
     """
     texts = [[table.columns[place], *(row[place] for row in table.rows)] for place in places]
     wanted = [max(map(_width, column)) for column in texts]
@@ -105,7 +105,7 @@ def _words(text: str) -> list[str]:
 
 
 def _width(text: str) -> int:
-    """Cells of a terminal that a text takes."""
+    """Width of a text in terminal cells."""
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
@@ -114,9 +114,7 @@ def _heading(column: Column) -> str:
 
 
 def _text(cell: Cell, column: Column) -> str:
-    """A cell in one line; what an arm is made of is left out, its name says which it is, and so are published values,
-    which have a table.
-    """
+    """A cell in one line, without an arm's parts (its name identifies it) and published values (they have a table)."""
     notes = tuple(note for note in cell.notes if not note.startswith(PUBLISHED))
     notes = () if column.title == "Arm" and not column.group else notes
     failed = [note for note in cell.notes if not notes and note.startswith(("failed", "has not run"))]
@@ -125,5 +123,5 @@ def _text(cell: Cell, column: Column) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Text without line breaks and without characters that steer a terminal."""
+    """Text without line breaks and control characters."""
     return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())

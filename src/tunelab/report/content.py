@@ -1,8 +1,8 @@
-"""What a study found, as plain data: the one thing that every renderer takes, so that a report is rendered again
-without a model.
+"""The results of a study as plain data: the input of every renderer, so that a report can be rendered again without
+a model.
 
-None stands for "not known" and is shown as "–", never as zero. Texts are shown as they are; no renderer lets them act
-as markup. Values of a benchmark are in the unit of its score ("0-1", "0-100", "per token").
+None means "not known" and is shown as "–", never as zero. Renderers escape all texts. Values of a benchmark are in the
+unit of its score ("0-1", "0-100", "per token").
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Verdict = Literal["better", "worse", "no difference", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What the study asks, with its answer in one sentence."""
+    """A question of the study, with its answer in one sentence."""
 
     question: str
     answer: str
@@ -36,17 +36,17 @@ class Arm:
     """A model that was evaluated, trained or not.
 
     Attributes:
-        name: unique in the study; what the other parts refer to.
-        model, precision, adapter, data: what it is made of ("none" for an adapter that is not there).
+        name: unique in the study; other parts refer to it.
+        model, precision, adapter, data: its parts ("none" = no adapter).
         status: "done", "failed" (see `error`) or "missing" (never ran).
-        error: what went wrong; "" where nothing did.
-        peak_memory_bytes: highest memory of the accelerator (of the process on a CPU), over training and evaluation.
-        training_seconds: of all seeds' mean; 0.0 = not trained.
-        evaluation_seconds: of all benchmarks together.
-        tokens_per_second: in training, target and prompt tokens alike.
+        error: the error message; "" = none.
+        peak_memory_bytes: peak memory of the accelerator (on a CPU, of the process) in training and evaluation.
+        training_seconds: mean over seeds; 0.0 = not trained.
+        evaluation_seconds: sum over all benchmarks.
+        tokens_per_second: in training; target and prompt tokens.
         trainable_parameters: 0 = not trained.
-        disk_bytes: of what training made (adapter or weights).
-        cost: in the report's currency, where a price per hour is known.
+        disk_bytes: size of the adapter or weights that training wrote.
+        cost: in the report's currency; None without a price per hour.
     """
 
     name: str
@@ -66,26 +66,26 @@ class Arm:
 
     @property
     def parts(self) -> str:
-        """Model, precision, adapter and data in one line; what is not there is left out."""
-        adapter = self.adapter if self.adapter != "none" else "every weight" if self.data else ""
+        """Model, precision, adapter and data in one line; absent parts are omitted."""
+        adapter = self.adapter if self.adapter != "none" else "full fine-tuning" if self.data else ""
         precision = "" if self.precision == "none" else self.precision
         return " · ".join(part for part in (self.model, precision, adapter, self.data) if part)
 
 
 @dataclass(frozen=True, slots=True)
 class ArmScore:
-    """One figure of one arm on one benchmark.
+    """One score of one arm on one benchmark.
 
     Attributes:
-        name: of the metric ("accuracy").
-        value: mean over seeds where there are several.
-        error: standard error between items; None = not known.
-        seed_error: standard error across seeds; None = one seed, or not known. Never mixed with `error`.
+        name: the metric ("accuracy").
+        value: mean over seeds.
+        error: standard error over items; None = not known.
+        seed_error: standard error across seeds; None = one seed, or not known. Never combined with `error`.
         n: items.
-        seeds: how many seeds `value` is the mean of.
+        seeds: number of seeds that `value` is the mean over.
         unit: "0-1", "0-100", "per token".
-        is_main: the headline metric of this benchmark; at most one for an arm and benchmark.
-        in_table: has a column in the table of arms, as main scores always have; plots show main scores alone.
+        is_main: the headline metric of this benchmark; at most one per arm and benchmark.
+        in_table: has a column in the table of arms, like main scores. Plots show only main scores.
     """
 
     arm: str
@@ -104,16 +104,16 @@ class ArmScore:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A figure that others published of an arm, and what was measured of the same.
+    """A published value for an arm, and the measured one.
 
     Attributes:
-        benchmark: of the study, or what was counted apart from benchmarks ("peak memory").
-        value: the published one, in `unit`.
-        source: paper, model card or address.
-        unit: of both values; "" = not known, as that of a benchmark that no arm was scored on.
-        metric: the score's name; "" = the headline metric, or no score.
+        benchmark: of the study, or the name of a cost ("peak memory").
+        value: the published value, in `unit`.
+        source: paper, model card or URL.
+        unit: of both values; "" = not known, for example if no arm was scored on the benchmark.
+        metric: the score's name; "" = the headline metric, or a cost.
         measured: None = not known.
-        error: the measured score's standard error between items; None = not known, or no score.
+        error: the measured score's standard error over items; None = not known, or a cost.
     """
 
     arm: str
@@ -132,12 +132,12 @@ class PairedComparison:
 
     Attributes:
         difference: b - a in the metric's unit, with its 95 % interval `low` to `high`.
-        p, p_holm: two-sided, of this comparison alone and after Holm's correction over the study's family.
+        p, p_holm: two-sided; uncorrected, and with Holm's correction over all comparisons of the study.
         n: items that both answered.
-        gained, lost: items that only b, only a answered right; None where answers are not right or wrong.
-        detectable: smallest true difference that was likely (power 0.8) to be seen.
+        gained, lost: items that only b, or only a, answered right; None if answers are not right or wrong.
+        detectable: smallest true difference detectable with power 0.8.
         verdict: the comparison in words.
-        seeds: trainings that both are means over.
+        seeds: number of training runs that both are means over.
         seed_error: standard error of the difference across seeds; None = one seed, or not known.
     """
 
@@ -161,7 +161,7 @@ class PairedComparison:
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """An item that one of two arms answered right and the other wrong; `kind` is said of b."""
+    """An item that only one of two arms answered right; `kind` refers to b."""
 
     a: str
     b: str
@@ -176,7 +176,7 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Training loss of one arm and seed: (optimiser step, nats per target token)."""
+    """Training loss of one arm and seed: (optimizer step, nats per target token)."""
 
     arm: str
     seed: int
@@ -185,7 +185,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class SettingDifference:
-    """A setting that is not the same in all arms: its value in each, by the arm's name."""
+    """A setting that differs between arms: arm -> value."""
 
     key: str
     values: Mapping[str, str]
@@ -193,15 +193,15 @@ class SettingDifference:
 
 @dataclass(frozen=True, slots=True)
 class StudyReport:
-    """All that a report shows.
+    """The content of a report.
 
     Attributes:
-        created: date and time in words, as it is shown.
-        scores: in the order that benchmarks and metrics are shown in.
-        flips_left_out: flips that the study found but did not put into `flips`.
-        not_proved: what the numbers do not prove, in sentences.
-        provenance: sections ("versions", "recipe of lora") of key -> value; a value may have many lines.
-        currency: of every arm's cost ("USD").
+        created: date and time as shown.
+        scores: in the order in which they are shown.
+        flips_left_out: number of flips that are not in `flips`.
+        not_proved: caveats, in sentences.
+        provenance: sections ("versions", "recipe of lora") of key -> value; values may be multi-line.
+        currency: of the costs ("USD").
     """
 
     title: str
@@ -220,7 +220,7 @@ class StudyReport:
     currency: str = ""
 
     def __post_init__(self) -> None:
-        """Raises DataError where a part names an arm that is not there, or two parts say the same."""
+        """Raises DataError if a part names an unknown arm, or if parts are duplicated."""
         _check_unique("arm", (arm.name for arm in self.arms))
         _check_unique("score", (f"{one.arm}, {one.benchmark}, {one.name}" for one in self.scores))
         _check_unique("main score", (f"{one.arm}, {one.benchmark}" for one in self.scores if one.is_main))
@@ -230,11 +230,11 @@ class StudyReport:
                 raise DataError(
                     f"{part} of the report name {', '.join(map(repr, strangers))}: expected arms of the report "
                     f"({', '.join(map(repr, sorted(known)))})",
-                    "name every arm in `arms`, also one that failed",
+                    "list every arm in `arms`, including failed ones",
                 )
 
     def _named_arms(self) -> dict[str, list[str]]:
-        """The names of arms that each part of the report uses."""
+        """The arm names used in each part of the report."""
         return {
             "scores": [one.arm for one in self.scores],
             "published": [one.arm for one in self.published],
@@ -250,14 +250,12 @@ class StudyReport:
         return list(dict.fromkeys(score.benchmark for score in self.scores if score.is_main))
 
     def main_score(self, arm: str, benchmark: str) -> ArmScore | None:
-        """The headline metric of an arm on a benchmark; None where there is none."""
+        """The headline score of an arm on a benchmark; None if there is none."""
         found = (one for one in self.scores if one.is_main and (one.arm, one.benchmark) == (arm, benchmark))
         return next(found, None)
 
     def table_scores(self) -> list[ArmScore]:
-        """One score, of any arm, for each figure that has a column: of one benchmark after the other, the main one
-        first.
-        """
+        """One score (of any arm) for each metric with a column, grouped by benchmark, the main one first."""
         places = {name: place for place, name in enumerate(dict.fromkeys(one.benchmark for one in self.scores))}
         shown: dict[tuple[str, str], ArmScore] = {}
         for score in self.scores:
@@ -266,14 +264,14 @@ class StudyReport:
         return sorted(shown.values(), key=lambda one: (places[one.benchmark], not one.is_main))
 
     def score(self, arm: str, benchmark: str, name: str) -> ArmScore | None:
-        """A figure of an arm on a benchmark; None where there is none."""
+        """A score of an arm on a benchmark; None if there is none."""
         found = (one for one in self.scores if (one.arm, one.benchmark, one.name) == (arm, benchmark, name))
         return next(found, None)
 
     def published_of(self, arm: str, benchmark: str, name: str = "") -> list[Published]:
-        """What others published of an arm's figure on a benchmark; "" = of the headline metric."""
-        quoted = {"", *(one.name for one in self.scores if one.is_main and one.benchmark == benchmark)}
-        names = quoted if name in quoted else {name}
+        """Published values for an arm's metric on a benchmark; "" = the headline metric."""
+        headline = {"", *(one.name for one in self.scores if one.is_main and one.benchmark == benchmark)}
+        names = headline if name in headline else {name}
         return [one for one in self.published if (one.arm, one.benchmark) == (arm, benchmark) and one.metric in names]
 
     def to_json(self) -> dict[str, Any]:
@@ -282,29 +280,27 @@ class StudyReport:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> StudyReport:
-        """Raises RunError as record_from_json does, DataError where parts do not fit together."""
+        """Raises RunError as record_from_json does, and DataError if parts are inconsistent."""
         return record_from_json(cls, value)
 
 
 def write_report(path: Path, report: StudyReport) -> None:
-    """The report as one JSON file, replaced as a whole."""
+    """Write the report as one JSON file, atomically."""
     write_json_atomically(path, stamped(report.to_json()))
 
 
 def read_report(path: Path) -> StudyReport:
-    """The report that write_report wrote.
+    """Read a report written by write_report.
 
     Raises:
-        RunError: there is no such file, it is no JSON, or no report; names the file.
+        RunError: the file does not exist, or is not JSON, or not a report; names the file.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunError(
-            f"{path}: there is no report here", "run the study first: tunelab study run STUDY.yaml"
-        ) from None
+        raise RunError(f"{path}: no report here", "run the study first: tunelab study run STUDY.yaml") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"{path} is no JSON: {error}", "make the report again from its study") from error
+        raise RunError(f"{path} is not JSON: {error}", "render the report again from its study") from error
     try:
         return StudyReport.from_json(read_report_tree(value, path) if isinstance(value, dict) else value)
     except (RunError, DataError) as error:

@@ -1,7 +1,7 @@
-"""What every plot shares: colours, matplotlib's settings, axes whose margins are given in pixels.
+"""Shared by all plots: colors, matplotlib settings, axes with margins in points.
 
-Figures are drawn in the light colours; svg.py turns these into the page's variables. Lengths are in points of 1/72
-inch, which a phone shows at about one pixel each. matplotlib is imported by what draws, not by this module.
+Figures are drawn in the light colors; svg.py replaces them with the page's variables. Lengths are in points of 1/72
+inch, about one pixel on a phone. matplotlib is imported by the functions that draw, not by this module.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ FONT = 12.0
 SMALL = 11.0
 DPI = 72
 
-#: Half of a 95 % interval in standard errors.
+#: Half-width of a 95 % interval in standard errors.
 INTERVAL = 1.96
 
-#: Begins the id of what has a tooltip.
+#: Prefix of the id of elements with a tooltip.
 TOOLTIP = "title: "
 
-#: The variables of the page: in light and in dark.
+#: The page's color variables: light and dark.
 COLOURS = {
     "paper": ("#ffffff", "#14181e"),
     "raised": ("#f6f7f9", "#1b2027"),
@@ -56,11 +56,11 @@ COLOURS = {
 PAPER, INK, MUTED, STRONG_LINE = (COLOURS[name][0] for name in ("paper", "ink", "muted", "strong-line"))
 _SERIES = [light for name, (light, _) in COLOURS.items() if name.startswith("series")]
 
-# On top of matplotlib's own defaults, so that a matplotlibrc of the machine changes no report.
+# On top of matplotlib's defaults, so that the user's matplotlibrc does not change reports.
 _STYLE: dict[str, Any] = {
     "figure.dpi": DPI,
-    "svg.fonttype": "none",  # texts stay texts: they take the page's font and can be selected
-    "text.parse_math": False,  # a name with two dollar signs is a name
+    "svg.fonttype": "none",  # text stays text: it uses the page's font and can be selected
+    "text.parse_math": False,  # dollar signs in names are not math
     "text.color": INK,
     "font.size": SMALL,
     "axes.edgecolor": STRONG_LINE,
@@ -76,14 +76,14 @@ _BOUNDS = {"0-1": (0.0, 1.0), "0-100": (0.0, 100.0)}
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A plot with its words.
+    """A plot with its texts.
 
     Attributes:
-        name: unique in the report, fit for a file name ("scores-mmlu").
-        title: what is shown, in a line.
-        caption: how to read it, and what is not in it.
-        words: what is read aloud in the drawing's place.
-        figure: the drawing.
+        name: unique in the report, usable as a file name ("scores-mmlu").
+        title: what is shown, in one line.
+        caption: how to read it, and what is missing.
+        words: alternative text for screen readers.
+        figure: the matplotlib figure.
     """
 
     name: str
@@ -95,17 +95,17 @@ class Plot:
 
 @contextmanager
 def plot_style() -> Iterator[None]:
-    """matplotlib's settings for what is drawn and written inside."""
+    """Context with matplotlib settings for drawing and saving."""
     import matplotlib.style
 
     with warnings.catch_warnings(), matplotlib.style.context(["default", _STYLE]):
-        # The browser's font draws the text, not the one that matplotlib measures with.
+        # The browser draws the text with its own font, not with matplotlib's.
         warnings.filterwarnings("ignore", r"Glyph \d+ .*missing", UserWarning)
         yield
 
 
 def new_axes(height: float, *, left: float, right: float, top: float, bottom: float) -> tuple[Figure, Axes]:
-    """A figure, which is WIDTH wide, with its axes; height and the margins around the axes in points."""
+    """A figure of width WIDTH with axes; height and margins in points."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH / DPI, height / DPI))
@@ -118,7 +118,7 @@ def new_axes(height: float, *, left: float, right: float, top: float, bottom: fl
 
 
 def add_legend(axes: Axes, marks: Sequence[Line2D], names: Sequence[str], columns: int) -> None:
-    """A key below the axes; the figure grows by it."""
+    """Add a legend below the axes; the figure grows by its height."""
     figure = axes.get_figure(root=True)
     assert figure is not None, "new_axes made it"
     area, more = axes.get_window_extent().frozen(), 17.3 * math.ceil(len(names) / columns) + 9
@@ -129,34 +129,34 @@ def add_legend(axes: Axes, marks: Sequence[Line2D], names: Sequence[str], column
 
 
 def title_above(axes: Axes, title: str) -> None:
-    """The vertical axis' title, level above the axes: a phone has no width for one that stands upright."""
+    """Set the y-axis title horizontally above the axes: a phone is too narrow for a rotated one."""
     axes.set_ylabel(shortened(title, WIDTH - 4, SMALL), rotation="horizontal", ha="left", va="baseline")
     area = axes.get_window_extent()
     axes.yaxis.set_label_coords((2 - area.x0) / area.width, 1 + 10 / area.height)
 
 
 def title_below(axes: Axes, title: str) -> None:
-    """The horizontal axis' title."""
+    """Set the x-axis title."""
     axes.set_xlabel(shortened(title, WIDTH - 8, SMALL))
 
 
 def set_tooltip(artist: Artist, words: str) -> None:
-    """What is shown where a pointer rests on it, in the page."""
+    """Set the tooltip shown on hover in the page."""
     artist.set_gid(TOOLTIP + possible(words))
 
 
 def series(report: StudyReport, arm: str) -> tuple[str, str]:
-    """An arm's colour and line, the same in every plot; arms beyond the colours begin again with dashed lines."""
+    """An arm's color and line style, the same in all plots; when colors run out, they repeat with dashed lines."""
     place = [one.name for one in report.arms].index(arm)
     return _SERIES[place % len(_SERIES)], "--" if place >= len(_SERIES) else "-"
 
 
 def within_bounds(unit: str, low: float, high: float) -> tuple[float, float]:
-    """The limits of a score's axis, without what its unit cannot be."""
+    """Axis limits of a score, clipped to the range of its unit."""
     least, most = _BOUNDS.get(unit, (-math.inf, math.inf))
     return max(low, least), min(high, most)
 
 
 def score_title(score: ArmScore) -> str:
-    """A metric with its unit and direction, for an axis."""
+    """Axis title: metric, unit and direction."""
     return f"{score.name.replace('_', ' ')} ({score.unit}), {'higher' if score.higher_is_better else 'lower'} is better"

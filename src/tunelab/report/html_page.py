@@ -1,6 +1,6 @@
-"""A study report as one HTML file that needs nothing else: no network, no library, under 3 MB.
+"""A study report as one self-contained HTML file: no network, no libraries, under 3 MB.
 
-Its markup is in the templates of assets/report, which escape every text.
+The markup is in the templates in assets/report, which escape all texts.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from tunelab.report.study_tables import (
 )
 from tunelab.report.svg import ASSETS, svg_element
 
-#: The page is smaller than this, in bytes.
+#: Maximum size of the page in bytes.
 PAGE_BYTES = 3_000_000
 
-# A value of the provenance beyond this many characters is cut on the page; the stored report holds it whole.
+# Longer provenance values are cut on the page; the stored report has them in full.
 _PROVENANCE_CHARACTERS = 20_000
 
-# A blank that would part a number from its unit at the end of a line.
+# A space where a line break would separate a number from its unit.
 _UNIT_SPACE = re.compile(r"(?<=\d) (?=%|[KMG]iB\b|points?\b)")
 
-# A hyphen that stands for a minus: before a digit and not inside a word or range.
+# A hyphen used as a minus: before a digit and not inside a word or range.
 _MINUS = re.compile(r"(?<![\w.-])-(?=[\d.])")
 
-_SUMMARY = 140  # characters of the question that are shown while a flip is closed
+_SUMMARY = 140  # characters of the question shown while a flip is collapsed
 
 
 def html_page(report: StudyReport, most_bytes: int = PAGE_BYTES) -> str:
-    """The whole page. Flips take the room that the rest leaves; it says how many were left out.
+    """The whole page. Flips fill the remaining size; the page says how many were left out.
 
     Raises:
-        DataError: the page without any flip is already larger than `most_bytes`.
+        DataError: the page without flips is already larger than `most_bytes`.
     """
     write: Any = _templates().get_template("sections.html").module
     parts = {
@@ -60,7 +60,7 @@ def html_page(report: StudyReport, most_bytes: int = PAGE_BYTES) -> str:
         "comparisons": write.comparisons(report),
         "plots": write.plots(all_plots(report)),
         "flips": write.flips(report, []),
-        "not-proved": write.not_proved(report),
+        "caveats": write.caveats(report),
         "provenance": write.provenance(report),
     }
     used = len(_document(report, parts).encode())
@@ -68,10 +68,10 @@ def html_page(report: StudyReport, most_bytes: int = PAGE_BYTES) -> str:
         sizes = ", ".join(f"{name} {len(part.encode()):,}" for name, part in parts.items() if part)
         raise DataError(
             f"the page needs {used:,} bytes without flips, more than {most_bytes:,}: {sizes}",
-            "give the report fewer arms or a shorter provenance",
+            "use fewer arms or a shorter provenance",
         )
     drawn = [write.flip(flip) for flip in report.flips]
-    # The list's own words grow by a few bytes where flips are kept.
+    # The list's own markup grows by a few bytes with flips.
     kept = _that_fit(report.flips, [len(one.encode()) for one in drawn], max(0, most_bytes - used - 200))
     parts["flips"] = write.flips(report, [drawn[place] for place in kept])
     return _document(report, parts)
@@ -120,7 +120,7 @@ def _templates() -> jinja2.Environment:
 
 
 def _group_spans(columns: Sequence[Column]) -> list[tuple[str, int]]:
-    """Names of groups and how many columns each spans; () where there are no several groups."""
+    """Group names and the number of columns each spans; [] if there are fewer than two groups."""
     if len({column.group for column in columns} - {""}) < 2:
         return []
     return [(name, len(list(members))) for name, members in groupby(columns, key=lambda column: column.group)]
@@ -145,7 +145,7 @@ def _cut(value: str) -> str:
 
 
 def _that_fit(flips: Sequence[Flip], sizes: Sequence[int], room: int) -> list[int]:
-    """Places of the flips that are kept, in their order: in turns over arms, benchmark and kind."""
+    """Indices of the flips to keep, in order: round-robin over arms, benchmark and kind."""
     groups: dict[tuple[str, ...], list[int]] = {}
     for place, flip in enumerate(flips):
         groups.setdefault((flip.a, flip.b, flip.benchmark, flip.kind), []).append(place)

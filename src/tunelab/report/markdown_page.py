@@ -1,4 +1,4 @@
-"""A study report as Markdown (GitHub's tables): the page without its plots."""
+"""A study report as GitHub-flavored Markdown: the page without plots."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from tunelab.report.study_tables import Cell, Column, StudyTable, tables, unfini
 
 MOST_FLIPS = 20
 
-# Characters that mean something to Markdown; an underscore only at the edge of a word.
+# Characters with a meaning in Markdown; underscores only at word boundaries.
 _SPECIAL = re.compile(r"[\\`*<>\[\]|&~$]|(?<!\w)_|_(?!\w)")
 
 
 def markdown_page(report: StudyReport, most_flips: int = MOST_FLIPS) -> str:
-    """The report as Markdown; flips beyond `most_flips` are left out, and it says how many."""
+    """The report as Markdown with at most `most_flips` flips; it says how many are left out."""
     made = {table.title: table for table in tables(report)}
     blocks = [f"# {_escape(report.title)}", _escape(report.created), *_answers(report)]
     for title, table in made.items():
         if title != "Differences between arms":
             blocks += [f"## {title}", *_table(table)]
     blocks += _flips(report, most_flips)
-    doubts = [f"- {_escape(sentence)}" for sentence in (*unfinished_arms(report), *report.not_proved)]
-    blocks += ["## What was not proved", "\n".join(doubts)] if doubts else []
+    caveats = [f"- {_escape(sentence)}" for sentence in (*unfinished_arms(report), *report.not_proved)]
+    blocks += ["## Caveats", "\n".join(caveats)] if caveats else []
     if differences := made.get("Differences between arms"):
         blocks += [f"## {differences.title}", *_table(differences)]
     blocks += _provenance(report)
@@ -57,7 +57,7 @@ def _flips(report: StudyReport, most: int) -> list[str]:
         return []
     shown = report.flips[:most]
     left_out = len(report.flips) - len(shown) + report.flips_left_out
-    blocks = ["## Flips", "Items that one arm answered right and the other wrong."]
+    blocks = ["## Flips", "Items that only one of the two arms answered right."]
     for flip in shown:
         blocks += _flip(flip)
     return [*blocks, f"{left_out:,} more flips are left out here."] if left_out else blocks
@@ -83,18 +83,18 @@ def _provenance(report: StudyReport) -> list[str]:
 
 
 def _escape(text: str) -> str:
-    """Text in one line that Markdown shows as it is."""
+    """Text in one line, escaped for Markdown."""
     line = _SPECIAL.sub(lambda found: "\\" + found.group(), " ".join(text.split()))
     return re.sub(r"^(#{1,6}(?= |$)|[+-](?= |$)|\d{1,9}(?=[.)](?: |$)))", _escaped_beginning, line)
 
 
 def _escaped_beginning(found: re.Match[str]) -> str:
-    """A line's beginning that would make a heading or a list."""
+    """Escape the start of a line that would make a heading or a list."""
     return f"{found.group()}\\" if found.group().isdigit() else f"\\{found.group()}"
 
 
 def _fenced(text: str) -> str:
-    """Text as a code block, its fence longer than any run of backticks in it."""
+    """Text as a code block with a fence longer than any run of backticks in it."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"

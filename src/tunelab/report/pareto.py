@@ -1,4 +1,4 @@
-"""Quality against what it costs, with the Pareto front: the arms that no other arm beats in both."""
+"""Quality against cost, with the Pareto front: the arms that no other arm beats in both."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _HEIGHT = 280.0
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Something that an arm costs, less being better."""
+    """A cost of an arm; less is better."""
 
     name: str
     of: Callable[[Arm], float | None]
@@ -53,8 +53,8 @@ COSTS = (
 
 
 def pareto_front(points: Sequence[tuple[float, float]], *, higher_is_better: bool) -> list[int]:
-    """Places of the (cost, quality) points that no other point beats: none is at most as dear and at least as good
-    and better in one of the two. Equal points are all on the front. Sorted by cost.
+    """Indices of the (cost, quality) points that no other point dominates (no more expensive, no worse, and better in
+    one of the two). Equal points are all on the front. Sorted by cost.
     """
     signed = [(cost, quality if higher_is_better else -quality) for cost, quality in points]
     front = [
@@ -69,7 +69,7 @@ def pareto_front(points: Sequence[tuple[float, float]], *, higher_is_better: boo
 
 
 def pareto_plot(report: StudyReport, benchmark: str, cost: Cost) -> Plot | None:
-    """Main scores of a benchmark over a cost; None where fewer than two arms have both."""
+    """Main scores of a benchmark against a cost; None if fewer than two arms have both."""
     found = [(score, spent) for arm in report.arms for score, spent in _point(report, arm, benchmark, cost)]
     if len(found) < 2:
         return None
@@ -94,14 +94,14 @@ def pareto_plot(report: StudyReport, benchmark: str, cost: Cost) -> Plot | None:
     )
     title = f"{benchmark} against {cost.name}"
     on_front = ", ".join(scores[place].arm for place in front)
-    caption = f"Filled: on the Pareto front ({on_front}); errors are not considered."
+    caption = f"Filled: on the Pareto front ({on_front}); standard errors are ignored."
     caption += _left_out(report, scores, without_room)
     name = f"{file_stem(benchmark)}-against-{file_stem(cost.name)}"
     return Plot(name, title, caption, f"{title}. On the Pareto front: {on_front}. {words}", figure)
 
 
 def _point(report: StudyReport, arm: Arm, benchmark: str, cost: Cost) -> list[tuple[ArmScore, float]]:
-    """The arm's score and cost, or nothing where one of them is not known."""
+    """The arm's score and cost; empty if one of them is not known."""
     score, spent = report.main_score(arm.name, benchmark), cost.of(arm)
     return [] if score is None or spent is None else [(score, spent)]
 
@@ -109,15 +109,15 @@ def _point(report: StudyReport, arm: Arm, benchmark: str, cost: Cost) -> list[tu
 def _left_out(report: StudyReport, scores: Sequence[ArmScore], unlabelled: Sequence[str]) -> str:
     shown = {score.arm for score in scores}
     absent = [arm.name for arm in report.arms if arm.name not in shown]
-    sentences = f" Not shown, since score or cost is not known: {', '.join(absent)}." if absent else ""
+    sentences = f" Not shown (score or cost unknown): {', '.join(absent)}." if absent else ""
     return sentences + (f" No room for the labels of {', '.join(unlabelled)}." if unlabelled else "")
 
 
 def _draw_mark(axes: Axes, report: StudyReport, score: ArmScore, point: tuple[float, float], on_front: bool) -> None:
-    """A point with its interval; filled where it is on the front."""
+    """Draw a point with its interval; filled if it is on the front."""
     colour, _ = series(report, score.arm)
     half = None if score.error is None else INTERVAL * score.error
-    # The interval on its own: its colour is fainter than the mark's.
+    # Drawn separately, because its color is fainter than the mark's.
     axes.errorbar(*point, yerr=half, fmt="none", ecolor=colour, elinewidth=1.5, alpha=0.45)
     (mark,) = axes.plot(*point, "o", color=colour, markersize=2 * MARK, markeredgewidth=1.75, zorder=3, clip_on=False)
     mark.set_markerfacecolor(colour if on_front else PAPER)
@@ -130,8 +130,8 @@ def _draw_labels(
     scores: Sequence[ArmScore],
     values: Sequence[tuple[float, float]],
 ) -> list[str]:
-    """Whole names beside their points; where one does not fit numbers instead, the arms' places in the report, with a
-    key below. Gives back the arms whose numbers do not fit either.
+    """Draw full names next to the points; if one does not fit, the arms' numbers in the report, with a legend below.
+    Returns the arms whose numbers do not fit either.
     """
     names = [shortened(score.arm, WIDTH, SMALL) for score in scores]
     points = [(float(x), float(y)) for x, y in axes.transData.transform(values)]
@@ -151,7 +151,7 @@ def _draw_labels(
 
 
 def _draw_label(axes: Axes, label: str, box: Box, point: tuple[float, float], value: tuple[float, float]) -> None:
-    """A label in its box, with a thin line to the mark's edge where it had to go farther away."""
+    """Draw a label in its box, with a thin line to the mark if it is far away."""
     left, bottom, right, top = box
     x, y = point
     far = math.hypot(min(max(x, left), right) - x, min(max(y, bottom), top) - y)
@@ -170,7 +170,7 @@ def _draw_label(axes: Axes, label: str, box: Box, point: tuple[float, float], va
 
 
 def _add_key(axes: Axes, report: StudyReport, scores: Sequence[ArmScore], labels: Sequence[str]) -> None:
-    """What the numbers stand for, two columns wide, below the axes."""
+    """Add a two-column legend of the numbers below the axes."""
     from matplotlib.lines import Line2D
 
     names = [shortened(f"{n}  {score.arm}", WIDTH / 2 - 58, SMALL) for n, score in zip(labels, scores, strict=True)]

@@ -1,6 +1,6 @@
-"""The report's plots as matplotlib figures: scores with intervals, loss curves, quality against what it costs.
+"""The report's plots as matplotlib figures: scores with intervals, loss curves, quality against cost.
 
-`figures` gives them to a notebook, `svg_files` as files; the page takes `all_plots`.
+`figures` is for notebooks, `svg_files` for files; the page uses `all_plots`.
 """
 
 from __future__ import annotations
@@ -43,28 +43,28 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-# A curve with more points is thinned to about these, which is more than its pixels on a phone. The line through them
-# has fewer, so that arms of like losses can be told apart.
+# Curves are reduced to this many points, more than the pixels on a phone. The smoothed line has fewer, so that arms
+# with similar losses can be told apart.
 _CURVE_POINTS = 200
 _LINE_POINTS = 40
 
 Point = tuple[float, float]
 
-_ROW = 38.0  # height of an arm in a plot of scores
+_ROW = 38.0  # height per arm in a plot of scores
 
 
 def figures(report: StudyReport) -> dict[str, Figure]:
-    """Every plot as a figure, by its name ("scores-mmlu", "training-loss"), to be shown and restyled."""
+    """All plots as figures, by name ("scores-mmlu", "training-loss"), to show and restyle."""
     return {plot.name: plot.figure for plot in all_plots(report)}
 
 
 def svg_files(report: StudyReport) -> dict[str, str]:
-    """Every plot as the text of an SVG file, by its name."""
+    """All plots as SVG source, by name."""
     return {plot.name: svg_file(plot) for plot in all_plots(report)}
 
 
 def all_plots(report: StudyReport) -> list[Plot]:
-    """Every plot that the report has data for: scores, loss curves, quality against memory and against time."""
+    """All plots that the report has data for: scores, loss curves, quality against memory and against time."""
     if not report.benchmarks and not report.curves:
         return []
     with plot_style():
@@ -76,7 +76,7 @@ def all_plots(report: StudyReport) -> list[Plot]:
 
 
 def _with_unique_names(plots: Sequence[Plot]) -> list[Plot]:
-    """Plots of benchmarks whose names differ in signs alone ("a.b", "a b") get a number."""
+    """Number the plots of benchmarks whose names give the same file name ("a.b", "a b")."""
     taken: Counter[str] = Counter()
     unique = []
     for plot in plots:
@@ -87,7 +87,7 @@ def _with_unique_names(plots: Sequence[Plot]) -> list[Plot]:
 
 
 def scores_plot(report: StudyReport, benchmark: str) -> Plot:
-    """Main scores of one benchmark: a row an arm, the value with its 95 % interval, published values as diamonds."""
+    """Main scores of one benchmark: one row per arm, with 95 % intervals, and published values as diamonds."""
     scores = [one for arm in report.arms if (one := report.main_score(arm.name, benchmark)) is not None]
     figure, axes = new_axes(_ROW * len(scores) + 44, left=10, right=10, top=4, bottom=40)
     for row, score in enumerate(scores):
@@ -98,9 +98,9 @@ def scores_plot(report: StudyReport, benchmark: str) -> Plot:
     axes.set_xlim(within_bounds(scores[0].unit, *axes.get_xlim()))
     title_below(axes, score_title(scores[0]))
     words = "; ".join(f"{score.arm} {format_with_error(score.value, score.error)}" for score in scores)
-    caption = "Lines are 95 % intervals between items (± 1.96 standard errors)."
+    caption = "Lines are 95 % intervals over items (± 1.96 standard errors)."
     if unknown := [score.arm for score in scores if score.error is None]:
-        caption += f" Not known for {', '.join(unknown)}."
+        caption += f" Unknown for {', '.join(unknown)}."
     if any(report.published_of(score.arm, benchmark) for score in scores):
         caption += " Diamonds are published values."
     if absent := [arm.name for arm in report.arms if arm.name not in {score.arm for score in scores}]:
@@ -111,7 +111,7 @@ def scores_plot(report: StudyReport, benchmark: str) -> Plot:
 
 
 def _draw_score(axes: Axes, report: StudyReport, score: ArmScore, row: int) -> None:
-    """An arm's name and value above its interval."""
+    """Draw an arm's name and value above its interval."""
     value, (colour, _) = format_with_error(score.value, score.error), series(report, score.arm)
     half = None if score.error is None else INTERVAL * score.error
     kind: dict[str, Any] = {"color": colour, "capsize": 4, "elinewidth": 2, "capthick": 2, "zorder": 3}
@@ -129,7 +129,7 @@ def _draw_score(axes: Axes, report: StudyReport, score: ArmScore, row: int) -> N
 
 
 def curves_plot(report: StudyReport) -> Plot:
-    """Training loss over steps: means as a line for each arm and seed, what they are means of faintly behind it."""
+    """Training loss over steps: a smoothed line per arm and seed, the unsmoothed curve faintly behind it."""
     drawn = {curve: _means(curve.points, _CURVE_POINTS) for curve in report.curves if curve.points}
     arms = list(dict.fromkeys(curve.arm for curve in drawn))
     names = [shortened(arm, WIDTH - 60, SMALL) for arm in arms]
@@ -143,7 +143,7 @@ def curves_plot(report: StudyReport) -> Plot:
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(axis="y")
     title_above(axes, "training loss (nats per target token)")
-    title_below(axes, "optimiser step")
+    title_below(axes, "optimizer step")
     add_legend(axes, list(lines.values()), names, columns)
     ends = "; ".join(f"{one.arm}, seed {one.seed}: ends at {points[-1][1]:.3g}" for one, (points, _) in drawn.items())
     return Plot("training-loss", "Training loss", _curves_caption(report, drawn), f"Training loss. {ends}", figure)
@@ -165,13 +165,13 @@ def _curves_caption(report: StudyReport, drawn: Mapping[Curve, tuple[Sequence[Po
     caption = f"Each point is the mean of up to {most} logged steps." if most > 1 else "Every logged step."
     if (longest := max(len(points) for points, _ in drawn.values())) > _LINE_POINTS:
         steps = most * math.ceil(longest / _LINE_POINTS)
-        caption += f" Lines are means of up to {steps} steps, the points faint behind them."
+        caption += f" Lines are means of up to {steps} steps; faint lines are the points."
     has_seeds = len({curve.arm for curve in report.curves}) < len(report.curves)
-    return caption + (" Seeds of an arm share its colour; later seeds are drawn thinner." if has_seeds else "")
+    return caption + (" Seeds of an arm share its color; later seeds are drawn thinner." if has_seeds else "")
 
 
 def _means(points: Sequence[Point], most: int) -> tuple[list[Point], int]:
-    """At most so many points, each the mean of about equally many neighbours; the second value says of how many."""
+    """At most `most` points, each the mean of about equally many neighbors; and how many that are at most."""
     count = min(most, len(points))
     ends = [place * len(points) // count for place in range(count + 1)]
     parts = [points[start:end] for start, end in pairwise(ends)]

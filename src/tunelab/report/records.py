@@ -1,9 +1,9 @@
-"""Frozen dataclasses to JSON and back, strictly: a key that is unknown or missing, or a value of another kind, is an
-error that names its place ("scores[3].error").
+"""Frozen dataclasses to JSON and back, strictly: an unknown or missing key, or a value of another type, is an error
+that names its place ("scores[3].error").
 
-Understood are str, bool, int, float, None, Literal, X | None, tuple[X, ...], tuple[X, Y], Mapping[str, X] and
-dataclasses of these. Defaults are for those who write records in Python; a stored record names every key, but for
-fields that came later (`LATER`), which records of before lack.
+Supported types: str, bool, int, float, None, Literal, X | None, tuple[X, ...], tuple[X, Y], Mapping[str, X] and
+dataclasses of these. Defaults apply only in Python; a stored record has every key, except fields that were added later
+(`LATER`), which older records lack.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from tunelab.errors import RunError
 
 T = TypeVar("T")
 
-#: Metadata of a field that came after the first records were stored: its default stands where a record lacks it.
+#: Metadata of a field added after the first records were stored: its default is used if a record lacks it.
 LATER: Mapping[str, Any] = types.MappingProxyType({"later": True})
 
-_HINT = "it was written by another version or changed by hand: make the report again from its study"
+_HINT = "written by another version or edited by hand: render the report again from its study"
 _UNIONS = (Union, types.UnionType)
 
 
 def record_to_json(value: Any) -> Any:
-    """A record as dicts, lists, strings and numbers, in the order of its fields."""
+    """A record as dicts, lists, strings and numbers, in field order."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: record_to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -37,15 +37,15 @@ def record_to_json(value: Any) -> Any:
 
 
 def record_from_json(kind: type[T], value: Any, where: str = "") -> T:
-    """The record that record_to_json wrote.
+    """The record that record_to_json converted.
 
     Args:
         kind: the dataclass.
-        value: what json.load gave.
-        where: the record's place in the whole, for messages; "" = it is the whole.
+        value: the result of json.load.
+        where: the record's place in the whole, for messages; "" = the top level.
 
     Raises:
-        RunError: a key is unknown or missing, a value is not of its kind, or a number is not finite.
+        RunError: a key is unknown or missing, a value has the wrong type, or a number is not finite.
     """
     place = where or kind.__name__
     if not isinstance(value, Mapping):
@@ -95,11 +95,11 @@ def _read_tuple(inner: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ..
 
 
 def _read_plain(kind: Any, value: Any, where: str) -> Any:
-    """str, bool, int or float; a bool is no number, and an int is a float as well."""
+    """A str, bool, int or float; a bool is not a number, and an int is accepted as a float."""
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise _wrong(where, {str: "a text", bool: "true or false", int: "a whole number"}.get(kind, "a number"), value)
+        raise _wrong(where, {str: "a string", bool: "true or false", int: "an integer"}.get(kind, "a number"), value)
     if isinstance(value, float) and not math.isfinite(value):
         raise _wrong(where, "a finite number", value)
     return value

@@ -1,4 +1,4 @@
-"""A study report's tables as texts, the same for the page, Markdown and the console."""
+"""A study report's tables as text, shared by the page, Markdown and the console."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from tunelab.units import format_bytes, format_count, format_duration, format_ra
 
 UNKNOWN = "–"
 
-#: Begins the note of a score that says what others published.
+#: Prefix of the note with a published value.
 PUBLISHED = "published "
 
-#: With more columns of scores than these, scores and costs do not fit side by side on a page.
+#: With more score columns than this, scores and costs do not fit side by side on a page.
 MOST_SCORES_BESIDE_COSTS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its heading, a second line for unit and direction, and the group that it stands in ("" = none)."""
+    """A column: its heading, a second line for unit and direction, and its group ("" = none)."""
 
     title: str
     unit: str = ""
@@ -39,7 +39,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class StudyTable:
-    """A table: its name, what it shows in a sentence, and rows of as many cells as there are columns."""
+    """A table: title, caption, and rows with one cell per column."""
 
     title: str
     caption: str
@@ -51,28 +51,28 @@ _Maker = tuple[Column, Callable[[Arm], Cell]]
 
 
 def arms_tables(report: StudyReport) -> list[StudyTable]:
-    """Scores with errors and published values, and what each arm cost: one table, or two where it would be too wide."""
+    """Scores with errors and published values, and costs per arm: one table, or two if it would be too wide."""
     if len(report.table_scores()) <= MOST_SCORES_BESIDE_COSTS:
         return [arms_table(report, "Quality", "Cost")]
     return [arms_table(report, "Quality"), arms_table(report, "Cost")]
 
 
 def arms_table(report: StudyReport, *groups: str) -> StudyTable:
-    """An arm a row, with the columns of these groups: "Quality" (main scores and what stands beside them), "Cost"
+    """One row per arm, with the columns of these groups: "Quality" (main scores and others in the table), "Cost"
     (memory, time, money).
     """
     makers = _score_columns(report) if "Quality" in groups else []
     makers += _cost_columns(report) if "Cost" in groups else []
     columns = (Column("Arm", is_number=False), *(column for column, _ in makers))
     rows = tuple((_name_cell(arm), *(of(arm) for _, of in makers)) for arm in report.arms)
-    caption = f"Value ± standard error between items. ↑ higher is better, ↓ lower is better. {UNKNOWN} not known."
+    caption = f"Value ± standard error over items. ↑ higher is better, ↓ lower is better. {UNKNOWN} not known."
     if "Quality" not in groups:
-        caption = f"Training: mean of an arm's seeds. Evaluation: all benchmarks. {UNKNOWN} not known."
+        caption = f"Training: mean over seeds. Evaluation: all benchmarks. {UNKNOWN} not known."
     return StudyTable(" and ".join(groups).capitalize(), caption, columns, rows)
 
 
 def all_scores_table(report: StudyReport) -> StudyTable:
-    """Every figure of every arm, the main one of a benchmark among them."""
+    """All scores of all arms, including the main ones."""
     columns = (
         *(Column(name, is_number=False) for name in ("Benchmark", "Metric", "Arm")),
         *(Column(name) for name in ("Value", "SE across seeds", "Items", "Seeds")),
@@ -96,11 +96,11 @@ def all_scores_table(report: StudyReport) -> StudyTable:
         )
         for score in report.scores
     )
-    return StudyTable("All scores", "Value ± standard error between items.", columns, rows)
+    return StudyTable("All scores", "Value ± standard error over items.", columns, rows)
 
 
 def comparisons_table(report: StudyReport) -> StudyTable:
-    """Two arms on the same items a row."""
+    """One row per comparison of two arms on the same items."""
     columns = (
         Column("Benchmark", is_number=False),
         Column("Arms", is_number=False),
@@ -112,27 +112,26 @@ def comparisons_table(report: StudyReport) -> StudyTable:
         Column("Gained"),
         Column("Lost"),
         Column("Detectable"),
-        Column("In words", is_number=False),
+        Column("Verdict", is_number=False),
     )
     rows = tuple(_comparison_row(one) for one in report.comparisons)
     caption = (
-        "Second arm against first, on the same items. Detectable: the smallest true difference that was likely "
-        "(power 0.8) to be seen."
+        "Second arm minus first, on the same items. Detectable: the smallest true difference detectable with power 0.8."
     )
     return StudyTable("Comparisons", caption, columns, rows)
 
 
 def published_table(report: StudyReport) -> StudyTable:
-    """What others published beside what was measured here, scores and costs."""
+    """Published and measured scores and costs."""
     columns = (
         Column("Arm", is_number=False),
-        Column("Figure", is_number=False),
+        Column("Metric", is_number=False),
         Column("Published"),
         Column("Measured"),
         Column("Unit", is_number=False),
         Column("Source", is_number=False),
     )
-    caption = f"Measured: scores ± standard error between items. {UNKNOWN} not known."
+    caption = f"Measured: scores ± standard error over items. {UNKNOWN} not known."
     if any(one.unit == "GB" for one in report.published):
         caption += " GB: 10⁹ bytes."
     rows = tuple(_published_row(report, one) for one in report.published)
@@ -142,35 +141,35 @@ def published_table(report: StudyReport) -> StudyTable:
 def _published_row(report: StudyReport, one: Published) -> tuple[Cell, ...]:
     measured, unit = UNKNOWN, one.unit
     if one.measured is not None:
-        # Costs have no items that an error could be between.
+        # Costs have no items and so no standard error.
         measured = format_with_error(one.measured, one.error) if one.metric else f"{one.measured:.4g}"
     elif not one.metric and (score := report.main_score(one.arm, one.benchmark)):
-        # Reports of before hold no measured values beside the published ones.
+        # Older reports have no measured values next to the published ones.
         measured, unit = format_with_error(score.value, score.error), score.unit
     figure = Cell(one.benchmark, (_words(one.metric),) if one.metric else ())
     return (Cell(one.arm), figure, *map(Cell, (f"{one.value:g}", measured, unit, one.source)))
 
 
 def differences_table(report: StudyReport) -> StudyTable:
-    """Settings that are not the same in all arms."""
+    """Settings that differ between arms."""
     names = [arm.name for arm in report.arms]
     columns = tuple(Column(name, is_number=False) for name in ("Setting", *names))
     rows = tuple(
         (Cell(one.key), *(Cell(one.values.get(name, UNKNOWN)) for name in names)) for one in report.differences
     )
     return StudyTable(
-        "Differences between arms", f"What is not the same in all arms. {UNKNOWN} not set in this arm.", columns, rows
+        "Differences between arms", f"Settings that differ. {UNKNOWN} not set in this arm.", columns, rows
     )
 
 
 def tables(report: StudyReport) -> list[StudyTable]:
-    """Every table that has rows, in the order of the report."""
+    """All tables with rows, in the order of the report."""
     made = (comparisons_table, published_table, all_scores_table, differences_table)
     return [table for table in (*arms_tables(report), *(make(report) for make in made)) if table.rows]
 
 
 def unfinished_arms(report: StudyReport) -> list[str]:
-    """A sentence for each arm that has no result."""
+    """One sentence per arm without a result."""
     sentences = {"failed": "failed and has no result", "missing": "has not run"}
     return [
         f"{arm.name} {sentences[arm.status]}" + (f": {arm.error}" if arm.error else ".")
@@ -180,12 +179,12 @@ def unfinished_arms(report: StudyReport) -> list[str]:
 
 
 def _name_cell(arm: Arm) -> Cell:
-    status = {"done": (), "failed": (f"failed: {arm.error or 'no reason is known'}",), "missing": ("has not run",)}
+    status = {"done": (), "failed": (f"failed: {arm.error or 'reason unknown'}",), "missing": ("has not run",)}
     return Cell(arm.name, (arm.parts, *status[arm.status]))
 
 
 def _score_columns(report: StudyReport) -> list[_Maker]:
-    """A column for each figure that is to stand in the table."""
+    """One column per metric in the table."""
     return [(_score_column(one), partial(_score_cell, report, one)) for one in report.table_scores()]
 
 
@@ -195,7 +194,7 @@ def _score_column(score: ArmScore) -> Column:
 
 
 def _score_cell(report: StudyReport, like: ArmScore, arm: Arm) -> Cell:
-    """An arm's score of the same figure as `like`, which may be another arm's."""
+    """An arm's score on the metric of `like`, which may be another arm's score."""
     score = report.score(arm.name, like.benchmark, like.name)
     notes = () if score is None else _seed_notes(score)
     notes += tuple(f"{PUBLISHED}{one.value:g}" for one in report.published_of(arm.name, like.benchmark, like.name))
@@ -206,11 +205,11 @@ def _seed_notes(score: ArmScore) -> tuple[str, ...]:
     if score.seeds < 2:
         return ()
     error = "?" if score.seed_error is None else _two_digits(score.seed_error)
-    return (f"± {error} over {score.seeds} seeds",)
+    return (f"SE across {score.seeds} seeds: {error}",)
 
 
 def _cost_columns(report: StudyReport) -> list[_Maker]:
-    """What an arm cost; the column of money only where a price is known."""
+    """Costs of an arm; the money column only if a price is known."""
     columns = [
         _cost("Peak memory", lambda arm: arm.peak_memory_bytes, format_bytes),
         _cost("Training", lambda arm: arm.training_seconds, lambda value: format_duration(value) if value else "none"),
@@ -248,27 +247,27 @@ def _comparison_row(one: PairedComparison) -> tuple[Cell, ...]:
         one.verdict,
     )
     first, arms, difference, *others = (Cell(text) for text in texts)
-    of_seeds = () if one.seed_error is None else (f"± {_two_digits(one.seed_error)} over {one.seeds} seeds",)
+    of_seeds = () if one.seed_error is None else (f"SE across {one.seeds} seeds: {_two_digits(one.seed_error)}",)
     return (Cell(first.text, (_words(one.metric),)), arms, Cell(difference.text, of_seeds), *others)
 
 
 def _words(metric: str) -> str:
-    """A metric's name as it is read."""
+    """A metric's name with spaces."""
     return metric.replace("_", " ")
 
 
 def _two_digits(value: float) -> str:
-    """A number with its first two digits, zeros too: "0.010", "1.2", "14"."""
+    """A number with two significant digits: "0.010", "1.2", "14"."""
     return f"{value:.{_decimals(abs(value))}f}"
 
 
 def _decimals(error: float) -> int:
-    """Decimals that show an error's first two digits."""
+    """Decimal places for two significant digits."""
     return max(0, 1 - math.floor(math.log10(error))) if error > 0 else 3
 
 
 def format_probability(p: float | None) -> str:
-    """A p-value: "0.023", "< 0.001", "–" where there is none."""
+    """A p-value: "0.023", "< 0.001", "–" if there is none."""
     if p is None:
         return UNKNOWN
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

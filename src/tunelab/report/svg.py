@@ -1,4 +1,4 @@
-"""Figures as SVG: one that takes the page's colours and font, and one that is a file of its own."""
+"""Figures as SVG: for the page, with its colors and font, or as a standalone file."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _FONT = re.compile(r"font: ([\d.]+px)[^;]*|font-size: ([\d.]+px); font-family:[^
 
 
 def svg_element(plot: Plot) -> str:
-    """The plot as an svg element of a page."""
+    """The plot as an svg element for a page."""
     return ElementTree.tostring(_tree(plot), encoding="unicode")
 
 
 def svg_file(plot: Plot) -> str:
-    """The plot as a file of its own, with its colours, light or dark as the reader's system is."""
+    """The plot as a standalone file, in light or dark colors following the reader's system."""
     root = _tree(plot)
     root.set("xmlns", "http://www.w3.org/2000/svg")
     dark = " ".join(f"--{name}: {colour};" for name, (_, colour) in COLOURS.items())
@@ -41,14 +41,14 @@ def svg_file(plot: Plot) -> str:
 
 
 def _tree(plot: Plot) -> ElementTree.Element:
-    """What matplotlib wrote, with the page's variables as colours, the page's font, and tooltips.
+    """matplotlib's SVG with the page's color variables and font, and with tooltips.
 
-    Ids are left out except where something refers to them; these are the plot's own.
+    Ids are removed unless something refers to them; these are unique to the plot.
     """
     text = _written(plot.figure, plot.name)
     used = set(re.findall(r'(?:href="|url\()#([\w-]+)', text))
     root = ElementTree.fromstring(text)
-    root.remove(root[0])  # a style for every element, of the whole page as well; plots.css has its own
+    root.remove(root[0])  # a global style that would apply to the whole page; plots.css has its own
     for node in root.iter():
         node.tag = _NAMESPACE.sub("", node.tag)
         identity = node.get("id", "")
@@ -68,7 +68,7 @@ def _tree(plot: Plot) -> ElementTree.Element:
 
 
 def _written(figure: Figure, salt: str) -> str:
-    """The same bytes for the same figure: no date, ids that depend on the salt alone."""
+    """Deterministic SVG: no date, ids that depend only on the salt."""
     import matplotlib
 
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))

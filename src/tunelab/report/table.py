@@ -1,4 +1,4 @@
-"""Scores as the cells of a table, one column an arm."""
+"""Scores as table cells, one column per arm."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tunelab.units import format_with_error
 
 
 def score_rows(arms: Mapping[str, Sequence[Any]]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows: one row a metric, one column an arm, "value ± standard error"; "-" where an arm lacks a metric.
+    """Columns and rows: one row per metric, one column per arm, "value ± standard error"; "-" if missing.
 
     Args:
         arms: name -> its scores (objects with name, value, error, unit, higher_is_better).

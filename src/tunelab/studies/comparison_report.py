@@ -1,9 +1,9 @@
-"""Two finished runs as the report of a study: scores, costs, comparisons, flips, and what they do not prove.
+"""The report of two finished runs, like a study's: scores, costs, comparisons, flips, and caveats.
 
     report = compare_report("runs/full", "runs/lora")
     print(report.questions[0].answer)
 
-Costs are what the runs' manifests say; of folders of evaluations they are not known. No model is loaded.
+Costs come from the runs' manifests; they are unknown for evaluation folders. No model is loaded.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ from tunelab.studies.report_parts import (
 
 @dataclass(frozen=True)
 class _Side:
-    """One of the two: a run's tuned arm, its base, or evaluations of which no more is known.
+    """One of the two: a run's tuned arm, its base, or evaluations without a run.
 
     Args:
-        name: unlike the other's.
-        path: as it was given.
-        evaluated: what is compared, benchmark by benchmark.
+        name: differs from the other's.
+        path: as given.
+        evaluated: the evaluations to compare, one per benchmark.
     """
 
     name: str
@@ -63,18 +63,18 @@ class _Side:
 
     @cached_property
     def run(self) -> Run | None:
-        """The run that the evaluations are of; None where only these were given."""
+        """The run that was evaluated; None if only evaluations were given."""
         run = Run(self.path)
         return run if run.recipe_file.exists() else None
 
     @property
     def is_tuned(self) -> bool:
-        """Whether the run's tuned arm was evaluated, not its base."""
+        """Whether the tuned arm was evaluated (else the base)."""
         return all(one.arm == "tuned" for one in self.evaluated)
 
     @cached_property
     def training(self) -> Run | None:
-        """The finished training of what was evaluated; None for a base, and where it is not known."""
+        """The finished training run that was evaluated; None for a base, or if unknown."""
         return self.run if self.run is not None and self.run.is_done and self.is_tuned else None
 
     @cached_property
@@ -83,7 +83,7 @@ class _Side:
 
     @property
     def header(self) -> dict[str, Any]:
-        """What made the first evaluation's answers."""
+        """The header of the first evaluation's responses."""
         header: dict[str, Any] = self.evaluated[0].content["header"]
         return header
 
@@ -96,16 +96,16 @@ def compare_report(
     allow_diff: Collection[str] = (),
     common_items_only: bool = False,
 ) -> StudyReport:
-    """The report of two runs, or of a run and its base; arguments and errors are those of compare_runs().
+    """The report of two runs, or of a run and its base; arguments and errors as in compare_runs().
 
     Raises:
-        ConfigError: a run's recipe is wrong.
+        ConfigError: a run's recipe is invalid.
     """
     return report_of(compared(a, b, benchmarks=benchmarks, allow_diff=allow_diff, common_items_only=common_items_only))
 
 
 def report_of(found: Compared) -> StudyReport:
-    """The report of a comparison that was made."""
+    """The report of a comparison."""
     names = found.names if found.with_base else _short_names(*found.paths)
     sides = [
         _Side(name, path, [pair[place] for pair in found.pairs])
@@ -128,28 +128,28 @@ def report_of(found: Compared) -> StudyReport:
         flips=tuple(flips),
         flips_left_out=left_out,
         curves=tuple(_curves(sides)),
-        not_proved=tuple(_not_proved(sides, comparisons, found.only_in, found.with_base)),
+        not_proved=tuple(_caveats(sides, comparisons, found.only_in, found.with_base)),
         differences=tuple(_differences(sides)),
         provenance=_provenance(sides),
     )
 
 
 def report_folder(path: Path | str) -> Path:
-    """A directory that a report of two runs may be written into.
+    """Check that the report of two runs can be written to a directory.
 
     Raises:
-        UsageError: it is a file, or holds a study, whose own report would be lost.
+        UsageError: it is a file, or contains a study, whose report would be overwritten.
     """
     folder = Path(path)
     if folder.is_file():
-        raise UsageError(f"{folder}: is a file, expected a directory", "choose another with --out")
+        raise UsageError(f"{folder}: is a file, expected a directory", "choose another one with --out")
     if (folder / STUDY_FILE).exists():
-        raise UsageError(f"{folder}: holds a study with its own report", "choose another directory with --out")
+        raise UsageError(f"{folder}: contains a study with its own report", "choose another directory with --out")
     return folder
 
 
 def _short_names(a: Path, b: Path) -> tuple[str, str]:
-    """The folders' names (a link's own), with as many folders above them as make them unlike."""
+    """The folders' names (symlinks not resolved), with as many parent folders as needed to make them distinct."""
     first, second = Path(os.path.abspath(a)), Path(os.path.abspath(b))
     if first == second:
         return f"{first.name} (1)", f"{second.name} (2)"
@@ -187,7 +187,7 @@ def _arm(side: _Side) -> Arm:
 
 
 def _arm_of_evaluations(side: _Side) -> Arm:
-    """What the answers' header says of the model; costs, and what it was trained with, are not known."""
+    """The arm from the responses' header; costs and training data are unknown."""
     header = side.header
     precision = header.get("precision") or "none"
     if isinstance(precision, dict):
@@ -210,7 +210,7 @@ def _curves(sides: Sequence[_Side]) -> Iterator[Curve]:
 
 
 def _differences(sides: Sequence[_Side]) -> Iterator[SettingDifference]:
-    """Keys of the recipes that are not the same; none where a recipe is not known."""
+    """Recipe keys that differ; none if a recipe is unknown."""
     settings = {
         side.name: side.recipe.model_dump(mode="json") | {"tuned": side.is_tuned}
         for side in sides
@@ -219,43 +219,43 @@ def _differences(sides: Sequence[_Side]) -> Iterator[SettingDifference]:
     return setting_differences(settings, ("out",)) if len(settings) == len(sides) else iter(())
 
 
-def _not_proved(
+def _caveats(
     sides: Sequence[_Side], comparisons: Sequence[Comparison], only_in: Sequence[Sequence[str]], with_base: bool
 ) -> Iterator[str]:
     trained = {side.name: side.training for side in sides if side.training is not None}
     if trained:
         yield TRAINED_ONCE
-        yield "Peak memory is that of training: what evaluating took in memory and time was not kept."
+        yield "Peak memory is that of training: memory and time of the evaluation were not recorded."
     yield from unlike_training({"": trained})
     for side in sides:
         if side.run is not None and not side.is_tuned and not with_base:
-            yield f"{side.name} was measured as its base is, before its training: what that changed was not measured."
+            yield f"{side.name} was evaluated as its base, before training: the effect of training was not measured."
         if side.run is None:
-            yield f"{side.name} is known by its evaluations alone: not how it was trained, nor what that took."
+            yield f"{side.name} has only evaluations: how it was trained, and at what cost, is not known."
     yield from not_seen(comparisons)
     for one in headline_comparisons(comparisons):
-        yield from _unlike_questions(one)
+        yield from _protocol_differences(one)
     for pair in zip(*(side.evaluated for side in sides), strict=True):
         yield from _limits(sides, pair)
     for side, names in zip(sides, only_in, strict=True):
         if names:
-            yield f"Only {side.name} was scored on {', '.join(names)}: nothing is compared there."
+            yield f"Only {side.name} was scored on {', '.join(names)}: no comparison."
     count = len(comparisons)
     family = f"{count} comparisons" if count > 1 else "one comparison"
-    yield f"Holm's correction covers the {family} of this report, not those that were made before it or beside it."
+    yield f"Holm's correction covers the {family} of this report, not comparisons made elsewhere."
 
 
-def _unlike_questions(one: Comparison) -> Iterator[str]:
-    """What a comparison left out, and in what the two were not asked alike."""
+def _protocol_differences(one: Comparison) -> Iterator[str]:
+    """Items that a comparison left out, and differences in protocol."""
     if one.left_out:
         yield (
             f"{one.benchmark}: {one.left_out:,} items that only one of the two answered were left out of the "
-            "comparison; each score is of all items that its model answered."
+            "comparison; each score covers all items that its model answered."
         )
     for key, (a, b) in one.differing.items():
         if not any(key == known or key.startswith(f"{known}.") for known in OF_THE_MODEL):
             values = f"{_shown(a)} ({one.a_name}), {_shown(b)} ({one.b_name})"
-            yield f"{one.benchmark}: the two are not alike in {key}: {values}."
+            yield f"{one.benchmark}: {key} differs: {values}."
 
 
 def _shown(value: Any) -> str:
@@ -263,7 +263,7 @@ def _shown(value: Any) -> str:
 
 
 def _limits(sides: Sequence[_Side], pair: Sequence[Evaluated]) -> Iterator[str]:
-    """Benchmarks of which not all items were asked."""
+    """Benchmarks that were evaluated on a subset of their items."""
     said = {}
     for side, one in zip(sides, pair, strict=True):
         if one.is_held_out:
@@ -276,7 +276,7 @@ def _limits(sides: Sequence[_Side], pair: Sequence[Evaluated]) -> Iterator[str]:
     if said:
         words = dict.fromkeys(said.values())
         listed = next(iter(words)) if len(words) == 1 else ", ".join(f"{name} {text}" for name, text in said.items())
-        yield f"{pair[0].benchmark} was asked {listed}: the rest may come out differently."
+        yield f"{pair[0].benchmark} was evaluated on {listed}: results on the rest may differ."
 
 
 def _provenance(sides: Sequence[_Side]) -> dict[str, dict[str, str]]:

@@ -1,6 +1,6 @@
-"""The study that `tunelab demo` runs: a small base model, tuned fully and with LoRA, also over 4 bits, all measured.
+"""The study that `tunelab demo` runs: full, LoRA and QLoRA fine-tuning of a small base model, all evaluated.
 
-Model and rows ship with the package (docs/demo-assets.md says how they were made), so nothing is fetched.
+Model and rows ship with the package (docs/demo-assets.md says how they were made); nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ STUDY, BASE, ROWS = ASSETS / "demo_study.yaml", ASSETS / "demo_base", ASSETS / "
 
 
 def demo_study(changes: Sequence[str] = ()) -> Study:
-    """The demo's study, its model and rows named by where they lie on this machine.
+    """The demo study, with the paths of its model and rows on this machine.
 
     Args:
-        changes: "key.key=value" with the value in YAML, as load_study takes them.
+        changes: "key.key=value" with the value in YAML, as in load_study.
 
     Raises:
-        ConfigError: a change does not fit.
+        ConfigError: a change is invalid.
     """
     rows = [{"name": "alpaca", "path": str(ROWS)}]
-    # JSON is YAML: whatever letters the paths hold, they stay texts.
+    # JSON is YAML: paths with any characters stay strings.
     places = (f"model={json.dumps(str(BASE))}", f"recipe.data.sources={json.dumps(rows)}")
     return load_study(STUDY, (*places, *changes))

@@ -1,4 +1,4 @@
-"""What others published of a study's arms, each figure with what was measured of the same."""
+"""Published results for a study's arms, each with the measured value."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tunelab.report.content import ArmScore, Published
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What an arm cost, the mean of its seeds where there are several; None = not known, or not trained.
+    """Costs of an arm, the mean over its seeds; None = not known, or not trained.
 
     Attributes:
-        peak_bytes: highest memory of the accelerator (of the process on a CPU).
+        peak_bytes: peak memory of the accelerator (on a CPU, of the process).
         training_seconds: of one training.
-        epochs: that it went through its rows, in that time.
+        epochs: passes over the rows in that time.
         final_training_loss: nats per target token at the end of training.
     """
 
@@ -29,7 +29,7 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class _Cost:
-    """How a cost is shown: its name, its unit, and its value in this unit."""
+    """How a cost is shown: its name, unit, and value in this unit."""
 
     name: str
     unit: str
@@ -47,9 +47,9 @@ def _scaled(value: float | None, unit: float) -> float | None:
 
 
 _COSTS = {
-    # A publication seldom says which of the two it means: GB is 10^9 bytes here, as the letters say.
+    # Publications seldom say whether GB means 10^9 bytes or GiB: here it is 10^9 bytes.
     PEAK_MEMORY: _Cost("peak memory", "GB", lambda costs: _scaled(costs.peak_bytes, 1e9)),
-    EPOCH_MINUTES: _Cost("training time of an epoch", "min", _epoch_minutes),
+    EPOCH_MINUTES: _Cost("training time per epoch", "min", _epoch_minutes),
     TRAINING_HOURS: _Cost("training time", "h", lambda costs: _scaled(costs.training_seconds, 3600)),
     FINAL_LOSS: _Cost("final training loss", "nats per token", lambda costs: costs.final_training_loss),
 }
@@ -58,11 +58,11 @@ _COSTS = {
 def published_figures(
     study: Study, scores: Sequence[ArmScore], costs: Mapping[str, Costs] | None = None
 ) -> tuple[Published, ...]:
-    """Every published value of a study, in its order, with what was measured.
+    """All published values of a study in order, each with the measured one.
 
     Args:
-        scores: all figures of all arms, as far as they are known.
-        costs: what arms cost, by their names; of an arm that is not among them nothing is known.
+        scores: all known scores of all arms.
+        costs: arm -> its costs; they are unknown for arms not listed.
     """
     known = costs or {}
     return tuple(figure for one in study.published for figure in _figures(study, one, scores, known))
@@ -86,7 +86,7 @@ def _score_figure(
 ) -> Published:
     of_any = [one for one in scores if one.benchmark == benchmark and (one.name == metric if metric else one.is_main)]
     own = next((one for one in of_any if one.arm == arm), None)
-    # Of an arm that failed the others tell the unit.
+    # For an arm that failed, the other arms give the unit.
     unit, name = (of_any[0].unit, of_any[0].name) if of_any else ("", metric)
     if own is None:
         return Published(arm, benchmark, value, source, unit, name)

@@ -1,4 +1,4 @@
-"""Parts of a report that are the same for a study and for two runs by hand; all of them take plain arguments."""
+"""Parts of a report shared by studies and by comparisons of two runs; all take plain arguments."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from tunelab.records.runs import Run
 from tunelab.report.content import ArmScore, Curve, Flip, PairedComparison, Question, SettingDifference
 from tunelab.statistics.standard_errors import mean_with_error
 
-MOST_FLIPS = 500  # of each comparison, that a report shows
+MOST_FLIPS = 500  # per comparison
 
-TRAINED_ONCE = "Every tuned arm was trained once: how much a result changes from seed to seed is not known."
+TRAINED_ONCE = "Every tuned arm was trained once: the variation across seeds is not known."
 
 
 def method_name(recipe: Recipe) -> str:
-    """What is trained: "LoRA r 16" or "every weight"."""
-    return f"LoRA r {recipe.adapter.rank}" if recipe.method == "lora" else "every weight"
+    """The method: "LoRA r 16" or "full fine-tuning"."""
+    return f"LoRA r {recipe.adapter.rank}" if recipe.method == "lora" else "full fine-tuning"
 
 
 def source_name(source: SourceSettings) -> str:
-    """As a reader knows it: a file by its own name, which a source's layout is read from."""
+    """A source's name for readers: the file name if it is a file."""
     return Path(source.path).name if source.path else source.name
 
 
 def model_name(name: str) -> str:
-    """A folder by its last name; where it lies is a matter of the machine."""
+    """A hub name, or a local folder's last component."""
     return Path(name).name if Path(name).is_dir() else name
 
 
 def disk_bytes(run: Run) -> int:
-    """Bytes of what training made: the adapter, or the whole model."""
+    """Size in bytes of what training wrote: the adapter, or the whole model."""
     made = run.adapter if run.adapter.exists() else run.model
     return sum(file.stat().st_size for file in made.rglob("*") if file.is_file())
 
 
 def trainable_parameters(run: Run) -> int:
-    """How many parameters a run that has begun trains."""
+    """Number of trainable parameters of a started run."""
     trainable: int = run.manifest["model"]["digest"]["trainable"]
     return trainable
 
@@ -50,13 +50,12 @@ def trainable_parameters(run: Run) -> int:
 def arm_scores(
     arm: str, benchmark: str, seeds: Sequence[Evaluated], *, in_table: Collection[str] = ()
 ) -> Iterator[ArmScore]:
-    """Every figure of an arm on a benchmark: the mean over its seeds, with the error between items, and that between
-    seeds.
+    """All scores of an arm on a benchmark: means over seeds, with the SE over items and the SE across seeds.
 
     Args:
-        benchmark: as the report names it.
-        seeds: the arm's evaluations, one a seed; none = no figure.
-        in_table: names of figures that have a column beside the headline metric.
+        benchmark: its name in the report.
+        seeds: the arm's evaluations, one per seed; empty = no scores.
+        in_table: metrics that have a column besides the headline metric.
     """
     if not seeds:
         return
@@ -71,7 +70,7 @@ def arm_scores(
             benchmark=benchmark,
             name=score["name"],
             value=spread.value,
-            # Items are the same for all seeds: their error does not shrink with the number of seeds.
+            # All seeds share the same items, so the SE over items does not shrink with more seeds.
             error=sum(known) / len(known) if known else None,
             seed_error=spread.error,
             n=score["n"],
@@ -84,7 +83,7 @@ def arm_scores(
 
 
 def paired(one: Comparison) -> PairedComparison:
-    """A comparison as reports show it."""
+    """A comparison in the form that reports store."""
     return PairedComparison(
         a=one.a_name,
         b=one.b_name,
@@ -106,10 +105,10 @@ def paired(one: Comparison) -> PairedComparison:
 
 
 def answered(ask: str, one: Comparison) -> Question:
-    """The question whether b is better than a, with its answer."""
+    """The question whether b is better than a, and its answer."""
     better = (one.difference > 0) == one.higher_is_better
     words = verdict(one)
-    # An arm's name stays as it is.
+    # An arm's name is not capitalized.
     said = words if words.startswith((one.a_name, one.b_name)) else words[0].upper() + words[1:]
     if not one.shown:
         return Question(ask, f"{said}.", "no difference")
@@ -118,7 +117,7 @@ def answered(ask: str, one: Comparison) -> Question:
 
 
 def headline_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Of each pair of arms and benchmark the comparison by the headline metric, which is made first."""
+    """For each pair of arms and benchmark, the comparison by the headline metric, which comes first."""
     found: dict[tuple[str, str, str], Comparison] = {}
     for one in comparisons:
         found.setdefault((one.a_name, one.b_name, one.benchmark), one)
@@ -126,10 +125,10 @@ def headline_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def flips_of(comparisons: Sequence[Comparison], evaluated: Callable[[str, str], Evaluated]) -> tuple[list[Flip], int]:
-    """Items gained and lost by the headline metric, with what both arms answered; and how many more there are.
+    """Items gained and lost by the headline metric, with both arms' answers; and how many more there are.
 
     Args:
-        evaluated: of an arm and a benchmark, whose answers are shown.
+        evaluated: gives the evaluation of an arm on a benchmark.
     """
     shown: list[Flip] = []
     left_out = 0
@@ -166,7 +165,7 @@ def _answer(record: Mapping[str, Any]) -> str:
 
 
 def training_curve(arm: str, seed: int, run: Run) -> Iterator[Curve]:
-    """A run's training loss; nothing where no step was logged."""
+    """A run's training loss; nothing if no step was logged."""
     points = tuple((int(one["step"]), float(one["loss"])) for one in run.metrics("train"))
     if points:
         yield Curve(arm, seed, points)
@@ -175,11 +174,11 @@ def training_curve(arm: str, seed: int, run: Run) -> Iterator[Curve]:
 def setting_differences(
     settings: Mapping[str, Mapping[str, Any]], leaving_out: Collection[str]
 ) -> Iterator[SettingDifference]:
-    """Keys that are not the same in all arms.
+    """Keys whose values differ between arms.
 
     Args:
         settings: arm -> its settings, nested as in a recipe.
-        leaving_out: dotted keys in which arms differ by being arms.
+        leaving_out: dotted keys that always differ between arms.
     """
     flat = {arm: dict(_flat(tree)) for arm, tree in settings.items()}
     keys = dict.fromkeys(key for values in flat.values() for key in values)
@@ -200,20 +199,20 @@ def _flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def not_seen(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """What was too small to be shown, a sentence for each comparison that showed no difference."""
+    """The detectable difference, one sentence per comparison that showed no difference."""
     for one in comparisons:
         if not one.shown and one.detectable:
             yield (
-                f"{one.b_name} and {one.a_name} on {one.benchmark}: {one.n:,} items show only differences of about "
-                f"{one.detectable:.3g} ({one.metric}, {one.unit}) or more; a smaller one may be there."
+                f"{one.b_name} and {one.a_name} on {one.benchmark}: {one.n:,} items can show differences of about "
+                f"{one.detectable:.3g} ({one.metric}, {one.unit}) or more; a smaller one cannot be ruled out."
             )
 
 
 def unlike_training(groups: Mapping[str, Mapping[str, Run]]) -> Iterator[str]:
-    """Arms that did not see the same rows, or as many target tokens.
+    """Arms that were trained on different rows or numbers of target tokens.
 
     Args:
-        groups: what its runs have in common, in words ("with seed 0"; "" = nothing to say) -> arm -> its finished run.
+        groups: what the runs have in common ("with seed 0"; "" = nothing) -> arm -> its finished run.
     """
     rows: dict[str, dict[str, str]] = {}
     targets: dict[str, dict[str, str]] = {}
@@ -223,7 +222,7 @@ def unlike_training(groups: Mapping[str, Mapping[str, Run]]) -> Iterator[str]:
             arm: one["data"]["train"]["sha256"].removeprefix("sha256:")[:8] for arm, one in manifests.items()
         }
         targets[group] = {arm: f"{one['trained']['targets']:,}" for arm, one in manifests.items()}
-    for what, by_group in (("training rows (their hash)", rows), ("numbers of target tokens", targets)):
+    for what, by_group in (("training rows (hashes)", rows), ("numbers of target tokens", targets)):
         unlike = [
             f"{group} {', '.join(f'{arm} {value}' for arm, value in values.items())}".lstrip()
             for group, values in by_group.items()
@@ -231,11 +230,11 @@ def unlike_training(groups: Mapping[str, Mapping[str, Run]]) -> Iterator[str]:
         ]
         if unlike:
             listed = "; ".join(unlike)
-            yield f"Arms were trained on unlike {what}: {listed}. What differs between them may come of that."
+            yield f"Arms were trained on different {what}: {listed}. This may explain differences between them."
 
 
 def machine_and_versions(run: Run) -> dict[str, str]:
-    """Where and with what a run that has begun was last at work."""
+    """Machine and library versions of a run's last session."""
     session = run.manifest["sessions"][-1]["environment"]
     return {
         "processor": f"{session['processor']}, {session['cores']} cores",
@@ -247,10 +246,10 @@ def machine_and_versions(run: Run) -> dict[str, str]:
 
 
 def run_provenance(run: Run, place: str) -> dict[str, str]:
-    """What a finished run was made of and what came out, in hashes, with its whole recipe.
+    """Hashes of a finished run's inputs and outputs, and its whole recipe.
 
     Args:
-        place: where it lies, as the report says it.
+        place: its path, as shown in the report.
     """
     manifest = run.manifest
     return {

@@ -1,4 +1,4 @@
-"""One cell of a study, run in this process and written down; all it needs lies in the study's directory."""
+"""Run one cell of a study in this process and record it; everything it needs is in the study's directory."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from tunelab.training.tracked_run import in_group
 
 
 def run_cell(folder: Path | str, key: str, *, progress: Progress = silent) -> Cell:
-    """Run a cell of the study in a directory, go on with it where it was stopped, and write its record.
+    """Run or resume a cell of the study in a directory, and write its record.
 
-    A cell that fails (out of memory, a model that may not be had, an evaluation whose training failed) is recorded as
-    failed with its error; the whole traceback stands beside the record (`cells/KEY.txt`).
+    A cell that fails (out of memory, a gated model, an evaluation whose training failed) is recorded as failed with its
+    error; the traceback is next to the record (`cells/KEY.txt`).
 
     Returns:
-        The cell, done or failed; one that is done already is not run again.
+        The cell, done or failed; a cell that is already done is not run again.
 
     Raises:
-        RunError: there is no study, or no such cell in it.
-        Interrupted: Ctrl-C; what was made is kept, and the same call goes on.
+        RunError: there is no study, or it has no such cell.
+        Interrupted: Ctrl-C; finished work is kept, and the same call resumes.
     """
     folder = Path(folder)
     study, cells = read_study(folder)
     cell = next((one for one in cells if one.key == key), None)
     if cell is None:
-        raise RunError(f"{folder}: the study has no cell {key}", "`tunelab study run ... --dry-run` lists its cells")
+        raise RunError(f"{folder}: the study has no job {key}", "`tunelab study run ... --dry-run` lists its jobs")
     if cell.status == "done":
         return cell
     _import_what_cells_use()
@@ -57,12 +57,12 @@ def run_cell(folder: Path | str, key: str, *, progress: Progress = silent) -> Ce
     seconds = cell.seconds + time.monotonic() - began
     cell = replace(cell, seconds=seconds, memory_bytes=max(memory, default=None))
     keep_cell(folder, cell)
-    _give_memory_back()
+    _free_memory()
     return cell
 
 
 def _make(study: Study, cell: Cell, folder: Path, memory: list[int], progress: Progress) -> Path:
-    """What the cell makes; its peak memory is added to `memory`."""
+    """Run the cell and return the path of its result; appends its peak memory to `memory`."""
     from tunelab.preparation.model import compute_device
     from tunelab.training.meter import Meter
 
@@ -90,18 +90,18 @@ def _make(study: Study, cell: Cell, folder: Path, memory: list[int], progress: P
 
 
 def _import_what_cells_use() -> None:
-    """Seconds of a process's first imports are not charged to the cell that happens to come first."""
+    """Import before the clock starts, so that the first cell is not charged for it."""
     import tunelab.answering.benchmark_responses
     import tunelab.answering.held_out_evaluation
     import tunelab.training.finetune  # noqa: F401
 
 
-def _give_memory_back() -> None:
-    """The next cell of this process begins with what this one held, also where it failed for lack of memory."""
+def _free_memory() -> None:
+    """Free this cell's memory for the next cell of this process, also after it ran out of memory."""
     import torch
 
     gc.collect()
-    torch.cuda.empty_cache()  # nothing where CUDA was never used
+    torch.cuda.empty_cache()  # does nothing if CUDA was never used
 
 
 def _train(recipe: Recipe, path: Path, progress: Progress) -> Run:
@@ -136,7 +136,7 @@ def _evaluate(study: Study, cell: Cell, recipe: Recipe, run: Run | None, folder:
 
 
 def _changes(recipe: Recipe) -> tuple[str, ...]:
-    """What an arm's recipe says of how an untuned model is loaded and computed, as words of the command line."""
+    """The keys of an arm's recipe that affect an untuned model, as command-line overrides."""
     model, precision = recipe.model, recipe.precision.model_dump(mode="json")
     words = [f"precision={json.dumps(precision)}", f"train.dtype={recipe.train.dtype}"]
     words += [f"train.device={recipe.train.device}"]

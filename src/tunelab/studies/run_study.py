@@ -1,7 +1,7 @@
-"""The story of a study: every cell is run once, what failed is written down, and one report is made of all.
+"""How a study runs: each cell (a job, in what users read) runs once, failures are recorded, one report covers all.
 
-Cells are keyed by what they are made of (cells.py): what two arms share runs once, and a study that was stopped goes on
-at the cell, the step and the response where it stood. Where cells run is an executor's: here, on Ray, on Slurm.
+A cell's key is a hash of its inputs (cells.py): arms share the cells they have in common, and an interrupted study
+resumes at the same cell, step and response. An executor runs the cells: here, on Ray or on Slurm.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tunelab.statistics.power import detectable_accuracy_difference, detectable_
 
 BENCHMARKS, EXECUTORS = "evaluation/benchmarks", "studies/executors"
 
-#: Share of items that one of two arms alone answers right, as it is assumed before anything is known.
+#: Assumed fraction of items that only one of two arms answers right, before there are results.
 DISCORDANT = 0.2
 
 
@@ -30,19 +30,19 @@ def run_study(
     options: Mapping[str, str] | None = None,
     progress: Progress = silent,
 ) -> list[Cell]:
-    """Run every cell that is not done yet; gives all of them as they then stand.
+    """Run all cells that are not done; returns all cells with their status.
 
-    A cell that fails (out of memory, a model that may not be had) is recorded with its error, what needs it too, and
-    the rest goes on; the next call tries it again.
+    A cell that fails (out of memory, a gated model) is recorded with its error, as are the cells that need it; the
+    others run. The next call retries it.
 
     Args:
-        executor: where cells run: "here", "ray", "slurm", or a .py file of one's own (studies/executors/_executor.py).
-        options: of the executor, by its own names.
+        executor: "here", "ray", "slurm", or your own .py file (studies/executors/_executor.py).
+        options: executor options by name.
 
     Raises:
-        UsageError: there is no such executor, or it has no such option.
-        RunError: the directory holds another study.
-        Interrupted: Ctrl-C; what was made is kept, and the same call goes on.
+        UsageError: unknown executor, or unknown option of it.
+        RunError: the directory contains another study.
+        Interrupted: Ctrl-C; finished work is kept, and the same call resumes.
     """
     folder, chosen = Path(out), dict(options or {})
     module = plugins.load(EXECUTORS, executor)
@@ -57,11 +57,11 @@ def run_study(
 
 
 def foreseen(study: Study) -> list[str]:
-    """What the study's comparisons will be able to show, in a sentence a benchmark, before anything runs.
+    """The smallest differences that the study can detect, one sentence per benchmark, before anything runs.
 
-    At the level that Holm's correction asks of its smallest p. For figures of right and wrong under an assumption: that
-    DISCORDANT of the items are answered right by one of two arms alone. For held-out rows in deviations of the rows'
-    differences, since how much rows differ is not known beforehand.
+    At the level that Holm's correction requires of the smallest p. For right-or-wrong items, assumes that a fraction
+    DISCORDANT of them is answered right by only one of two arms. For held-out rows, in standard deviations of the
+    paired differences, whose size is not known beforehand.
     """
     family = max(1, len(study.comparisons))
     design = f"power 80 %, {family} comparison{'s' if family > 1 else ''}"
@@ -69,15 +69,15 @@ def foreseen(study: Study) -> list[str]:
     for name, options in study.benchmarks.items():
         items = _held_out_rows(study) if name == HELD_OUT else _items(name, options.get("limit"))
         if items is None or items < 2:
-            said.append(f"{name}: how many items there are is not known beforehand, nor what they can show")
+            said.append(f"{name}: the number of items, and so the detectable difference, is not known yet")
         elif name == HELD_OUT:
             smallest = detectable_effect(items, alpha=0.05 / family)
-            deviations = f"{smallest:.2g} standard deviations of the rows' differences or more"
+            deviations = f"{smallest:.2g} standard deviations of the paired differences or more"
             said.append(f"{name}: {items:,} rows can show a difference of {deviations} ({design})")
         else:
             share = detectable_accuracy_difference(items, DISCORDANT, alpha=0.05 / family)
-            shown = "no difference whatever" if share is None else f"differences of {100 * share:.1f} points or more"
-            assumed = f"if {DISCORDANT:.0%} of items are right in one arm alone"
+            shown = "no difference" if share is None else f"differences of {100 * share:.1f} points or more"
+            assumed = f"if {DISCORDANT:.0%} of items are right in only one arm"
             said.append(f"{name}: {items:,} items can show {shown} ({design}, {assumed})")
     return said
 
@@ -88,7 +88,7 @@ def _items(benchmark: str, limit: int | None) -> int | None:
 
 
 def _held_out_rows(study: Study) -> int | None:
-    """Rows that all arms are measured on; None where they are a share of data that was not read yet."""
+    """Rows that all arms are evaluated on; None if they are a fraction of data that was not read yet."""
     recipe = study.arm_recipe(next(iter(study.arms)), study.seeds[0])
     held_out = recipe.data.held_out
     rows = int(held_out) if held_out >= 1 else None

@@ -1,4 +1,4 @@
-"""What a study found, put together from its directory: no model is loaded, nothing is computed anew but statistics."""
+"""Build a study's report from its directory: no model is loaded, only statistics are computed."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from tunelab.studies.report_parts import (
     unlike_training,
 )
 
-#: Keys of a recipe in which arms and seeds differ by being arms and seeds.
+#: Recipe keys that always differ between arms and seeds.
 _NOT_SETTINGS = ("out", "train.seed")
 
 
 @dataclass(frozen=True)
 class _Found:
-    """A study's directory, as it was read."""
+    """The contents of a study's directory."""
 
     study: Study
     folder: Path
@@ -51,18 +51,18 @@ class _Found:
     read: dict[tuple[str, str], list[Evaluated]] = field(default_factory=dict)  # arm and benchmark -> evaluations
 
     def folders(self, arm: str, benchmark: str) -> list[Path]:
-        """What was scored of an arm on a benchmark, one folder a seed that is done."""
+        """Evaluation folders of an arm on a benchmark, one per finished seed."""
         keys = [evaluation_key(self.study, arm, seed, benchmark) for seed in seeds_of(self.study, arm)]
         return [self.folder / self.cells[key].folder for key in keys if self.cells[key].status == "done"]
 
     def evaluated(self, arm: str, benchmark: str) -> list[Evaluated]:
-        """The same, read: one evaluation a seed that is done."""
+        """Evaluations of an arm on a benchmark, one per finished seed."""
         if (arm, benchmark) not in self.read:
             self.read[arm, benchmark] = [evaluated_in(folder)[0] for folder in self.folders(arm, benchmark)]
         return self.read[arm, benchmark]
 
     def runs(self, arm: str) -> list[tuple[int, Run]]:
-        """The finished trainings of an arm, with their seeds."""
+        """The finished training runs of an arm, with their seeds."""
         if not self.study.arms[arm].tuned:
             return []
         runs = [(seed, Run(self.folder / "runs" / training_key(self.study, arm, seed))) for seed in self.study.seeds]
@@ -70,7 +70,7 @@ class _Found:
 
 
 def study_report(folder: Path | str) -> StudyReport:
-    """The report of a study's directory, as far as its cells are done.
+    """The report of a study's directory, from the cells that are done.
 
     Raises:
         RunError: there is no study.
@@ -96,7 +96,7 @@ def study_report(folder: Path | str) -> StudyReport:
         curves=tuple(
             curve for arm in study.arms for seed, run in found.runs(arm) for curve in training_curve(arm, seed, run)
         ),
-        not_proved=tuple([*_not_proved(found, comparisons), *refused]),
+        not_proved=tuple([*_caveats(found, comparisons), *refused]),
         differences=tuple(differences),
         provenance=_provenance(found),
     )
@@ -109,7 +109,7 @@ def _arm(found: _Found, name: str) -> Arm:
     trained = [run.manifest["trained"] for run in runs]
     cells = list(_cells_of_arm(found, name))
     failed = [cell for cell in cells if cell.status == "failed"]
-    causes = [cell for cell in failed if not cell.benchmark] or failed  # what needs a failed training fails with it
+    causes = [cell for cell in failed if not cell.benchmark] or failed  # cells that need a failed training fail with it
     done = all(cell.status == "done" for cell in cells)
     training = _mean([one["training_seconds"] for one in trained])
     evaluating = sum(cell.seconds for cell in cells if cell.benchmark and cell.status == "done")
@@ -134,12 +134,12 @@ def _arm(found: _Found, name: str) -> Arm:
 
 
 def _costs(found: _Found, arm: Arm) -> Costs:
-    """As others publish them: the memory is that of training alone."""
+    """Costs as publications report them: memory of training only."""
     runs = [run for _, run in found.runs(arm.name)]
     if not runs:
         return Costs(peak_bytes=arm.peak_memory_bytes)
     train = found.study.arm_recipe(arm.name, found.study.seeds[0]).train
-    done = [run.manifest["trained"]["steps"] / run.manifest["steps"] for run in runs]  # less where it stopped early
+    done = [run.manifest["trained"]["steps"] / run.manifest["steps"] for run in runs]  # below 1 after early stopping
     epochs = None if train.steps else train.epochs * math.fsum(done) / len(done)
     losses = [loss for run in runs if (loss := _final_loss(run)) is not None]
     peak = max(run.manifest["peak_gpu_bytes"] or run.manifest["peak_resident_bytes"] for run in runs)
@@ -147,7 +147,7 @@ def _costs(found: _Found, arm: Arm) -> Costs:
 
 
 def _final_loss(run: Run) -> float | None:
-    """Mean training loss of the last tenth of the logged steps: that of a single step is mostly noise."""
+    """Mean training loss over the last tenth of the logged steps: a single step is mostly noise."""
     losses = [float(one["loss"]) for one in run.metrics("train")]
     return _mean(losses[-max(1, len(losses) // 10) :])
 
@@ -170,7 +170,7 @@ def _scores(found: _Found, arm: str) -> Iterator[ArmScore]:
 
 
 def _comparisons(found: _Found) -> tuple[list[Comparison], list[str]]:
-    """All that the study compares, corrected together; and what could not be compared, in sentences."""
+    """All comparisons of the study, corrected together; and a sentence for each that could not be made."""
     made: dict[tuple[str, str, str, str], Comparison] = {}
     refused: dict[tuple[str, str, str, str], list[str]] = {}
     for a, b, benchmark, metric in found.study.comparisons:
@@ -178,7 +178,7 @@ def _comparisons(found: _Found) -> tuple[list[Comparison], list[str]]:
         if not first.seeds or not second.seeds:
             continue
         try:
-            # A question may name the headline metric, which is compared once.
+            # A question may name the headline metric, which must be compared only once.
             name = first.seeds[0].metric(metric).name
             if (a, b, benchmark, name) not in made:
                 one = compare_sides(first, second, name, allow_diff=("template",))
@@ -206,7 +206,7 @@ def _answers(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[Quest
 
 
 def _differences(study: Study) -> Iterator[SettingDifference]:
-    """Keys of the recipes that are not the same in all arms."""
+    """Recipe keys that differ between arms."""
     settings = {
         arm: study.arm_recipe(arm, study.seeds[0]).model_dump(mode="json") | {"tuned": one.tuned}
         for arm, one in study.arms.items()
@@ -214,7 +214,7 @@ def _differences(study: Study) -> Iterator[SettingDifference]:
     return setting_differences(settings, _NOT_SETTINGS)
 
 
-def _not_proved(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[str]:
+def _caveats(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[str]:
     study = found.study
     if len(study.seeds) == 1 and any(arm.tuned for arm in study.arms.values()):
         yield TRAINED_ONCE
@@ -222,12 +222,12 @@ def _not_proved(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[st
     yield from not_seen(comparisons)
     for benchmark, options in study.benchmarks.items():
         if "limit" in options:
-            yield f"{benchmark} was asked {options['limit']} of its items: the rest may come out differently."
-    yield "Holm's correction covers the comparisons of this report, not those that were tried before it."
+            yield f"{benchmark} was evaluated on {options['limit']} of its items: results on the rest may differ."
+    yield "Holm's correction covers the comparisons of this report, not earlier ones."
 
 
 def _unlike_training(found: _Found) -> Iterator[str]:
-    """Arms that with the same seed did not see the same rows, or as many target tokens."""
+    """Arms that, with the same seed, were trained on different rows or numbers of target tokens."""
     groups: dict[str, dict[str, Run]] = {}
     for arm in found.study.arms:
         for seed, run in found.runs(arm):

@@ -1,4 +1,4 @@
-"""A study at the trackers: its evaluations' scores, and one more run of its group with the whole report."""
+"""Log a study to trackers: the scores of its evaluations, and one run of its group with the report."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from tunelab.training.trackers import Shown, started
 
 @contextmanager
 def tracked_evaluation(study: Study, cell: Cell, folder: Path, recipe: Recipe) -> Iterator[Callable[[Path], None]]:
-    """While the block runs, the recipe's trackers have the cell as a run; gives what logs a folder's scores there.
+    """Track the cell as a run of the recipe's trackers; yields a function that logs the scores of a folder.
 
-    The trackers are started before anything is evaluated: one that cannot be reached is heard of at once.
+    Trackers are started before the evaluation, so that an unreachable tracker fails at once.
 
     Raises:
         UsageError: a tracker is not installed.
@@ -50,7 +50,7 @@ def tracked_evaluation(study: Study, cell: Cell, folder: Path, recipe: Recipe) -
 
 
 def score_values(benchmark: str, scores: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Stored scores as a tracker's figures: "mmlu/accuracy" and, where it is known, "mmlu/accuracy error"."""
+    """Stored scores as tracker metrics: "mmlu/accuracy" and, if known, its SE as "mmlu/accuracy error"."""
     values: dict[str, float] = {}
     for score in scores:
         values[f"{benchmark}/{score['name']}"] = score["value"]
@@ -60,8 +60,8 @@ def score_values(benchmark: str, scores: Sequence[Mapping[str, Any]]) -> dict[st
 
 
 def log_report(folder: Path | str) -> None:
-    """Log a study's report (its report.json) as one more run of the study's group, at every tracker that an arm names:
-    the tables, each arm's main scores as figures, the page and its plots. Nothing where no arm names one.
+    """Log a study's report (report.json) as a run of the study's group, to every tracker that an arm uses: the tables,
+    each arm's headline scores as metrics, the page and its plots. Does nothing if no arm uses a tracker.
 
     Raises:
         UsageError: a tracker is not installed.
@@ -81,7 +81,7 @@ def log_report(folder: Path | str) -> None:
 
 
 def main_values(report: StudyReport) -> dict[str, float]:
-    """Each arm's main scores, a panel a benchmark: "mmlu accuracy/lora", with its errors between items and seeds."""
+    """Each arm's headline scores, one panel per benchmark: "mmlu accuracy/lora", with both standard errors."""
     values: dict[str, float] = {}
     for score in report.scores:
         if score.is_main:
@@ -102,7 +102,7 @@ def _shown(report: StudyReport, folder: Path) -> Shown:
 
 
 def _plain(table: StudyTable) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows as texts of one line."""
+    """Headings and rows as single-line strings."""
     return [_heading(column) for column in table.columns], [[_line(cell) for cell in row] for row in table.rows]
 
 

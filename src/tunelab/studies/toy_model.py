@@ -1,4 +1,4 @@
-"""A model's family, tokenizer and vocabulary at toy width, with random weights: what `--scale tiny` runs on."""
+"""Tiny random models with the architecture, tokenizer and vocabulary of real ones, for `--scale tiny`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tunelab.files import directory_written_atomically
 from tunelab.models.load import load_config, load_tokenizer
 from tunelab.progress import Progress, silent
 
-#: What a configuration's sizes become, by the names that families give them. Heads keep 64 / 4 = 16 numbers each.
+#: The sizes of a toy configuration, under the names used by model families. Head dimension: 64 / 4 = 16.
 SIZES = {
     **dict.fromkeys(("hidden_size", "n_embd"), 64),
     **dict.fromkeys(("intermediate_size", "n_inner"), 128),
@@ -22,12 +22,12 @@ SIZES = {
 
 
 def toy_model(name: str, folder: Path, *, revision: str | None = None, seed: int = 0) -> Path:
-    """A random model of the named one's family at toy width, with its tokenizer, in a folder; made once.
+    """A tiny random model of the same architecture, with its tokenizer, in a folder; created once.
 
-    A model that is as small already is taken as it is.
+    A local model that is already small is used as it is.
 
     Raises:
-        ModelError: configuration or tokenizer cannot be had.
+        ModelError: configuration or tokenizer is not available.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -51,14 +51,14 @@ def toy_model(name: str, folder: Path, *, revision: str | None = None, seed: int
 
 
 def with_toy_models(study: Study, folder: Path, *, progress: Progress = silent) -> Study:
-    """The study with a toy in place of every model.
+    """The study with every model replaced by a toy model.
 
     Raises:
-        ModelError: configuration or tokenizer cannot be had.
+        ModelError: configuration or tokenizer is not available.
     """
     tree = study.model_dump(mode="json")
     for number, arm in enumerate(study.arms):
-        progress("making toy models", number, len(study.arms))
+        progress("creating toy models", number, len(study.arms))
         model = study.arm_recipe(arm, study.seeds[0]).model
         name = model.name.strip("/").replace("/", "--")
         toy = toy_model(model.name, folder / "models" / name, revision=model.revision)

@@ -109,7 +109,7 @@ def test_a_killed_worker_is_replaced_and_the_report_is_the_same(cluster: Any, fi
 @pytest.mark.slow
 def test_ctrl_c_lets_a_training_save(cluster: Any, files: Path, tmp_path: Path) -> None:
     thread = signalled_when_it_trains(tmp_path, signal.SIGINT, whom=os.getpid())
-    with pytest.raises(Interrupted, match="the study was stopped; what was made is kept"):
+    with pytest.raises(Interrupted, match="the study was stopped; finished work is kept"):
         run_study(small_study(files, 2000, arms={"lora": {}}, questions=[]), tmp_path, executor="ray")
     thread.join()
     assert trains(tmp_path) is None, "nothing is left running"
@@ -227,9 +227,7 @@ def test_workers_that_die_too_often_cost_their_own_cell(files: Path, tmp_path: P
     assert end(tasks, training, CrashedError("gone")) is None and tasks.waiting[0] == training
     record = end(tasks, training, Outcome("stopped"))
     assert record is not None and record.status == "failed"
-    assert (
-        record.error == "its worker died 2 times, at last: it was asked to stop (often the machine ran out of memory)"
-    )
+    assert record.error == "its worker died 2 times; last error: it was stopped (often out of memory)"
     assert training not in tasks.waiting and base in tasks.waiting
     record = end(tasks, base, RefusedError("trace\nModuleNotFoundError: No module named 'tunelab'"))
     assert record is not None and record.error == "Ray could not run it: ModuleNotFoundError: No module named 'tunelab'"
@@ -265,17 +263,17 @@ def test_files_are_packed_and_laid_out_again(tmp_path: Path) -> None:
     lay_out(single, tmp_path / "to")
     assert (tmp_path / "to/study.json").read_text() == "{}" and (tmp_path / "to/runs/a").exists()
     for bad in (Parcel("../a", {}), Parcel("a", {"../../b": b""}), Parcel("", {"/b": b""})):
-        with pytest.raises(RunError, match="a node sent a file that does not lie in the study"):
+        with pytest.raises(RunError, match="a node sent a file outside the study"):
             lay_out(bad, tmp_path / "to")
 
 
 def test_wrong_options(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     for name, value in [("cpus_per_cell", "0"), ("max_retries", "-1")]:
-        with pytest.raises(UsageError, match=f"option {name}={value}: expected a number, 1 or more"):
+        with pytest.raises(UsageError, match=f"option {name}={value}: expected a positive integer"):
             on_ray.read_settings({name: value})
     for value in ("1.5", "-1", "one", ""):
-        with pytest.raises(UsageError, match=f"option gpus_per_cell={value}: expected a whole number, or a part"):
+        with pytest.raises(UsageError, match=f"option gpus_per_cell={value}: expected an integer, or a fraction"):
             on_ray.read_settings({"gpus_per_cell": value})
     given = {"address": "auto", "gpus_per_cell": "0.5", "max_retries": "0"}
     assert on_ray.read_settings(given) == on_ray.Settings("auto", 0.5, 1, 0)

@@ -141,7 +141,7 @@ def test_ctrl_c_ends_the_waiting_and_the_same_command_submits_nothing_twice(
     study, folder = small_study(files), tmp_path / "study"
     (cluster / "hold").touch()
     error = interrupted(study, folder, monkeypatch, {"gpus_per_node": "0", "mem_gb": "1.5", "setup": "module load a"})
-    assert error.message == "the waiting has ended, the jobs go on: 101, 102"
+    assert error.message == "stopped waiting; the jobs keep running: 101, 102"
     assert "`scancel 101 102` stops them" in error.hint and f"`tunelab report {folder}`" in error.hint
     assert not any("gpu" in line for line in sbatch_lines(cluster, 101)) and "mem=1536MB" in sbatch_lines(cluster, 101)
     assert "\nmodule load a\n" in (cluster / "101.script").read_text()
@@ -205,9 +205,9 @@ def test_what_sbatch_refuses_is_said_and_the_records_stay(files: Path, tmp_path:
 def test_a_cluster_that_does_not_answer(cluster: Path, tmp_path: Path) -> None:
     assert in_queue(()) == {} and in_queue(["7_1"]) == {}, "a job that Slurm has forgotten"
     sacct = tmp_path / "bin" / "sacct"
-    assert how_ended("7_1") == "state not known (sacct has no record of it)"
+    assert how_ended("7_1") == "state unknown (sacct has no record of it)"
     sacct.write_text("#!/bin/sh\necho 'Slurm accounting storage is disabled' >&2\nexit 1\n")
-    assert how_ended("7_1") == "state not known (Slurm accounting storage is disabled)"
+    assert how_ended("7_1") == "state unknown (Slurm accounting storage is disabled)"
     for name in ("sacct", "squeue"):
         (tmp_path / "bin" / name).unlink()
     assert "No such file or directory: 'sacct'" in how_ended("7_1") and in_queue(["7_1"]) is None
@@ -245,7 +245,7 @@ def test_what_must_be_there(files: Path, tmp_path: Path, cluster: Path, monkeypa
     study = small_study(files)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "submitit", None)
-        with pytest.raises(UsageError, match="need submitit, which is not installed") as caught:
+        with pytest.raises(UsageError, match="needs submitit, which is not installed") as caught:
             run_study(study, tmp_path / "study", executor="slurm")
         assert "tunelab[slurm]" in caught.value.hint
     (tmp_path / "bin" / "sbatch").unlink()

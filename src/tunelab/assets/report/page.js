@@ -1,11 +1,11 @@
 "use strict";
 
-// The switch between light and dark: begins with what the system asks for.
+// Light/dark switch; starts with the system setting.
 const theme = document.getElementById("theme");
 let dark = matchMedia("(prefers-color-scheme: dark)").matches;
 function nameTheSwitch() {
   theme.textContent = dark ? "Light" : "Dark";
-  theme.setAttribute("aria-label", "Switch to " + (dark ? "light" : "dark") + " colours");
+  theme.setAttribute("aria-label", "Switch to " + (dark ? "light" : "dark") + " colors");
 }
 theme.addEventListener("click", () => {
   dark = !dark;
@@ -15,7 +15,7 @@ theme.addEventListener("click", () => {
 nameTheSwitch();
 theme.hidden = false;
 
-// Flips: every word must occur somewhere in the flip, and each choice must fit.
+// Flips: every search word must occur in the flip, and each filter must match.
 const controls = document.getElementById("flip-controls");
 if (controls) {
   const search = document.getElementById("flip-search");

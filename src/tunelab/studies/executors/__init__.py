@@ -1,1 +1,1 @@
-"""Where the cells of a study run: one file each, chosen by name (`tunelab study run ... --executor NAME`)."""
+"""Executors run the cells of a study: one file each, chosen by name (`tunelab study run ... --executor NAME`)."""

@@ -1,11 +1,11 @@
-"""What every executor of a study's cells is: a module with these two names.
+"""The interface of an executor: a module with these two names.
 
-    OPTIONS: Mapping[str, str]      # its options and what they mean; `--option NAME=VALUE` gives them as text
+    OPTIONS: Mapping[str, str]      # option -> description; set as strings with `--option NAME=VALUE`
     def run_cells(folder, cells, options, progress): ...
 
-`run_cells` runs each cell by run_cell(folder, cell.key), which writes the cell's record, failed ones too. It owes three
-things: a cell that needs a training runs after it has ended, well or not; a cell whose process died without a record is
-recorded as failed (lost()); Interrupted where work was asked to stop, with nothing left running that is not said.
+`run_cells` runs each cell with run_cell(folder, cell.key), which writes the cell's record, also on failure. It must
+run a cell that needs a training after that training ended, done or failed; record a cell as failed if its process died
+without a record (lost()); and raise Interrupted if stopped, naming anything that still runs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tunelab.records.cells import Cell, keep_cell, read_cell
 
 
 class Executor(Protocol):
-    """The two names of an executor's module."""
+    """The two names of an executor module."""
 
     OPTIONS: Mapping[str, str]
 
@@ -31,19 +31,19 @@ class Executor(Protocol):
 
 
 def lost(folder: Path, cell: Cell, why: str) -> None:
-    """Record a cell as failed whose process ended without a word."""
+    """Record a cell as failed whose process ended without a record."""
     keep_cell(folder, replace(read_cell(folder, cell.key) or cell, status="failed", error=why))
 
 
 def count_option(options: Mapping[str, str], name: str, default: int) -> int:
-    """An option that is a number of things, 1 or more.
+    """An option that is a positive integer.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: it is not.
     """
     value = options.get(name)
     if value is None:
         return default
     if not value.isdecimal() or int(value) < 1:
-        raise UsageError(f"option {name}={value}: expected a number, 1 or more", f"for example {name}={default}")
+        raise UsageError(f"option {name}={value}: expected a positive integer", f"for example {name}={default}")
     return int(value)

@@ -1,4 +1,4 @@
-"""The connection to Ray: a cluster that is there, or one of this machine's own, quiet, and gone afterwards."""
+"""The connection to Ray: an existing cluster, or a quiet local one that is shut down afterwards."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from types import ModuleType
 
 from tunelab.errors import UsageError
 
-#: Ray's own: a cluster of this machine alone, started by ray.init().
+#: Ray's name for a local cluster, started by ray.init().
 OWN = "local"
 
-#: Nothing travels in an own cluster, as all its workers see the study's directory. Bytes; Ray asks for 75 MiB at least.
+#: Bytes. In a local cluster all workers see the study's directory, so no data is transferred. Ray's minimum: 75 MiB.
 _OWN_OBJECT_STORE = 128 * 2**20
 
-#: Read by Ray when it is imported and when it starts: no usage statistics; no messages on stdout about workers (they
-#: are told as cells' errors); no tip about GPUs; workers of an own cluster are not niced, so that times are those of
-#: other executors.
+#: Read by Ray on import and on start: no usage statistics; no messages on stdout about workers (errors are recorded
+#: with their cells); no tip about GPUs; workers of a local cluster are not niced, so that times match other executors.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
@@ -32,28 +31,26 @@ _ENVIRONMENT = {
 
 @contextmanager
 def connected(address: str | None) -> Iterator[ModuleType]:
-    """Gives the library `ray`, connected; ends the connection, and with it a cluster that was started here.
+    """Yields the module `ray`, connected; then disconnects, and stops a cluster that it started.
 
-    A connection that the process has already is used, and stays.
+    An existing connection of this process is used and kept open.
 
     Args:
-        address: None = what RAY_ADDRESS says, else an own cluster.
+        address: None = RAY_ADDRESS if set, else a local cluster.
 
     Raises:
-        UsageError: Ray is not installed, or there is no cluster at the address, or another one is connected.
+        UsageError: Ray is not installed, no cluster answers at the address, or another one is connected.
     """
     ray = _library()
     if ray.is_initialized():
         if address is not None:
-            raise UsageError(
-                f"option address={address}: this process is connected to Ray already", "leave address away"
-            )
+            raise UsageError(f"option address={address}: this process is already connected to Ray", "omit address")
         yield ray
         return
     where = address or os.environ.get("RAY_ADDRESS") or OWN
     _check_reachable(where)
     own = {"include_dashboard": False, "object_store_memory": _OWN_OBJECT_STORE} if where == OWN else {}
-    handler = signal.getsignal(signal.SIGTERM)  # Ray puts its own in its place
+    handler = signal.getsignal(signal.SIGTERM)  # Ray replaces it with its own
     try:
         try:
             ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **own)
@@ -67,7 +64,7 @@ def connected(address: str | None) -> Iterator[ModuleType]:
 
 
 def fits(ray: ModuleType, needs: Mapping[str, float]) -> bool:
-    """Whether a node of the cluster has this much, busy or not."""
+    """Whether a node of the cluster has these resources, busy or not."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return any(all(node.get(name, 0) >= amount for name, amount in needs.items()) for node in nodes)
 
@@ -83,7 +80,7 @@ def _library() -> ModuleType:
 
 
 def _check_reachable(where: str) -> None:
-    """Ask the port first: Ray itself tries for minutes, and speaks of it on the terminal."""
+    """Try the port first: Ray itself retries for minutes and prints to the terminal."""
     host, colon, port = where.rpartition(":")
     if not colon or not port.isdecimal() or "/" in host:
         return

@@ -1,4 +1,4 @@
-"""Files that travel between a study's directory and a node that does not see it: packed, and laid out again."""
+"""Transfer files between a study's directory and a node that does not see it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tunelab.files import directory_written_atomically
 
 @dataclass(frozen=True)
 class Parcel:
-    """Files of a study's directory, held in memory.
+    """Files of a study's directory, in memory.
 
     Args:
-        place: the folder that they make up, relative to the study's directory; "" = single files of the directory.
-        files: name relative to `place`, with "/" on every system -> content.
+        place: the folder they belong to, relative to the study's directory; "" = single files of the directory.
+        files: name relative to `place`, always with "/" -> content.
     """
 
     place: str
@@ -25,7 +25,7 @@ class Parcel:
 
 
 def packed_folder(study: Path, place: str, without: Collection[str] = ()) -> Parcel:
-    """A whole folder of a study's directory, less the files that are hidden (locks) and the folders named `without`."""
+    """A folder of a study's directory, without hidden files (locks) and the folders named in `without`."""
     root = study / place
     files = {}
     for path in sorted(root.rglob("*")):
@@ -36,19 +36,19 @@ def packed_folder(study: Path, place: str, without: Collection[str] = ()) -> Par
 
 
 def packed_files(study: Path, names: Collection[str]) -> Parcel:
-    """Single files of a study's directory; those that are not there are left out."""
+    """Single files of a study's directory; missing ones are skipped."""
     return Parcel("", {name: (study / name).read_bytes() for name in names if (study / name).is_file()})
 
 
 def lay_out(parcel: Parcel, study: Path) -> None:
-    """Write a parcel into a study's directory: a folder as a whole or not at all, in place of one that is there.
+    """Write a parcel to a study's directory; a folder is replaced atomically.
 
     Raises:
-        RunError: a name leads out of the directory.
+        RunError: a name points outside the directory.
     """
     for name in (parcel.place, *parcel.files):
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise RunError(f"{study}: a node sent a file that does not lie in the study: {name}", "check the cluster")
+            raise RunError(f"{study}: a node sent a file outside the study: {name}", "check the cluster")
     if parcel.place:
         with directory_written_atomically(study / parcel.place) as folder:
             for name, content in parcel.files.items():

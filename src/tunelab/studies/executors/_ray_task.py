@@ -1,4 +1,4 @@
-"""One cell as a task of Ray: in the study's directory where the node sees it, in a scratch folder where it does not."""
+"""One cell as a Ray task: in the study's directory if the node sees it, else in a scratch folder."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ CHECKPOINTS, MANIFEST = "checkpoints", "manifest.json"
 
 @dataclass(frozen=True)
 class Order:
-    """What a task is told.
+    """The input of a task.
 
     Args:
-        folder: the study's directory as its driver (the process that runs the study) calls it; absolute.
-        key: of the cell.
-        marker, token: a file in that directory and its random content. A node that reads the same sees the same disk.
+        folder: the study's directory on the driver (the process that runs the study); absolute.
+        key: the cell's key.
+        marker, token: a file in that directory and its random content, by which a node recognizes the directory.
         study: identifies the study among all that use a node's scratch folders.
-        directory: the driver's working directory, which relative paths of a study start from.
-        paths: models, data and benchmarks that are the driver's local files; absolute.
-        gpus: that the task was given.
-        version: of the driver's tunelab.
+        directory: the driver's working directory, which relative paths in the study refer to.
+        paths: models, data and benchmarks that are local files of the driver; absolute.
+        gpus: GPUs assigned to the task.
+        version: the driver's tunelab version.
     """
 
     folder: str
@@ -51,13 +51,13 @@ class Order:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a task.
+    """The result of a task.
 
     Args:
-        how: "ran" (the cell is done or failed), "stopped" (it was asked to, and saved), "elsewhere" (the node does not
-            see the study's directory, and no files came with the order), "refused" (the node cannot run it).
-        error: why it was refused.
-        parcels: files to write into the study's directory; none where the cell ran in it.
+        how: "ran" (the cell is done or failed), "stopped" (on request, after saving), "elsewhere" (the node does not
+            see the study's directory, and the order had no files), "refused" (the node cannot run it).
+        error: why the node refused it.
+        parcels: files to write to the study's directory; none if the cell ran in it.
     """
 
     how: Literal["ran", "stopped", "elsewhere", "refused"]
@@ -66,12 +66,12 @@ class Outcome:
 
 
 def work(order: Order, *parcels: Parcel) -> Outcome:
-    """A task's whole life. `parcels`: what the cell needs of the study's directory, for a node that does not see it."""
+    """Run a task. `parcels`: the files that the cell needs, for a node that does not see the study's directory."""
     if order.gpus == 0:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch is imported: what was not asked for is others'
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch is imported: do not use GPUs that other tasks have
     node = socket.gethostname()
     if order.version != __version__:
-        return Outcome("refused", f"node {node} has tunelab {__version__}, the study is run by {order.version}")
+        return Outcome("refused", f"node {node} has tunelab {__version__}, the driver has {order.version}")
     sees = sees_study(order)
     if not sees and not parcels:
         return Outcome("elsewhere")
@@ -90,19 +90,19 @@ def work(order: Order, *parcels: Parcel) -> Outcome:
     results = _results(place, order.key, outcome, cell)
     if cell is not None and cell.status == "done":
         shutil.rmtree(place)
-        with suppress(OSError):  # other cells of the study are there still
+        with suppress(OSError):  # other cells of the study are still in it
             place.parent.rmdir()
     return Outcome(outcome.how, parcels=results)
 
 
 def sees_study(order: Order) -> bool:
-    """Whether the study's directory is on this node too, and the same."""
+    """Whether this node sees the same study directory."""
     marker = Path(order.folder) / order.marker
     return marker.is_file() and marker.read_text(encoding="utf-8") == order.token
 
 
 def scratch_folder(order: Order) -> Path:
-    """Where a cell is run on a node that does not see its study: the same at each try, so that a retry goes on."""
+    """Where a cell runs on a node that does not see its study: the same for each try, so that a retry resumes."""
     name = hashlib.sha256(order.study.encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"tunelab-{os.getuid()}" / name / order.key
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def _run(folder: Path, key: str) -> tuple[Outcome, Cell | None]:
 
 
 def _lay_out_what_is_missing(parcels: Sequence[Parcel], place: Path, key: str) -> None:
-    """What an earlier try left of the cell's own training stays; a training that it needs stays if it is the same."""
+    """Keep what an earlier try left of the cell's own training; keep a training that it needs if it is the same."""
     for parcel in parcels:
         manifest = place / parcel.place / MANIFEST
         stays = bool(parcel.place) and manifest.exists()
@@ -128,12 +128,12 @@ def _lay_out_what_is_missing(parcels: Sequence[Parcel], place: Path, key: str) -
 
 
 def _results(place: Path, key: str, outcome: Outcome, cell: Cell | None) -> tuple[Parcel, ...]:
-    """What a cell made, its record last: with that it counts as there. Of a stopped training also where it stands."""
+    """The files that a cell wrote, its record last, which marks it as complete; also a stopped training's state."""
     found = []
     if cell is not None and cell.status == "done":
         found.append(packed_folder(place, cell.folder, without=(CHECKPOINTS,)))
     elif outcome.how == "stopped" and (place / "runs" / key).is_dir():
         found.append(packed_folder(place, f"runs/{key}"))
-    # File by file: other cells have theirs in the same folder.
+    # File by file: other cells write to the same folder.
     logged = [path.relative_to(place).as_posix() for path in (place / TRACKERS).rglob("*") if path.is_file()]
     return (*found, packed_files(place, (*logged, f"{RECORDS}/{key}.txt", f"{RECORDS}/{key}.json")))

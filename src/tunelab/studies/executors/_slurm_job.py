@@ -1,4 +1,4 @@
-"""A cell as a job of Slurm's: what submitit pickles, and what it does when Slurm warns, preempts or cancels it."""
+"""A cell as a Slurm job: what submitit pickles, and how it handles Slurm's warning, preemption and cancellation."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from tunelab.records.cells import read_cell
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
-#: Seconds that a job which Slurm sent SIGTERM waits for what follows: Slurm's warning, or its kill.
+#: Seconds that a job waits after SIGTERM for what follows: Slurm's warning, or its kill.
 PATIENCE_S = 600.0
-#: Seconds after which a record that another node wrote is seen here (NFS keeps what it knew for up to a minute).
+#: Seconds until a record written by another node is visible here (NFS caches for up to a minute).
 RECORD_S = 90.0
 
 
 @dataclass(frozen=True)
 class CellJob:
-    """Runs one cell where Slurm puts it. Pickled as this class's name, a path and a key; all else is on the disk.
+    """Runs one cell as a Slurm job. Pickled as this class's name, a path and a key; everything else is on disk.
 
-    Before the time is over (and, where the cluster sends user signals, at a preemption) Slurm sends the signal that
-    submitit asked for. submitit alone would leave at once and lose the steps since the last checkpoint; here the
-    training is first told to save, as by Ctrl-C, and submitit puts the job back into the queue after that. Work that
-    cannot be told (loading, an evaluation, whose responses are on the disk already) is left at once.
+    Before the time limit (and, if the cluster sends user signals, before a preemption) Slurm sends the signal that
+    submitit requested. submitit alone would exit at once and lose the steps since the last checkpoint; here the
+    training first saves, as on Ctrl-C, and then submitit requeues the job. Work that cannot save (loading, or an
+    evaluation, whose responses are already on disk) exits at once.
 
-    SIGTERM comes before a preemption as before `scancel`'s kill, and nothing tells which: a training saves, and then
-    waits for what follows, so that a cancelled job is never queued again.
+    SIGTERM precedes both a preemption and the kill of `scancel`, and the two look the same: a training saves, and then
+    waits for what follows, so that a cancelled job is never requeued.
 
     Args:
-        folder: the study's directory, absolute, on a disk that the node sees too.
-        key: the cell's.
-        needs: key of the training that has ended before this job starts; "" = none.
+        folder: the study's directory, absolute, on a shared disk.
+        key: the cell's key.
+        needs: key of the training that ends before this job starts; "" = none.
     """
 
     folder: str
@@ -45,14 +45,14 @@ class CellJob:
     needs: str = ""
 
     def __call__(self) -> str:
-        """Run the cell, go on with it where it was stopped.
+        """Run or resume the cell.
 
         Returns:
-            "done" or "failed"; the cell's record says more.
+            "done" or "failed"; details are in the cell's record.
 
         Raises:
-            Interrupted: SIGTERM came and nothing after it.
-            SystemExit: the job is queued again (submitit's).
+            Interrupted: SIGTERM came, and no warning after it.
+            SystemExit: the job is requeued (raised by submitit).
         """
         import submitit
 
@@ -64,11 +64,11 @@ class CellJob:
             if warned.is_set():
                 return
             warned.set()
-            # SIGTERM asks a training (interrupt.py), where a second SIGINT would break off its saving.
+            # SIGTERM makes a training save and stop (interrupt.py); a second SIGINT would abort the saving.
             at_once = signal.getsignal(signal.SIGINT) is signal.default_int_handler
             signal.raise_signal(signal.SIGINT if at_once else signal.SIGTERM)
 
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
         signal.signal(warning, stop)
         try:
             self._see_training()
@@ -76,19 +76,19 @@ class CellJob:
 
             return run_cell(self.folder, self.key).status
         except (Interrupted, KeyboardInterrupt):
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a warning during the wait must not break it off
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a warning must not interrupt the wait
             if warned.wait(PATIENCE_S) and callable(queue_again):
                 queue_again(warning, None)
             raise
 
     def checkpoint(self) -> DelayedSubmission:
-        """What runs when the job is queued again: the same, as a cell goes on where it stood."""
+        """What to run when the job is requeued: the same, since a cell resumes."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
     def _see_training(self) -> None:
-        """Wait until this node sees how the training ended, or there is no record of it (its process was killed)."""
+        """Wait until this node sees the training's record, or RECORD_S has passed (its process was killed)."""
         deadline = time.monotonic() + RECORD_S
         while self.needs and time.monotonic() < deadline:
             record = read_cell(Path(self.folder), self.needs)

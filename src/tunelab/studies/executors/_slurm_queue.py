@@ -1,16 +1,16 @@
-"""What Slurm knows of jobs: which are in the queue (squeue), and how those that are not have ended (sacct)."""
+"""Query Slurm about jobs: which are in the queue (squeue), and how the others ended (sacct)."""
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Collection
 
-#: Seconds after which a controller that does not answer is asked again later.
+#: Timeout in seconds of a query; the caller tries again later.
 ANSWER_S = 60
 
 
 def in_queue(jobs: Collection[str]) -> dict[str, str] | None:
-    """State of those jobs ("101_0", "102") that wait or run, by id; None where squeue gave no answer (it is busy)."""
+    """State of the jobs ("101_0", "102") that are pending or running, by id; None if squeue did not answer (busy)."""
     if not jobs:
         return {}
     arrays = ",".join(array_ids(jobs))
@@ -19,24 +19,24 @@ def in_queue(jobs: Collection[str]) -> dict[str, str] | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     if asked.returncode != 0:
-        # A single job that the controller has forgotten, which it does some minutes after the end (MinJobAge).
+        # A single job that the controller no longer knows, some minutes after its end (MinJobAge).
         return {} if "Invalid job id" in asked.stderr else None
     found = dict(line.split()[:2] for line in asked.stdout.splitlines() if len(line.split()) > 1)
     return {job: state for job, state in found.items() if job in jobs}
 
 
 def how_ended(job: str) -> str:
-    """The state in which a job ended ("OUT_OF_MEMORY"), or why it is not known (a cluster without accounting)."""
+    """The final state of a job ("OUT_OF_MEMORY"), or why it is unknown (a cluster without accounting)."""
     try:
         asked = _ask("sacct", f"--jobs={job}", "--allocations", "--noheader", "--parsable2", "--format=State")
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"state not known ({error})"
+        return f"state unknown ({error})"
     state = asked.stdout.strip().splitlines()
-    return state[-1] if state else f"state not known ({asked.stderr.strip() or 'sacct has no record of it'})"
+    return state[-1] if state else f"state unknown ({asked.stderr.strip() or 'sacct has no record of it'})"
 
 
 def array_ids(jobs: Collection[str]) -> list[str]:
-    """Ids of the arrays that jobs belong to, each once, as `scancel` takes them."""
+    """Unique ids of the arrays that the jobs belong to, for `scancel`."""
     return sorted({job.partition("_")[0] for job in jobs}, key=int)
 
 

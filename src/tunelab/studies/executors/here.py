@@ -1,6 +1,6 @@
-"""This machine: one cell after another, or as many at once as there are GPUs, each in a process with a GPU of its own.
+"""This machine: cells one by one, or one per GPU in parallel, each in its own process.
 
-A process that is killed (for memory, most often) costs its own cell and no other.
+If a process is killed (usually out of memory), only its own cell fails.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from tunelab.records.cells import Cell, read_cell
 from tunelab.studies.executors._executor import count_option, lost
 from tunelab.studies.run_cell import run_cell
 
-OPTIONS = {"workers": "cells at once; default: one for each GPU, and one where there is none"}
+OPTIONS = {"workers": "jobs in parallel; default: one per GPU, or 1 without a GPU"}
 
 
 def run_cells(folder: Path, cells: Sequence[Cell], options: Mapping[str, str], progress: Progress) -> None:
-    """Run the cells; in this very process where one runs at a time.
+    """Run the cells; in this process if they run one at a time.
 
     Raises:
-        UsageError: workers is no number.
-        Interrupted: Ctrl-C; what runs in other processes was asked to stop, and has.
+        UsageError: workers is not a positive integer.
+        Interrupted: Ctrl-C; the worker processes have stopped.
     """
     gpus = _gpus()
     workers = count_option(options, "workers", max(1, len(gpus)))
@@ -38,7 +38,7 @@ def run_cells(folder: Path, cells: Sequence[Cell], options: Mapping[str, str], p
 
 
 def _gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES calls the GPUs that this process may use."""
+    """Ids of the GPUs that this process may use, for CUDA_VISIBLE_DEVICES."""
     import torch
 
     count = torch.cuda.device_count()
@@ -52,7 +52,7 @@ def _run_at_once(folder: Path, cells: Sequence[Cell], workers: int, gpus: Sequen
     running: dict[str, tuple[BaseProcess, Cell, str]] = {}
     try:
         while waiting or running:
-            progress(f"{len(cells)} cells", len(cells) - len(waiting) - len(running), len(cells), _titles(running))
+            progress(f"{len(cells)} jobs", len(cells) - len(waiting) - len(running), len(cells), _titles(running))
             open_keys = {cell.key for cell in waiting} | set(running)
             for cell in [cell for cell in waiting if cell.needs not in open_keys][: len(places)]:
                 place = places.pop(0)
@@ -69,12 +69,12 @@ def _run_at_once(folder: Path, cells: Sequence[Cell], workers: int, gpus: Sequen
                     places.append(place)
                     _check_end(folder, cell, process)
     finally:
-        # Ctrl-C reached them too; a training saves on either signal.
+        # Ctrl-C reached them as well; a training saves on either signal.
         for process, _, _ in running.values():
             process.terminate()
         for process, _, _ in running.values():
             process.join()
-    progress(f"{len(cells)} cells", len(cells), len(cells))
+    progress(f"{len(cells)} jobs", len(cells), len(cells))
 
 
 def _check_end(folder: Path, cell: Cell, process: BaseProcess) -> None:
@@ -82,10 +82,10 @@ def _check_end(folder: Path, cell: Cell, process: BaseProcess) -> None:
     if record is not None and record.status != "waiting" and process.exitcode == 0:
         return
     if process.exitcode == 0:
-        raise Interrupted(f"{cell.title}: stopped; what was made is kept", "the same command goes on")
+        raise Interrupted(f"{cell.title}: stopped; finished work is kept", "run the same command to resume")
     code = process.exitcode or 0
     how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-    lost(folder, cell, f"its process {how}" + ("; often the machine ran out of memory" if code == -9 else ""))
+    lost(folder, cell, f"its process {how}" + ("; likely out of memory" if code == -9 else ""))
 
 
 def _titles(running: Mapping[str, tuple[BaseProcess, Cell, str]]) -> str:
@@ -93,7 +93,7 @@ def _titles(running: Mapping[str, tuple[BaseProcess, Cell, str]]) -> str:
 
 
 def _work(folder: Path, key: str, gpu: str, workers: int) -> None:
-    """A worker's whole life. The GPU is chosen before torch is imported, and CPU threads are shared out."""
+    """Run a cell in a worker process. Sets the GPU before torch is imported, and its share of CPU threads."""
     if gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))

@@ -1,7 +1,7 @@
-"""A Ray cluster: each cell a task with its GPU need; a worker that dies is replaced, and its cell goes on.
+"""A Ray cluster: each cell is a task with GPU requirements; if a worker dies, its cell resumes on another.
 
-A node that sees the study's directory works in it. To one that does not, what a cell needs travels with the task, and
-what it made comes back, so that all results lie in one directory.
+A node that sees the study's directory works in it. Otherwise the files that a cell needs are sent with the task, and
+its results are sent back, so that all results are in one directory.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from tunelab.studies.executors._ray_task import CHECKPOINTS, Order, Outcome, wor
 from tunelab.training.interrupt import asked_to_stop
 
 OPTIONS = {
-    "address": "of the cluster, as HOST:PORT or auto; local: one of this machine's own; default: RAY_ADDRESS, or local",
-    "gpus_per_cell": "GPUs of each cell, also a part of one (0.5); default: 1 where the cluster has any, else 0",
-    "cpus_per_cell": "CPU cores of each cell; default: 1",
-    "max_retries": "how often a cell goes on whose worker died; default: 3",
+    "address": "cluster address, HOST:PORT or auto; local: a cluster on this machine; default: RAY_ADDRESS, or local",
+    "gpus_per_cell": "GPUs per job, may be a fraction (0.5); default: 1 if the cluster has GPUs, else 0",
+    "cpus_per_cell": "CPU cores per job; default: 1",
+    "max_retries": "retries of a job after its worker died; default: 3",
 }
 
-_SECONDS_TO_STOP = 120.0  # for a training to end its step and to save
-_SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_TO_STOP = 120.0  # for a training to finish its step and save
+_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The options, read; gpus None = as the cluster has it."""
+    """The parsed options; gpus None = 1 if the cluster has GPUs."""
 
     address: str | None
     gpus: float | None
@@ -50,11 +50,11 @@ class Settings:
 
 
 def run_cells(folder: Path, cells: Sequence[Cell], options: Mapping[str, str], progress: Progress) -> None:
-    """Run the cells as tasks of Ray.
+    """Run the cells as Ray tasks.
 
     Raises:
-        UsageError: an option is wrong, Ray is not installed, or there is no cluster that can run a cell.
-        Interrupted: Ctrl-C or SIGTERM; tasks were asked to stop, and have.
+        UsageError: an option is invalid, Ray is not installed, or no cluster can run a cell.
+        Interrupted: Ctrl-C or SIGTERM; the tasks have stopped.
     """
     settings = read_settings(options)
     folder = Path(os.path.abspath(folder))
@@ -71,10 +71,10 @@ def run_cells(folder: Path, cells: Sequence[Cell], options: Mapping[str, str], p
 
 
 def read_settings(options: Mapping[str, str]) -> Settings:
-    """The options as they were given.
+    """Parse the options.
 
     Raises:
-        UsageError: one is no number, or a number of GPUs that Ray cannot give (half of three).
+        UsageError: one is not a number, or a number of GPUs that Ray cannot assign (1.5).
     """
     retries = 0 if options.get("max_retries") == "0" else count_option(options, "max_retries", 3)
     given = options.get("gpus_per_cell")
@@ -83,14 +83,14 @@ def read_settings(options: Mapping[str, str]) -> Settings:
         whole, _, part = given.partition(".")
         if not (whole + part).isdecimal() or (float(given) > 1 and not float(given).is_integer()):
             raise UsageError(
-                f"option gpus_per_cell={given}: expected a whole number, or a part of one GPU", "for example 1, or 0.5"
+                f"option gpus_per_cell={given}: expected an integer, or a fraction of one GPU", "for example 1, or 0.5"
             )
         gpus = float(given)
     return Settings(options.get("address"), gpus, count_option(options, "cpus_per_cell", 1), retries)
 
 
 def local_paths(study: Study, cell: Cell) -> tuple[str, ...]:
-    """Models, tokenizers, data and benchmarks of a cell that are files of this machine; absolute."""
+    """Models, tokenizers, data and benchmarks of a cell that are local files; absolute paths."""
     recipe = study.arm_recipe(cell.arm, study.seeds[0] if cell.seed is None else cell.seed)
     data = recipe.data
     named = [recipe.model.name, recipe.model.tokenizer, cell.benchmark, data.chat_template]
@@ -105,7 +105,7 @@ def _order(study: Study, folder: Path, cell: Cell, marker: str, token: str, gpus
 
 @contextmanager
 def _marker(folder: Path) -> Iterator[tuple[str, str]]:
-    """A file by whose random content a node knows that it sees this very directory: its name, and the content."""
+    """A file with random content by which a node recognizes this directory: its name and content."""
     name, token = f".ray-{secrets.token_hex(8)}", secrets.token_hex(16)
     (folder / name).write_text(token, encoding="utf-8")
     try:
@@ -116,9 +116,9 @@ def _marker(folder: Path) -> Iterator[tuple[str, str]]:
 
 @dataclass
 class _Tasks:
-    """The cells on their way: which wait for a training, which Ray has, and how often their workers died.
+    """State of the cells: which wait, which run in Ray, and how often their workers died.
 
-    Retries are counted here and not by Ray, which counts none of those that its own guard of memory ended.
+    Retries are counted here because Ray does not count workers that its memory monitor killed.
     """
 
     ray: ModuleType
@@ -130,23 +130,23 @@ class _Tasks:
     total: int
     running: dict[Any, Cell] = field(default_factory=dict)
     deaths: Counter[str] = field(default_factory=Counter)
-    far: set[str] = field(default_factory=set)  # keys of cells that a node took which does not see the directory
-    trainings: dict[str, Any] = field(default_factory=dict)  # finished runs in Ray's object store, each put there once
+    far: set[str] = field(default_factory=set)  # keys of cells that ran on a node that does not see the directory
+    trainings: dict[str, Any] = field(default_factory=dict)  # finished runs in Ray's object store, each stored once
     last: str = ""
 
     def run(self, needs: Mapping[str, float], should_stop: Callable[[], bool], progress: Progress) -> None:
-        """Until every cell has ended."""
-        stage = f"{self.total} cells"
+        """Run until every cell has ended."""
+        stage = f"{self.total} jobs"
         try:
             while self.waiting or self.running:
                 self._submit_what_can_run()
                 news = self.last if fits(self.ray, needs) else f"waiting for a node with {_in_words(needs)}"
                 progress(stage, self.total - len(self.waiting) - len(self.running), self.total, news)
-                ended, _ = self.ray.wait(list(self.running), timeout=_SECONDS_BETWEEN_LOOKS)
+                ended, _ = self.ray.wait(list(self.running), timeout=_POLL_SECONDS)
                 for reference in ended:
                     self._take(reference)
                 if should_stop():
-                    raise Interrupted("the study was stopped; what was made is kept", "the same command goes on")
+                    raise Interrupted("the study was stopped; finished work is kept", "run the same command to resume")
         finally:
             if self.running:
                 self._stop(progress)
@@ -161,7 +161,7 @@ class _Tasks:
             self.running[reference] = cell
 
     def _parcels(self, cell: Cell) -> list[Any]:
-        """What a cell needs of the study's directory, in Ray's object store."""
+        """The files that a cell needs from the study's directory, in Ray's object store."""
         records = [f"{RECORDS}/{key}.json" for key in (cell.key, cell.needs)]
         found = [self.ray.put(packed_files(self.folder, [STUDY_FILE, CREATED_FILE, *records]))]
         own = Run(self.folder / "runs" / cell.key)
@@ -175,11 +175,11 @@ class _Tasks:
         return found
 
     def _take(self, reference: Any) -> None:
-        """Write down what came of a task, or give its cell to another."""
+        """Record the outcome of a task, or retry its cell."""
         cell = self.running.pop(reference)
         try:
             outcome: Outcome = self.ray.get(reference)
-        except self.ray.exceptions.RayTaskError as error:  # before the cell began: nothing that a retry would mend
+        except self.ray.exceptions.RayTaskError as error:  # the cell did not start: a retry would not help
             self._lose(cell, f"Ray could not run it: {str(error).strip().splitlines()[-1]}")
             return
         except self.ray.exceptions.RayError as error:
@@ -190,7 +190,7 @@ class _Tasks:
         if outcome.how == "refused":
             self._lose(cell, outcome.error)
         elif outcome.how == "stopped":
-            self._try_again(cell, "it was asked to stop")
+            self._try_again(cell, "it was stopped")
         elif outcome.how == "elsewhere":
             self.far.add(cell.key)
             self.waiting.insert(0, cell)
@@ -201,7 +201,7 @@ class _Tasks:
         self.deaths[cell.key] += 1
         if self.deaths[cell.key] > self.retries:
             times = "once" if self.deaths[cell.key] == 1 else f"{self.deaths[cell.key]} times"
-            self._lose(cell, f"its worker died {times}, at last: {why} (often the machine ran out of memory)")
+            self._lose(cell, f"its worker died {times}; last error: {why} (often out of memory)")
         else:
             self.waiting.insert(0, cell)
             self.last = f"{cell.title}: its worker died, retry {self.deaths[cell.key]} of {self.retries}"
@@ -211,14 +211,14 @@ class _Tasks:
         self.last = f"{cell.title}: failed"
 
     def _stop(self, progress: Progress) -> None:
-        """Ask all tasks to stop, take what they saved, and end those that do not."""
+        """Ask all tasks to stop, collect what they saved, and kill those that do not stop."""
         for reference in self.running:
             self.ray.cancel(reference)
         deadline = time.monotonic() + _SECONDS_TO_STOP
         try:
             while self.running and time.monotonic() < deadline:
-                progress("stopping, so that trainings save", 0, None, f"{len(self.running)} cells")
-                for reference in self.ray.wait(list(self.running), timeout=_SECONDS_BETWEEN_LOOKS)[0]:
+                progress("stopping, waiting for trainings to save", 0, None, f"{len(self.running)} jobs")
+                for reference in self.ray.wait(list(self.running), timeout=_POLL_SECONDS)[0]:
                     self._take_last(reference)
         finally:
             for reference in self.running:
@@ -228,7 +228,7 @@ class _Tasks:
         del self.running[reference]
         try:
             outcome: Outcome = self.ray.get(reference)
-        except self.ray.exceptions.RayError:  # cancelled before it began, or gone: its cell stays as it was
+        except self.ray.exceptions.RayError:  # cancelled before it started, or dead: its cell is unchanged
             return
         for parcel in outcome.parcels:
             lay_out(parcel, self.folder)

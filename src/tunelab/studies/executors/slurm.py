@@ -1,6 +1,7 @@
-"""A cluster with Slurm: each cell a task of a job array, submitted by submitit, evaluations after their trainings.
+"""A Slurm cluster: each cell is a task of a job array, submitted by submitit, evaluations after their trainings.
 
-The study's directory lies on a disk that the nodes share; cells write their records there, and this process reads them.
+The study's directory must be on a disk shared by the nodes; cells write their records there, and this process polls
+them.
 """
 
 from __future__ import annotations
@@ -24,43 +25,43 @@ from tunelab.studies.executors._slurm_job import RECORD_S, CellJob
 from tunelab.studies.executors._slurm_queue import array_ids, how_ended, in_queue
 
 OPTIONS = {
-    "partition": "where the jobs wait and run; default: the cluster's",
-    "time": "limit of one job, minutes or H:MM:SS (default 4:00:00); what needs more is queued again and goes on",
-    "gpus_per_node": "GPUs of each job (default 1); 0 = CPU",
-    "cpus_per_task": "CPU cores of each job; default: the cluster's",
-    "mem_gb": "main memory of each job, in GB; default: the cluster's",
-    "account": "who is charged",
+    "partition": "partition to submit to; default: the cluster's",
+    "time": "time limit per job, minutes or H:MM:SS (default 4:00:00); a job that needs more is requeued and resumes",
+    "gpus_per_node": "GPUs per job (default 1); 0 = CPU only",
+    "cpus_per_task": "CPU cores per job; default: the cluster's",
+    "mem_gb": "memory per job in GB; default: the cluster's",
+    "account": "account to charge",
     "qos": "quality of service",
-    "constraint": "features that a node must have, for example a100",
-    "array_parallelism": "the most jobs of an array at once; default: no limit but the cluster's",
-    "setup": "a line of shell before Python starts, for example 'module load cuda'",
+    "constraint": "required node features, for example a100",
+    "array_parallelism": "maximum parallel jobs of an array; default: the cluster's limit",
+    "setup": "shell command to run before Python, for example 'module load cuda'",
 }
 
 FOLDER, JOBS_FILE = "slurm", "jobs.json"
 
 DEFAULT_MINUTES = 240
-#: How often a cell that runs out of time is queued again; preemptions are not counted (submitit).
+#: How often a cell that reaches its time limit is requeued; preemptions are not counted (submitit).
 MOST_TIMEOUTS = 20
-#: How long before the end of its time a job is warned, so that a training can save; a quarter of a short time.
+#: Seconds before the time limit at which a job is warned, so that a training can save; less for short limits.
 WARNING_S = 180
-#: Seconds between two looks at the records, and between two questions to Slurm, which serves many.
+#: Seconds between two reads of the records, and between two queries to Slurm, which is shared.
 LOOK_S, ASK_S = 5.0, 30.0
 
 
 def run_cells(folder: Path, cells: Sequence[Cell], options: Mapping[str, str], progress: Progress) -> None:
     """Submit the cells that are not in the queue yet, and wait until every cell has a record.
 
-    A job that ends without one (out of memory, a node that failed, cancelled) is recorded as failed, with Slurm's state
-    and the path of its log. Which job a cell has is kept in `slurm/jobs.json`, beside submitit's files and logs.
+    A job that ends without a record (out of memory, node failure, cancelled) is recorded as failed, with Slurm's state
+    and the path of its log. `slurm/jobs.json` maps cells to jobs; submitit's files and logs are next to it.
 
     Raises:
-        UsageError: an option is wrong, submitit or Slurm's commands are not there, or sbatch refuses.
-        RunError: earlier jobs may still run, and Slurm does not say.
-        Interrupted: Ctrl-C; it ends the waiting, and the jobs go on.
+        UsageError: an option is invalid, submitit or Slurm's commands are missing, or sbatch refuses.
+        RunError: earlier jobs may still run, and Slurm does not answer.
+        Interrupted: Ctrl-C; it ends the waiting, and the jobs keep running.
     """
     parameters = sbatch_parameters(options)
     _check_installed()
-    folder = folder.resolve()  # a job may start elsewhere
+    folder = folder.resolve()  # a job may start in another directory
     jobs = _still_in_queue(folder, cells)
     try:
         _submit(folder, cells, parameters, jobs)
@@ -70,17 +71,17 @@ def run_cells(folder: Path, cells: Sequence[Cell], options: Mapping[str, str], p
             raise
         arrays = array_ids([jobs[cell.key] for cell in cells if cell.key in jobs and not _recorded(folder, cell)])
         raise Interrupted(
-            f"the waiting has ended, the jobs go on: {', '.join(arrays)}",
+            f"stopped waiting; the jobs keep running: {', '.join(arrays)}",
             f"`scancel {' '.join(arrays)}` stops them; the same command waits for them again; "
             f"`tunelab report {folder}` shows what is done",
         ) from None
 
 
 def sbatch_parameters(options: Mapping[str, str]) -> dict[str, Any]:
-    """The executor's options as submitit's SlurmExecutor takes them.
+    """The executor's options as parameters of submitit's SlurmExecutor.
 
     Raises:
-        UsageError: an option's value is not what it should be.
+        UsageError: an option's value is invalid.
     """
     minutes = _minutes(options.get("time", str(DEFAULT_MINUTES)))
     parameters: dict[str, Any] = {
@@ -88,13 +89,13 @@ def sbatch_parameters(options: Mapping[str, str]) -> dict[str, Any]:
         "time": minutes,
         "signal_delay_s": min(WARNING_S, minutes * 15),
         "stderr_to_stdout": True,
-        # Also on clusters where jobs are not queued again by default.
+        # Also on clusters that do not requeue jobs by default.
         "additional_parameters": {"requeue": True},
     }
     for name in ("partition", "account", "qos", "constraint", "setup"):
         if name in options:
             if not options[name].strip():
-                raise UsageError(f"option {name}= is empty", f"{name}: {OPTIONS[name]}; leave it away for the default")
+                raise UsageError(f"option {name}= is empty", f"{name}: {OPTIONS[name]}; omit it for the default")
             parameters[name] = [options[name]] if name == "setup" else options[name]
     for name in ("cpus_per_task", "array_parallelism"):
         if name in options:
@@ -107,7 +108,7 @@ def sbatch_parameters(options: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _minutes(value: str) -> int:
-    """A time limit in whole minutes, rounded up."""
+    """A time limit in minutes, rounded up."""
     if value.isdecimal() and int(value) > 0:
         return int(value)
     found = re.fullmatch(r"(\d+):([0-5]\d):([0-5]\d)", value)
@@ -131,24 +132,24 @@ def _check_installed() -> None:
         import submitit  # noqa: F401
     except ModuleNotFoundError as error:
         raise UsageError(
-            "cells on Slurm need submitit, which is not installed", 'pip install "tunelab[slurm]"'
+            "the Slurm executor needs submitit, which is not installed", 'pip install "tunelab[slurm]"'
         ) from error
     if absent := [name for name in ("sbatch", "srun", "squeue") if shutil.which(name) is None]:
         raise UsageError(
-            f"this machine has no {absent[0]}: it is no login node of a Slurm cluster",
-            "run the command on one, or leave --executor slurm away to run the cells here",
+            f"this machine has no {absent[0]}: it is not a login node of a Slurm cluster",
+            "run the command on one, or omit --executor slurm to run the jobs here",
         )
 
 
 def _still_in_queue(folder: Path, cells: Sequence[Cell]) -> dict[str, str]:
-    """Jobs of an earlier call that wait or run: cell key -> job id."""
+    """Pending or running jobs of an earlier call: cell key -> job id."""
     keys = {cell.key for cell in cells}
     earlier = {key: job for key, job in _known_jobs(folder).items() if key in keys}
     queue = in_queue(set(earlier.values()))
     if queue is None:
         raise RunError(
             f"squeue does not say whether earlier jobs of this study still run: {', '.join(sorted(earlier.values()))}",
-            "try again when Slurm answers: a cell must not run twice at once",
+            "try again when Slurm answers: a job must not run twice in parallel",
         )
     return {key: job for key, job in earlier.items() if job in queue}
 
@@ -159,13 +160,13 @@ def _known_jobs(folder: Path) -> dict[str, str]:
 
 
 def _submit(folder: Path, cells: Sequence[Cell], parameters: Mapping[str, Any], jobs: dict[str, str]) -> None:
-    """Submit what has no job in two arrays, and add to `jobs`: what need not wait, then what waits for trainings."""
+    """Submit the cells without a job in two arrays, and add to `jobs`: those that can start, then those that wait."""
     trainings = {cell.key for cell in cells if not cell.benchmark}
     new = [cell for cell in cells if cell.key not in jobs]
     at_once = [cell for cell in new if cell.needs not in trainings]
     _submit_array(folder, sorted(at_once, key=lambda cell: bool(cell.benchmark)), parameters, jobs)
     later = [cell for cell in new if cell.needs in trainings]
-    # afterany: after a failed training, too, the evaluation runs, and run_cell says why there is nothing to evaluate.
+    # afterany: the evaluation also runs after a failed training, and run_cell records why there is nothing to evaluate.
     after = dict.fromkeys(jobs[cell.needs] for cell in later)
     _submit_array(folder, later, {**parameters, "dependency": ":".join(["afterany", *after])}, jobs)
 
@@ -179,7 +180,7 @@ def _submit_array(folder: Path, cells: Sequence[Cell], parameters: Mapping[str, 
     executor = submitit.SlurmExecutor(folder / FOLDER, max_num_timeout=MOST_TIMEOUTS)
     executor.update_parameters(**parameters)
     for cell in cells:
-        keep_cell(folder, replace(cell, status="waiting", error=""))  # what stands there from now on is the job's
+        keep_cell(folder, replace(cell, status="waiting", error=""))  # from now on, only the job changes the record
     try:
         submitted = executor.submit_array([CellJob(str(folder), cell.key, cell.needs) for cell in cells])
     except (FailedJobError, FailedSubmissionError) as error:
@@ -193,18 +194,18 @@ def _submit_array(folder: Path, cells: Sequence[Cell], parameters: Mapping[str, 
 
 
 def _wait(folder: Path, cells: Sequence[Cell], jobs: Mapping[str, str], progress: Progress) -> None:
-    """Until every cell has a record, its own or that of a job that ended without one."""
+    """Wait until every cell has a record, its own or that of a job that ended without one."""
     asked, detail = -math.inf, ""
-    gone: dict[str, float] = {}  # cell key -> when its job was first seen to be in the queue no more
+    gone: dict[str, float] = {}  # cell key -> when its job was first missing from the queue
     while True:
         waiting = [cell for cell in cells if not _recorded(folder, cell)]
         if waiting and time.monotonic() - asked >= ASK_S:
             asked = time.monotonic()
             queue = in_queue({jobs[cell.key] for cell in waiting})
             if queue is not None:
-                detail = _told(queue.values())
+                detail = _counted(queue.values())
                 gone = {cell.key: gone.get(cell.key, asked) for cell in waiting if jobs[cell.key] not in queue}
-        progress(f"{len(cells)} cells on Slurm", len(cells) - len(waiting), len(cells), detail if waiting else "")
+        progress(f"{len(cells)} jobs on Slurm", len(cells) - len(waiting), len(cells), detail if waiting else "")
         if not waiting:
             return
         for cell in waiting:
@@ -226,7 +227,7 @@ def _recorded(folder: Path, cell: Cell) -> bool:
     return record is not None and record.status != "waiting"
 
 
-def _told(states: Collection[str]) -> str:
-    """States with how many have them: "2 running, 1 pending"."""
+def _counted(states: Collection[str]) -> str:
+    """States with their counts: "2 running, 1 pending"."""
     names = sorted(set(states), reverse=True)
     return ", ".join(f"{list(states).count(name)} {name.lower()}" for name in names)
