@@ -158,7 +158,7 @@ def test_a_run_is_asked_with_its_own_chat_template_and_tokenizer(
 
 def test_the_window_is_the_models(folder: Path) -> None:
     chat = chat_with_run(folder / "full", decoding=Decoding(max_new_tokens=28))
-    with pytest.raises(ModelError, match=f"window of {tiny.CONTEXT} less max_new_tokens=28 leaves 100"):
+    with pytest.raises(ModelError, match=f"window of {tiny.CONTEXT} minus max_new_tokens=28 leaves 100"):
         chat.session.ask("long " * 50)
 
 

@@ -80,7 +80,7 @@ def test_a_wrong_command_is_told_and_the_rest_is_done(talk: Talk, bench: Bench, 
     errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
     assert errors == [
         "error: no command /st; did you mean /set?",
-        "error: top_k is 'x', expected a whole number",
+        "error: top_k is 'x', expected an integer",
         "error: /undo takes no words behind it, here '2'",
         "error: /save needs a file",
         "error: there is nothing to undo: the conversation is empty",

@@ -133,12 +133,12 @@ def test_items_without_a_value_are_left_out(tmp_path: Path) -> None:
 def test_what_cannot_be_compared(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no such directory"):
         evaluated_in(tmp_path / "nowhere")
-    with pytest.raises(RunError, match="nothing was scored there"):
+    with pytest.raises(RunError, match="no scores found"):
         evaluated_in(tmp_path)
     evaluation(tmp_path / "x" / "sums-1", [1.0, 0.0])
     evaluation(tmp_path / "x" / "sums-2", [1.0, 0.0])
     with pytest.raises(UsageError, match="has several evaluations of sums: sums-1, sums-2"):
         compare_runs(tmp_path / "x", tmp_path / "x" / "sums-1")
     (tmp_path / "x" / "sums-1" / "scores.json").write_text("{", encoding="utf-8")
-    with pytest.raises(RunError, match="not a file of scores"):
+    with pytest.raises(RunError, match="not a valid score file"):
         evaluated_in(tmp_path / "x")

@@ -149,13 +149,13 @@ def test_answers_of_another_model_decoding_or_data_are_never_reused(model: Any, 
     with pytest.raises(RunError, match=r"decoding: .* in the file, absent now"):
         held_out_likelihoods(model, rows, path, HEADER, micro_batch_tokens=30)
     changed = [dataclasses.replace(items[0], prompt_ids=(3, 4)), *items[1:]]
-    with pytest.raises(RunError, match="item 'item 0' was answered for another prompt than it has now"):
+    with pytest.raises(RunError, match="item 'item 0' was answered for a different prompt"):
         respond(model, changed, path)
     changed = [dataclasses.replace(items[0], reference="other"), *items[1:]]
     with pytest.raises(RunError, match="item 'item 0' has reference '0 17 4' in the file, 'other' now"):
         respond(model, changed, path)
     mask = (False, False, True, True)
-    with pytest.raises(RunError, match="item 'item 0' was answered for another prompt"):
+    with pytest.raises(RunError, match="item 'item 0' was answered for a different prompt"):
         other = [dataclasses.replace(rows[0], answer_mask=mask), *rows[1:]]
         held_out_likelihoods(model, other, likelihoods, HEADER, micro_batch_tokens=30)
     with pytest.raises(RunError, match="item 'item 0' has sequence_bytes 16 in the file, 17 now"):

@@ -202,5 +202,5 @@ def test_what_cannot_be_resampled_is_refused(call: Callable[[Counts], object], m
 def test_counts_of_other_items_are_refused() -> None:
     a, b = rows(9)
     pairs = Pairs("a", "b", ["x", "y"], [0, 0], [0, 0], None, [], [], {})
-    with pytest.raises(DataError, match="counts of 9 items, but 2 are compared: expected one row an item"):
+    with pytest.raises(DataError, match="counts of 9 items, but 2 are compared: expected one row per item"):
         compare_counts(pairs, [a], [b], ratio, benchmark="any", metric="bleu")
