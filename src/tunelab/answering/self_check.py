@@ -44,9 +44,9 @@ LETTERS = "ABCD"
 ALONE, TOGETHER = 1, 4096
 
 #: How choices are computed, as arguments of choice_likelihoods().
-TOGETHER_SHARED: dict[str, Any] = {"batch_tokens": TOGETHER}
-ALONE_SHARED: dict[str, Any] = {"batch_tokens": ALONE}
-TOGETHER_WHOLE: dict[str, Any] = {"batch_tokens": TOGETHER, "share_prefixes": False}
+TOGETHER_SHARED: dict[str, Any] = {"micro_batch_tokens": TOGETHER}
+ALONE_SHARED: dict[str, Any] = {"micro_batch_tokens": ALONE}
+TOGETHER_WHOLE: dict[str, Any] = {"micro_batch_tokens": TOGETHER, "share_prefixes": False}
 
 LogProbabilities = list[tuple[float, ...]]
 
