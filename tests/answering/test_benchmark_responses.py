@@ -291,7 +291,7 @@ def test_what_cannot_be_asked_is_refused(own: OwnBenchmarks, tmp_path: Path) -> 
         load_benchmarks(["mmul"])
     with pytest.raises(UsageError, match="choices is named twice"):
         load_benchmarks([str(own.choices)] * 2)
-    with pytest.raises(UsageError, match="options of writing are given, but choices is asked"):
+    with pytest.raises(UsageError, match="options of writing are given, but only choices is evaluated"):
         load_benchmarks([str(own.choices)], own.options)
     with pytest.raises(UsageError, match="limit is 0, expected 1 or more"):
         load_benchmarks([str(own.choices)], {}, 0)

@@ -106,7 +106,7 @@ class TestWhatIsDistrusted:
         assert not findings.letter_finding(targets, targets).distrust
         assert "no better than guessing" in findings.letter_finding([0] * 24, targets).distrust
         mostly = [0] * 16 + targets[:8]
-        assert "it says A most of the time" in findings.letter_finding(mostly, [0] * 12 + targets[:12]).distrust
+        assert "it answers A most of the time" in findings.letter_finding(mostly, [0] * 12 + targets[:12]).distrust
 
     def test_templates(self) -> None:
         assert not findings.template_finding([0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]).distrust

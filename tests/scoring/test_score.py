@@ -163,8 +163,7 @@ def test_a_torn_last_line_is_left_out_with_a_warning_and_not_repaired(cut: int, 
     found = score_file(responses)
     assert len(found.graded) == 3 and responses.read_bytes() == torn
     assert (
-        found.scored.warnings[0]
-        == "the last line of responses.jsonl is incomplete and skipped: its writer was killed"
+        found.scored.warnings[0] == "the last line of responses.jsonl is incomplete and skipped: its writer was killed"
     )
     assert found.scored.warnings[1].startswith("3 of 4 items are answered")
 
