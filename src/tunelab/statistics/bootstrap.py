@@ -4,11 +4,11 @@ Sources:
     Efron 1987, Better bootstrap confidence intervals (BCa); Efron and Tibshirani 1993, An introduction to the
         bootstrap, sections 14.3 (the interval) and 15.4 (a test by inverting it).
     Hesterberg 2015, What teachers should know about the bootstrap (arXiv:1411.5279), on expanded percentiles: the
-        bootstrap divides the squared deviations by n, not n - 1, and takes the normal for Student's t; moving the
-        percentiles outward makes up for both.
-"""
         bootstrap divides the squared deviations by n, not n - 1, and uses the normal instead of Student's t; moving the
         percentiles outward corrects both.
+"""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Sequence
