@@ -111,7 +111,7 @@ def test_ifevals_reference_responses(tunelab: Command, shared_data: Path, tmp_pa
     (tmp_path / "theirs.jsonl").write_text(reference, encoding="utf-8")
     said = tunelab("score", "theirs.jsonl", "--data", shared_data / "ifeval")
     assert said.code == 0
-    assert "1 of 541 prompts not found among ifeval's and left out: line 340 ('What is inside Shinto" in said.err
+    assert "1 of 541 prompts are not ifeval's and were left out: line 340 ('What is inside Shinto" in said.err
     assert "1 of ifeval's 541 items have no response here: 2785" in said.err
     theirs = [json.loads(line) for line in reference.splitlines()]
     share = sum(row["follow_all_instructions"] for row in theirs) / len(theirs)

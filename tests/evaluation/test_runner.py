@@ -165,9 +165,9 @@ def test_answers_of_another_model_decoding_or_data_are_never_reused(model: Any, 
 
 def test_ids_are_unique(model: Any, tmp_path: Path) -> None:
     items, rows = items_and_rows()
-    with pytest.raises(DataError, match="1 ids stand more than once, first 'item 0': item ids must be unique"):
+    with pytest.raises(DataError, match="1 ids occur more than once, first 'item 0': item ids must be unique"):
         respond(model, [*items, items[0]], tmp_path / "responses.jsonl")
-    with pytest.raises(DataError, match="1 ids stand more than once"):
+    with pytest.raises(DataError, match="1 ids occur more than once"):
         held_out_likelihoods(model, [*rows, rows[0]], tmp_path / "likelihoods.jsonl", HEADER, micro_batch_tokens=30)
     assert not list(tmp_path.iterdir())
 
@@ -206,7 +206,7 @@ def test_scores_of_records() -> None:
     assert bleu_of_counts(summed) == pytest.approx(scores[4].value)
     assert [AnswerScore.from_json(json.loads(json.dumps(one.to_json()))) for one in by_answer] == by_answer
     assert answer_scores([]) == []
-    with pytest.raises(DataError, match="2 scores of answers are not those of the 3 responses"):
+    with pytest.raises(DataError, match="2 answer scores do not match the 3 responses"):
         score_held_out(responses, [], by_answer=by_answer[:2])
 
 

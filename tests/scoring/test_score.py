@@ -204,7 +204,7 @@ def test_a_benchmark_that_lies_elsewhere_here_is_named_by_hand(tmp_path: Path, b
         (b'{"benchmark": "BENCHMARK"}\n{"item": "0", "prompt_hash": ""}\n', RunError, "line 2: Response record lacks"),
         (b'{"benchmark": "no-such"}\n', UsageError, "no benchmark named 'no-such'"),
         (b'{"model": "m", "decoding": {}}\n', RunError, "its header names no benchmark"),
-        (b'{"a": 1}\n', DataError, r"line 1: no form of responses that is known \(the line has a\)"),
+        (b'{"a": 1}\n', DataError, r"line 1: unknown response format \(the line has a\)"),
     ],
 )
 def test_files_that_cannot_be_scored_are_refused(
@@ -219,7 +219,7 @@ def test_files_that_cannot_be_scored_are_refused(
 def test_missing_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="gone: no such file"):
         score_file(tmp_path / "gone")
-    with pytest.raises(RunError, match=r"holds no responses\.jsonl, samples_\*\.jsonl or annotations\.json"):
+    with pytest.raises(RunError, match=r"contains no responses\.jsonl, samples_\*\.jsonl or annotations\.json"):
         score_file(tmp_path)
 
 

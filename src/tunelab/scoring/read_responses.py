@@ -53,7 +53,7 @@ def response_files(path: Path) -> list[Path]:
             return [path / name]
     samples = sorted(path.glob(SAMPLES))
     if not samples:
-        raise RunError(f"{path}: holds no {RESPONSES}, {SAMPLES} or {ANNOTATIONS}", NO_RESPONSES)
+        raise RunError(f"{path}: contains no {RESPONSES}, {SAMPLES} or {ANNOTATIONS}", NO_RESPONSES)
     return samples
 
 
