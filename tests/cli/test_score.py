@@ -89,7 +89,7 @@ def test_more_shots_than_a_benchmark_has_are_told(tunelab: Command, tmp_path: Pa
     (tmp_path / "x.jsonl").write_text(json.dumps(sample))
     said = tunelab("score", "./x.jsonl")
     assert said.code == 0 and said.cells["gsm8k"][0] == "x"
-    assert "x: the prompts hold 12 worked examples: Input should be less than or equal to 8" in said.err
+    assert "x: the prompts have 12 few-shot examples: Input should be less than or equal to 8" in said.err
     assert sorted(path.name for path in (tmp_path / "x.scored").iterdir()) == ["grades.jsonl", "scores.json"]
 
 

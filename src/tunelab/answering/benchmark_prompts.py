@@ -224,18 +224,18 @@ class LineEncoder:
 
 def cuts_between_lines(tokenizer: Any) -> bool:
     """Whether this tokenizer meets LineEncoder's conditions for cutting texts between lines."""
-    told = json.loads(tokenizer.backend_tokenizer.to_str())
-    model = told["model"]
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = spec["model"]
     if model["type"] != "BPE" or model.get("dropout") or model.get("end_of_word_suffix"):
         return False
     if model.get("continuing_subword_prefix") or any(_SPANS_CUT.search(token) for token in model["vocab"]):
         return False
-    if not _kinds(told["normalizer"], "normalizers") <= _NORMALIZERS:
+    if not _kinds(spec["normalizer"], "normalizers") <= _NORMALIZERS:
         return False
-    if not _kinds(told["pre_tokenizer"], "pretokenizers") <= _PRE_TOKENIZERS:
+    if not _kinds(spec["pre_tokenizer"], "pretokenizers") <= _PRE_TOKENIZERS:
         return False
-    added = [token["content"] for token in told["added_tokens"] if token["lstrip"] and token["content"][0].isalnum()]
-    return not added and not any("\n" in token["content"] for token in told["added_tokens"])
+    added = [token["content"] for token in spec["added_tokens"] if token["lstrip"] and token["content"][0].isalnum()]
+    return not added and not any("\n" in token["content"] for token in spec["added_tokens"])
 
 
 def _kinds(part: dict[str, Any] | None, members: str) -> set[str]:

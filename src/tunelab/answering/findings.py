@@ -138,8 +138,8 @@ def same_texts_finding(same: int, n: int, *, exact: bool) -> Finding:
 
 def ending_finding(ended: int, n: int, most: int, *, in_template: bool) -> Finding:
     """How many answers end with a stop token."""
-    wording = "in the template" if in_template else "in raw text (no template is known)"
-    found = f"{ended} of {n} answers ended by themselves within {most} tokens, {wording}"
+    prompts = "in the template" if in_template else "in raw text (no template is known)"
+    found = f"{ended} of {n} answers ended by themselves within {most} tokens, {prompts}"
     if not ended:
         why = "no answer ended by itself: generative benchmarks measure where answers are cut off"
         return Finding("end of answers", found, why)

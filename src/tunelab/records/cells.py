@@ -1,7 +1,7 @@
 """A study's cells: each training and each evaluation once, keyed by its inputs, with its status.
 
 A cell is a training (an arm with a seed) or an evaluation (an arm with a seed on a benchmark). A study's directory
-holds `study.json` and one record per cell (`cells/KEY.json`), so that cells running anywhere never write one file.
+holds `study.json` and one record per cell (`cells/KEY.json`), so that no two machines write to the same file.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def read_foreign_lines(lines: list[Line], name: str, module: ModuleType, given: 
             checked_options(module, name, {"shots": shots})
             given["shots"] = shots
         except ConfigError as error:
-            warnings.append(f"the prompts hold {shots} worked examples: {error.problems[0].message}")
+            warnings.append(f"the prompts have {shots} few-shot examples: {error.problems[0].message}")
     options = checked_options(module, option_prefix(name), given)
     read = read_foreign(lines, name, module, options)
     prompts = f"made by another tool, not checked here ({form}" + ("" if shots is None else f", {shots} shots") + ")"

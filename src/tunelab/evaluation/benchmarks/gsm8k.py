@@ -54,7 +54,7 @@ FORM_SHARE = 0.5
 
 
 class Options(BenchmarkOptions):
-    shots: int = Field(5, ge=0, le=8, description="Solved problems before the question: the first training rows.")
+    shots: int = Field(5, ge=0, le=8, description="Few-shot examples: the first training rows.")
 
 
 EXAMPLE = Example(

@@ -137,7 +137,7 @@ class Options(BenchmarkOptions):
     """Options of MMLU."""
 
     protocol: Protocol = Field("lm-eval", description="Whose prompts and averages: lm-eval, or original (the paper's).")
-    shots: int = Field(5, ge=0, le=5, description="Worked examples before each question: the subject's first dev rows.")
+    shots: int = Field(5, ge=0, le=5, description="Few-shot examples: the subject's first dev rows.")
 
 
 @dataclass(frozen=True, slots=True)
