@@ -44,7 +44,9 @@ def test_with_a_wording_the_template_is_compared(model: Path) -> None:
 def test_a_sound_model_in_sixteen_bits(model: Path) -> None:
     made = found(model, changes=("train.dtype=bf16",))
     for what in ("batch size (choices)", "shared few-shot prefix"):
-        assert "not computed" not in made[what].distrust and "times what rounding" not in made[what].distrust
+        assert (
+            "computed incorrectly" not in made[what].distrust and "times the rounding error" not in made[what].distrust
+        )
         assert "rounding alone" in made[what].found and "in fp32" in made[what].found
 
 

@@ -92,7 +92,7 @@ def test_what_was_written_and_read_again_is_alike() -> None:
             'items_sha256: "sha256:aa" in base, "sha256:bb" in tuned\n    evaluate both on',
         ),
         ({"limit": 3}, "limit: null in base, 3 in tuned\n    evaluate both with the same --limit"),
-        ({"judge": "x"}, f'judge: "{ABSENT}" in base, "x" in tuned\n    evaluate both alike'),
+        ({"judge": "x"}, f'judge: "{ABSENT}" in base, "x" in tuned\n    evaluate both in the same way'),
     ],
 )
 def test_unlike_headers_are_refused_by_name(change: dict[str, Any], message: str) -> None:

@@ -98,7 +98,7 @@ def test_unlike_rows_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r'have different prompts: .*"5 completion tokens, 20 bytes"'):
         compare_runs(a, c)
     other = write_held_out(tmp_path / "d", answers, references[::-1], nats(2.0), TOKENS)
-    with pytest.raises(DataError, match="ask something else"):
+    with pytest.raises(DataError, match="have different prompts"):
         compare_sides(Side("a", evaluated_in(a)), Side("d", evaluated_in(other)), "bleu")
 
 

@@ -117,7 +117,7 @@ def test_a_run_whose_base_was_not_measured(tmp_path: Path) -> None:
     evaluation(tmp_path / "evaluations" / "sums-tuned-1", [1.0, 1.0] * 8, arm="tuned")
     with pytest.raises(RunError, match=r"base and tuned arm of .* have no scores in common") as raised:
         compare_runs(tmp_path)
-    assert f"tunelab eval {tmp_path} measures both" in raised.value.hint
+    assert f"tunelab eval {tmp_path} evaluates both" in raised.value.hint
 
 
 def test_items_without_a_value_are_left_out(tmp_path: Path) -> None:

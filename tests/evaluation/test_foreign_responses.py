@@ -224,7 +224,7 @@ def test_what_is_not_known_is_refused_with_the_forms_that_are() -> None:
     with pytest.raises(DataError, match=r"samples of an unsupported task \(its documents have answer, question"):
         benchmark_of(line)
     mixed = [generated(0, IFEVAL_ROWS[0], "x"), {"prompt": "p", "response": "r"}]
-    with pytest.raises(DataError, match="line 2: is of the form prompt and response, the lines before of lm-eval"):
+    with pytest.raises(DataError, match="line 2: is of the format prompt and response, the lines before of lm-eval"):
         read("ifeval", mixed)
     with pytest.raises(DataError, match="line 1: a sample of ifeval, expected mmlu"):
         read("mmlu", mixed[:1])

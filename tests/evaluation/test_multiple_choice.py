@@ -137,4 +137,4 @@ def test_cut_prompts_are_doubted() -> None:
     graded = answers("AAB" * 10)[:-10] + answers("BC")
     cut = response(-1, -2, -3, -4, cut=1)
     graded.append(Graded(cut, grade_choice(cut)))
-    assert [doubt for doubt in found(graded) if doubt.startswith(f"1 of {len(graded)} prompts were longer")]
+    assert [doubt for doubt in found(graded) if doubt.startswith(f"1 of {len(graded)} prompts exceed")]

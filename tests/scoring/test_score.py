@@ -125,7 +125,7 @@ def test_slow_grading_is_shared_without_being_asked(tmp_path: Path, benchmark: s
     [
         (["1", "refuse", "break"], r"responses\.jsonl: line 3, item '1': this cannot be judged"),
         (["break", "refuse"], r"line 2, item '0': grade of benchmark .*sums\.py failed: KeyError: 'something' \(sums"),
-        (["1", "2", "nothing"], r"line 4, item '2': grade of benchmark .* gave no number 'right', but \{\}"),
+        (["1", "2", "nothing"], r"line 4, item '2': grade of benchmark .* gave no number for 'right', but \{\}"),
         (["nan"], r"line 2, item '0': grade of benchmark .* failed: ValueError: Out of range float"),
     ],
 )
@@ -165,7 +165,7 @@ def test_a_torn_last_line_is_left_out_with_a_warning_and_not_repaired(cut: int, 
     assert (
         found.scored.warnings[0] == "the last line of responses.jsonl is incomplete and skipped: its writer was killed"
     )
-    assert found.scored.warnings[1].startswith("3 of 4 items are answered")
+    assert found.scored.warnings[1].startswith("the file has answers to 3 of 4 items")
 
 
 def test_options_replace_those_of_the_header_and_are_told(tmp_path: Path, benchmark: str) -> None:

@@ -185,8 +185,11 @@ def test_figures_that_never_differ_are_told_as_such() -> None:
     ("call", "message"),
     [
         (lambda a: paired_corpus_bootstrap([], [a], ratio), "one side has no counts"),
-        (lambda a: paired_corpus_bootstrap([a], [a[:2]], ratio), r"the shapes \[2, 2\], \[9, 2\]: expected one shape"),
-        (lambda a: paired_corpus_bootstrap([a[0]], [a[0]], ratio), r"the shapes \[2\]: expected one shape"),
+        (
+            lambda a: paired_corpus_bootstrap([a], [a[:2]], ratio),
+            r"have shapes \[2, 2\], \[9, 2\]: expected a single shape",
+        ),
+        (lambda a: paired_corpus_bootstrap([a[0]], [a[0]], ratio), r"have shapes \[2\]: expected a single shape"),
         (lambda a: paired_corpus_bootstrap([a], [a], ratio, ["x"] * 9), "all 9 items are in one cluster"),
         (lambda a: paired_corpus_bootstrap([a], [a], ratio, ["x"] * 8), "9 values but 8 clusters"),
         (lambda a: paired_corpus_bootstrap([a], [a], ratio, resamples=9), "9 resamples: expected 100 or more"),

@@ -220,4 +220,4 @@ def test_cut_unmarked_and_truncated_answers_are_warned_of() -> None:
     scored = summary([*many, response("Let", stop_reason="length"), response("Let", stop_reason="context")])
     assert len(scored.warnings) == 1 and "2 of 20 answers were cut" in scored.warnings[0]
     scored = summary([response("1200"), response("1200"), response("#### 1200")])
-    assert len(scored.warnings) == 1 and '2 of 3 answers hold no "#### NUMBER"' in scored.warnings[0]
+    assert len(scored.warnings) == 1 and '2 of 3 answers have no "#### NUMBER"' in scored.warnings[0]

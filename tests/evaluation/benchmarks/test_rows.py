@@ -39,7 +39,7 @@ def test_rows_are_read_whole_or_refused_by_number(tmp_path: Path) -> None:
     path.write_text('{"q": "one"}\n{"q": \n', encoding="utf-8")
     with pytest.raises(BadRow, match=r"a\.jsonl: row 2: broken JSON") as caught:
         read_rows([path], lambda row: text(row, "q"))
-    assert "repair the row" in caught.value.hint
+    assert "fix it" in caught.value.hint
     path.write_text("", encoding="utf-8")
     with pytest.raises(DataError, match=r"a\.jsonl: no rows"):
         read_rows([path], lambda row: text(row, "q"))

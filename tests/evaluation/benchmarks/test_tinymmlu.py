@@ -141,7 +141,7 @@ def test_other_items_are_refused(tmp_path: Path) -> None:
     for rows, message in (
         ([good], r"tiny_mmlu\.jsonl: row 1 is not one of tinyMMLU's 100 items: 'q'"),
         ([{"question": "q"}], r"row 1 lacks answer, choices"),
-        ([3], "row 1 lacks everything: it is no object"),
+        ([3], "row 1 lacks everything: it is not an object"),
         ([{**good, "choices": "abcd"}], "row 1: choices is 'abcd', expected a list of four texts"),
         ([], r"has 0 of tinyMMLU's 100 items"),
     ):
