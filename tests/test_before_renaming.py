@@ -175,7 +175,7 @@ LATER: dict[str, Callable[[Path], Any]] = {
 def test_a_later_format_is_refused_with_the_remedy(made: Path, name: str) -> None:
     LATER[name](made / name)
     a_later_format(made / name)
-    with pytest.raises(RunError, match=r"has format 3, and this version of tunelab reads formats up to 2") as caught:
+    with pytest.raises(RunError, match=r"has format 3, but this version of tunelab reads formats up to 2") as caught:
         LATER[name](made / name)
     assert "upgrade tunelab" in caught.value.hint and name.rpartition("/")[2] in caught.value.message
 

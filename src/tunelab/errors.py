@@ -1,7 +1,7 @@
-"""Every error that a user can cause or must hear of: what happened, and what to do about it.
+"""Errors for the user: what happened, and what to do about it.
 
-An error carries its message (names the file, row or key, and says what was expected), a hint (the remedy) and the exit
-code that the command line ends with: 1 = the work failed, 2 = the command or recipe was wrong.
+An error has a message (names the file, row or key, and what was expected), a hint (the remedy) and the exit code of the
+command line: 1 = the work failed, 2 = the command or recipe was wrong.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 class TunelabError(Exception):
-    """Base of every error that tunelab raises on purpose.
+    """Base of all errors that tunelab raises deliberately.
 
     Args:
         message: what happened, naming the file, row or key, and what was expected.
@@ -27,14 +27,14 @@ class TunelabError(Exception):
 
 
 class UsageError(TunelabError):
-    """The command line or a recipe asks for something that cannot be; nothing was started."""
+    """The command line or a recipe is invalid; nothing was started."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong in a recipe: the key's dotted path, what is wrong there, and the remedy."""
+    """One problem in a recipe: the dotted key, what is wrong, and the remedy."""
 
     path: str
     message: str
@@ -42,7 +42,7 @@ class Problem:
 
 
 class ConfigError(UsageError):
-    """A recipe or an override does not fit the typed tree; carries every problem at once."""
+    """A recipe or an override does not match the schema; carries all problems at once."""
 
     def __init__(self, origin: str, problems: Sequence[Problem]) -> None:
         self.origin = origin
@@ -56,26 +56,26 @@ class ConfigError(UsageError):
 
 
 class BadRow(TunelabError):
-    """One data row cannot be used. Raised with the reason alone; whoever reads the file adds file and row number."""
+    """One data row cannot be used. Raised with the reason only; the file reader adds file and row number."""
 
 
 class DataError(TunelabError):
-    """Data cannot be read, or holds rows that the settings do not allow to skip."""
+    """Data cannot be read, or has rows that the settings do not allow to skip."""
 
 
 class ModelError(TunelabError):
-    """A model, tokenizer or adapter cannot be loaded, or cannot do what was asked of it."""
+    """A model, tokenizer or adapter cannot be loaded, or does not support what was requested."""
 
 
 class TrainingError(TunelabError):
-    """Training had to stop: a loss that is not finite, no target tokens, weights that did not change."""
+    """Training had to stop: a non-finite loss, no target tokens, or weights that did not change."""
 
 
 class RunError(TunelabError):
-    """A run directory is missing, incomplete, in use, or made from something else than was asked for."""
+    """A run directory is missing, incomplete, in use, or does not match the request."""
 
 
 class Interrupted(TunelabError):
-    """Work was asked to stop, and has saved what it had; 130 is what shells give for Ctrl-C."""
+    """Work was interrupted and has saved its progress; 130 is the shell's exit code for Ctrl-C."""
 
     exit_code = 130

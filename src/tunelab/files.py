@@ -1,4 +1,4 @@
-"""Writing files so that a kill at any byte leaves either the old content or the new one, never a half of each."""
+"""Atomic file writes: a kill at any byte leaves either the old or the new content, never a mix."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def cache_home() -> Path:
-    """Where tunelab keeps what can be made again: $TUNELAB_CACHE, else tunelab in the user's cache directory."""
+    """Tunelab's cache of reproducible files: $TUNELAB_CACHE, or tunelab in the user's cache directory."""
     home = os.environ.get("TUNELAB_CACHE")
     return Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tunelab"
 
@@ -27,7 +27,7 @@ def fsync_directory(path: Path) -> None:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text` (UTF-8): temporary name in the same directory, fsync, rename, fsync of the directory."""
+    """Replace `path` with `text` (UTF-8): temporary file in the same directory, fsync, rename, directory fsync."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with open(temporary, "w", encoding="utf-8", newline="\n") as file:
         file.write(text)
@@ -38,17 +38,17 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def write_json_atomically(path: Path, value: Any) -> None:
-    """`value` as indented JSON with a final newline, written as write_text_atomically does."""
+    """Write `value` as indented JSON with a final newline, like write_text_atomically."""
     write_text_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @contextmanager
 def directory_written_atomically(path: Path) -> Iterator[Path]:
-    """Gives a temporary directory to fill; when the block ends, its files are synced and it takes the name `path`.
+    """Yield a temporary directory to fill; at the end of the block, its files are synced and it is renamed to `path`.
 
-    If the block raises, the temporary directory is removed and `path` stays as it was. An existing `path` is replaced:
-    it is renamed away first, so that a kill between the two renames leaves it under `.{name}.old`, which
-    recover_directory() puts back.
+    If the block raises, the temporary directory is removed and `path` is unchanged. An existing `path` is replaced:
+    it is renamed first, so that a kill between the two renames leaves it at `.{name}.old`, from where
+    recover_directory() restores it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -83,9 +83,9 @@ def recover_directory(path: Path) -> None:
 
 
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The complete JSON lines of a file that is appended to, and the byte length that they take.
+    """The complete JSON lines of an append-only file, and their length in bytes.
 
-    A torn last line (no newline, or no JSON: the writer was killed) is left out of both.
+    A torn last line (no newline, or not JSON: the writer was killed) is left out of both.
     A file that does not exist has no lines.
     """
     if not path.exists():
@@ -115,5 +115,5 @@ def truncate_file(path: Path, length: int) -> None:
 
 
 def file_stem(text: str) -> str:
-    """A text as a part of a file name: letters, digits and hyphens."""
+    """Turn text into part of a file name: letters, digits and hyphens."""
     return "-".join("".join(letter if letter.isalnum() else " " for letter in text).split()).lower() or "unnamed"

@@ -1,7 +1,7 @@
-"""Name -> module in a folder of the package, listed without importing. A file's name is its registration.
+"""Find modules by name in a folder of the package, without importing them. The file name is the registration.
 
-`alpaca_cleaned.py` in a folder is known as `alpaca-cleaned`. A user's own file (`path/to/file.py`) or an installed
-entry point (group `tunelab.sources`, `tunelab.benchmarks`, ...) is used in the same place as a name.
+`alpaca_cleaned.py` in a folder is available as `alpaca-cleaned`. A user's own file (`path/to/file.py`) or an installed
+entry point (group `tunelab.sources`, `tunelab.benchmarks`, ...) can be used in place of a name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def names(folder: str) -> list[str]:
 
 
 def summary(folder: str, name: str) -> str:
-    """First line of a module's docstring, read from its source without importing it; empty where there is none."""
+    """First line of a module's docstring, read from its source without importing it; "" if there is none."""
     path = _own_file(folder, name)
     if not path.exists():
         return ""
@@ -35,10 +35,10 @@ def summary(folder: str, name: str) -> str:
 
 
 def load(folder: str, name: str) -> ModuleType:
-    """The module of this name in a folder; `name` may also be the path of a user's own .py file.
+    """Load the module of this name from a folder; `name` may also be the path of a user's own .py file.
 
     Raises:
-        UsageError: no module, entry point or file of that name; says which names there are and the nearest.
+        UsageError: no module, entry point or file of that name; lists the known names and the closest one.
     """
     if name.endswith(".py"):
         return _load_file(Path(name))

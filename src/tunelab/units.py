@@ -1,4 +1,4 @@
-"""Numbers as people read them: GiB, tokens/s, durations, a value with its error."""
+"""Format numbers for people: GiB, tokens/s, durations, a value with its standard error."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_rate(per_second: float, unit: str = "tokens") -> str:
-    """A rate as "12,345 tokens/s", or "3.2 tokens/s" where it is small."""
+    """A rate as "12,345 tokens/s", or "3.2 tokens/s" if it is small."""
     if per_second >= 100:
         return f"{per_second:,.0f} {unit}/s"
     return f"{per_second:.3g} {unit}/s"
@@ -48,9 +48,9 @@ def format_count(count: int | float) -> str:
 
 
 def format_with_error(value: float, error: float | None) -> str:
-    """A value and its standard error, both cut to the error's first two digits: "12.34 ± 0.56".
+    """A value and its standard error, both rounded to two significant digits of the error: "12.34 ± 0.56".
 
-    An error that is unknown is shown as unknown ("12.34 ± ?"), never as zero.
+    An unknown error is shown as "12.34 ± ?", never as zero.
     """
     if error is None or not math.isfinite(error):
         return f"{value:.4g} ± ?"

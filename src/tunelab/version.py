@@ -1,3 +1,3 @@
-"""The version of this package; every result carries it."""
+"""The package version, which is stored in every result."""
 
 __version__ = "0.1.0"

@@ -178,5 +178,5 @@ def test_prompts_in_a_template_are_those_of_generate_and_never_cut(chat_model: s
     responder = open_responder(model=chat_model)
     row = responder.encoder.encode(Conversation((Message("user", ITEMS[0].prompt), Message("assistant", "x"))))
     assert asked(responder, ITEMS[0].prompt, 300) == (row.input_ids[: row.prompt_length].tolist(), 0)
-    with pytest.raises(DataError, match=r"own item 'i': \d+ tokens, and the model's context is 512: no room"):
+    with pytest.raises(DataError, match=r"own item 'i': \d+ tokens, but the model's context is 512: no room"):
         asked(responder, "x" * 600, 10)

@@ -20,7 +20,7 @@ from tunelab.inference.engine import Generation
 from tunelab.inference.sampling import Decoding
 from tunelab.models.adapters import load_adapter
 from tunelab.models.load import load_model
-from tunelab.training import setup
+from tunelab.preparation import model as preparation
 from tunelab.training.finetune import finetune
 
 
@@ -67,13 +67,13 @@ def test_base_and_tuned_are_the_runs_own(
     kind: str, folder: Path, logits: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads = []
-    real = setup.load_model
+    real = preparation.load_model
 
     def counted(name: str, **options: Any) -> Any:
         loads.append(Path(name).name)
         return real(name, **options)
 
-    monkeypatch.setattr(setup, "load_model", counted)
+    monkeypatch.setattr(preparation, "load_model", counted)
     chat = chat_with_run(folder / kind)
     assert loads == (["base"] if kind == "lora" else ["model"])
     assert chat.session.decoding == Decoding(max_new_tokens=tiny.CONTEXT // 2), "half the window is for the question"
@@ -158,7 +158,7 @@ def test_a_run_is_asked_with_its_own_chat_template_and_tokenizer(
 
 def test_the_window_is_the_models(folder: Path) -> None:
     chat = chat_with_run(folder / "full", decoding=Decoding(max_new_tokens=28))
-    with pytest.raises(ModelError, match=f"window of {tiny.CONTEXT} less max_new_tokens=28 leaves 100"):
+    with pytest.raises(ModelError, match=f"window of {tiny.CONTEXT} minus max_new_tokens=28 leaves 100"):
         chat.session.ask("long " * 50)
 
 

@@ -81,7 +81,7 @@ def test_a_long_conversation_loses_its_oldest_turns_and_never_the_system_message
     assert len(longer) > 150, "no more is dropped than must be"
     left_out = [notice for (notice,) in filter(None, notices)]
     assert len(left_out) == dropped
-    begin = "the conversation is longer than the model's window: the oldest"
+    begin = "the conversation exceeds the model's context window: the oldest"
     assert left_out[0] == f"{begin} question and its answer is left out"
     assert left_out[-1] == f"{begin} {dropped} questions and their answers are left out"
     chat.configure("max_new_tokens=1")
@@ -104,7 +104,7 @@ def test_undo_gives_older_turns_their_room_back(actor: Actor) -> None:
 def test_a_question_that_is_too_long_changes_nothing(actor: Actor) -> None:
     chat = session(context=128, decoding=Decoding(max_new_tokens=28))
     say(chat, "one")
-    with pytest.raises(ModelError, match=r"too long: 328 tokens .* window of 128 less max_new_tokens=28 leaves 100"):
+    with pytest.raises(ModelError, match=r"too long: 328 tokens .* window of 128 minus max_new_tokens=28 leaves 100"):
         chat.ask("long " * 61)
     chat.configure("max_new_tokens=500")
     with pytest.raises(ModelError, match="leaves 0"):
@@ -130,7 +130,7 @@ def test_what_the_tokenizer_cannot_spell_is_told(actor: Actor) -> None:
     backend.decoder = decoders.Fuse()
     chat = session(tokenizer=PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>"))
     assert chat.ask("red?").notices == ()
-    notice = "the tokenizer cannot spell 2 characters of this, and leaves them out"
+    notice = "2 characters of this are not in the tokenizer's vocabulary: dropped"
     assert chat.ask("röd и?").notices == (notice,)
 
 
@@ -143,7 +143,7 @@ def test_a_template_of_single_turns_is_asked_one_at_a_time(actor: Actor, tmp_pat
         reply = chat.ask(question)
         list(reply.pieces)
         notices += reply.notices
-    assert notices == ["the chat template takes one question at a time: each question is asked alone"]
+    assert notices == ["the chat template supports one turn only: the model does not see earlier questions"]
     template = get_template("chat", tokenizer, ONE_TURN)
     assert actor.calls[2]["prompt"] == trained_prompt(tokenizer, template, "three", "a", system="Be brief.")
     assert chat.save(tmp_path / "chats.jsonl") == 3

@@ -198,12 +198,16 @@ def test_settings(assignments: str, expected: dict[str, Any]) -> None:
     [
         ("temprature=1", "no setting named 'temprature'; did you mean 'temperature'?", "known: max_new_tokens, temp"),
         ("zzz=1", "no setting named 'zzz'$", "known: max_new_tokens"),
-        ("temperature", "'temperature' is no setting: expected NAME=VALUE", "known: "),
-        ("top_k=1.5", "top_k is '1.5', expected a whole number", "for example: /set top_k=0"),
+        ("temperature", "'temperature' is not a setting: expected NAME=VALUE", "known: "),
+        ("top_k=1.5", "top_k is '1.5', expected an integer", "for example: /set top_k=0"),
         ("temperature=hot", "temperature is 'hot', expected a number", "/set temperature=0.0"),
         ("top_k=5 temperature=-1", "temperature is -1", ""),
-        ("stop_strings=[1]", r"stop_strings is '\[1\]', expected a text or a JSON list of texts", "/set stop_strings="),
-        ('stop_strings=["a', "expected a text or a JSON list of texts", "/set stop_strings="),
+        (
+            "stop_strings=[1]",
+            r"stop_strings is '\[1\]', expected a string or a JSON list of strings",
+            "/set stop_strings=",
+        ),
+        ('stop_strings=["a', "expected a string or a JSON list of strings", "/set stop_strings="),
     ],
 )
 def test_settings_that_cannot_be(assignments: str, message: str, hint: str) -> None:

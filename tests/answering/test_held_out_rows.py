@@ -28,5 +28,5 @@ def test_a_limit_of_nothing_is_refused() -> None:
 
 def test_no_rows_held_out() -> None:
     nothing = SimpleNamespace(held_out=TokenTable.of([]), references=[])
-    with pytest.raises(DataError, match="no rows are held out"):
+    with pytest.raises(DataError, match="there are no held-out rows"):
         held_out_rows(nothing, tiny.tiny_tokenizer(), None)

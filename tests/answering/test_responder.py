@@ -166,7 +166,7 @@ def test_killed_and_started_again_it_holds_the_same_answers(
         stopped_after(kept, patch)
         with pytest.raises(Interrupted, match=rf"interrupted; {kept} of 12 answers are in .*answers.jsonl") as caught:
             tuned.answer_into(path, prompts, decoding, micro_batch_tokens=200)
-    assert caught.value.hint == "the same command again goes on where it was"
+    assert caught.value.hint == "run the same command again to resume"
     before = path.read_bytes()
     assert len(before.splitlines()) == 1 + kept
     path.write_bytes(before + b'{"item": "0000')  # as a kill in the middle of a line leaves it
@@ -221,7 +221,7 @@ def test_a_file_of_something_else_is_refused(run: Run, tuned: Responder, tmp_pat
     header, records = read_responses(path)
     assert header == tuned.header(SHORT) and header["decoding"]["stop_token_ids"] == [256]
     assert {"item", "prompt_hash", "text", "token_ids", "stop_reason", "prompt_tokens"} == records[0].keys()
-    with pytest.raises(RunError, match=r"made by something else .*\n  decoding.seed: 0 in the file, 1 now"):
+    with pytest.raises(RunError, match=r"made with another model .*\n  decoding.seed: 0 in the file, 1 now"):
         tuned.answer_into(path, ASKED, dataclasses.replace(SHORT, seed=1))
     with pytest.raises(
         RunError, match=r"(?s)adapter: .* in the file, absent now.*arm: \"tuned\" in the file, \"base\" now"
@@ -229,7 +229,7 @@ def test_a_file_of_something_else_is_refused(run: Run, tuned: Responder, tmp_pat
         open_responder(run, arm="base").answer_into(path, ASKED, SHORT)
     with pytest.raises(RunError, match=r'template: "plain" in the file, null now'):
         open_responder(run, raw=True).answer_into(path, ASKED, SHORT)
-    with pytest.raises(RunError, match="item '000002' was answered for another prompt than it has now"):
+    with pytest.raises(RunError, match="item '000002' was answered for a different prompt"):
         tuned.answer_into(path, [ASKED[0], "another", *ASKED[2:]], SHORT)
     assert path.read_bytes() == before
 
@@ -257,9 +257,9 @@ def test_a_file_that_cannot_be_written(tuned: Responder, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({}, "nothing that could answer"),
+        ({}, "no model to answer with"),
         ({"model": "gpt2", "arm": "best"}, "no arm named 'best'"),
-        ({"model": "gpt2", "arm": "tuned"}, "gpt2 alone has no tuned arm"),
+        ({"model": "gpt2", "arm": "tuned"}, "gpt2 has no tuned arm"),
         ({"run": "x", "model": "gpt2"}, "a run answers with its own model and template; model gpt2 cannot change it"),
         ({"run": "x", "adapter": "a", "template": "chat"}, "adapter a, template chat cannot change it"),
         ({"run": "x", "changes": ["train.dtype=bf16"]}, "changes train.dtype=bf16 cannot change it"),
@@ -280,14 +280,14 @@ def test_what_is_not_there(run: Run, models: dict[str, Path], tmp_path: Path, tu
         open_responder(model=str(models["llama"]), template="chat").encode(as_prompts(["x"]))
     with pytest.raises(ModelError, match="no adapter there"):
         next(open_responder(model=str(models["llama"]), adapter=tmp_path, template="plain").answer(["x"]))
-    with pytest.raises(UsageError, match="micro_batch_tokens is 0, expected a whole number from 1"):
+    with pytest.raises(UsageError, match="micro_batch_tokens is 0, expected a positive integer"):
         next(tuned.answer(["x"], micro_batch_tokens=0))
 
 
 def test_prompts_that_leave_no_room_are_named_before_anything_is_loaded(run: Run, tmp_path: Path) -> None:
     fresh = open_responder(run)
     with pytest.raises(
-        DataError, match=r"2 of 3 prompts .*\n  prompt 1: \d+ tokens, and the model's context is 128: no"
+        DataError, match=r"2 of 3 prompts .*\n  prompt 1: \d+ tokens, but the model's context is 128: no"
     ):
         fresh.answer_into(tmp_path / "out.jsonl", ["x" * 200, "fine", "y" * 128])
     with pytest.raises(DataError, match="1 of 1 prompts"):
@@ -298,7 +298,7 @@ def test_prompts_that_leave_no_room_are_named_before_anything_is_loaded(run: Run
     assert [len(ids) for ids in fresh.encode(as_prompts([longest]))] == [127]
     (answer,) = fresh.answer([longest])
     assert (answer.prompt_tokens, len(answer.token_ids)) == (127, 1)
-    with pytest.raises(DataError, match="prompt 1: 128 tokens, and the model's context is 128"):
+    with pytest.raises(DataError, match="prompt 1: 128 tokens, but the model's context is 128"):
         fresh.encode(as_prompts([longest + "x"]))
 
 

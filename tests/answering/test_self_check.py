@@ -30,7 +30,7 @@ def test_a_sound_model_that_knows_nothing(model: Path) -> None:
     for what in ("batch size (choices)", "shared few-shot prefix", "batch size (answers)"):
         assert not made[what].distrust, made[what]
     assert "0 of 24 answers changed" in made["shared few-shot prefix"].found
-    assert "no better than a guesser" in made["letters (A to D)"].distrust
+    assert "no better than guessing" in made["letters (A to D)"].distrust
     assert "in raw text" in made["end of answers"].found
     assert "template on or off" not in made
 
@@ -44,7 +44,9 @@ def test_with_a_wording_the_template_is_compared(model: Path) -> None:
 def test_a_sound_model_in_sixteen_bits(model: Path) -> None:
     made = found(model, changes=("train.dtype=bf16",))
     for what in ("batch size (choices)", "shared few-shot prefix"):
-        assert "not computed" not in made[what].distrust and "times what rounding" not in made[what].distrust
+        assert (
+            "computed incorrectly" not in made[what].distrust and "times the rounding error" not in made[what].distrust
+        )
         assert "rounding alone" in made[what].found and "in fp32" in made[what].found
 
 
@@ -64,7 +66,7 @@ def test_a_broken_shared_prefix_is_found(model: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(shared_prefix, "_run", forgetful)
     made = found(model, changes=(f"train.dtype={dtype}",))
     assert "sharing the few-shot examples changes the scores" in made["shared few-shot prefix"].distrust
-    assert "not computed as it should be" in made["shared few-shot prefix"].distrust
+    assert "is computed incorrectly" in made["shared few-shot prefix"].distrust
 
 
 def test_progress_is_told(model: Path) -> None:
@@ -85,16 +87,16 @@ class TestWhatIsDistrusted:
         near = [(-1.0, -2.002), (-3.0, -2.5)]
         assert not findings.batch_finding(EQUAL, EQUAL).distrust
         assert not findings.batch_finding(EQUAL, [(-1.0, -2.0005), (-3.0, -2.5)]).distrust
-        assert "not computed as it should be" in findings.batch_finding(EQUAL, near).distrust
+        assert "is computed incorrectly" in findings.batch_finding(EQUAL, near).distrust
 
     def test_differences_in_sixteen_bits_are_judged_by_the_model_s_own(self) -> None:
         far = [(-1.0, -2.7), (-3.0, -2.5)]
         made = findings.prefix_finding(EQUAL, far, findings.InSixteenBits(EQUAL, EQUAL, 0.2))
         assert not made.distrust and "rounding alone 2.0e-01 nats; in fp32 0.0e+00" in made.found
         made = findings.prefix_finding(EQUAL, far, findings.InSixteenBits(EQUAL, EQUAL, 0.1))
-        assert "by more than 4 times what rounding does to this model" in made.distrust
+        assert "by more than 4 times the rounding error of this model" in made.distrust
         wrong = findings.InSixteenBits(EQUAL, [(-1.0, -2.1), (-3.0, -2.5)], 0.2)
-        assert "not computed as it should be" in findings.prefix_finding(EQUAL, EQUAL, wrong).distrust
+        assert "is computed incorrectly" in findings.prefix_finding(EQUAL, EQUAL, wrong).distrust
 
     def test_answers_that_rounding_changes(self) -> None:
         close = [(-1.0, -1.1)], [(-1.1, -1.0)]
@@ -104,19 +106,19 @@ class TestWhatIsDistrusted:
     def test_letters(self) -> None:
         targets = [0, 1, 2, 3] * 6
         assert not findings.letter_finding(targets, targets).distrust
-        assert "no better than a guesser" in findings.letter_finding([0] * 24, targets).distrust
+        assert "no better than guessing" in findings.letter_finding([0] * 24, targets).distrust
         mostly = [0] * 16 + targets[:8]
-        assert "it says A most of the time" in findings.letter_finding(mostly, [0] * 12 + targets[:12]).distrust
+        assert "it answers A most of the time" in findings.letter_finding(mostly, [0] * 12 + targets[:12]).distrust
 
     def test_templates(self) -> None:
         assert not findings.template_finding([0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]).distrust
         made = findings.template_finding([0, 1, 2, 3], [0, 1, 3, 2], [0, 1, 2, 3])
         assert "depend on the template" in made.distrust
-        assert made.found == "2 of 4 answers are the same; right: 4 raw, 2 in the template"
+        assert made.found == "2 of 4 answers are the same; correct: 4 raw, 2 in the template"
 
     def test_answers(self) -> None:
         assert not findings.same_texts_finding(3, 3, exact=True).distrust
-        assert "should not be in fp32" in findings.same_texts_finding(2, 3, exact=True).distrust
+        assert "must not happen in fp32" in findings.same_texts_finding(2, 3, exact=True).distrust
         assert "in 16 bits" in findings.same_texts_finding(2, 3, exact=False).distrust
         assert not findings.ending_finding(12, 12, 128, in_template=True).distrust
         assert "no answer ended by itself" in findings.ending_finding(0, 12, 128, in_template=True).distrust

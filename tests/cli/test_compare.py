@@ -44,7 +44,7 @@ def test_only_held_out_rows_and_unlike_ones(tunelab: Command, tmp_path: Path) ->
     answers, references = texts(30, 4)
     other = write_held_out(tmp_path / "c" / "tuned-c", answers, references, [9.0] * 30, [5] * 30, data="sha256:2")
     said = tunelab("compare", a, other.parent)
-    assert said.code == 1 and 'data: "sha256:1"' in said.err and "ask something else" in said.err
+    assert said.code == 1 and 'data: "sha256:1"' in said.err and "have different prompts" in said.err
 
 
 def test_a_report_of_two_runs(tunelab: Command, bench: Bench) -> None:

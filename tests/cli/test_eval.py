@@ -132,8 +132,8 @@ def test_a_run_whose_data_has_changed_is_refused(tunelab: Command, bench: Bench,
     rows.write_text(text.replace("red", "green"))
     said = tunelab("eval", tmp_path / "run")
     assert said.code == 1 and said.out == ""
-    assert "the held-out rows are no longer those of its training" in said.err
-    assert "hint: other rows may have been trained on; restore the data, or train again" in said.err
+    assert "the held-out rows differ from those of its training" in said.err
+    assert "hint: the new rows may be in the training set; restore the data, or train again" in said.err
     assert not (tmp_path / "run/evaluations").exists()
     rows.unlink()
     assert "error: " in tunelab("eval", tmp_path / "run").err
@@ -207,5 +207,5 @@ def test_an_unfinished_run_is_refused(tunelab: Command, run: Path) -> None:
 def test_a_run_without_held_out_rows_is_refused(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
     tunelab("train", run_recipe(tmp_path, bench.model, bench.rows, data__held_out=0, train__steps=1))
     said = tunelab("eval", tmp_path / "run")
-    assert said.code == 1 and "no rows are held out: there is nothing to evaluate on" in said.err
+    assert said.code == 1 and "there are no held-out rows to evaluate on" in said.err
     assert "data.held_out=0.05" in said.err

@@ -90,15 +90,18 @@ def test_adapter_and_precision(tunelab: Command, own: OwnBenchmarks, bench: Benc
         (["RUN", "MODEL"], "several: "),
         (["RUN", "--model", "gpt2"], "several: "),
         (["RUN", "--out", "x"], "a run stores its own responses"),
-        (["RUN", "--precision", "nf4"], "a run is asked with its own model and template; precision.name=nf4 cannot"),
+        (
+            ["RUN", "--precision", "nf4"],
+            "a run is evaluated with its own model and template; precision.name=nf4 cannot",
+        ),
         (["RUN", "--limit", "0"], "limit is 0, expected 1 or more"),
         (["RUN", "--max-new-tokens", "0"], "max_new_tokens is 0"),
         (["RUN", "--data", "alpaca", "--seed", "1"], "--data, --seed cannot be used with --benchmarks"),
         (["RUN", "ifeval.mode=exact"], "options of ifeval are given, but writing is asked"),
-        (["RUN", "writing.shoots=1"], "writing.shoots: no such option"),
-        (["MODEL", "--arm", "tuned"], "alone has no tuned arm"),
+        (["RUN", "writing.shoots=1"], "writing.shoots: unknown option"),
+        (["MODEL", "--arm", "tuned"], "has no tuned arm"),
         (["MODEL", "trian.dtype=bf16"], "trian: unknown key"),
-        (["recipe.yaml"], "recipe.yaml: a recipe cannot be asked"),
+        (["recipe.yaml"], "recipe.yaml: is a recipe, not a model"),
     ],
 )
 def test_wrong_uses(words: list[str], message: str, tunelab: Command, bench: Bench, own: OwnBenchmarks) -> None:

@@ -35,7 +35,7 @@ def test_a_model_that_knows_nothing(tunelab: Command, tmp_path: Any) -> None:
     assert said.cells["check"] == ["found"]
     assert all(what in said.cells for what in (*LOOKED_AT, "template on or off", "end of answers"))
     assert "0 of 24 answers changed" in said.cells["shared few-shot prefix"][0]
-    assert "letters (A to D): no better than a guesser on easy questions" in said.err
+    assert "letters (A to D): no better than guessing on easy questions" in said.err
     assert "shared few-shot prefix" not in said.err and "nothing found" not in said.err
 
 
@@ -68,7 +68,7 @@ def test_nothing_to_distrust_is_said(
         (["RUN", "--model", "gpt2"], "several: "),
         (["RUN", "--precision", "nf4"], "precision.name=nf4 cannot change it"),
         (["RUN", "--template", "plain"], "template plain cannot change it"),
-        (["MODEL", "--arm", "tuned"], "alone has no tuned arm"),
+        (["MODEL", "--arm", "tuned"], "has no tuned arm"),
     ],
 )
 def test_wrong_uses(words: list[str], message: str, tunelab: Command, bench: Bench) -> None:

@@ -105,7 +105,7 @@ def test_an_interrupted_one_goes_on_where_it_was(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--micro-batch-tokens", "100"], "micro_batch_tokens is of tunelab's engine; vllm has its own batches"),
+        (["--micro-batch-tokens", "100"], "micro_batch_tokens applies to tunelab's engine; vllm batches by itself"),
         (["--precision", "int8"], "precision int8: vLLM cannot quantise"),
         (["--precision", "nf4", "precision.skip=[down_proj]"], "vLLM cannot leave down_proj in full"),
         (["--precision", "nf4", "precision.options.double_quantization=false"], "always quantises the constants too"),
@@ -122,9 +122,9 @@ def test_what_it_cannot_do_is_refused(
 def test_likelihoods_run_on_our_engine(tunelab: Command, bench: Bench, own: OwnBenchmarks, calls: Calls) -> None:
     words = ["--benchmarks", f"{own.choices},{own.writing}", f"choices.data={own.data}", f"writing.data={own.data}"]
     said = tunelab("eval", bench.model, *words, "--backend", "vllm")
-    assert said.code == 2 and "choices: compares likelihoods, which run on tunelab's engine, not on vllm" in said.err
+    assert said.code == 2 and "choices: scored by likelihood, which needs tunelab's engine, not vllm" in said.err
     responder = on_vllm(open_responder(model=str(bench.model)))
-    with pytest.raises(UsageError, match="vLLM gives answers alone: no likelihoods"):
+    with pytest.raises(UsageError, match="vLLM generates answers only: no likelihoods"):
         _ = responder.model
 
 

@@ -99,7 +99,7 @@ def test_ctrl_c_keeps_what_was_made(
         stopped = tunelab(*words, "--out", "answers.jsonl")
     assert (stopped.code, stopped.out) == (130, "")
     assert stopped.err == (
-        "error: interrupted; 4 of 6 answers are in answers.jsonl\nhint: the same command again goes on where it was\n"
+        "error: interrupted; 4 of 6 answers are in answers.jsonl\nhint: run the same command again to resume\n"
     )
     assert tunelab(*words, "--out", "answers.jsonl").err == "6 answers: answers.jsonl\n"
     pair = [sorted(Path(name).read_bytes().splitlines()) for name in ("whole.jsonl", "answers.jsonl")]
@@ -169,7 +169,7 @@ def test_what_the_tokenizer_cannot_spell_is_told(
         (["RUN"], "give either --prompt TEXT or --file PROMPTS.jsonl"),
         (["RUN", "--prompt", "x", "--file", "y"], "give either --prompt TEXT or --file PROMPTS.jsonl"),
         (["RUN", "--prompt", "x", "--out", "y"], "--out needs --file"),
-        (["--prompt", "x"], "nothing that could answer"),
+        (["--prompt", "x"], "no model to answer with"),
         (["nowhere", "--prompt", "x"], "nowhere: no such run"),
         (["RUN", "red", "--prompt", "x"], "two runs: "),
         (["RUN", "--prompt", "x", "--model", "m"], "model m cannot change it"),

@@ -87,7 +87,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_result(
     assert f"hint: go on with: tunelab train --resume {run}\n" in said.err
     assert open_run(run).status == "interrupted"
     refused = tunelab("train", recipe)
-    assert refused.code == 1 and "there is a run already; it is interrupted" in refused.err
+    assert refused.code == 1 and "already contains a run (interrupted)" in refused.err
     assert f"--resume {run}" in refused.err
     said = tunelab("train", "--resume", run)
     assert said.code == 0 and said.cells["steps"] == ["4"]

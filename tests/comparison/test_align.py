@@ -70,10 +70,13 @@ def test_what_was_written_and_read_again_is_alike() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"template": "alpaca"}, 'template: null in base, "alpaca" in tuned\n    ask both models in the same template'),
+        (
+            {"template": "alpaca"},
+            'template: null in base, "alpaca" in tuned\n    evaluate both in the same template',
+        ),
         (
             {"decoding": {"temperature": 0.7, "stop_token_ids": [2]}},
-            "decoding.temperature: 0.0 in base, 0.7 in tuned\n    answer again with the same decoding",
+            "decoding.temperature: 0.0 in base, 0.7 in tuned\n    generate again with the same decoding",
         ),
         (
             {"decoding": "likelihood of choices"},
@@ -82,22 +85,22 @@ def test_what_was_written_and_read_again_is_alike() -> None:
         ({"benchmark": "ifeval"}, 'benchmark: "mmlu" in base, "ifeval" in tuned\n    compare scores of one benchmark'),
         (
             {"benchmark_options": {"shots": 0, "protocol": "lm-eval"}},
-            "benchmark_options.shots: 5 in base, 0 in tuned\n    evaluate both with the same options",
+            "benchmark_options.shots: 5 in base, 0 in tuned\n    evaluate both with the same benchmark options",
         ),
         (
             {"items_sha256": "sha256:bb"},
             'items_sha256: "sha256:aa" in base, "sha256:bb" in tuned\n    evaluate both on',
         ),
         ({"limit": 3}, "limit: null in base, 3 in tuned\n    evaluate both with the same --limit"),
-        ({"judge": "x"}, f'judge: "{ABSENT}" in base, "x" in tuned\n    evaluate both alike'),
+        ({"judge": "x"}, f'judge: "{ABSENT}" in base, "x" in tuned\n    evaluate both in the same way'),
     ],
 )
 def test_unlike_headers_are_refused_by_name(change: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError) as caught:
         align(A, _tuned(header=change))
-    assert caught.value.message.startswith("base and tuned cannot be compared: 1 thing is unlike\n  ")
+    assert caught.value.message.startswith("base and tuned cannot be compared: 1 difference\n  ")
     assert message in caught.value.message
-    assert caught.value.hint == "a key that is meant to differ can be named as such"
+    assert caught.value.hint == "a key that is meant to differ can be allowed by name (--allow-diff)"
 
 
 def test_keys_can_be_named_as_meant_to_differ() -> None:
@@ -115,7 +118,7 @@ def test_keys_can_be_named_as_meant_to_differ() -> None:
     }
     with pytest.raises(DataError, match='arm: "base" in base, "tuned" in tuned'):
         align(A, b, allow_diff=meant - {"arm"})
-    with pytest.raises(DataError, match=r"1 thing is unlike\n  decoding\.temperature: 0\.0 in base, 0\.7"):
+    with pytest.raises(DataError, match=r"1 difference\n  decoding\.temperature: 0\.0 in base, 0\.7"):
         align(A, b, allow_diff={*meant, "decoding.top_p"} - {"decoding"})
 
 
@@ -130,17 +133,17 @@ def test_all_that_is_unlike_is_said_at_once() -> None:
     with pytest.raises(DataError) as caught:
         align(A, b)
     for line in (
-        "base and tuned cannot be compared: 6 things are unlike",
+        "base and tuned cannot be compared: 6 differences",
         '  template: null in base, "alpaca" in tuned',
         '  protocol.follows: "lm-evaluation-harness" in base, "the paper" in tuned',
         "    score both files again with this version and the same options",
         "  items: 1 of base is not in tuned: 'art/1'",
         "    finish the evaluation of tuned, or compare common items only",
         "  items: 1 of tuned is not in base: 'law/3'",
-        "  prompts: 1 of 2 items ask something else: 'law/1'"
+        "  prompts: 1 of 2 items have different prompts: 'law/1'"
         ' ("Who owns it?" against "Who owns this?", from character 0)',
         "    evaluate both on the same files with the same version of tunelab",
-        '  clusters: 1 of 2 items lie in another: \'law/2\' ("law" against "ethics")',
+        '  clusters: 1 of 2 items are in different clusters: \'law/2\' ("law" against "ethics")',
     ):
         assert line in caught.value.message.splitlines()
 
@@ -151,7 +154,7 @@ def test_long_lists_and_long_prompts_are_cut_to_what_differs() -> None:
     b = GradedItems("b", dict.fromkeys(ids, 1.0), dict.fromkeys(ids, "x" * 500 + "no" + "z" * 500))
     with pytest.raises(DataError) as caught:
         align(a, b)
-    assert "40 of 40 items ask something else: 'law/0', 'law/1', 'law/2', …" in caught.value.message
+    assert "40 of 40 items have different prompts: 'law/0', 'law/1', 'law/2', …" in caught.value.message
     assert '("xxxxxxxxxxyes' in caught.value.message and "from character 490" in caught.value.message
     assert len(caught.value.message) < 500
     assert caught.value.hint == ""  # no key differs that could be named

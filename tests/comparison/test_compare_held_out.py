@@ -95,10 +95,10 @@ def test_unlike_rows_are_refused_by_name(tmp_path: Path) -> None:
     assert len(compare_runs(a, b, allow_diff=["data"])) == 3
     answers, references = texts(ROWS, 3)
     c = write_held_out(tmp_path / "c", answers, references, nats(2.0), [5] * ROWS)
-    with pytest.raises(DataError, match=r'ask something else: .*"5 answer tokens, 20 bytes"'):
+    with pytest.raises(DataError, match=r'have different prompts: .*"5 completion tokens, 20 bytes"'):
         compare_runs(a, c)
     other = write_held_out(tmp_path / "d", answers, references[::-1], nats(2.0), TOKENS)
-    with pytest.raises(DataError, match="ask something else"):
+    with pytest.raises(DataError, match="have different prompts"):
         compare_sides(Side("a", evaluated_in(a)), Side("d", evaluated_in(other)), "bleu")
 
 
@@ -124,7 +124,7 @@ def test_seeds_are_averaged_and_must_be_of_the_same_rows(tmp_path: Path) -> None
         assert compare_sides(base, tuned, metric).b_value == pytest.approx(sum(singles) / 2)
     strange = evaluation(tmp_path / "c", 4, nats(1.5), data="sha256:9")
     mixed = Side("tuned", [*evaluated_in(one), *evaluated_in(strange)])
-    with pytest.raises(DataError, match="tuned, its evaluation 1 of 2 and tuned, its evaluation 2 of 2 cannot be comp"):
+    with pytest.raises(DataError, match="tuned, evaluation 1 of 2 and tuned, evaluation 2 of 2 cannot be comp"):
         compare_sides(base, mixed, "bleu")
 
 
@@ -145,7 +145,7 @@ def test_evaluations_that_lack_what_each_answer_scored(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"answer_scores\.jsonl: a line is not JSON"):
         compare_runs(a, b)
     (a / "answer_scores.jsonl").unlink()
-    with pytest.raises(RunError, match="no such file: an earlier version did not store what each answer scored"):
+    with pytest.raises(RunError, match="no such file: an earlier version did not store scores per answer"):
         compare_runs(a, b)
 
 

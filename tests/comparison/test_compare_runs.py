@@ -117,7 +117,7 @@ def test_a_run_whose_base_was_not_measured(tmp_path: Path) -> None:
     evaluation(tmp_path / "evaluations" / "sums-tuned-1", [1.0, 1.0] * 8, arm="tuned")
     with pytest.raises(RunError, match=r"base and tuned arm of .* have no scores in common") as raised:
         compare_runs(tmp_path)
-    assert f"tunelab eval {tmp_path} measures both" in raised.value.hint
+    assert f"tunelab eval {tmp_path} evaluates both" in raised.value.hint
 
 
 def test_items_without_a_value_are_left_out(tmp_path: Path) -> None:
@@ -133,12 +133,12 @@ def test_items_without_a_value_are_left_out(tmp_path: Path) -> None:
 def test_what_cannot_be_compared(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no such directory"):
         evaluated_in(tmp_path / "nowhere")
-    with pytest.raises(RunError, match="nothing was scored there"):
+    with pytest.raises(RunError, match="no scores found"):
         evaluated_in(tmp_path)
     evaluation(tmp_path / "x" / "sums-1", [1.0, 0.0])
     evaluation(tmp_path / "x" / "sums-2", [1.0, 0.0])
     with pytest.raises(UsageError, match="has several evaluations of sums: sums-1, sums-2"):
         compare_runs(tmp_path / "x", tmp_path / "x" / "sums-1")
     (tmp_path / "x" / "sums-1" / "scores.json").write_text("{", encoding="utf-8")
-    with pytest.raises(RunError, match="not a file of scores"):
+    with pytest.raises(RunError, match="not a valid score file"):
         evaluated_in(tmp_path / "x")

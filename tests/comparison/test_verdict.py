@@ -132,9 +132,9 @@ def test_only_shares_are_right_or_wrong() -> None:
 
 def test_too_few_items_to_see_anything() -> None:
     assert verdict(_compare(_answers(0, 1, 3))).endswith(", p = 1.00), 3 items could not have shown any difference")
-    with pytest.raises(DataError, match="there is 1 item: no error can be known"):
+    with pytest.raises(DataError, match="there is 1 item: expected two or more"):
         _compare(_answers(0, 1, 1))
-    with pytest.raises(DataError, match="all 2 items are of one cluster"):
+    with pytest.raises(DataError, match="all 2 items are in one cluster"):
         _compare(_pairs([0, 1], [1, 1], ["law", "law"]))
 
 

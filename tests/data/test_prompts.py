@@ -141,4 +141,4 @@ def test_characters_that_the_tokenizer_cannot_spell_are_told(tmp_path: Path) -> 
     tiny_tokenizers.byte_tokenizer(replaced=("é", "")).save_pretrained(folder)
     ours = open_responder(model=str(folder), template="plain")
     ours.encode(as_prompts(["cafe", "café"]))
-    assert ours.notices == ["prompt 2: the tokenizer cannot spell 1 characters of it, and leaves them out"]
+    assert ours.notices == ["prompt 2: 1 characters of it are not in the tokenizer's vocabulary: dropped"]

@@ -210,13 +210,13 @@ class TestTheJoin:
         assert made.truncated == 0
 
     def test_what_cannot_be_scored(self) -> None:
-        with pytest.raises(DataError, match="a question without choices"):
+        with pytest.raises(DataError, match="the question has no choices"):
             choice_question([1], [], context=None)
         with pytest.raises(DataError, match="choice 1 adds no token to the prompt"):
             choice_question([1, 2], [[1, 2, 3], [1, 2]], context=None)
         with pytest.raises(DataError, match="the prompt has no token before its choices"):
             choice_question([], [[1], [2]], context=None)
-        with pytest.raises(ModelError, match="a choice has 3 tokens, and the model's context is 2"):
+        with pytest.raises(ModelError, match="a choice has 3 tokens, but the model's context is 2"):
             choice_question([1], [[1, 2, 3, 4]], context=2)
 
     @given(st.lists(st.integers(0, 3), max_size=12), st.lists(st.lists(st.integers(0, 3), max_size=12), max_size=4))
@@ -258,7 +258,7 @@ def test_numbers_that_are_none_are_refused() -> None:
     model.set_output_embeddings(head)
     from tunelab.models.shared_prefix import SharedPrefix
 
-    with pytest.raises(ModelError, match=r"question 0: its choices' log-probabilities are .*nan"):
+    with pytest.raises(ModelError, match=r"question 0: log-probabilities of its choices are .*nan"):
         list(checked(model, flat, [0], SharedPrefix(0)))
 
 

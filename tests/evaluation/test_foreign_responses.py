@@ -79,7 +79,7 @@ def test_prompts_find_their_items_and_what_does_not_fit_is_named(tmp_path: Path)
     ]
     assert [line.number for line in found.lines] == [1, 3]
     assert found.warnings == [
-        "1 of 3 prompts not found among ifeval's and left out: line 2 ('Unknown prompt')",
+        "1 of 3 prompts are not ifeval's and were left out: line 2 ('Unknown prompt')",
         "1 of ifeval's 3 items have no response here: 9",
     ]
     assert [values_of("ifeval", one)["prompt_strict"] for one in found.responses] == [1.0, 0.0]
@@ -95,12 +95,12 @@ def test_many_missing_items_are_named_in_part(tmp_path: Path) -> None:
 
 def test_prompts_need_the_benchmarks_own_files(tmp_path: Path) -> None:
     values = [{"prompt": "p", "response": "r"}]
-    with pytest.raises(DataError, match=r"f\.jsonl: holds prompts and responses alone.*: ifeval") as caught:
+    with pytest.raises(DataError, match=r"f\.jsonl: has only prompts and responses.*: ifeval") as caught:
         read("ifeval", values)  # conftest.py keeps the hub away
     assert "ifeval.data=FOLDER" in caught.value.hint
     with pytest.raises(DataError, match=r"f\.jsonl: none of its 1 prompts is one of ifeval's 3 in "):
         read("ifeval", values, data=str(write_ifeval(tmp_path)))
-    with pytest.raises(DataError, match="line 1: 'response' is no text"):
+    with pytest.raises(DataError, match="line 1: 'response' is not text"):
         read("ifeval", [{"prompt": "Shout.", "response": None}], data=str(tmp_path))
     with pytest.raises(DataError, match=r"line 2: answers item '8', as f\.jsonl: line 1 does"):
         read("ifeval", [{"prompt": "Shout.", "response": "A"}] * 2, data=str(tmp_path))
@@ -186,20 +186,20 @@ def test_tinymmlu_samples_are_found_by_their_text(shared_data: Path) -> None:
 
 def test_a_question_that_is_none_of_tinymmlus_is_refused() -> None:
     doc = {**MMLU, "input_formatted": "..."}
-    with pytest.raises(DataError, match=r"line 1: its question is none of tinyMMLU's 100 items: 'Why\?'"):
+    with pytest.raises(DataError, match=r"line 1: its question is not one of tinyMMLU's 100 items: 'Why\?'"):
         read("tinymmlu", [compared(0, doc, [" A", " B", " C", " D"], [-1.0] * 4)])
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"doc_id": None}, "line 1: 'doc_id' is None, expected the number of the document"),
-        ({"resps": [["text"]]}, r"line 1: 'resps' holds no log-probabilities: expected \[\[\[log-probability"),
-        ({"resps": []}, "line 1: 'resps' holds no log-probabilities"),
-        ({"resps": [[["nan", "False"]]]}, "line 1: 'resps' holds no log-probabilities"),
+        ({"doc_id": None}, "line 1: 'doc_id' is None, expected the index of the document"),
+        ({"resps": [["text"]]}, r"line 1: 'resps' has no log-probabilities: expected \[\[\[log-probability"),
+        ({"resps": []}, "line 1: 'resps' has no log-probabilities"),
+        ({"resps": [[["nan", "False"]]]}, "line 1: 'resps' has no log-probabilities"),
         ({"resps": [[["-1", "False"]]]}, "line 1: 1 log-probabilities for 4 choices: expected one of each"),
-        ({"arguments": {}}, "line 1: 'arguments' holds no continuations"),
-        ({"arguments": {"gen_args_0": {"arg_0": "x"}}}, "line 1: 'arguments' holds no continuations"),
+        ({"arguments": {}}, "line 1: 'arguments' has no continuations"),
+        ({"arguments": {"gen_args_0": {"arg_0": "x"}}}, "line 1: 'arguments' has no continuations"),
         ({"doc": {**MMLU, "answer": "x"}}, "line 1: its document is not one of mmlu's: ValueError"),
     ],
 )
@@ -211,24 +211,20 @@ def test_samples_that_lack_something_are_refused(changes: dict[str, Any], messag
 
 @pytest.mark.parametrize("resps", [[], [[]], [["a"], ["b"]], [[["-1", "False"]]], None])
 def test_samples_without_a_generated_text_are_refused(resps: Any) -> None:
-    with pytest.raises(DataError, match=r"line 1: 'resps' holds no generated text: expected \[\[text\]\]"):
+    with pytest.raises(DataError, match=r"line 1: 'resps' has no generated text: expected \[\[text\]\]"):
         read("ifeval", [{**generated(0, IFEVAL_ROWS[0], ""), "resps": resps}])
 
 
 def test_what_is_not_known_is_refused_with_the_forms_that_are() -> None:
     (line,) = lines([{"instruction": "x", "output": "y"}])
-    with pytest.raises(
-        DataError, match=r"line 1: no form of responses that is known \(the line has instruction, out"
-    ) as caught:
+    with pytest.raises(DataError, match=r"line 1: unknown response format \(the line has instruction, out") as caught:
         form_of(line)
     assert "prompt" in caught.value.hint and "samples_*.jsonl of lm-evaluation-harness" in caught.value.hint
     (line,) = lines([generated(0, {"question": "x", "answer": "no mark"}, "y")])
-    with pytest.raises(
-        DataError, match=r"samples of a task that is not known here \(its documents have answer, question"
-    ):
+    with pytest.raises(DataError, match=r"samples of an unsupported task \(its documents have answer, question"):
         benchmark_of(line)
     mixed = [generated(0, IFEVAL_ROWS[0], "x"), {"prompt": "p", "response": "r"}]
-    with pytest.raises(DataError, match="line 2: is of the form prompt and response, the lines before of lm-eval"):
+    with pytest.raises(DataError, match="line 2: is of the format prompt and response, the lines before of lm-eval"):
         read("ifeval", mixed)
     with pytest.raises(DataError, match="line 1: a sample of ifeval, expected mmlu"):
         read("mmlu", mixed[:1])

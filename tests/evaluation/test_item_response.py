@@ -212,11 +212,11 @@ def test_an_npz_is_read_and_tables_that_do_not_fit_are_refused(tmp_path: Path) -
         ({"A": None}, r"p\.npz: lacks A"),
         ({"A": np.array(["x"])}, "expected tables of numbers, A and B of shape"),
         ({"A": np.ones((2, 7))}, "A and B are of one shape"),
-        ({"A": np.full((2, 6), np.nan)}, "A holds numbers that are not finite"),
+        ({"A": np.full((2, 6), np.nan)}, "A has non-finite numbers"),
         ({"seen_examples": np.array([4, 4])}, "seen_examples names distinct items"),
         ({"seen_examples": np.array([4, 6])}, "seen_examples names distinct items"),
-        ({"examples_weights": np.array([1.0])}, "examples_weights has one number an anchor"),
-        ({"subscenario": np.array([0, 0, 0, 0, 1, -1])}, "subscenario puts every item into a subject"),
+        ({"examples_weights": np.array([1.0])}, "examples_weights has one number per anchor"),
+        ({"subscenario": np.array([0, 0, 0, 0, 1, -1])}, "subscenario assigns every item to a subject"),
         ({"optimal_lambda": np.array(1.5)}, "optimal_lambda is a number from 0 to 1"),
         ({"A": np.array([object()])}, r"p\.npz: cannot be read as an \.npz: .*allow_pickle=False"),
     ):
@@ -235,7 +235,7 @@ def test_tables_that_are_missing_are_named(tmp_path: Path) -> None:
         load_parameters(stored(tmp_path / "t.pkl", tables), "helm")
     tables = authors_tables()
     tables["mmlu"]["subscenarios_position"]["mmlu"] = {"first": 3}
-    with pytest.raises(DataError, match="mmlu > subscenarios_position holds no lists of places by subject"):
+    with pytest.raises(DataError, match="mmlu > subscenarios_position has no lists of indices by subject"):
         load_parameters(stored(tmp_path / "t.pkl", tables), "mmlu")
 
 
@@ -251,11 +251,11 @@ class Runs:
 
 def test_a_pickle_that_is_more_than_arrays_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "p.pkl"
-    with pytest.raises(DataError, match=r"p\.pkl: the pickle asks for builtins\.print: not admitted"):
+    with pytest.raises(DataError, match=r"p\.pkl: the pickle asks for builtins\.print: refused"):
         read_arrays_pickle(stored(path, {"A": Runs(print, "ran")}))
-    with pytest.raises(DataError, match=r"the pickle asks for pathlib.*Path: not admitted"):
+    with pytest.raises(DataError, match=r"the pickle asks for pathlib.*Path: refused"):
         read_arrays_pickle(stored(path, Path("x")))
-    with pytest.raises(DataError, match="the pickle holds an array of object: expected numbers"):
+    with pytest.raises(DataError, match="the pickle has an array of object: expected numbers"):
         read_arrays_pickle(stored(path, np.array([Path("x")])))
     # numpy's array class over foreign memory is no data either.
     with pytest.raises(DataError, match="cannot be read as a pickle"):

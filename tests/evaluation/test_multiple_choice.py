@@ -65,7 +65,7 @@ def test_responses_that_cannot_be_graded_are_refused() -> None:
         grade_choice(response(-1, math.nan, -2, -3))
     for target in (4, -1, "A", True):
         one = dataclasses.replace(response(-1, -2, -3, -4), target=target)
-        with pytest.raises(DataError, match=f"item s/0: target is {target!r}, expected a whole number from 0 to 3"):
+        with pytest.raises(DataError, match=f"item s/0: target is {target!r}, expected an integer from 0 to 3"):
             grade_choice(one)
 
 
@@ -113,7 +113,9 @@ def test_a_score_near_chance_is_doubted() -> None:
     [doubt] = found(answers("ABCD" * 5))
     assert doubt.startswith("accuracy 0.2500 is within two standard errors of chance (0.25; standard error 0.0993)")
     [doubt] = found(answers("BCD" * 20))
-    assert doubt.startswith("accuracy 0.0000 is below chance (0.25; standard error 0.0000): what is wrong is favoured")
+    assert doubt.startswith(
+        "accuracy 0.0000 is below chance (0.25; standard error 0.0000): wrong answers are preferred"
+    )
     # 15 of 40 are 1.6 errors above chance.
     assert [doubt[:36] for doubt in found(answers("AAABBCCD" * 5))] == ["accuracy 0.3750 is within two standa"]
     assert not found(answers("AAABC" * 20))
@@ -135,4 +137,4 @@ def test_cut_prompts_are_doubted() -> None:
     graded = answers("AAB" * 10)[:-10] + answers("BC")
     cut = response(-1, -2, -3, -4, cut=1)
     graded.append(Graded(cut, grade_choice(cut)))
-    assert [doubt for doubt in found(graded) if doubt.startswith(f"1 of {len(graded)} prompts were longer")]
+    assert [doubt for doubt in found(graded) if doubt.startswith(f"1 of {len(graded)} prompts exceed")]

@@ -149,13 +149,13 @@ def test_answers_of_another_model_decoding_or_data_are_never_reused(model: Any, 
     with pytest.raises(RunError, match=r"decoding: .* in the file, absent now"):
         held_out_likelihoods(model, rows, path, HEADER, micro_batch_tokens=30)
     changed = [dataclasses.replace(items[0], prompt_ids=(3, 4)), *items[1:]]
-    with pytest.raises(RunError, match="item 'item 0' was answered for another prompt than it has now"):
+    with pytest.raises(RunError, match="item 'item 0' was answered for a different prompt"):
         respond(model, changed, path)
     changed = [dataclasses.replace(items[0], reference="other"), *items[1:]]
     with pytest.raises(RunError, match="item 'item 0' has reference '0 17 4' in the file, 'other' now"):
         respond(model, changed, path)
     mask = (False, False, True, True)
-    with pytest.raises(RunError, match="item 'item 0' was answered for another prompt"):
+    with pytest.raises(RunError, match="item 'item 0' was answered for a different prompt"):
         other = [dataclasses.replace(rows[0], answer_mask=mask), *rows[1:]]
         held_out_likelihoods(model, other, likelihoods, HEADER, micro_batch_tokens=30)
     with pytest.raises(RunError, match="item 'item 0' has sequence_bytes 16 in the file, 17 now"):
@@ -165,9 +165,9 @@ def test_answers_of_another_model_decoding_or_data_are_never_reused(model: Any, 
 
 def test_ids_are_unique(model: Any, tmp_path: Path) -> None:
     items, rows = items_and_rows()
-    with pytest.raises(DataError, match="1 ids stand more than once, first 'item 0': item ids must be unique"):
+    with pytest.raises(DataError, match="1 ids occur more than once, first 'item 0': item ids must be unique"):
         respond(model, [*items, items[0]], tmp_path / "responses.jsonl")
-    with pytest.raises(DataError, match="1 ids stand more than once"):
+    with pytest.raises(DataError, match="1 ids occur more than once"):
         held_out_likelihoods(model, [*rows, rows[0]], tmp_path / "likelihoods.jsonl", HEADER, micro_batch_tokens=30)
     assert not list(tmp_path.iterdir())
 
@@ -206,7 +206,7 @@ def test_scores_of_records() -> None:
     assert bleu_of_counts(summed) == pytest.approx(scores[4].value)
     assert [AnswerScore.from_json(json.loads(json.dumps(one.to_json()))) for one in by_answer] == by_answer
     assert answer_scores([]) == []
-    with pytest.raises(DataError, match="2 scores of answers are not those of the 3 responses"):
+    with pytest.raises(DataError, match="2 answer scores do not match the 3 responses"):
         score_held_out(responses, [], by_answer=by_answer[:2])
 
 

@@ -122,7 +122,7 @@ def test_malformed_annotations_are_refused(tmp_path: Path, row: dict[str, Any], 
 
 
 def test_annotations_that_make_no_win_rate_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds annotations of 2 models"):
+    with pytest.raises(DataError, match="contains annotations of 2 models"):
         win_rate(write(tmp_path, annotation("a", 2), annotation("a", 1, generator_2="yours")))
     with pytest.raises(DataError, match="none of its 1 rows has a preference"):
         win_rate(write(tmp_path, annotation("a", None)))

@@ -87,7 +87,7 @@ def test_another_header_is_refused_with_the_keys_that_differ(tmp_path: Path) -> 
     _fill(path)
     before = path.read_bytes()
     other = {"model": "tiny", "decoding": {"method": "greedy", "max_new_tokens": 9}, "revision": "main"}
-    with pytest.raises(RunError, match="was made by something else than what is asked for now") as caught:
+    with pytest.raises(RunError, match="was made with another model or other settings") as caught:
         ResponseFile(path, other)
     lines = [line.strip() for line in caught.value.message.splitlines()[1:]]
     assert lines == [
@@ -101,7 +101,7 @@ def test_another_header_is_refused_with_the_keys_that_differ(tmp_path: Path) -> 
 def test_the_answer_to_an_old_prompt_is_not_given_for_a_new_one(tmp_path: Path) -> None:
     with ResponseFile(tmp_path / "responses.jsonl", HEADER) as file:
         file.append({"item": "0", "prompt_hash": "old"})
-        with pytest.raises(RunError, match="item '0' was answered for another prompt than it has now"):
+        with pytest.raises(RunError, match="item '0' was answered for a different prompt"):
             file.get("0", "new")
 
 
@@ -112,7 +112,7 @@ def test_records_without_key_or_twice_are_refused(tmp_path: Path) -> None:
         with pytest.raises(RunError, match="the record to append has no 'item'"):
             file.append({"item": 0, "prompt_hash": "a"})
         file.append({"item": "0", "prompt_hash": "a"})
-        with pytest.raises(RunError, match="item '0' is in the file already"):
+        with pytest.raises(RunError, match="item '0' is already in the file"):
             file.append({"item": "0", "prompt_hash": "b"})
         with pytest.raises(ValueError, match="not JSON compliant"):
             file.append({"item": "1", "prompt_hash": "b", "nll": float("nan")})

@@ -28,11 +28,11 @@ def test_a_new_run_and_its_files(tmp_path: Path) -> None:
 def test_directories_that_cannot_become_a_run(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run", "")
     run.update_manifest(status="interrupted")
-    with pytest.raises(RunError, match="run: there is a run already; it is interrupted") as caught:
+    with pytest.raises(RunError, match=r"run: already contains a run \(interrupted\)") as caught:
         new_run(run.path, "")
     assert f"tunelab train --resume {run.path}" in caught.value.hint
     (tmp_path / "photo.png").touch()
-    with pytest.raises(RunError, match="the directory is not empty and holds no run"):
+    with pytest.raises(RunError, match="the directory is not empty and is not a run"):
         new_run(tmp_path, "")
     with pytest.raises(RunError, match=r"other: no run there \(no recipe.yaml\)"):
         open_run(tmp_path / "other")
@@ -162,5 +162,5 @@ def test_a_failed_run_with_a_checkpoint_is_kept(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run", "first")
     run.update_manifest(status="failed")
     (run.checkpoints / "step-00000001").mkdir(parents=True)
-    with pytest.raises(RunError, match="there is a run already; it is failed"):
+    with pytest.raises(RunError, match=r"already contains a run \(failed\)"):
         new_run(tmp_path / "run", "second")

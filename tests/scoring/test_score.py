@@ -125,7 +125,7 @@ def test_slow_grading_is_shared_without_being_asked(tmp_path: Path, benchmark: s
     [
         (["1", "refuse", "break"], r"responses\.jsonl: line 3, item '1': this cannot be judged"),
         (["break", "refuse"], r"line 2, item '0': grade of benchmark .*sums\.py failed: KeyError: 'something' \(sums"),
-        (["1", "2", "nothing"], r"line 4, item '2': grade of benchmark .* gave no number 'right', but \{\}"),
+        (["1", "2", "nothing"], r"line 4, item '2': grade of benchmark .* gave no number for 'right', but \{\}"),
         (["nan"], r"line 2, item '0': grade of benchmark .* failed: ValueError: Out of range float"),
     ],
 )
@@ -145,14 +145,14 @@ def test_a_process_that_ends_is_told(tmp_path: Path, benchmark: str, monkeypatch
     monkeypatch.setattr(grading, "_pays", lambda seconds, left, workers: True)
     monkeypatch.setattr(grading, "WORKER", "raise SystemExit('no room')")
     path = write_responses(tmp_path / "responses.jsonl", benchmark, TEXTS)
-    with pytest.raises(RunError, match="a process that graded 2 responses ended: no room"):
+    with pytest.raises(RunError, match="a grading process of 2 responses died: no room"):
         score_file(path, workers=2)
 
 
 def test_an_unfinished_file_is_scored_with_a_warning(tmp_path: Path, benchmark: str) -> None:
     path = write_responses(tmp_path / "responses.jsonl", benchmark, TEXTS, items=7)
     warnings = score_file(path).scored.warnings
-    assert warnings[0] == "4 of 7 items are answered in the file: the evaluation is not finished"
+    assert warnings[0] == "the file has answers to 4 of 7 items: the evaluation is not finished"
     assert json.loads(path.with_name("scores.json").read_text())["warnings"] == warnings
 
 
@@ -163,9 +163,9 @@ def test_a_torn_last_line_is_left_out_with_a_warning_and_not_repaired(cut: int, 
     found = score_file(responses)
     assert len(found.graded) == 3 and responses.read_bytes() == torn
     assert (
-        found.scored.warnings[0] == "the last line of responses.jsonl is torn and was left out: its writer was killed"
+        found.scored.warnings[0] == "the last line of responses.jsonl is incomplete and skipped: its writer was killed"
     )
-    assert found.scored.warnings[1].startswith("3 of 4 items are answered")
+    assert found.scored.warnings[1].startswith("the file has answers to 3 of 4 items")
 
 
 def test_options_replace_those_of_the_header_and_are_told(tmp_path: Path, benchmark: str) -> None:
@@ -182,7 +182,7 @@ def test_wrong_options_are_refused_all_at_once(responses: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         score_file(responses, options={"strikt": "yes", "shots": 9})
     assert "options of sums: 2 problems" in caught.value.message
-    assert "sums.strikt: no such option" in caught.value.message and "did you mean 'strict'?" in caught.value.message
+    assert "sums.strikt: unknown option" in caught.value.message and "did you mean 'strict'?" in caught.value.message
     assert "sums.shots: Input should be less than or equal to 3, got 9" in caught.value.message
 
 
@@ -198,13 +198,13 @@ def test_a_benchmark_that_lies_elsewhere_here_is_named_by_hand(tmp_path: Path, b
     [
         (b"", RunError, "responses.jsonl: is empty"),
         (b'{"bench', RunError, "line 1 is not JSON"),
-        (b'{"benchmark": "BENCHMARK"}\n', RunError, "holds no responses yet"),
+        (b'{"benchmark": "BENCHMARK"}\n', RunError, "contains no responses yet"),
         (b'{"benchmark": "BENCHMARK"}\nbroken\n{"item": "0", "prompt_hash": ""}\n', RunError, "line 2 is not JSON"),
         (b'{"benchmark": "BENCHMARK"}\n3\n', RunError, "line 2 is int, expected a JSON object"),
         (b'{"benchmark": "BENCHMARK"}\n{"item": "0", "prompt_hash": ""}\n', RunError, "line 2: Response record lacks"),
         (b'{"benchmark": "no-such"}\n', UsageError, "no benchmark named 'no-such'"),
         (b'{"model": "m", "decoding": {}}\n', RunError, "its header names no benchmark"),
-        (b'{"a": 1}\n', DataError, r"line 1: no form of responses that is known \(the line has a\)"),
+        (b'{"a": 1}\n', DataError, r"line 1: unknown response format \(the line has a\)"),
     ],
 )
 def test_files_that_cannot_be_scored_are_refused(
@@ -219,7 +219,7 @@ def test_files_that_cannot_be_scored_are_refused(
 def test_missing_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="gone: no such file"):
         score_file(tmp_path / "gone")
-    with pytest.raises(RunError, match=r"holds no responses\.jsonl, samples_\*\.jsonl or annotations\.json"):
+    with pytest.raises(RunError, match=r"contains no responses\.jsonl, samples_\*\.jsonl or annotations\.json"):
         score_file(tmp_path)
 
 
@@ -237,7 +237,7 @@ def test_where_nothing_can_be_written_is_told(responses: Path, monkeypatch: pyte
     monkeypatch.setattr(score, "write_text_atomically", refuse)
     with pytest.raises(RunError, match="arm: cannot be written: Permission denied") as caught:
         score_file(responses)
-    assert caught.value.hint == "copy the responses to where you may write"
+    assert caught.value.hint == "copy the responses to a writable directory"
 
 
 def test_scoring_imports_no_torch_transformers_or_datasets(tmp_path: Path, responses: Path) -> None:
@@ -259,6 +259,6 @@ def test_an_error_of_zero_is_not_certainty(tmp_path: Path) -> None:
     read = ReadResponses("sums", Alike, None, {}, [], [], None)  # type: ignore[arg-type]
     made = score._summarised(read, [], tmp_path)
     assert made.warnings == [
-        "right: all 60 items came out alike, its standard error of 0 says nothing; the other outcome may still come up "
-        "in 5.0% of items"
+        "right: all 60 items have the same value: a standard error of 0 says nothing; up to 5.0% of items may have the "
+        "other value (95 % confidence)"
     ]

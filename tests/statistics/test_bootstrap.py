@@ -174,7 +174,7 @@ def test_what_cannot_be_resampled_is_refused() -> None:
         paired_bootstrap([0.0, 1.0], [1.0, 1.0], resamples=50)
     with pytest.raises(DataError, match="bootstrap method 'basic': expected 'bca' or 'percentile'"):
         paired_bootstrap([0.0, 1.0], [1.0, 1.0], method="basic")  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=r"confidence is 0\.0: expected a share"):
+    with pytest.raises(DataError, match=r"confidence is 0\.0: expected a number"):
         paired_bootstrap([0.0, 1.0], [1.0, 1.0], confidence=0.0)
-    with pytest.raises(DataError, match="all 2 items are of one cluster"):
+    with pytest.raises(DataError, match="all 2 items are in one cluster"):
         paired_bootstrap([0.0, 1.0], [1.0, 1.0], ["x", "x"])

@@ -59,7 +59,7 @@ def test_a_ratio_has_the_linearised_error() -> None:
     assert found.difference.error < min(found.a_error, found.b_error)
     assert (found.difference.n, found.difference.units) == (200, 200)
     assert found.difference.method == (
-        "paired bootstrap of the corpus figure (percentile, 10,000 resamples, seed 0, widened for few units)"
+        "paired bootstrap of the corpus metric (percentile, 10,000 resamples, seed 0, widened for few units)"
     )
 
 
@@ -184,14 +184,17 @@ def test_figures_that_never_differ_are_told_as_such() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda a: paired_corpus_bootstrap([], [a], ratio), "there are no counts of one side"),
-        (lambda a: paired_corpus_bootstrap([a], [a[:2]], ratio), r"the shapes \[2, 2\], \[9, 2\]: expected one shape"),
-        (lambda a: paired_corpus_bootstrap([a[0]], [a[0]], ratio), r"the shapes \[2\]: expected one shape"),
-        (lambda a: paired_corpus_bootstrap([a], [a], ratio, ["x"] * 9), "all 9 items are of one cluster"),
+        (lambda a: paired_corpus_bootstrap([], [a], ratio), "one side has no counts"),
+        (
+            lambda a: paired_corpus_bootstrap([a], [a[:2]], ratio),
+            r"have shapes \[2, 2\], \[9, 2\]: expected a single shape",
+        ),
+        (lambda a: paired_corpus_bootstrap([a[0]], [a[0]], ratio), r"have shapes \[2\]: expected a single shape"),
+        (lambda a: paired_corpus_bootstrap([a], [a], ratio, ["x"] * 9), "all 9 items are in one cluster"),
         (lambda a: paired_corpus_bootstrap([a], [a], ratio, ["x"] * 8), "9 values but 8 clusters"),
         (lambda a: paired_corpus_bootstrap([a], [a], ratio, resamples=9), "9 resamples: expected 100 or more"),
-        (lambda a: paired_corpus_bootstrap([a], [a], ratio, confidence=95), "confidence is 95: expected a share"),
-        (lambda a: paired_corpus_bootstrap([a], [a], lambda s: s[..., 0] * math.nan), "is not finite in some sample"),
+        (lambda a: paired_corpus_bootstrap([a], [a], ratio, confidence=95), "confidence is 95: expected a number"),
+        (lambda a: paired_corpus_bootstrap([a], [a], lambda s: s[..., 0] * math.nan), "is not finite in a resample"),
     ],
 )
 def test_what_cannot_be_resampled_is_refused(call: Callable[[Counts], object], message: str) -> None:
@@ -202,5 +205,5 @@ def test_what_cannot_be_resampled_is_refused(call: Callable[[Counts], object], m
 def test_counts_of_other_items_are_refused() -> None:
     a, b = rows(9)
     pairs = Pairs("a", "b", ["x", "y"], [0, 0], [0, 0], None, [], [], {})
-    with pytest.raises(DataError, match="counts of 9 items, but 2 are compared: expected one row an item"):
+    with pytest.raises(DataError, match="counts of 9 items, but 2 are compared: expected one row per item"):
         compare_counts(pairs, [a], [b], ratio, benchmark="any", metric="bleu")

@@ -69,7 +69,7 @@ def test_interval_of_discordant_answers_holds_the_estimate(only_a: int, only_b: 
 def test_interval_refuses_impossible_counts() -> None:
     with pytest.raises(DataError, match="6 and 5 discordant items of 10: expected counts of 0 or more, together"):
         discordant_interval(6, 5, 10)
-    with pytest.raises(DataError, match="confidence is 95: expected a share between 0 and 1"):
+    with pytest.raises(DataError, match="confidence is 95: expected a number between 0 and 1"):
         discordant_interval(1, 1, 10, confidence=95)
 
 
@@ -124,10 +124,10 @@ def test_a_difference_without_spread_is_not_certain() -> None:
         ([1.0], [1.0, 2.0], None, "a has 1 values and b has 2: a paired comparison needs the same items"),
         ([1.0, math.nan], [1.0, 2.0], None, r"a\[1\] is nan: expected a finite number"),
         ([1.0, 2.0], [math.inf, 2.0], None, r"b\[0\] is inf: expected a finite number"),
-        ([1.0, 2.0], [1.0, 2.0], ["x"], "2 values but 1 clusters: expected one of each an item"),
-        ([1.0, 2.0], [1.0, 2.0], ["x", "x"], "all 2 items are of one cluster: no error can be known"),
-        ([1.0], [2.0], None, "there is 1 item: no error can be known, expected two or more"),
-        ([], [], None, "there are 0 items: no error can be known"),
+        ([1.0, 2.0], [1.0, 2.0], ["x"], "2 values but 1 clusters: expected one of each per item"),
+        ([1.0, 2.0], [1.0, 2.0], ["x", "x"], "all 2 items are in one cluster: expected two or more"),
+        ([1.0], [2.0], None, "there is 1 item: expected two or more to estimate an error"),
+        ([], [], None, "there are 0 items: expected two or more"),
     ],
 )
 def test_what_cannot_be_paired_is_refused(

@@ -132,17 +132,17 @@ def test_ratio_scales_and_ignores_row_order(rows: list[tuple[float, int]], scale
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
-    with pytest.raises(DataError, match="no values: there are no rows to measure"):
+    with pytest.raises(DataError, match="no values: there are no rows to evaluate"):
         mean_with_error([])
     with pytest.raises(DataError, match=r"values\[1\] is nan: expected a finite number"):
         mean_with_error([1.0, math.nan])
-    with pytest.raises(DataError, match="2 values but 1 clusters: expected one of each an item"):
+    with pytest.raises(DataError, match="2 values but 1 clusters: expected one of each per item"):
         clustered_mean_with_error([1.0, 2.0], ["a"])
-    with pytest.raises(DataError, match="no values: there are no rows to measure"):
+    with pytest.raises(DataError, match="no values: there are no rows to evaluate"):
         clustered_mean_with_error([], [])
     with pytest.raises(DataError, match=r"values\[0\] is inf: expected a finite number"):
         clustered_mean_with_error([math.inf], ["a"])
-    with pytest.raises(DataError, match="2 numerators but 1 denominators: expected one of each a row"):
+    with pytest.raises(DataError, match="2 numerators but 1 denominators: expected one of each per row"):
         ratio_with_error([1.0, 2.0], [1.0])
     with pytest.raises(DataError, match=r"denominators\[1\] is negative"):
         ratio_with_error([1.0, 2.0], [1.0, -2.0])

@@ -166,6 +166,6 @@ def test_directories_that_are_none_of_this_study(files: Path, tmp_path: Path) ->
     with pytest.raises(RunError, match="no study there"):
         read_study(tmp_path)
     keep_study(study_of(files), tmp_path)
-    with pytest.raises(RunError, match="holds another study"):
+    with pytest.raises(RunError, match="contains another study"):
         run_study(study_of(files, title="another"), tmp_path)
     assert json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))["title"] == "few bits"

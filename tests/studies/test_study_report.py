@@ -156,7 +156,7 @@ def test_an_evaluation_of_an_earlier_version_is_told(study: Study, folder: Path,
     (told,) = [
         one for one in report.not_proved if "base and lora were not compared on held-out by bleu, rougeL: " in one
     ]
-    assert "did not store what each answer scored" in told
+    assert "did not store scores per answer" in told
 
 
 def test_an_evaluation_stores_what_each_answer_scored(folder: Path) -> None:

@@ -308,7 +308,7 @@ def test_a_second_run_in_one_place_is_refused(models: dict[str, Path], rows: Pat
     made = recipe(models["llama"], rows, tmp_path / "run")
     run = finetune(made)
     before = run.manifest_file.read_bytes()
-    with pytest.raises(RunError, match="there is a run already; it is finished"):
+    with pytest.raises(RunError, match=r"already contains a run \(finished\)"):
         finetune(made)
     with pytest.raises(RunError, match="the run is finished; there is nothing to resume"):
         resume(run.path)

@@ -73,7 +73,7 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(ranks: tuple[Pat
 def test_both_processes_hear_why_a_run_cannot_start(ranks: tuple[Path, dict[str, list[str]]]) -> None:
     _, said = ranks
     assert len(said["again"]) == 2
-    assert all("there is a run already; it is finished" in reason for reason in said["again"])
+    assert all("already contains a run (finished)" in reason for reason in said["again"])
 
 
 def test_torchrun_starts_the_command(tmp_path: Path) -> None:

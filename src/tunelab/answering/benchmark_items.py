@@ -1,4 +1,4 @@
-"""Benchmarks made ready to be asked: found by name, their options checked, their items read and limited."""
+"""Load benchmarks: look them up by name, check their options, read their items and apply the limit."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tunelab.scoring.score import FOLDER
 
 @dataclass(frozen=True)
 class LoadedBenchmark:
-    """A benchmark that is ready to be asked.
+    """A benchmark whose options are checked and whose items are read.
 
     Args:
-        name: as it was given: a name, or the path of a user's own .py file.
-        items: what is asked, in the files' order.
-        header: what tells it apart: name, options but for `data`, hash of all items, limit, number of items asked.
+        name: as given: a name, or the path of a user's own .py file.
+        items: the items to evaluate, in the files' order.
+        header: identifies it: name, options except `data`, hash of all items, limit, number of items evaluated.
     """
 
     name: str
@@ -36,7 +36,7 @@ class LoadedBenchmark:
 
     @property
     def label(self) -> str:
-        """Its short name, which options and folders carry."""
+        """Its short name, which prefixes options and names folders."""
         return option_prefix(self.name)
 
     @property
@@ -48,17 +48,17 @@ class LoadedBenchmark:
 def load_benchmarks(
     names: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None = None, limit: int | None = None
 ) -> list[LoadedBenchmark]:
-    """Benchmarks with their options and items.
+    """Load benchmarks with their options and items.
 
     Raises:
-        UsageError: no such benchmark, one is named twice, or options of one that is not asked.
-        ConfigError: everything that is wrong with the options, at once.
-        DataError: files are missing or cannot be read.
+        UsageError: unknown benchmark, a benchmark named twice, or options of one that is not named.
+        ConfigError: lists every problem with the options.
+        DataError: files are missing or unreadable.
     """
     if not names:
         raise UsageError("no benchmark is named", f"known: {', '.join(plugins.names(FOLDER))}")
     if limit is not None and limit < 1:
-        raise UsageError(f"limit is {limit}, expected 1 or more", "leave it away to ask all items")
+        raise UsageError(f"limit is {limit}, expected 1 or more", "omit it to evaluate all items")
     labels = [option_prefix(name) for name in names]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise UsageError(f"{twice[0]} is named twice", "name each benchmark once")
@@ -66,8 +66,8 @@ def load_benchmarks(
     modules = [plugins.load(FOLDER, name) for name in names]
     if strange := sorted(set(given) - set(labels)):
         raise UsageError(
-            f"options of {', '.join(strange)} are given, but {', '.join(labels)} is asked",
-            "name it among the benchmarks, or leave the options away",
+            f"options of {', '.join(strange)} are given, but only {', '.join(labels)} is evaluated",
+            "add it to the benchmarks, or omit the options",
         )
     problems: list[Problem] = []
     checked: list[BenchmarkOptions] = []
@@ -85,7 +85,7 @@ def _load(name: str, module: ModuleType, options: BenchmarkOptions, limit: int |
     label = option_prefix(name)
     items: list[Item] = module.items(benchmark_files(module.BENCHMARK, options.data, name=label), options)
     if not items:
-        raise DataError(f"{label}: its files hold no items", "check the folder that was given")
+        raise DataError(f"{label}: its files contain no items", "check the folder that was given")
     repeated = [name for name, count in Counter(item.id for item in items).items() if count > 1]
     if repeated:
         raise DataError(
@@ -103,9 +103,9 @@ def _load(name: str, module: ModuleType, options: BenchmarkOptions, limit: int |
 
 
 def evenly_limited(items: Sequence[Item], limit: int | None) -> list[Item]:
-    """`limit` items in their order: the first of every cluster, then the second of each, until there are enough.
+    """`limit` items in their original order: the first of every cluster, then the second of each, and so on.
 
-    An item without a cluster is one by itself.
+    An item without a cluster is its own cluster.
     """
     if limit is None or limit >= len(items):
         return list(items)
@@ -119,7 +119,7 @@ def evenly_limited(items: Sequence[Item], limit: int | None) -> list[Item]:
 
 
 def items_hash(items: Sequence[Item]) -> str:
-    """sha256 over ids, prompts, choices and targets of all items: two files with it were asked the same."""
+    """SHA-256 over ids, prompts, choices and targets of all items; equal for the same benchmark data."""
     content = hashlib.sha256()
     for item in items:
         parts = [item.id, item.examples, item.question, list(item.choices), item.target]

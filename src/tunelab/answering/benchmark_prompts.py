@@ -1,7 +1,7 @@
-"""A benchmark's items as tokens: as raw text, or as one user turn in a template; choices in their context.
+"""Tokenize a benchmark's items: as raw text, or as one user turn in a chat template; each choice with its prompt.
 
-A text is encoded line by line where the tokenizer allows it, so that few-shot examples which thousands of prompts share
-are encoded once (LineEncoder says when that is exact, and it is compared with encoding whole texts before it is used).
+Text is tokenized line by line where the tokenizer allows it, so that few-shot examples shared by thousands of prompts
+are tokenized once. LineEncoder says when that is exact, and checks it against tokenizing whole texts before using it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from tunelab.evaluation.benchmark import Item
 from tunelab.evaluation.choices import ChoiceQuestion, choice_question
 from tunelab.progress import Progress, silent
 
-#: Items whose texts are encoded together: tokenizers encode the texts of a batch in parallel.
+#: Items whose texts are tokenized together: tokenizers process the texts of a batch in parallel.
 ITEMS_AT_ONCE = 256
 
-#: Prompts on which line by line is compared with whole, at most: one of each few-shot part.
+#: At most this many prompts are used to compare line by line with whole texts: one of each few-shot part.
 COMPARED = 64
 
-#: Between lines, where no token and no pre-token can reach across: behind a line break that follows no white space,
+#: Cut between lines, where no token or pre-token can cross: after a line break that follows a non-space character,
 #: before a letter or digit.
 _CUT = re.compile(r"(?<=\S\n)(?=[A-Za-z0-9])")
 _SPANS_CUT = re.compile("[\nĊ][A-Za-z0-9]")  # byte-level vocabularies write a line break as Ċ
@@ -36,12 +36,12 @@ _NORMALIZERS = {"NFC", "Prepend", "Replace"}
 _PRE_TOKENIZERS = {"ByteLevel", "Split", "Digits", "Metaspace"}
 
 
-#: A text in parts; texts that begin with the same parts are cut into lines once.
+#: A text in parts; a prefix of parts that several texts share is split into lines once.
 Text = tuple[str, ...]
 
 
 class _Piece(NamedTuple):
-    """What is encoded at a time: lines of a text, which stand at its beginning or not."""
+    """A unit of tokenization: some lines of a text, and whether they are its beginning."""
 
     is_first: bool
     text: str
@@ -49,7 +49,7 @@ class _Piece(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
-    """Token ids of a prompt, and how many were cut off its beginning."""
+    """Token ids of a prompt, and how many tokens were truncated from its beginning."""
 
     ids: list[int]
     truncated: int = 0
@@ -58,13 +58,13 @@ class EncodedPrompt:
 def generation_prompts(
     responder: Responder, benchmark: str, items: Sequence[Item], max_new_tokens: int
 ) -> list[EncodedPrompt]:
-    """What each item's answer goes on from, by the responder's prompt template (or `raw`).
+    """The prompt of each item, in the responder's prompt template (or raw).
 
-    A raw prompt loses its beginning where the model's context would leave less room than max_new_tokens, or than half
-    of the context where that is less; special tokens at its very beginning stay.
+    A raw prompt is truncated on the left so that at least max_new_tokens, or half of the context if that is less,
+    remain for the answer. Leading special tokens are kept.
 
     Raises:
-        DataError: names every item whose prompt cannot be rendered, or fills the context, in the template.
+        DataError: lists every item whose prompt cannot be rendered or fills the context.
     """
     if not responder.raw:
         prompts = [Prompt(item.id, (Message("user", item.prompt),), _origin(benchmark, item)) for item in items]
@@ -87,12 +87,12 @@ def generation_prompts(
 def choice_questions(
     responder: Responder, benchmark: str, items: Sequence[Item], *, progress: Progress = silent
 ) -> list[ChoiceQuestion]:
-    """Each item's prompt with its choices, every choice encoded with the prompt as one text.
+    """Each item's prompt with its choices. Prompt and choice are tokenized together as one text.
 
-    In a template the prompt is the user's turn, and a choice the answer, without white space around it.
+    In a template the prompt is the user's turn, and a choice is the assistant's answer, stripped of white space.
 
     Raises:
-        DataError: names every item whose prompt cannot be rendered or whose choices cannot be scored.
+        DataError: lists every item whose prompt cannot be rendered or whose choices cannot be scored.
     """
     texts = _ChoiceTexts(responder, benchmark)
     sample = [text for item in _one_of_each(items) for text in texts.of(item)]
@@ -110,26 +110,26 @@ def choice_questions(
                 questions.append(choice_question(prompt, wholes, context=responder.context))
             except (DataError, ModelError) as reason:
                 bad.append(f"{_origin(benchmark, item)}: {reason.message}")
-        progress("encoding prompts", len(questions) + len(bad), len(items))
+        progress("tokenizing prompts", len(questions) + len(bad), len(items))
     if bad:
         raise bad_prompts(bad, len(items))
     return questions
 
 
 class _ChoiceTexts:
-    """Of each item: the prompt's text, then prompt and choice for every choice, by its prompt template."""
+    """The texts of an item in its prompt template: the prompt, then prompt + choice for every choice."""
 
     def __init__(self, responder: Responder, benchmark: str) -> None:
         self.benchmark = benchmark
         template = None if responder.raw else responder.encoder.template
         self.template = template
-        #: Raw text means the special tokens that it spells; a text template takes such strings for ordinary text.
+        #: Raw text parses special tokens that it spells out; a text template treats such strings as ordinary text.
         self.split_special_tokens = template is not None and not template.parses_special_tokens
         has_own = isinstance(template, ChatTemplate)
         self.leading = [] if has_own else leading_special_ids(responder.tokenizer)
 
     def of(self, item: Item, bad: list[str] | None = None) -> list[Text]:
-        """None of them where the template cannot render the item; why is added to `bad`."""
+        """Empty if the template cannot render the item; the reason is appended to `bad`."""
         if self.template is None:
             parts = (item.examples, item.question)
             return [parts, *((*parts, choice) for choice in item.choices)]
@@ -150,16 +150,16 @@ class _ChoiceTexts:
 class LineEncoder:
     """Token ids of texts that have lines in common.
 
-    Cutting a text between two lines and encoding each behind a line break gives the tokens of the whole text where (1)
-    the model is byte-pair encoding, and no token of the vocabulary holds a line break with a letter or digit behind
-    it: no merge can then reach over such a place; and (2) normaliser and pre-tokenizer decide by the characters at
-    hand, as those of GPT-2, Llama and their kin do. Other tokenizers, and those that give other tokens on the sample,
-    encode every text whole.
+    Splitting a text between two lines and tokenizing each part separately gives the same tokens as the whole text if
+    (1) the model is byte-pair encoding and no token of the vocabulary contains a line break followed by a letter or
+    digit, so that no merge crosses the cut; and (2) normalizer and pre-tokenizer look only at nearby characters, as
+    those of GPT-2, Llama and similar models do. For other tokenizers, and if the tokens of the sample differ, every
+    text is tokenized whole.
 
     Args:
         tokenizer: a fast transformers tokenizer.
-        sample: texts that both ways are compared on.
-        split_special_tokens: special tokens spelled in a text are ordinary text.
+        sample: texts on which both methods are compared.
+        split_special_tokens: special tokens spelled out in a text are ordinary text.
     """
 
     tokenizer: Any
@@ -180,7 +180,7 @@ class LineEncoder:
             self.by_line = [self.ids(text) for text in texts] == whole
 
     def learn(self, texts: Iterable[Text]) -> None:
-        """Encode what these texts are made of, together; what was learned before is forgotten."""
+        """Tokenize the pieces of these texts in one batch; pieces from the previous call are dropped."""
         self._known.clear()
         self._cut.clear()
         pieces = list(dict.fromkeys(piece for text in texts for piece in self._pieces(text)))
@@ -190,14 +190,14 @@ class LineEncoder:
             self._known[piece] = ids if piece.is_first else ids[guard:]
 
     def ids(self, text: Text) -> list[int]:
-        """Token ids of a text that was learned, without special tokens around it."""
+        """Token ids of a text passed to learn(), without special tokens around it."""
         joined: list[int] = []
         for piece in self._pieces(text):
             joined += self._known[piece]
         return joined
 
     def _pieces(self, text: Text) -> list[_Piece]:
-        """A text's pieces: those of its parts before the last, of which the last goes on with the last part."""
+        """The pieces of a text. The last piece of the shared parts is joined with the text's last part."""
         if not self.by_line:
             return [_Piece(True, "".join(text))]
         if text in self._cut:
@@ -217,25 +217,25 @@ class LineEncoder:
             add_special_tokens=False,
             return_attention_mask=False,
             split_special_tokens=self.split_special_tokens,
-            verbose=False,  # texts longer than the model's window are counted by the caller
+            verbose=False,  # the caller checks for texts longer than the context
         )["input_ids"]
         return encoded
 
 
 def cuts_between_lines(tokenizer: Any) -> bool:
-    """Whether a text may be cut behind a line break and before a letter or digit, by what LineEncoder demands."""
-    told = json.loads(tokenizer.backend_tokenizer.to_str())
-    model = told["model"]
+    """Whether this tokenizer meets LineEncoder's conditions for cutting texts between lines."""
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = spec["model"]
     if model["type"] != "BPE" or model.get("dropout") or model.get("end_of_word_suffix"):
         return False
     if model.get("continuing_subword_prefix") or any(_SPANS_CUT.search(token) for token in model["vocab"]):
         return False
-    if not _kinds(told["normalizer"], "normalizers") <= _NORMALIZERS:
+    if not _kinds(spec["normalizer"], "normalizers") <= _NORMALIZERS:
         return False
-    if not _kinds(told["pre_tokenizer"], "pretokenizers") <= _PRE_TOKENIZERS:
+    if not _kinds(spec["pre_tokenizer"], "pretokenizers") <= _PRE_TOKENIZERS:
         return False
-    added = [token["content"] for token in told["added_tokens"] if token["lstrip"] and token["content"][0].isalnum()]
-    return not added and not any("\n" in token["content"] for token in told["added_tokens"])
+    added = [token["content"] for token in spec["added_tokens"] if token["lstrip"] and token["content"][0].isalnum()]
+    return not added and not any("\n" in token["content"] for token in spec["added_tokens"])
 
 
 def _kinds(part: dict[str, Any] | None, members: str) -> set[str]:
@@ -247,7 +247,7 @@ def _kinds(part: dict[str, Any] | None, members: str) -> set[str]:
 
 
 def _one_of_each(items: Sequence[Item]) -> list[Item]:
-    """The first item of each few-shot part, COMPARED at most."""
+    """The first item of each few-shot part, at most COMPARED."""
     first: dict[str, Item] = {}
     for item in items:
         first.setdefault(item.examples, item)

@@ -1,9 +1,9 @@
-"""The story of a benchmark: items are asked of a run or a model, responses are stored as they come, then scored.
+"""Evaluate a run or a model on benchmarks: responses are stored as they are generated, then scored.
 
     settings = BenchmarkSettings(limit=50, options={"mmlu": {"shots": 0}})
     scores = evaluate_benchmarks("runs/alpaca", ["mmlu", "ifeval"], settings)
 
-generate_benchmarks() is the first half alone; `tunelab score` (scoring/score.py) does the second anywhere.
+generate_benchmarks() does the first half; `tunelab score` (scoring/score.py) does the second half on any machine.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ from tunelab.version import __version__
 
 BACKENDS = ("tunelab", "vllm")
 
-#: Stands in the header of a file of log-probabilities, where a file of answers says how they were decoded.
+#: In the header of a file of log-probabilities, in place of the decoding settings of a file of answers.
 LIKELIHOOD = {"method": "likelihood of the choices"}
 
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
-    """How benchmarks are asked. Nothing here but `limit`, `options` and `template` has a say in what is measured.
+    """How benchmarks are evaluated. Only `limit`, `options` and `template` change what is measured.
 
     Args:
-        options: benchmark -> its own options by name; `data` is a folder with its files.
-        limit: items of each benchmark, taken evenly over clusters; None = all.
-        arms: of a run, or a model with an adapter; () = base and tuned.
-        adapter: with a model: a PEFT adapter on it.
-        template: with a model: its prompt template, by name; None = its chat template, or its adapter's run's.
-        in_template: True asks in the template, False in raw text; None = as each benchmark does.
-        changes: with a model: keys of a recipe as on the command line, such as "train.dtype=bf16".
-        max_new_tokens: of a generated answer, in place of the benchmark's.
-        micro_batch_tokens: tokens computed at once, in place of the recipe's.
-        out: with a model: directory of the responses; a run keeps them with itself.
-        backend: what answers, "tunelab" or "vllm"; likelihoods come from tunelab alone.
+        options: benchmark -> its options by name; `data` is a folder with its files.
+        limit: items per benchmark, spread evenly over clusters; None = all.
+        arms: of a run, or of a model with an adapter; () = base and tuned.
+        adapter: with a model: the PEFT adapter to apply.
+        template: with a model: its prompt template; None = its chat template, or that of the adapter's run.
+        in_template: True = prompt in the template, False = raw text; None = the benchmark's default.
+        changes: with a model: recipe overrides as on the command line, such as "train.dtype=bf16".
+        max_new_tokens: of a generated answer; overrides the benchmark's.
+        micro_batch_tokens: tokens computed at once; overrides the recipe's.
+        out: with a model: directory of the responses; a run stores them in its own directory.
+        backend: "tunelab" or "vllm"; likelihoods always come from tunelab.
     """
 
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -76,9 +76,9 @@ class StoredResponses:
         path: the file.
         template: the prompt template's name; None = raw text.
         count: responses in the file.
-        cut: answers that ended at the limit of tokens or of the context.
-        truncated: prompts that lost their beginning because the context is shorter.
-        notices: what the person should know of the prompts that were encoded.
+        cut: answers that ended at the limit of new tokens or of the context.
+        truncated: prompts truncated on the left to fit the context.
+        notices: what the user should know about the prompts.
     """
 
     benchmark: str
@@ -93,7 +93,7 @@ class StoredResponses:
 
 @dataclass(frozen=True)
 class BenchmarkScores:
-    """What one benchmark found: arm -> its responses, and their scores."""
+    """The result of one benchmark: arm -> its responses, and their scores."""
 
     benchmark: str
     responses: Mapping[str, StoredResponses]
@@ -108,12 +108,12 @@ def evaluate_benchmarks(
     workers: int | None = None,
     progress: Progress = silent,
 ) -> list[BenchmarkScores]:
-    """Ask a finished run, or a model, and score what it gave; one entry a benchmark.
+    """Evaluate a finished run, or a model, on benchmarks and score the responses; one entry per benchmark.
 
     Args:
-        subject: a run or its directory; else a model's name or folder.
+        subject: a run or its directory; otherwise a model's name or folder.
         benchmarks: names, or paths of a user's own .py files.
-        workers: processes that grade; None = one a core.
+        workers: grading processes; None = one per core.
 
     Raises:
         As generate_benchmarks() does, and score_file().
@@ -134,14 +134,14 @@ def generate_benchmarks(
     *,
     progress: Progress = silent,
 ) -> list[StoredResponses]:
-    """Ask a finished run, or a model; responses are written as they are made, and what is there is not made again.
+    """Generate the responses of a finished run, or of a model; each is stored at once, and stored ones are reused.
 
     Raises:
-        UsageError: arguments that do not go together, an unknown benchmark, or options that it does not have.
-        DataError: a benchmark's files cannot be had or read; or items that cannot be asked: names them all.
-        RunError: the run is not finished, a file was made by something else, or another process is writing it.
-        ModelError: the model cannot be loaded, or has no template where one is demanded.
-        Interrupted: Ctrl-C; what was made is in the files.
+        UsageError: conflicting arguments, an unknown benchmark, or an option that it does not have.
+        DataError: a benchmark's files are not available or unreadable, or items cannot be used: lists them all.
+        RunError: the run is not finished, a file has another header, or another process is writing it.
+        ModelError: the model cannot be loaded, or has no template although one is required.
+        Interrupted: Ctrl-C; the responses so far are in the files.
     """
     settings = settings or BenchmarkSettings()
     loaded = load_benchmarks(benchmarks, settings.options, settings.limit)
@@ -150,8 +150,8 @@ def generate_benchmarks(
     if run is not None and (settings.adapter or settings.template or settings.changes):
         wrong = [str(one) for one in (settings.adapter, settings.template, *settings.changes) if one]
         raise UsageError(
-            f"a run is asked with its own model and template; {', '.join(wrong)} cannot change it",
-            "leave it away, or give the model's name in place of the run",
+            f"a run is evaluated with its own model and template; {', '.join(wrong)} cannot change it",
+            "omit it, or give the model's name instead of the run",
         )
     out = run.evaluations if run is not None else settings.out
     stored: list[StoredResponses] = []
@@ -163,12 +163,12 @@ def generate_benchmarks(
             responder = on_vllm(responder)
         for benchmark in loaded:
             stored.append(respond(responder, benchmark, out, settings, progress=progress))
-        del responder  # one model at a time lies in memory
+        del responder  # keep only one model in memory
     return stored
 
 
 def _check_backend(settings: BenchmarkSettings, benchmarks: Sequence[LoadedBenchmark]) -> None:
-    """Raises UsageError where there is no such backend, or it cannot do what is asked for."""
+    """Raises UsageError if the backend is unknown or does not support what is requested."""
     if settings.backend not in BACKENDS:
         raise UsageError(f"no backend named {settings.backend!r}", f"known: {', '.join(BACKENDS)}")
     if settings.backend == "tunelab":
@@ -176,12 +176,12 @@ def _check_backend(settings: BenchmarkSettings, benchmarks: Sequence[LoadedBench
     likelihood = [one.label for one in benchmarks if one.about.kind == "likelihood"]
     if likelihood:
         raise UsageError(
-            f"{', '.join(likelihood)}: compares likelihoods, which run on tunelab's engine, not on {settings.backend}",
-            f"leave --backend {settings.backend} away, or name them in a command of their own",
+            f"{', '.join(likelihood)}: scored by likelihood, which needs tunelab's engine, not {settings.backend}",
+            f"omit --backend {settings.backend}, or evaluate them in a separate command",
         )
     if settings.micro_batch_tokens is not None:
         raise UsageError(
-            f"micro_batch_tokens is of tunelab's engine; {settings.backend} has its own batches", "leave it away"
+            f"micro_batch_tokens applies to tunelab's engine; {settings.backend} batches by itself", "omit it"
         )
 
 
@@ -218,7 +218,7 @@ def respond(
 
 
 def _stored(asking: _Choices | _Answers, path: Path, header: Mapping[str, Any]) -> list[Record]:
-    """Records of all items; those that the file lacks are made, in the engine's order, and appended as they come."""
+    """Records of all items. Missing ones are computed in the engine's order and appended one by one."""
     items = asking.items
     with held(path), ResponseFile(path, header) as file:
         hashes = [asking.hash(header, index) for index in range(len(items))]
@@ -233,13 +233,13 @@ def _stored(asking: _Choices | _Answers, path: Path, header: Mapping[str, Any]) 
             except KeyboardInterrupt:
                 raise Interrupted(
                     f"interrupted; {len(file):,} of {len(items):,} responses are in {path}",
-                    "the same command again goes on where it was",
+                    "run the same command again to resume",
                 ) from None
     return [made[index] for index in range(len(items))]
 
 
 class _Answers:
-    """A benchmark whose answers are written by the model."""
+    """A benchmark with generated answers."""
 
     def __init__(
         self, responder: Responder, benchmark: LoadedBenchmark, settings: BenchmarkSettings, progress: Progress
@@ -279,7 +279,7 @@ class _Answers:
 
 
 class _Choices:
-    """A benchmark whose choices are compared by their likelihoods."""
+    """A benchmark that compares the likelihoods of choices."""
 
     def __init__(
         self, responder: Responder, benchmark: LoadedBenchmark, settings: BenchmarkSettings, progress: Progress
@@ -321,19 +321,19 @@ class _Choices:
 def _is_asked_in_template(responder: Responder, benchmark: LoadedBenchmark, settings: BenchmarkSettings) -> bool:
     wanted = settings.in_template
     if wanted is None and settings.template is not None:
-        wanted = True  # who names a template wants it
+        wanted = True  # a named template is meant to be used
     if wanted is None:
         return benchmark.about.chat and responder.has_prompt_template
     if wanted and not responder.has_prompt_template:
         raise ModelError(
             f"{responder.weights.name}: has no chat template (base models often have none)",
-            "name a prompt template (--template alpaca), or ask in raw text (--no-chat-template)",
+            "name a prompt template (--template alpaca), or prompt with raw text (--no-chat-template)",
         )
     return wanted
 
 
 def _arms(run: Run | None, settings: BenchmarkSettings) -> tuple[str, ...]:
-    """Raises UsageError where an arm is asked for that a model alone does not have."""
+    """Raises UsageError if an arm is requested that a model without adapter does not have."""
     if settings.arms:
         return settings.arms
     return ARMS if run is not None or settings.adapter is not None else ("base",)

@@ -1,4 +1,4 @@
-"""The story of a chat: a run, or a model with or without an adapter, opened once and asked many times."""
+"""Chat with a run, or with a model with or without an adapter: loaded once for many questions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tunelab.records.runs import Run, open_run
 
 @dataclass(frozen=True)
 class Chat:
-    """A session and what it talks to, in words."""
+    """A chat session, with a description of the model and the name of its template."""
 
     session: ChatSession
     title: str
@@ -34,14 +34,14 @@ class Chat:
 
 
 def chat_with_run(run: Run | Path | str, *, decoding: Decoding | None = None) -> Chat:
-    """A chat with a finished run and the base that it began with, in the template that it was trained with.
+    """A chat with a finished run and its base model, in the template that it was trained with.
 
     Args:
-        decoding: None = greedy answers of 128 tokens at most, or of half the model's window where that is less.
+        decoding: None = greedy, at most 128 new tokens, or half of the model's context window if that is less.
 
     Raises:
         RunError: there is no run, or it is not finished.
-        UsageError: the run's chat template is gone, or its device is not there.
+        UsageError: the run's chat template is missing, or its device is not available.
         ModelError: model or adapter cannot be loaded.
     """
     run = run if isinstance(run, Run) else open_run(Path(run))
@@ -55,7 +55,7 @@ def chat_with_run(run: Run | Path | str, *, decoding: Decoding | None = None) ->
         what = "adapter"
     else:
         models, context = _with_own_weights(recipe, run.model, tokenizer)
-        what = "every weight trained"
+        what = "full fine-tuning"
     session = ChatSession(models, tokenizer, template, context=context, decoding=decoding or _fitting(context))
     return Chat(session, f"{run.path} ({what}, base {recipe.model.name})", recipe.data.template)
 
@@ -68,22 +68,22 @@ def chat_with_model(
     precision: str = "none",
     decoding: Decoding | None = None,
 ) -> Chat:
-    """A chat with a model, and with an adapter on it where one is given.
+    """A chat with a model, optionally with an adapter.
 
-    The template is the one that is asked for; else, for an adapter that lies in a run's directory, the one that it was
-    trained with; else the tokenizer's chat template where it has one, and Alpaca's where it has none.
+    The template is the requested one; otherwise, for an adapter in a run's directory, the one that it was trained
+    with; otherwise the tokenizer's chat template, or Alpaca's if it has none.
 
     Args:
         precision: how the model's linear weights are stored.
         decoding: as for chat_with_run().
 
     Raises:
-        UsageError: no such template.
+        UsageError: unknown template.
         ModelError: model, adapter or tokenizer cannot be loaded, or the tokenizer has no chat template.
     """
     saved = adapter is not None and (adapter / "tokenizer.json").exists()
     tokenizer = load_tokenizer(str(adapter) if saved else model)
-    # A recipe names rows; none are read here.
+    # A recipe requires data sources; none are read here.
     recipe = resolve(load_recipe(None, [], {"model": model, "precision": precision, "data.sources": ["alpaca"]}))
     name, chosen = _template_for(tokenizer, adapter, template)
     if adapter is None:
@@ -97,7 +97,7 @@ def chat_with_model(
 
 
 def _fitting(context: int | None) -> Decoding:
-    """Default settings, with answers of half the model's window at most: the other half is for the conversation."""
+    """Default settings; answers take at most half of the context window and leave the rest for the conversation."""
     usual = Decoding()
     return usual if context is None else replace(usual, max_new_tokens=max(1, min(usual.max_new_tokens, context // 2)))
 
@@ -110,7 +110,7 @@ def _template_for(tokenizer: Any, adapter: Path | None, asked: str | None) -> tu
 
 
 def _with_adapter(recipe: Recipe, folder: Path, tokenizer: Any) -> tuple[dict[str, ModelSource], int | None]:
-    """Base and tuned from one load of the weights: the adapter off and on."""
+    """Base and tuned from a single load of the weights: adapter off and on."""
     model = load_adapter(_fitted(load_base(recipe), tokenizer), folder)
 
     @contextmanager
@@ -122,7 +122,7 @@ def _with_adapter(recipe: Recipe, folder: Path, tokenizer: Any) -> tuple[dict[st
 
 
 def _with_own_weights(recipe: Recipe, folder: Path, tokenizer: Any) -> tuple[dict[str, ModelSource], int | None]:
-    """Two models: the tuned one is loaded now, the base when it is first asked; both are kept."""
+    """Two models: the tuned one is loaded now, the base on first use; both stay in memory."""
     tuned = _fitted(load_trained(recipe, folder), tokenizer)
 
     @cache
@@ -135,7 +135,7 @@ def _with_own_weights(recipe: Recipe, folder: Path, tokenizer: Any) -> tuple[dic
 
 @contextmanager
 def _computing(recipe: Recipe, model: nn.Module) -> Iterator[nn.Module]:
-    """The model, with forward passes in the numbers that it computes in: those of evaluation."""
+    """The model, with forward passes in its compute dtype, as in evaluation."""
     with autocast(recipe):
         yield model
 

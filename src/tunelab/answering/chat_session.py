@@ -1,8 +1,8 @@
-"""A conversation with a model, or with two that share it: what was said, what is asked next, how answers are made.
+"""A conversation with one model, or with two that share it: history, next prompt, generation of the answers.
 
-The prompt of a turn is what training would have shown before the answer: the same template, the same tokenizer, the
-same code (tunelab.data.tokenize.RowEncoder), with the conversation so far. Nothing is printed here; a front end asks,
-shows the pieces of the reply as they come, and says what `notices` say.
+The prompt of a turn is what training would have put before the answer: same template, same tokenizer, same code
+(tunelab.data.tokenize.RowEncoder), with the conversation so far. This module prints nothing. A front end asks, streams
+the reply and shows its `notices`.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
 
 BASE, TUNED, BOTH = "base", "tuned", "both"
 
-#: Stands where the answer will be while a prompt is rendered; only the tokens before it are used.
+#: Placeholder for the answer while a prompt is rendered; only the tokens before it are used.
 PLACEHOLDER = "a"
-MODELS_HINT = "chat with a run, or give --adapter beside --model, to have a base and a tuned model"
+MODELS_HINT = "chat with a run, or give --adapter with --model, to have a base and a tuned model"
 
-#: Gives the model for as long as it answers; may load it when it is first asked for.
+#: Yields the model for one answer; may load it on first use.
 ModelSource = Callable[[], AbstractContextManager["nn.Module"]]
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One question and the answer that the conversation goes on with.
+    """A question and the answer with which the conversation continues.
 
     Args:
         answered_by: "base" or "tuned".
-        end: why the answer ended: "stop" = the model closed it; "length", "context" = it was full; "interrupted" = the
-            person stopped it. All but the first are cut short.
+        end: why the answer ended: "stop" = the model ended it; "length", "context" = it hit the limit; "interrupted" =
+            the user stopped it. All but the first are truncated.
     """
 
     question: str
@@ -61,7 +61,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some text of an answer, and which model says it."""
+    """A piece of an answer's text, and the model that generated it."""
 
     model: str
     text: str
@@ -69,17 +69,17 @@ class Piece:
 
 @dataclass
 class Reply:
-    """The answers to one question. Iterate over `pieces`; the rest is complete when they have ended.
+    """The answers to one question. Iterate over `pieces`; the rest is complete when the iteration ends.
 
     Args:
-        models: which models answer, in order; the conversation goes on with the last one's answer.
-        prompt_ids: [tokens], what the models are given.
-        decoding: the settings of this answer, its own seed among them.
-        notices: what the person should know before the answer.
-        pieces: the answers' text as it is made. Closing it early (or Ctrl-C inside of it) keeps what was said so far.
+        models: which models answer, in order; the conversation continues with the last one's answer.
+        prompt_ids: [tokens], the prompt.
+        decoding: the settings of this answer, including its own seed.
+        notices: what the user should know before the answer.
+        pieces: the answers' text as it is generated. Closing it early (or Ctrl-C) keeps the text so far.
         texts: model -> its answer so far.
-        ends: model -> why its answer ended (see Exchange); absent where it never began.
-        exchange: what became part of the conversation; None where there was no text to keep.
+        ends: model -> why its answer ended (see Exchange); absent if it never started.
+        exchange: what was added to the conversation; None if there was no text to keep.
     """
 
     question: str
@@ -97,15 +97,15 @@ class ChatSession:
     """The state of a conversation.
 
     Args:
-        models: "tuned", "base" or both -> how the model is brought about.
+        models: "tuned", "base" or both -> how to get the model.
         tokenizer: a fast transformers tokenizer.
-        template: what the tuned model was trained with.
-        context: positions that the models know; None where they do not say.
-        decoding: how tokens are chosen.
+        template: the one that the tuned model was trained with.
+        context: context length of the models; None = unknown.
+        decoding: sampling settings.
 
     Raises:
-        BadRow: the template renders no conversation at all.
-        ModelError: the template has nothing that closes an answer.
+        BadRow: the template cannot render any conversation.
+        ModelError: the template has no token that ends an answer.
     """
 
     def __init__(
@@ -127,14 +127,14 @@ class ChatSession:
         self.exchanges: list[Exchange] = []
         self.answering = TUNED if TUNED in self._models else BASE
         self._answers_made = 0
-        self._first = 0  # the oldest exchange that the prompt still holds
-        # What the template itself puts before an answer (a space) is no part of the answer's text.
+        self._first = 0  # the oldest exchange that still fits into the prompt
+        # What the template itself puts before an answer (a space) is not part of the answer's text.
         self._leading = self._text_before_an_answer()
         self.takes_several_turns = self._takes_several_turns()
         self._told_alone = False
 
     def answer_with(self, which: str) -> None:
-        """From now on "base", "tuned" or "both" answer.
+        """Answer with "base", "tuned" or "both" from now on.
 
         Raises:
             UsageError: there is no such model here.
@@ -145,20 +145,20 @@ class ChatSession:
         self.answering = which
 
     def set_system(self, text: str) -> None:
-        """Set the system message, or clear it with an empty text; it holds for the whole conversation.
+        """Set the system message, or clear it with an empty text; it applies to the whole conversation.
 
         Raises:
-            BadRow: the template does not take it; the one before stays.
+            BadRow: the template does not accept it; the previous one stays.
         """
         self._row([], "a", text.strip())
         self.system = text.strip()
         self._first = 0
 
     def configure(self, assignments: str) -> None:
-        """Change decoding settings: "temperature=0.7 top_p=0.9". All of it or, at an error, nothing.
+        """Change decoding settings: "temperature=0.7 top_p=0.9". On an error, nothing changes.
 
         Raises:
-            UsageError: no such setting, or a value that it cannot have.
+            UsageError: unknown setting, or invalid value.
         """
         self.decoding = changed(self.decoding, assignments)
         self._first = 0
@@ -166,10 +166,10 @@ class ChatSession:
             self._answers_made = 0
 
     def undo(self) -> Exchange:
-        """Take the last question and its answer out of the conversation, and give them.
+        """Remove the last question and its answer from the conversation, and return them.
 
         Raises:
-            UsageError: there is none.
+            UsageError: the conversation is empty.
         """
         if not self.exchanges:
             raise UsageError("there is nothing to undo: the conversation is empty")
@@ -177,32 +177,32 @@ class ChatSession:
         return self.exchanges.pop()
 
     def reset(self) -> None:
-        """Begin a new conversation; system message, settings and models stay, seeds are counted anew."""
+        """Start a new conversation. System message, settings and models stay; the seed count restarts."""
         self.exchanges.clear()
         self._first = 0
         self._answers_made = 0
 
     def ask(self, question: str) -> Reply:
-        """Prepare the answer to a question; it is made while the reply's pieces are read.
+        """Prepare the answer to a question; it is generated while the reply's pieces are read.
 
-        The n-th answer since the beginning, since reset() or since the seed was set, uses `seed + n`.
+        The n-th answer since the start, since reset() or since the seed was set uses `seed + n`.
 
         Raises:
             UsageError: the question is empty.
             BadRow: the template cannot render the question.
-            ModelError: the question alone is too long. In all cases the conversation stays as it was.
+            ModelError: the question alone is too long. On any error the conversation stays as it was.
         """
         if not question.strip():
-            raise UsageError("the question is empty", "type some words")
+            raise UsageError("the question is empty", "type a question")
         notices = []
         if not self.takes_several_turns and self.exchanges and not self._told_alone:
-            notices.append("the chat template takes one question at a time: each question is asked alone")
+            notices.append("the chat template supports one turn only: the model does not see earlier questions")
         first, row = self._fitting_row(question)
         if first > self._first and self.takes_several_turns:
             left_out = "question and its answer is" if first == 1 else f"{first} questions and their answers are"
-            notices.append(f"the conversation is longer than the model's window: the oldest {left_out} left out")
+            notices.append(f"the conversation exceeds the model's context window: the oldest {left_out} left out")
         if row.lost_characters:
-            notices.append(f"the tokenizer cannot spell {row.lost_characters} characters of this, and leaves them out")
+            notices.append(f"{row.lost_characters} characters of this are not in the tokenizer's vocabulary: dropped")
         self._first = first
         self._told_alone = self._told_alone or bool(self.exchanges)
         self._answers_made += 1
@@ -217,12 +217,12 @@ class ChatSession:
         return reply
 
     def save(self, path: Path) -> int:
-        """Append the conversation to a JSON Lines file in the form that tunelab trains on; gives the lines written.
+        """Append the conversation to a JSON Lines file in tunelab's training format; returns the number of lines.
 
-        Exchanges that were asked alone (a template of single turns) become a line each.
+        Exchanges of a single-turn template become one line each.
 
         Raises:
-            UsageError: there is nothing to save.
+            UsageError: the conversation is empty.
             DataError: the file cannot be written.
         """
         if not self.exchanges:
@@ -273,7 +273,7 @@ class ChatSession:
         )
 
     def _keep(self, reply: Reply) -> None:
-        """Make the last model's answer part of the conversation; an empty one cannot be, as in training data."""
+        """Add the last model's answer to the conversation, unless it is empty: training data has no empty answers."""
         name = reply.models[-1]
         answer = reply.texts.get(name, "").rstrip()
         if answer.strip():
@@ -291,13 +291,13 @@ class ChatSession:
             if self._context is None or length + room <= self._context:
                 return first, row
         raise ModelError(
-            f"the question is too long: {length:,} tokens with what stands around it; the model's window of "
-            f"{self._context:,} less max_new_tokens={room} leaves {max(0, (self._context or 0) - room):,}",
-            "ask with fewer words, or lower max_new_tokens (/set max_new_tokens=N)",
+            f"the question is too long: {length:,} tokens with the template; the model's context window of "
+            f"{self._context:,} minus max_new_tokens={room} leaves {max(0, (self._context or 0) - room):,}",
+            "ask a shorter question, or lower max_new_tokens (/set max_new_tokens=N)",
         )
 
     def _row(self, exchanges: list[Exchange], question: str, system: str) -> EncodedRow:
-        """The conversation as training would have it, with a placeholder for the answer that is to come."""
+        """The conversation as a training row, with a placeholder for the next answer."""
         return self._encoder.encode(_conversation(system, exchanges, Exchange(question, PLACEHOLDER, TUNED, "stop")))
 
     def _text_before_an_answer(self) -> str:
@@ -310,7 +310,7 @@ class ChatSession:
         try:
             self._row([Exchange("a", "b", TUNED, "stop")], "c", "")
         except BadRow:
-            return False  # a single turn it does take: that was rendered before
+            return False  # a single turn was rendered before, so it is supported
         return True
 
 
@@ -322,17 +322,17 @@ def _conversation(system: str, before: list[Exchange], last: Exchange) -> Conver
 
 
 def changed(decoding: Decoding, assignments: str) -> Decoding:
-    """The settings with "name=value" words applied; `stop_strings` takes one text or a JSON list of texts.
+    """The settings after applying "name=value" assignments; `stop_strings` takes a string or a JSON list of strings.
 
     Raises:
-        UsageError: no such setting, or a value that it cannot have.
+        UsageError: unknown setting, or invalid value.
     """
     known = {setting.name: getattr(Decoding(), setting.name) for setting in dataclasses.fields(Decoding)}
     changes = {}
     for word in re.split(r"\s+(?=\w+\s*=)", assignments.strip()):
         name, equals, value = (part.strip() for part in word.partition("="))
         if not equals:
-            raise UsageError(f"{word!r} is no setting: expected NAME=VALUE", f"known: {', '.join(known)}")
+            raise UsageError(f"{word!r} is not a setting: expected NAME=VALUE", f"known: {', '.join(known)}")
         if name not in known:
             near = get_close_matches(name, known, n=1)
             raise UsageError(
@@ -344,7 +344,7 @@ def changed(decoding: Decoding, assignments: str) -> Decoding:
 
 
 def _value(name: str, text: str, default: Any) -> Any:
-    kind, expected = type(default), {int: "a whole number", float: "a number", tuple: "a text or a JSON list of texts"}
+    kind, expected = type(default), {int: "an integer", float: "a number", tuple: "a string or a JSON list of strings"}
     try:
         if kind is not tuple:
             return kind(text)

@@ -1,4 +1,4 @@
-"""What a check found, in numbers and in words: what to distrust, and why."""
+"""Findings of a check: the numbers, and what not to trust and why."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from dataclasses import dataclass
 
 LogProbabilities = Sequence[tuple[float, ...]]
 
-#: Log-probabilities that should be equal may differ by this much in fp32, where only the order of sums differs (nats).
+#: In fp32 log-probabilities that should be equal may differ by this much, from the order of sums alone (nats).
 FP32_TOLERANCE = 1e-3
 
-#: In 16 bits they may differ by this many times what the model's own two kinds of attention differ by: two right ways
-#: of computing it, as ours and its own are.
+#: In 16 bits they may differ by this multiple of the difference between the model's own two attention implementations,
+#: both of which are correct.
 FLOOR_MULTIPLE = 4.0
 
 
 @dataclass(frozen=True)
 class InSixteenBits:
-    """What it takes to judge a difference in 16 bits: the same two ways in fp32, and what rounding alone does.
+    """What it takes to judge a difference in 16 bits: the same comparison in fp32, and the effect of rounding alone.
 
     Args:
-        expected, made: log-probabilities of a small fp32 model of the same class and configuration, both ways.
-        floor: largest difference of the model's own log-probabilities under its two kinds of attention, nats.
+        expected, made: log-probabilities of a small fp32 model of the same class and configuration, computed both ways.
+        floor: largest difference in log-probability between the model's two attention implementations, nats.
     """
 
     expected: LogProbabilities
@@ -33,12 +33,12 @@ class InSixteenBits:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Args:
-        what: what was looked at.
+        what: what was checked.
         found: the numbers.
-        distrust: what should not be believed, in a sentence; "" = nothing to distrust here.
+        distrust: what not to trust, in one sentence; "" = no problem found.
     """
 
     what: str
@@ -49,21 +49,21 @@ class Finding:
 def batch_finding(
     alone: LogProbabilities, together: LogProbabilities, rounding: InSixteenBits | None = None
 ) -> Finding:
-    """Log-probabilities of questions that are run alone, and together with others; `rounding` unless in fp32."""
+    """Log-probabilities of questions run one at a time and in batches; `rounding` is required except in fp32."""
     return _same_likelihoods(
-        "batch size (choices)", alone, together, rounding, "scores depend on which items are run together"
+        "batch size (choices)", alone, together, rounding, "scores depend on which items are batched together"
     )
 
 
 def prefix_finding(whole: LogProbabilities, shared: LogProbabilities, rounding: InSixteenBits | None = None) -> Finding:
-    """Log-probabilities with worked examples run once for all questions, and with every prompt run whole."""
+    """Log-probabilities with few-shot examples computed once for all questions, and with every prompt run whole."""
     return _same_likelihoods(
         "shared few-shot prefix", whole, shared, rounding, "sharing the few-shot examples changes the scores"
     )
 
 
 def largest_difference(expected: LogProbabilities, made: LogProbabilities) -> float:
-    """Of the log-probabilities of all choices, nats."""
+    """Largest difference in log-probability over all choices, nats."""
     return max(abs(a - b) for one, other in zip(expected, made, strict=True) for a, b in zip(one, other, strict=True))
 
 
@@ -79,18 +79,18 @@ def _same_likelihoods(
         found += f"; rounding alone {rounding.floor:.1e} nats; in fp32 {exact:.1e}"
         most += FLOOR_MULTIPLE * rounding.floor
     if exact > FP32_TOLERANCE:
-        return Finding(what, found, f"{distrust}: this architecture is not computed as it should be")
+        return Finding(what, found, f"{distrust}: this architecture is computed incorrectly")
     if largest > most:
         return Finding(
-            what, found, f"{distrust} by more than {FLOOR_MULTIPLE:g} times what rounding does to this model"
+            what, found, f"{distrust} by more than {FLOOR_MULTIPLE:g} times the rounding error of this model"
         )
     if changed:
-        return Finding(what, found, f"{distrust}, where two choices are nearly as likely; train.dtype=fp32 is exact")
+        return Finding(what, found, f"{distrust} if two choices are almost equally likely; train.dtype=fp32 is exact")
     return Finding(what, found)
 
 
 def letter_finding(chosen: Sequence[int], targets: Sequence[int]) -> Finding:
-    """Which letters a model chooses, and whether it answers easy questions better than a guesser."""
+    """Which letters a model chooses, and whether it beats guessing on easy questions."""
     n = len(chosen)
     letters = Counter(chosen)
     right = sum(a == b for a, b in zip(chosen, targets, strict=True))
@@ -101,11 +101,11 @@ def letter_finding(chosen: Sequence[int], targets: Sequence[int]) -> Finding:
         return Finding(
             "letters (A to D)",
             found,
-            "no better than a guesser on easy questions: benchmarks of letters (MMLU) say nothing about this model",
+            "no better than guessing on easy questions: multiple-choice benchmarks (MMLU) say nothing about this model",
         )
     if most[1] > 0.6 * n:
         letter = "ABCD"[most[0]]
-        return Finding("letters (A to D)", found, f"it says {letter} most of the time: MMLU measures that too")
+        return Finding("letters (A to D)", found, f"it answers {letter} most of the time: MMLU measures that bias too")
     return Finding("letters (A to D)", found)
 
 
@@ -114,36 +114,36 @@ def template_finding(raw: Sequence[int], in_template: Sequence[int], targets: Se
     n = len(raw)
     same = sum(a == b for a, b in zip(raw, in_template, strict=True))
     right = [sum(a == b for a, b in zip(chosen, targets, strict=True)) for chosen in (raw, in_template)]
-    found = f"{same} of {n} answers are the same; right: {right[0]} raw, {right[1]} in the template"
+    found = f"{same} of {n} answers are the same; correct: {right[0]} raw, {right[1]} in the template"
     if same < 0.8 * n:
         return Finding(
             "template on or off",
             found,
-            "scores of choices depend on the template: compare models only where all are asked in the same way",
+            "scores of choices depend on the template: compare only models that are prompted in the same way",
         )
     return Finding("template on or off", found)
 
 
 def same_texts_finding(same: int, n: int, *, exact: bool) -> Finding:
-    """Greedy answers made alone, and together with others."""
-    found = f"{same} of {n} greedy answers are the same alone"
+    """Greedy answers generated one at a time and in batches."""
+    found = f"{same} of {n} greedy answers are the same with batch size 1"
     if same == n:
         return Finding("batch size (answers)", found)
     if exact:
-        why = "greedy answers depend on which items are run together, which should not be in fp32"
+        why = "greedy answers depend on which items are batched together, which must not happen in fp32"
     else:
-        why = "in 16 bits greedy answers depend on which items are run together; train.dtype=fp32 is exact"
+        why = "in 16 bits greedy answers depend on which items are batched together; train.dtype=fp32 is exact"
     return Finding("batch size (answers)", found, why)
 
 
 def ending_finding(ended: int, n: int, most: int, *, in_template: bool) -> Finding:
-    """How many answers end by themselves."""
-    wording = "in the template" if in_template else "in raw text (no template is known)"
-    found = f"{ended} of {n} answers ended by themselves within {most} tokens, {wording}"
+    """How many answers end with a stop token."""
+    prompts = "in the template" if in_template else "in raw text (no template is known)"
+    found = f"{ended} of {n} answers ended by themselves within {most} tokens, {prompts}"
     if not ended:
-        why = "no answer ended by itself: generated benchmarks measure where answers are cut"
+        why = "no answer ended by itself: generative benchmarks measure where answers are cut off"
         return Finding("end of answers", found, why)
     if ended < 0.8 * n:
-        why = "many answers do not end by themselves: count the cut answers beside each generated score"
+        why = "many answers do not end by themselves: report the number of cut answers with each generative score"
         return Finding("end of answers", found, why)
     return Finding("end of answers", found)

@@ -1,4 +1,4 @@
-"""The story of answering: a run, or a model with or without an adapter, is opened and answers prompts.
+"""Generate answers: open a run, or a model with or without an adapter, and answer prompts.
 
 responder = open_responder("runs/alpaca")
 for piece in responder.stream("Name three colours."):
@@ -29,35 +29,35 @@ def open_responder(
     changes: Sequence[str] = (),
     raw: bool = False,
 ) -> Responder:
-    """Make a finished run, or a model with or without an adapter, ready to answer.
+    """Open a finished run, or a model with or without an adapter, for answering.
 
     Args:
-        arm: "tuned" or "base"; None = tuned where there is one.
-        template: with `model`: its prompt template; None = as default_data_settings() has it. A run has its own.
-        changes: with `model`: keys of a recipe as on the command line, such as "train.dtype=bf16".
-        raw: give a prompt's text as it is, in place of the template.
+        arm: "tuned" or "base"; None = tuned if there is one.
+        template: with `model`: its prompt template; None = see default_data_settings(). A run has its own.
+        changes: with `model`: recipe overrides as on the command line, such as "train.dtype=bf16".
+        raw: use a prompt's text as it is, without the template.
 
     Raises:
-        UsageError: the arguments do not go together.
+        UsageError: conflicting arguments.
         RunError: there is no such run, or it is not finished.
         ModelError: the tokenizer cannot be loaded, or has no chat template.
     """
     if arm not in (None, *ARMS):
         raise UsageError(f"no arm named {arm!r}", f"known: {', '.join(ARMS)}")
     if run is None and model is None:
-        raise UsageError("nothing that could answer", "give a run's directory, or --model NAME")
+        raise UsageError("no model to answer with", "give a run's directory, or --model NAME")
     if run is not None:
         given = {"model": model, "adapter": adapter, "template": template, "changes": " ".join(changes) or None}
         wrong = [f"{name} {value}" for name, value in given.items() if value is not None]
         if wrong:
             raise UsageError(
                 f"a run answers with its own model and template; {', '.join(wrong)} cannot change it",
-                "leave it away (--raw and --arm are allowed), or give --model in place of the run",
+                "omit it (--raw and --arm are allowed), or give --model instead of the run",
             )
         return _of_run(run if isinstance(run, Run) else open_run(Path(run)), arm or "tuned", raw)
     if arm == "tuned" and adapter is None:
-        raise UsageError(f"{model} alone has no tuned arm", "give an adapter (--adapter DIR), or a run")
-    # A recipe names rows; none are read here.
+        raise UsageError(f"{model} has no tuned arm", "give an adapter (--adapter DIR), or a run")
+    # A recipe requires data sources; none are read here.
     flags = {"model": model, "data.template": template, "data.sources": ["alpaca"]}
     recipe = resolve(load_recipe(None, list(changes), flags))
     tokenizer = load_recipe_tokenizer(recipe)
@@ -85,17 +85,17 @@ def _of_run(run: Run, arm: str, raw: bool) -> Responder:
 
 
 def subject_of(subject: Run | Path | str) -> tuple[Run | None, str | None]:
-    """The run that is meant, or the model's name.
+    """Tell a run from a model's name: (run, None) or (None, name).
 
     Raises:
         RunError: a directory that is neither.
-        UsageError: a recipe's file.
+        UsageError: a recipe file.
     """
     if isinstance(subject, Run):
         return subject, None
     path = Path(subject)
     if path.suffix in (".yaml", ".yml"):
-        raise UsageError(f"{path}: a recipe cannot be asked", "give the run that it made, or a model's name or folder")
+        raise UsageError(f"{path}: is a recipe, not a model", "give the run that it made, or a model's name or folder")
     if not path.is_dir():
         return None, str(subject)
     if Run(path).recipe_file.exists():

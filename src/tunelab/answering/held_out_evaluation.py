@@ -1,4 +1,4 @@
-"""The story of an evaluation: base and tuned side by side on held-out rows, answers stored first, then scored."""
+"""Evaluate base and tuned side by side on held-out rows: responses are stored first, then scored."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from tunelab.version import __version__
 
 @dataclass(frozen=True)
 class Scores:
-    """What an evaluation found.
+    """Result of an evaluation.
 
     Args:
         arms: name ("base", "tuned") -> its scores.
         loss_change: of the completions, tuned minus base, nats per token (negative is better), with its standard
-            error paired over rows; None where there is one arm.
-        path: where responses, likelihoods and scores lie.
-        rows: held-out rows that were measured.
-        likelihoods: arm -> what it gave to each row, in the rows' order; arms can be compared row by row.
-        folders: arm -> where its responses, likelihoods and scores lie, under `path`.
+            error paired over rows; None if there is only one arm.
+        path: directory of responses, likelihoods and scores.
+        rows: number of held-out rows evaluated.
+        likelihoods: arm -> likelihood of each row, in the rows' order; arms can be compared row by row.
+        folders: arm -> directory of its responses, likelihoods and scores, under `path`.
     """
 
     arms: Mapping[str, list[Score]]
@@ -57,7 +57,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Arm:
-    """One model that is evaluated: its name, what identifies its weights, and how it is brought about."""
+    """One model to evaluate: its name, what identifies its weights, and how to load it."""
 
     name: str
     identity: dict[str, Any]
@@ -73,14 +73,14 @@ def evaluate(
     arms: tuple[str, ...] = ("base", "tuned"),
     progress: Progress = silent,
 ) -> Scores:
-    """Measure a finished run, and the base that it began with, on its held-out rows.
+    """Evaluate a finished run and its base model on the run's held-out rows.
 
     Args:
-        limit, max_new_tokens, micro_batch_tokens: in place of the recipe's `evaluate` section.
+        limit, max_new_tokens, micro_batch_tokens: override the recipe's `evaluate` section.
 
     Raises:
-        RunError: the run is not finished, or the data is no longer what it was trained with.
-        DataError: the run holds no rows out.
+        RunError: the run is not finished, or the data is not what it was trained with.
+        DataError: the run has no held-out rows.
     """
     run = run if isinstance(run, Run) else open_run(Path(run))
     if not run.is_done:
@@ -90,9 +90,9 @@ def evaluate(
     data = prepare_with(tokenizer, recipe, progress=progress)
     if data.held_out.sha256 != run.manifest["data"]["held_out"]["sha256"]:
         raise RunError(
-            f"{run.path}: the held-out rows are no longer those of its training: the data changed, or how it is split "
-            "or tokenised",
-            "other rows may have been trained on; restore the data, or train again",
+            f"{run.path}: the held-out rows differ from those of its training: the data changed, or how it is split "
+            "or tokenized",
+            "the new rows may be in the training set; restore the data, or train again",
         )
     known = _run_arms(run, recipe)
     chosen = [known[name] for name in arms]
@@ -103,7 +103,7 @@ def evaluate(
 def evaluate_model(
     recipe: Recipe, *, adapter: Path | None = None, out: Path = Path("evaluations"), progress: Progress = silent
 ) -> Scores:
-    """Measure the recipe's model, and an adapter on it where one is given, on the recipe's held-out rows."""
+    """Evaluate the recipe's model, optionally with an adapter, on the recipe's held-out rows."""
     recipe = resolve(recipe)
     tokenizer = load_recipe_tokenizer(recipe)
     data = prepare_with(tokenizer, recipe, progress=progress)
@@ -157,7 +157,7 @@ def _evaluate_arms(
         protocol = {"template": recipe.data.template, "rows": len(rows), "rows_without_prompt": len(rows) - len(items)}
         by_answer = answer_scores(responses)
         scores[arm.name] = score_held_out(responses, likelihoods[arm.name], protocol, by_answer=by_answer)
-        # Before the scores: an evaluation counts as scored once these are there.
+        # Written before the scores: an evaluation counts as scored once the scores exist.
         write_answer_scores(folder, by_answer)
         found = {"header": header, "scores": [score.to_json() for score in scores[arm.name]]}
         write_json_atomically(folder / SCORES, stamped(found))
@@ -169,18 +169,18 @@ def _evaluate_arms(
 def held_out_rows(
     data: PreparedData, tokenizer: Any, limit: int | None
 ) -> tuple[list[HeldOutRow], list[HeldOutPrompt]]:
-    """The rows whose likelihood is measured, and of those that have a prompt, the items that are asked.
+    """The rows whose likelihood is measured, and the items to answer: the rows that have a prompt.
 
     Raises:
-        UsageError: the limit allows no row.
-        DataError: no row was held out.
+        UsageError: the limit is below 1.
+        DataError: there are no held-out rows.
     """
     table = data.held_out
     if limit is not None and limit < 1:
-        raise UsageError(f"evaluate.limit is {limit}, expected 1 or more", "leave it away to measure all held-out rows")
+        raise UsageError(f"evaluate.limit is {limit}, expected 1 or more", "omit it to evaluate all held-out rows")
     count = len(table) if limit is None else min(len(table), limit)
     if count == 0:
-        raise DataError("no rows are held out: there is nothing to evaluate on", "train with data.held_out=0.05")
+        raise DataError("there are no held-out rows to evaluate on", "train with data.held_out=0.05")
 
     def decode(ids: Any) -> str:
         return str(tokenizer.decode(list(ids), skip_special_tokens=True))
@@ -212,7 +212,7 @@ def _base_arm(recipe: Recipe) -> Arm:
 
 
 def _adapter_arms(recipe: Recipe, adapter: Path) -> dict[str, Arm]:
-    """Base and tuned from one load of the weights: the adapter off and on."""
+    """Base and tuned from a single load of the weights: adapter off and on."""
     base = load_base(recipe)
     fingerprint = model_fingerprint(recipe.model.name, base)
     model = load_adapter(base, adapter)

@@ -1,4 +1,4 @@
-"""A model that is ready to answer: prompts rendered as training rendered them, answers kept as they come."""
+"""A model that answers prompts: they are rendered as in training, and answers are stored as they are generated."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _VERSION = {"tunelab": __version__}
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model gave.
+    """An answer of a model.
 
     Attributes:
-        text: the answer; what the template itself puts before an answer (a space) is not part of it.
-        token_ids: all tokens of it, without the stop token.
+        text: the answer, without what the template itself puts before an answer (a space).
+        token_ids: all its tokens, without the stop token.
         stop_reason: "stop", "length" or "context", see tunelab.inference.engine.Generation.
         prompt_tokens: length of the prompt.
     """
@@ -52,7 +52,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Weights:
-    """Which weights answer: a model's name, and what is laid on it. `digest` names weights that a run trained."""
+    """Which weights answer: a model, optionally with an adapter. `digest` is set for weights that a run trained."""
 
     name: str
     revision: str | None = None
@@ -62,13 +62,13 @@ class Weights:
 
 @dataclass
 class Responder:
-    """A model that is ready to answer; its weights are loaded when they are first needed.
+    """A model ready to answer; its weights are loaded on first use.
 
     Args:
-        recipe: of which model, template, dtype and device count.
-        raw: a prompt's text is given to the model as it is, special tokens in it included.
-        notices: what the person should know of the prompts that were encoded.
-        has_prompt_template: a run, a chat template or the caller names it; else the template is a guess.
+        recipe: its model, template, dtype and device are used.
+        raw: a prompt's text goes to the model as it is, including special tokens.
+        notices: what the user should know about the prompts.
+        has_prompt_template: the template comes from a run, a chat template or the caller; otherwise it is a guess.
     """
 
     recipe: Recipe
@@ -85,12 +85,12 @@ class Responder:
 
     @cached_property
     def stop_token_ids(self) -> tuple[int, ...]:
-        """Ids that end an answer: those of evaluation."""
+        """Ids that end an answer, as in evaluation."""
         return tuple(self.encoder.stop_token_ids())
 
     @cached_property
     def model(self) -> nn.Module:
-        """The weights, with the adapter on them where there is one."""
+        """The weights, with the adapter applied if there is one."""
         trained = self.weights.digest is not None
         loaded = load_trained(self.recipe, Path(self.weights.name)) if trained else load_base(self.recipe)
         check_tokenizer_fits(loaded, self.tokenizer)
@@ -98,18 +98,18 @@ class Responder:
         return adapted
 
     def header(self, decoding: Decoding) -> dict[str, Any]:
-        """What the answers come from, as the first line of a file of answers has it."""
+        """What produced the answers, as in the header line of a response file."""
         how = {**asdict(decoding), "stop_strings": list(decoding.stop_strings)}
         return {**self.identity, "decoding": {**how, "stop_token_ids": list(self.stop_token_ids)}, **_VERSION}
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Who answers, and how it is asked: weights, adapter, arm, precision, dtype, template."""
+        """Model and prompt: weights, adapter, arm, precision, dtype, template."""
         own: dict[str, Any] = {"weights": self.weights.digest} if self.weights.digest else {"model": self.fingerprint}
         if self.weights.adapter:
             own["adapter"] = adapter_hash(self.weights.adapter)
         model = self.recipe.model
-        # A folder goes by its last name: where it lies is a matter of the machine, and the fingerprint says what it is.
+        # A local path is reduced to its last part: its location varies by machine, and the fingerprint identifies it.
         name = Path(model.name).resolve().name if Path(model.name).is_dir() else model.name
         return {
             "model_name": name,
@@ -123,14 +123,14 @@ class Responder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What identifies weights that no run trained. Loads them."""
+        """Identifies weights that no run trained. Loads them."""
         return model_fingerprint(self.weights.name, cast(Any, self.model))
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of each prompt: what training would have put before the answer.
 
         Raises:
-            DataError: names every prompt that cannot be rendered, or that leaves no room in the model's context.
+            DataError: lists every prompt that cannot be rendered or leaves no room in the model's context.
         """
         rows, bad = [], []
         for prompt in prompts:
@@ -143,7 +143,7 @@ class Responder:
         return rows
 
     def stream(self, prompt: str | Prompt, decoding: Decoding | None = None) -> Generator[str, None, Answer]:
-        """The answer in pieces of text as it is made; the generator returns the whole Answer.
+        """Stream the answer's text as it is generated; the generator returns the whole Answer.
 
         Raises:
             DataError: the prompt cannot be rendered, or leaves no room in the model's context.
@@ -162,7 +162,7 @@ class Responder:
                 generation: Generation = end.value
                 break
             if lead.startswith(held) and held != lead:
-                continue  # perhaps what stands before every answer
+                continue  # may be what the template puts before every answer
             held, lead = held.removeprefix(lead), ""
             if held:
                 yield held
@@ -178,10 +178,10 @@ class Responder:
         *,
         micro_batch_tokens: int | None = None,
     ) -> Iterator[Answer]:
-        """Answers to all prompts in the order in which they are finished; prompt i draws from (seed, i).
+        """Answers to all prompts in the order in which they finish; prompt i samples with the seed (seed, i).
 
         Raises:
-            DataError: names every prompt that cannot be used, before any is answered.
+            DataError: lists every prompt that cannot be used, before any is answered.
         """
         asked = as_prompts(prompts)
         rows = self.encode(asked)
@@ -197,15 +197,15 @@ class Responder:
         micro_batch_tokens: int | None = None,
         progress: Progress = silent,
     ) -> list[Answer]:
-        """Answers to all prompts, in their order, each appended to a file as it is made; what is there stays.
+        """Answers to all prompts, in their order. Each is appended to a file as soon as it is generated.
 
-        A file that was begun is gone on with: nothing is answered twice, and in the end it holds what it would hold
-        had it not been interrupted.
+        An existing file is resumed: no prompt is answered twice, and the final content is the same as without an
+        interruption.
 
         Raises:
-            DataError: names every prompt that cannot be used; nothing is written then.
-            RunError: the file was made by another model, decoding or version, for other prompts, or is in use.
-            Interrupted: Ctrl-C; what was made is in the file.
+            DataError: lists every prompt that cannot be used; nothing is written.
+            RunError: the file is of another model, decoding, version or set of prompts, or is in use.
+            Interrupted: Ctrl-C; the answers so far are in the file.
         """
         target, asked, how = Path(path), as_prompts(prompts), decoding or Decoding()
         rows = self.encode(asked)
@@ -228,14 +228,14 @@ class Responder:
             except KeyboardInterrupt:
                 raise Interrupted(
                     f"interrupted; {len(file):,} of {len(asked):,} answers are in {target}",
-                    "the same command again goes on where it was",
+                    "run the same command again to resume",
                 ) from None
         return [made[index] for index in range(len(asked))]
 
     def generations(
         self, rows: Sequence[Sequence[int]], decoding: Decoding, micro_batch_tokens: int | None, skip: frozenset[int]
     ) -> Iterator[Generation]:
-        """The engine's answers to token ids, but for the places in `skip`, in the order in which they are finished.
+        """The engine's answers to token ids, in the order in which they finish; indices in `skip` are left out.
 
         Raises:
             UsageError: micro_batch_tokens is below 1.
@@ -248,14 +248,14 @@ class Responder:
         )
 
     def micro_batch_tokens(self, given: int | None) -> int:
-        """Tokens that are computed at once: as given, else as the recipe has it. Raises UsageError below 1."""
+        """Tokens computed at once: the given value, or the recipe's. Raises UsageError below 1."""
         tokens = self.recipe.evaluate.micro_batch_tokens if given is None else given
         if tokens < 1:
-            raise UsageError(f"micro_batch_tokens is {tokens}, expected a whole number from 1")
+            raise UsageError(f"micro_batch_tokens is {tokens}, expected a positive integer")
         return tokens
 
     def computing(self, steps: Iterator[T]) -> Generator[T, None, Any]:
-        """Each step in the numbers that the model computes in; the caller's own code between them is left alone."""
+        """Run each step in the model's compute dtype; the caller's code between steps is not affected."""
         while True:
             with autocast(self.recipe):
                 try:
@@ -285,14 +285,14 @@ class Responder:
 
     @cached_property
     def context(self) -> int | None:
-        """From the configuration alone, so that prompts are judged before any weight is loaded."""
+        """Read from the configuration alone, so that prompts are checked before weights are loaded."""
         remote = self.recipe.model.trust_remote_code
         return context_window(self.weights.name, revision=self.weights.revision, trust_remote_code=remote)
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         if self.raw:
             if len(prompt.messages) != 1 or prompt.messages[0].input:
-                raise BadRow("has a system message, an input or several turns: no text that can be given as it is")
+                raise BadRow("has a system message, an input or several turns, which raw text cannot express")
             text = prompt.messages[0].content
             ids = leading_special_ids(self.tokenizer) + self.tokenizer(text, add_special_tokens=False)["input_ids"]
         else:
@@ -300,11 +300,11 @@ class Responder:
                 Conversation((*prompt.messages, Message("assistant", PLACEHOLDER)), prompt.origin)
             )
             if row.lost_characters:
-                lost = f"{prompt.origin}: the tokenizer cannot spell {row.lost_characters} characters of it"
-                self.notices.append(f"{lost}, and leaves them out")
+                lost = f"{prompt.origin}: {row.lost_characters} characters of it are not in the tokenizer's vocabulary"
+                self.notices.append(f"{lost}: dropped")
             ids = row.input_ids[: row.prompt_length].tolist()
         if self.context is not None and len(ids) >= self.context:
-            raise BadRow(f"{len(ids)} tokens, and the model's context is {self.context}: no room for an answer")
+            raise BadRow(f"{len(ids)} tokens, but the model's context is {self.context}: no room for an answer")
         return list(ids)
 
 

@@ -1,7 +1,7 @@
-"""A short protocol for any model, before its scores are believed: does anything decide them that should not?
+"""A short check of any model before its scores are trusted: does anything affect them that should not?
 
-The items are the package's own (assets/check_questions.json): four-choice questions that are easy, with four worked
-examples before each, and short requests. They measure the measuring, not the model.
+The items are tunelab's own (assets/check_questions.json): easy four-choice questions with four worked examples each,
+and short requests. They test the evaluation, not the model.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ EXAMPLES = 4
 MAX_NEW_TOKENS = 128
 LETTERS = "ABCD"
 
-#: Tokens computed at once: so few that every question is run alone, and so many that all run together.
+#: Tokens computed at once: few enough to run every question alone, and enough to run all together.
 ALONE, TOGETHER = 1, 4096
 
-#: The ways in which choices are computed, as arguments of choice_likelihoods().
-TOGETHER_SHARED: dict[str, Any] = {"batch_tokens": TOGETHER}
-ALONE_SHARED: dict[str, Any] = {"batch_tokens": ALONE}
-TOGETHER_WHOLE: dict[str, Any] = {"batch_tokens": TOGETHER, "share_prefixes": False}
+#: How choices are computed, as arguments of choice_likelihoods().
+TOGETHER_SHARED: dict[str, Any] = {"micro_batch_tokens": TOGETHER}
+ALONE_SHARED: dict[str, Any] = {"micro_batch_tokens": ALONE}
+TOGETHER_WHOLE: dict[str, Any] = {"micro_batch_tokens": TOGETHER, "share_prefixes": False}
 
 LogProbabilities = list[tuple[float, ...]]
 
@@ -54,10 +54,10 @@ LogProbabilities = list[tuple[float, ...]]
 def check(
     subject: Path | str, settings: BenchmarkSettings | None = None, *, progress: Progress = silent
 ) -> list[Finding]:
-    """Run the protocol on a finished run (its tuned arm, unless settings.arms says another) or on a model.
+    """Check a finished run (its tuned arm, unless settings.arms names another) or a model.
 
     Raises:
-        As workflows.generate.open_responder() does.
+        As answering.generate.open_responder() does.
     """
     settings = settings or BenchmarkSettings()
     run, model = subject_of(subject)
@@ -94,7 +94,7 @@ def check(
 
 
 def _items() -> tuple[list[Item], list[Item]]:
-    """Questions with choices, and requests to be answered."""
+    """Questions with choices, and requests to answer."""
     content = json.loads(QUESTIONS.read_text(encoding="utf-8"))
 
     def text(row: dict[str, Any]) -> str:
@@ -120,7 +120,7 @@ def _in_order(likelihoods: Iterable[ChoiceLikelihood]) -> LogProbabilities:
 
 
 def _rounding(responder: Responder, questions: Sequence[ChoiceQuestion]) -> tuple[InSixteenBits, InSixteenBits]:
-    """What batches and shared prefixes do to a small fp32 model of this structure, and rounding to the model itself."""
+    """Effect of batches and shared prefixes on a small fp32 model of this structure, and of rounding on this model."""
     own, eager = (
         _in_order(responder.computing(plain_likelihoods(responder.model, questions, attention)))
         for attention in (None, "eager")
@@ -145,7 +145,7 @@ def _chosen(likelihoods: LogProbabilities) -> list[int]:
 
 
 def _answers(responder: Responder, requests: Sequence[Item], *, exact: bool) -> list[Finding]:
-    """Greedy answers, together and one at a time, in the template where there is one."""
+    """Greedy answers, batched and one at a time, in the template if there is one."""
     rows = [prompt.ids for prompt in generation_prompts(responder, "check", requests, MAX_NEW_TOKENS)]
     decoding = Decoding(max_new_tokens=MAX_NEW_TOKENS)
     together = {one.index: one for one in responder.generations(rows, decoding, TOGETHER, frozenset())}

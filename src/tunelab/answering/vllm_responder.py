@@ -1,4 +1,4 @@
-"""A responder whose answers come from vLLM; prompts, templates, stop tokens and texts stay tunelab's own."""
+"""A responder that generates with vLLM; prompts, templates, stop tokens and texts are tunelab's own."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ from tunelab.preparation.model import compute_dtype, recipe_format
 
 
 class VllmResponder(Responder):
-    """Answers as Responder does, by another engine; has neither weights of its own nor likelihoods."""
+    """Answers like Responder, with another engine; has no weights of its own and no likelihoods."""
 
     @property
     def model(self) -> nn.Module:
         raise UsageError(
-            "vLLM gives answers alone: no likelihoods, and no answer in pieces",
-            "leave --backend vllm away: tunelab's engine has them",
+            "vLLM generates answers only: no likelihoods, no streaming",
+            "omit --backend vllm to use tunelab's engine",
         )
 
     @cached_property
     def fingerprint(self) -> str:
-        """As of weights that tunelab loads, without loading them."""
+        """The same as for weights that tunelab loads, without loading them."""
         return model_fingerprint(self.weights.name, _configured(self._config))
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Who answers, and by which version of vLLM."""
+        """Model and prompt, and the version of vLLM."""
         return {**super().identity, "backend": f"vllm {installed_version()}"}
 
     def generations(
         self, rows: Sequence[Sequence[int]], decoding: Decoding, micro_batch_tokens: int | None, skip: frozenset[int]
     ) -> Iterator[Generation]:
-        """vLLM's answers to token ids, but for the places in `skip`; how much it computes at once is its own matter."""
+        """vLLM's answers to token ids; indices in `skip` are left out. vLLM chooses its own batch size."""
         return self.engine.generate(rows, decoding, stop_token_ids=self.stop_token_ids, skip=skip)
 
     @cached_property
     def engine(self) -> VllmEngine:
-        """vLLM with this model; loads no weights yet.
+        """vLLM with this model; no weights are loaded yet.
 
         Raises:
-            UsageError: precision or adapter are such as vLLM does not have.
-            ModelError: the checkpoint is stored in another format than is asked for, or there is no adapter.
+            UsageError: vLLM does not support the precision or the adapter.
+            ModelError: the checkpoint's format is not the requested one, or the adapter is missing.
         """
         settings, weights = self.recipe.model, self.weights
         trained = weights.digest is not None
@@ -81,11 +81,11 @@ class VllmResponder(Responder):
 
 
 def on_vllm(opened: Responder) -> VllmResponder:
-    """The responder that asks vLLM what this one would ask tunelab's engine.
+    """A responder that sends to vLLM what this one would send to tunelab's engine.
 
     Raises:
-        UsageError: vLLM is not installed, or does not have what is asked for.
-        ModelError: as VllmResponder.engine has it.
+        UsageError: vLLM is not installed, or does not support what is requested.
+        ModelError: see VllmResponder.engine.
     """
     installed_version()
     responder = VllmResponder(**{part.name: getattr(opened, part.name) for part in fields(Responder)})
@@ -94,7 +94,7 @@ def on_vllm(opened: Responder) -> VllmResponder:
 
 
 def _configured(config: Any) -> Any:
-    """What stands for a model where its configuration alone is looked at."""
+    """Stands in for a model if only its configuration is read."""
     return SimpleNamespace(config=config)
 
 

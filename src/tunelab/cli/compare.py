@@ -7,8 +7,7 @@ Examples:
   tunelab compare evaluations/ifeval-base-14ecd344 evaluations/ifeval-base-a52ca363 --allow-diff template
 
 Both must have been evaluated on the same benchmarks with the same protocol (tunelab eval RUN --benchmarks mmlu,ifeval),
-or on the same held-out rows (tunelab eval RUN), which are compared by completion loss, BLEU and ROUGE-L. A single run
-is compared with its base.
+or on the same held-out rows (tunelab eval RUN): completion loss, BLEU and ROUGE-L. One run is compared with its base.
 
 --out writes the same report as a study: report.html (one file, no network), report.md, report.json.
 """

@@ -1,7 +1,7 @@
-"""Two sets of graded items side by side: the same items under the same protocol, or a refusal that says what is unlike.
+"""Align two sets of graded items: the same items under the same protocol, or an error that lists every difference.
 
-A difference between two models is one only where everything else is the same. What may differ is said by name (the
-model, its adapter, its precision); all the rest that differs is an error, all of it at once, each with its remedy.
+Two models can only be compared if everything else is the same. What may differ is listed (model, adapter, precision);
+any other difference is an error. All differences are reported at once, each with its remedy.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from tunelab.errors import DataError
 
-#: Header keys that two compared models differ in by being two: who answers, and where its answers end.
+#: Header keys that identify the model, and so may differ between two compared models.
 OF_THE_MODEL = (
     "model_name",
     "revision",
@@ -27,22 +27,22 @@ OF_THE_MODEL = (
     "decoding.stop_token_ids",
 )
 
-#: Header keys that are told where they differ and never refused: else nothing could be compared across an upgrade.
+#: Header keys whose differences are reported but never refused, so that results can be compared across upgrades.
 NEVER_REFUSED = ("tunelab",)
 
-#: What stands for the value of a key that only the other has.
+#: Stands for the value of a key that only the other side has.
 ABSENT = "(absent)"
 
-#: Header keys that say which items were asked; they may differ where only common items are compared.
+#: Header keys that select the items; they may differ if only common items are compared.
 _OF_THE_ITEMS = ("items", "limit")
 
 #: What to do about a difference, by the first part of its key.
 _REMEDIES = {
-    "template": "ask both models in the same template, or in none (--no-chat-template)",
-    "decoding": "answer again with the same decoding",
+    "template": "evaluate both in the same template, or in none (--no-chat-template)",
+    "decoding": "generate again with the same decoding",
     "benchmark": "compare scores of one benchmark",
-    "benchmark_options": "evaluate both with the same options of the benchmark",
-    "items_sha256": "evaluate both on the same files of the benchmark",
+    "benchmark_options": "evaluate both with the same benchmark options",
+    "items_sha256": "evaluate both on the same benchmark files",
     "items": "evaluate both with the same --limit, or compare common items only",
     "limit": "evaluate both with the same --limit, or compare common items only",
     "data": "evaluate both on the same held-out rows: the same sources, split, template and tokenizer",
@@ -54,16 +54,16 @@ _LONGEST = 60  # characters of a value or prompt that are shown
 
 @dataclass(frozen=True, slots=True)
 class GradedItems:
-    """What one model got on one benchmark, as far as comparing needs it.
+    """One model's results on one benchmark, as needed for a comparison.
 
     Attributes:
-        name: what it is called in errors and verdicts ("tuned", "run-1/mmlu").
-        values: the metric of each item, by the item's id; the order is the benchmark's.
-        prompts: what each item asked, as text or hash; an id that is missing is taken as unknown and not compared.
-            A hash that covers the model, as responses.jsonl has it, does not do: it differs between any two models.
-        clusters: of each item; missing or "" = an item by itself.
-        header: what made the answers: the first line of responses.jsonl.
-        protocol: what the score cannot be compared without (Score.protocol).
+        name: shown in errors and verdicts ("tuned", "run-1/mmlu").
+        values: the metric of each item, by item id, in the benchmark's order.
+        prompts: the prompt of each item, as text or hash; items without one are not compared by prompt. Do not use a
+            hash that covers the model, like that in responses.jsonl: it differs between any two models.
+        clusters: of each item; missing or "" = the item is its own cluster.
+        header: what produced the answers: the first line of responses.jsonl.
+        protocol: what must be equal for the score to be comparable (Score.protocol).
     """
 
     name: str
@@ -76,15 +76,15 @@ class GradedItems:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Items that both answered, in the order of a.
+    """Items that both models answered, in the order of a.
 
     Attributes:
-        a_name, b_name: what the two are called.
+        a_name, b_name: names of the two.
         items: ids, [n].
         a, b: values, [n] each.
-        clusters: [n]; None where no item has one.
-        only_in_a, only_in_b: ids that were left out because the other lacks them.
-        differing: header and protocol keys that differ and were allowed to, with a's and b's value (or ABSENT).
+        clusters: [n]; None if no item has one.
+        only_in_a, only_in_b: ids left out because the other side lacks them.
+        differing: header and protocol keys that differ and are allowed to, with a's and b's value (or ABSENT).
     """
 
     a_name: str
@@ -101,17 +101,17 @@ class Pairs:
 def align(
     a: GradedItems, b: GradedItems, *, allow_diff: Collection[str] = OF_THE_MODEL, common_items_only: bool = False
 ) -> Pairs:
-    """The items of both in one order.
+    """Pair the items of both in one order.
 
     Args:
-        a, b: what is compared.
-        allow_diff: header and protocol keys that are meant to differ, dotted where they lie deeper
-            ("decoding.temperature", "protocol.shots"); a key stands for all below it.
-        common_items_only: leave out items that one of them lacks, instead of refusing them. They are listed.
+        a, b: the two sides.
+        allow_diff: header and protocol keys that may differ, dotted if nested ("decoding.temperature",
+            "protocol.shots"); a key includes everything below it.
+        common_items_only: leave out items that one side lacks instead of refusing them. They are listed.
 
     Raises:
-        DataError: something else is unlike (says all of it: items, prompts, clusters, header and protocol keys), a
-            value is not finite, or no item is common.
+        DataError: anything else differs (lists all items, prompts, clusters, header and protocol keys), a value is not
+            finite, or there is no common item.
     """
     for side in (a, b):
         for item, value in side.values.items():
@@ -128,11 +128,11 @@ def align(
         problems += [_missing_problem(ids, have, lack) for ids, have, lack in _lacking(a, b, only_in_a, only_in_b)]
     problems += _text_problems(a, b, items)
     if problems:
-        count = f"{len(problems)} thing{'s are' if len(problems) > 1 else ' is'} unlike"
+        count = f"{len(problems)} difference{'s' if len(problems) > 1 else ''}"
         lines = "".join(f"\n  {problem}\n    {remedy}" for problem, remedy in problems)
         raise DataError(
             f"{a.name} and {b.name} cannot be compared: {count}{lines}",
-            "a key that is meant to differ can be named as such" if refused else "",
+            "a key that is meant to differ can be allowed by name (--allow-diff)" if refused else "",
         )
     if not items:
         raise DataError(f"{a.name} and {b.name} have no item in common", "evaluate both on the same benchmark")
@@ -165,7 +165,7 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any], above: str = "") -> I
 
 
 def _plain(value: Any) -> Any:
-    """What JSON makes of a value: a tuple that was written and read is a list."""
+    """The value after a JSON round trip: a tuple becomes a list."""
     return list(map(_plain, value)) if isinstance(value, (list, tuple)) else value
 
 
@@ -175,7 +175,7 @@ def _is_allowed(key: str, allowed: Collection[str]) -> bool:
 
 
 def _key_problem(key: str, left: Any, right: Any, name_a: str, name_b: str) -> tuple[str, str]:
-    remedy = _REMEDIES.get(key.split(".")[0], "evaluate both alike")
+    remedy = _REMEDIES.get(key.split(".")[0], "evaluate both in the same way")
     return f"{key}: {_shown(left)} in {name_a}, {_shown(right)} in {name_b}", remedy
 
 
@@ -194,14 +194,14 @@ def _missing_problem(ids: Sequence[str], have: str, lack: str) -> tuple[str, str
 
 
 def _text_problems(a: GradedItems, b: GradedItems, items: Sequence[str]) -> list[tuple[str, str]]:
-    """Items that asked something else, or lie in another cluster, under the same id."""
+    """Items with another prompt, or in another cluster, under the same id."""
     problems = []
     known = [item for item in items if item in a.prompts and item in b.prompts]
     if other := [item for item in known if a.prompts[item] != b.prompts[item]]:
         example = _first_difference(a.prompts[other[0]], b.prompts[other[0]])
         problems.append(
             (
-                f"prompts: {len(other)} of {len(items)} items ask something else: {_listed(other)} ({example})",
+                f"prompts: {len(other)} of {len(items)} items have different prompts: {_listed(other)} ({example})",
                 "evaluate both on the same files with the same version of tunelab",
             )
         )
@@ -209,7 +209,7 @@ def _text_problems(a: GradedItems, b: GradedItems, items: Sequence[str]) -> list
         where = f"{_shown(a.clusters.get(moved[0], ''))} against {_shown(b.clusters.get(moved[0], ''))}"
         problems.append(
             (
-                f"clusters: {len(moved)} of {len(items)} items lie in another: {_listed(moved)} ({where})",
+                f"clusters: {len(moved)} of {len(items)} items are in different clusters: {_listed(moved)} ({where})",
                 "score both files again with this version",
             )
         )
@@ -221,7 +221,7 @@ def _listed(ids: Sequence[str]) -> str:
 
 
 def _first_difference(a: str, b: str) -> str:
-    """Both texts from a little before where they part."""
+    """Both texts, starting shortly before the first difference."""
     same = next((place for place, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     start = max(0, same - 10)
     return f"{_shown(a[start:])} against {_shown(b[start:])}, from character {start}"

@@ -1,9 +1,9 @@
-"""The story of a comparison: what two runs or evaluations answered, item by item, and whether they differ.
+"""Compare two runs or evaluations, item by item: do they differ?
 
     found = compare_runs("runs/full", "runs/lora")
     print(found[0].benchmark, verdict(found[0]))
 
-Read are the files that scoring wrote and the responses beside them (evaluated.py); no model is needed.
+It reads the files that scoring wrote and the responses next to them (evaluated.py); no model is needed.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from tunelab.records.responses import read_responses
 
 Tree = dict[str, Any]
 
-#: What base and tuned arm of one run are called.
+#: Names of a run's base and tuned arm.
 ARMS_OF_A_RUN = ("base", "tuned")
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Two runs or folders of evaluations, or a run's base and its tuned arm, and what was found.
+    """A comparison of two runs, of two folders of evaluations, or of a run's base and tuned arm.
 
     Args:
-        paths: of a and of b, as they were given; one path twice where a run is compared with its base.
-        names: what a and b are called in the comparisons.
-        pairs: a's and b's evaluation of each benchmark that is compared.
+        paths: of a and of b, as given; the same path twice if a run is compared with its base.
+        names: of a and b in the comparisons.
+        pairs: a's and b's evaluation of each compared benchmark.
         comparisons: of b against a, corrected together.
-        only_in: benchmarks that only a, and only b, was scored on, where all common ones are compared.
-        with_base: one run's base and tuned arm are compared.
+        only_in: benchmarks scored only for a, and only for b, if all common ones are compared.
+        with_base: whether one run's base and tuned arm are compared.
     """
 
     paths: tuple[Path, Path]
@@ -57,22 +57,22 @@ def compare_runs(
     allow_diff: Collection[str] = (),
     common_items_only: bool = False,
 ) -> list[Comparison]:
-    """Compare the tuned arms of two runs (or any two evaluations) on every benchmark that both have, and on held-out
-    rows where both were measured on the same; or, given one run, its base with its tuned arm.
+    """Compare the tuned arms of two runs (or any two evaluations) on all benchmarks that both have, and on held-out
+    rows if both were evaluated on the same ones. Given one run, compare its base with its tuned arm.
 
     Args:
         benchmarks: names ("held-out" for held-out rows); () = all that both have.
-        allow_diff: header or protocol keys that are meant to differ, beyond those of the model ("template").
-        common_items_only: leave out items that one of them lacks, instead of refusing.
+        allow_diff: header or protocol keys that may differ, in addition to those of the model ("template").
+        common_items_only: leave out items that one side lacks, instead of refusing.
 
     Returns:
-        One comparison a benchmark, by its headline metric, and up to three of held-out rows (completion loss, BLEU,
+        One comparison per benchmark, by its headline metric, and up to three of held-out rows (completion loss, BLEU,
         ROUGE-L): of b against a, corrected together (Holm).
 
     Raises:
-        RunError: nothing was scored there, or no benchmark, or one that is named, is not common.
-        UsageError: which of several evaluations of one benchmark is meant cannot be known.
-        DataError: the two are not alike in what they were asked: says all that differs.
+        RunError: no scores found, no common benchmark, or a named benchmark is not common.
+        UsageError: one side has several evaluations of a benchmark, and it is unclear which to use.
+        DataError: the two were not evaluated in the same way; lists every difference.
     """
     return compared(a, b, benchmarks=benchmarks, allow_diff=allow_diff, common_items_only=common_items_only).comparisons
 
@@ -85,7 +85,7 @@ def compared(
     allow_diff: Collection[str] = (),
     common_items_only: bool = False,
 ) -> Compared:
-    """As compare_runs(), together with what was compared."""
+    """Like compare_runs(), together with what was compared."""
     names: tuple[str, str]
     if b is None:
         sides = [[one for one in evaluated_in(a) if one.arm == arm] for arm in ARMS_OF_A_RUN]
@@ -116,7 +116,7 @@ def _nothing_common(a: Path | str, b: Path | str | None, wanted: str) -> RunErro
     if b is None:
         return RunError(
             f"base and tuned arm of {a} have no scores{wanted} in common",
-            f"tunelab eval {a} measures both on its held-out rows, --benchmarks mmlu on a benchmark",
+            f"tunelab eval {a} evaluates both on its held-out rows, --benchmarks mmlu on a benchmark",
         )
     return RunError(
         f"{a} and {b} have no scores{wanted} in common", "evaluate both with the same --benchmarks and options"
@@ -126,7 +126,7 @@ def _nothing_common(a: Path | str, b: Path | str | None, wanted: str) -> RunErro
 def _paired_up(
     sides: Sequence[Sequence[Evaluated]], places: Sequence[str], benchmarks: Sequence[str], allow_diff: Collection[str]
 ) -> Iterator[tuple[Evaluated, Evaluated]]:
-    """The evaluations that belong together, benchmark by benchmark."""
+    """Pairs of matching evaluations, one per benchmark."""
     for benchmark in benchmarks:
         firsts, seconds = ([one for one in side if one.benchmark == benchmark] for side in sides)
         if len(firsts) == len(seconds) == 1:
@@ -138,10 +138,10 @@ def _paired_up(
 def _only_alike(
     firsts: Sequence[Evaluated], seconds: Sequence[Evaluated], places: Sequence[str], allow_diff: Collection[str]
 ) -> tuple[Evaluated, Evaluated]:
-    """The one pair that was asked alike, of several evaluations of a benchmark; rather by the same version of tunelab.
+    """The one pair evaluated in the same way, out of several evaluations; pairs of one tunelab version come first.
 
     Raises:
-        UsageError: there is none, or there are more.
+        UsageError: there is no such pair, or more than one.
     """
     pairs = list(itertools.product(firsts, seconds))
     for ignored in ((*OF_THE_MODEL, *allow_diff), (*OF_THE_MODEL, *NEVER_REFUSED, *allow_diff)):
@@ -156,7 +156,7 @@ def _only_alike(
 
 
 def _how_asked(evaluated: Evaluated, ignored: Collection[str]) -> Tree:
-    """The header of its answers without the keys that are ignored, which may be dotted."""
+    """The header of its responses without the ignored keys, which may be dotted."""
     header, _ = read_responses(evaluated.folder / RESPONSES)
     return _without(header, ignored)
 
@@ -170,7 +170,7 @@ def _without(tree: Tree, ignored: Collection[str], above: str = "") -> Tree:
 
 
 def _compared_by(first: Evaluated, second: Evaluated) -> list[str | None]:
-    """Of held-out rows every figure that both have; of a benchmark its headline metric (None)."""
+    """For held-out rows every metric that both have; for a benchmark its headline metric (None)."""
     if not first.is_held_out:
         return [None]
     known = {one.name for one in second.metrics()}
@@ -178,6 +178,6 @@ def _compared_by(first: Evaluated, second: Evaluated) -> list[str | None]:
 
 
 def _one_arm(evaluated: list[Evaluated]) -> list[Evaluated]:
-    """The tuned arm where there is one."""
+    """The tuned arm if there is one."""
     tuned = [one for one in evaluated if one.arm == "tuned"]
     return tuned or evaluated

@@ -1,4 +1,4 @@
-"""What an evaluation left in its folder, read back item by item; no model, no torch, no library of metrics."""
+"""Read a finished evaluation back from its folder, item by item; needs no model, no torch, no metric library."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from tunelab.records.old_format import read_scores
 from tunelab.records.responses import read_responses
 from tunelab.records.runs import Run
 
-#: The stored score of a held-out evaluation that says whether a metric can be compared: the loss is perplexity's log.
+#: Stored score of a held-out evaluation that shows that a metric is available: the loss is the perplexity's logarithm.
 _STORED_AS = {COMPLETION_LOSS: "completion_perplexity", BLEU: "bleu", ROUGE_L: "rougeL"}
 
-#: Keys of a held-out score's protocol without which its values cannot be compared.
+#: Keys of a held-out score's protocol that must be equal for its values to be comparable.
 _OF_THE_METRIC = ("signature", "implementation", "stemming")
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure as it is compared: its name, what it counts, and which way is good."""
+    """A metric in a comparison: its name, its unit, and whether higher is better."""
 
     name: str
     unit: str
@@ -37,9 +37,9 @@ class Metric:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A folder that scoring wrote: one arm's scores on one benchmark, or on held-out rows.
+    """A folder written by scoring: one arm's scores on one benchmark, or on held-out rows.
 
-    Its files are read when they are first asked for, and kept: an arm stands in several comparisons.
+    Files are read on first use and cached, as one arm appears in several comparisons.
     """
 
     folder: Path
@@ -52,7 +52,7 @@ class Evaluated:
         return self.benchmark == HELD_OUT
 
     def metrics(self) -> list[Metric]:
-        """What can be compared, the headline metric first."""
+        """The metrics that can be compared, the headline metric first."""
         stored = {one["name"]: one for one in self.content["scores"]}
         if not self.is_held_out:
             return [Metric(name, one["unit"], one["higher_is_better"]) for name, one in stored.items()]
@@ -64,10 +64,10 @@ class Evaluated:
         return found
 
     def metric(self, name: str | None = None) -> Metric:
-        """One of them by its name; None = the headline metric.
+        """A metric by name; None = the headline metric.
 
         Raises:
-            RunError: it was not scored.
+            RunError: there is no score for it.
         """
         known = self.metrics()
         found = [one for one in known if name in (None, one.name)]
@@ -80,15 +80,15 @@ class Evaluated:
         return found[0]
 
     def graded(self, name: str, metric: str | None = None) -> GradedItems:
-        """Each item's value of a metric (None = the headline metric), its question and its cluster; what has no value
-        is left out. Of held-out rows the response's nats, or the answer's ROUGE-L; for BLEU, whose items have no
-        values of their own, 0 each (bleu_counts holds what counts).
+        """Each item's value of a metric (None = the headline metric), with its prompt and cluster. Items without a
+        value are left out. For held-out rows the value is the completion's nats or ROUGE-L; for BLEU, which has no
+        values per item, it is 0 (see bleu_counts).
 
         Args:
-            name: what the items' model is called in errors and verdicts.
+            name: the model's name in errors and verdicts.
 
         Raises:
-            RunError: it was not scored, or a file is missing or damaged.
+            RunError: there is no score for it, or a file is missing or damaged.
         """
         chosen = self.metric(metric)
         if chosen.name == COMPLETION_LOSS and self.is_held_out:
@@ -108,14 +108,14 @@ class Evaluated:
         return GradedItems(name, values, prompts, clusters, header, self._protocol(chosen.name))
 
     def figure(self, metric: str) -> float:
-        """The metric's value over all items, as scoring stored it."""
+        """The metric over all items, as stored by scoring."""
         name = _STORED_AS[metric] if self.is_held_out else metric
         value = float(next(one["value"] for one in self.content["scores"] if one["name"] == name))
         return math.log(value) if self.is_held_out and metric == COMPLETION_LOSS else value
 
     @cached_property
     def responses(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Header and answers, as responses.jsonl has them."""
+        """Header and answers in responses.jsonl."""
         return read_responses(self.folder / RESPONSES)
 
     @cached_property
@@ -123,39 +123,39 @@ class Evaluated:
         return read_responses(self.folder / LIKELIHOODS)
 
     def likelihoods(self) -> dict[str, LikelihoodRecord]:
-        """What the model gave to each held-out row, by the row's id."""
+        """The likelihood of each held-out row, by row id."""
         _, records = self._likelihoods
         return {record["item"]: LikelihoodRecord.from_json(record) for record in records}
 
     def answer_scores(self) -> list[AnswerScore]:
-        """What each answer to a held-out row adds to ROUGE and BLEU.
+        """What each answer to a held-out row contributes to ROUGE and BLEU.
 
         Raises:
-            RunError: the file is missing, or none of ours.
+            RunError: the file is missing or not valid.
         """
         path = self.folder / ANSWER_SCORES
         if not path.exists():
             raise RunError(
-                f"{path}: no such file: an earlier version did not store what each answer scored",
-                "evaluate once more (tunelab eval RUN); answers that were stored are not made again",
+                f"{path}: no such file: an earlier version did not store scores per answer",
+                "evaluate again (tunelab eval RUN); stored answers are reused",
             )
         try:
             return [AnswerScore.from_json(record) for record in read_json_lines(path)[0]]
         except ValueError as error:
-            raise RunError(f"{path}: a line is not JSON", "remove it and evaluate once more") from error
+            raise RunError(f"{path}: a line is not JSON", "remove it and evaluate again") from error
 
     def _row_losses(self, name: str) -> GradedItems:
         header, records = self._likelihoods
         values = {record["item"]: float(record["completion_nll"]) for record in records}
-        # Tokens tell rows apart well enough where the header's hash of all rows was allowed to differ.
+        # Token counts tell rows apart well enough if the header's hash of all rows was allowed to differ.
         prompts = {
-            record["item"]: f"{record['completion_tokens']} answer tokens, {record['completion_bytes']} bytes"
+            record["item"]: f"{record['completion_tokens']} completion tokens, {record['completion_bytes']} bytes"
             for record in records
         }
         return GradedItems(name, values, prompts, {}, header)
 
     def _protocol(self, score: str) -> dict[str, Any]:
-        """A stored score's protocol; of held-out rows what concerns the metric, as the rest is the header's."""
+        """A stored score's protocol; for held-out rows only what concerns the metric, as the header has the rest."""
         protocol: dict[str, Any] = next(one["protocol"] for one in self.content["scores"] if one["name"] == score)
         if self.is_held_out:
             return {key: value for key, value in protocol.items() if key in _OF_THE_METRIC}
@@ -163,10 +163,10 @@ class Evaluated:
 
 
 def evaluated_in(path: Path | str) -> list[Evaluated]:
-    """Everything that was scored under a run, a folder of evaluations, or in one evaluation's folder.
+    """All evaluations with scores under a run, a folder of evaluations, or one evaluation's folder.
 
     Raises:
-        RunError: nothing was scored there, or a file is none of ours.
+        RunError: there are no scores, or a file is not valid.
     """
     root = Path(path)
     if not root.is_dir():
@@ -176,14 +176,14 @@ def evaluated_in(path: Path | str) -> list[Evaluated]:
     found = [_read(folder) for folder in folders]
     if not found:
         raise RunError(
-            f"{path}: nothing was scored there",
-            f"tunelab eval {path} asks its held-out rows, --benchmarks mmlu a benchmark",
+            f"{path}: no scores found",
+            f"tunelab eval {path} evaluates its held-out rows, --benchmarks mmlu a benchmark",
         )
     return found
 
 
 def _was_scored(folder: Path) -> bool:
-    """A held-out evaluation that was stopped has likelihoods, and no scores yet."""
+    """An interrupted held-out evaluation has likelihoods but no scores yet."""
     return (folder / GRADES).exists() or ((folder / LIKELIHOODS).exists() and (folder / SCORES).exists())
 
 
@@ -194,4 +194,4 @@ def _read(folder: Path) -> Evaluated:
         label = Path(name).stem if name.endswith(".py") else name
         return Evaluated(folder, label, content["header"].get("arm", ""), content)
     except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{folder / SCORES}: not a file of scores", f"score it again: tunelab score {folder}") from error
+        raise RunError(f"{folder / SCORES}: not a valid score file", f"score again: tunelab score {folder}") from error

@@ -1,4 +1,4 @@
-"""Two arms on the same items, in numbers: which is better, by how much, how sure; or that no difference was shown."""
+"""Compare two arms on the same items: which is better, by how much, with what uncertainty."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tunelab.statistics.units import Difference
 ALPHA = 0.05
 POWER = 0.8
 
-#: With fewer items that only one of the two answers right, resampling them says too little: an exact test and an
-#: adjusted interval take over. Coverage of the bootstrap's 95 % interval was 90 % at 5 such items and 95 % at 20.
+#: With fewer discordant items the bootstrap is unreliable: an exact test and an
+#: adjusted interval replace it. Coverage of the bootstrap's 95 % interval was 90 % at 5 such items and 95 % at 20.
 FEW_DISCORDANT = 20
 
 
@@ -34,27 +34,27 @@ class Comparison:
 
     Attributes:
         benchmark, metric, unit, higher_is_better: what was measured ("mmlu", "accuracy", "0-1").
-        a_name, b_name: what the two are called.
-        a_value, b_value: their means over the common items, or a corpus figure of these.
-        a_error, b_error: standard errors of these, clustered where items are; None = unknown.
-        difference: the mean of b - a, or the difference of the corpus figures.
+        a_name, b_name: names of the two.
+        a_value, b_value: means over the common items, or a corpus metric of them.
+        a_error, b_error: their standard errors, clustered if items are; None = unknown.
+        difference: the mean of b - a, or the difference of the corpus metrics.
         error: its paired standard error.
         low, high: its 95 % interval.
-        p: two-sided, of no difference; in itself, before any correction.
-        p_holm: p after Holm's correction over the family; None where none was made.
-        family: comparisons that were corrected together; 1 where none were.
-        p_mcnemar: McNemar's exact p, which takes items as independent; None where values are not right or wrong.
-        n: items that were compared.
-        clusters: how many clusters they lie in; None = items are independent.
+        p: two-sided, for no difference; before any correction.
+        p_holm: p after Holm's correction over the family; None if not corrected.
+        family: number of comparisons corrected together; 1 if not corrected.
+        p_mcnemar: McNemar's exact p, which assumes independent items; None if values are not right or wrong.
+        n: number of items compared.
+        clusters: number of clusters; None = items are independent.
         left_out: items that only one of the two has.
-        method: how interval and p were found, in words.
-        gained, lost: ids of items that only b, or only a, answers right; None where values are not right or wrong.
-        detectable: the smallest true difference that such a comparison finds with 80 % power, at alpha 0.05 / family;
-            None where none whatever could be found, or where values other than right or wrong have no spread.
-        differing: what else the two differ in, as allowed (comparison/align.py).
-        seeds: trainings that values are means over.
-        seed_error: standard error of the difference between these, each seed's b less its a; None = one seed, or not
-            known. `error`, interval and p are between items and do not hold it.
+        method: how interval and p were computed, in words.
+        gained, lost: ids of items that only b, or only a, answers right; None if values are not right or wrong.
+        detectable: the smallest true difference detected with 80 % power at alpha 0.05 / family; None if no
+            difference could be detected, or if values other than right or wrong do not vary.
+        differing: other differences between the two, as allowed (comparison/align.py).
+        seeds: number of seeds that values are averaged over.
+        seed_error: SE of the difference across seeds (b minus a per seed); None = one seed, or unknown. `error`,
+            interval and p are over items and do not include it.
     """
 
     benchmark: str
@@ -88,8 +88,8 @@ class Comparison:
 
     @property
     def p_of_seeds(self) -> float | None:
-        """p of a paired t test over the seeds' differences, of no difference: what another training might give; None
-        with one seed. Items are the same for all seeds, so it says nothing about other items."""
+        """p of a paired t test on the differences per seed: the uncertainty from retraining. None for one seed. All
+        seeds share the same items, so it does not cover the choice of items."""
         if self.seed_error is None or self.seeds < 2:
             return None
         if self.seed_error == 0:
@@ -98,12 +98,12 @@ class Comparison:
 
     @property
     def beyond_seeds(self) -> bool:
-        """Whether the difference is more than what the seeds differ by; True where that is not known."""
+        """Whether the difference exceeds the variation across seeds; True if that is unknown."""
         return self.p_of_seeds is None or self.p_of_seeds < ALPHA
 
     @property
     def shown(self) -> bool:
-        """Whether a difference was shown: the p after correction, where there was one, is below 0.05."""
+        """Whether a difference was shown: p is below 0.05, after correction if there was one."""
         return (self.p if self.p_holm is None else self.p_holm) < ALPHA
 
     def to_json(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class Comparison:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Comparison:
-        """Raises RunError where a key is missing or unknown."""
+        """Raises RunError if a key is missing or unknown."""
         fields = {one.name for one in dataclasses.fields(cls)}
         if strange := sorted(fields ^ set(value)):
             what = "lacks" if strange[0] in fields else "has an unknown"
@@ -134,14 +134,14 @@ def compare_values(
 ) -> Comparison:
     """Compare two models on the items that both answered.
 
-    Values of the unit "0-1" that are all 0 or 1 are right or wrong: p is then McNemar's exact one, and the interval the
-    bootstrap's, or Bonett and Price's where fewer than 20 items are answered right by one alone. Interval and p of all
-    else are the bootstrap's. Where items lie in clusters both are the clustered bootstrap's, McNemar's p being told
-    beside it; with few discordant items the larger p and the wider interval are taken.
+    Values of the unit "0-1" that are all 0 or 1 are right or wrong: p is then McNemar's exact p, and the interval is
+    the bootstrap's, or Bonett and Price's with fewer than 20 discordant items. For other values the bootstrap gives
+    interval and p. If items are clustered, the clustered bootstrap gives both, and McNemar's p is reported in
+    addition; with few discordant items the larger p and the wider interval are used.
 
     Args:
-        pairs, benchmark, metric, unit, higher_is_better: of align(), and what its values are, as Score says it.
-        bootstrap, resamples, seed: of paired_bootstrap.
+        pairs, benchmark, metric, unit, higher_is_better: from align(), and the meaning of its values, as in Score.
+        bootstrap, resamples, seed: see paired_bootstrap.
 
     Raises:
         DataError: there are fewer than two items or clusters, or a value is not finite.
@@ -170,22 +170,22 @@ def compare_counts(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two models by a corpus figure (BLEU): one of counts that are summed over the items that both answered.
+    """Compare two models by a corpus metric (BLEU), computed from counts summed over the items that both answered.
 
-    Interval and p are those of paired_corpus_bootstrap. Items have no values of their own: none is gained or lost.
+    Interval and p come from paired_corpus_bootstrap. Items have no values of their own, so none is gained or lost.
 
     Args:
-        pairs: of align(); the values in it are not looked at.
+        pairs: from align(); its values are ignored.
         a_counts, b_counts: [items, columns] for each seed, in the order of pairs.items.
-        statistic: the figure of summed counts, [..., columns] -> [...].
-        benchmark, metric, unit, higher_is_better: what the figure is.
-        resamples, seed: of paired_corpus_bootstrap.
+        statistic: the metric of summed counts, [..., columns] -> [...].
+        benchmark, metric, unit, higher_is_better: the meaning of the metric.
+        resamples, seed: see paired_corpus_bootstrap.
 
     Raises:
-        DataError: counts and items do not fit together, or there are fewer than two items or clusters.
+        DataError: counts and items do not match, or there are fewer than two items or clusters.
     """
     if unlike := [len(one) for one in (*a_counts, *b_counts) if len(one) != len(pairs.items)]:
-        raise DataError(f"counts of {unlike[0]} items, but {len(pairs.items)} are compared: expected one row an item")
+        raise DataError(f"counts of {unlike[0]} items, but {len(pairs.items)} are compared: expected one row per item")
     corpus = paired_corpus_bootstrap(a_counts, b_counts, statistic, pairs.clusters, resamples=resamples, seed=seed)
     figures = ((corpus.a_value, corpus.a_error), (corpus.b_value, corpus.b_error))
     comparison = _recorded(pairs, figures, corpus.difference, (benchmark, metric, unit, higher_is_better))
@@ -193,10 +193,10 @@ def compare_counts(
 
 
 def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons of one family, each with its p after Holm's correction and what it could then have seen.
+    """Correct the comparisons of one family: sets each p after Holm's correction and the detectable difference.
 
-    A correction that was made before is made anew. The detectable difference is that at alpha / family, the level that
-    Holm's smallest p must pass.
+    An earlier correction is replaced. The detectable difference uses alpha / family, the level that Holm's smallest p
+    must reach.
     """
     family = len(comparisons)
     corrected = holm([one.p for one in comparisons])
@@ -212,7 +212,7 @@ def _recorded(
     found: Difference,
     labels: tuple[str, str, str, bool],
 ) -> Comparison:
-    """A comparison as the bootstrap found it, of values or figures that are not right or wrong.
+    """A comparison from the bootstrap's result, for values or metrics that are not right or wrong.
 
     Args:
         figures: a's and b's value and error.
@@ -247,7 +247,7 @@ def _recorded(
 
 
 def _flips(pairs: Pairs) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None, float | None]:
-    """Items gained and lost, and McNemar's p; None of these where values are not right or wrong."""
+    """Items gained and lost, and McNemar's p; all None if values are not right or wrong."""
     if not all(value in (0.0, 1.0) for value in (*pairs.a, *pairs.b)):
         return None, None, None
     rows = list(zip(pairs.items, pairs.a, pairs.b, strict=True))
@@ -259,7 +259,7 @@ def _flips(pairs: Pairs) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None
 def _interval_and_p(
     found: Difference, gained: tuple[str, ...] | None, lost: tuple[str, ...] | None, exact: float | None
 ) -> tuple[float, float, float, str]:
-    """The interval's ends, p and how they were found, as compare_values says."""
+    """The interval's ends, p and the method, as described in compare_values."""
     low, high, p, method = found.low, found.high, found.p, f"interval and p: {found.method}"
     if gained is None or lost is None or exact is None:
         return low, high, p, method
@@ -281,7 +281,7 @@ def _mean(values: Sequence[float], clusters: Sequence[str] | None) -> tuple[floa
     if clusters is None:
         estimate = mean_with_error(values)
     else:
-        # An item without a cluster is one by itself; the number keeps it apart from clusters of that name.
+        # An item without a cluster is its own; the number keeps it apart from a cluster of that name.
         names = [f"of {name}" if name else f"item {place}" for place, name in enumerate(clusters)]
         estimate = clustered_mean_with_error(values, names)
     return estimate.value, estimate.error
@@ -293,6 +293,6 @@ def _detectable(one: Comparison, alpha: float) -> float | None:
         return detectable_difference(one.n, deviation, alpha=alpha, power=POWER) if deviation > 0 else None
     discordance = (len(one.gained) + len(one.lost)) / one.n
     plain = math.sqrt((discordance - one.difference**2) / (one.n - 1)) if discordance > one.difference**2 else 0.0
-    # Clusters seldom make an error smaller but by chance; what they seem to gain is not counted on.
+    # Clusters reduce the error only by chance, so an apparent reduction is not used.
     effect = max(1.0, (one.error / plain) ** 2) if one.clusters is not None and plain > 0 else 1.0
     return detectable_accuracy_difference(one.n, discordance, design_effect=effect, alpha=alpha, power=POWER)

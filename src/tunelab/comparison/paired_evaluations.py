@@ -1,7 +1,7 @@
-"""Two arms' evaluations of one benchmark, or of held-out rows, compared by one figure: runs and studies alike.
+"""Compare two arms' evaluations of one benchmark, or of held-out rows, by one metric; for runs and studies.
 
-An arm that was trained with several seeds has one evaluation for each. An item's value is then its mean over them, and
-a corpus figure the mean of the seeds' figures over the same items.
+An arm trained with several seeds has one evaluation per seed. An item's value is then its mean over the seeds, and
+a corpus metric is the mean of the seeds' metrics over the same items.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from tunelab.statistics.standard_errors import mean_with_error
 
 @dataclass(frozen=True)
 class Side:
-    """One of two that are compared.
+    """One side of a comparison.
 
     Attributes:
-        name: what it is called in errors and verdicts.
-        seeds: its evaluations of one benchmark, one a seed; at least one.
+        name: shown in errors and verdicts.
+        seeds: its evaluations of one benchmark, one per seed; at least one.
     """
 
     name: str
@@ -39,14 +39,14 @@ class Side:
 def compare_sides(
     a: Side, b: Side, metric: str | None = None, *, allow_diff: Collection[str] = (), common_items_only: bool = False
 ) -> Comparison:
-    """b against a on the items of both, by a figure that both were scored by (None = the headline metric).
+    """Compare b with a on their items, by a metric that both have (None = the headline metric).
 
     Args:
-        allow_diff, common_items_only: as in align(), beyond what belongs to the model.
+        allow_diff, common_items_only: see align(); keys of the model are always allowed.
 
     Raises:
-        RunError: one was not scored by it, or a file is missing or damaged.
-        DataError: the two, or the seeds of one, were not asked alike: says all that differs.
+        RunError: one side has no score for it, or a file is missing or damaged.
+        DataError: the two sides, or the seeds of one, were not evaluated in the same way; lists every difference.
     """
     first = a.seeds[0]
     chosen = first.metric(metric)
@@ -65,21 +65,21 @@ def compare_sides(
 
 
 def _between_seeds(a: Side, b: Side, metric: str) -> dict[str, Any]:
-    """Number of seeds, and the error of the difference between them; a model that is not tuned stands against each."""
+    """Number of seeds, and the SE of the difference across seeds; a model that is not tuned is paired with each."""
     seeds = max(len(a.seeds), len(b.seeds))
     if {len(a.seeds), len(b.seeds)} - {1, seeds}:
-        return {"seeds": min(len(a.seeds), len(b.seeds))}  # a training failed: which belong together is not known here
+        return {"seeds": min(len(a.seeds), len(b.seeds))}  # a training failed, so the seeds cannot be paired
     sides = [[one.figure(metric) for one in side.seeds] * (seeds // len(side.seeds)) for side in (a, b)]
     differences = [right - left for left, right in zip(*sides, strict=True)]
     return {"seeds": seeds, "seed_error": mean_with_error(differences).error}
 
 
 def _mean_of_seeds(side: Side, metric: str) -> GradedItems:
-    """Each item's value, the mean over seeds; seeds that were not asked the same are refused."""
+    """Each item's value, averaged over seeds; seeds that were not evaluated in the same way are refused."""
     seeds = [one.graded(side.name, metric) for one in side.seeds]
     first = seeds[0]
     for place, other in enumerate(seeds[1:], 1):
-        names = [f"{side.name}, its evaluation {number} of {len(seeds)}" for number in (1, place + 1)]
+        names = [f"{side.name}, evaluation {number} of {len(seeds)}" for number in (1, place + 1)]
         align(dataclasses.replace(first, name=names[0]), dataclasses.replace(other, name=names[1]))
     values = {item: math.fsum(one.values[item] for one in seeds) / len(seeds) for item in first.values}
     return dataclasses.replace(first, values=values)
@@ -95,16 +95,16 @@ def _bleu_counts(side: Side, items: Sequence[str]) -> list[NDArray[np.int64]]:
 
 
 def _losses(a: Side, b: Side, pairs: Pairs) -> Pairs:
-    """The pairs with each row's part of the completion loss, nats per token, in place of its nats."""
+    """The pairs with each row's contribution to the completion loss, nats per token, in place of its nats."""
     means = [np.mean([_row_losses(one, pairs.items) for one in side.seeds], axis=0).tolist() for side in (a, b)]
     return dataclasses.replace(pairs, a=means[0], b=means[1])
 
 
 def _row_losses(evaluated: Evaluated, items: Sequence[str]) -> NDArray[np.float64]:
-    """Each row's part of the loss per token L = sum of nats / sum of tokens: L + (nats - L tokens) / mean tokens.
+    """Each row's contribution to the loss per token L = sum nats / sum tokens: L + (nats - L tokens) / mean tokens.
 
-    Their mean is L, and their deviation gives L's error as a ratio (Cochran 1977, section 2.11), as the perplexity's
-    error in the table of scores does: rows of different lengths alone make no spread.
+    Their mean is L, and their spread gives L's error as a ratio (Cochran 1977, section 2.11), like the perplexity's
+    error in the table of scores: rows of different lengths alone add no spread.
     """
     records = evaluated.likelihoods()
     nats = np.array([records[item].completion_nll for item in items])

@@ -1,7 +1,7 @@
-"""What a comparison found, as a sentence.
+"""State the result of a comparison in one sentence.
 
-The words follow the corrected p alone. "No difference shown" is not "no difference": it is said together with the
-smallest difference that would have been seen.
+The wording follows the corrected p alone. "No difference shown" is not "no difference", so it always comes with the
+smallest difference that could have been detected.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _POINTS = {"0-1": 100.0, "0-100": 1.0}
 
 
 def verdict(comparison: Comparison) -> str:
-    """What was found, as a sentence: "b is better than a by 1.2 points (95 % interval 0.3 to 2.1, p = 0.012)".
+    """The result as a sentence: "b is better than a by 1.2 points (95 % interval 0.3 to 2.1, p = 0.012)".
 
     Points are hundredths of a metric from 0 to 1, and units of one from 0 to 100; other metrics keep their unit.
     """
@@ -46,7 +46,7 @@ def verdict(comparison: Comparison) -> str:
 
 
 def _seed_words(one: Comparison, scale: float) -> str:
-    """A difference that was shown between items may still be no more than what trainings differ by."""
+    """A difference shown over items may still be within the variation across seeds."""
     p = one.p_of_seeds
     if p is None or one.seed_error is None or one.beyond_seeds:
         return ""
@@ -61,7 +61,7 @@ def _p_words(one: Comparison) -> str:
 
 
 def _p_shown(p: float) -> str:
-    """Two digits that count: "p = 0.012", "p = 0.34", "p < 0.001"; never rounded over 0.05."""
+    """Two significant digits: "p = 0.012", "p = 0.34", "p < 0.001"; never rounded up past 0.05."""
     if p < 0.001:
         return "p < 0.001"
     shown = f"{p:.{2 if p >= 0.1 else 3}f}"
@@ -69,11 +69,11 @@ def _p_shown(p: float) -> str:
 
 
 def _decimals(size: float, least: int) -> int:
-    """Decimals that show a number's first digit, and not fewer than `least`; at most 10."""
+    """Decimals needed to show a number's first digit, at least `least` and at most 10."""
     return min(10, max(least, -math.floor(math.log10(size)))) if size > 0 else least
 
 
 def _signed(value: float, digits: int) -> str:
-    """ "+1.2", "-0.3", and "0.0" for what rounds to nothing."""
+    """ "+1.2", "-0.3", and "0.0" for values that round to zero."""
     text = f"{value:+.{digits}f}"
     return text if float(text) else text[1:]

@@ -1,23 +1,23 @@
-"""The words of evaluation: items that are asked, responses that are stored, grades and scores that are told.
+"""Data types of evaluation: benchmark items, stored responses, grades and scores.
 
-All are plain data and go to JSON and back; nothing here needs a model. A benchmark is one module of
+All are plain data with JSON round trips and need no model. A benchmark is one module in
 evaluation/benchmarks (or a user's own .py file) with these names:
 
-    docstring   its first line is the summary shown in listings; then paper, repository, whose protocol it follows
-    BENCHMARK   Benchmark: kind, chance level, what its items are clustered by, where its files come from
+    docstring   its first line is the summary in listings; then paper, repository, and the protocol it follows
+    BENCHMARK   Benchmark: kind, chance level, clusters of its items, where its files come from
     Options     subclass of BenchmarkOptions: the benchmark's own settings (shots, protocol)
     items       (folder with its files, options) -> list of Items, in the order of the files
-    EXAMPLE     Example: an item, a right and a wrong response to it
+    EXAMPLE     Example: an item with a right and a wrong response
     grade       (response, options) -> the item's values by name, BENCHMARK.metric among them: right 1.0, wrong 0.0
     summarise   (graded responses, options) -> Scored
 
-and, where other tools read the answers (a judge), optionally
+and, if other tools read the answers (a judge), optionally
 
-    write_outputs   (responses, header of their file, folder) -> paths of the files that it wrote there
+    write_outputs   (responses, header of their file, folder) -> paths of the files it wrote there
 
-which scoring calls for files of our own, so that they lie beside responses.jsonl.
+which scoring calls for tunelab's own response files, so that the outputs are next to responses.jsonl.
 
-Grading needs no model, no network and not the benchmark's files: a response carries what it is graded against.
+Grading needs no model, no network and none of the benchmark's files: a response carries its own target.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One figure of one model, with its error.
+    """One metric of one model, with its standard error.
 
     Attributes:
         name: "completion_perplexity", "bleu", ...
-        value: the figure; always finite.
-        error: its standard error in the same unit; None = unknown (one item), which is not zero.
-        n: items that it was computed from.
-        unit: what the value counts: "per token", "bits/byte", "0-100".
-        higher_is_better: which way is good.
-        protocol: everything that produced the figure and without which it cannot be compared ("signature": ...).
+        value: always finite.
+        error: standard error in the same unit; None = unknown (one item), which is not zero.
+        n: number of items.
+        unit: unit of the value: "per token", "bits/byte", "0-100".
+        higher_is_better: direction of the metric.
+        protocol: everything that must be equal for the value to be comparable ("signature": ...).
     """
 
     name: str
@@ -59,29 +59,29 @@ class Score:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value) or not (self.error is None or math.isfinite(self.error)):
-            raise DataError(f"{self.name}: {self.value} ± {self.error} is no score: expected finite numbers")
+            raise DataError(f"{self.name}: {self.value} ± {self.error} is not a score: expected finite numbers")
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "protocol": dict(self.protocol)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Score:
-        """Raises RunError where a key is missing or unknown."""
+        """Raises RunError if a key is missing or unknown."""
         return record_from_json(cls, value)
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing that a benchmark asks.
+    """One item of a benchmark.
 
     Attributes:
         id: unique among the benchmark's items ("virology/17").
         question: the item's own part of the prompt, up to where the answer begins.
-        target: what a response is graded against, in values that JSON holds.
-        examples: the few-shot part before the question, shared by many items and computed once; ends where the
-            question begins, so that the prompt is examples + question.
-        choices: continuations whose likelihoods are compared (" A", " B"); () where an answer is generated.
-        cluster: items of one cluster are not independent of each other (a subject); "" = every item for itself.
+        target: what a response is graded against; JSON-serializable.
+        examples: the few-shot part before the question, shared by many items and computed once. The prompt is
+            examples + question.
+        choices: continuations whose likelihoods are compared (" A", " B"); () for a generated answer.
+        cluster: items in one cluster (a subject) are not independent; "" = the item is its own cluster.
     """
 
     id: str
@@ -93,25 +93,25 @@ class Item:
 
     @property
     def prompt(self) -> str:
-        """The whole prompt, before any chat template."""
+        """The whole prompt, before any chat template is applied."""
         return self.examples + self.question
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What a model gave for one item, as it is stored: grading needs no more than this.
+    """A model's stored response to one item; grading needs nothing else.
 
     Attributes:
-        item, question, target, cluster: the item's.
-        prompt_hash: hash of model, prompt and decoding (responses.py); "" in files of other tools.
-        text: the generated answer; "" where choices were scored.
-        choices: the continuations that were scored; () where an answer was generated.
+        item, question, target, cluster: copied from the item.
+        prompt_hash: hash of model, prompt and decoding (responses.py); "" in other tools' files.
+        text: the generated answer; "" for scored choices.
+        choices: the scored continuations; () for a generated answer.
         log_probabilities: log p of each choice, in nats, summed over its tokens.
         choice_tokens: tokens of each choice.
-        stop_reason: "stop", "length" or "context" (inference/engine.py); "" where choices were scored.
-        prompt_tokens: tokens of the prompt that were read.
-        truncated_tokens: tokens cut off the beginning of the prompt because the model's context is shorter.
-        answer_tokens: tokens of the generated answer.
+        stop_reason: "stop", "length" or "context" (inference/engine.py); "" for scored choices.
+        prompt_tokens: number of prompt tokens that the model read.
+        truncated_tokens: prompt tokens truncated on the left to fit the model's context.
+        answer_tokens: number of tokens of the generated answer.
     """
 
     item: str
@@ -133,7 +133,7 @@ class Response:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Response:
-        """Raises RunError where a key is missing or unknown."""
+        """Raises RunError if a key is missing or unknown."""
         response = record_from_json(cls, value)
         lists: dict[str, Any] = {
             name: tuple(getattr(response, name)) for name in ("choices", "log_probabilities", "choice_tokens")
@@ -143,12 +143,12 @@ class Response:
 
 @dataclass(frozen=True)
 class HubFiles:
-    """Where a benchmark's files lie on the Hugging Face hub.
+    """Location of a benchmark's files on the Hugging Face hub.
 
     Args:
-        repository: "owner/name" of a data set.
-        revision: commit that is read; None where no commit is known for certain, then the newest is read.
-        patterns: files that are fetched, such as "all/test-*.parquet".
+        repository: "owner/name" of a dataset.
+        revision: commit to read; None = the newest, if no commit is known for certain.
+        patterns: files to download, such as "all/test-*.parquet".
     """
 
     repository: str
@@ -158,21 +158,21 @@ class HubFiles:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What a benchmark is.
+    """Description of a benchmark.
 
     Args:
-        kind: "likelihood" (choices are compared) or "generate" (an answer is written).
-        metric: the headline metric: a key of what grade() gives, and the name of the first score.
-        chance: what `metric` is for a model that guesses, 0 to 1; None where that means nothing.
-        cluster: what items are clustered by ("subject"), as it is called in tables; None = they are independent.
-        source: paper, and the repository whose protocol is followed.
+        kind: "likelihood" (choices are compared) or "generate" (an answer is generated).
+        metric: the headline metric: a key of grade()'s result, and the name of the first score.
+        chance: the value of `metric` for a model that guesses, 0 to 1; None = not applicable.
+        cluster: what items are clustered by ("subject"), as named in tables; None = items are independent.
+        source: paper, and the repository whose protocol it follows.
         licence: of its items.
-        hub: where its files come from; None = a path must be given.
-        max_new_tokens: of a generated answer, at most.
-        stop_strings: a generated answer ends before the first of these.
-        size: how many items it has, for plans made before they are read; None = not known.
-        chat: whether a model that has a chat template (or a run that was trained with a template) is asked in it by
-            default. False follows those who measure base and chat models alike on the bare prompt.
+        hub: where its files come from; None = a path is required.
+        max_new_tokens: limit of a generated answer.
+        stop_strings: a generated answer ends before the first of them.
+        size: number of items, for plans made before they are read; None = unknown.
+        chat: whether to prompt in the template by default, if the model has a chat template or the run was trained
+            with one. False prompts base and chat models alike with raw text.
     """
 
     kind: Literal["likelihood", "generate"]
@@ -189,7 +189,7 @@ class Benchmark:
 
 
 class BenchmarkOptions(BaseModel):
-    """Base of every benchmark's options. An unknown option is an error."""
+    """Base class of benchmark options. Unknown options are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -198,7 +198,7 @@ class BenchmarkOptions(BaseModel):
 
 @dataclass(frozen=True)
 class Example:
-    """An item with a right and a wrong response to it, for the contract test."""
+    """An item with a right and a wrong response, for the contract test."""
 
     item: Item
     right: Response
@@ -207,7 +207,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """A response with its values by name, as grade() gave them; numbers, or lists of numbers (instruction by one)."""
+    """A response with its values by name from grade(): numbers, or lists of numbers (one per instruction)."""
 
     response: Response
     values: Mapping[str, Any]
@@ -215,13 +215,13 @@ class Graded:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a benchmark found of one model.
+    """A benchmark's result for one model.
 
     Args:
         scores: over all items; the first is the headline metric.
-        groups: scores of a part ("subject virology") by its name.
-        warnings: why a number should not be taken at its word, in sentences.
-        facts: counts that explain the scores: letters that were chosen, answers that were cut.
+        groups: scores of subsets by name ("subject virology").
+        warnings: reasons to read a score with caution, one sentence each.
+        facts: counts that explain the scores, such as letters chosen or answers cut off.
     """
 
     scores: list[Score]
@@ -239,9 +239,9 @@ class Scored:
 
 
 def check_pairs(metric: str, responses: Sequence[str], references: Sequence[str]) -> None:
-    """Raises DataError where there is nothing to measure, counts differ or a reference has no text.
+    """Raises DataError if there is nothing to score, counts differ or a reference is empty.
 
-    An empty response is a bad answer and gets its low score; an empty reference measures nothing.
+    An empty response is a bad answer and scores low; an empty reference cannot be scored against.
     """
     if len(responses) != len(references):
         raise DataError(f"{metric}: {len(responses)} responses but {len(references)} references")
@@ -250,8 +250,8 @@ def check_pairs(metric: str, responses: Sequence[str], references: Sequence[str]
     for place, reference in enumerate(references):
         if not reference.strip():
             raise DataError(
-                f"{metric}: the reference of item {place} is empty: no answer can be measured against it",
-                "leave the item out",
+                f"{metric}: the reference of item {place} is empty: no answer can be scored against it",
+                "omit the item",
             )
 
 

@@ -1,4 +1,4 @@
-"""Where a benchmark's files lie: in a folder that is given, or fetched from the hub once and kept in its cache."""
+"""Locate a benchmark's files: in a given folder, or downloaded once from the hub into its cache."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def benchmark_files(benchmark: Benchmark, data: str | None, *, name: str = "NAME
     """The folder with a benchmark's files.
 
     Args:
-        benchmark: says which files of which repository, at which commit.
-        data: a local folder (or file, where the benchmark reads one) in place of the hub's.
-        name: the benchmark's, for what errors advise.
+        benchmark: names the repository, commit and files.
+        data: a local folder (or file, if the benchmark reads one) to use instead of the hub.
+        name: the benchmark's name, for hints.
 
     Raises:
-        DataError: the folder does not exist or the hub cannot be reached; says how to give a folder.
+        DataError: the folder does not exist or the hub cannot be reached; the hint says how to give a folder.
     """
     if data is not None:
         path = Path(data).expanduser()
@@ -34,7 +34,7 @@ def benchmark_files(benchmark: Benchmark, data: str | None, *, name: str = "NAME
     where = f"{name}: {hub.repository}@{hub.revision or 'main'}"
     silenced = not are_progress_bars_disabled()
     if silenced:
-        disable_progress_bars()  # the library is silent
+        disable_progress_bars()  # the library prints nothing
     try:
         folder = snapshot_download(
             hub.repository, repo_type="dataset", revision=hub.revision, allow_patterns=list(hub.patterns)

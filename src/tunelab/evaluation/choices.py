@@ -1,8 +1,8 @@
-"""How likely a model holds each of several continuations of a prompt, the part that prompts share computed once.
+"""Log-likelihoods of several continuations of a prompt; prefixes shared by prompts are computed once.
 
-Questions that follow each other and begin alike (the few-shot examples of a subject) are grouped; the tokens that a
-group has in common are run once and only what is a question's own runs after them. Choices of one token cost nothing
-beyond the question: their log-probabilities all come from its last position. Logits exist for these positions alone.
+Consecutive questions with the same beginning (the few-shot examples of a subject) are grouped. The shared tokens of a
+group run once, and only a question's own tokens run after them. Single-token choices cost nothing beyond the
+question: all their log-probabilities come from its last position. Logits are computed for these positions only.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
     from tunelab.models.shared_prefix import SharedPrefix
 
-#: Positions whose logits exist at one time.
+#: Number of positions whose logits are in memory at a time.
 CHUNK = 512
 
-#: A shorter prefix is not worth a pass of its own.
+#: Shorter prefixes do not justify a separate pass.
 LEAST_SHARED = 16
 
 
 @dataclass(frozen=True, slots=True)
 class ChoiceQuestion:
-    """A prompt and its continuations, in tokens.
+    """A prompt and its continuations, as token ids.
 
     Attributes:
-        prompt_ids: what all choices have in common; at least one token.
-        continuations: the tokens of each choice behind it; none is empty.
-        truncated: tokens that were cut off the beginning of the prompt.
+        prompt_ids: what all choices share; at least one token.
+        continuations: the tokens of each choice after the prompt; none is empty.
+        truncated: number of tokens truncated from the beginning of the prompt.
     """
 
     prompt_ids: tuple[int, ...]
@@ -56,24 +56,24 @@ class ChoiceLikelihood:
 def choice_question(
     prompt_ids: Sequence[int], wholes: Sequence[Sequence[int]], *, context: int | None
 ) -> ChoiceQuestion:
-    """A question from texts that were encoded whole, so that each choice is tokenised in its context.
+    """A question from prompt and choice tokenized together, so that each choice is tokenized in context.
 
-    Continuations begin behind as many tokens as the prompt alone has (as in lm-evaluation-harness), or earlier where
-    the wholes differ earlier: where a choice changes how the prompt's end is tokenised, the token that spans the join
-    belongs to the continuation. All choices begin at the same place and are charged for the same characters.
+    Continuations are scored from the token after the prompt's own tokens (as in lm-evaluation-harness), or earlier if
+    the texts differ earlier: if a choice changes how the prompt's end is tokenized, the token across the boundary
+    belongs to the continuation. All choices start at the same token, so the same characters are scored.
 
     Args:
         prompt_ids: the prompt alone.
-        wholes: prompt and choice, encoded as one text, for each choice.
-        context: positions that the model has; the prompt loses its beginning where all would be longer (as in
+        wholes: prompt and choice, tokenized as one text, for each choice.
+        context: the model's context length; if any choice does not fit, the prompt is truncated on the left (as in
             lm-evaluation-harness). None = no limit.
 
     Raises:
-        DataError: there are no choices, one adds nothing to the prompt, or the prompt has no tokens.
+        DataError: there are no choices, a choice adds no token to the prompt, or the prompt has no tokens.
         ModelError: a choice alone is as long as the context.
     """
     if not wholes:
-        raise DataError("a question without choices has nothing to score")
+        raise DataError("the question has no choices to score")
     for number, whole in enumerate(wholes):
         if list(whole) == list(prompt_ids[: len(whole)]):
             raise DataError(f"choice {number} adds no token to the prompt: an empty text cannot be scored")
@@ -81,7 +81,7 @@ def choice_question(
     join = min(len(prompt_ids), len(shortest) - 1, *(_common(shortest, whole) for whole in wholes))
     if not join:
         raise DataError(
-            "the prompt has no token before its choices: nothing predicts them",
+            "the prompt has no token before its choices, so nothing predicts them",
             "use a tokenizer with a beginning-of-sequence token, or a prompt with text",
         )
     continuations = tuple(tuple(whole[join:]) for whole in wholes)
@@ -91,8 +91,8 @@ def choice_question(
         room = context - max(map(len, continuations)) + 1
         if room < 1:
             raise ModelError(
-                f"a choice has {max(map(len, continuations))} tokens, and the model's context is {context}",
-                "leave the item out",
+                f"a choice has {max(map(len, continuations))} tokens, but the model's context is {context}",
+                "omit the item",
             )
         cut = max(0, len(prompt) - room)
     return ChoiceQuestion(prompt[cut:], continuations, cut)
@@ -109,19 +109,19 @@ def choice_likelihoods(
 ) -> Iterator[ChoiceLikelihood]:
     """The log-probabilities of each question's choices, group by group.
 
-    Groups and batches depend on all questions and on micro_batch_tokens, never on `skip`: what was stopped and goes on
-    with what is missing computes the very same floats in the same order as an uninterrupted run.
+    Groups and batches depend on all questions and on micro_batch_tokens, never on `skip`: a resumed evaluation
+    computes exactly the same floats in the same order as an uninterrupted one.
 
     Args:
-        model: a causal language model of transformers, or PEFT's wrapper of one; in evaluation mode meanwhile.
-        questions: in an order in which those that begin alike stand together.
-        micro_batch_tokens: own tokens of questions that are run at once; a longer question is run alone.
-        skip: indices that are not wanted; a batch is not run when all of it is skipped.
-        share_prefixes: False runs every question whole, to compare with.
+        model: a transformers causal language model, optionally wrapped by PEFT; switched to evaluation mode meanwhile.
+        questions: ordered so that those with the same beginning are consecutive.
+        micro_batch_tokens: maximum number of questions' own tokens per batch; a longer question runs alone.
+        skip: indices to leave out; a batch does not run if all of it is skipped.
+        share_prefixes: False computes every prompt in full, for comparison.
 
     Raises:
-        ModelError: a question is longer than the model's context, or a log-probability is not finite; or the
-            architecture cannot be run on packed sequences.
+        ModelError: a question is longer than the model's context, a log-probability is not finite, or the
+            architecture does not support packed sequences.
     """
     from tunelab.models.structure import check_flat_forward
 
@@ -144,10 +144,10 @@ def choice_likelihoods(
 def plain_likelihoods(
     model: nn.Module, questions: Sequence[ChoiceQuestion], attention: str | None = None
 ) -> Iterator[ChoiceLikelihood]:
-    """The same log-probabilities by the model's own forward pass, each choice's text whole and by itself.
+    """The same log-probabilities from the model's own forward pass, with each choice's text run in full and alone.
 
     Args:
-        attention: an implementation that transformers knows ("eager", "sdpa"); None = the one that the model has.
+        attention: a transformers attention implementation ("eager", "sdpa"); None = the model's own.
     """
     import torch
 
@@ -156,7 +156,7 @@ def plain_likelihoods(
     base = underlying(model)
     device = base.get_input_embeddings().weight.device
     for index, question in enumerate(questions):
-        found: dict[tuple[int, ...], Tensor] = {}  # what is run -> [tokens, vocabulary], log p of each next token
+        found: dict[tuple[int, ...], Tensor] = {}  # input -> [tokens, vocabulary], log p of each next token
         likelihoods = []
         with evaluation_mode(model), attention_set_to(model, attention or base.config._attn_implementation):
             for continuation in question.continuations:
@@ -172,7 +172,7 @@ def plain_likelihoods(
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Questions that are run behind the same `shared` tokens; `alone` = one at a time."""
+    """Questions with the same `shared` prefix; `alone` = run one at a time."""
 
     indices: list[int]
     shared: int
@@ -181,16 +181,16 @@ class _Group:
 
 @dataclass(slots=True)
 class _Row:
-    """What is run for one or several choices: behind the prefix, and which tokens' probabilities are wanted of it."""
+    """Input for one or several choices: the tokens after the prefix, and which tokens' probabilities are needed."""
 
     question: int
     tokens: list[int]
-    first: int  # the place, among `tokens`, that predicts the choices' first token
+    first: int  # the index in `tokens` that predicts the choices' first token
     choices: list[int] = field(default_factory=list)
 
 
 def _groups(questions: Sequence[ChoiceQuestion], alone_above: int | None, share: bool) -> Iterator[_Group]:
-    """Groups with a prefix in the questions' order; then all that share nothing, together; then those run alone."""
+    """Groups with a shared prefix in the questions' order; then all without one, together; then those run alone."""
     apart: list[int] = []
     alone: list[int] = []
     short: list[int] = []
@@ -209,10 +209,10 @@ def _groups(questions: Sequence[ChoiceQuestion], alone_above: int | None, share:
 
 
 def _runs(questions: Sequence[ChoiceQuestion], indices: Sequence[int]) -> Iterator[tuple[list[int], int]]:
-    """Neighbours that begin alike, with how many tokens they share; at least one token of each prompt is its own.
+    """Consecutive questions with the same beginning, and the number of shared tokens; each keeps at least one token.
 
-    A run ends where two neighbours share less than half of what the one before or the one behind shares with its own
-    neighbour: between two subjects the header's first words are the same, and must not join them.
+    A run ends between two questions that share less than half of what either of them shares with its other
+    neighbor: the headers of two subjects start with the same words, which must not join them.
     """
     common = [0]
     for a, b in pairwise(indices):
@@ -227,7 +227,7 @@ def _runs(questions: Sequence[ChoiceQuestion], indices: Sequence[int]) -> Iterat
 
 
 def _batches(questions: Sequence[ChoiceQuestion], group: _Group, micro_batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of a group, longest first, so that rows of one batch are about as long as each other."""
+    """Indices of a group in batches, longest first, so that rows of one batch have similar lengths."""
     own = {
         index: sum(len(row.tokens) for row in _rows(index, questions[index], group.shared)) for index in group.indices
     }
@@ -244,7 +244,7 @@ def _batches(questions: Sequence[ChoiceQuestion], group: _Group, micro_batch_tok
 
 
 def _rows(index: int, question: ChoiceQuestion, shared: int) -> list[_Row]:
-    """One row for each way in which choices begin: choices of one token need only the prompt, all of them one row."""
+    """One row for each way in which choices start: single-token choices need only the prompt and share one row."""
     rows: dict[tuple[int, ...], _Row] = {}
     prompt = question.prompt_ids[shared:]
     for number, continuation in enumerate(question.continuations):
@@ -284,7 +284,7 @@ def _score(
         likelihoods = tuple(found[index][choice] for choice in range(len(found[index])))
         if not all(map(math.isfinite, likelihoods)):
             raise ModelError(
-                f"question {index}: its choices' log-probabilities are {likelihoods}, expected finite numbers",
+                f"question {index}: log-probabilities of its choices are {likelihoods}, expected finite numbers",
                 "the model's weights are broken or its dtype overflows; try bf16 or fp32",
             )
         yield ChoiceLikelihood(index, likelihoods)
@@ -293,12 +293,12 @@ def _score(
 def _token_log_probabilities(
     model: nn.Module, questions: Sequence[ChoiceQuestion], rows: Sequence[_Row], prefix: SharedPrefix
 ) -> list[float]:
-    """log p of every token of every choice of these rows, which are run in one pass."""
+    """log p of every token of every choice of these rows, computed in one pass."""
     import torch
 
     from tunelab.models.shared_prefix import prefix_attention, read_after_prefix
 
-    places: list[int] = []  # one for each wanted token, in the flat sequence
+    places: list[int] = []  # one for each needed token, in the packed sequence
     wanted: list[int] = []
     start = 0
     for row in rows:
@@ -314,7 +314,7 @@ def _token_log_probabilities(
 
 
 def _log_probabilities(model: nn.Module, hidden: Tensor, places: Sequence[int], wanted: Sequence[int]) -> list[float]:
-    """log p(wanted[i] | hidden[places[i]]) in nats. Logits are formed once for places that several tokens ask for."""
+    """log p(wanted[i] | hidden[places[i]]) in nats. Logits are computed once for places that several tokens share."""
     import torch
 
     from tunelab.models.forward import output_head
@@ -343,7 +343,7 @@ def _log_probabilities(model: nn.Module, hidden: Tensor, places: Sequence[int], 
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Tokens that both begin with."""
+    """Length of the common prefix."""
     shorter = min(len(a), len(b))
     if list(a[:shorter]) == list(b[:shorter]):
         return shorter

@@ -1,4 +1,4 @@
-"""How far one model's next-token distributions are from another's, on the answers of held-out rows."""
+"""Divergence of one model's next-token distributions from another's, on the answers of held-out rows."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-#: Log-probabilities that are held for one model: tokens x vocabulary in float32.
+#: Memory limit of one model's log-probabilities: tokens x vocabulary in float32.
 MOST_BYTES = 512 * 2**20
 
-#: Answer tokens that are compared at most.
+#: Maximum number of answer tokens compared.
 MOST_TOKENS = 4096
 
 Row = tuple[Sequence[int], Sequence[bool]]
@@ -21,13 +21,13 @@ Row = tuple[Sequence[int], Sequence[bool]]
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """A model beside the one that it should be, and beside the base from which that one was trained.
+    """A model compared with the trained model that it should match, and with that model's base.
 
     Attributes:
-        tokens: answer tokens of held-out rows that were compared.
-        kl: mean Kullback-Leibler divergence of its next-token distribution from that of the trained model, nats.
-        changed: share of tokens where another one is the most likely.
-        base_loss, trained_loss, loss: mean -log p of the answers' tokens, nats, under base, trained model and this one.
+        tokens: number of held-out answer tokens compared.
+        kl: mean Kullback-Leibler divergence of its next-token distribution from the trained model's, nats.
+        changed: share of tokens with a different most likely token.
+        base_loss, trained_loss, loss: mean -log p of the answer tokens, nats, for base, trained model and this one.
     """
 
     tokens: int
@@ -39,13 +39,13 @@ class Divergence:
 
     @property
     def kept_improvement(self) -> float | None:
-        """Share of the loss that training took off the base's which this model has; None where it took none off."""
+        """Share of the trained model's loss improvement over the base that this model keeps; None if there was none."""
         gain = self.base_loss - self.trained_loss
         return (self.base_loss - self.loss) / gain if gain > 0 else None
 
     @property
     def perplexity(self) -> float:
-        """exp(loss): of the answers' tokens."""
+        """exp(loss) on the answer tokens."""
         return math.exp(self.loss)
 
     def to_json(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Divergence:
 
 @dataclass(frozen=True)
 class AnswerDistributions:
-    """log p of every next token at the places that predict an answer's token.
+    """log p of every next token at the positions that predict an answer token.
 
     Attributes:
         log_probabilities: [tokens, vocabulary] float32, on the CPU.
@@ -71,10 +71,10 @@ class AnswerDistributions:
 
 
 def answer_distributions(model: nn.Module, rows: Sequence[Row]) -> AnswerDistributions:
-    """What a model gives to the answers of rows, up to the tokens that MOST_BYTES and MOST_TOKENS allow.
+    """A model's distributions on the answers of rows, up to MOST_BYTES and MOST_TOKENS.
 
     Args:
-        model: a causal language model of transformers, or PEFT's wrapper of one; in evaluation mode meanwhile.
+        model: a transformers causal language model, optionally wrapped by PEFT; switched to evaluation mode meanwhile.
         rows: (input_ids, answer_mask) of each row.
     """
     import torch
@@ -104,7 +104,7 @@ def answer_distributions(model: nn.Module, rows: Sequence[Row]) -> AnswerDistrib
 
 
 def divergence(base_loss: float, trained: AnswerDistributions, other: AnswerDistributions) -> Divergence:
-    """How far `other` is from `trained`, on the same rows."""
+    """Divergence of `other` from `trained`, on the same rows."""
     p, q = trained.log_probabilities, other.log_probabilities
     kl = (p.exp() * (p - q)).sum(dim=-1).double().mean()
     changed = (p.argmax(dim=-1) != q.argmax(dim=-1)).double().mean()

@@ -1,16 +1,16 @@
-"""Responses in other tools' files, as ours: what they hold is graded and summarised like what a model gave here.
+"""Read other tools' response files, so that they are graded and scored like tunelab's own.
 
-Forms that are known, by their content and not by their names:
+Known formats, recognized by content and not by file name:
 
-    prompt and response     one {"prompt": ..., "response": ...} a line, as the authors of IFEval write and read them
-                            (google-research/instruction_following_eval, README.md). They name no item and carry no
-                            target: both come from the benchmark's own files, found by the prompt.
+    prompt and response     one {"prompt": ..., "response": ...} per line, as IFEval's authors write and read them
+                            (google-research/instruction_following_eval, README.md). Lines have no item and no
+                            target: both come from the benchmark's own files, looked up by prompt.
     lm-evaluation-harness   samples_TASK_DATE.jsonl, written with --log_samples (EleutherAI/lm-evaluation-harness,
                             lm_eval/loggers/evaluation_tracker.py, save_results_samples). A line carries the document
-                            that was asked, so nothing else is needed. `arguments` is a mapping of mappings, in files
-                            before version 0.4.3 a list of lists; numbers are written as text.
+                            of the item, so nothing else is needed. `arguments` is a mapping of mappings, in files
+                            before version 0.4.3 a list of lists; numbers are stored as text.
 
-A file is read whole and never changed.
+A file is read completely and never changed.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from tunelab.evaluation.harness_samples import benchmark_of_sample, combined, re
 PROMPT_AND_RESPONSE = "prompt and response"
 HARNESS_SAMPLES = "lm-evaluation-harness"
 KNOWN_FORMS = (
-    'known forms: files that tunelab wrote; lines of {"prompt", "response"} (IFEval\'s own); samples_*.jsonl of '
+    'known formats: files that tunelab wrote; lines of {"prompt", "response"} (IFEval\'s own); samples_*.jsonl of '
     "lm-evaluation-harness for IFEval, GSM8K, MMLU, tinyMMLU and TruthfulQA"
 )
-NAMED = 5  # ids or prompts that a warning names before it says how many more there are
+NAMED = 5  # ids or prompts listed in a warning before "and N more"
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a file: where it stands, for messages, and what it holds."""
+    """One line of a file, with its location for messages."""
 
     file: Path
     number: int
@@ -50,12 +50,12 @@ class Line:
 
 @dataclass(frozen=True)
 class ForeignResponses:
-    """What another tool's file holds.
+    """The content of another tool's file.
 
     Args:
         responses: in the order of the file.
         lines: the line of each response.
-        warnings: what could not be used or is missing, in sentences.
+        warnings: what could not be used or is missing, one sentence each.
     """
 
     responses: list[Response]
@@ -67,7 +67,7 @@ def form_of(line: Line) -> str:
     """PROMPT_AND_RESPONSE or HARNESS_SAMPLES.
 
     Raises:
-        DataError: neither; says which forms are known.
+        DataError: neither; lists the known formats.
     """
     value = line.value
     if isinstance(value.get("doc"), Mapping) and "resps" in value:
@@ -75,30 +75,28 @@ def form_of(line: Line) -> str:
     if isinstance(value.get("prompt"), str) and "response" in value:
         return PROMPT_AND_RESPONSE
     keys = ", ".join(sorted(value)[:12]) or "no keys"
-    raise DataError(f"{line.place}: no form of responses that is known (the line has {keys})", KNOWN_FORMS)
+    raise DataError(f"{line.place}: unknown response format (the line has {keys})", KNOWN_FORMS)
 
 
 def benchmark_of(line: Line) -> str:
-    """Name of the benchmark that a line of a known form belongs to; lines of prompt and response are IFEval's.
+    """Name of the benchmark of a line in a known format; lines of prompt and response belong to IFEval.
 
     Raises:
-        DataError: no known form, or the samples of a task that no benchmark here reads.
+        DataError: unknown format, or samples of a task that no benchmark here reads.
     """
     if form_of(line) == PROMPT_AND_RESPONSE:
         return "ifeval"
     name = benchmark_of_sample(line.value["doc"])
     if name is None:
         keys = ", ".join(sorted(line.value["doc"])[:12])
-        raise DataError(
-            f"{line.place}: samples of a task that is not known here (its documents have {keys})", KNOWN_FORMS
-        )
+        raise DataError(f"{line.place}: samples of an unsupported task (its documents have {keys})", KNOWN_FORMS)
     return name
 
 
 def shots_of(lines: Sequence[Line], benchmark: str) -> int | None:
-    """Worked examples in the prompts of samples, where they can be counted.
+    """Number of few-shot examples in the prompts of samples, if it can be counted.
 
-    The fewest of all lines: a question may itself hold the words by which examples are counted.
+    The minimum over all lines: a question may itself contain the text that marks an example.
     """
     if form_of(lines[0]) != HARNESS_SAMPLES:
         return None
@@ -108,29 +106,29 @@ def shots_of(lines: Sequence[Line], benchmark: str) -> int | None:
 
 
 def read_foreign(lines: Sequence[Line], benchmark: str, module: ModuleType, options: Any) -> ForeignResponses:
-    """Responses of the lines of a file (or of several files of one tool), all of one form.
+    """Responses of the lines of a file (or of several files of one tool), all in one format.
 
     Args:
         lines: at least one.
         benchmark: name of the benchmark whose items they answer.
         module: its module.
-        options: its Options; `data` is the folder with its files, which the form prompt and response needs, in place
-            of the hub's.
+        options: its Options; `data` is the folder with its files, which the format prompt and response needs
+            (otherwise the hub is used).
 
     Raises:
-        DataError: a line is of another form or lacks something, an item is answered twice, or nothing matches.
+        DataError: a line has another format or lacks something, an item is answered twice, or nothing matches.
     """
     form = form_of(lines[0])
     for line in lines:
         if form_of(line) != form:
-            raise DataError(f"{line.place}: is of the form {form_of(line)}, the lines before of {form}", KNOWN_FORMS)
+            raise DataError(f"{line.place}: is of the format {form_of(line)}, the lines before of {form}", KNOWN_FORMS)
     if form == HARNESS_SAMPLES:
         return _harness_samples(lines, benchmark)
     return _by_prompt(lines, benchmark, module, options)
 
 
 def _harness_samples(lines: Sequence[Line], benchmark: str) -> ForeignResponses:
-    """One response a document: a task with several filters has a line for each of them, with the same responses."""
+    """One response per document: a task with several filters has one line for each, with the same responses."""
     found: dict[str, tuple[Response, Line]] = {}
     first_filter = {line.file: line.value.get("filter") for line in reversed(lines)}
     for line in lines:
@@ -153,7 +151,7 @@ def _add(found: dict[str, tuple[Response, Line]], response: Response, line: Line
         if both is None:
             raise DataError(
                 f"{line.place}: answers item {response.item!r}, as {place.place} does",
-                "two evaluations are mixed; keep one response an item",
+                "two evaluations are mixed; keep one response per item",
             )
         found[response.item] = both, place
     else:
@@ -161,13 +159,12 @@ def _add(found: dict[str, tuple[Response, Line]], response: Response, line: Line
 
 
 def _by_prompt(lines: Sequence[Line], benchmark: str, module: ModuleType, options: Any) -> ForeignResponses:
-    """Lines of prompt and response, each given to the item that asks this prompt."""
+    """Assign lines of prompt and response to the items with these prompts."""
     try:
         folder = benchmark_files(module.BENCHMARK, options.data, name=benchmark)
     except DataError as error:
         raise DataError(
-            f"{lines[0].file}: holds prompts and responses alone, what they are graded against is in {benchmark}'s "
-            f"files: {error.message}",
+            f"{lines[0].file}: has only prompts and responses; the targets are in {benchmark}'s files: {error.message}",
             error.hint,
         ) from error
     items: list[Item] = module.items(folder, options)
@@ -176,7 +173,7 @@ def _by_prompt(lines: Sequence[Line], benchmark: str, module: ModuleType, option
     unknown: list[Line] = []
     for line in lines:
         if not isinstance(line.value["response"], str):
-            raise DataError(f"{line.place}: 'response' is no text", 'expected {"prompt": "...", "response": "..."}')
+            raise DataError(f"{line.place}: 'response' is not text", 'expected {"prompt": "...", "response": "..."}')
         item = by_prompt.get(_normal(line.value["prompt"]))
         if item is None:
             unknown.append(line)
@@ -185,7 +182,7 @@ def _by_prompt(lines: Sequence[Line], benchmark: str, module: ModuleType, option
     if not found:
         raise DataError(
             f"{lines[0].file}: none of its {len(lines)} prompts is one of {benchmark}'s {len(items)} in {options.data}",
-            "--as NAME names another benchmark, NAME.data=FOLDER another folder",
+            "choose another benchmark with --as NAME, or another folder with NAME.data=FOLDER",
         )
     responses, kept = [one for one, _ in found.values()], [line for _, line in found.values()]
     return ForeignResponses(responses, kept, _unmatched(benchmark, lines, unknown, items, responses))
@@ -197,7 +194,7 @@ def _unmatched(
     warnings = []
     if unknown:
         named = _some([f"line {line.number} ({line.value['prompt'][:60]!r})" for line in unknown])
-        warnings.append(f"{len(unknown)} of {len(lines)} prompts not found among {benchmark}'s and left out: {named}")
+        warnings.append(f"{len(unknown)} of {len(lines)} prompts are not {benchmark}'s and were left out: {named}")
     answered = {response.item for response in responses}
     missing = [item.id for item in items if item.id not in answered]
     if missing:
@@ -211,5 +208,5 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _normal(prompt: str) -> str:
-    """A prompt without the white space around it, which tools strip or add."""
+    """A prompt without surrounding white space, which tools strip or add."""
     return prompt.strip()

@@ -1,8 +1,8 @@
-"""Samples of lm-evaluation-harness as responses: which task a document is of, and what was given for it.
+"""Convert samples of lm-evaluation-harness to responses: find the benchmark of a document and the model's output.
 
-A line of samples_TASK_DATE.jsonl holds `doc` (the row that was asked), `doc_id` (its number in the task's split, from
-0), `arguments` (a request each: the context and its continuation or decoding settings) and `resps` (of each request
-the list of its repeats: a text, or [log-probability, is it the greedy choice]).
+A line of samples_TASK_DATE.jsonl has `doc` (the row of the task), `doc_id` (its index in the task's split, from
+0), `arguments` (one per request: the context and its continuation or decoding settings) and `resps` (for each request
+the list of its repeats: a text, or [log-probability, is greedy]).
 Source: EleutherAI/lm-evaluation-harness, lm_eval/evaluator.py (evaluate) and lm_eval/loggers/evaluation_tracker.py.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from tunelab.errors import DataError
 from tunelab.evaluation.benchmark import Response
 
-# Keys of a document by benchmark; the first that fits is taken.
+# Keys of a document by benchmark; the first match is used.
 DOCUMENT_KEYS = {
     "ifeval": {"key", "prompt", "instruction_id_list", "kwargs"},
     "truthfulqa": {"question", "mc1_targets", "mc2_targets"},
@@ -27,7 +27,7 @@ DOCUMENT_KEYS = {
 
 
 def benchmark_of_sample(document: Mapping[str, Any]) -> str | None:
-    """Name of the benchmark whose documents have these keys; None where there is none."""
+    """Name of the benchmark whose documents have these keys; None if unknown."""
     for name, keys in DOCUMENT_KEYS.items():
         if keys <= set(document) and (name != "gsm8k" or "####" in str(document["answer"])):
             return name
@@ -35,18 +35,18 @@ def benchmark_of_sample(document: Mapping[str, Any]) -> str | None:
 
 
 def response_of_sample(benchmark: str, sample: Mapping[str, Any]) -> Response:
-    """What a model gave for one document, with the item's id and target as the benchmark's own items have them.
+    """The response to one document, with id and target equal to those of the benchmark's own items.
 
     Args:
-        benchmark: as benchmark_of_sample gives it for the sample's document.
+        benchmark: result of benchmark_of_sample for the sample's document.
         sample: one line of the file.
 
     Raises:
-        DataError: the sample lacks something or holds it in another form.
+        DataError: the sample lacks something or has it in another format.
     """
     number = sample.get("doc_id")
     if isinstance(number, bool) or not isinstance(number, int):
-        raise DataError(f"'doc_id' is {number!r}, expected the number of the document in its split")
+        raise DataError(f"'doc_id' is {number!r}, expected the index of the document in its split")
     try:
         return _RESPONSES[benchmark](sample["doc"], number, sample)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -54,7 +54,7 @@ def response_of_sample(benchmark: str, sample: Mapping[str, Any]) -> Response:
 
 
 def _ifeval(document: Mapping[str, Any], number: int, sample: Mapping[str, Any]) -> Response:
-    # A table has one set of columns: what an instruction does not take is null in it.
+    # A table has one set of columns: arguments that an instruction does not take are null.
     kwargs = [{key: value for key, value in one.items() if value is not None} for one in document["kwargs"]]
     target = {"instruction_id_list": list(document["instruction_id_list"]), "kwargs": kwargs}
     return Response(str(document["key"]), "", document["prompt"], target, text=_text(sample))
@@ -84,21 +84,19 @@ def _text(sample: Mapping[str, Any]) -> str:
     except (TypeError, ValueError, IndexError):
         text = None
     if not isinstance(text, str):
-        raise DataError(
-            "'resps' holds no generated text: expected [[text]]", "the task was not run as a generative one"
-        )
+        raise DataError("'resps' has no generated text: expected [[text]]", "the task was not run as a generative one")
     return text
 
 
 def _log_probabilities(sample: Mapping[str, Any]) -> tuple[float, ...]:
-    """Log-probability of each choice, from [[[log-probability, is greedy]], ...], numbers as such or as text."""
+    """Log-probability of each choice, from [[[log-probability, is greedy]], ...]; numbers may be stored as text."""
     try:
         values = tuple(float(repeats[0][0]) for repeats in sample["resps"])
     except (TypeError, ValueError, IndexError):
         values = ()
     if not values or any(math.isnan(value) for value in values):
         raise DataError(
-            "'resps' holds no log-probabilities: expected [[[log-probability, is greedy]], ...], one a choice"
+            "'resps' has no log-probabilities: expected [[[log-probability, is greedy]], ...], one per choice"
         )
     return values
 
@@ -107,7 +105,7 @@ def _continuations(sample: Mapping[str, Any]) -> tuple[str, ...]:
     """The second argument of each request."""
     found = _arguments(sample, 1)
     if not found or not all(isinstance(text, str) for text in found):
-        raise DataError("'arguments' holds no continuations: expected a context and a continuation a choice")
+        raise DataError("'arguments' has no continuations: expected a context and a continuation per choice")
     return tuple(found)
 
 
@@ -127,14 +125,14 @@ def _tinymmlu(document: Mapping[str, Any], number: int, sample: Mapping[str, Any
 
     place = PLACE_OF_DIGEST.get(digest((document["question"], *document["choices"])))
     if place is None:
-        raise DataError(f"its question is none of tinyMMLU's 100 items: {document['question']!r:.60}")
+        raise DataError(f"its question is not one of tinyMMLU's 100 items: {document['question']!r:.60}")
     subject, place_in_subject = subject_and_number(place)
     item = f"{subject}/{place_in_subject}"
     return _likelihood(item, document["question"], int(document["answer"]), subject, sample)
 
 
 def _truthfulqa(document: Mapping[str, Any], number: int, sample: Mapping[str, Any]) -> Response:
-    """MC1 or MC2, whichever task's choices were scored; the lists of the other stay empty."""
+    """MC1 or MC2, depending on the task's choices; the lists of the other stay empty."""
     target: dict[str, Any] = {"mc1": [], "best": 0, "mc2_true": [], "mc2_false": [], "answers": "hub"}
     asked = [text.strip() for text in _continuations(sample)]
     for name in ("mc1", "mc2"):
@@ -151,7 +149,7 @@ def _truthfulqa(document: Mapping[str, Any], number: int, sample: Mapping[str, A
 
 
 def combined(first: Response, second: Response) -> Response | None:
-    """TruthfulQA's MC1 and MC2 of one item, which are two tasks with a file each, as one; None for all else."""
+    """Merge TruthfulQA's MC1 and MC2 of one item, which are two tasks with one file each; None for anything else."""
     targets = (first.target, second.target)
     if not all(isinstance(target, dict) and {"mc1", "mc2_true"} <= set(target) for target in targets):
         return None
@@ -169,7 +167,7 @@ def combined(first: Response, second: Response) -> Response | None:
 
 
 def shots_of_sample(benchmark: str, sample: Mapping[str, Any]) -> int | None:
-    """Worked examples in the prompt, where it is of a form in which they can be counted."""
+    """Number of few-shot examples in the prompt, if its format allows counting them."""
     mark = {"mmlu": "\nAnswer:", "tinymmlu": "\nAnswer:", "gsm8k": "Question:"}.get(benchmark)
     contexts = _arguments(sample, 0)
     if mark is None or not contexts or not isinstance(contexts[0], str):

@@ -1,4 +1,4 @@
-"""Held-out rows: what is asked of them, and what is stored of each. Plain data, to JSON and back without a model."""
+"""Held-out rows: what is evaluated, and what is stored for each row. Plain data with JSON round trips, no model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tunelab.records.evaluation_files import ANSWER_SCORES
 
 @dataclass(frozen=True, slots=True)
 class HeldOutPrompt:
-    """The prompt of one held-out row, which a model answers.
+    """The prompt of one held-out row.
 
     Attributes:
-        id: unique among the items asked together.
+        id: unique among the items evaluated together.
         prompt_ids: token ids of the prompt, up to where the answer begins.
-        reference: the answer that the response is measured against.
+        reference: the answer that the response is scored against.
     """
 
     id: str
@@ -34,9 +34,9 @@ class HeldOutRow:
     """One row whose likelihood is measured.
 
     Attributes:
-        id: unique among the rows measured together.
-        input_ids: the whole row's token ids; its first token is predicted from nothing and counted nowhere.
-        answer_mask: which tokens belong to an answer, as long as input_ids.
+        id: unique among the rows evaluated together.
+        input_ids: the whole row's token ids; the first token has no prediction and is not counted.
+        answer_mask: which tokens belong to an answer; same length as input_ids.
         completion_bytes: UTF-8 bytes of the answers' text.
         sequence_bytes: UTF-8 bytes of the text after the first token. See metrics/perplexity.py: predicted_bytes.
     """
@@ -50,13 +50,13 @@ class HeldOutRow:
 
 @dataclass(frozen=True, slots=True)
 class HeldOutAnswer:
-    """What a model gave for one held-out prompt, as it is stored: scoring needs no more than this.
+    """A model's stored response to one held-out prompt; scoring needs nothing else.
 
     Attributes:
         item: the item's id.
         prompt_hash: hash of model, prompt and decoding (responses.py).
         text: the answer; token_ids: its tokens, without the stop token.
-        stop_reason: "stop", "length" (max_new_tokens were made) or "context" (the model's context was full).
+        stop_reason: "stop", "length" (max_new_tokens reached) or "context" (the model's context was full).
         prompt_tokens: length of the prompt.
         reference: the item's reference.
     """
@@ -74,14 +74,14 @@ class HeldOutAnswer:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> HeldOutAnswer:
-        """Raises RunError where a key is missing or unknown."""
+        """Raises RunError if a key is missing or unknown."""
         response = record_from_json(cls, value)
         return dataclasses.replace(response, token_ids=tuple(response.token_ids))
 
 
 @dataclass(frozen=True, slots=True)
 class LikelihoodRecord:
-    """What a model gave to one held-out row, as it is stored. Negative log-likelihoods are sums in nats."""
+    """A model's stored likelihood of one held-out row. Negative log-likelihoods are sums in nats."""
 
     item: str
     prompt_hash: str
@@ -97,18 +97,18 @@ class LikelihoodRecord:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> LikelihoodRecord:
-        """Raises RunError where a key is missing or unknown."""
+        """Raises RunError if a key is missing or unknown."""
         return record_from_json(cls, value)
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerScore:
-    """What one answer adds to the figures of a held-out evaluation, as it is stored beside them.
+    """What one answer contributes to the metrics of a held-out evaluation, as stored with them.
 
     Attributes:
         item: the item's id.
-        rouge1, rouge2, rougeL: F-measures, 0-100; the mean over items is the figure.
-        bleu_counts: what BLEU needs of the answer (metrics/bleu.py: bleu_counts); BLEU of their sum is the figure.
+        rouge1, rouge2, rougeL: F-measures, 0-100; the metric is their mean over items.
+        bleu_counts: the answer's counts for BLEU (metrics/bleu.py: bleu_counts); the metric is BLEU of their sum.
     """
 
     item: str
@@ -122,12 +122,12 @@ class AnswerScore:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> AnswerScore:
-        """Raises RunError where a key is missing or unknown."""
+        """Raises RunError if a key is missing or unknown."""
         score = record_from_json(cls, value)
         return dataclasses.replace(score, bleu_counts=tuple(score.bleu_counts))
 
 
 def write_answer_scores(folder: Path, scores: Sequence[AnswerScore]) -> None:
-    """What each answer to held-out rows adds to ROUGE and BLEU, one JSON line an answer, replaced as a whole."""
+    """Write each answer's contribution to ROUGE and BLEU, one JSON line per answer; replaces the file."""
     lines = "".join(json.dumps(one.to_json()) + "\n" for one in scores)
     write_text_atomically(folder / ANSWER_SCORES, lines)

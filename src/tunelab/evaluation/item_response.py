@@ -1,13 +1,13 @@
-"""Item response theory: what 100 anchor items say of a benchmark of thousands (estimators irt, p-IRT, gp-IRT).
+"""Item response theory: estimate a benchmark of thousands of items from 100 anchors (estimators irt, p-IRT, gp-IRT).
 
-A two-parameter logistic model with an ability of D dimensions: item i is answered rightly with probability
-p_i = sigmoid(a_i · theta - b_i). Its parameters a, b were fitted to many models' answers; here only a new model's
-ability theta is, by maximum likelihood, from its answers to the anchors.
+A two-parameter logistic model with a D-dimensional ability: item i is answered correctly with probability
+p_i = sigmoid(a_i · theta - b_i). The parameters a, b were fitted to many models' answers; only the new model's
+ability theta is fitted here, by maximum likelihood, from its answers to the anchors.
 
-Standard errors: theta's estimate moves with the answers y as d theta = I^-1 sum a_i (y_i - p_i), where
-I = sum p_i (1 - p_i) a_i a_i^T is the Fisher information. So each estimator moves as sum g_i (y_i - p_i), and
-error² = sum g_i² p_i (1 - p_i) (delta method). That is the chance in the anchors' answers alone: it takes the item
-parameters and the choice of anchors as exact. What these are off by is told by the paper's tests on other models.
+Standard errors: the estimate of theta changes with the answers y as d theta = I^-1 sum a_i (y_i - p_i), where
+I = sum p_i (1 - p_i) a_i a_i^T is the Fisher information. So each estimator changes as sum g_i (y_i - p_i), and
+error² = sum g_i² p_i (1 - p_i) (delta method). This covers only the randomness of the anchors' answers: item
+parameters and the choice of anchors are taken as exact. For their errors see the paper's tests on other models.
 
 Source: Maia Polo et al. 2024, tinyBenchmarks: evaluating LLMs with fewer examples (arXiv 2402.14992), section 4;
 repository felipemaiapolo/tinyBenchmarks, tinyBenchmarks/__init__.py, whose conventions are kept (balanced weights of
@@ -31,24 +31,24 @@ from tunelab.statistics.standard_errors import Estimate
 
 Floats = NDArray[np.float64]
 
-#: Smallest eigenvalue of the information below which an ability counts as not determined (its error is above 1,000).
+#: Below this smallest eigenvalue of the information, an ability counts as not determined (its error is above 1,000).
 INFORMATION_FLOOR = 1e-6
 
-#: Newton steps at most; abilities that run to infinity (all answers right) are left where the gradient is below 1e-10.
+#: Maximum number of Newton steps; abilities that diverge (all answers right) stop where the gradient is below 1e-10.
 STEPS = 100
 
 
 @dataclass(frozen=True, eq=False)
 class AnchorParameters:
-    """What a parameter file holds of one benchmark of N items, n of which are anchors.
+    """Parameters of one benchmark of N items with n anchors.
 
     Attributes:
         discrimination: a, [D, N].
         difficulty: b summed over the dimensions, [N].
-        anchors: the anchors' places among the N items, [n].
-        anchor_weights: what an anchor stands for in the whole, [n], in the anchors' order.
-        balance: weights of all items that give every subject the same weight, mean 1, [N].
-        mixing: lambda of gp-IRT, 0 to 1: the share of the irt estimate.
+        anchors: indices of the anchors among the N items, [n].
+        anchor_weights: share of the benchmark that each anchor represents, [n], in the anchors' order.
+        balance: item weights that give every subject the same weight, mean 1, [N].
+        mixing: lambda of gp-IRT, 0 to 1: the weight of the irt estimate.
     """
 
     discrimination: Floats
@@ -65,7 +65,7 @@ class Ability:
 
     Attributes:
         theta: [D].
-        covariance: inverse of the Fisher information, [D, D]; None where the answers do not determine theta.
+        covariance: inverse of the Fisher information, [D, D]; None if the answers do not determine theta.
     """
 
     theta: Floats
@@ -74,13 +74,13 @@ class Ability:
 
 @dataclass(frozen=True, eq=False)
 class AccuracyEstimates:
-    """Accuracy on all N items, estimated from the anchors in three ways; errors None where theta is not determined.
+    """Accuracy on all N items, estimated from the anchors in three ways; errors are None if theta is not determined.
 
     Attributes:
-        irt: the anchors' answers, weighted by how many items each stands for.
-        p_irt: the anchors' answers together with the model's predictions for all other items.
+        irt: the anchors' answers, weighted by how many items each represents.
+        p_irt: the anchors' answers combined with the model's predictions for all other items.
         gp_irt: lambda * irt + (1 - lambda) * p_irt.
-        ability: what the predictions were made with.
+        ability: used for the predictions.
     """
 
     irt: Estimate
@@ -90,18 +90,18 @@ class AccuracyEstimates:
 
 
 def fit_ability(correct: Floats, discrimination: Floats, difficulty: Floats) -> Ability:
-    """The ability of greatest likelihood, by Newton steps that are halved until the likelihood rises.
+    """Maximum-likelihood ability, by Newton steps that are halved until the likelihood increases.
 
-    The likelihood is concave, so there is one greatest value; where it lies at infinity, theta is finite but far out
+    The likelihood is concave, so the maximum is unique; if it is at infinity, theta is finite but far out
     and its covariance None.
 
     Args:
-        correct: 1.0 or 0.0 an item, [n] (values between are taken as shares).
+        correct: 1.0 or 0.0 per item, [n] (values in between are shares).
         discrimination: [D, n].
         difficulty: [n].
 
     Raises:
-        DataError: the shapes do not fit each other.
+        DataError: the shapes do not match.
     """
     if correct.ndim != 1 or discrimination.ndim != 2 or not len(correct) == discrimination.shape[1] == len(difficulty):
         raise DataError(
@@ -127,14 +127,14 @@ def fit_ability(correct: Floats, discrimination: Floats, difficulty: Floats) -> 
 
 
 def estimate_accuracy(correct: Floats, parameters: AnchorParameters) -> AccuracyEstimates:
-    """Accuracy on all items from the answers to the anchors.
+    """Accuracy on all items, estimated from the answers to the anchors.
 
     Args:
         correct: 1.0 or 0.0 for each anchor, [n], in the order of parameters.anchors.
         parameters: of the benchmark.
 
     Raises:
-        DataError: there is not an answer for each anchor.
+        DataError: the number of answers is not the number of anchors.
     """
     anchors, weights = parameters.anchors, parameters.anchor_weights
     n, total = len(anchors), len(parameters.difficulty)
@@ -155,7 +155,7 @@ def estimate_accuracy(correct: Floats, parameters: AnchorParameters) -> Accuracy
     pull: Floats | None = None
     if ability.covariance is not None:
         slope = parameters.discrimination * (balance * p * (1 - p) * unseen)
-        # [D] -> [n]: how far the predictions move for each anchor's answer, through theta.
+        # [D] -> [n]: effect of each anchor's answer on the predictions, through theta.
         pull = (1 - observed) * slope.sum(axis=1) / max(int(unseen.sum()), 1) @ ability.covariance @ a
     spread = p[anchors] * (1 - p[anchors])
     known = pull is not None
@@ -170,7 +170,7 @@ def estimate_accuracy(correct: Floats, parameters: AnchorParameters) -> Accuracy
 
 
 def balanced_weights(groups: NDArray[Any]) -> Floats:
-    """Weights of items, [N], under which every group counts the same and the mean is 1: N / (groups * group's size)."""
+    """Item weights, [N], that give every group the same weight, with mean 1: N / (groups * group's size)."""
     _, membership, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     weights: Floats = len(groups) / (len(sizes) * sizes[membership].astype(np.float64))
     return weights
@@ -179,42 +179,42 @@ def balanced_weights(groups: NDArray[Any]) -> Floats:
 def load_parameters(path: str | Path, benchmark: str) -> AnchorParameters:
     """Anchor parameters of a benchmark ("mmlu") from the authors' tinyBenchmarks.pkl, or from an .npz.
 
-    A pickle is read by an unpickler that makes numpy arrays of numbers, dicts, lists and plain values alone. An .npz
-    holds A and B ([D, N]), seen_examples and examples_weights ([n]), optimal_lambda (a number) and subscenario (a
-    number for each item that says which subject it belongs to, [N]).
+    The unpickler accepts only numpy arrays of numbers, dicts, lists and plain values. An .npz
+    contains A and B ([D, N]), seen_examples and examples_weights ([n]), optimal_lambda (a number) and subscenario
+    (the subject's number for each item, [N]).
 
     Raises:
-        DataError: the file is missing, asks for anything else, lacks a table, or its tables do not fit each other.
+        DataError: the file is missing, asks for anything else, lacks a table, or its tables do not match.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(
             f"{path}: no such file",
-            "take tinyBenchmarks/tinyBenchmarks.pkl from the repository felipemaiapolo/tinyBenchmarks",
+            "download tinyBenchmarks/tinyBenchmarks.pkl from the repository felipemaiapolo/tinyBenchmarks",
         )
     tables = _from_npz(path) if path.suffix == ".npz" else _from_pickle(path, benchmark)
     return _checked(path, tables)
 
 
 def read_arrays_pickle(path: Path) -> Any:
-    """The object in a pickle that holds arrays of numbers, dicts, lists, tuples and plain values, and nothing else.
+    """The object in a pickle that contains only arrays of numbers, dicts, lists, tuples and plain values.
 
     Raises:
-        DataError: it asks for anything else (named), or is no pickle.
+        DataError: it asks for anything else (named), or is not a pickle.
     """
     try:
         return _with_arrays(_ArrayUnpickler(path).load())
     except DataError:
         raise
-    # A damaged pickle may raise nearly anything, as the standard library's documentation says.
+    # A damaged pickle can raise almost any exception, according to the standard library's documentation.
     except Exception as error:
-        raise DataError(f"{path}: cannot be read as a pickle: {error}", "fetch the file again") from error
+        raise DataError(f"{path}: cannot be read as a pickle: {error}", "download the file again") from error
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Puts own code in the place of the functions by which numpy rebuilds arrays, under their old and new names.
+    """Replaces the functions with which numpy rebuilds arrays, under their old and new names, with safe ones.
 
-    numpy's own trust what a pickle says of types and memory; these make arrays from bytes of numbers and no others.
+    numpy's own trust a pickle's types and sizes; these build arrays only from bytes of numbers.
     """
 
     def __init__(self, path: Path) -> None:
@@ -222,7 +222,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         self._path = path
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a pickle asks for by name. Raises DataError for everything that is no array of numbers."""
+        """Resolve a name in a pickle. Raises DataError for everything that is not an array of numbers."""
         admitted: dict[tuple[str, str], Any] = {
             ("numpy", "ndarray"): None,
             ("numpy", "dtype"): lambda kind, *_: _NumberType(self._path, kind),
@@ -234,26 +234,26 @@ class _ArrayUnpickler(pickle.Unpickler):
             admitted[f"{core}.numeric", "_frombuffer"] = _array
         if (module, name) not in admitted:
             raise DataError(
-                f"{self._path}: the pickle asks for {module}.{name}: not admitted, a pickle can run any program",
+                f"{self._path}: the pickle asks for {module}.{name}: refused, because a pickle can run any code",
                 "only numpy arrays of numbers, dicts, lists, numbers and text are read; use the authors' own file",
             )
         return admitted[module, name]
 
 
 class _NumberType:
-    """A type of numbers, as a pickle describes it in two steps."""
+    """A numeric type, which a pickle describes in two steps."""
 
     def __init__(self, path: Path, kind: Any) -> None:
         self.dtype: np.dtype[Any] = np.dtype(kind)
         if self.dtype.kind not in "biuf":
-            raise DataError(f"{path}: the pickle holds an array of {self.dtype}: expected numbers")
+            raise DataError(f"{path}: the pickle has an array of {self.dtype}: expected numbers")
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
 class _StoredArray:
-    """An array that gets its numbers in a second step."""
+    """An array that receives its numbers in a second step."""
 
     value: NDArray[Any] = np.zeros(0)
 
@@ -267,14 +267,14 @@ def _array(data: bytes, kind: _NumberType, shape: tuple[int, ...], order: Litera
 
 
 def _latin1_bytes(text: str, encoding: str) -> bytes:
-    """How pickles of protocol 2 write bytes. Raises ValueError for another encoding."""
+    """How pickles of protocol 2 store bytes. Raises ValueError for another encoding."""
     if encoding != "latin1":
         raise ValueError(f"bytes in {encoding}, expected latin1")
     return text.encode("latin1")
 
 
 def _with_arrays(value: Any) -> Any:
-    """The same structure with arrays where they were announced."""
+    """The same structure with stored arrays replaced by numpy arrays."""
     if isinstance(value, dict):
         return {key: _with_arrays(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -287,17 +287,17 @@ def _from_npz(path: Path) -> dict[str, Any]:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as an .npz: {error}", "arrays of numbers alone are read") from error
+        raise DataError(f"{path}: cannot be read as an .npz: {error}", "only arrays of numbers are read") from error
 
 
 def _from_pickle(path: Path, benchmark: str) -> dict[str, Any]:
-    """The same tables as of an .npz, out of the authors' nesting."""
+    """The same tables as in an .npz, from the authors' nested structure."""
     content = read_arrays_pickle(path)
     subjects = _inside(path, content, benchmark, "subscenarios_position", benchmark)
     try:
         numbers = {int(place): number for number, key in enumerate(subjects) for place in subjects[key]}
     except (TypeError, KeyError, ValueError, IndexError) as error:
-        raise DataError(f"{path}: {benchmark} > subscenarios_position holds no lists of places by subject") from error
+        raise DataError(f"{path}: {benchmark} > subscenarios_position has no lists of indices by subject") from error
     return {
         "A": _inside(path, content, benchmark, "irt_parameters", "A"),
         "B": _inside(path, content, benchmark, "irt_parameters", "B"),
@@ -312,13 +312,13 @@ def _inside(path: Path, content: Any, *keys: str) -> Any:
     for depth, key in enumerate(keys):
         if not isinstance(content, Mapping) or key not in content:
             where = " > ".join(keys[: depth + 1])
-            raise DataError(f"{path}: has no {where}", "use tinyBenchmarks.pkl as its authors publish it")
+            raise DataError(f"{path}: has no {where}", "use the authors' published tinyBenchmarks.pkl")
         content = content[key]
     return content
 
 
 def _checked(path: Path, tables: Mapping[str, Any]) -> AnchorParameters:
-    """Tables that fit each other. Raises DataError."""
+    """Validated tables. Raises DataError if they do not match."""
     names = ("A", "B", "seen_examples", "examples_weights", "optimal_lambda", "subscenario")
     if missing := [name for name in names if name not in tables]:
         raise DataError(f"{path}: lacks {', '.join(missing)}", f"expected the tables {', '.join(names)}")
@@ -328,21 +328,21 @@ def _checked(path: Path, tables: Mapping[str, Any]) -> AnchorParameters:
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}: {error}: expected tables of numbers, A and B of shape [D, N]") from error
     if unknown := [name for name in names if not np.isfinite(arrays[name]).all()]:
-        raise DataError(f"{path}: {', '.join(unknown)} holds numbers that are not finite", "fetch the file again")
+        raise DataError(f"{path}: {', '.join(unknown)} has non-finite numbers", "download the file again")
     total, places = np.atleast_1d(a).shape[-1], arrays["seen_examples"]
     anchors, mixing, groups = places.astype(np.int64), arrays["optimal_lambda"], arrays["subscenario"]
     fits = {
         "A and B are of one shape [D, N]": a.ndim == 2 and a.shape == b.shape,
         "seen_examples names distinct items": places.ndim == 1
         and 0 < len(set(places.tolist()) & set(range(total))) == len(places),
-        "examples_weights has one number an anchor": arrays["examples_weights"].shape == places.shape,
-        "subscenario puts every item into a subject": groups.shape == (total,) and bool((groups >= 0).all()),
+        "examples_weights has one number per anchor": arrays["examples_weights"].shape == places.shape,
+        "subscenario assigns every item to a subject": groups.shape == (total,) and bool((groups >= 0).all()),
         "optimal_lambda is a number from 0 to 1": mixing.size == 1 and 0 <= float(mixing.ravel()[0]) <= 1,
     }
     if broken := [rule for rule, holds in fits.items() if not holds]:
         raise DataError(
-            f"{path}: its tables do not fit each other; expected that {'; that '.join(broken)}",
-            "use tinyBenchmarks.pkl as its authors publish it",
+            f"{path}: its tables do not match; expected that {'; that '.join(broken)}",
+            "use the authors' published tinyBenchmarks.pkl",
         )
     return AnchorParameters(
         discrimination=a,

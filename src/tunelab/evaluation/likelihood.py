@@ -1,7 +1,7 @@
-"""How likely a model holds given rows: negative log-likelihoods of answers and of whole texts, row by row.
+"""Negative log-likelihoods of answers and of full sequences, row by row.
 
-Rows are laid end to end without padding, so that a row's number does not depend on the rows beside it. Logits are
-formed for a few hundred positions at a time and in float32; the full logits matrix never exists.
+Rows are packed without padding, so that a row's value does not depend on the rows next to it. Logits are
+computed in float32 for a few hundred positions at a time; the full logits matrix is never in memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tunelab.progress import Progress, silent
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-#: Positions whose logits exist at one time: 512 x 128,256 (Llama 3) in float32 are 0.24 GiB.
+#: Number of positions whose logits are in memory: 512 x 128,256 (Llama 3) in float32 are 0.24 GiB.
 CHUNK = 512
 
 Row = tuple[Sequence[int], Sequence[bool]]
@@ -26,14 +26,14 @@ Row = tuple[Sequence[int], Sequence[bool]]
 
 @dataclass(frozen=True, slots=True)
 class RowLikelihood:
-    """What a model gave to one row. A row's first token is predicted from nothing and counted nowhere.
+    """A model's likelihood of one row. The row's first token has no prediction and is not counted.
 
     Attributes:
-        index: the row's place in the sequence that was given.
-        completion_nll: negative log-likelihood of the answer's tokens, nats, summed.
-        completion_tokens: how many these are.
+        index: the row's index in the input.
+        completion_nll: negative log-likelihood of the answer tokens, nats, summed.
+        completion_tokens: number of answer tokens.
         sequence_nll: negative log-likelihood of all tokens but the first, nats, summed.
-        sequence_tokens: how many these are.
+        sequence_tokens: number of all tokens but the first.
     """
 
     index: int
@@ -53,18 +53,18 @@ def row_likelihoods(
 ) -> Iterator[RowLikelihood]:
     """The likelihood of each row, in the rows' order.
 
-    Batches depend on all rows and on micro_batch_tokens, never on `skip`: a run that was stopped and goes on with what
-    is missing computes the very same floats as an uninterrupted one.
+    Batches depend on all rows and on micro_batch_tokens, never on `skip`: a resumed evaluation
+    computes exactly the same floats as an uninterrupted one.
 
     Args:
-        model: a causal language model of transformers, or PEFT's wrapper of one; put into evaluation mode meanwhile.
-        rows: (input_ids, answer_mask) of each row, both of the same length, two tokens or more; answer_mask says
-            which tokens belong to an answer (its end-of-sequence token among them).
-        micro_batch_tokens: rows are run together up to this many tokens; a longer row is run alone.
-        skip: indices that are not wanted; a batch is not run when all of it is skipped.
+        model: a transformers causal language model, optionally wrapped by PEFT; switched to evaluation mode meanwhile.
+        rows: (input_ids, answer_mask) of each row, both of the same length, at least two tokens; answer_mask says
+            which tokens belong to an answer (including its end-of-sequence token).
+        micro_batch_tokens: maximum number of tokens per batch; a longer row runs alone.
+        skip: indices to leave out; a batch does not run if all of it is skipped.
 
     Raises:
-        DataError: a row has fewer than two tokens, or a mask of another length.
+        DataError: a row has fewer than two tokens, or a mask of a different length.
         ModelError: a row is longer than the model's context, or its likelihood is not finite.
     """
     _check(rows, context_length(model))
@@ -81,18 +81,18 @@ def row_likelihoods(
 def _check(rows: Sequence[Row], context: int | None) -> None:
     for index, (ids, mask) in enumerate(rows):
         if len(ids) < 2:
-            raise DataError(f"row {index} has {len(ids)} tokens: at least 2 are needed to predict one", "leave it out")
+            raise DataError(f"row {index} has {len(ids)} tokens: at least 2 are needed to predict one", "omit the row")
         if len(mask) != len(ids):
             raise DataError(f"row {index} has {len(ids)} tokens but an answer mask of {len(mask)}")
         if context is not None and len(ids) > context:
             raise ModelError(
                 f"row {index} has {len(ids)} tokens, more than the model's context of {context}",
-                "limit the rows' length to the context when they are prepared",
+                "limit the row length to the context when preparing the data",
             )
 
 
 def _batches(lengths: Sequence[int], micro_batch_tokens: int, alone_above: int | None) -> Iterator[list[int]]:
-    """Indices in their order, in batches of at most micro_batch_tokens; a row longer than `alone_above` is alone."""
+    """Indices in order, in batches of at most micro_batch_tokens; a row longer than `alone_above` runs alone."""
     batch: list[int] = []
     tokens = 0
     for index, length in enumerate(lengths):
@@ -120,10 +120,10 @@ def _score_batch(model: nn.Module, rows: Sequence[Row], batch: Sequence[int]) ->
     with evaluation_mode(model), torch.no_grad():
         with flat_attention(model):
             hidden = flat_hidden_states(model, ids, torch.tensor(starts, device=device))  # [tokens, hidden]
-        losses = _token_losses(model, hidden, ids)  # [tokens - 1]: that of token i + 1 at place i
+        losses = _token_losses(model, hidden, ids)  # [tokens - 1]: index i is the loss of token i + 1
     result = []
     for index, start, end in zip(batch, starts, starts[1:], strict=False):
-        # The place before `start` predicts this row's first token from another row: it belongs to no row.
+        # The position before `start` predicts this row's first token from another row: it belongs to neither.
         of_row = losses[start : end - 1]
         of_answer = [loss for loss, answer in zip(of_row, rows[index][1][1:], strict=True) if answer]
         likelihood = RowLikelihood(index, math.fsum(of_answer), len(of_answer), math.fsum(of_row), len(of_row))
@@ -137,7 +137,7 @@ def _score_batch(model: nn.Module, rows: Sequence[Row], batch: Sequence[int]) ->
 
 
 def _token_losses(model: nn.Module, hidden: Tensor, ids: Tensor) -> list[float]:
-    """-log p(ids[i + 1] | hidden[i]) in nats for every place but the last, CHUNK places at a time."""
+    """-log p(ids[i + 1] | hidden[i]) in nats for every position but the last, CHUNK positions at a time."""
     import torch
     from torch.nn import functional
 

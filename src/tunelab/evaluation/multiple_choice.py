@@ -1,8 +1,8 @@
-"""What benchmarks share that compare the likelihoods of choices: grading, accuracies with their errors, doubts.
+"""Grading, accuracies with their errors, and warnings for benchmarks that compare the likelihoods of choices.
 
-A response is graded by the place of its likeliest choice; how the choices were written (" A", or "A" after a chat
-template) does not matter. Two accuracies of the same value are told: one whose error takes items as independent, one
-whose error takes whole clusters (subjects) as what was drawn.
+A response is graded by the index of its likeliest choice; the text of the choices (" A", or "A" after a chat
+template) does not matter. The accuracy is reported with two errors: one for independent items, and one for
+items clustered by subject.
 
 Source of the clustered error: Miller 2024, Adding Error Bars to Evals, section 2.2.
 """
@@ -20,21 +20,21 @@ from tunelab.statistics.standard_errors import Estimate, clustered_mean_with_err
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
-#: Above this share of one letter among the answers, the letter may have been chosen rather than what it stands for.
+#: Above this share of one letter among the answers, the model may choose by letter rather than by content.
 LETTER_SHARE = 0.6
 
 
 def grade_choice(response: Response) -> dict[str, float]:
-    """Values of a response whose target is the place of the right choice, from 0.
+    """Values of a response whose target is the index of the right choice, from 0.
 
     Returns:
-        accuracy: 1.0 where the likeliest choice is the right one, else 0.0.
-        chosen: the place of the likeliest choice, the first of them where several are equally likely.
-        tied: 1.0 where several were equally likely, else 0.0.
+        accuracy: 1.0 if the likeliest choice is the right one, else 0.0.
+        chosen: the index of the likeliest choice, the first one in a tie.
+        tied: 1.0 for a tie, else 0.0.
 
     Raises:
-        DataError: there are not as many log-probabilities as choices, one is not a number, or the target is no place
-            among them.
+        DataError: the numbers of log-probabilities and choices differ, a value is not a number, or the target is not
+            an index of a choice.
     """
     values, choices, target = response.log_probabilities, response.choices, response.target
     if not values or len(values) != len(choices):
@@ -45,9 +45,7 @@ def grade_choice(response: Response) -> dict[str, float]:
     if any(math.isnan(value) for value in values):
         raise DataError(f"item {response.item}: log-probabilities {list(values)} are not all numbers")
     if isinstance(target, bool) or not isinstance(target, int) or not 0 <= target < len(values):
-        raise DataError(
-            f"item {response.item}: target is {target!r}, expected a whole number from 0 to {len(values) - 1}"
-        )
+        raise DataError(f"item {response.item}: target is {target!r}, expected an integer from 0 to {len(values) - 1}")
     best = max(values)
     chosen = values.index(best)
     return {
@@ -58,7 +56,7 @@ def grade_choice(response: Response) -> dict[str, float]:
 
 
 def accuracy(graded: Sequence[Graded], protocol: Mapping[str, Any], name: str = "accuracy") -> Score:
-    """Share of right answers; its error takes items as independent of each other.
+    """Share of right answers; its error assumes independent items.
 
     Raises:
         DataError: there are no responses.
@@ -67,12 +65,12 @@ def accuracy(graded: Sequence[Graded], protocol: Mapping[str, Any], name: str = 
 
 
 def clustered_accuracy(graded: Sequence[Graded], protocol: Mapping[str, Any], cluster: str) -> Score:
-    """Share of right answers; its error takes clusters as what was drawn, and is unknown for a single one.
+    """Share of right answers; its error is clustered, and unknown for a single cluster.
 
     Args:
         graded: graded responses, each with its cluster.
-        protocol: what the figure cannot be compared without.
-        cluster: what the clusters are called ("subject").
+        protocol: what must be equal for the value to be comparable.
+        cluster: what a cluster is called ("subject").
 
     Raises:
         DataError: there are no responses.
@@ -82,10 +80,10 @@ def clustered_accuracy(graded: Sequence[Graded], protocol: Mapping[str, Any], cl
 
 
 def macro_accuracy(graded: Sequence[Graded], protocol: Mapping[str, Any], cluster: str) -> Score:
-    """Mean of the clusters' accuracies, each of the same weight whatever its size.
+    """Mean of the clusters' accuracies, all with the same weight.
 
-    Its error is that of items drawn anew within the same clusters: error² = sum(error_c²) / clusters²; unknown where
-    that of a cluster is (one item).
+    Its error is for resampling items within the same clusters: error² = sum(error_c²) / clusters²; unknown if
+    a cluster has only one item.
 
     Raises:
         DataError: there are no responses.
@@ -110,7 +108,7 @@ def by_cluster(graded: Sequence[Graded]) -> dict[str, list[Graded]]:
 
 
 def choice_facts(graded: Sequence[Graded]) -> dict[str, Any]:
-    """Counts that explain accuracies: letters chosen and letters right, ties, cut prompts, their tokens."""
+    """Counts that explain accuracies: letters chosen, right letters, ties, truncated prompts and their tokens."""
     places = range(max((len(one.response.choices) for one in graded), default=0))
     chosen = Counter(int(one.values["chosen"]) for one in graded)
     right = Counter(int(one.response.target) for one in graded)
@@ -125,11 +123,11 @@ def choice_facts(graded: Sequence[Graded]) -> dict[str, Any]:
 
 
 def doubts(graded: Sequence[Graded], scores: Sequence[Score], chance: float) -> list[str]:
-    """Why the accuracies should not be taken at their word, in sentences; empty where nothing speaks against them.
+    """Reasons to read the accuracies with caution, one sentence each; empty if there are none.
 
     Args:
-        graded: the responses that were scored.
-        scores: their accuracies; those with the largest error decide whether guessing is ruled out.
+        graded: the scored responses.
+        scores: their accuracies; the one with the largest error decides whether guessing is ruled out.
         chance: accuracy of a model that guesses, 0 to 1.
     """
     found = []
@@ -140,18 +138,18 @@ def doubts(graded: Sequence[Graded], scores: Sequence[Score], chance: float) -> 
         found.append(
             f"{widest.name} {widest.value:.4f} is {'below' if below else 'within two standard errors of'} chance"
             f" ({chance:.2f}; standard error {widest.error:.4f}): "
-            + ("what is wrong is favoured, or choices are mixed up" if below else "the model may be guessing")
+            + ("wrong answers are preferred, or choices are mixed up" if below else "the model may be guessing")
         )
     counts = Counter(int(one.values["chosen"]) for one in graded)
     for place, count in counts.most_common(1):
         if len(graded) > 1 and count > LETTER_SHARE * len(graded):
             found.append(
-                f"{count / len(graded):.0%} of the answers are {LETTERS[place]}: the model may be choosing the letter"
-                " and not what it stands for"
+                f"{count / len(graded):.0%} of the answers are {LETTERS[place]}: the model may be choosing by letter"
+                " and not by content"
             )
     if cut := sum(one.response.truncated_tokens > 0 for one in graded):
         found.append(
-            f"{cut} of {len(graded)} prompts were longer than the model's context and lost their beginning"
+            f"{cut} of {len(graded)} prompts exceed the model's context: their beginning was truncated"
             " (header and first examples): use fewer shots"
         )
     return found

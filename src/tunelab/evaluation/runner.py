@@ -1,7 +1,7 @@
-"""Evaluation on held-out rows: answers and likelihoods are stored as they are made, scores are computed from them.
+"""Evaluation on held-out rows: answers and likelihoods are stored as they are computed, then scored.
 
-The two functions that need a model write JSON lines and can be killed and started again; the one that scores reads
-records and needs neither model nor torch.
+The two functions that need a model write JSON lines and can be killed and resumed; the scoring function reads
+the records and needs neither model nor torch.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ def held_out_responses(
     micro_batch_tokens: int,
     progress: Progress = silent,
 ) -> list[HeldOutAnswer]:
-    """Greedy answers to items, in the items' order; what `path` holds already is not made again.
+    """Greedy answers to items, in the items' order; answers already in `path` are reused.
 
     Args:
-        model: a causal language model of transformers, or PEFT's wrapper of one.
+        model: a transformers causal language model, optionally wrapped by PEFT.
         tokenizer: decodes the answers.
-        items: what is asked.
-        path: the file of responses; made or continued.
-        header: what the answers come from (model, revision, adapter, precision, template, version). The decoding is
-            added under "decoding"; all of it must equal what an existing file was made with.
-        max_new_tokens: tokens that an answer has at most.
-        stop_token_ids: an answer ends before the first of these.
-        micro_batch_tokens: a batch has at most this many tokens, padding and room for the answers included.
+        items: the prompts.
+        path: the response file; created or resumed.
+        header: what produces the answers (model, revision, adapter, precision, template, version). The decoding is
+            added as "decoding"; all of it must equal an existing file's header.
+        max_new_tokens: maximum length of an answer.
+        stop_token_ids: an answer ends before the first of them.
+        micro_batch_tokens: maximum tokens per batch, including padding and room for the answers.
 
     Raises:
-        DataError: two items have one id.
-        RunError: the file was made by another model, decoding or version, or for other prompts or references.
+        DataError: two items have the same id.
+        RunError: the file is of another model, decoding or version, or of other prompts or references.
         ModelError: a prompt is empty or leaves no room in the model's context.
     """
     _check_ids([item.id for item in items])
@@ -101,18 +101,18 @@ def held_out_likelihoods(
     micro_batch_tokens: int,
     progress: Progress = silent,
 ) -> list[LikelihoodRecord]:
-    """Likelihood of each row, in the rows' order; what `path` holds already is not computed again.
+    """Likelihood of each row, in the rows' order; rows already in `path` are reused.
 
     Args:
-        model: a causal language model of transformers, or PEFT's wrapper of one.
-        rows: what is measured.
-        path: the file of records, a header line and then one JSON line a row; made or continued.
-        header: what the likelihoods come from; must equal what an existing file was made with.
-        micro_batch_tokens: rows are run together up to this many tokens.
+        model: a transformers causal language model, optionally wrapped by PEFT.
+        rows: the rows to evaluate.
+        path: the record file, a header line and then one JSON line per row; created or resumed.
+        header: what produces the likelihoods; must equal an existing file's header.
+        micro_batch_tokens: maximum tokens per batch.
 
     Raises:
-        DataError: two rows have one id, or a row cannot be scored.
-        RunError: the file was made by another model or version, or for other rows.
+        DataError: two rows have the same id, or a row cannot be scored.
+        RunError: the file is of another model or version, or of other rows.
         ModelError: a row is longer than the model's context, or a likelihood is not finite.
     """
     _check_ids([row.id for row in rows])
@@ -150,10 +150,10 @@ def held_out_likelihoods(
 def read_held_out(
     responses: Path | None = None, likelihoods: Path | None = None
 ) -> tuple[list[HeldOutAnswer], list[LikelihoodRecord]]:
-    """The stored records of an evaluation, for scoring without a model; a path that is None gives none.
+    """The stored records of an evaluation, for scoring without a model; None as a path gives no records.
 
     Raises:
-        RunError: a file is missing, or holds other records.
+        RunError: a file is missing, or has other records.
     """
     answers = [HeldOutAnswer.from_json(record) for record in read_responses(responses)[1]] if responses else []
     rows = [LikelihoodRecord.from_json(record) for record in read_responses(likelihoods)[1]] if likelihoods else []
@@ -161,12 +161,12 @@ def read_held_out(
 
 
 def answer_scores(responses: Sequence[HeldOutAnswer]) -> list[AnswerScore]:
-    """What each answer adds to the figures of all: its ROUGE values and BLEU's counts, in the order of the items' ids.
+    """Each answer's contribution to the metrics: its ROUGE values and BLEU counts, ordered by item id.
 
-    Two models are compared from these alone, without sacrebleu, rouge-score or the texts.
+    They suffice to compare two models, without sacrebleu, rouge-score or the texts.
 
     Raises:
-        DataError: a reference has no text.
+        DataError: a reference is empty.
     """
     if not responses:
         return []
@@ -188,24 +188,24 @@ def score_held_out(
 
     Args:
         responses: scored by BLEU and ROUGE against their references; may be empty.
-        likelihoods: give perplexities and bits per byte; may be empty.
-        protocol: what else belongs to every score's protocol (template, decoding, number of rows left out, ...).
-        by_answer: what answer_scores gives of the responses, where it is known already.
+        likelihoods: scored by perplexity and bits per byte; may be empty.
+        protocol: added to every score's protocol (template, decoding, number of rows left out, ...).
+        by_answer: the result of answer_scores for the responses, if already computed.
 
     Raises:
-        DataError: both are empty, a reference has no text, or `by_answer` is of other responses.
+        DataError: both are empty, a reference is empty, or `by_answer` does not match the responses.
     """
     if not responses and not likelihoods:
         raise DataError("there are neither responses nor likelihoods to score", "evaluate at least one held-out row")
     scores = perplexity_scores(likelihoods) if likelihoods else []
     if responses:
-        # One order for all: the bootstrap must not depend on the order in which the answers were made.
+        # A fixed order: the bootstrap must not depend on the order in which the answers were generated.
         ordered = sorted(responses, key=lambda response: response.item)
         texts, references = [one.text for one in ordered], [one.reference for one in ordered]
         reasons = {"stop_reasons": dict(sorted(Counter(one.stop_reason for one in ordered).items()))}
         parts = answer_scores(ordered) if by_answer is None else by_answer
         if [one.item for one in parts] != [one.item for one in ordered]:
-            raise DataError(f"{len(parts)} scores of answers are not those of the {len(ordered)} responses")
+            raise DataError(f"{len(parts)} answer scores do not match the {len(ordered)} responses")
         counts = np.array([one.bleu_counts for one in parts], dtype=np.int64)
         rouge = {kind: [getattr(one, kind) for one in parts] for kind in KINDS}
         bleu = bleu_score(texts, references, counts=counts)
@@ -217,7 +217,7 @@ def score_held_out(
 def _check_ids(ids: Iterable[str]) -> None:
     repeated = [name for name, count in Counter(ids).items() if count > 1]
     if repeated:
-        raise DataError(f"{len(repeated)} ids stand more than once, first {repeated[0]!r}: item ids must be unique")
+        raise DataError(f"{len(repeated)} ids occur more than once, first {repeated[0]!r}: item ids must be unique")
 
 
 def _check_unchanged(path: Path, item: str, what: str, stored: object, now: object) -> None:

@@ -1,8 +1,8 @@
-"""Win rates from a directory of alpaca_eval's results: `annotations.json` and, where there is one, `leaderboard.csv`.
+"""Win rates from a directory of alpaca_eval's results: `annotations.json` and optionally `leaderboard.csv`.
 
 alpaca_eval (tatsu-lab/alpaca_eval, metrics/helpers.py and metrics/glm_winrate.py) asks a judge which of two outputs is
-better and writes a preference an instruction: 1 = the baseline's, 2 = the model's, anything between is the judge's
-weight, 1.5 (0 in old files) a draw, null a judgement that failed. The win rate is the mean preference less 1, in
+better and writes one preference per instruction: 1 = the baseline's, 2 = the model's, in between = the judge's
+weight, 1.5 (0 in old files) = a tie, null = a failed judgement. The win rate is the mean preference minus 1, in
 percent. The length-controlled win rate (Dubois et al. 2024, arXiv:2404.04475) comes from a regression over many models;
 it is read from the leaderboard, not computed.
 """
@@ -22,7 +22,7 @@ from tunelab.statistics.standard_errors import clustered_mean_with_error
 
 ANNOTATIONS, LEADERBOARD = "annotations.json", "leaderboard.csv"
 
-# Percentage points by which the leaderboard's win rate may differ from ours: files round, evaluations differ by more.
+# Percentage points by which the leaderboard may differ from ours: more than rounding, less than another evaluation.
 TOLERANCE = 0.01
 
 
@@ -38,14 +38,14 @@ class Annotation:
 
 
 def win_rate(folder: Path, *, name: str | None = None) -> Scored:
-    """Win rate (0-100) over the baseline with its standard error; length-controlled too where the leaderboard has it.
+    """Win rate (0-100) over the baseline with its standard error; also length-controlled if the leaderboard has it.
 
     Args:
-        folder: where alpaca_eval wrote its results of one model.
-        name: the model's row in leaderboard.csv; None = as the annotations name the model.
+        folder: alpaca_eval's results of one model.
+        name: the model's row in leaderboard.csv; None = the model's name in the annotations.
 
     Raises:
-        DataError: files are missing or of several models, there is no preference at all, or the leaderboard is of
+        DataError: files are missing or of several models, there is no preference at all, or the leaderboard is from
             another evaluation.
         BadRow: a row of a file is malformed.
     """
@@ -54,7 +54,7 @@ def win_rate(folder: Path, *, name: str | None = None) -> Scored:
     if not judged:
         raise DataError(f"{folder / ANNOTATIONS}: none of its {len(annotations)} rows has a preference", "judge again")
     wins = [100 * one.win for one in judged if one.win is not None]
-    # Where several judges saw an instruction, their judgements are not independent of each other.
+    # Several judgements of one instruction are not independent.
     mean = clustered_mean_with_error(wins, [one.instruction for one in judged])
     protocol = {
         "baseline": sorted({one.baseline for one in annotations}),
@@ -80,17 +80,17 @@ def win_rate(folder: Path, *, name: str | None = None) -> Scored:
 
 
 def read_annotations(folder: Path) -> list[Annotation]:
-    """Rows of a directory's annotations.json, in their order.
+    """Rows of a directory's annotations.json, in order.
 
     Raises:
         DataError: no such directory or file, or its rows are of several models.
-        BadRow: a row lacks a key, or its preference is none.
+        BadRow: a row lacks a key, or its preference is invalid.
     """
     path = folder / ANNOTATIONS
     if not path.is_file():
         below = sorted(str(found.parent) for found in folder.glob(f"*/{ANNOTATIONS}")) if folder.is_dir() else []
         raise DataError(
-            f"{path}: no such file; expected a directory that alpaca_eval wrote its results to",
+            f"{path}: no such file; expected a directory with alpaca_eval's results",
             f"did you mean {' or '.join(below)}?" if below else "run alpaca_eval on the model_outputs.json first",
         )
     annotations = read_rows([path], _annotation)
@@ -102,8 +102,8 @@ def _one_model(path: Path, annotations: Sequence[Annotation]) -> None:
     models = sorted({one.model for one in annotations})
     if len(models) > 1:
         raise DataError(
-            f"{path}: holds annotations of {len(models)} models ({', '.join(models)}), expected one",
-            "a win rate is one model's: split the file by generator_2",
+            f"{path}: contains annotations of {len(models)} models ({', '.join(models)}), expected one",
+            "a win rate is for one model: split the file by generator_2",
         )
 
 
@@ -124,7 +124,7 @@ def _annotation(row: Row) -> Annotation:
 
 
 def _length_controlled(folder: Path, name: str, plain: Score) -> tuple[Score | None, str]:
-    """The leaderboard's length-controlled win rate of a model, or None and the reason why there is none."""
+    """The leaderboard's length-controlled win rate of a model, or None and the reason."""
     path = folder / LEADERBOARD
     if not path.is_file():
         return None, f"{path} does not exist"
@@ -137,7 +137,7 @@ def _length_controlled(folder: Path, name: str, plain: Score) -> tuple[Score | N
     if listed is not None and abs(listed - plain.value) > TOLERANCE:
         raise DataError(
             f"{path}: {name!r} has win_rate {listed:.3f}, but {ANNOTATIONS} gives {plain.value:.3f}",
-            "the two files are of different evaluations: use the ones that alpaca_eval wrote together",
+            "the two files are from different evaluations: use files that alpaca_eval wrote together",
         )
     value, error = _number(path, row, "length_controlled_winrate"), _number(path, row, "lc_standard_error")
     if value is None:
@@ -155,7 +155,7 @@ def _model_name(row: Row) -> str:
 
 
 def _number(path: Path, row: Row, name: str) -> float | None:
-    """A cell as a number; None where the column is missing or the cell is empty."""
+    """A cell as a number; None if the column is missing or the cell is empty."""
     cell = str(row.get(name) or "").strip()
     if not cell:
         return None

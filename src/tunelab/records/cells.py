@@ -1,7 +1,7 @@
-"""The cells of a study: each training and each evaluation once, keyed by what it is made of, and what is known of it.
+"""A study's cells: each training and each evaluation once, keyed by its inputs, with its status.
 
 A cell is a training (an arm with a seed) or an evaluation (an arm with a seed on a benchmark). A study's directory
-holds `study.json` and one record a cell (`cells/KEY.json`), so that cells run anywhere write without meeting.
+holds `study.json` and one record per cell (`cells/KEY.json`), so that no two machines write to the same file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STUDY_FILE, CREATED_FILE, RECORDS = "study.json", "created.json", "cells"
 
 Status = Literal["waiting", "done", "failed"]
 
-#: Where a run reports to changes nothing of what it is.
+#: Trackers do not change a run's result.
 _NOT_OF_A_TRAINING: dict[str, Any] = {
     "out": True,
     "evaluate": True,
@@ -35,19 +35,19 @@ _NOT_OF_A_TRAINING: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One thing that a study runs.
+    """One job of a study.
 
     Args:
-        key: of what it is made of; the name it is stored under.
+        key: hash of its inputs, and the name of its record.
         arm: the first arm that needs it.
         seed: None = nothing in it depends on a seed.
         benchmark: "" = training.
-        needs: key of the training that it evaluates; "" = it needs none.
+        needs: key of the training that it evaluates; "" = none.
         status: "waiting", "done" or "failed".
-        error: of a failed one.
-        seconds: that it took, over all sessions.
-        memory_bytes: highest memory of the accelerator (of the process on a CPU); None = not known.
-        folder: what it made, relative to the study's directory.
+        error: why it failed.
+        seconds: total time over all sessions.
+        memory_bytes: peak memory of the accelerator (of the process on a CPU); None = unknown.
+        folder: its output, relative to the study's directory.
     """
 
     key: str
@@ -63,13 +63,13 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """As it is shown: "lora, seed 0: mmlu"."""
+        """The displayed name: "lora, seed 0: mmlu"."""
         seed = "" if self.seed is None else f", seed {self.seed}"
         return f"{self.arm}{seed}: {self.benchmark or 'training'}"
 
 
 def cells_of(study: Study) -> list[Cell]:
-    """Every cell, each once, in the order in which they are run: an arm's training, then what is asked of it.
+    """All cells, each once, in execution order: an arm's training, then its evaluations.
 
     Raises:
         ConfigError: an arm's recipe is wrong.
@@ -88,12 +88,12 @@ def cells_of(study: Study) -> list[Cell]:
 
 
 def seeds_of(study: Study, arm: str) -> tuple[int, ...]:
-    """The seeds that an arm is run with: one for a model that is not tuned."""
+    """The seeds of an arm: a single one for a model that is not tuned."""
     return study.seeds if study.arms[arm].tuned else study.seeds[:1]
 
 
 def training_key(study: Study, arm: str, seed: int) -> str:
-    """Of an arm's weights: its whole recipe and seed, or the model alone where nothing is trained."""
+    """Key of an arm's weights: its whole recipe and seed, or only the model if nothing is trained."""
     recipe = study.arm_recipe(arm, seed)
     if study.arms[arm].tuned:
         return "train-" + _hash(recipe_as_before(recipe.model_dump(mode="json", exclude=_NOT_OF_A_TRAINING)))
@@ -103,7 +103,7 @@ def training_key(study: Study, arm: str, seed: int) -> str:
 
 
 def evaluation_key(study: Study, arm: str, seed: int, benchmark: str) -> str:
-    """Of what an arm gives to a benchmark."""
+    """Key of an arm's evaluation on a benchmark."""
     made_of: dict[str, Any] = {"weights": training_key(study, arm, seed), "options": study.benchmarks[benchmark]}
     recipe = study.arm_recipe(arm, seed)
     if benchmark == HELD_OUT:
@@ -114,12 +114,12 @@ def evaluation_key(study: Study, arm: str, seed: int, benchmark: str) -> str:
 
 
 def known_cells(study: Study, folder: Path) -> list[Cell]:
-    """The study's cells, as far as the directory knows them."""
+    """The study's cells, with the status stored in the directory."""
     return [read_cell(folder, cell.key) or cell for cell in cells_of(study)]
 
 
 def read_cell(folder: Path, key: str) -> Cell | None:
-    """A cell's record; None where there is none yet.
+    """A cell's record; None if there is none yet.
 
     Raises:
         RunError: a later version of tunelab wrote it.
@@ -138,22 +138,22 @@ def keep_cell(folder: Path, cell: Cell) -> None:
 
 
 def keep_study(study: Study, folder: Path) -> None:
-    """Write a study into its directory, made where there is none: its settings, when it was begun, and an id of it.
+    """Write a study into its directory, created if needed: its settings, its start time and its id.
 
     Raises:
-        RunError: the directory holds another study.
+        RunError: the directory contains another study.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / STUDY_FILE
     if path.exists() and unstamped(json.loads(path.read_text(encoding="utf-8")), path)[0]["title"] != study.title:
-        raise RunError(f"{folder}: holds another study", "choose another directory with --out")
+        raise RunError(f"{folder}: contains another study", "choose another directory with --out")
     if not (folder / CREATED_FILE).exists():
         write_json_atomically(folder / CREATED_FILE, {"created": now(), "id": uuid.uuid4().hex})
     write_json_atomically(path, stamped(study.model_dump(mode="json")))
 
 
 def read_study(folder: Path | str) -> tuple[Study, list[Cell]]:
-    """The study of a directory, and its cells.
+    """The study in a directory, and its cells.
 
     Raises:
         RunError: there is none, or a later version of tunelab wrote it.
@@ -170,14 +170,14 @@ def read_study(folder: Path | str) -> tuple[Study, list[Cell]]:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a cell is expected to take; None = nothing is known."""
+    """Expected cost of a cell; None = unknown."""
 
     seconds: float | None
     memory_bytes: int | None
 
 
 def expected_costs(cells: Sequence[Cell]) -> dict[str, Expected]:
-    """Of each cell that is not done, what the same arm's done cells took, or else the same benchmark's; by key."""
+    """Expected cost of each unfinished cell, from the arm's done cells, or else from the benchmark's; by key."""
     done = [cell for cell in cells if cell.status == "done"]
 
     def alike(cell: Cell) -> list[Cell]:

@@ -1,7 +1,7 @@
-"""What lies in the folder of an evaluation: one arm's responses to one benchmark, and what was made of them.
+"""Names of the files in an evaluation's folder: one arm's responses to one benchmark, and their results.
 
-A benchmark's folder holds responses, grades (each item's values) and scores; a held-out evaluation's likelihoods,
-responses, answer scores (what each answer adds to ROUGE and BLEU) and scores.
+A benchmark's folder contains responses, grades (each item's values) and scores. A held-out evaluation's folder contains
+likelihoods, responses, answer scores (what each answer contributes to ROUGE and BLEU) and scores.
 """
 
 from __future__ import annotations

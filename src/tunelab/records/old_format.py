@@ -1,13 +1,13 @@
-"""The format of the files that tunelab writes and reads back, and the one place that reads an older one.
+"""The format version of the files that tunelab writes and reads back; the only module that reads older formats.
 
-Format 1 has no `format_version`; it ended with the renaming of recipe keys, metrics and likelihood fields, whose old
-and new names stand in config/renamed.py. Format 2 has `format_version: 2` beside a file's own keys: in a run's
-manifest.json (which speaks for its recipe.yaml too), study.json, each job's record, the header line of responses.jsonl
-and likelihoods.jsonl, scores.json (which speaks for the files beside it) and report.json.
+Format 1 has no `format_version`; it ended when recipe keys, metrics and likelihood fields were renamed
+(config/renamed.py). Format 2 has `format_version: 2` next to a file's own keys: in a run's manifest.json
+(which also covers its recipe.yaml), study.json, each job's record, the header line of responses.jsonl
+and likelihoods.jsonl, scores.json (which also covers the files next to it) and report.json.
 
-The version is of the file alone: it is taken off on reading, so that no hash and no comparison of headers sees it.
-Files of format 1 are not rewritten. One that is resumed goes on below its old header with records of the new names;
-names are translated where old ones stand, so both kinds of records read alike.
+The version belongs to the file only: it is removed on reading, so that it is in no hash and no header comparison.
+Files of format 1 are not rewritten. A resumed one keeps its old header and gets records with the new names;
+old names are translated on reading, so both kinds of records read alike.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Tree = dict[str, Any]
 
 
 def stamped(content: Mapping[str, Any]) -> Tree:
-    """What is written: the content, and before it the format that it has."""
+    """The content to write, with its format version in front."""
     return {KEY: FORMAT_VERSION, **content}
 
 
 def unstamped(content: Mapping[str, Any], path: Path) -> tuple[Tree, int]:
-    """The content without its format, and the format; a file that names none has format 1.
+    """The content without its format version, and the version; a file without one has format 1.
 
     Raises:
         RunError: a later version of tunelab wrote it.
@@ -38,21 +38,21 @@ def unstamped(content: Mapping[str, Any], path: Path) -> tuple[Tree, int]:
     version = content.get(KEY, 1)
     if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
         raise RunError(
-            f"{path}: has format {version}, and this version of tunelab reads formats up to {FORMAT_VERSION}",
+            f"{path}: has format {version}, but this version of tunelab reads formats up to {FORMAT_VERSION}",
             "a later version wrote it: upgrade tunelab",
         )
     return {key: value for key, value in content.items() if key != KEY}, version
 
 
 def likelihood_renamed(record: Mapping[str, Any]) -> Tree:
-    """A record of likelihoods.jsonl under the names of today; any other record as it is."""
+    """A record of likelihoods.jsonl with the current names; any other record unchanged."""
     if "answer_nll" not in record:
         return dict(record)
     return {LIKELIHOOD_FIELDS.get(key, key): value for key, value in record.items()}
 
 
 def read_scores(content: Mapping[str, Any], path: Path) -> Tree:
-    """What scores.json holds, under the names of today.
+    """The content of scores.json, with the current names.
 
     Raises:
         RunError: a later version of tunelab wrote it.
@@ -64,7 +64,7 @@ def read_scores(content: Mapping[str, Any], path: Path) -> Tree:
 
 
 def read_report_tree(content: Mapping[str, Any], path: Path) -> Tree:
-    """What report.json holds, under the names of today.
+    """The content of report.json, with the current names.
 
     Raises:
         RunError: a later version of tunelab wrote it.

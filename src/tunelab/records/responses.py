@@ -1,11 +1,11 @@
-"""`responses.jsonl`: what a model gave, item by item, written as it is made, so that a killed evaluation resumes.
+"""`responses.jsonl`: a model's answers, written one by one as they are generated, so that a killed evaluation resumes.
 
-The first line is the header: one JSON object that says what made the answers (model, revision, adapter hash, precision,
-template, decoding, tunelab's version: whatever mapping the caller gives). Every other line is one record, a JSON object
+The first line is the header: one JSON object with what produced the answers (model, revision, adapter hash, precision,
+template, decoding, tunelab's version: any mapping from the caller). Every other line is one record, a JSON object
 with at least `item` (the item's id, unique in the file) and `prompt_hash`. The hash covers the header, the prompt's
-tokens and the decoding, so no file can hand model B the answers of model A, nor an old prompt's answer to a new prompt.
+tokens and the decoding, so an answer is never reused for another model or another prompt.
 
-Reading needs neither torch nor a model. Likelihood records are kept in files of the same form.
+Reading needs neither torch nor a model. Likelihood records are stored in files of the same form.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Record = dict[str, Any]
 
 
 def prompt_hash(header: Mapping[str, Any], prompt_ids: Iterable[int], decoding: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of who answers (the header), what is asked (token ids) and how the answer is decoded.
+    """SHA-256 (hex) of the model (the header), the prompt (token ids) and the decoding.
 
-    The order of keys does not matter; every value must be one that JSON can hold.
+    The order of keys does not matter; every value must be JSON-serializable.
     """
     parts = [_canonical(header), [int(token) for token in prompt_ids], _canonical(decoding)]
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -38,44 +38,44 @@ def prompt_hash(header: Mapping[str, Any], prompt_ids: Iterable[int], decoding: 
 
 
 def read_responses(path: Path) -> tuple[Record, list[Record]]:
-    """Header and records of a file, in the order in which they were written; a torn last line is left out.
+    """Header and records of a file, in file order; a torn last line is left out.
 
     Raises:
-        RunError: the file does not exist, is empty, or holds a line that is none of ours.
+        RunError: the file does not exist, is empty, or has an invalid line.
     """
     if not path.exists():
-        raise RunError(f"{path}: no such file", "nothing was evaluated there yet")
+        raise RunError(f"{path}: no such file", "nothing has been evaluated there yet")
     header, records, _ = _read(path)
     if header is None:
-        raise RunError(f"{path}: has no header line", "the evaluation was killed at its very start; run it again")
+        raise RunError(f"{path}: has no header line", "the evaluation was killed right at the start; run it again")
     return header, records
 
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Keep a file of answers from a second process; a killed process holds nothing."""
+    """Lock a response file against a second process; a killed process releases the lock."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(f"{path}: another process is writing it", "wait for it, or give another file") from None
+            raise RunError(f"{path}: another process is writing it", "wait for it, or choose another file") from None
         yield
 
 
 class ResponseFile:
-    """A file of responses, open for resuming: what is there is known, what is new is appended and flushed.
+    """A response file, open for resuming: existing records are available, new ones are appended and flushed.
 
-    Used as a context manager; leaving the block syncs the file to disk and closes it. One process at a time may have
-    a file open; the run directory that it lies in is what keeps a second one out.
+    Use it as a context manager; leaving the block syncs and closes the file. Only one process at a time may have
+    a file open; the lock on the run directory ensures that.
 
     Args:
-        path: the file; made, with its directories, where it does not exist. A torn last line, as a kill leaves it,
-            is cut off.
-        header: what makes the answers; must equal the header that an existing file begins with.
+        path: the file; created, with its directories, if missing. A torn last line, left by a kill,
+            is removed.
+        header: what produces the answers; must equal the header of an existing file.
 
     Raises:
-        RunError: the headers differ (names the keys and both values), or a line is none of ours.
+        RunError: the headers differ (lists keys and both values), or a line is invalid.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
@@ -85,7 +85,7 @@ class ResponseFile:
         if stored is not None and stored != self.header:
             lines = "\n".join(f"  {line}" for line in _differences(stored, self.header))
             raise RunError(
-                f"{path}: was made by something else than what is asked for now\n{lines}",
+                f"{path}: was made with another model or other settings\n{lines}",
                 "use another output directory, or remove the file to answer every item again",
             )
         self._records = {record["item"]: record for record in records}
@@ -105,7 +105,7 @@ class ResponseFile:
         self.close()
 
     def close(self) -> None:
-        """Sync what was appended to disk and close; a second call does nothing."""
+        """Sync appended records to disk and close; a second call does nothing."""
         if not self._file.closed:
             os.fsync(self._file.fileno())
             self._file.close()
@@ -114,40 +114,40 @@ class ResponseFile:
         return len(self._records)
 
     def get(self, item: str, prompt_hash: str) -> Record | None:
-        """The record of this item for this prompt; None where it is still to be made.
+        """The record of this item for this prompt; None if there is none yet.
 
         Raises:
-            RunError: the file holds an answer of this item to another prompt: data or template changed since.
+            RunError: the file has an answer of this item to another prompt: data or template changed since.
         """
         record = self._records.get(item)
         if record is not None and record["prompt_hash"] != prompt_hash:
             raise RunError(
-                f"{self.path}: item {item!r} was answered for another prompt than it has now",
+                f"{self.path}: item {item!r} was answered for a different prompt",
                 "the data or the template changed; remove the file to answer every item again",
             )
         return record
 
     def append(self, record: Mapping[str, Any]) -> Record:
-        """Write one record at the end of the file and flush it; gives it back as reading it would.
+        """Append one record and flush it; returns the record as it would be read back.
 
         Raises:
-            RunError: the record has no `item` or `prompt_hash`, or its item is in the file already.
+            RunError: the record has no `item` or `prompt_hash`, or its item is already in the file.
         """
         kept = _checked(_canonical(record), self.path, "the record to append")
         if kept["item"] in self._records:
-            raise RunError(f"{self.path}: item {kept['item']!r} is in the file already", "item ids must be unique")
+            raise RunError(f"{self.path}: item {kept['item']!r} is already in the file", "item ids must be unique")
         self._write(kept)
         self._records[kept["item"]] = kept
         return kept
 
     def _write(self, value: Record) -> None:
         line = memoryview(_line(value))
-        while line:  # an unbuffered write may take only a part (a full disk raises)
+        while line:  # an unbuffered write may be partial (a full disk raises)
             line = line[self._file.write(line) :]
 
 
 def _line(value: Record) -> bytes:
-    """One line of JSON, readable where UTF-8 can hold it, escaped where it cannot (a lone surrogate in a text)."""
+    """One line of JSON, in UTF-8 if possible, else escaped (a lone surrogate in a text)."""
     try:
         return (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode()
     except UnicodeEncodeError:
@@ -155,13 +155,13 @@ def _line(value: Record) -> bytes:
 
 
 def _canonical(value: Mapping[str, Any]) -> Record:
-    """The mapping as JSON gives it back: tuples are lists, keys are strings. NaN and infinity raise ValueError."""
+    """The mapping after a JSON round trip: tuples become lists, keys strings. NaN and infinity raise ValueError."""
     result: Record = json.loads(json.dumps(dict(value), allow_nan=False))
     return result
 
 
 def _read(path: Path) -> tuple[Record | None, list[Record], int]:
-    """Header (None where there is none yet), records, and the length in bytes of the complete lines."""
+    """Header (None if there is none yet), records, and the length in bytes of the complete lines."""
     try:
         lines, length = read_json_lines(path)
     except ValueError as error:
@@ -204,7 +204,7 @@ def _broken_line(path: Path) -> int:
 
 
 def _differences(stored: Any, asked: Any, path: str = "") -> list[str]:
-    """What differs between two headers, one line a key: dotted path, stored value, asked value."""
+    """Differences between two headers, one line per key: dotted path, stored value, requested value."""
     if not (isinstance(stored, dict) and isinstance(asked, dict)):
         return [] if stored == asked else [f"{path}: {_shown(stored)} in the file, {_shown(asked)} now"]
     lines = []

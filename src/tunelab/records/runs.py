@@ -1,11 +1,11 @@
-"""A run's directory, and the only place that knows which file lies where in it.
+"""A run's directory; the only module that knows its file layout.
 
 recipe.yaml        the resolved recipe: every key, defaults filled in
 manifest.json      what ran: versions, hardware, hashes, counts, cost, outcome
-metrics.jsonl      one line a step and evaluation
-checkpoints/       to resume from; `best/` holds the best evaluated weights
+metrics.jsonl      one line per step and per evaluation
+checkpoints/       for resuming; `best/` has the weights of the best evaluation
 adapter/ | model/  the result: a PEFT adapter, or a transformers checkpoint
-tokenizer/         the tokenizer that the rows were made with
+tokenizer/         the tokenizer used for the rows
 evaluations/       responses and scores of `tunelab eval`
 trackers/          local files of W&B and TensorBoard
 """
@@ -35,7 +35,7 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "safet
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory. The object holds nothing but the path: what it tells is read from disk when asked."""
+    """A run directory. The object holds only the path; everything else is read from disk on access."""
 
     path: Path
 
@@ -57,12 +57,12 @@ class Run:
 
     @property
     def adapter(self) -> Path:
-        """The trained adapter; absent where every weight was trained."""
+        """The trained adapter; missing after full fine-tuning."""
         return self.path / "adapter"
 
     @property
     def model(self) -> Path:
-        """The trained weights; absent where an adapter was trained."""
+        """The trained weights; missing if an adapter was trained."""
         return self.path / "model"
 
     @property
@@ -79,15 +79,15 @@ class Run:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """The manifest as it stands on disk; empty where the run has not started."""
+        """The manifest on disk; empty if the run has not started."""
         return unstamped(self._stored_manifest(), self.manifest_file)[0]
 
     @property
     def recipe(self) -> Recipe:
-        """The resolved recipe that the run was begun with; one of format 1 under the names of today.
+        """The resolved recipe of the run; a format 1 recipe is returned with the current names.
 
         Raises:
-            ConfigError: the file was changed, and something in it is wrong.
+            ConfigError: the file was edited and is no longer valid.
             RunError: a later version of tunelab wrote the run.
         """
         _, version = unstamped(self._stored_manifest(), self.manifest_file)
@@ -114,12 +114,12 @@ class Run:
         return [record for record in records if kind is None or record.get("kind") == kind]
 
     def update_manifest(self, **entries: Any) -> None:
-        """Put entries into the manifest, replacing those of the same name."""
-        # The format stays as it is: it speaks for the recipe too, which is not written again.
+        """Set entries of the manifest, replacing existing ones of the same name."""
+        # The format version stays: it also covers the recipe, which is not rewritten.
         write_json_atomically(self.manifest_file, {**self._stored_manifest(), **entries})
 
     def keep_metrics_up_to(self, step: int) -> None:
-        """Drop metrics of steps after `step` and a torn last line: those steps are about to run again."""
+        """Drop metrics of steps after `step` and a torn last line: those steps will run again."""
         if not self.metrics_file.exists():
             return
         records, length = read_json_lines(self.metrics_file)
@@ -129,16 +129,16 @@ class Run:
             write_text_atomically(self.metrics_file, "".join(json.dumps(record) + "\n" for record in kept))
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Add one line to metrics.jsonl, flushed."""
+        """Append one line to metrics.jsonl and flush it."""
         with open(self.metrics_file, "a", encoding="utf-8") as file:
             file.write(json.dumps(dict(record), allow_nan=False) + "\n")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for writing: a second process that wants it is refused. A killed process holds nothing.
+        """Lock the run for writing: a second process is refused. A killed process releases the lock.
 
         Raises:
-            RunError: another process holds it.
+            RunError: another process has the lock.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.path / ".lock", "w") as file:
@@ -150,25 +150,25 @@ class Run:
 
 
 def new_run(path: Path, recipe: str) -> Run:
-    """Start a run in a directory that holds none yet, or one that failed before its first checkpoint: nothing is lost.
+    """Start a run in an empty directory, or in one whose run failed before its first checkpoint: nothing is lost.
 
     Raises:
-        RunError: there is a run already, or the directory holds other files.
+        RunError: the directory contains a run or other files.
     """
     run = Run(path)
     failed_early = run.status == "failed" and not any(run.checkpoints.glob("step-*"))
     if run.recipe_file.exists() and not failed_early:
-        done = f"; it is {run.status}"
+        done = f" ({run.status})"
         raise RunError(
-            f"{path}: there is a run already{done}",
-            f"go on with it (tunelab train --resume {path}), or choose another directory with --out",
+            f"{path}: already contains a run{done}",
+            f"resume it (tunelab train --resume {path}), or choose another directory with --out",
         )
     if (
         not run.recipe_file.exists()
         and path.exists()
         and any(not entry.name.startswith(".") for entry in path.iterdir())
     ):
-        raise RunError(f"{path}: the directory is not empty and holds no run", "choose another directory with --out")
+        raise RunError(f"{path}: the directory is not empty and is not a run", "choose another directory with --out")
     path.mkdir(parents=True, exist_ok=True)
     for stale in (run.manifest_file, run.metrics_file):
         stale.unlink(missing_ok=True)
@@ -178,10 +178,10 @@ def new_run(path: Path, recipe: str) -> Run:
 
 
 def open_run(path: Path) -> Run:
-    """A run that exists.
+    """Open an existing run.
 
     Raises:
-        RunError: there is none in this directory.
+        RunError: this directory is not a run.
     """
     run = Run(path)
     if not run.recipe_file.exists():
@@ -195,7 +195,7 @@ def now() -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and machine: what a result must be read with. Reads nothing that is slow to import."""
+    """Versions and machine, stored with every result. Imports nothing that is slow to import."""
     return {
         "tunelab": metadata.version("tunelab"),
         "python": platform.python_version(),
@@ -209,7 +209,7 @@ def environment() -> dict[str, Any]:
 
 
 def source_state() -> dict[str, Any] | None:
-    """Commit and whether files differ from it, where tunelab runs from a git checkout of its own; else None."""
+    """Commit, and whether files differ from it, if tunelab runs from its own git checkout; otherwise None."""
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str | None:

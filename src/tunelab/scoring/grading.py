@@ -1,7 +1,7 @@
-"""Grading over the cores: one response at a time here, and what would take long shared with other processes.
+"""Grade responses on all cores: in this process first, and in worker processes if that is faster.
 
-A worker is a plain interpreter that is handed JSON and gives JSON. It is not forked from a process that may hold
-threads or a GPU, and it does not run the caller's script again, as multiprocessing's `spawn` does.
+A worker is a fresh interpreter that reads and writes JSON. It is not forked from a process that may have threads
+or a GPU, and it does not rerun the caller's script, as multiprocessing's `spawn` does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tunelab.errors import RunError, TunelabError
 from tunelab.evaluation.benchmark import BenchmarkOptions, Response
 
 FOLDER = "evaluation/benchmarks"
-WORKER_SECONDS = 0.5  # what a worker costs before it grades: an interpreter and its imports
+WORKER_SECONDS = 0.5  # start-up time of a worker: interpreter and imports
 WORKER = "from tunelab.scoring.grading import work; work()"
 
 Values = dict[str, Any]
@@ -34,7 +34,7 @@ Numbered = tuple[int, Response]
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Cores available to this process."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -48,18 +48,18 @@ def grade_responses(
     places: Sequence[str],
     workers: int | None = None,
 ) -> list[Values]:
-    """Values of each response, as JSON gives them back; the same with any number of workers.
+    """Values of each response, after a JSON round trip; independent of the number of workers.
 
     Args:
         module: the benchmark.
-        name: its name or the path of its file, by which a worker finds it.
+        name: its name or the path of its file, from which a worker loads it.
         options: its options.
         responses: what is graded.
-        places: where each response stands ("FILE: line 3"), for messages.
-        workers: processes at most; None = one a core.
+        places: location of each response ("FILE: line 3"), for messages.
+        workers: maximum number of processes; None = one per core.
 
     Raises:
-        RunError: a response cannot be graded: the first of them, with its place and item.
+        RunError: a response cannot be graded; names the first one, with its location and item.
     """
     workers = workers or cores()
     numbered = list(enumerate(responses))
@@ -76,10 +76,10 @@ def grade_responses(
 
 
 def _pays(seconds: Sequence[float], left: int, workers: int) -> bool:
-    """Whether others would take more time off this process than they cost; asked again when twice as much is done.
+    """Whether workers would save more time than they cost; checked again whenever twice as many are graded.
 
-    What the responses so far took beyond the median was spent on loading what grading needs (a tokenizer's data, a
-    language detector), which every worker would load for itself.
+    Time beyond the median so far went into loading what grading needs (a tokenizer's data, a language detector), which
+    every worker would load again.
     """
     done = len(seconds)
     if done < 2 or done & (done - 1):
@@ -101,13 +101,13 @@ def _graded(
 def _grade_part(
     module: ModuleType, name: str, options: BenchmarkOptions, part: Iterable[Numbered]
 ) -> tuple[dict[int, Values], dict[str, Any] | None]:
-    """Values by number, and where grading failed the number, what happened and the remedy; it ends there."""
+    """Values by number; on a failure also its number, the error and the remedy, and grading stops there."""
     values: dict[int, Values] = {}
     metric = module.BENCHMARK.metric
     for index, response in part:
         failure = {"index": index, "item": response.item, "hint": ""}
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # what a benchmark prints is no data of ours
+            with contextlib.redirect_stdout(sys.stderr):  # a benchmark's own output must not mix with ours
                 values_given = dict(module.grade(response, options))
             given: Values = json.loads(json.dumps(values_given, allow_nan=False))
         except TunelabError as error:
@@ -117,16 +117,16 @@ def _grade_part(
             where = f"{Path(frame.filename).name}:{frame.lineno}"
             message = f"grade of benchmark {name} failed: {type(error).__name__}: {error} ({where})"
             return values, {**failure, "message": message}
-        # A response of another tool may lack what the metric needs and have another value (TruthfulQA's MC2 alone).
+        # Another tool's response may lack the metric's input but allow another value (TruthfulQA's MC2 alone).
         if not given or not _is_value(given.get(metric)):
-            message = f"grade of benchmark {name} gave no number {metric!r}, but {given}"
+            message = f"grade of benchmark {name} gave no number for {metric!r}, but {given}"
             return values, {**failure, "message": message}
         values[index] = given
     return values, None
 
 
 def _is_value(value: Any) -> bool:
-    """A finite number, or None where a response cannot be judged."""
+    """A finite number, or None if a response cannot be judged."""
     return value is None or (isinstance(value, int | float) and math.isfinite(value))
 
 
@@ -143,7 +143,7 @@ def _shared(
     places: Sequence[str],
     workers: int,
 ) -> dict[int, Values]:
-    """Every worker takes each n-th response; this process is one of them."""
+    """Each worker takes every n-th response; this process is one of them."""
     shares = [share for share in (part[first::workers] for first in range(workers)) if share]
     with ThreadPoolExecutor(max_workers=max(1, len(shares) - 1)) as threads:
         asked = [threads.submit(_ask_worker, name, options, share) for share in shares[1:]]
@@ -162,21 +162,21 @@ def _ask_worker(
         "options": options.model_dump(mode="json"),
         "responses": [[index, response.to_json()] for index, response in share],
     }
-    # Where this process finds its modules, and not what may lie in the working directory.
+    # Use this process's module path, not whatever is in the working directory.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
     done = subprocess.run(
         [sys.executable, "-c", WORKER], input=json.dumps(job), capture_output=True, text=True, env=environment
     )
     if done.returncode != 0:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise RunError(f"a process that graded {len(share)} responses ended: {said[-1]}", "--workers 1 uses no others")
+        raise RunError(f"a grading process of {len(share)} responses died: {said[-1]}", "use --workers 1")
     result = json.loads(done.stdout)
     return {index: values for index, values in result["values"]}, result["failure"]
 
 
 def work() -> None:
-    """A worker: grade the responses that are given as JSON on stdin, and write their values as JSON to stdout."""
-    answer, sys.stdout = sys.stdout, sys.stderr  # nor may what it prints while it is imported stand among the values
+    """A worker: grade the responses given as JSON on stdin, and write their values as JSON to stdout."""
+    answer, sys.stdout = sys.stdout, sys.stderr  # keep output printed during imports apart from the values
     job = json.load(sys.stdin)
     module = plugins.load(FOLDER, job["benchmark"])
     part = [(index, Response.from_json(record)) for index, record in job["responses"]]

@@ -1,4 +1,4 @@
-"""Reading a file of responses: ours by its header, other tools' by what they hold (evaluation/foreign_responses.py)."""
+"""Read a response file: ours by its header, other tools' by their content (evaluation/foreign_responses.py)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tunelab.evaluation.foreign_responses import KNOWN_FORMS, Line, benchmark_of
 from tunelab.records.evaluation_files import RESPONSES
 from tunelab.records.responses import read_responses
 
-ANNOTATIONS = "annotations.json"  # as alpaca_eval names what its judge found
+ANNOTATIONS = "annotations.json"  # alpaca_eval's name for its judge's results
 JUDGED = "alpacaeval"
-SAMPLES = "samples_*.jsonl"  # as lm-evaluation-harness names its files, one a task
-NO_RESPONSES = "the evaluation was killed at its very start, or wrote elsewhere"
+SAMPLES = "samples_*.jsonl"  # lm-evaluation-harness's file names, one file per task
+NO_RESPONSES = "the evaluation was killed right at the start, or wrote to another place"
 
 
 @dataclass(frozen=True)
 class ReadResponses:
-    """A file as it was read: one place ("FILE: line 3") a response, warnings about the file itself."""
+    """The content of a file: one location ("FILE: line 3") per response, and warnings about the file itself."""
 
     benchmark: str
     module: ModuleType
@@ -36,7 +36,7 @@ class ReadResponses:
     places: list[str]
     items: int | None
     warnings: list[str] = field(default_factory=list)
-    prompts: str = ""  # of another tool: what is known of how they were made
+    prompts: str = ""  # for other tools: what is known about their prompts
     is_ours: bool = False
 
 
@@ -53,14 +53,14 @@ def response_files(path: Path) -> list[Path]:
             return [path / name]
     samples = sorted(path.glob(SAMPLES))
     if not samples:
-        raise RunError(f"{path}: holds no {RESPONSES}, {SAMPLES} or {ANNOTATIONS}", NO_RESPONSES)
+        raise RunError(f"{path}: contains no {RESPONSES}, {SAMPLES} or {ANNOTATIONS}", NO_RESPONSES)
     return samples
 
 
 def read_lines(files: Sequence[Path], most: int | None = None) -> tuple[list[Line], Path | None]:
-    """Every complete line of the files (or the first `most` of each), and the file whose last line is torn.
+    """All complete lines of the files (or the first `most` of each), and the file whose last line is torn.
 
-    A last line without newline counts where it is whole: other tools end their files so.
+    A last line without newline counts if it is complete: other tools end their files that way.
     """
     found: list[Line] = []
     torn = None
@@ -90,7 +90,7 @@ def is_header(value: Mapping[str, Any]) -> bool:
 
 
 def benchmark_named_by(first: Line) -> str:
-    """Of our own files what the header names, of another tool's what its lines look like."""
+    """For our own files the benchmark in the header, for another tool's the one recognized from its lines."""
     if not is_header(first.value):
         return benchmark_of(first)
     name = first.value.get("benchmark")
@@ -103,7 +103,7 @@ def benchmark_named_by(first: Line) -> str:
 
 
 def lines_of_one_benchmark(path: Path, lines: list[Line], benchmark: str | None) -> list[Line]:
-    """The lines of a folder's files that are of one benchmark; those of a single file as they are."""
+    """The lines of a folder that belong to one benchmark; all lines of a single file."""
     if not path.is_dir():
         return lines
     by_name: dict[str, list[Line]] = {}
@@ -111,11 +111,11 @@ def lines_of_one_benchmark(path: Path, lines: list[Line], benchmark: str | None)
         by_name.setdefault(benchmark_of(line), []).append(line)
     if benchmark is None and len(by_name) > 1:
         raise RunError(
-            f"{path}: holds samples of several benchmarks: {', '.join(sorted(by_name))}",
-            "--as NAME scores those of one, or give the files",
+            f"{path}: contains samples of several benchmarks: {', '.join(sorted(by_name))}",
+            "choose one with --as NAME, or give the files",
         )
     if benchmark is not None and benchmark not in by_name:
-        raise RunError(f"{path}: holds no samples of {benchmark}, but of {', '.join(sorted(by_name))}")
+        raise RunError(f"{path}: contains no samples of {benchmark}, only of {', '.join(sorted(by_name))}")
     return by_name[benchmark] if benchmark is not None else lines
 
 
@@ -148,7 +148,7 @@ def read_foreign_lines(lines: list[Line], name: str, module: ModuleType, given: 
             checked_options(module, name, {"shots": shots})
             given["shots"] = shots
         except ConfigError as error:
-            warnings.append(f"the prompts hold {shots} worked examples: {error.problems[0].message}")
+            warnings.append(f"the prompts have {shots} few-shot examples: {error.problems[0].message}")
     options = checked_options(module, option_prefix(name), given)
     read = read_foreign(lines, name, module, options)
     prompts = f"made by another tool, not checked here ({form}" + ("" if shots is None else f", {shots} shots") + ")"
@@ -159,15 +159,15 @@ def read_foreign_lines(lines: list[Line], name: str, module: ModuleType, given: 
 
 
 def option_prefix(benchmark: str) -> str:
-    """What stands before a benchmark's options ("ifeval" in ifeval.mode): its name, or that of a user's own file."""
+    """The prefix of a benchmark's options ("ifeval" in ifeval.mode): its name, or the stem of a user's own file."""
     return Path(benchmark).stem if benchmark.endswith(".py") else benchmark
 
 
 def checked_options(module: ModuleType, name: str, values: Mapping[str, Any]) -> BenchmarkOptions:
-    """A benchmark's options from their values by name.
+    """Validate a benchmark's options given by name.
 
     Raises:
-        ConfigError: everything that is wrong with them, at once.
+        ConfigError: lists every problem at once.
     """
     try:
         options: BenchmarkOptions = module.Options(**values)
@@ -179,7 +179,7 @@ def checked_options(module: ModuleType, name: str, values: Mapping[str, Any]) ->
             if one["type"] == "extra_forbidden":
                 near = difflib.get_close_matches(key, known, n=1)
                 meant = f"did you mean {near[0]!r}? " if near else ""
-                problems.append(Problem(f"{name}.{key}", "no such option", f"{meant}known: {', '.join(known)}"))
+                problems.append(Problem(f"{name}.{key}", "unknown option", f"{meant}known: {', '.join(known)}"))
             else:
                 problems.append(Problem(f"{name}.{key}", f"{one['msg']}, got {one['input']!r}"))
         raise ConfigError(f"options of {name}", problems) from error
@@ -187,11 +187,11 @@ def checked_options(module: ModuleType, name: str, values: Mapping[str, Any]) ->
 
 
 def benchmark_of_file(path: Path) -> str:
-    """Name of the benchmark whose responses a file or folder holds, as its first line says.
+    """Name of the benchmark of a response file or folder, from its first line.
 
     Raises:
         RunError: there are no responses, or the header names no benchmark.
-        DataError: another tool's file whose form is not known.
+        DataError: another tool's file in an unknown format.
     """
     files = response_files(Path(path))
     if files[0].name == ANNOTATIONS:

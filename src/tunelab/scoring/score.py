@@ -1,7 +1,7 @@
-"""The story of scoring: a file of responses is read, graded over the cores and summarised; no model, no torch.
+"""Score a response file: read it, grade it on all cores and summarize; needs no model and no torch.
 
-Our own files name their benchmark in the header; other tools' files are recognised by what they hold
-(evaluation/foreign_responses.py). A file that is scored is never changed; what was found is written beside it.
+Our own files name their benchmark in the header; other tools' files are recognized by their content
+(evaluation/foreign_responses.py). The response file is never changed; results are written next to it.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ FOLDER = "evaluation/benchmarks"
 
 @dataclass(frozen=True)
 class ScoredFile:
-    """What was found of one file of responses.
+    """The result of scoring one response file.
 
     Args:
         path: the file (or the folder of another tool's files).
         benchmark: its benchmark's name.
-        header: what made the responses; of another tool's file its form and name.
-        scored: scores, groups, warnings and facts; the warnings say, too, what is missing from the file.
-        graded: each response with its values, in the order of the file.
-        scores_path: where the scores lie; grades.jsonl, each item's values, lies beside them.
-        outputs: files for other tools, where the benchmark writes any (evaluation/benchmark.py, write_outputs).
+        header: what produced the responses; for another tool's file its format and name.
+        scored: scores, groups, warnings and facts; warnings include what is missing from the file.
+        graded: each response with its values, in file order.
+        scores_path: path of scores.json; grades.jsonl, with each item's values, is next to it.
+        outputs: files for other tools, if the benchmark writes any (evaluation/benchmark.py, write_outputs).
     """
 
     path: Path
@@ -67,22 +67,22 @@ class ScoredFile:
 def score_file(
     path: Path, *, benchmark: str | None = None, options: Mapping[str, Any] | None = None, workers: int | None = None
 ) -> ScoredFile:
-    """Score a file of responses; write scores.json and grades.jsonl beside it, for a file of another name than ours
-    into the folder NAME.scored beside it. A benchmark may write files of its own there, for other tools to read.
+    """Score a response file. Writes scores.json and grades.jsonl next to a responses.jsonl; for any other file name,
+    into the folder NAME.scored next to it. A benchmark may write additional files there, for other tools to read.
 
     Args:
-        path: a file, or a folder that holds responses.jsonl, the samples of lm-evaluation-harness, or the annotations
-            of alpaca_eval, whose win rate is told.
-        benchmark: name, or path of a user's own .py file, in place of the benchmark that the file names or is
-            recognised as.
-        options: the benchmark's options by name, in place of those that the file's header names. Only those that
-            concern grading make sense here; every one that differs is named in a warning.
-        workers: processes that grade; None = one a core. Changes no result.
+        path: a file, or a folder with responses.jsonl, samples of lm-evaluation-harness, or annotations of alpaca_eval
+            (for its win rate).
+        benchmark: name, or path of a user's own .py file; overrides the benchmark that the file names or is
+            recognized as.
+        options: the benchmark's options by name; override those in the file's header. Only those that
+            affect grading are useful here; a warning names each one that differs.
+        workers: grading processes; None = one per core. Does not change results.
 
     Raises:
-        RunError: there are no responses, a line is damaged or cannot be graded, or nothing can be written there.
-        DataError: another tool's file whose form or items are not known.
-        UsageError: no such benchmark or option.
+        RunError: there are no responses, a line is damaged or cannot be graded, or the folder is not writable.
+        DataError: another tool's file with an unknown format or unknown items.
+        UsageError: unknown benchmark or option.
     """
     path = Path(path)
     files = response_files(path)
@@ -97,9 +97,9 @@ def score_file(
     else:
         read = read_foreign_lines(lines_of_one_benchmark(path, lines, benchmark), name, module, options or {})
     if torn:
-        read.warnings.insert(0, f"the last line of {torn.name} is torn and was left out: its writer was killed")
+        read.warnings.insert(0, f"the last line of {torn.name} is incomplete and skipped: its writer was killed")
     if not read.responses:
-        raise RunError(f"{files[0]}: holds no responses yet", "finish the evaluation that writes it")
+        raise RunError(f"{files[0]}: contains no responses yet", "finish the evaluation that writes it")
     values = grade_responses(read.module, name, read.options, read.responses, read.places, workers)
     graded = [Graded(response, one) for response, one in zip(read.responses, values, strict=True)]
     scored = _summarised(read, graded, path)
@@ -111,7 +111,7 @@ def score_file(
 def _summarised(read: ReadResponses, graded: list[Graded], path: Path) -> Scored:
     warnings = list(read.warnings)
     if read.items is not None and len(graded) != read.items:
-        warnings.append(f"{len(graded)} of {read.items} items are answered in the file: the evaluation is not finished")
+        warnings.append(f"the file has answers to {len(graded)} of {read.items} items: the evaluation is not finished")
     try:
         scored: Scored = read.module.summarise(graded, read.options)
     except TunelabError as error:
@@ -120,10 +120,10 @@ def _summarised(read: ReadResponses, graded: list[Graded], path: Path) -> Scored
         raise RunError(f"{path}: benchmark {read.benchmark} gave no score", "its summarise() must give at least one")
     for score in scored.scores:
         if score.error == 0 and score.unit == "0-1":
-            # The rule of three: with 95 % probability a rate above 3 / n would have shown at least once.
+            # Rule of three: a rate above 3 / n would have shown at least once with 95 % probability.
             warnings.append(
-                f"{score.name}: all {score.n:,} items came out alike, its standard error of 0 says nothing; the other "
-                f"outcome may still come up in {min(1.0, 3 / score.n):.1%} of items"
+                f"{score.name}: all {score.n:,} items have the same value: a standard error of 0 says nothing; up to "
+                f"{min(1.0, 3 / score.n):.1%} of items may have the other value (95 % confidence)"
             )
     if read.prompts:
         scored = _with_protocol(scored, {"prompts": read.prompts})
@@ -139,7 +139,7 @@ def _with_protocol(scored: Scored, more: Mapping[str, Any]) -> Scored:
 
 
 def _score_annotations(path: Path, file: Path, given: Mapping[str, Any]) -> ScoredFile:
-    """Win rates of a folder of alpaca_eval's results; the judgement of each instruction is its graded value."""
+    """Win rates of a folder of alpaca_eval's results; the graded value of an instruction is its judgement."""
     module = plugins.load(FOLDER, JUDGED)
     options = checked_options(module, JUDGED, given)
     graded = [
@@ -153,9 +153,9 @@ def _score_annotations(path: Path, file: Path, given: Mapping[str, Any]) -> Scor
 
 
 def _write(read: ReadResponses, graded: list[Graded], scored: Scored, files: list[Path]) -> Path:
-    """Values by item first, then the scores, which name their hash: a kill between the two can be seen.
+    """Write the values per item first, then the scores with their hash, so that a kill in between is detected.
 
-    They lie beside our own file; beside another tool's, which may lie among others, in a folder of its own.
+    They go next to our own file; for another tool's file, which may be among others, into a separate folder.
     """
     folder = files[0].parent
     if files[0].name != RESPONSES:
@@ -167,7 +167,7 @@ def _write(read: ReadResponses, graded: list[Graded], scored: Scored, files: lis
     found = {
         "tunelab": __version__,
         "benchmark": read.benchmark,
-        # Where its files lie is a matter of the machine, not of the scores.
+        # The location of its files depends on the machine and does not affect scores.
         "options": read.options.model_dump(mode="json", exclude={"data"}),
         "header": read.header,
         "responses": {file.name: _sha256(file.read_bytes()) for file in files},
@@ -184,7 +184,7 @@ def _write(read: ReadResponses, graded: list[Graded], scored: Scored, files: lis
 
 
 def _write_outputs(read: ReadResponses, folder: Path) -> tuple[Path, ...]:
-    """What a benchmark writes for other tools. Another tool's responses do not say which model made them: none then."""
+    """Write a benchmark's files for other tools. None for other tools' responses, which do not name their model."""
     if not (read.is_ours and hasattr(read.module, "write_outputs")):
         return ()
     try:
@@ -194,7 +194,7 @@ def _write_outputs(read: ReadResponses, folder: Path) -> tuple[Path, ...]:
 
 
 def _unwritable(folder: Path, error: OSError) -> RunError:
-    return RunError(f"{folder}: cannot be written: {error.strerror}", "copy the responses to where you may write")
+    return RunError(f"{folder}: cannot be written: {error.strerror}", "copy the responses to a writable directory")
 
 
 def _sha256(content: bytes) -> str:

@@ -1,8 +1,8 @@
-"""The paired bootstrap of corpus figures: such as are no mean over items but computed from counts summed over them.
+"""The paired bootstrap of corpus metrics, which are computed from counts summed over items instead of averaged.
 
 Sources:
     Koehn 2004, Statistical significance tests for machine translation evaluation (EMNLP): items are resampled, the
-        figure is computed anew from each sample, and both systems get the same samples.
+        metric is recomputed on each sample, and both systems get the same samples.
     Hesterberg 2015, What teachers should know about the bootstrap (arXiv:1411.5279): percentiles moved outward for few
         units, as in bootstrap.py.
 """
@@ -22,23 +22,23 @@ from tunelab.errors import DataError
 from tunelab.statistics.bootstrap import RESAMPLES, check_resamples, clipped_score, share_below
 from tunelab.statistics.units import CONFIDENCE, Array, Difference, check_share, unit_of_items
 
-#: Summed counts -> figure, over any leading axes: [..., columns] -> [...].
+#: Summed counts -> metric, over any leading axes: [..., columns] -> [...].
 Statistic = Callable[[Array], Array]
 
-#: Resampled units that are held at a time, as in bootstrap.py.
+#: Resampled units held in memory at a time, as in bootstrap.py.
 _AT_ONCE = 2**18
 
-#: Figures that are equal but for rounding, relative to the larger.
+#: Values that are equal up to rounding, relative to the larger.
 _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
 class CorpusDifference:
-    """A corpus figure of two models over the same items.
+    """A corpus metric of two models on the same items.
 
     Attributes:
-        a_value, b_value: the figures; of several seeds their mean.
-        a_error, b_error: standard errors between items, by the same resamples.
+        a_value, b_value: the metric; with several seeds its mean.
+        a_error, b_error: standard errors over items, from the same resamples.
         difference: b - a, with its error, interval and p.
     """
 
@@ -59,22 +59,22 @@ def paired_corpus_bootstrap(
     seed: int = 0,
     confidence: float = CONFIDENCE,
 ) -> CorpusDifference:
-    """Difference b - a of a figure of summed counts, with the percentile interval of the paired bootstrap.
+    """Difference b - a of a metric of summed counts, with the percentile interval of the paired bootstrap.
 
-    Each resample draws as many items as there are (or whole clusters of them), sums their counts, and computes the
-    figure of each seed and side from the same items; seeds are averaged. p is the interval's own, by inversion: the
-    smallest alpha at which the interval of confidence 1 - alpha leaves out 0.
+    Each resample draws as many items as there are (or whole clusters), sums their counts, and computes the metric of
+    each seed and side from the same items; seeds are averaged. p is found by inverting the interval: the smallest
+    alpha at which the interval of confidence 1 - alpha excludes 0.
 
     Args:
         a_counts, b_counts: [items, columns] for each seed, items in the same order everywhere; the two sides may have
             different numbers of seeds.
-        statistic: the figure of summed counts, [..., columns] -> [...]; called with many resamples at once.
+        statistic: the metric of summed counts, [..., columns] -> [...]; called with many resamples at once.
         clusters: of each item; None = items are independent.
         resamples, seed, confidence: as in paired_bootstrap.
 
     Raises:
-        DataError: a side has no seed, arrays have unlike shapes, there are fewer than two units, the figure of a
-            resample is not finite, resamples < 100, or confidence is no share.
+        DataError: a side has no seed, array shapes differ, there are fewer than two units, the metric of a
+            resample is not finite, resamples < 100, or confidence is not in (0, 1).
     """
     check_share("confidence", confidence)
     check_resamples(resamples)
@@ -93,7 +93,7 @@ def paired_corpus_bootstrap(
     value = float(values[1] - values[0])
     words = ["percentile", f"{resamples:,} resamples", f"seed {seed}", "widened for few units"]
     words += [f"{drawn:,} clusters resampled whole"] if drawn < items else []
-    method = f"paired bootstrap of the corpus figure ({', '.join(words)})"
+    method = f"paired bootstrap of the corpus metric ({', '.join(words)})"
     error, *errors = (_deviation(one, rounding, drawn) for one in (differences, *drawn_values.T))
     found = Difference(value, error, min(low, value), max(high, value), p, items, drawn, method)
     return CorpusDifference(float(values[0]), float(values[1]), errors[0], errors[1], found)
@@ -102,7 +102,7 @@ def paired_corpus_bootstrap(
 def _interval_and_p(
     differences: Array, rounding: float, effective: float, confidence: float
 ) -> tuple[float, float, float]:
-    """The percentile interval's ends, moved outward as Student's t asks for so few units, and p by turning it round."""
+    """The percentile interval, widened with Student's t for few units, and p by inverting the interval."""
     widening = math.sqrt(effective / (effective - 1))
     reach = -widening * float(stdtrit(effective - 1, (1 - confidence) / 2))
     low, high = (float(end) for end in np.quantile(differences, [ndtr(-reach), ndtr(reach)]))
@@ -115,29 +115,29 @@ def _interval_and_p(
 def _stacked(a_counts: Sequence[NDArray[Any]], b_counts: Sequence[NDArray[Any]]) -> Array:
     """Counts of all seeds of both sides, a's first: [items, seeds of both, columns]."""
     if not a_counts or not b_counts:
-        raise DataError("there are no counts of one side: expected an array [items, columns] for each seed")
+        raise DataError("one side has no counts: expected an array [items, columns] for each seed")
     shapes = {np.shape(one) for one in (*a_counts, *b_counts)}
     if len(shapes) > 1 or len(next(iter(shapes))) != 2:
         listed = ", ".join(str(list(shape)) for shape in sorted(shapes))
         raise DataError(
-            f"counts have the shapes {listed}: expected one shape [items, columns]",
+            f"counts have shapes {listed}: expected a single shape [items, columns]",
             "compare only items that both answered",
         )
     return np.stack([np.asarray(one, dtype=np.float64) for one in (*a_counts, *b_counts)], axis=1)
 
 
 def _both(statistic: Statistic, summed: Array, seeds_of_a: int) -> Array:
-    """Both sides' figures, means over their seeds, [resamples, 2], of counts [resamples, seeds of both, columns]."""
+    """Both sides' metric, averaged over seeds, [resamples, 2], from counts [resamples, seeds of both, columns]."""
     figures = np.asarray(statistic(summed), dtype=np.float64)
     if not np.isfinite(figures).all():
-        raise DataError("the figure of summed counts is not finite in some sample of the items", "compare more items")
+        raise DataError("the metric of summed counts is not finite in a resample of the items", "compare more items")
     return np.stack([figures[:, :seeds_of_a].mean(axis=1), figures[:, seeds_of_a:].mean(axis=1)], axis=1)
 
 
 def _resampled(
     statistic: Statistic, summed: Array, seeds_of_a: int, resamples: int, random: np.random.Generator
 ) -> Array:
-    """Both sides' figures of each resample, [resamples, 2], from counts [units, seeds of both, columns]."""
+    """The metric of both sides for each resample, [resamples, 2], from counts [units, seeds of both, columns]."""
     drawn, seeds, columns = summed.shape
     by_unit = summed.reshape(drawn, seeds * columns)
     figures = np.empty((resamples, 2))
@@ -152,7 +152,7 @@ def _resampled(
 
 
 def _deviation(values: Array, rounding: float, drawn: int) -> float:
-    """Standard error from resamples: the bootstrap's deviation divides by n, which n / (n - 1) makes up for."""
+    """Standard error from resamples, with n / (n - 1) correcting the bootstrap's division by n."""
     if float(np.ptp(values)) <= 2 * rounding:
         return 0.0
     return float(values.std(ddof=1)) * math.sqrt(drawn / (drawn - 1))

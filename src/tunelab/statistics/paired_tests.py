@@ -1,7 +1,7 @@
-"""Paired tests: did b do better than a on the same items, and how sure is that?
+"""Paired tests: is b better than a on the same items, and how certain is that?
 
-Everywhere a difference is b - a, and item i of a is item i of b. What makes an item hard for both cancels, which is why
-a paired comparison sees smaller differences than the errors of two scores suggest.
+Differences are always b - a, and item i of a is item i of b. Variation that both models share cancels out, so a paired
+comparison detects smaller differences than the errors of the two scores suggest.
 
 Sources:
     McNemar 1947, Note on the sampling error of the difference between correlated proportions; its exact form as in
@@ -25,10 +25,10 @@ from tunelab.statistics.units import CONFIDENCE, Difference, check_share, gather
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Exact two-sided p of McNemar's test of equal accuracy, from the items that only one of the two answers right.
+    """Exact two-sided p of McNemar's test of equal accuracy, from the discordant items: those only one answers right.
 
-    Under no difference each discordant item falls to either side like a coin: p = 2 P(X <= min) for X binomial with
-    only_a + only_b throws, at most 1. Items are taken as independent.
+    Under the null hypothesis each discordant item goes to either side with probability 1/2: p = 2 P(X <= min) for X
+    binomial with only_a + only_b trials, at most 1. Items are assumed independent.
 
     Args:
         only_a: items that a answers right and b wrong.
@@ -43,14 +43,14 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
 
 def discordant_interval(only_a: int, only_b: int, n: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Interval of the difference of two shares of right answers to the same items, good for few discordant ones too.
+    """Confidence interval of the difference of two accuracies on the same items, valid for few discordant items too.
 
     Bonett and Price: with one answer added to each discordant cell, p_a = (only_a + 1) / (n + 2) and p_b likewise, it
-    is p_b - p_a ± z sqrt((p_a + p_b - (p_b - p_a)²) / (n + 2)), cut to -1 and 1. Without discordant items it still has
-    a width, where a bootstrap has none. Items are taken as independent.
+    is p_b - p_a ± z sqrt((p_a + p_b - (p_b - p_a)²) / (n + 2)), clipped to -1 and 1. Its width is not 0 even without
+    discordant items, unlike a bootstrap's. Items are assumed independent.
 
     Raises:
-        DataError: counts are negative or more than n, or confidence is no share.
+        DataError: counts are negative or exceed n, or confidence is not in (0, 1).
     """
     if min(only_a, only_b) < 0 or only_a + only_b > n or n < 1:
         raise DataError(
@@ -71,18 +71,18 @@ def paired_difference(
     Clusters of unequal size count as fewer units (Units.effective).
 
     Args:
-        a, b: one value an item, in the same order.
+        a, b: one value per item, in the same order.
         clusters: of each item; None = items are independent.
         confidence: of the interval.
 
     Raises:
-        DataError: lengths differ, a value is not finite, there are fewer than two units, or confidence is no share.
+        DataError: lengths differ, a value is not finite, fewer than two units, or confidence is not in (0, 1).
     """
     check_share("confidence", confidence)
     units = gather_units(a, b, clusters)
     value, error, drawn, freedom = units.mean, units.error, len(units.sums), units.effective - 1
     half = -float(stdtrit(freedom, (1 - confidence) / 2)) * error
-    # Without any spread the t test would be certain after two items; that all signs agree by chance is what is known.
+    # Without spread the t test would be certain after two items; use the probability that all signs agree by chance.
     p = 2.0 ** (1 - drawn) if value else 1.0
     if error > 0:
         p = min(1.0, 2 * float(stdtr(freedom, -abs(value) / error)))
@@ -92,13 +92,13 @@ def paired_difference(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's corrected p of each comparison of a family, in the order given: compare each with alpha as it is.
+    """Holm's corrected p of each comparison of a family, in the given order; compare each directly with alpha.
 
-    Sorted p_(1) <= ... <= p_(m) become max over j <= i of (m - j + 1) p_(j), at most 1. The chance of even one false
-    difference in the family then stays below alpha, however the comparisons depend on each other.
+    Sorted p_(1) <= ... <= p_(m) become max over j <= i of (m - j + 1) p_(j), at most 1. This keeps the probability of
+    any false positive in the family below alpha, however the comparisons depend on each other.
 
     Raises:
-        DataError: a p is not within 0 to 1.
+        DataError: a p is outside 0 to 1.
     """
     for place, p in enumerate(p_values):
         if not 0 <= p <= 1:

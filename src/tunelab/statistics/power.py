@@ -1,4 +1,4 @@
-"""What a comparison can see at all: the smallest true difference that is found with a given chance, said beforehand.
+"""Power analysis: the smallest true difference that a comparison detects with a given probability, known in advance.
 
 Sources: Cohen 1988, Statistical power analysis for the behavioral sciences, chapter 2 (t tests of means); Miettinen
 1968, The matched pairs design in the case of all-or-none responses; Kish 1965, Survey sampling (design effect); Miller
@@ -19,19 +19,19 @@ from tunelab.statistics.units import check_share
 def detectable_difference(
     n: int, deviation: float, *, design_effect: float = 1.0, alpha: float = 0.05, power: float = 0.8
 ) -> float:
-    """Smallest true mean difference that a paired comparison of n items finds with this power, in the values' unit.
+    """Smallest true mean difference that a paired comparison of n items detects with this power, in the values' unit.
 
     (z_{1 - alpha/2} + z_power) * deviation * sqrt(design_effect / n), by the normal approximation.
 
     Args:
-        n: items.
+        n: number of items.
         deviation: standard deviation of the items' differences b - a.
-        design_effect: by how much clusters multiply the squared error (cluster_design_effect).
-        alpha: two-sided; of one comparison in a family of m, alpha / m is safe.
-        power: chance of finding it.
+        design_effect: factor by which clusters increase the squared error (cluster_design_effect).
+        alpha: two-sided; for one comparison in a family of m, alpha / m is safe.
+        power: probability of detecting it.
 
     Raises:
-        DataError: n < 1, deviation < 0, design_effect <= 0, or alpha or power is no share.
+        DataError: n < 1, deviation < 0, design_effect <= 0, or alpha or power is not in (0, 1).
     """
     _check_design(n, design_effect, alpha, power)
     if not (math.isfinite(deviation) and deviation >= 0):
@@ -40,23 +40,23 @@ def detectable_difference(
 
 
 def detectable_effect(n: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
-    """Smallest true mean difference that a paired t test of n items finds with this power, in standard deviations of
+    """Smallest true mean difference that a paired t test of n items detects with this power, in standard deviations of
     the items' differences (Cohen's d_z).
 
-    The noncentral t's upper tail beyond the critical value is the power; its noncentrality is d sqrt(n). Where alpha is
-    small and items are few, it asks for clearly more than the normal approximation of detectable_difference. Needs no
-    answers: what one such deviation is in nats or points is known only once rows were answered.
+    The power is the noncentral t's upper tail beyond the critical value; the noncentrality is d sqrt(n). For small
+    alpha and few items the result is clearly larger than the normal approximation of detectable_difference. Needs no
+    answers, but the standard deviation in nats or points is known only once rows were answered.
 
     Args:
-        n: items.
-        alpha: two-sided; of one comparison in a family of m, alpha / m is safe.
-        power: chance of finding it.
+        n: number of items.
+        alpha: two-sided; for one comparison in a family of m, alpha / m is safe.
+        power: probability of detecting it.
 
     Raises:
-        DataError: n < 2, or alpha or power is no share.
+        DataError: n < 2, or alpha or power is not in (0, 1).
     """
     if n < 2:
-        raise DataError(f"{n} item{'s' if n != 1 else ''}: no error can be known, expected 2 or more")
+        raise DataError(f"{n} item{'s' if n != 1 else ''}: expected 2 or more to estimate an error")
     check_share("alpha", alpha)
     check_share("power", power)
     critical = -float(stdtrit(n - 1, alpha / 2))
@@ -66,23 +66,23 @@ def detectable_effect(n: int, *, alpha: float = 0.05, power: float = 0.8) -> flo
 def detectable_accuracy_difference(
     n: int, discordance: float, *, design_effect: float = 1.0, alpha: float = 0.05, power: float = 0.8
 ) -> float | None:
-    """Smallest true difference of two accuracies (0 to 1) that McNemar's test on n items finds with this power.
+    """Smallest true difference of two accuracies (0 to 1) that McNemar's test on n items detects with this power.
 
     Miettinen: n d² = (z_{1 - alpha/2} sqrt(discordance) + z_power sqrt(discordance - d²))², solved for d. A difference
-    cannot exceed the discordance; where it would, the discordance is taken to be as large as the difference. Needs no
-    answers, only an assumption about the discordance, so it can be said before anything runs.
+    cannot exceed the discordance; if it would, the discordance is set to the difference. Needs only an assumption
+    about the discordance and no answers, so it can be computed before anything runs.
 
     Args:
-        n: items.
-        discordance: share of items that exactly one of the two answers right. 0.1 is usual for a model before and
+        n: number of items.
+        discordance: share of items that exactly one of the two answers right. 0.1 is typical of a model before and
             after light tuning, 0.3 for unrelated models.
         design_effect, alpha, power: as in detectable_difference.
 
     Returns:
-        The difference; None where n items show no difference whatever, not even 0 % against 100 %.
+        The difference; None if n items cannot show any difference, not even 0 % against 100 %.
 
     Raises:
-        DataError: n < 1, discordance outside 0 to 1, design_effect <= 0, or alpha or power is no share.
+        DataError: n < 1, discordance outside 0 to 1, design_effect <= 0, or alpha or power is not in (0, 1).
     """
     _check_design(n, design_effect, alpha, power)
     if not 0 <= discordance <= 1:
@@ -98,10 +98,10 @@ def detectable_accuracy_difference(
 
 
 def cluster_design_effect(sizes: Sequence[int], correlation: float) -> float:
-    """How much clusters multiply the squared error of a mean: 1 + (m - 1) correlation, Kish's design effect.
+    """Factor by which clusters increase the squared error of a mean: 1 + (m - 1) correlation, Kish's design effect.
 
     Args:
-        sizes: items of each cluster; m is their size as an item meets it, sum(sizes²) / sum(sizes).
+        sizes: items of each cluster; m is the item-weighted mean size, sum(sizes²) / sum(sizes).
         correlation: of two items' differences within a cluster, 0 to 1.
 
     Raises:

@@ -1,9 +1,9 @@
-"""Standard errors of what is measured on rows: means, token-weighted means, and their differences over the same rows.
+"""Standard errors over rows: means, token-weighted means, and their differences on the same rows.
 
-Rows are taken as independent draws from a large population of rows. Tokens of one row are not independent of each
-other, so no error here is ever computed over tokens: a row is the unit (a cluster of its tokens).
+Rows are treated as independent draws from a large population of rows. Tokens of one row are not independent of each
+other, so errors are never computed over tokens: the row is the unit (a cluster of its tokens).
 
-Source of the ratio estimator and its linearised error: W. G. Cochran, Sampling Techniques, 3rd edition (1977),
+Source of the ratio estimator and its linearized error: W. G. Cochran, Sampling Techniques, 3rd edition (1977),
 section 2.11 and chapter 6, without the finite-population correction.
 """
 
@@ -28,8 +28,8 @@ class Estimate:
 
     Attributes:
         value: the estimate.
-        error: its standard error in the same unit; None = unknown (fewer than two rows), never zero for unknown.
-        n: rows that it was computed from.
+        error: its standard error in the same unit; None = unknown (fewer than two rows), never reported as zero.
+        n: number of rows.
     """
 
     value: float
@@ -38,7 +38,7 @@ class Estimate:
 
 
 def mean_with_error(values: Iterable[float]) -> Estimate:
-    """Mean of one number per row; its error is the sample deviation (n - 1) over sqrt(n).
+    """Mean of one number per row; its error is the sample standard deviation (n - 1) over sqrt(n).
 
     Raises:
         DataError: there are no values, or one is not finite.
@@ -48,18 +48,18 @@ def mean_with_error(values: Iterable[float]) -> Estimate:
 
 
 def clustered_mean_with_error(values: Iterable[float], clusters: Iterable[str]) -> Estimate:
-    """Mean of one number per item where items of one cluster are not independent of each other; `n` counts items.
+    """Mean of one number per item, for items that are correlated within clusters; `n` counts items.
 
-    Its error takes the clusters as the units that were drawn: with d_c the sum of a cluster's deviations from the
+    The clusters are the sampling units: with d_c the sum of a cluster's deviations from the
     mean, error² = G / (G - 1) * sum(d_c²) / n². None for a single cluster.
     Source: Miller 2024, Adding Error Bars to Evals, section 2.2, with the correction for few clusters (CR1).
 
     Raises:
-        DataError: there are no values, one is not finite, or there is not a cluster for each.
+        DataError: there are no values, one is not finite, or the number of clusters differs.
     """
     array, names = _finite("values", values), list(clusters)
     if len(names) != len(array):
-        raise DataError(f"{len(array)} values but {len(names)} clusters: expected one of each an item")
+        raise DataError(f"{len(array)} values but {len(names)} clusters: expected one of each per item")
     sums: dict[str, float] = {}
     mean = float(array.mean())
     for name, value in zip(names, array.tolist(), strict=True):
@@ -71,14 +71,14 @@ def clustered_mean_with_error(values: Iterable[float], clusters: Iterable[str]) 
 
 
 def ratio_with_error(numerators: Iterable[float], denominators: Iterable[float]) -> Estimate:
-    """Weighted mean R = sum(numerators) / sum(denominators) of rows, for example nats / tokens.
+    """Weighted mean R = sum(numerators) / sum(denominators) over rows, for example nats / tokens.
 
-    The error comes by linearisation: R - R_true is close to the mean of (y_i - R x_i) / mean(x), so that
+    The error comes from linearization: R - R_true is close to the mean of (y_i - R x_i) / mean(x), so that
     error² = n / (n - 1) * sum((y_i - R x_i)²) / sum(x)² (Cochran, section 2.11).
 
     Args:
-        numerators: y_i, one a row.
-        denominators: x_i >= 0, one a row, in the same order; a row of weight 0 counts as a row without weight.
+        numerators: y_i, one per row.
+        denominators: x_i >= 0, one per row, in the same order; a row of weight 0 does not affect the mean.
 
     Raises:
         DataError: no rows, lengths differ, a number is not finite, a weight is negative, or all weights are 0.
@@ -95,8 +95,8 @@ def paired_ratio_difference(
 ) -> Estimate:
     """Difference R_a - R_b of two weighted means over the same rows in the same order, with its paired error.
 
-    Row i contributes its linearised residual under a minus that under b, so what makes a row hard for both cancels.
-    The weights may differ between a and b (two tokenizers cut the same row into different numbers of tokens).
+    Row i contributes its linearized residual under a minus that under b, so variation shared by both cancels out.
+    The weights may differ between a and b (two tokenizers split the same row into different numbers of tokens).
 
     Raises:
         DataError: as ratio_with_error; or a and b do not have the same number of rows.
@@ -106,7 +106,7 @@ def paired_ratio_difference(
     if len(residuals_a) != len(residuals_b):
         raise DataError(
             f"a has {len(residuals_a)} rows and b has {len(residuals_b)}: a paired error needs the same rows",
-            "compare only rows that both were measured on",
+            "compare only rows that both were evaluated on",
         )
     return Estimate(ratio_a - ratio_b, _error_of_mean(residuals_a - residuals_b), len(residuals_a))
 
@@ -115,7 +115,7 @@ def _ratio(name_y: str, numerators: Iterable[float], name_x: str, denominators: 
     """The ratio and each row's residual (y_i - R x_i) / mean(x), whose mean is 0."""
     y, x = _finite(name_y, numerators), _finite(name_x, denominators)
     if len(y) != len(x):
-        raise DataError(f"{len(y)} {name_y} but {len(x)} {name_x}: expected one of each a row")
+        raise DataError(f"{len(y)} {name_y} but {len(x)} {name_x}: expected one of each per row")
     if (x < 0).any():
         raise DataError(f"{name_x}[{int(np.argmax(x < 0))}] is negative: weights must be 0 or more")
     if not x.any():
@@ -135,7 +135,7 @@ def _error_of_mean(deviations: Array) -> float | None:
 def _finite(name: str, values: Iterable[float]) -> Array:
     array: NDArray[Any] = np.asarray(list(values), dtype=np.float64)
     if not array.size:
-        raise DataError(f"no {name}: there are no rows to measure")
+        raise DataError(f"no {name}: there are no rows to evaluate")
     bad = ~np.isfinite(array)
     if bad.any():
         where = int(np.argmax(bad))

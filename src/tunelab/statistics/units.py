@@ -1,7 +1,7 @@
-"""What every paired comparison starts from: differences b - a of the same items, gathered by independent unit.
+"""Input of every paired comparison: differences b - a on the same items, grouped by independent unit.
 
-Items are units that were drawn independently; where clusters are given, whole clusters (a subject, a prompt) are. The
-cluster "" means an item by itself.
+The units are items, or whole clusters (a subject, a prompt) if clusters are given. The cluster "" means that an item is
+its own cluster.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ Array = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 
-#: Sums that are equal but for rounding, relative to the largest term.
+#: Sums that are equal up to rounding, relative to the largest term.
 _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The mean of b - a over the same items.
+    """The mean of b - a on the same items.
 
     Attributes:
         value: the mean difference, in the unit of the values.
-        error: its standard error, with n - 1 (or clusters - 1); 0.0 where all items differ by the same.
+        error: its standard error, with n - 1 (or clusters - 1); 0.0 if all items have the same difference.
         low, high: the interval, 95 % unless asked otherwise; holds `value`.
-        p: two-sided, of no difference; 1.0 where there is none in any item.
-        n: items.
-        units: what was drawn independently: clusters where there are any, else items.
-        method: how interval and p were found, in words.
+        p: two-sided, for no difference; 1.0 if no item differs.
+        n: number of items.
+        units: number of independent units: clusters if given, otherwise items.
+        method: how interval and p were computed, in words.
     """
 
     value: float
@@ -50,12 +50,12 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """Differences gathered by unit.
+    """Differences grouped by unit.
 
     Attributes:
         sums: of the differences b - a, [units].
         counts: items of each unit, [units].
-        n: items.
+        n: number of items.
     """
 
     sums: Array
@@ -68,44 +68,44 @@ class Units:
 
     @property
     def mean(self) -> float:
-        """The mean difference of an item."""
+        """The mean difference per item."""
         return float(self.sums.sum() / self.n)
 
     @property
     def effective(self) -> float:
-        """As how many units of equal size they count: n² / sum(counts²), 2 at the least.
+        """The equivalent number of units of equal size: n² / sum(counts²), at least 2.
 
-        A few large clusters decide the mean and its error nearly alone, so its tails are those of fewer units than
-        there are. Source: Kish 1992, Weighting for unequal P_i (effective sample size), clusters weighing as much as
-        they have items. With MMLU's 57 subjects (27 by this count) that strongly disagree, the bootstrap's 95 %
-        interval held the truth in 93.0 % of 1,000 simulated studies, and in 91.5 % without it.
+        A few large clusters largely determine the mean and its error, so the tails are those of fewer units than
+        there are. Source: Kish 1992, Weighting for unequal P_i (effective sample size), with clusters weighted by
+        their number of items. For MMLU's 57 subjects (27 by this count) with strong disagreement, the bootstrap's 95 %
+        interval covered the truth in 93.0 % of 1,000 simulated studies, and in 91.5 % without this correction.
         """
         return max(2.0, self.n**2 / float((self.counts**2).sum()))
 
     @property
     def influences(self) -> Array:
-        """Each unit's sum of deviations from the mean, [units]; they add up to 0."""
+        """Each unit's sum of deviations from the mean, [units]; they sum to 0."""
         return self.sums - self.mean * self.counts
 
     @property
     def rounding(self) -> float:
-        """Means that differ by less are equal but for rounding."""
+        """Means that differ by less are equal up to rounding."""
         return _ROUNDING * float(np.abs(self.sums / self.counts).max())
 
     @property
     def error(self) -> float:
-        """Standard error of the mean: that of statistics.py's mean_with_error and clustered_mean_with_error."""
+        """Standard error of the mean, as in mean_with_error and clustered_mean_with_error (standard_errors.py)."""
         drawn, influences = len(self.sums), self.influences
         largest = float(np.abs(influences).max())
         if largest <= self.rounding:
             return 0.0
-        # Taken relative to the largest, so that squares of very small or large values stay numbers.
+        # Scaled by the largest, so that squares of very small or large values do not under- or overflow.
         squares = float(((influences / largest) ** 2).sum())
         return largest * math.sqrt(drawn / (drawn - 1) * squares) / self.n
 
 
 def gather_units(a: Sequence[float], b: Sequence[float], clusters: Sequence[str] | None) -> Units:
-    """Differences b - a by unit, units in the order of their first item.
+    """Differences b - a grouped by unit, units in the order of their first item.
 
     Raises:
         DataError: lengths differ, a value is not finite, or there are fewer than two units.
@@ -118,33 +118,33 @@ def gather_units(a: Sequence[float], b: Sequence[float], clusters: Sequence[str]
             "compare only items that both answered",
         )
     of_item = unit_of_items(clusters, n)
-    # Summed unit by unit, in the order of items.
+    # Summed per unit, in item order.
     sums: Array = np.bincount(of_item, weights=after - before).astype(np.float64)
     return Units(sums, np.bincount(of_item).astype(np.float64), n)
 
 
 def unit_of_items(clusters: Sequence[str] | None, n: int) -> NDArray[np.int64]:
-    """The number of the unit that each of n items belongs to, [n]; units are numbered in the order of first sight.
+    """The unit number of each of n items, [n]; units are numbered in order of first occurrence.
 
     Raises:
-        DataError: there is not a cluster for each item, or there are fewer than two units.
+        DataError: the number of clusters is not n, or there are fewer than two units.
     """
     of_item = np.arange(n)
     if clusters is not None:
         if len(clusters) != n:
-            raise DataError(f"{n} values but {len(clusters)} clusters: expected one of each an item")
+            raise DataError(f"{n} values but {len(clusters)} clusters: expected one of each per item")
         places: dict[Any, int] = {}
         of_item = np.asarray([places.setdefault(name or place, len(places)) for place, name in enumerate(clusters)])
     if not n or of_item.max() < 1:
-        what = f"all {n} items are of one cluster" if n > 1 else f"there are {n} items" if n != 1 else "there is 1 item"
-        raise DataError(f"{what}: no error can be known, expected two or more", "evaluate more of the benchmark")
+        what = f"all {n} items are in one cluster" if n > 1 else f"there are {n} items" if n != 1 else "there is 1 item"
+        raise DataError(f"{what}: expected two or more to estimate an error", "evaluate more of the benchmark")
     return of_item
 
 
 def check_share(name: str, value: float) -> None:
-    """Raises DataError where a value is not strictly between 0 and 1."""
+    """Raises DataError if a value is not strictly between 0 and 1."""
     if not 0 < value < 1:
-        raise DataError(f"{name} is {value}: expected a share between 0 and 1")
+        raise DataError(f"{name} is {value}: expected a number between 0 and 1")
 
 
 def _finite(name: str, values: Sequence[float]) -> Array:

@@ -105,7 +105,7 @@ def test_outputs_that_cannot_be_written_are_refused(folder: Path, tmp_path: Path
     with pytest.raises(DataError, match="item 0 has two responses"):
         write_model_outputs([first, first], "me", path)
     for foreign in (dataclasses.replace(first, item="virology/3"), dataclasses.replace(first, target=3)):
-        with pytest.raises(DataError, match="is not one of AlpacaEval"):
+        with pytest.raises(DataError, match="is not from AlpacaEval"):
             write_model_outputs([foreign], "me", path)
     assert not path.exists()
 

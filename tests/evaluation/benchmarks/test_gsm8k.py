@@ -99,7 +99,7 @@ def test_bad_files_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BadRow, match=r"test\.jsonl: row 1: column 'answer' ends in 'Seven\.', expected \"#### NUMBER"):
         items(folder, Options(shots=0))
     (folder / "test.jsonl").unlink()
-    with pytest.raises(DataError, match=r"holds no test\.jsonl and no main/test-\*\.parquet"):
+    with pytest.raises(DataError, match=r"contains no test\.jsonl and no main/test-\*\.parquet"):
         items(folder, Options(shots=0))
 
 
@@ -216,8 +216,8 @@ def test_cut_unmarked_and_truncated_answers_are_warned_of() -> None:
     many = [response("#### 1200")] * 18
     scored = summary([*many, response("Let", stop_reason="length"), response("#### 1200", truncated=4)])
     assert scored.facts["answers_cut"] == 1 and scored.facts["answers_without_number"] == 1
-    assert scored.warnings == ["1 of 20 prompts lost their beginning: they are longer than the model's context"]
+    assert scored.warnings == ["1 of 20 prompts exceed the model's context: their beginning was truncated"]
     scored = summary([*many, response("Let", stop_reason="length"), response("Let", stop_reason="context")])
     assert len(scored.warnings) == 1 and "2 of 20 answers were cut" in scored.warnings[0]
     scored = summary([response("1200"), response("1200"), response("#### 1200")])
-    assert len(scored.warnings) == 1 and '2 of 3 answers hold no "#### NUMBER"' in scored.warnings[0]
+    assert len(scored.warnings) == 1 and '2 of 3 answers have no "#### NUMBER"' in scored.warnings[0]

@@ -60,7 +60,7 @@ def test_items_are_read_from_either_host(tmp_path: Path, name: str) -> None:
         ("{", r"input_data\.jsonl: row 2: "),
         ({"key": 1}, r"row 2: expected instruction_id_list, a list of instruction ids"),
         ({"prompt": "a"}, r"row 2: no column 'key'"),
-        ({**ROW, "key": 1.5}, r"row 2: column 'key' is a number, expected a whole number or text"),
+        ({**ROW, "key": 1.5}, r"row 2: column 'key' is a number, expected an integer or text"),
         ({**ROW, "key": 8, "prompt": None}, r"row 2: column 'prompt' is null"),
         (
             {**ROW, "key": 8, "instruction_id_list": []},
@@ -80,9 +80,9 @@ def test_unsound_rows_are_named(tmp_path: Path, row: Any, message: str) -> None:
 
 
 def test_folders_without_sound_prompts_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no input_data\.jsonl and no ifeval_input_data\.jsonl"):
+    with pytest.raises(DataError, match=r"contains no input_data\.jsonl and no ifeval_input_data\.jsonl"):
         items(tmp_path, EXACT)
-    with pytest.raises(DataError, match=r"input_data\.jsonl: 3 prompts but 2 keys: 7 is there twice"):
+    with pytest.raises(DataError, match=r"input_data\.jsonl: 3 prompts but 2 keys: 7 occurs twice"):
         items(write(tmp_path, ROW, {**ROW, "key": 8}, ROW), EXACT)
 
 
@@ -149,7 +149,7 @@ def test_cut_and_empty_answers_are_counted() -> None:
     comma = {"punctuation:no_comma": {}}
     found = summarise(graded(answered("1", "a", comma, "length"), answered("2", "", comma)), EXACT)
     assert (found.facts["answers_cut"], found.facts["answers_empty"]) == (1, 1)
-    assert found.warnings == ["1 of 2 answers were cut at the token limit: what they would have said is not known"]
+    assert found.warnings == ["1 of 2 answers were cut off at the token limit: their endings are unknown"]
 
 
 def test_both_modes_list_what_the_original_draws_by_chance() -> None:
@@ -162,7 +162,7 @@ def test_both_modes_list_what_the_original_draws_by_chance() -> None:
         assert found.facts["random_letter_keys"] == ["1122"]
         assert found.facts["language_detection_keys"] == ["3"]
         assert found.scores[0].protocol == {"mode": options.mode}
-    assert found.warnings == ["mode reference: the verdicts of 2 prompts are drawn by chance and may differ next time"]
+    assert found.warnings == ["mode reference: the verdicts of 2 prompts are random and may differ next time"]
     assert grade(responses[0], EXACT)["instruction_strict"] == [1.0]
     assert grade(responses[0], REFERENCE)["instruction_strict"] == [0.0]
 
@@ -185,15 +185,15 @@ def test_without_punkt_everything_else_scores(no_punkt: None) -> None:
     assert found.facts["instructions_ungraded"] == 1
     assert found.scores[0].protocol == {"mode": "exact", "ungraded": ["length_constraints:number_sentences"]}
     assert found.warnings == [
-        "1 instructions (length_constraints:number_sentences) and their prompts were left out, since nltk's punkt_tab "
-        "data was not found; to get it: python -m nltk.downloader punkt_tab"
+        "1 instructions (length_constraints:number_sentences) and their prompts were left out, because nltk's "
+        "punkt_tab data was not found; to get it: python -m nltk.downloader punkt_tab"
     ]
 
 
 def test_nothing_to_score_is_an_error(no_punkt: None) -> None:
     with pytest.raises(DataError, match="ifeval: there are no responses to score"):
         summarise([], EXACT)
-    with pytest.raises(DataError, match="every prompt has an instruction that cannot be told without punkt") as caught:
+    with pytest.raises(DataError, match="every prompt has an instruction that needs punkt, which is missing") as caught:
         summarise(graded(answered("1", "a", {"length_constraints:number_sentences": SENTENCES})), EXACT)
     assert caught.value.hint == "python -m nltk.downloader punkt_tab"
 

@@ -189,7 +189,7 @@ def test_bad_files_are_refused(folder: Path, tmp_path: Path) -> None:
         ([["q", "a", "b", "c", 0]], r"virology_test\.csv: row 2 has 5 cells, expected 6: question, choice0"),
         ([["q", "a", "b", "c", "d", 4]], r"row 2: the answer is '4', expected 0 to 3 or A to D"),
         ([[" ", "a", "b", "c", "d", 0]], r"row 2: 5 texts .*: expected a question and four choices"),
-        ([], r"virology_test\.csv: holds no questions"),
+        ([], r"virology_test\.csv: contains no questions"),
     ):
         write_table(table, rows)
         with pytest.raises(DataError, match=message):

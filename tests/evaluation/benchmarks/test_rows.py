@@ -21,7 +21,7 @@ def test_the_first_pattern_with_files_is_taken(tmp_path: Path) -> None:
         "b-0.parquet",
         "b-1.parquet",
     ]
-    with pytest.raises(DataError, match=r"holds no a\.csv and no d\.json"):
+    with pytest.raises(DataError, match=r"contains no a\.csv and no d\.json"):
         find_files(tmp_path, ["a.csv", "d.json"])
     with pytest.raises(DataError, match="nowhere: no such folder"):
         find_files(tmp_path / "nowhere", ["a.csv"])
@@ -39,7 +39,7 @@ def test_rows_are_read_whole_or_refused_by_number(tmp_path: Path) -> None:
     path.write_text('{"q": "one"}\n{"q": \n', encoding="utf-8")
     with pytest.raises(BadRow, match=r"a\.jsonl: row 2: broken JSON") as caught:
         read_rows([path], lambda row: text(row, "q"))
-    assert "repair the row" in caught.value.hint
+    assert "fix it" in caught.value.hint
     path.write_text("", encoding="utf-8")
     with pytest.raises(DataError, match=r"a\.jsonl: no rows"):
         read_rows([path], lambda row: text(row, "q"))
@@ -57,7 +57,7 @@ def test_cut_answers_and_truncated_prompts_are_told() -> None:
     assert cut_warnings(graded(cut=1, truncated=0)) == []
     assert "2 of 20 answers were cut" in cut_warnings(graded(cut=2, truncated=0))[0]
     assert truncated_warnings(graded(cut=0, truncated=0)) == []
-    assert "1 of 20 prompts lost their beginning" in truncated_warnings(graded(cut=0, truncated=1))[0]
+    assert "1 of 20 prompts exceed the model's context" in truncated_warnings(graded(cut=0, truncated=1))[0]
 
 
 def test_a_mean_has_the_error_of_the_mean() -> None:

@@ -139,16 +139,16 @@ def test_mmlus_parquet_is_taken_as_mmlu(shared_data: Path, tmp_path: Path) -> No
 def test_other_items_are_refused(tmp_path: Path) -> None:
     good = {"question": "q", "choices": ["a", "b", "c", "d"], "answer": 0}
     for rows, message in (
-        ([good], r"tiny_mmlu\.jsonl: row 1 is none of tinyMMLU's 100 items: 'q'"),
+        ([good], r"tiny_mmlu\.jsonl: row 1 is not one of tinyMMLU's 100 items: 'q'"),
         ([{"question": "q"}], r"row 1 lacks answer, choices"),
-        ([3], "row 1 lacks everything: it is no object"),
+        ([3], "row 1 lacks everything: it is not an object"),
         ([{**good, "choices": "abcd"}], "row 1: choices is 'abcd', expected a list of four texts"),
         ([], r"has 0 of tinyMMLU's 100 items"),
     ):
         with pytest.raises(DataError, match=message):
             tinymmlu.items(json_lines(tmp_path, rows), Options(shots=0))
     (tmp_path / "tiny_mmlu.jsonl").write_text("{")
-    with pytest.raises(DataError, match="row 1 is no JSON"):
+    with pytest.raises(DataError, match="row 1 is not JSON"):
         tinymmlu.items(tmp_path, Options(shots=0))
     (tmp_path / "tiny_mmlu.jsonl").unlink()
     hub_file(tmp_path, [{**good, "subject": "virology"}])
@@ -158,7 +158,7 @@ def test_other_items_are_refused(tmp_path: Path) -> None:
 
 def test_an_item_that_is_there_twice_is_refused(shared_data: Path, tmp_path: Path) -> None:
     rows = own_rows(shared_data)
-    with pytest.raises(DataError, match="row 3 is there twice"):
+    with pytest.raises(DataError, match="row 3 is a duplicate"):
         tinymmlu.items(json_lines(tmp_path, [rows[0], rows[1], rows[0]]), Options(shots=0))
 
 
@@ -199,7 +199,7 @@ def test_estimates_are_not_told_where_they_would_be_wrong(tmp_path: Path) -> Non
     options = Options(parameters=str(path))
     part = tinymmlu.summarise(graded(stand_ins()[:99], 60), options)
     assert len(part.scores) == 2
-    assert "no IRT estimate: 1 of the 100 items were not answered, and each stands for many" in part.warnings
+    assert "no IRT estimate: 1 of the 100 items, each representing many, were not answered" in part.warnings
     perfect = tinymmlu.summarise(graded(stand_ins(), 100), options)
     assert [score.error for score in perfect.scores[2:]] == [None, None, None]
     assert any(warning.startswith("the answers do not determine an ability") for warning in perfect.warnings)

@@ -216,8 +216,8 @@ def test_scores_have_errors_and_chance(tmp_path: Path) -> None:
     assert mc2.name == "mc2" and mc2.protocol["chance"] == pytest.approx(2 / 3)
     assert mc1.protocol["answers"] == ["hub"]
     assert scored.facts == {"prompts_truncated": 1}
-    assert any("1 of 6 prompts lost their beginning" in one for one in scored.warnings)
-    assert any("mc1 is 0.833 ± 0.167, within two errors of guessing (0.500)" in one for one in scored.warnings)
+    assert any("1 of 6 prompts exceed the model's context" in one for one in scored.warnings)
+    assert any("mc1 is 0.833 ± 0.167, within two SE of chance (0.500)" in one for one in scored.warnings)
 
 
 def test_a_score_far_from_chance_has_no_warning(tmp_path: Path) -> None:

@@ -52,6 +52,6 @@ def test_letters_are_counted_and_so_is_any_other_character(
 def test_keywords_are_regular_expressions() -> None:
     assert existence("colour", keywords=["colou?r"])
     assert frequency("a1 b2", keyword=r"\d", frequency=2, relation="at least")
-    with pytest.raises(DataError, match=r"the keyword 'C\+\+\(' is no regular expression: ") as caught:
+    with pytest.raises(DataError, match=r"the keyword 'C\+\+\(' is not a valid regular expression: ") as caught:
         existence("x", keywords=["C++("])
     assert "write a backslash before" in caught.value.hint

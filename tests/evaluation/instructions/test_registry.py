@@ -82,8 +82,8 @@ def test_arguments_are_complete_and_no_others(name: str) -> None:
 @pytest.mark.parametrize(("name", "key"), [(name, key) for name, kwargs in KWARGS.items() for key in kwargs])
 def test_arguments_of_another_type_are_refused(name: str, key: str) -> None:
     expected = {
-        int: "a whole number",
-        str: "(a text that is not empty|'less than' or 'at least')",
+        int: "an integer",
+        str: "(a non-empty text|'less than' or 'at least')",
         list: "a list of words",
     }
     for bad in (True, -1, 1.5, "", " ", [], [""], ["x", 3], {"a": 1}):
@@ -103,7 +103,7 @@ def test_unknown_instructions_and_bad_expressions_are_refused() -> None:
     with pytest.raises(DataError, match="unknown instruction 'punctuation:no_comma '") as caught:
         bind("punctuation:no_comma ", {})
     assert "punctuation:no_comma, " in caught.value.hint
-    with pytest.raises(DataError, match=r"the keyword '\(' is no regular expression"):
+    with pytest.raises(DataError, match=r"the keyword '\(' is not a valid regular expression"):
         bind("keywords:existence", {"keywords": ["a", "("]})
 
 

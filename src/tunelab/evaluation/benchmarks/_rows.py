@@ -1,6 +1,6 @@
-"""Finding a benchmark's files in a folder and reading their rows: what several benchmarks share.
+"""Find a benchmark's files in a folder and read their rows; shared by several benchmarks.
 
-A benchmark is read whole or not at all: one bad row stops it, because a score over other items is another score.
+A benchmark is read completely or not at all: one bad row stops it, because a score over other items is another score.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ T = TypeVar("T")
 
 
 def find_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    """Files of the first pattern that any file of the folder fits, by name ("test.jsonl", "main/test-*.parquet").
+    """Files that match the first pattern with any match, by name ("test.jsonl", "main/test-*.parquet").
 
     Raises:
-        DataError: there is no such folder, it is a file, or none of the files in it.
+        DataError: the folder does not exist, is a file, or has none of the files.
     """
     if not folder.is_dir():
         kind = "is a file, expected a folder" if folder.exists() else "no such folder"
-        raise DataError(f"{folder}: {kind}", "give the folder that holds the benchmark's files")
+        raise DataError(f"{folder}: {kind}", "give the folder with the benchmark's files")
     for pattern in patterns:
         if found := sorted(path for path in folder.glob(pattern) if path.is_file()):
             return found
     raise DataError(
-        f"{folder}: holds no {' and no '.join(patterns)}",
-        "give the folder with the benchmark's files under these names, or none to take the hub's",
+        f"{folder}: contains no {' and no '.join(patterns)}",
+        "give the folder with the benchmark's files under these names, or omit it to use the hub",
     )
 
 
 def read_rows(files: Sequence[Path], read: Callable[[Row], T]) -> list[T]:
-    """What `read` makes of every row of these files (.jsonl, .json, .csv, .parquet), in their order.
+    """The result of `read` for every row of these files (.jsonl, .json, .csv, .parquet), in order.
 
     Args:
-        read: row -> value; raises BadRow with the reason alone.
+        read: row -> value; raises BadRow with the reason only.
 
     Raises:
         DataError: a file cannot be read, or there are no rows.
@@ -54,7 +54,7 @@ def read_rows(files: Sequence[Path], read: Callable[[Row], T]) -> list[T]:
             except BadRow as error:
                 raise BadRow(
                     f"{path}: row {number}: {error.message}",
-                    error.hint or "a benchmark is asked whole: repair the row, or fetch the file again",
+                    error.hint or "every row of a benchmark is required: fix it, or download the file again",
                 ) from None
     if not values:
         raise DataError(f"{', '.join(map(str, files))}: no rows", "is the file complete?")

@@ -1,4 +1,4 @@
-"""Means of one value per item, and the warnings that belong beside them: what several benchmarks share."""
+"""Means of one value per item, and common warnings; shared by several benchmarks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from tunelab.evaluation.benchmark import Graded, Response, Score
 from tunelab.statistics.standard_errors import mean_with_error
 
-# Above this share of cut answers a score says as much about the limit as about the model.
+# Above this share of answers cut off, a score depends on the limit as much as on the model.
 CUT_SHARE = 0.05
 
 
@@ -25,21 +25,21 @@ def mean_score(
 
 
 def is_cut(response: Response) -> bool:
-    """Whether the answer ended at a limit (of new tokens or of the context) and not by itself."""
+    """Whether the answer ended at a limit (new tokens or context) and not by itself."""
     return response.stop_reason in ("length", "context")
 
 
 def cut_warnings(graded: Sequence[Graded]) -> list[str]:
-    """One warning where more than CUT_SHARE of the answers were cut."""
+    """A warning if more than CUT_SHARE of the answers were cut off."""
     cut = sum(is_cut(one.response) for one in graded)
     if cut <= CUT_SHARE * len(graded):
         return []
-    return [f"{cut} of {len(graded)} answers were cut at the token limit: what they would have said is not known"]
+    return [f"{cut} of {len(graded)} answers were cut off at the token limit: their endings are unknown"]
 
 
 def truncated_warnings(graded: Sequence[Graded]) -> list[str]:
-    """One warning where the beginning of any prompt was cut off."""
+    """A warning if any prompt was truncated on the left."""
     truncated = sum(one.response.truncated_tokens > 0 for one in graded)
     if not truncated:
         return []
-    return [f"{truncated} of {len(graded)} prompts lost their beginning: they are longer than the model's context"]
+    return [f"{truncated} of {len(graded)} prompts exceed the model's context: their beginning was truncated"]

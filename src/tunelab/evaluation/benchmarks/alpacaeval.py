@@ -1,9 +1,9 @@
-"""AlpacaEval: 805 instructions; writes what alpaca_eval's judge reads, and tells what needs no judge.
+"""AlpacaEval: 805 instructions; writes the input of alpaca_eval's judge and reports what needs no judge.
 
 Paper: Dubois et al. 2024, Length-Controlled AlpacaEval (arXiv:2404.04475); repository tatsu-lab/alpaca_eval. A win
-rate needs a judge, which alpaca_eval asks: scoring leaves its `model_outputs.json` beside the responses, and
-evaluation/win_rate.py reads its annotations back. Without a judge there is no quality to measure: the figure here is
-the share of instructions that were answered at all.
+rate needs a judge, which alpaca_eval runs: scoring writes its `model_outputs.json` next to the responses, and
+evaluation/win_rate.py reads its annotations. Quality cannot be measured without a judge: the metric here is
+the share of instructions answered at all.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FILES = ("alpaca_eval.json", "alpaca_eval.jsonl", "*.jsonl", "*.json")
 
 
 class Options(BenchmarkOptions):
-    """`data` alone: a JSON or JSONL file whose rows have an `instruction`, or a folder with one such file."""
+    """Only `data`: a JSON or JSONL file whose rows have an `instruction`, or a folder with one such file."""
 
 
 _TARGET = {"dataset": "helpful_base"}
@@ -59,16 +59,16 @@ EXAMPLE = Example(
 
 
 def items(folder: Path, options: Options) -> list[Item]:
-    """The instructions as they stand; an item's id is its row's place, counted from 0.
+    """The unchanged instructions; an item's id is its row index from 0.
 
     Raises:
-        DataError, BadRow: files are missing, more than one could be meant, or one cannot be read.
+        DataError, BadRow: files are missing, ambiguous or unreadable.
     """
     files = [folder] if folder.is_file() else find_files(folder, FILES)
     if len(files) > 1:
         names = ", ".join(path.name for path in files)
         raise DataError(
-            f"{folder}: holds {names}: expected one file of instructions",
+            f"{folder}: contains {names}: expected one file of instructions",
             "give the file's path, or name it alpaca_eval.json",
         )
     rows = read_rows(files, _instruction)
@@ -79,12 +79,12 @@ def items(folder: Path, options: Options) -> list[Item]:
 
 
 def grade(response: Response, options: Options) -> dict[str, float]:
-    """`answered`: 1.0 where there is any text, 0.0 where the answer is blank."""
+    """`answered`: 1.0 for any text, 0.0 for a blank answer."""
     return {"answered": float(bool(output_text(response)))}
 
 
 def summarise(graded: Sequence[Graded], options: Options) -> Scored:
-    """Share of instructions that were answered; lengths and cut answers as facts, for no length is better or worse."""
+    """Share of instructions answered; answer lengths and cut-off answers are facts, as no length is better or worse."""
     protocol = {
         "follows": "alpaca_eval's generation: the instruction as the user's turn",
         "judge": "none: this is no win rate",
@@ -111,7 +111,7 @@ def write_outputs(responses: Sequence[Response], header: Mapping[str, Any], fold
     """Write folder/model_outputs.json from the responses of one file, whose header names their model.
 
     Raises:
-        DataError: as write_model_outputs() does.
+        DataError: see write_model_outputs().
     """
     path = folder / "model_outputs.json"
     write_model_outputs(responses, generator_name(header), path)
@@ -119,9 +119,9 @@ def write_outputs(responses: Sequence[Response], header: Mapping[str, Any], fold
 
 
 def generator_name(header: Mapping[str, Any]) -> str:
-    """A model's name in alpaca_eval's tables: "distilgpt2-base", "distilgpt2-tuned-1a2b3c4d"; "" where none is known.
+    """A model's name in alpaca_eval's tables: "distilgpt2-base", "distilgpt2-tuned-1a2b3c4d"; "" if unknown.
 
-    The digits are of the hash of what was trained: the adapter, or every weight.
+    The digits are from the hash of the trained weights: the adapter, or the full model.
     """
     name = str(header.get("model_name") or "").rpartition("/")[2]
     trained = header.get("adapter") or header.get("weights") or ""
@@ -131,7 +131,7 @@ def generator_name(header: Mapping[str, Any]) -> str:
 
 
 def output_text(response: Response) -> str:
-    """The answer without the space around it, as alpaca_eval's own generation strips it."""
+    """The answer stripped of white space, as in alpaca_eval's own generation."""
     return response.text.strip()
 
 
@@ -140,20 +140,20 @@ def write_model_outputs(responses: Sequence[Response], generator: str, path: Pat
 
     Args:
         generator: the model's name in alpaca_eval's tables.
-        path: the file, called model_outputs.json by custom; its folder is made where it is missing.
+        path: the file, usually model_outputs.json; its folder is created if missing.
 
     Raises:
-        DataError: no responses, a nameless generator, a response that is not AlpacaEval's, or an item twice.
+        DataError: no responses, an empty generator name, a response that is not AlpacaEval's, or a duplicate item.
     """
     if not responses:
         raise DataError(f"{path}: there are no responses to write")
     if not generator.strip():
-        raise DataError(f"{path}: the generator has no name", "alpaca_eval tells models apart by it: give one")
+        raise DataError(f"{path}: the generator has no name", "give one: alpaca_eval uses it to identify the model")
     by_place: dict[int, dict[str, Any]] = {}
     for response in responses:
         if not response.item.isdecimal() or not isinstance(response.target, dict) or "dataset" not in response.target:
             raise DataError(
-                f"{path}: the response to item {response.item!r} is not one of AlpacaEval",
+                f"{path}: the response to item {response.item!r} is not from AlpacaEval",
                 "generate with --benchmarks alpacaeval",
             )
         if int(response.item) in by_place:

@@ -1,9 +1,9 @@
-"""GSM8K: word problems of grade-school mathematics, answered step by step.
+"""GSM8K: grade-school math word problems, answered step by step.
 
 Paper: Cobbe et al. 2021, Training Verifiers to Solve Math Word Problems (arXiv:2110.14168); repository
-openai/grade-school-math. Prompt, stop strings, the search for the answer and its comparison follow
-lm-evaluation-harness's task gsm8k (version 3), but for one thing: it draws its examples from the training rows at
-random, and here they are the first `shots` training rows, so that every model sees the same ones.
+openai/grade-school-math. Prompt, stop strings, answer extraction and comparison follow
+lm-evaluation-harness's task gsm8k (version 3) with one difference: it draws its few-shot examples at random from the
+training rows; here they are the first `shots` training rows, so that every model sees the same ones.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ FILES = {split: (f"{split}.jsonl", f"main/{split}-*.parquet", f"{split}-*.parque
 STRICT = re.compile(r"#### (-?[0-9.,]+)")
 FLEXIBLE = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
 
-# Above this share of answers without "#### NUMBER", exact_strict measures the form more than the arithmetic.
+# Above this share of answers without "#### NUMBER", exact_strict measures the format more than the arithmetic.
 FORM_SHARE = 0.5
 
 
 class Options(BenchmarkOptions):
-    shots: int = Field(5, ge=0, le=8, description="Solved problems before the question: the first training rows.")
+    shots: int = Field(5, ge=0, le=8, description="Few-shot examples: the first training rows.")
 
 
 EXAMPLE = Example(
@@ -77,10 +77,10 @@ EXAMPLE = Example(
 
 
 def items(folder: Path, options: Options) -> list[Item]:
-    """The test problems; an item's id is its row's place, counted from 0, its target the whole reference solution.
+    """The test problems; an item's id is its row index from 0, its target the complete reference solution.
 
     Raises:
-        DataError, BadRow: files are missing or cannot be read; fewer training rows than `shots`.
+        DataError, BadRow: files are missing or unreadable, or there are fewer training rows than `shots`.
     """
     problems = read_rows(find_files(folder, FILES["test"]), _problem)
     examples = _examples(folder, options.shots)
@@ -94,12 +94,12 @@ def grade(response: Response, options: Options) -> dict[str, float]:
     """`exact_strict` (the number after the first "####") and `exact_flexible` (the last number), each 1.0 or 0.0.
 
     Raises:
-        DataError: the response carries no reference solution.
+        DataError: the response has no reference solution.
     """
     if not isinstance(response.target, str) or not response.target.strip():
         raise DataError(
             f"gsm8k: item {response.item}: target is {response.target!r}, expected the reference solution's text",
-            "the responses are of another benchmark, or of another version",
+            "the responses are from another benchmark, or from another version",
         )
     expected = normalise(response.target)
     found = {"exact_strict": strict_answer(response.text), "exact_flexible": flexible_answer(response.text)}
@@ -107,7 +107,7 @@ def grade(response: Response, options: Options) -> dict[str, float]:
 
 
 def summarise(graded: Sequence[Graded], options: Options) -> Scored:
-    """Both shares of right answers with their standard errors, and how many answers were cut or had no number."""
+    """Both accuracies with their standard errors, and how many answers were cut off or had no number."""
     protocol = {
         "follows": "lm-evaluation-harness gsm8k, version 3",
         "shots": options.shots,
@@ -118,8 +118,8 @@ def summarise(graded: Sequence[Graded], options: Options) -> Scored:
     warnings = cut_warnings(graded) + truncated_warnings(graded)
     if unmarked > FORM_SHARE * len(graded):
         warnings.append(
-            f'{unmarked} of {len(graded)} answers hold no "#### NUMBER": exact_strict counts them as wrong for their '
-            "form, whatever number they come to; see exact_flexible"
+            f'{unmarked} of {len(graded)} answers have no "#### NUMBER": exact_strict counts them as wrong because of '
+            "their format, even if the number is right; see exact_flexible"
         )
     return Scored(
         scores=[
@@ -137,19 +137,19 @@ def summarise(graded: Sequence[Graded], options: Options) -> Scored:
 
 
 def strict_answer(text: str) -> str | None:
-    """The number after the first "#### " that is followed by one, as written; None where there is none."""
+    """The first number after "#### ", as written; None if there is none."""
     match = STRICT.search(text)
     return match.group(1) if match else None
 
 
 def flexible_answer(text: str) -> str | None:
-    """The last thing that looks like a number, as written ("$1,200.", also "..."); None where there is none."""
+    """The last match that looks like a number, as written ("$1,200.", also "..."); None if there is none."""
     found = FLEXIBLE.findall(text)
     return found[-1] if found else None
 
 
 def normalise(answer: str) -> str:
-    """What is compared: no commas, no dollar signs, nothing before the last "#### ", no final period, lower case."""
+    """The compared form: no commas or dollar signs, nothing up to the last "#### ", no final period, lower case."""
     bare = answer.replace(",", "").replace("$", "").rpartition("#### ")[2]
     return re.sub(r"\.$", "", bare).lower()
 
@@ -164,7 +164,7 @@ def _examples(folder: Path, shots: int) -> str:
     files = find_files(folder, FILES["train"])
     rows = read_rows(files, _problem)[:shots]
     if len(rows) < shots:
-        raise DataError(f"{files[0]}: {len(rows)} rows, but shots={shots}", f"ask for gsm8k.shots={len(rows)} or fewer")
+        raise DataError(f"{files[0]}: {len(rows)} rows, but shots={shots}", f"use gsm8k.shots={len(rows)} or fewer")
     return "".join(f"{_question(question)} {answer}\n\n" for question, answer in rows)
 
 

@@ -1,11 +1,11 @@
-"""IFEval: 541 prompts with instructions that a program can check ("no commas", "at least 300 words").
+"""IFEval: 541 prompts with instructions that code can verify ("no commas", "at least 300 words").
 
 Zhou et al., "Instruction-Following Evaluation for Large Language Models" (arXiv 2311.07911). Verdicts follow
-google-research/google-research, instruction_following_eval; prompt and length of the answer follow
-lm-evaluation-harness, tasks/ifeval. A verdict is strict (the answer as it stands) or loose (one of eight variants of
-it passes: with and without asterisks, first line and last line). Either is told of prompts (every instruction of the
-prompt was followed; `prompt_strict` is the headline metric) and of single instructions, whose errors take the prompt
-as the unit that was drawn.
+google-research/google-research, instruction_following_eval; prompt and answer length follow
+lm-evaluation-harness, tasks/ifeval. A verdict is strict (the answer as it is) or loose (one of eight variants passes:
+with and without asterisks, first line and last line). Both are reported per prompt (every instruction of the
+prompt was followed; `prompt_strict` is the headline metric) and per instruction, with errors clustered by
+prompt.
 """
 
 from __future__ import annotations
@@ -48,43 +48,43 @@ BENCHMARK = Benchmark(
     size=541,
 )
 
-FILES = ("input_data.jsonl", "ifeval_input_data.jsonl")  # google-research's name, the hub's name
+FILES = ("input_data.jsonl", "ifeval_input_data.jsonl")  # names in google-research and on the hub
 
-# None of an instruction = it cannot be told (punkt's data is missing).
+# None for an instruction = it cannot be verified (punkt's data is missing).
 Verdicts = list[float | None]
 
 
 class Options(BenchmarkOptions):
     mode: Mode = Field(
         "exact",
-        description="exact = the same verdict always; reference = random wherever the original scorer is.",
+        description="exact = deterministic verdicts; reference = random wherever the original scorer is.",
     )
 
 
 def items(folder: Path, options: Options) -> list[Item]:
-    """Items of the folder's input_data.jsonl or ifeval_input_data.jsonl, in its order; an item's id is its key.
+    """Items of the folder's input_data.jsonl or ifeval_input_data.jsonl, in file order; an item's id is its key.
 
     Raises:
-        DataError: there is no such file, it cannot be read, or a key is there twice.
+        DataError: the file is missing or unreadable, or a key occurs twice.
         BadRow: a row is bad; names file and row.
     """
     files = find_files(folder, FILES)
     found = read_rows(files, _item)
     if len(ids := {item.id for item in found}) < len(found):
         again = next(item.id for place, item in enumerate(found) if item.id in {one.id for one in found[:place]})
-        raise DataError(f"{files[0]}: {len(found)} prompts but {len(ids)} keys: {again} is there twice")
+        raise DataError(f"{files[0]}: {len(found)} prompts but {len(ids)} keys: {again} occurs twice")
     return found
 
 
 def grade(response: Response, options: Options) -> dict[str, Any]:
-    """The response's verdicts: 1.0 = followed, 0.0 = not, None = cannot be told because punkt's data is missing.
+    """The response's verdicts: 1.0 = followed, 0.0 = not, None = not verifiable because punkt's data is missing.
 
-    `instruction_strict` and `instruction_loose` list one for each instruction; `prompt_strict` and `prompt_loose` are
-    1.0 where all of them were followed. A prompt with an instruction that cannot be told is None even where another
-    one failed: counting only the failed ones of such prompts would pull the score down.
+    `instruction_strict` and `instruction_loose` have one value per instruction; `prompt_strict` and `prompt_loose` are
+    1.0 if all were followed. A prompt with an unverifiable instruction is None even if another
+    one failed: counting only the failures of such prompts would bias the score down.
 
     Raises:
-        DataError: the response's target holds an unknown instruction or unsound arguments; names the item.
+        DataError: the response's target has an unknown instruction or invalid arguments; names the item.
     """
     strict = _verdicts(response, options.mode, [response.text])
     loose = _verdicts(response, options.mode, loose_variants(response.text))
@@ -97,22 +97,22 @@ def grade(response: Response, options: Options) -> dict[str, Any]:
 
 
 def summarise(graded: Sequence[Graded], options: Options) -> Scored:
-    """Scores (0-1) of prompts and instructions, these also by family ("keywords") and by type ("keywords:existence").
+    """Scores (0-1) of prompts, and of instructions also by family ("keywords") and by type ("keywords:existence").
 
-    facts: how many answers were cut or are empty, prompts were truncated, instructions could not be told; and the keys
-    of items whose verdict the original draws by chance: `random_letter_keys` (it counts a random letter in place of
+    facts: number of answers cut off or empty, prompts truncated, instructions not verified; and the keys
+    of items whose verdict is random in the original: `random_letter_keys` (it counts a random letter in place of
     "#"), `language_detection_keys` (its language detection is unseeded).
 
     Raises:
-        DataError: there is nothing to score, or no prompt whose instructions all can be told.
+        DataError: there is nothing to score, or no prompt whose instructions can all be verified.
     """
     if not graded:
         raise DataError("ifeval: there are no responses to score")
     missing = sorted({name for name, verdict, _ in _flat(graded, "instruction_strict") if verdict is None})
-    # Scores without some instructions are other scores: the protocol says so, for whoever compares them.
+    # Scores without some instructions are not comparable, so the protocol records it.
     protocol = {"mode": options.mode, **({"ungraded": missing} if missing else {})}
     if all(one.values["prompt_strict"] is None for one in graded):
-        raise DataError("ifeval: every prompt has an instruction that cannot be told without punkt", punkt.COMMAND)
+        raise DataError("ifeval: every prompt has an instruction that needs punkt, which is missing", punkt.COMMAND)
     scores = []
     for name in ("prompt_strict", "prompt_loose"):
         told = [one.values[name] for one in graded if one.values[name] is not None]
@@ -127,17 +127,17 @@ def summarise(graded: Sequence[Graded], options: Options) -> Scored:
 
 
 def loose_variants(text: str) -> list[str]:
-    """The eight texts that the loose verdict looks at, in the original's order: the text itself is the first."""
+    """The eight texts of the loose verdict, in the original's order; the first is the text itself."""
     lines = text.split("\n")
     parts = ["\n".join(some).strip() for some in (lines[1:], lines[:-1], lines[1:-1])]
     return [text, text.replace("*", ""), *parts, *(part.replace("*", "") for part in parts)]
 
 
 def _verdicts(response: Response, mode: Mode, texts: list[str]) -> Verdicts:
-    """For each instruction, whether one of the texts follows it. An empty text follows nothing."""
+    """For each instruction, whether any of the texts follows it. An empty text follows nothing."""
     texts = [text for text in texts if text.strip()]
     if mode == "exact":
-        texts = list(dict.fromkeys(texts))  # in reference mode a text that is there twice has two chances
+        texts = list(dict.fromkeys(texts))  # in reference mode a duplicate text would get two chances
     verdicts: Verdicts = []
     try:
         for name, kwargs in _instructions(response.target):
@@ -152,7 +152,7 @@ def _verdicts(response: Response, mode: Mode, texts: list[str]) -> Verdicts:
 
 
 def _instructions(target: Any) -> list[tuple[str, dict[str, Any]]]:
-    """Ids and arguments that a target holds."""
+    """Ids and arguments in a target."""
     names = target.get("instruction_id_list") if isinstance(target, dict) else None
     kwargs = target.get("kwargs") if isinstance(target, dict) else None
     if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
@@ -167,14 +167,14 @@ def _instructions(target: Any) -> list[tuple[str, dict[str, Any]]]:
 def _item(row: Row) -> Item:
     key = column(row, "key")
     if type(key) not in (int, str):
-        raise BadRow(f"column 'key' is {kind_of(key)}, expected a whole number or text")
+        raise BadRow(f"column 'key' is {kind_of(key)}, expected an integer or text")
     try:
         instructions = _instructions(dict(row))
         for name, kwargs in instructions:
             bind(name, kwargs)
     except DataError as error:
         raise BadRow(error.message, error.hint) from None
-    # The hub's rows name every argument there is, all but a few of them null.
+    # The hub's rows have all possible arguments, most of them null.
     target = {
         "instruction_id_list": [name for name, _ in instructions],
         "kwargs": [{key: value for key, value in kwargs.items() if value is not None} for _, kwargs in instructions],
@@ -187,7 +187,7 @@ def _all(verdicts: Verdicts) -> float | None:
 
 
 def _flat(graded: Iterable[Graded], values: str) -> list[tuple[str, float | None, str]]:
-    """(instruction id, verdict, item) of every instruction."""
+    """(instruction id, verdict, item) for every instruction."""
     return [
         (name, verdict, one.response.item)
         for one in graded
@@ -196,7 +196,7 @@ def _flat(graded: Iterable[Graded], values: str) -> list[tuple[str, float | None
 
 
 def _instruction_scores(graded: Sequence[Graded], protocol: Mapping[str, Any], group: str) -> list[Score]:
-    """Strict and loose score of a type or a family of instructions ("" = of all)."""
+    """Strict and loose score of a type or a family of instructions ("" = all)."""
     scores = []
     for value in ("instruction_strict", "instruction_loose"):
         told = [
@@ -233,13 +233,11 @@ def _warnings(graded: Sequence[Graded], missing: Sequence[str], facts: Mapping[s
     if missing:
         found.append(
             f"{facts['instructions_ungraded']} instructions ({', '.join(missing)}) and their prompts were left out, "
-            f"since nltk's {punkt.DATA} data was not found; to get it: {punkt.COMMAND}"
+            f"because nltk's {punkt.DATA} data was not found; to get it: {punkt.COMMAND}"
         )
     drawn = {*facts["random_letter_keys"], *facts["language_detection_keys"]}
     if facts["mode"] == "reference" and drawn:
-        found.append(
-            f"mode reference: the verdicts of {len(drawn)} prompts are drawn by chance and may differ next time"
-        )
+        found.append(f"mode reference: the verdicts of {len(drawn)} prompts are random and may differ next time")
     return found
 
 

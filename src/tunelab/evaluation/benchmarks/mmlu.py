@@ -1,17 +1,17 @@
-"""MMLU: 14,042 exam questions on 57 subjects, four choices each, compared by likelihood.
+"""MMLU: 14,042 four-choice exam questions on 57 subjects, scored by likelihood.
 
 Paper: Hendrycks et al. 2021, Measuring Massive Multitask Language Understanding (ICLR; arXiv 2009.03300).
 
-Two protocols, by whose convention they follow:
+Two protocols, named after what they follow:
 
     lm-eval   EleutherAI/lm-evaluation-harness 0.4, lm_eval/tasks/mmlu/default: "... (with answers) about virology."
-              with one space, the question stripped, the first dev rows as examples; micro average. Prompts are equal to
-              the harness's to the byte, at 0 shots too, where the header stays.
+              with one space, the question stripped, the first dev rows as examples; micro average. Prompts are
+              byte-identical to the harness's, also at 0 shots, where the header stays.
     original  hendrycks/test, evaluate.py: two spaces after "about", the question as it is; micro and macro average.
-              Where a prompt is too long the original drops whole examples; here its beginning is cut, and counted.
+              If a prompt is too long, the original drops whole examples; here it is truncated on the left, and counted.
 
-They also differ in a category: anatomy is STEM in the harness, "other" in the original's categories.py. Choices are
-text in both: what pandas makes of a choice "None" (nan) or "0.50" (0.5) in the original (10 prompts) is not followed.
+They also differ in one category: anatomy is STEM in the harness, "other" in the original's categories.py. Choices are
+text in both; the original's pandas turns "None" into nan and "0.50" into 0.5 (10 prompts), which is not reproduced.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ BENCHMARK = Benchmark(
 CHOICES = (" A", " B", " C", " D")
 COLUMNS = ("question", "choice0", "choice1", "choice2", "choice3", "answer")
 
-#: Category of each subject (lm-eval's) and its number of test questions; in alphabetical order, as benchmarks number
-#: the test questions from 0 to 14,041.
+#: Category of each subject (lm-eval's) and its number of test questions, in alphabetical order. Benchmarks number
+#: the test questions from 0 to 14,041 in this order.
 SUBJECTS: dict[str, tuple[str, int]] = {
     "abstract_algebra": ("stem", 100),
     "anatomy": ("stem", 135),
@@ -124,7 +124,7 @@ SUBJECTS: dict[str, tuple[str, int]] = {
     "world_religions": ("humanities", 171),
 }
 
-#: What the original calls the categories.
+#: The original's names of the categories.
 ORIGINAL_CATEGORIES = {
     "stem": "STEM",
     "humanities": "humanities",
@@ -134,10 +134,10 @@ ORIGINAL_CATEGORIES = {
 
 
 class Options(BenchmarkOptions):
-    """Settings of MMLU."""
+    """Options of MMLU."""
 
     protocol: Protocol = Field("lm-eval", description="Whose prompts and averages: lm-eval, or original (the paper's).")
-    shots: int = Field(5, ge=0, le=5, description="Worked examples before each question: the subject's first dev rows.")
+    shots: int = Field(5, ge=0, le=5, description="Few-shot examples: the subject's first dev rows.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +146,10 @@ class Question:
 
     Attributes:
         subject: "virology".
-        number: its place in its subject's file, from 0.
-        question: as the file has it.
+        number: its row index in the subject's file, from 0.
+        question: as in the file.
         choices: four texts.
-        answer: place of the right one, 0 to 3.
+        answer: index of the right one, 0 to 3.
     """
 
     subject: str
@@ -163,7 +163,7 @@ def items(folder: Path, options: Options) -> list[Item]:
     """All test questions in the files' order (subjects in alphabetical order).
 
     Args:
-        folder: holds dev/SUBJECT_dev.csv and test/SUBJECT_test.csv, with a header row (question, choice0, ..., answer)
+        folder: with dev/SUBJECT_dev.csv and test/SUBJECT_test.csv, with a header row (question, choice0, ..., answer)
             or without (the original release: question, A, B, C, D, letter); or the hub's all/test-*.parquet and
             all/dev-*.parquet.
         options: protocol and shots.
@@ -181,7 +181,7 @@ def items(folder: Path, options: Options) -> list[Item]:
 
 
 def item(question: Question, examples: str, protocol: Protocol) -> Item:
-    """The item of a question behind a few-shot part."""
+    """The item of a question with the given few-shot part."""
     return Item(
         id=f"{question.subject}/{question.number}",
         question=question_text(question, protocol),
@@ -193,17 +193,17 @@ def item(question: Question, examples: str, protocol: Protocol) -> Item:
 
 
 def few_shot_part(folder: Path, subject: str, worked: Sequence[Question], protocol: Protocol, shots: int) -> str:
-    """Header and worked examples of a subject, with the blank line after each.
+    """Header and few-shot examples of a subject, each followed by a blank line.
 
     Raises:
-        DataError: there are fewer worked examples than shots.
+        DataError: there are not enough dev rows.
     """
     if len(worked) < shots:
         raise DataError(
             f"{folder}: {subject} has {len(worked)} dev rows, expected {shots} for {shots}-shot prompts",
-            "add the dev files, or ask for fewer shots",
+            "add the dev files, or use fewer shots",
         )
-    # The original puts a space before each word of the subject, the first one too: two spaces after "about".
+    # The original puts a space before each word of the subject, including the first: two spaces after "about".
     space = "  " if protocol == "original" else " "
     name = subject.replace("_", " ")
     header = f"The following are multiple choice questions (with answers) about{space}{name}.\n\n"
@@ -211,23 +211,23 @@ def few_shot_part(folder: Path, subject: str, worked: Sequence[Question], protoc
 
 
 def question_text(question: Question, protocol: Protocol) -> str:
-    """A question with its choices, up to and with "Answer:"."""
+    """A question with its choices, up to and including "Answer:"."""
     text = question.question if protocol == "original" else question.question.strip()
     choices = (f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False))
     return "\n".join((text, *choices, "Answer:"))
 
 
 def grade(response: Response, options: BenchmarkOptions) -> dict[str, float]:
-    """accuracy (1.0 or 0.0), the place of the chosen letter, and whether others were equally likely.
+    """accuracy (1.0 or 0.0), the index of the chosen letter, and whether there was a tie.
 
     Raises:
-        DataError: the response is not one to four choices with a target from 0 to 3.
+        DataError: the response does not have one to four choices and a target from 0 to 3.
     """
     return grade_choice(response)
 
 
 def summarise(graded: Sequence[Graded], options: Options) -> Scored:
-    """Accuracy (micro) with both errors, per subject and per category; with `original` the mean over subjects too.
+    """Accuracy (micro) with both errors, by subject and by category; with `original` also the mean over subjects.
 
     Raises:
         DataError: there are no responses.
@@ -249,7 +249,7 @@ def summarise(graded: Sequence[Graded], options: Options) -> Scored:
 
 
 def by_category(graded: Sequence[Graded], protocol: Protocol) -> dict[str, list[Graded]]:
-    """Responses by their subject's category, in the protocol's words; subjects that MMLU does not have in none."""
+    """Responses by the category of their subject, with the protocol's names; unknown subjects are left out."""
     parts: dict[str, list[Graded]] = {}
     for one in graded:
         subject = one.response.cluster
@@ -263,10 +263,10 @@ def by_category(graded: Sequence[Graded], protocol: Protocol) -> dict[str, list[
 
 
 def read_questions(folder: Path, split: Literal["test", "dev"]) -> dict[str, list[Question]]:
-    """Questions of a split by subject, subjects in alphabetical order, each one's in the file's order.
+    """Questions of a split by subject; subjects in alphabetical order, questions in file order.
 
     Raises:
-        DataError: there are no files of it, or a row is bad.
+        DataError: there are no files for it, or a row is bad.
     """
     folder = Path(folder)
     suffix = f"_{split}.csv"
@@ -281,12 +281,12 @@ def read_questions(folder: Path, split: Literal["test", "dev"]) -> dict[str, lis
         return dict(sorted(subjects.items()))
     raise DataError(
         f"{folder}: has no {split} questions of MMLU: neither {split}/SUBJECT{suffix} nor all/{split}-*.parquet",
-        "give the folder that holds dev/ and test/, or leave the path out to take the hub's files",
+        "give the folder with dev/ and test/, or omit it to use the hub",
     )
 
 
 def parquet_rows(files: Sequence[Path], columns: Sequence[str]) -> Iterator[tuple[Path, int, Mapping[str, Any]]]:
-    """(file, row from 1, values by column) of parquet files; columns beside the needed ones come along.
+    """(file, row from 1, values by column) of parquet files; includes columns that were not requested.
 
     Raises:
         DataError: a file cannot be read or lacks a column.
@@ -298,7 +298,7 @@ def parquet_rows(files: Sequence[Path], columns: Sequence[str]) -> Iterator[tupl
         try:
             table = pyarrow.parquet.read_table(path)
         except (OSError, pyarrow.ArrowException) as error:
-            raise DataError(f"{path}: cannot be read as parquet: {error}", "fetch the file again") from error
+            raise DataError(f"{path}: cannot be read as parquet: {error}", "download the file again") from error
         if missing := [column for column in columns if column not in table.column_names]:
             raise DataError(f"{path}: has no column {', '.join(missing)}; it has {', '.join(table.column_names)}")
         for row, values in enumerate(table.to_pylist(), start=1):
@@ -306,7 +306,7 @@ def parquet_rows(files: Sequence[Path], columns: Sequence[str]) -> Iterator[tupl
 
 
 def make_question(path: Path, row: int, subject: str, number: int, texts: Sequence[Any], answer: Any) -> Question:
-    """A question from its texts (question, four choices) and its answer: a place from 0 to 3, or a letter.
+    """A question from its texts (question, four choices) and its answer, an index from 0 to 3 or a letter.
 
     Raises:
         DataError: names file and row, what is wrong and what was expected.
@@ -322,7 +322,7 @@ def make_question(path: Path, row: int, subject: str, number: int, texts: Sequen
 
 
 def _read_csv(path: Path, subject: str) -> list[Question]:
-    """Rows of one subject. Nothing is converted: a choice "None" or "NA" stays text."""
+    """Rows of one subject. Nothing is converted: the choices "None" and "NA" stay text."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.reader(file))
@@ -335,7 +335,7 @@ def _read_csv(path: Path, subject: str) -> list[Question]:
             raise DataError(f"{path}: row {row} has {len(cells)} cells, expected {len(COLUMNS)}: {', '.join(COLUMNS)}")
         questions.append(make_question(path, row, subject, len(questions), cells[:5], cells[5]))
     if not questions:
-        raise DataError(f"{path}: holds no questions")
+        raise DataError(f"{path}: contains no questions")
     return questions
 
 

@@ -1,13 +1,13 @@
-"""tinyMMLU: 100 of MMLU's questions, chosen so that they tell the accuracy on all 14,042 to about two points.
+"""tinyMMLU: 100 MMLU questions, chosen to estimate the accuracy on all 14,042 to about two points.
 
 Paper: Maia Polo et al. 2024, tinyBenchmarks: evaluating LLMs with fewer examples (arXiv 2402.14992); repository
-felipemaiapolo/tinyBenchmarks. Prompts as EleutherAI/lm-evaluation-harness's task tinyMMLU gives them
-(lm_eval/tasks/tinyBenchmarks): the hub's column `input_formatted`, where its files are read; where the items are picked
-from MMLU's own files, header, examples and question are MMLU's (protocol lm-eval).
+felipemaiapolo/tinyBenchmarks. Prompts follow EleutherAI/lm-evaluation-harness's task tinyMMLU
+(lm_eval/tasks/tinyBenchmarks): the column `input_formatted` if the hub's files are used; if the items are selected
+from MMLU's own files, header, examples and question follow MMLU (protocol lm-eval).
 
-The plain accuracy of the 100 items is no estimate of MMLU: the items stand for different numbers of others. With the
-authors' parameter file (option `parameters`) the estimates irt, p-IRT and gp-IRT are told too (item_response.py). By
-the authors' test on the Open LLM Leaderboard they are off by 0.024, 0.016 and 0.016 on average (repository's README).
+The plain accuracy on the 100 items is not an estimate of MMLU: items represent different numbers of others. With the
+authors' parameter file (option `parameters`), the estimates irt, p-IRT and gp-IRT are reported too (item_response.py).
+In the authors' test on the Open LLM Leaderboard their mean error is 0.024, 0.016 and 0.016 (repository's README).
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ BENCHMARK = Benchmark(
     cluster="subject",
     source="Maia Polo et al. 2024 (arXiv 2402.14992); felipemaiapolo/tinyBenchmarks; lm-evaluation-harness, tinyMMLU",
     licence="MIT",
-    # None: no commit is known for certain; items are recognised by their text, so another file cannot pass for it.
+    # None: no commit is known for certain; items are recognized by their text, so a different file is rejected.
     hub=HubFiles("tinyBenchmarks/tinyMMLU", None, ("all/test-*.parquet",)),
     size=100,
 )
 
-#: The items in their authors' order, "place:digest": the place among MMLU's 14,042 test questions (subjects in
-#: alphabetical order), and the beginning of the SHA-256 of question and choices (see digest()).
+#: The items in their authors' order, "index:digest": the index among MMLU's 14,042 test questions (subjects in
+#: alphabetical order), and the first digits of the SHA-256 of question and choices (see digest()).
 ITEMS = """
 5629:2240ca3d0e 9456:dceffa8d8d 635:39b1891512 9585:d85fd39d91 4472:010ed6aa78 8442:f4f60ff1c9
 12226:1847ffbac7 10050:4abe48eb0b 457:982d08b1c9 9884:b30487d5bb 12984:4c3dff7009 10369:34fe02770b
@@ -96,24 +96,22 @@ PUBLISHED_ERROR = {"irt": 0.024, "p_irt": 0.016, "gp_irt": 0.016}
 
 
 class Options(BenchmarkOptions):
-    """Settings of tinyMMLU."""
+    """Options of tinyMMLU."""
 
-    shots: Literal[0, 5] = Field(5, description="Worked examples before each question: 5 as its authors, or 0.")
-    parameters: str | None = Field(
-        None, description="tinyBenchmarks.pkl or an .npz: the IRT parameters of MMLU's items."
-    )
+    shots: Literal[0, 5] = Field(5, description="Few-shot examples before each question: 5 as in the paper, or 0.")
+    parameters: str | None = Field(None, description="tinyBenchmarks.pkl or an .npz: IRT parameters of MMLU's items.")
 
 
 def items(folder: Path, options: Options) -> list[Item]:
     """The 100 items in their authors' order.
 
     Args:
-        folder: holds the hub's all/test-*.parquet with the column input_formatted; or *mmlu*.jsonl with question,
-            choices and answer, and dev/ of MMLU where shots are asked for; or MMLU's own files (benchmark mmlu).
+        folder: contains the hub's all/test-*.parquet with the column input_formatted; or *mmlu*.jsonl with question,
+            choices and answer, and MMLU's dev/ if shots > 0; or MMLU's own files (benchmark mmlu).
         options: shots.
 
     Raises:
-        DataError: there are no such files, a row is bad or none of the 100, or some of the 100 are missing.
+        DataError: the files are missing, a row is bad or not one of the 100, or some of the 100 are missing.
     """
     folder = Path(folder)
     files = sorted([*folder.glob("all/test-*.parquet"), *folder.glob("test-*.parquet")])
@@ -135,12 +133,12 @@ def items(folder: Path, options: Options) -> list[Item]:
 
 
 def digest(texts: Iterable[str]) -> str:
-    """What an item is recognised by: question and choices with every run of white space as one space."""
+    """Hash that identifies an item: question and choices, with each run of white space as one space."""
     return hashlib.sha256("\n".join(" ".join(text.split()) for text in texts).encode()).hexdigest()[:10]
 
 
 def subject_and_number(place: int) -> tuple[str, int]:
-    """A place among MMLU's test questions as a subject and a place in its file; subjects in alphabetical order."""
+    """Convert an index among MMLU's test questions to a subject and a row index; subjects in alphabetical order."""
     number = place
     for subject, (_, count) in SUBJECTS.items():
         if number < count:
@@ -150,16 +148,16 @@ def subject_and_number(place: int) -> tuple[str, int]:
 
 
 def grade(response: Response, options: BenchmarkOptions) -> dict[str, float]:
-    """accuracy (1.0 or 0.0), the place of the chosen letter, and whether others were equally likely.
+    """accuracy (1.0 or 0.0), the index of the chosen letter, and whether there was a tie.
 
     Raises:
-        DataError: the response is not one to four choices with a target from 0 to 3.
+        DataError: the response does not have one to four choices and a target from 0 to 3.
     """
     return grade_choice(response)
 
 
 def summarise(graded: Sequence[Graded], options: Options) -> Scored:
-    """Accuracy of the items with both errors; with a parameter file the three estimates of MMLU's accuracy.
+    """Accuracy on the items with both errors; with a parameter file also the three estimates of MMLU's accuracy.
 
     Raises:
         DataError: there are no responses, or the parameter file cannot be used.
@@ -181,19 +179,19 @@ def summarise(graded: Sequence[Graded], options: Options) -> Scored:
 
 
 def _estimates(graded: Sequence[Graded], path: str, shots: int) -> tuple[list[Score], list[str], list[float]]:
-    """The three estimates, what speaks against them, and the ability that was fitted."""
+    """The three estimates, warnings about them, and the fitted ability."""
     parameters = load_parameters(path, "mmlu")
     names = ["{}/{}".format(*subject_and_number(int(place))) for place in parameters.anchors]
     expected = {"{}/{}".format(*subject_and_number(place)) for place in _places()}
     if strange := set(names) ^ expected:
         raise DataError(
             f"{path}: {len(expected - strange)} of its {len(names)} anchors are among tinyMMLU's 100 items:"
-            " parameters of other items",
-            "use the table `mmlu` of tinyBenchmarks.pkl as its authors publish it",
+            " the parameters are for other items",
+            "use the table `mmlu` of the authors' published tinyBenchmarks.pkl",
         )
     answers = {one.response.item: float(one.values["accuracy"]) for one in graded}
     if missing := expected - set(answers):
-        return [], [f"no IRT estimate: {len(missing)} of the 100 items were not answered, and each stands for many"], []
+        return [], [f"no IRT estimate: {len(missing)} of the 100 items, each representing many, were not answered"], []
     found = estimate_accuracy(np.array([answers[name] for name in names]), parameters)
     digest_of_file = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
     scores = []
@@ -216,7 +214,7 @@ def _places() -> list[int]:
 
 
 def _from_mmlu(folder: Path) -> dict[int, Question]:
-    """The 100 items by place, out of MMLU's files. Raises DataError where a file is not the published one."""
+    """The 100 items by index, from MMLU's files. Raises DataError if a file is not the published one."""
     tests = read_questions(folder, "test")
     chosen = {}
     for expected, place in PLACE_OF_DIGEST.items():
@@ -226,14 +224,14 @@ def _from_mmlu(folder: Path) -> dict[int, Question]:
         if found is None or digest((found.question, *found.choices)) != expected:
             raise DataError(
                 f"{folder}: question {number} of {subject} is not tinyMMLU's: expected MMLU's test files as published",
-                "give MMLU's complete files in their order, or tinyMMLU's own",
+                "give MMLU's complete files in the original order, or tinyMMLU's own",
             )
         chosen[place] = found
     return chosen
 
 
 def _recognised(rows: Iterable[tuple[Path, int, Mapping[str, Any]]]) -> dict[int, tuple[Question, Mapping[str, Any]]]:
-    """Rows by their place in MMLU, recognised by their text. Raises DataError for other rows, and for missing ones."""
+    """Rows by MMLU index, recognized by their text. Raises DataError for other rows, and for missing ones."""
     found: dict[int, tuple[Question, Mapping[str, Any]]] = {}
     path = Path()
     for path, row, values in rows:
@@ -241,7 +239,7 @@ def _recognised(rows: Iterable[tuple[Path, int, Mapping[str, Any]]]) -> dict[int
         read = make_question(path, row, "", 0, texts, values["answer"])
         place = PLACE_OF_DIGEST.get(digest(texts))
         if place is None or place in found:
-            what = "none of tinyMMLU's 100 items" if place is None else "there twice"
+            what = "not one of tinyMMLU's 100 items" if place is None else "a duplicate"
             raise DataError(f"{path}: row {row} is {what}: {read.question!r:.60}", "give tinyMMLU's own file")
         subject, number = subject_and_number(place)
         found[place] = (Question(subject, number, read.question, read.choices, read.answer), values)
@@ -255,9 +253,9 @@ def _json_rows(path: Path) -> Iterable[tuple[Path, int, Mapping[str, Any]]]:
         try:
             values = json.loads(line)
         except ValueError as error:
-            raise DataError(f"{path}: row {row} is no JSON: {error}") from error
+            raise DataError(f"{path}: row {row} is not JSON: {error}") from error
         if not isinstance(values, dict) or (missing := {"question", "choices", "answer"} - set(values)):
-            lacking = ", ".join(sorted(missing)) if isinstance(values, dict) else "everything: it is no object"
+            lacking = ", ".join(sorted(missing)) if isinstance(values, dict) else "everything: it is not an object"
             raise DataError(f"{path}: row {row} lacks {lacking}", "expected question, choices and answer")
         if not isinstance(values["choices"], list):
             raise DataError(f"{path}: row {row}: choices is {values['choices']!r:.60}, expected a list of four texts")
@@ -265,14 +263,14 @@ def _json_rows(path: Path) -> Iterable[tuple[Path, int, Mapping[str, Any]]]:
 
 
 def _formatted_item(folder: Path, question: Question, values: Mapping[str, Any], options: Options) -> Item:
-    """An item whose 5-shot prompt is the hub's, to the byte; split where the question begins."""
+    """An item with the hub's exact 5-shot prompt, split at the start of the question."""
     if not options.shots:
         return item(question, few_shot_part(folder, question.subject, [], "lm-eval", 0), "lm-eval")
     prompt = values.get("input_formatted")
     if not isinstance(prompt, str) or not prompt:
         raise DataError(f"{folder}: {question.subject}/{question.number} has no input_formatted: expected its prompt")
     own = question_text(question, "lm-eval")
-    # Where the hub wrote the question otherwise, nothing is shared: the prompt stays what it is.
+    # If the hub's question text differs, no prefix is shared and the prompt stays as it is.
     examples = prompt.removesuffix(own) if prompt.endswith(own) else ""
     return Item(
         id=f"{question.subject}/{question.number}",

@@ -1,6 +1,6 @@
-"""Words and letters that a text must or must not hold: the instructions keywords:*.
+"""Words and letters that a text must or must not contain: the instructions keywords:*.
 
-Keywords are regular expressions, as in the original; letter case does not count.
+Keywords are regular expressions, as in the original; matching is case-insensitive.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from tunelab.evaluation.instructions.relation import holds
 
 
 def existence(text: str, *, keywords: Sequence[str]) -> bool:
-    """Every keyword occurs, also inside a longer word."""
+    """Every keyword occurs, also as part of a longer word."""
     return all(pattern(keyword).search(text) for keyword in keywords)
 
 
 def frequency(text: str, *, keyword: str, frequency: int, relation: str) -> bool:
-    """The keyword occurs less than / at least `frequency` times, counting it inside longer words too."""
+    """The keyword occurs less than / at least `frequency` times, also counting parts of longer words."""
     return holds(len(pattern(keyword.strip()).findall(text)), relation, frequency)
 
 
@@ -29,21 +29,21 @@ def forbidden_words(text: str, *, forbidden_words: Sequence[str]) -> bool:
 
 
 def letter_frequency(text: str, *, letter: str, let_frequency: int, let_relation: str) -> bool:
-    """The letter occurs less than / at least `let_frequency` times; any other character ("#") is counted as itself."""
+    """The letter occurs less than / at least `let_frequency` times; any other character ("#") is counted literally."""
     return holds(text.lower().count(letter.strip().lower()), let_relation, let_frequency)
 
 
 @functools.lru_cache(maxsize=4096)
 def pattern(expression: str, flags: int = re.IGNORECASE) -> re.Pattern[str]:
-    """The compiled expression; letter case is ignored unless `flags` says otherwise.
+    """The compiled expression, case-insensitive unless `flags` says otherwise.
 
     Raises:
-        DataError: it is no regular expression.
+        DataError: it is not a valid regular expression.
     """
     try:
         return re.compile(expression, flags)
     except re.error as error:
         raise DataError(
-            f"the keyword {expression!r} is no regular expression: {error}",
+            f"the keyword {expression!r} is not a valid regular expression: {error}",
             "keywords are regular expressions: write a backslash before ( ) [ * + ? and the like",
         ) from None

@@ -1,7 +1,7 @@
 """The language and the letter case of a text: the instructions language:* and change_case:*.
 
-Languages are told by langdetect, which draws at random which parts of a text it looks at. Seeded, the same text gives
-the same language always and everywhere; unseeded is what the original does.
+langdetect identifies languages from randomly chosen parts of a text. With a seed, the result for a
+text is always the same; the original uses no seed.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ SEED = 0
 
 
 def response_language(text: str, *, language: str, seeded: bool = True) -> bool:
-    """The text is in this language (ISO 639-1, "zh-cn"); a text without letters counts as followed, as originally."""
+    """The text is in this language (ISO 639-1, "zh-cn"). Text without letters counts as followed, as originally."""
     return detect(text, seeded) in (language, None)
 
 
 def english_capital(text: str, *, seeded: bool = True) -> bool:
-    """All letters are capitals, and the text is English."""
+    """All letters are upper case, and the text is English."""
     return text.isupper() and detect(text, seeded) in ("en", None)
 
 
 def english_lowercase(text: str, *, seeded: bool = True) -> bool:
-    """No letter is a capital, and the text is English."""
+    """All letters are lower case, and the text is English."""
     return text.islower() and detect(text, seeded) in ("en", None)
 
 
 def capital_word_frequency(text: str, *, capital_frequency: int, capital_relation: str) -> bool:
-    """Less than / at least `capital_frequency` words in capitals. Raises DataError where punkt's data is missing."""
+    """Less than / at least `capital_frequency` words in capitals. Raises DataError if punkt's data is missing."""
     return holds(sum(word.isupper() for word in punkt.words(text)), capital_relation, capital_frequency)
 
 
 def detect(text: str, seeded: bool = True) -> str | None:
-    """Code of the text's language ("unknown" where no language stands out); None = nothing to tell it by."""
+    """Code of the text's language ("unknown" if no language stands out); None = no letters to detect it from."""
     return _detect_seeded(text) if seeded else _detect(text, None)
 
 
 @functools.lru_cache(maxsize=64)
 def _detect_seeded(text: str) -> str | None:
-    # The strict and the loose verdict look at the same texts: remembering the last few saves half of the work.
+    # The strict and the loose verdict share texts: caching the last few saves half of the work.
     return _detect(text, SEED)
 
 
@@ -54,7 +54,7 @@ def _detect(text: str, seed: int | None) -> str | None:
     from langdetect.lang_detect_exception import LangDetectException
 
     detector = _languages().create()
-    detector.seed = seed  # the detector's own: langdetect's usual seed is one for the whole process
+    detector.seed = seed  # set on the detector: langdetect's usual seed is global to the process
     detector.append(text)
     try:
         return str(detector.detect())
@@ -64,7 +64,7 @@ def _detect(text: str, seed: int | None) -> str | None:
 
 @functools.lru_cache(maxsize=1)
 def _languages() -> DetectorFactory:
-    """langdetect's profiles, in alphabetical order: by itself it takes them as the disk lists them."""
+    """langdetect's profiles, in alphabetical order; langdetect itself uses the order on disk."""
     import langdetect
 
     factory = langdetect.DetectorFactory()

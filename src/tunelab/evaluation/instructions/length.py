@@ -1,4 +1,4 @@
-"""How long a text is, in sentences, words and paragraphs: the instructions length_constraints:*."""
+"""The length of a text in sentences, words and paragraphs: the instructions length_constraints:*."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _END_OF_WORD = re.compile(r"""[.,?!'"]""")
 
 
 def number_sentences(text: str, *, num_sentences: int, relation: str) -> bool:
-    """Less than / at least `num_sentences` sentences by punkt. Raises DataError where punkt's data is missing."""
+    """Less than / at least `num_sentences` sentences by punkt. Raises DataError if punkt's data is missing."""
     return holds(len(punkt.sentences(text)), relation, num_sentences)
 
 
@@ -27,7 +27,7 @@ def number_paragraphs(text: str, *, num_paragraphs: int) -> bool:
     parts = [part.strip() for part in _DIVIDER.split(text)]
     if not all(parts[1:-1]):
         return False
-    # A text without a divider is first and last at once: an empty one is taken off once, not twice.
+    # Without a divider the text is both first and last part: if empty, it is removed once, not twice.
     ends = {0, len(parts) - 1}
     return len(parts) - sum(not parts[place] for place in ends) == num_paragraphs
 
@@ -35,7 +35,7 @@ def number_paragraphs(text: str, *, num_paragraphs: int) -> bool:
 def nth_paragraph_first_word(text: str, *, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
     """Exactly `num_paragraphs` paragraphs (blank line between), the n-th of which begins with `first_word`.
 
-    As in the original, empty paragraphs do not count towards the number but do count towards n.
+    As in the original, empty paragraphs do not count toward the number but do count toward n.
     """
     paragraphs = [paragraph.strip() for paragraph in text.split("\n\n")]
     if sum(map(bool, paragraphs)) != num_paragraphs or nth_paragraph > num_paragraphs:
@@ -44,5 +44,5 @@ def nth_paragraph_first_word(text: str, *, num_paragraphs: int, nth_paragraph: i
     if not words:
         return False
     word = words[0].lstrip("'").lstrip('"')
-    # Letter by letter, as in the original: a capital sigma at a word's end would become another letter otherwise.
+    # Lower-cased letter by letter, as in the original: otherwise a final capital sigma becomes another letter.
     return "".join(map(str.lower, _END_OF_WORD.split(word, maxsplit=1)[0])) == first_word.lower()

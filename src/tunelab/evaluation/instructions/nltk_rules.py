@@ -1,8 +1,8 @@
-"""nltk's sentence and word rules as they were when IFEval and its published scores were made (nltk 3.8 and 3.9).
+"""nltk's sentence and word rules as of nltk 3.8 and 3.9, when IFEval and its published scores were produced.
 
-nltk 3.10 ends a sentence before and after “curly” quotes and «guillemets» and cuts words at dashes, so that the same
-answer would pass or fail depending on the nltk that is installed. Here it does not. This module imports nltk, which is
-slow: it is imported by punkt.py when the first sentence is counted.
+nltk 3.10 ends a sentence before and after “curly” quotes and «guillemets» and splits words at dashes, so the same
+answer could pass or fail depending on the nltk version. These rules prevent that. This module imports nltk, which is
+slow, so punkt.py imports it when the first sentence is counted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class AsciiQuotes(PunktLanguageVars):  # type: ignore[misc]
 
 
 class UncutDashes(NLTKWordTokenizer):  # type: ignore[misc]
-    """Words stay whole at en and em dashes; a single letter after an apostrophe is cut off (o' clock, not O'Neil)."""
+    """Words are not split at en and em dashes; a single letter before an apostrophe is (o' clock, not O'Neil)."""
 
     PUNCTUATION: ClassVar[list[Any]] = [rule for rule in NLTKWordTokenizer.PUNCTUATION if not rule[0].search("—")]
     STARTING_QUOTES: ClassVar[list[Any]] = [
@@ -37,5 +37,5 @@ class UncutDashes(NLTKWordTokenizer):  # type: ignore[misc]
 
 
 def sentence_tokenizer(folder: FileSystemPathPointer) -> PunktSentenceTokenizer:
-    """punkt with the parameters that lie in the folder. Raises LookupError where some of its files are missing."""
+    """punkt with the parameters in the folder. Raises LookupError if some of its files are missing."""
     return PunktSentenceTokenizer(load_punkt_params(folder), lang_vars=AsciiQuotes())

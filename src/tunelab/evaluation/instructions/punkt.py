@@ -1,4 +1,4 @@
-"""Sentences and words as nltk's punkt (English) and its word tokenizer cut them; punkt's data is fetched by the user.
+"""Split text into sentences and words with nltk's punkt (English) and word tokenizer; the user downloads punkt's data.
 
 Source: Kiss and Strunk, "Unsupervised Multilingual Sentence Boundary Detection" (Computational Linguistics 2006).
 """
@@ -19,7 +19,7 @@ COMMAND = f"python -m nltk.downloader {DATA}"
 
 
 def is_available() -> bool:
-    """Whether punkt's data lies where nltk looks: NLTK_DATA, the home directory, the system's folders."""
+    """Whether punkt's data is in nltk's search path: NLTK_DATA, the home directory, system folders."""
     try:
         _tokenizer()
     except DataError:
@@ -31,16 +31,16 @@ def sentences(text: str) -> list[str]:
     """The text's sentences.
 
     Raises:
-        DataError: punkt's data is missing; the hint is the command that gets it.
+        DataError: punkt's data is missing; the hint is the command that downloads it.
     """
     return list(_tokenizer().tokenize(text))
 
 
 def words(text: str) -> list[str]:
-    """The text's words and punctuation marks, cut sentence by sentence; a hyphenated word is one word.
+    """The text's words and punctuation marks, sentence by sentence; a hyphenated word is one word.
 
     Raises:
-        DataError: punkt's data is missing; the hint is the command that gets it.
+        DataError: punkt's data is missing; the hint is the command that downloads it.
     """
     parts = sentences(text)
     from tunelab.evaluation.instructions.nltk_rules import UncutDashes
@@ -52,11 +52,11 @@ def words(text: str) -> list[str]:
 def _tokenizer() -> Any:
     import nltk.data
 
-    # nltk reads NLTK_DATA once, when it is imported; here it counts whenever it is set.
+    # nltk reads NLTK_DATA once, on import; here it applies whenever it is set.
     own = [path for path in os.environ.get("NLTK_DATA", "").split(os.pathsep) if path]
     try:
         return _load(nltk.data.find(f"tokenizers/{DATA}/english/", [*own, *nltk.data.path]))
-    except (LookupError, FileNotFoundError):  # the latter: nltk 3.9, where some of the files are missing
+    except (LookupError, FileNotFoundError):  # FileNotFoundError: nltk 3.9, if some of the files are missing
         raise DataError(f"nltk's {DATA} data (English) was not found: sentences cannot be counted", COMMAND) from None
 
 

@@ -1,10 +1,10 @@
-"""The 25 instruction types of IFEval by id, and how one is bound to what it asks for.
+"""IFEval's 25 instruction types by id; binds an instruction to its arguments.
 
-Each is a function of a text and of the keyword arguments that the data set gives ("num_words", "relation"), which are
-checked here, before any text is: the functions take them as sound.
+Each is a function of a text and of the dataset's keyword arguments ("num_words", "relation"). Arguments are
+validated here, before any text is checked; the functions rely on that.
 
 Source: Zhou et al., "Instruction-Following Evaluation for Large Language Models" (arXiv 2311.07911), whose semantics
-are kept to the last oddity: google-research/google-research, instruction_following_eval.
+are kept exactly: google-research/google-research, instruction_following_eval.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ INSTRUCTIONS: Mapping[str, Callable[..., bool]] = {
     "startend:quotation": whole.quotation,
 }
 
-# Both cut texts into sentences: punkt.sentences, punkt.words.
+# Both split texts into sentences: punkt.sentences, punkt.words.
 NEEDS_PUNKT = frozenset({"change_case:capital_word_frequency", "length_constraints:number_sentences"})
 DETECTS_LANGUAGE = frozenset(
     {"change_case:english_capital", "change_case:english_lowercase", "language:response_language"}
@@ -68,12 +68,12 @@ def bind(instruction: str, kwargs: Mapping[str, Any], mode: Mode = "exact") -> C
 
     Args:
         instruction: id such as "punctuation:no_comma".
-        kwargs: what it asks for; values of None count as absent (the hub's data set names all that there are).
-        mode: "exact" = the same verdict always. "reference" = random where the original is: for letter_frequency of
-            a character that is no letter a letter is drawn, once a binding; languages are detected unseeded.
+        kwargs: its arguments; None values count as absent (the hub's dataset lists all possible arguments).
+        mode: "exact" = deterministic. "reference" = random where the original is: letter_frequency of a
+            character other than a letter draws a letter, once per binding; language detection is unseeded.
 
     Raises:
-        DataError: there is no such instruction, or its arguments are not what it needs; says which.
+        DataError: unknown instruction, or wrong arguments; says which.
     """
     if instruction not in INSTRUCTIONS:
         raise DataError(f"unknown instruction {instruction!r}", f"known: {', '.join(INSTRUCTIONS)}")
@@ -83,7 +83,7 @@ def bind(instruction: str, kwargs: Mapping[str, Any], mode: Mode = "exact") -> C
     if set(given) != set(needed):
         raise DataError(
             f"{instruction} got {_listed(given)}: expected {_listed(needed)}",
-            "kwargs stand in the same order as instruction_id_list",
+            "kwargs must be in the same order as instruction_id_list",
         )
     for name, value in given.items():
         if (expected := _expected(name, value)) is not None:
@@ -102,28 +102,28 @@ def bind(instruction: str, kwargs: Mapping[str, Any], mode: Mode = "exact") -> C
 
 
 def draws_letter(instruction: str, kwargs: Mapping[str, Any]) -> bool:
-    """Whether the original counts a random letter here, since what it was asked to count is not one of a to z."""
+    """Whether the original counts a random letter here, because the requested one is not a to z."""
     return instruction == _LETTER and str(kwargs.get("letter")).lower() not in tuple(string.ascii_lowercase)
 
 
 @functools.cache
 def _needed(instruction: str) -> tuple[str, ...]:
-    """Arguments of an instruction: keywords without a default."""
+    """Required arguments of an instruction: keywords without a default."""
     parameters = inspect.signature(INSTRUCTIONS[instruction]).parameters.values()
     return tuple(one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.default is one.empty)
 
 
 def _expected(name: str, value: Any) -> str | None:
-    """What an argument should have been; None where it is that."""
+    """What was expected of an argument; None if it is valid."""
     if name in _RELATIONS:
         return None if value in RELATIONS else " or ".join(map(repr, RELATIONS))
     if name in _LISTS:
         good = isinstance(value, list) and value and all(isinstance(word, str) and word.strip() for word in value)
         return None if good else "a list of words"
     if name in _TEXTS:
-        return None if isinstance(value, str) and value.strip() else "a text that is not empty"
-    if type(value) is not int or value < 0:  # type(): True is no number
-        return "a whole number, 0 or more"
+        return None if isinstance(value, str) and value.strip() else "a non-empty text"
+    if type(value) is not int or value < 0:  # type(): True is not a number
+        return "an integer, 0 or more"
     return None
 
 

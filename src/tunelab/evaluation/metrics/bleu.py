@@ -1,10 +1,10 @@
-"""Corpus BLEU by sacrebleu, with its signature and a bootstrap error over items.
+"""Corpus BLEU by sacrebleu, with its signature and a bootstrap standard error over items.
 
 Sources: Papineni et al., "BLEU" (ACL 2002); Post, "A Call for Clarity in Reporting BLEU Scores" (WMT 2018), whose
 signature is kept; Koehn, "Statistical Significance Tests for Machine Translation Evaluation" (EMNLP 2004) for the
 bootstrap; Chen and Cherry, "A Systematic Comparison of Smoothing Techniques for Sentence-Level BLEU" (WMT 2014),
 method 3, which sacrebleu calls "exp". sacrebleu's own bootstrap gives a 95 % interval only, so the resampling is done
-here, from the n-gram counts of each sentence that sacrebleu's public interface gives. BLEU of counts needs numpy alone.
+here, from the n-gram counts of each sentence in sacrebleu's public interface. BLEU of counts needs only numpy.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from tunelab.evaluation.benchmark import Score, check_pairs
 RESAMPLES = 1000
 SEED = 12345
 
-#: Counts of an item: lengths of response and reference, matched n-grams and all n-grams of the response, n = 1 to 4.
+#: Counts per item: lengths of response and reference, matched n-grams and all n-grams of the response, n = 1 to 4.
 COLUMNS = 10
 
 Counts = NDArray[np.int64]
 
 
 def bleu_counts(responses: Sequence[str], references: Sequence[str]) -> Counts:
-    """What BLEU needs of each item, [items, 10]: response's and reference's length in tokens, matches of 1- to
-    4-grams, 1- to 4-grams of the response. Summed over items they give the corpus figure.
+    """Counts for BLEU per item, [items, 10]: length of response and reference in tokens, matching 1- to
+    4-grams, 1- to 4-grams of the response. Their sum over items gives corpus BLEU.
 
     Raises:
-        DataError: no responses, another number of references, or an empty reference.
+        DataError: no responses, a different number of references, or an empty reference.
     """
     from sacrebleu.metrics.bleu import BLEU
 
     check_pairs("bleu", responses, references)
-    # Effective order changes how a sentence's own BLEU is computed, not the counts that are taken from it. `force`
-    # keeps sacrebleu from guessing, in its log, that texts are tokenised already; it changes no number.
+    # Effective order changes how a sentence's own BLEU is computed, but not the counts used here. `force`
+    # suppresses sacrebleu's warning that texts look tokenized; it changes no number.
     metric = BLEU(force=True, effective_order=True)
     sentences = [metric.sentence_score(text, [one]) for text, one in zip(responses, references, strict=True)]
     return np.array([[one.sys_len, one.ref_len, *one.counts, *one.totals] for one in sentences], dtype=np.int64)
@@ -47,11 +47,11 @@ def bleu_counts(responses: Sequence[str], references: Sequence[str]) -> Counts:
 def bleu_of_counts(counts: NDArray[Any]) -> NDArray[np.float64]:
     """Corpus BLEU (0-100) of summed counts, [..., 10] -> [...], as sacrebleu computes it.
 
-    An order without any match counts as 1 / 2^k matches, k = 1 for the first such order, 2 for the next ("exp"). BLEU
-    is 0 where nothing matches, or where no response is long enough for a 4-gram.
+    An order without matches counts as 1 / 2^k matches, k = 1 for the first such order, 2 for the next ("exp"). BLEU
+    is 0 if nothing matches, or if no response is long enough for a 4-gram.
 
     Raises:
-        DataError: the last axis has not 10 columns.
+        DataError: the last axis does not have 10 columns.
     """
     summed = np.asarray(counts, dtype=np.float64)
     if not summed.ndim or summed.shape[-1] != COLUMNS:
@@ -74,15 +74,15 @@ def bleu_score(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Score:
-    """Corpus BLEU (0-100) of responses, one reference each; its error is the deviation of BLEU over resampled items.
+    """Corpus BLEU (0-100) of responses, one reference each; its error is the SD of BLEU over resampled items.
 
     An empty response counts with length 0. The same input gives the same error on every machine.
 
     Args:
-        counts: what bleu_counts gives of them, where it is known already.
+        counts: the result of bleu_counts, if already computed.
 
     Raises:
-        DataError: no responses, another number of references, or an empty reference.
+        DataError: no responses, a different number of references, or an empty reference.
     """
     from sacrebleu.metrics.bleu import BLEU
 
@@ -100,7 +100,7 @@ def bleu_score(
 
 
 def _bootstrap_error(counts: Counts, resamples: int, seed: int) -> float:
-    """Deviation of BLEU over resamples of items, [items, 10]."""
+    """SD of BLEU over resamples of items, [items, 10]."""
     items = len(counts)
     generator = np.random.default_rng(seed)
     summed = [counts[generator.integers(0, items, items)].sum(axis=0) for _ in range(resamples)]

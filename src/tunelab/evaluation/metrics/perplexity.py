@@ -1,7 +1,7 @@
-"""Perplexity and bits per byte from stored row likelihoods, weighted by tokens, with errors over rows.
+"""Perplexity and bits per byte from stored row likelihoods, weighted by tokens, with standard errors over rows.
 
-Perplexity is exp(sum of nats / number of tokens), the same for any batch size; a mean of batches' or rows' perplexities
-would be another number. Perplexities compare models of one tokenizer only; bits per byte compare any two.
+Perplexity is exp(sum of nats / number of tokens), which does not depend on the batch size; a mean of perplexities of
+batches or rows would. Perplexities compare models with one tokenizer only; bits per byte compare any two.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ ERROR = "ratio estimator, rows as clusters (Cochran 1977, section 2.11)"
 def predicted_bytes(
     decode: Callable[[Sequence[int]], str], input_ids: Sequence[int], answer_mask: Sequence[bool]
 ) -> tuple[int, int]:
-    """UTF-8 bytes of a row's answers, and of all its text but the first token's: (completion_bytes, sequence_bytes).
+    """UTF-8 bytes of a row's answers, and of all its text after the first token: (completion_bytes, sequence_bytes).
 
-    A stretch's bytes are those that it adds to the decoded text before it, so that stretches sum to the whole also
-    where a tokenizer drops a leading space.
+    A span's bytes are those that it adds to the decoded text before it, so that spans sum to the whole even
+    if a tokenizer drops a leading space.
 
     Args:
         decode: token ids -> text; should leave special tokens out.
         input_ids: the row's tokens.
-        answer_mask: which of them belong to an answer; the first token never counts, as it is never predicted.
+        answer_mask: which of them belong to an answer; the first token never counts, as it has no prediction.
     """
 
     def size(end: int) -> int:
@@ -51,7 +51,7 @@ def perplexity_scores(records: Sequence[LikelihoodRecord]) -> list[Score]:
     """Perplexity and bits per byte, of the completions and of the full sequences.
 
     Raises:
-        DataError: there are no rows, or no tokens or bytes to divide by, or a perplexity that no float can hold.
+        DataError: there are no rows, no tokens or bytes to divide by, or a perplexity overflows.
     """
     parts = (
         (
@@ -73,7 +73,7 @@ def perplexity_scores(records: Sequence[LikelihoodRecord]) -> list[Score]:
     for part, which, nats, tokens, sizes in parts:
         for unit, counts in (("tokens", tokens), ("bytes", sizes)):
             if not sum(counts):
-                raise DataError(f"{part}: {len(records)} rows have no {unit}: there is nothing to divide by")
+                raise DataError(f"{part}: {len(records)} rows have no {unit} to divide by")
         protocol = {"predicted": which, "tokens": sum(tokens), "error": ERROR}
         mean = _perplexity(part, ratio_with_error(nats, tokens))
         scores.append(_score(f"{part}_perplexity", mean, "per token", protocol))
@@ -84,7 +84,7 @@ def perplexity_scores(records: Sequence[LikelihoodRecord]) -> list[Score]:
 
 
 def _perplexity(part: str, nats_per_token: Estimate) -> Estimate:
-    """exp of a mean; by the delta method its error is exp(mean) times the mean's error."""
+    """exp of a mean; its error is exp(mean) times the mean's error (delta method)."""
     try:
         value = math.exp(nats_per_token.value)
     except OverflowError:

@@ -1,8 +1,8 @@
-"""ROUGE-1, ROUGE-2 and ROUGE-L by rouge-score: mean F-measure of items, with its standard error.
+"""ROUGE-1, ROUGE-2 and ROUGE-L by rouge-score: mean F-measure over items, with its standard error.
 
 Source: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries" (2004), as reimplemented by rouge-score (the
-implementation behind HF evaluate's `rouge`), without stemming. Its tokenizer keeps a-z and 0-9 alone: a reference in
-another script has no tokens and scores 0 whatever the answer, so such references are counted in the protocol.
+implementation behind HF evaluate's `rouge`), without stemming. Its tokenizer keeps only a-z and 0-9: a reference in
+another script has no tokens and scores 0 for any answer, so the protocol counts such references.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def rouge_by_item(responses: Sequence[str], references: Sequence[str]) -> dict[s
     """F-measure (0-100) of each item for "rouge1", "rouge2" and "rougeL". An empty response scores 0.
 
     Raises:
-        DataError: no responses, another number of references, or an empty reference.
+        DataError: no responses, a different number of references, or an empty reference.
     """
     from rouge_score.rouge_scorer import RougeScorer
 
@@ -40,10 +40,10 @@ def rouge_scores(
     """Mean F-measure (0-100) over items for ROUGE-1, ROUGE-2 and ROUGE-L, each with the standard error of the mean.
 
     Args:
-        by_item: what rouge_by_item gives of them, where it is known already.
+        by_item: the result of rouge_by_item, if already computed.
 
     Raises:
-        DataError: as rouge_by_item.
+        DataError: see rouge_by_item.
     """
     from rouge_score.tokenizers import DefaultTokenizer
 
