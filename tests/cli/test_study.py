@@ -35,7 +35,7 @@ def study(bench: Bench, tmp_path: Path) -> Path:
 def test_a_study_from_its_list_of_cells_to_its_page(tunelab: Command, study: Path) -> None:
     said = tunelab("study", "run", study, "--out", "made", "--dry-run")
     assert said.code == 0, said.err
-    assert "5 cells, 5 to run" in said.err and not Path("made").exists()
+    assert "5 jobs, 5 to run" in said.err and not Path("made").exists()
     said = tunelab("study", "run", study, "--out", "made")
     assert said.code == 0, said.err
     assert said.out.startswith("Does LoRA help? ")
@@ -44,7 +44,7 @@ def test_a_study_from_its_list_of_cells_to_its_page(tunelab: Command, study: Pat
     assert "Does &lt;b&gt;LoRA&lt;/b&gt; help?" in page and "<b>LoRA" not in page
     assert "lora" in Path("made/report.md").read_text(encoding="utf-8")
     said = tunelab("study", "run", study, "--out", "made", "--dry-run")
-    assert "5 cells, 0 to run\n" in said.err
+    assert "5 jobs, 0 to run\n" in said.err
     # Rendered again without a model, from the directory and from the one file.
     for path in ("made", "made/report.json"):
         Path("made/report.html").unlink()
@@ -88,6 +88,6 @@ def test_two_evaluations_are_compared(tunelab: Command, bench: Bench, tmp_path: 
     assert "precision differs: none and nf4" in said.err
     assert "difference" in said.err
     said = tunelab("compare", "plain", "few", "more")
-    assert said.code == 2 and "3 runs are given" in said.err
+    assert said.code == 2 and "3 runs given" in said.err
     records = [json.loads(line) for line in next(Path("few").glob("*/grades.jsonl")).read_text().splitlines()]
     assert len(records) == 20
