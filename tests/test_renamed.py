@@ -63,7 +63,7 @@ def test_an_old_value_that_was_none_says_what_it_may_have_been() -> None:
         parse_recipe({**SMALL, "adapter": {"kind": ["lora"]}})
     (problem,) = caught.value.problems
     assert (problem.path, problem.message) == ("adapter.kind", "renamed: method")
-    assert problem.hint == "it was one of lora, none"
+    assert problem.hint == "the old values were lora, none"
 
 
 def test_a_study_s_recipe_arms_and_changes_say_the_new_name(tmp_path: Path) -> None:

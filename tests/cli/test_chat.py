@@ -81,7 +81,7 @@ def test_a_wrong_command_is_told_and_the_rest_is_done(talk: Talk, bench: Bench, 
     assert errors == [
         "error: unknown command /st; did you mean /set?",
         "error: top_k is 'x', expected an integer",
-        "error: /undo takes no words behind it, here '2'",
+        "error: /undo takes no arguments, got '2'",
         "error: /save needs a file",
         "error: there is nothing to undo: the conversation is empty",
     ]
@@ -114,7 +114,7 @@ def test_a_saved_chat_is_read_as_training_data(talk: Talk, bench: Bench, actor: 
         "/save chats.jsonl",
     )
     assert said.code == 0, said.err
-    assert said.err.count("1 line added to chats.jsonl\n1 of its answers was cut short: look at the file") == 2
+    assert said.err.count("1 line appended to chats.jsonl\n1 of its answers was cut off: check the file") == 2
     (example, again) = load_examples("auto", path=Path("chats.jsonl")).examples
     assert isinstance(example, Conversation) and isinstance(again, Conversation)
     assert [(turn.role, turn.content) for turn in example.messages] == [
@@ -130,7 +130,7 @@ def test_a_saved_chat_is_read_as_training_data(talk: Talk, bench: Bench, actor: 
 def test_how_an_answer_ended_is_told(talk: Talk, bench: Bench, actor: list[Any]) -> None:
     said = talk([bench.lora], "how long?", "how full?")
     assert "[the answer was cut off at max_new_tokens=64; raise it with /set]\n" in said.err
-    assert "[the answer was cut where the model's window ends]\n" in said.err
+    assert "[the answer was cut off: the context window is full]\n" in said.err
     said = talk([bench.lora], "/both", "how long?")
     assert "[base's answer was cut off at" in said.err and "[tuned's answer was cut off at" in said.err
 

@@ -88,7 +88,7 @@ def test_a_studys_report_is_not_overwritten(tunelab: Command, tmp_path: Path) ->
     Path("study").mkdir()
     Path("study/study.json").write_text("{}", encoding="utf-8")
     said = tunelab("compare", *two_evaluations(tmp_path), "--out", "study")
-    assert said.code == 2 and "study: holds a study with its own report" in said.err and not said.out
+    assert said.code == 2 and "study: contains a study with its own report" in said.err and not said.out
     Path("a-file").write_text("mine", encoding="utf-8")
     said = tunelab("compare", "one", "two", "--out", "a-file")
     assert said.code == 2 and "a-file: is a file, expected a directory" in said.err

@@ -57,7 +57,7 @@ def test_a_run_is_measured_beside_its_base(tunelab: Command, own: OwnBenchmarks,
 def test_one_arm_alone_and_its_wording(tunelab: Command, own: OwnBenchmarks, run: Path) -> None:
     said = tunelab("eval", run, *on(own, "choices"), "--arm", "tuned", "--limit", "4", "--chat-template")
     assert said.code == 0 and said.cells["choices"] == ["tuned", "unit", "better"]
-    assert "choices tuned: 4 items, asked as one user turn in the template plain" in said.err
+    assert "choices tuned: 4 items, prompted as one user turn in the template plain" in said.err
     said = tunelab("eval", run, *on(own, "writing"), "--arm", "base", "--limit", "4", "--no-chat-template")
     assert said.code == 0 and "writing base: 4 items, prompted without a template" in said.err
 

@@ -122,7 +122,7 @@ def test_ctrl_c_without_a_file(tunelab: Command, bench: Bench, prompts: Path, mo
     monkeypatch.setattr(engine, "stream", stream)
     said = tunelab("generate", bench.lora, "--file", prompts, *FEW)
     assert said.code == 130 and len(said.out.splitlines()) == 1
-    assert "interrupted; 1 of 6 answers were written\nhint: with --out FILE the same command" in said.err
+    assert "interrupted; 1 of 6 answers were written\nhint: with --out FILE, the same command resumes" in said.err
     said = tunelab("generate", bench.lora, "--prompt", "1: red", *FEW)
     assert said.code == 130 and len(said.out) > 1 and said.out.endswith("\n") and said.err == "interrupted\n"
 

@@ -79,8 +79,8 @@ def test_the_summary_counts_both_sides(tunelab: Command, bench: Bench) -> None:
     assert said.cells["rows"] == ["18", "6"] and said.cells["dropped, bad"] == ["0", "0"]
     tokens, targets = (int(said.cells[name][0]) for name in ("tokens", "target tokens"))
     assert 0 < targets < tokens and int(said.cells["longest row"][0]) >= int(said.cells["median row"][0])
-    assert f"{bench.rows}: 24 rows read, 0 bad; licence: unknown (data of your own)\n" in said.err
-    assert said.err.endswith("an answer ends at: <eos>\n")
+    assert f"{bench.rows}: 24 rows read, 0 bad; license: unknown (data of your own)\n" in said.err
+    assert said.err.endswith("stop tokens: <eos>\n")
 
 
 def test_the_number_of_rows_shown(tunelab: Command, bench: Bench) -> None:
@@ -104,7 +104,7 @@ def test_a_chat_template_shows_its_own_tokens_and_its_stops(tunelab: Command, tm
     said = tunelab("inspect", "--model", model, "--data", rows, *PLAIN, "data.template=chat")
     assert "<|im_start|>|u|s|e|r|↵\n|H|i|<|im_end|>|↵\n" in said.out
     assert re.findall(r"\[\[(.*?)\]\]", said.out) == ["Y|o|<|im_end|>"]
-    assert said.err.endswith("an answer ends at: <eos>, <|im_end|>\n")
+    assert said.err.endswith("stop tokens: <eos>, <|im_end|>\n")
 
 
 class Terminal:

@@ -60,7 +60,7 @@ def test_many_bad_rows_are_listed_to_the_twentieth(tunelab: Command, bench: Benc
     rows.write_text(bench.rows.read_text() + '{"prompt": "a", "completion": ""}\n' * 25)
     said = tunelab("prepare", "--model", bench.model, "--data", rows, *PLAIN, "data.on_bad_row=skip")
     lines = [line for line in said.err.splitlines() if line.startswith("dropped: ")]
-    assert lines[0] == "left out: bad.jsonl row 25: empty output: message 2 (assistant) has no text"
+    assert lines[0] == "dropped: bad.jsonl row 25: empty output: message 2 (assistant) has no text"
     assert len(lines) == 21 and lines[-1] == "left out: and 5 more"
 
 
@@ -72,7 +72,7 @@ def test_characters_that_the_tokenizer_cannot_spell_are_said(
     model = shared_data / "models/tinystories656k"
     said = tunelab("prepare", "--model", model, "--data", rows, "data.template=plain", "data.held_out=0")
     assert said.code == 0 and said.cells["training"][-1] == "1"
-    assert "the tokenizer cannot spell 2 characters of these rows and leaves them out" in said.err
+    assert "2 characters are not in the vocabulary and are dropped" in said.err
 
 
 def test_longer_rows_than_the_model_has_a_window_for_are_refused(tunelab: Command, bench: Bench) -> None:

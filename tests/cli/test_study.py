@@ -88,6 +88,6 @@ def test_two_evaluations_are_compared(tunelab: Command, bench: Bench, tmp_path: 
     assert "precision differs: none and nf4" in said.err
     assert "difference" in said.err
     said = tunelab("compare", "plain", "few", "more")
-    assert said.code == 2 and "3 runs are given" in said.err
+    assert said.code == 2 and "3 runs given" in said.err
     records = [json.loads(line) for line in next(Path("few").glob("*/grades.jsonl")).read_text().splitlines()]
     assert len(records) == 20

@@ -149,7 +149,7 @@ def test_an_unknown_error_draws_no_interval_and_is_told() -> None:
     scores = tuple(dataclasses.replace(score, error=None) for score in REPORT.scores if score.benchmark == "gsm8k")
     plot = all_plots(dataclasses.replace(REPORT, scores=scores))[0]
     assert axes_of(PLOTS["scores-gsm8k"]).collections and not axes_of(plot).collections
-    assert "Not known for base bf16, base nf4, lora r128 bf16, qlora r128 nf4." in plot.caption
+    assert "Unknown for base bf16, base nf4, lora r128 bf16, qlora r128 nf4." in plot.caption
 
 
 def test_an_arm_has_one_colour_everywhere() -> None:
@@ -187,7 +187,7 @@ def test_the_front_is_marked() -> None:
     }
     assert hollow == {"base bf16"}
     assert "front (base nf4, qlora r128 nf4, lora r128 bf16)" in plot.caption
-    assert "Not shown, since score or cost is not known: full bf16." in plot.caption
+    assert "Not shown (score or cost unknown): full bf16." in plot.caption
 
 
 def crowded(count: int) -> StudyReport:

@@ -182,7 +182,7 @@ def test_arms_without_a_result_are_told() -> None:
     assert unfinished_arms(report) == ["base nf4 has not run.", "full bf16 failed and has no result."]
     assert unfinished_arms(REPORT)[0].startswith("full bf16 failed and has no result: CUDA out of memory")
     notes = [cells[0].notes[1:] for cells in arms_table(report, "Cost").rows]
-    assert notes == [(), ("has not run",), (), (), ("failed: no reason is known",)]
+    assert notes == [(), ("has not run",), (), (), ("failed: reason unknown",)]
 
 
 def test_an_empty_report_has_no_tables() -> None:

@@ -105,7 +105,9 @@ def test_what_is_unlike_is_named(report: StudyReport) -> None:
     said = list(report.not_proved)
     (rows,) = [one for one in said if one.startswith("Arms were trained on different training rows (hashes): with")]
     assert "with seed 0 lora " in rows and "; with seed 1 lora " in rows and ", fewer " in rows
-    (targets,) = [one for one in said if one.startswith("Arms were trained on unlike numbers of target tokens: with")]
+    (targets,) = [
+        one for one in said if one.startswith("Arms were trained on different numbers of target tokens: with")
+    ]
     assert targets.endswith("This may explain differences between them.")
     # The tokens of the rows stand in the loss's way, the references in that of both others.
     refused = [one for one in said if one.startswith("lora and fewer were not compared on held-out by ")]

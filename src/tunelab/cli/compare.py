@@ -1,4 +1,4 @@
-"""Compare two runs, or a run with its base, item by item: differences with confidence intervals, and their limits.
+"""Compare two runs, or a run with its base, item by item: differences with confidence intervals.
 
 Examples:
   tunelab compare runs/full runs/lora

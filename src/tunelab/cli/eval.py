@@ -1,4 +1,4 @@
-"""Evaluate a run or a model on held-out rows (perplexity, BLEU, ROUGE) or on benchmarks; scores have standard errors.
+"""Evaluate a run or a model on held-out rows (perplexity, BLEU, ROUGE) or on benchmarks, with standard errors.
 
 Examples:
   tunelab eval runs/alpaca

@@ -294,7 +294,7 @@ def test_no_such_cluster(cluster: Any, files: Path, tmp_path: Path, monkeypatch:
     study = small_study(files)
     with pytest.raises(UsageError, match="this machine does not have 1 CPU and 64 GPU"):
         run_study(study, tmp_path, executor="ray", options={"gpus_per_cell": "64"})
-    with pytest.raises(UsageError, match="address=auto: this process is connected to Ray already"):
+    with pytest.raises(UsageError, match="address=auto: this process is already connected to Ray"):
         run_study(study, tmp_path, executor="ray", options={"address": "auto"})
     monkeypatch.setattr(cluster, "is_initialized", lambda: False)
     monkeypatch.setattr(cluster, "shutdown", lambda: None)

@@ -249,7 +249,7 @@ def test_what_must_be_there(files: Path, tmp_path: Path, cluster: Path, monkeypa
             run_study(study, tmp_path / "study", executor="slurm")
         assert "tunelab[slurm]" in caught.value.hint
     (tmp_path / "bin" / "sbatch").unlink()
-    with pytest.raises(UsageError, match="this machine has no sbatch: it is no login node of a Slurm cluster"):
+    with pytest.raises(UsageError, match="this machine has no sbatch: it is not a login node of a Slurm cluster"):
         run_study(study, tmp_path / "study", executor="slurm")
 
 
