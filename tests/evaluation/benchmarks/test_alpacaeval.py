@@ -51,7 +51,7 @@ def test_any_one_file_of_instructions_will_do(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text('{"instruction": "Hello?"}\n', encoding="utf-8")
     assert [item.question for item in items(tmp_path, Options())] == ["Hello?"]
     (tmp_path / "other.jsonl").write_text('{"instruction": "Hi?"}\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"holds mine\.jsonl, other\.jsonl: expected one file of instructions"):
+    with pytest.raises(DataError, match=r"contains mine\.jsonl, other\.jsonl: expected one file of instructions"):
         items(tmp_path, Options())
     assert [item.question for item in items(tmp_path / "other.jsonl", Options())] == ["Hi?"]
 
