@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from tunelab.data.loader import TrainingPlan
 from tunelab.models.adapters import add_lora
-from tunelab.models.forward import flat_attention
+from tunelab.models.forward import packed_attention
 from tunelab.training.loop import LoopSettings, TrainingLoop
 from tunelab.training.loss import TargetLoss
 from tunelab.training.optimizer import adamw
@@ -86,7 +86,7 @@ def step_gradients(model: Any, capacity: int, packing: bool) -> tuple[float, dic
         TargetLoss(model), optimizer, plan, LoopSettings(lr=0.0, max_grad_norm=None), Accelerator(cpu=True)
     )
     loop.module.train()
-    with flat_attention(model):
+    with packed_attention(model):
         result = loop._gradients(plan.step(0)[0], 0)
     return result.loss, gradients_of(model)
 
@@ -112,15 +112,15 @@ def test_a_step_s_gradient_does_not_depend_on_how_it_is_cut(family: str, method:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_are_weighed_by_their_targets_not_by_their_batch(family: str) -> None:
     """The mean of the batches' means is another number; this is the mistake that the weighing prevents."""
-    from tunelab.data.loader import flat_batch
+    from tunelab.data.loader import packed_batch
 
     model = build(family, "full")
     loss, _ = reference(family, "full")
     module = TargetLoss(model)
-    with flat_attention(model), torch.no_grad():
+    with packed_attention(model), torch.no_grad():
         means = []
         for row in range(len(TABLE)):
-            batch = flat_batch(TABLE, [row])
+            batch = packed_batch(TABLE, [row])
             means.append(float(module.of_batch(batch)) / len(batch.labels))
     assert abs(sum(means) / len(means) - loss) > 1e-3
     assert sum(mean * count for mean, count in zip(means, TABLE.targets, strict=True)) / sum(

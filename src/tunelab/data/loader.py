@@ -90,7 +90,7 @@ class TokenTable:
 
 
 @dataclass(frozen=True)
-class FlatBatch:
+class PackedBatch:
     """One packed sequence of a few rows, and what is to be predicted in it.
 
     Args:
@@ -105,13 +105,13 @@ class FlatBatch:
     predicted_from: torch.Tensor
     labels: torch.Tensor
 
-    def to(self, device: torch.device | str) -> FlatBatch:
-        return FlatBatch(
+    def to(self, device: torch.device | str) -> PackedBatch:
+        return PackedBatch(
             *(tensor.to(device) for tensor in (self.input_ids, self.row_starts, self.predicted_from, self.labels))
         )
 
 
-def flat_batch(table: TokenTable, rows: Sequence[int], loss_on: LossOn = "completion") -> FlatBatch:
+def packed_batch(table: TokenTable, rows: Sequence[int], loss_on: LossOn = "completion") -> PackedBatch:
     """The flat batch of these rows of a table. The first token of a row is never a target: nothing predicts it."""
     import torch
 
@@ -121,7 +121,7 @@ def flat_batch(table: TokenTable, rows: Sequence[int], loss_on: LossOn = "comple
     wanted = np.concatenate([mask if loss_on == "completion" else np.ones_like(mask) for _, mask in parts])
     wanted[starts[:-1]] = False
     targets = np.flatnonzero(wanted)
-    return FlatBatch(
+    return PackedBatch(
         input_ids=torch.from_numpy(input_ids),
         row_starts=torch.from_numpy(starts),
         predicted_from=torch.from_numpy(targets - 1),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from tunelab.models.key_value_cache import KeyValueCache
-    from tunelab.models.packed_weights import PackedWeights
+    from tunelab.models.onednn_weights import OneDnnWeights
 
 StopReason = Literal["stop", "length", "context"]
 
@@ -35,7 +35,7 @@ BATCHES_PER_GROUP = 8
 WIDTH_STEP = 64
 
 _checked: WeakSet[nn.Module] = WeakSet()
-_packed: WeakKeyDictionary[nn.Module, PackedWeights] = WeakKeyDictionary()
+_packed: WeakKeyDictionary[nn.Module, OneDnnWeights] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +103,9 @@ def generate(
         ModelError: a prompt is empty, or fills the model's context and leaves no room for an answer; or the
             architecture cannot be run this way.
     """
-    from tunelab.models.packed_weights import PackedWeights
+    from tunelab.models.onednn_weights import OneDnnWeights
 
-    packed: PackedWeights | None = None
+    packed: OneDnnWeights | None = None
     context = context_length(model)
     room = _room(prompts, decoding.max_new_tokens, context)
     border = longrope_border(model)
@@ -114,7 +114,7 @@ def generate(
         if all(index in skip for index in group):
             continue
         waiting = [_new_row(index, prompts[index], room[index], decoding, tokenizer, False) for index in group]
-        packed = packed or PackedWeights(model)
+        packed = packed or OneDnnWeights(model)
         batch = _Batch(model, packed, waiting, decoding, stop_token_ids, micro_batch_tokens, border)
         while not batch.is_done:
             for row in _advance(batch, until_one_ends=True):
@@ -140,7 +140,7 @@ def stream(
     room = _room([prompt_ids], decoding.max_new_tokens, context_length(model))[0]
     row = _new_row(0, prompt_ids, room, decoding, tokenizer, True)
     batch = _Batch(
-        model, _kept_packed_weights(model), [row], decoding, stop_token_ids, row.need, longrope_border(model)
+        model, _kept_onednn_weights(model), [row], decoding, stop_token_ids, row.need, longrope_border(model)
     )
     assert row.text is not None
     while not batch.is_done:
@@ -171,20 +171,20 @@ def _advance(batch: _Batch, *, until_one_ends: bool) -> list[_Row]:
 
 def _check(model: nn.Module) -> None:
     """Once for each model: rows end to end must give what they give apart."""
-    from tunelab.models.structure import check_flat_forward
+    from tunelab.models.structure import check_packed_forward
 
     if model not in _checked:
-        check_flat_forward(model)
+        check_packed_forward(model)
         _checked.add(model)
 
 
-def _kept_packed_weights(model: nn.Module) -> PackedWeights:
+def _kept_onednn_weights(model: nn.Module) -> OneDnnWeights:
     """For answers one at a time: laid out once for as long as the model lives, or until its weights change."""
-    from tunelab.models.packed_weights import PackedWeights
+    from tunelab.models.onednn_weights import OneDnnWeights
 
     packed = _packed.get(model)
     if packed is None or not packed.is_current:
-        packed = _packed[model] = PackedWeights(model)
+        packed = _packed[model] = OneDnnWeights(model)
     return packed
 
 
@@ -194,7 +194,7 @@ class _Batch:
     def __init__(
         self,
         model: nn.Module,
-        packed: PackedWeights,
+        packed: OneDnnWeights,
         waiting: list[_Row],
         decoding: Decoding,
         stop_token_ids: Collection[int],

@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from tunelab.errors import ModelError
 from tunelab.models.row_attention import row_attention
 
-FLAT_ATTENTION = "tunelab_flat"
+PACKED_ATTENTION = "tunelab_packed"
 
 #: On the CPU, flat rows are padded at their end to a multiple of this many tokens; no row sees the padding.
 TOKENS_STEP = 64
@@ -47,9 +47,9 @@ def linear_names(model: PreTrainedModel) -> list[str]:
     ]
 
 
-def flat_attention(model: nn.Module) -> AbstractContextManager[None]:
+def packed_attention(model: nn.Module) -> AbstractContextManager[None]:
     """While the block runs, the model's attention takes flat rows; afterwards it is what it was."""
-    return attention_set_to(model, FLAT_ATTENTION)
+    return attention_set_to(model, PACKED_ATTENTION)
 
 
 @contextmanager
@@ -64,15 +64,15 @@ def attention_set_to(model: nn.Module, implementation: str) -> Iterator[None]:
         base.set_attn_implementation(before)
 
 
-def flat_positions(row_starts: Tensor, tokens: int) -> Tensor:
+def packed_positions(row_starts: Tensor, tokens: int) -> Tensor:
     """Position of each token in its own row: [tokens], int64, from row_starts [rows + 1]."""
     lengths = row_starts[1:] - row_starts[:-1]
     starts = torch.repeat_interleave(row_starts[:-1], lengths, output_size=tokens)
     return torch.arange(tokens, device=row_starts.device) - starts
 
 
-def flat_hidden_states(model: nn.Module, input_ids: Tensor, row_starts: Tensor) -> Tensor:
-    """Last hidden states [tokens, hidden] of flat rows; call it inside `with flat_attention(model)`.
+def packed_hidden_states(model: nn.Module, input_ids: Tensor, row_starts: Tensor) -> Tensor:
+    """Last hidden states [tokens, hidden] of flat rows; call it inside `with packed_attention(model)`.
 
     Args:
         model: a transformers causal language model, or PEFT's wrapper of one.
@@ -81,7 +81,7 @@ def flat_hidden_states(model: nn.Module, input_ids: Tensor, row_starts: Tensor) 
     """
     backbone = underlying(model).base_model
     tokens = len(input_ids)
-    positions = flat_positions(row_starts, tokens)
+    positions = packed_positions(row_starts, tokens)
     padding = padded_tokens(tokens, input_ids.device) - tokens
     output = backbone(
         input_ids=functional.pad(input_ids, (0, padding))[None],  # [1, tokens + padding]
@@ -116,7 +116,7 @@ def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
     return capped
 
 
-def _flat_attention_forward(
+def _packed_attention_forward(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -135,12 +135,12 @@ def _flat_attention_forward(
             "this architecture cannot be trained or scored packed; tunelab supports attention-only decoders",
         )
     states = (query, key, value, row_starts)
-    return attention_of_flat_rows(
+    return packed_sequence_attention(
         module, *states, dropout=dropout, scaling=scaling, sliding_window=sliding_window, **kwargs
     ), None
 
 
-def attention_of_flat_rows(
+def packed_sequence_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -235,4 +235,4 @@ def _varlen_attention(
     return cast(Tensor, attended)[None]
 
 
-AttentionInterface.register(FLAT_ATTENTION, _flat_attention_forward)
+AttentionInterface.register(PACKED_ATTENTION, _packed_attention_forward)

@@ -19,7 +19,13 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from tunelab.errors import ModelError
-from tunelab.models.forward import attention_of_flat_rows, attention_set_to, flat_positions, padded_tokens, underlying
+from tunelab.models.forward import (
+    attention_set_to,
+    packed_positions,
+    packed_sequence_attention,
+    padded_tokens,
+    underlying,
+)
 
 CACHED_ATTENTION = "tunelab_cached"
 
@@ -164,7 +170,7 @@ def read_tokens(
     prompt_starts = torch.tensor(starts, device=device)
     flat = [*tokens, *(token for prompt in prompts for token in prompt)]
     padding = padded_tokens(len(flat), device) - len(flat) if prompts else 0
-    places = torch.cat([next_positions, flat_positions(prompt_starts, starts[-1])])
+    places = torch.cat([next_positions, packed_positions(prompt_starts, starts[-1])])
     hidden = (
         underlying(model)
         .base_model(
@@ -210,7 +216,7 @@ def _cached_attention_forward(
             keys[slot, :, : end - start] = new_key[0, :, start:end]
             values[slot, :, : end - start] = new_value[0, :, start:end]
         parts.append(
-            attention_of_flat_rows(
+            packed_sequence_attention(
                 module, new_query, new_key, new_value, starts, scaling=scaling, sliding_window=sliding_window, **kwargs
             )
         )

@@ -60,7 +60,7 @@ class DenseLoraLinear(PeftLinear):  # type: ignore[misc]
         super().merge(*arguments, **named)
 
     def _without_gradients(self, layer: nn.Module, name: str, x: Tensor) -> Tensor:
-        """The wide product is the layer's own forward here: its weight may be laid out for it (packed_weights.py)."""
+        """The wide product is the layer's own forward here: its weight may be laid out for it (onednn_weights.py)."""
         output: Tensor = layer(x)
         with torch.autocast(x.device.type, enabled=False):
             a, b = (matrix[name].weight.to(output.dtype) for matrix in (self.lora_A, self.lora_B))

@@ -19,9 +19,9 @@ from transformers import AttentionInterface
 
 from tunelab.errors import ModelError
 from tunelab.models.forward import (
-    attention_of_flat_rows,
     attention_set_to,
-    flat_positions,
+    packed_positions,
+    packed_sequence_attention,
     padded_tokens,
     underlying,
 )
@@ -88,7 +88,7 @@ def _run(model: nn.Module, prefix: SharedPrefix, rows: Sequence[Sequence[int]], 
     tokens = starts[-1]
     flat = torch.tensor([token for row in rows for token in row], device=device)
     row_starts = torch.tensor(starts, device=device)
-    positions = flat_positions(row_starts, tokens)
+    positions = packed_positions(row_starts, tokens)
     if not is_prefix:
         positions = positions + prefix.length
     padding = padded_tokens(tokens, device) - tokens
@@ -136,7 +136,7 @@ def _prefix_attention_forward(
     if prefix_pass.is_prefix:
         prefix.keys[number], prefix.values[number] = (states[0, :, : prefix.length].clone() for states in (key, value))
     if prefix_pass.is_prefix or not prefix.length:
-        return attention_of_flat_rows(
+        return packed_sequence_attention(
             module, query, key, value, starts, scaling=scaling, sliding_window=sliding_window, **kwargs
         ), None
     longest = prefix.length + max(end - start for start, end in pairwise(starts))

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from tunelab.errors import ModelError
 from tunelab.files import cache_home, write_json_atomically
-from tunelab.models.forward import flat_attention, flat_hidden_states, output_head, underlying
+from tunelab.models.forward import output_head, packed_attention, packed_hidden_states, underlying
 from tunelab.models.miniature import miniature
 from tunelab.version import __version__
 
@@ -55,7 +55,7 @@ class Structure:
     alone: str
 
 
-def check_flat_forward(model: nn.Module, *, packed: bool = True) -> None:
+def check_packed_forward(model: nn.Module, *, packed: bool = True) -> None:
     """Make sure that flat rows give this architecture's own logits, and that the model's logits are numbers.
 
     Args:
@@ -155,8 +155,8 @@ def _apart(model: PreTrainedModel, *, narrow: bool) -> tuple[PreTrainedModel, li
 def _reason(name: str, what: str, small: PreTrainedModel, batches: list[list[Tensor]], apart: Tensor) -> str:
     """Why these flat batches do not give the logits `apart`; "" where they do."""
     try:
-        with flat_attention(small):
-            flat = torch.cat([_flat_logits(small, batch) for batch in batches])
+        with packed_attention(small):
+            flat = torch.cat([_packed_logits(small, batch) for batch in batches])
     except ModelError as error:
         return str(error)
     except Exception as error:
@@ -167,10 +167,10 @@ def _reason(name: str, what: str, small: PreTrainedModel, batches: list[list[Ten
     return f"{name}: {what} (relative difference {difference:.2g} in float32, tolerated {EXACT:.0e})"
 
 
-def _flat_logits(model: PreTrainedModel, rows: list[Tensor]) -> Tensor:
+def _packed_logits(model: PreTrainedModel, rows: list[Tensor]) -> Tensor:
     device = model.get_input_embeddings().weight.device
     starts = torch.tensor([0, *(len(row) for row in rows)], device=device).cumsum(0)
-    return output_head(model)(flat_hidden_states(model, torch.cat(rows).to(device), starts))
+    return output_head(model)(packed_hidden_states(model, torch.cat(rows).to(device), starts))
 
 
 def _check_finite(base: PreTrainedModel) -> None:
@@ -180,8 +180,8 @@ def _check_finite(base: PreTrainedModel) -> None:
     size = base.get_input_embeddings().num_embeddings
     row = (torch.arange(7) * 3 + 1) % size
     try:
-        with torch.no_grad(), flat_attention(base):
-            logits = _flat_logits(base, [row])
+        with torch.no_grad(), packed_attention(base):
+            logits = _packed_logits(base, [row])
     finally:
         base.train(was_training)
     broken = int((~torch.isfinite(logits)).sum())

@@ -20,9 +20,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from tunelab.data.loader import FlatBatch, Step, TrainingPlan, flat_batch
+from tunelab.data.loader import PackedBatch, Step, TrainingPlan, packed_batch
 from tunelab.errors import TrainingError
-from tunelab.models.forward import flat_attention
+from tunelab.models.forward import packed_attention
 from tunelab.progress import Progress, silent
 from tunelab.training.checkpoint import CheckpointStore, LoopState
 from tunelab.training.loss import TargetLoss
@@ -104,7 +104,7 @@ class TrainingLoop:
         # A run that was killed after it had stopped early, before its result was saved, must not train on.
         outcome: Outcome = "stopped early" if self._patience_is_spent(state) else "finished"
         self.module.train()
-        with flat_attention(self.model):
+        with packed_attention(self.model):
             while outcome == "finished" and state.step < total:
                 result = self._step(state, total)
                 state.seconds = before + time.perf_counter() - started
@@ -158,7 +158,7 @@ class TrainingLoop:
         weight = ranks / step.targets if batches else 0.0
         loss_sum = torch.zeros((), device=self.accelerator.device)
         for index, rows in enumerate(batches or [[step.rows[0]]]):
-            batch = flat_batch(self.plan.table, rows, self.plan.loss_on).to(self.accelerator.device)
+            batch = packed_batch(self.plan.table, rows, self.plan.loss_on).to(self.accelerator.device)
             last = index == max(len(batches), 1) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.module):
                 loss = self._loss(batch)
@@ -172,7 +172,7 @@ class TrainingLoop:
             )
         return StepResult(mean, self._clip(number))
 
-    def _loss(self, batch: FlatBatch) -> Tensor:
+    def _loss(self, batch: PackedBatch) -> Tensor:
         with self.accelerator.autocast():
             return self.module(batch.input_ids, batch.row_starts, batch.predicted_from, batch.labels)  # type: ignore[no-any-return]
 

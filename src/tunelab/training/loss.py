@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tunelab.data.loader import FlatBatch, LossOn, TokenTable, flat_batch
+from tunelab.data.loader import LossOn, PackedBatch, TokenTable, packed_batch
 from tunelab.data.packing import pack_best_fit
-from tunelab.models.forward import flat_attention, flat_hidden_states, output_head, underlying
+from tunelab.models.forward import output_head, packed_attention, packed_hidden_states, underlying
 
 #: Logits held at a time, in numbers (float32: 32 MiB); a chunk has this many over the vocabulary's size.
 LOGITS_PER_CHUNK = 2**23
@@ -123,14 +123,14 @@ class TargetLoss(nn.Module):
         self.chunk = chunk or max(1, LOGITS_PER_CHUNK // vocabulary // ROWS_STEP) * ROWS_STEP
 
     def forward(self, input_ids: Tensor, row_starts: Tensor, predicted_from: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss; arguments as in tunelab.data.loader.FlatBatch. Call it inside `with flat_attention(model)`."""
-        hidden = flat_hidden_states(self.model, input_ids, row_starts)  # [tokens, hidden]
+        """Scalar loss; arguments as in tunelab.data.loader.PackedBatch. Call inside `with packed_attention(model)`."""
+        hidden = packed_hidden_states(self.model, input_ids, row_starts)  # [tokens, hidden]
         wanted = hidden.index_select(0, predicted_from)  # [targets, hidden]
         head_module = underlying(self.model).get_output_embeddings()
         parameters = [parameter for parameter in head_module.parameters() if parameter.requires_grad]
         return chunked_cross_entropy(wanted, labels, output_head(self.model), parameters, self.chunk)
 
-    def of_batch(self, batch: FlatBatch) -> Tensor:
+    def of_batch(self, batch: PackedBatch) -> Tensor:
         """The loss of one flat batch."""
         return self(batch.input_ids, batch.row_starts, batch.predicted_from, batch.labels)  # type: ignore[no-any-return]
 
@@ -156,9 +156,9 @@ def table_loss(
     capacity = max(micro_batch_tokens, max(table.lengths, default=0))
     bins = pack_best_fit(table.lengths, capacity) if packing else [[row] for row in range(len(table))]
     try:
-        with torch.no_grad(), flat_attention(module.model):
+        with torch.no_grad(), packed_attention(module.model):
             for rows in bins[rank::ranks]:
-                batch = flat_batch(table, rows, loss_on).to(device)
+                batch = packed_batch(table, rows, loss_on).to(device)
                 total += float(module.of_batch(batch))
                 targets += len(batch.labels)
     finally:

@@ -20,7 +20,7 @@ from tunelab.models.checkpoint_files import checkpoint_folder
 from tunelab.models.forward import underlying
 from tunelab.models.load import DTYPES, check_tokenizer_fits
 from tunelab.models.loftq import STORED, absorb_quantization_error, begin_at_stored
-from tunelab.models.structure import check_flat_forward
+from tunelab.models.structure import check_packed_forward
 from tunelab.preparation.model import compute_device, compute_dtype, load_base
 from tunelab.training.loop import LoopSettings
 from tunelab.training.trackers import check_installed
@@ -66,7 +66,7 @@ def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.
     dtype = torch.float32 if trains_base else DTYPES[compute_dtype(recipe)]
     base: nn.Module = load_base(recipe, dtype=dtype, device=accelerator.device)
     check_tokenizer_fits(base, tokenizer)
-    check_flat_forward(base, packed=recipe.train.packing)
+    check_packed_forward(base, packed=recipe.train.packing)
     if recipe.train.activation_checkpointing:
         enable_activation_checkpointing(underlying(base))
     if trains_base:

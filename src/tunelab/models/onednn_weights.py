@@ -22,7 +22,7 @@ FEW_ROWS = 16
 MOST_BYTES = 2 * 2**30
 
 
-class PackedWeights:
+class OneDnnWeights:
     """The weights of a model's plain linear layers (nn.Linear, Conv1D), its output head among them, laid out.
 
     Nothing is laid out where it cannot be (another device than the CPU, another dtype than float32 and bfloat16, or
