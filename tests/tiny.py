@@ -66,7 +66,7 @@ def tiny_model(family: str, *, seed: int = 7, **changes: Any) -> Any:
 
 
 def coarse_model(family: str) -> Any:
-    """A model that bfloat16 changes a lot: logits of rows in one flat sequence and apart differ by more than 5 %.
+    """A model that bfloat16 changes a lot: logits of rows in one packed sequence and apart differ by more than 5 %.
 
     In float32 they are equal. Which weights do that depends on the machine's kernels: the first that do are taken.
     """
@@ -79,13 +79,13 @@ def coarse_model(family: str) -> Any:
 
 
 def _packed_difference(model: Any) -> float:
-    """Largest difference of logits between rows in one flat sequence and apart, relative to the largest logit."""
+    """Largest difference of logits between rows in one packed sequence and apart, relative to the largest logit."""
     rows = [torch.arange(5), (torch.arange(7) * 3 + 1) % VOCABULARY]
     with torch.no_grad():
         apart = torch.cat([model(input_ids=row[None], use_cache=False).logits[0] for row in rows]).float()
         with packed_attention(model):
-            flat = output_head(model)(packed_hidden_states(model, torch.cat(rows), torch.tensor([0, 5, 12]))).float()
-    return float((flat - apart).abs().max() / apart.abs().max())
+            packed = output_head(model)(packed_hidden_states(model, torch.cat(rows), torch.tensor([0, 5, 12]))).float()
+    return float((packed - apart).abs().max() / apart.abs().max())
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

@@ -1,4 +1,4 @@
-"""Tables, flat batches and plans: what is a target, which rows make a step, how long a run is."""
+"""Tables, packed batches and plans: what is a target, which rows make a step, how long a run is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only a GPU shows: FlashAttention over flat rows, half precision, memory on the device."""
+"""What only a GPU shows: FlashAttention over packed sequences, half precision, memory on the device."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def test_packed_attention_gives_each_row_s_own_logits(
     with torch.no_grad():
         apart = torch.cat([model(input_ids=row[None], use_cache=False).logits[0] for row in rows]).float()
         with packed_attention(model):
-            flat = output_head(model)(packed_hidden_states(model, torch.cat(rows), starts)).float()
+            packed = output_head(model)(packed_hidden_states(model, torch.cat(rows), starts)).float()
     assert len(calls) == 2, "one call a layer"
-    assert float((flat - apart).abs().max() / apart.abs().max()) < 5e-2
+    assert float((packed - apart).abs().max() / apart.abs().max()) < 5e-2
     check_packed_forward(model)
 
 

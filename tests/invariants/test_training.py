@@ -28,7 +28,7 @@ LENGTHS = (12, 9, 20, 7, 15, 4, 16, 11)
 TABLE = random_table(LENGTHS)
 METHODS = ("full", "lora", "dora", "full, checkpointing", "lora, checkpointing")
 
-#: Tokens of a flat row, packing: from one row a micro-batch (8 x 1) over a few to all eight in one (1 x 8).
+#: Tokens of a packed sequence, packing: from one row per micro-batch (8 x 1) over a few to all eight in one (1 x 8).
 CUTS = {"8 x 1": (20, False), "packed by 30": (30, True), "packed by 50": (50, True), "1 x 8": (1000, True)}
 
 
@@ -58,7 +58,7 @@ def gradients_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def reference(family: str, method: str) -> tuple[float, dict[str, Tensor]]:
-    """Mean loss over all targets and its gradients: one row at a time, full logits, no flat attention."""
+    """Mean loss over all targets and its gradients: one row at a time, full logits, no packed attention."""
     model = build(family, method.partition(",")[0])
     total = torch.zeros(())
     for number in range(len(TABLE)):

@@ -1,4 +1,4 @@
-"""Flat rows give each row's own logits, by transformers' own forward pass; what cannot be computed flat is refused."""
+"""Packed sequences give each row's own logits, as transformers' forward pass; what cannot be packed is refused."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_attention_is_as_before_after_the_block_also_where_it_raises() -> None:
 
 def test_an_attention_without_row_borders_is_refused() -> None:
     model = tiny_model("llama")
-    with packed_attention(model), pytest.raises(ModelError, match="LlamaAttention does not pass row borders on"):
+    with packed_attention(model), pytest.raises(ModelError, match="LlamaAttention does not pass row boundaries"):
         model(input_ids=torch.tensor([[1, 2, 3]]))
 
 

@@ -1,4 +1,4 @@
-"""What cannot be run flat is refused for its structure, in float32; a model's dtype and its rounding play no part."""
+"""What cannot be packed is refused for its structure, in float32; a model's dtype and its rounding play no part."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ def test_rounding_is_not_refused_however_large(family: str) -> None:
 class TestRefused:
     def test_attention_with_a_soft_cap(self) -> None:
         model = Gemma2ForCausalLM(Gemma2Config(**SHAPE, head_dim=8))
-        with pytest.raises(ModelError, match="Gemma2Attention needs attention with softcap, which flat attention does"):
+        with pytest.raises(
+            ModelError, match="Gemma2Attention needs attention with softcap, which packed attention lacks"
+        ):
             check_packed_forward(model)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -82,10 +84,10 @@ class TestRefused:
             GraniteForCausalLM(GraniteConfig(**SHAPE, logits_scaling=8.0)),
             CohereForCausalLM(CohereConfig(**SHAPE, logit_scale=0.99)),
         ):
-            with pytest.raises(ModelError, match="rows in one flat sequence give other logits than apart") as refused:
+            with pytest.raises(ModelError, match="packed rows give different logits than separate rows") as refused:
                 check_packed_forward(model.to(dtype))
             assert "attention-only decoders" in refused.value.hint, "one row at a time is wrong too"
-            with pytest.raises(ModelError, match="a flat row gives other logits than by itself"):
+            with pytest.raises(ModelError, match="a packed row gives different logits than alone"):
                 check_packed_forward(model, packed=False)
         check_packed_forward(GraniteForCausalLM(GraniteConfig(**SHAPE, logits_scaling=1.0)).to(dtype))
         check_packed_forward(CohereForCausalLM(CohereConfig(**SHAPE, logit_scale=1.0)).to(dtype))
@@ -93,7 +95,7 @@ class TestRefused:
     def test_attention_across_borders(self, monkeypatch: pytest.MonkeyPatch) -> None:
         positions = forward.packed_positions
         monkeypatch.setattr(forward, "packed_positions", lambda starts, tokens: positions(starts, tokens) * 0)
-        match = r"LlamaForCausalLM: rows in one flat sequence give other logits than apart"
+        match = r"LlamaForCausalLM: packed rows give different logits than separate rows"
         with pytest.raises(ModelError, match=match):
             check_packed_forward(tiny_model("llama"))
 
@@ -106,7 +108,7 @@ class TestRefused:
         monkeypatch.setattr(
             forward, "packed_sequence_attention", lambda *a, **k: attention(*a, **{**k, "sliding_window": None})
         )
-        with pytest.raises(ModelError, match="rows in one flat sequence give other logits than apart"):
+        with pytest.raises(ModelError, match="packed rows give different logits than separate rows"):
             check_packed_forward(model)
 
     def test_rows_that_mix_can_be_trained_one_at_a_time(self) -> None:
@@ -116,7 +118,7 @@ class TestRefused:
                 self.model.embed_tokens.register_forward_hook(lambda module, ids, embedded: embedded.cumsum(1))
 
         model = Mixes(tiny_model("llama").config).eval()
-        with pytest.raises(ModelError, match="Mixes: rows in one flat sequence give other logits than apart") as caught:
+        with pytest.raises(ModelError, match="Mixes: packed rows give different logits than separate rows") as caught:
             check_packed_forward(model)
         assert "train.packing=false trains it one row at a time" in caught.value.hint
         check_packed_forward(model, packed=False)
@@ -134,9 +136,7 @@ class TestRefused:
 
                 self.model.forward = closed
 
-        with pytest.raises(
-            ModelError, match="Closed: flat rows cannot be run: unexpected keyword argument 'row_starts'"
-        ):
+        with pytest.raises(ModelError, match="Closed: packed sequences fail: unexpected keyword argument 'row_starts'"):
             check_packed_forward(Closed(tiny_model("llama").config).eval())
 
     def test_a_class_that_cannot_be_built_again(self) -> None:

@@ -1,4 +1,4 @@
-"""From a table of tokenised rows to the flat batches of each step."""
+"""From a table of tokenized rows to the packed batches of each step."""
 
 from __future__ import annotations
 
@@ -91,12 +91,12 @@ class TokenTable:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """One packed sequence of a few rows, and what is to be predicted in it.
+    """One packed sequence of a few rows, and its targets.
 
     Args:
         input_ids: [tokens], int64.
         row_starts: [rows + 1], int64.
-        predicted_from: [targets], int64: places whose hidden state predicts a target, the token before it.
+        predicted_from: [targets], int64: places whose hidden state predicts a target (the token before it).
         labels: [targets], int64: the targets.
     """
 
@@ -112,7 +112,7 @@ class PackedBatch:
 
 
 def packed_batch(table: TokenTable, rows: Sequence[int], loss_on: LossOn = "completion") -> PackedBatch:
-    """The flat batch of these rows of a table. The first token of a row is never a target: nothing predicts it."""
+    """The packed batch of these rows of a table. The first token of a row is never a target: nothing predicts it."""
     import torch
 
     parts = [table.row(row) for row in rows]
@@ -131,7 +131,7 @@ def packed_batch(table: TokenTable, rows: Sequence[int], loss_on: LossOn = "comp
 
 @dataclass(frozen=True)
 class Step:
-    """One optimiser step: its rows, and how many targets and tokens they hold."""
+    """One optimizer step: its rows, and how many targets and tokens they hold."""
 
     rows: tuple[int, ...]
     targets: int
@@ -145,8 +145,8 @@ class TrainingPlan:
     Args:
         epochs: passes over the table, may be fractional; `steps` overrides it.
         batch_size, batch_tokens: exactly one is given.
-        micro_batch_tokens: tokens of one packed sequence at most (a micro-batch).
-        packing: False = one row a micro-batch.
+        micro_batch_tokens: maximum tokens of one packed sequence (a micro-batch).
+        packing: False = one row per micro-batch.
     """
 
     table: TokenTable
@@ -184,7 +184,7 @@ class TrainingPlan:
         return self._groups[epoch]
 
     def step(self, number: int) -> tuple[Step, float]:
-        """Step `number` (from 0), and the epoch as a fraction that is reached when it is done."""
+        """Step `number` (from 0), and the (fractional) epoch reached when it is done."""
         epoch = 0
         while number >= len(self._epoch(epoch)):
             number -= len(self._epoch(epoch))

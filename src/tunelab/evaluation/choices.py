@@ -298,7 +298,7 @@ def _token_log_probabilities(
 
     from tunelab.models.shared_prefix import prefix_attention, read_after_prefix
 
-    places: list[int] = []  # one for each wanted token, in the flat sequence
+    places: list[int] = []  # one for each wanted token, in the packed sequence
     wanted: list[int] = []
     start = 0
     for row in rows:
