@@ -27,7 +27,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from tunelab.data.loader import TokenTable
 from tunelab.data.tokenize import EncodedRow
-from tunelab.models.forward import flat_attention, flat_hidden_states, output_head
+from tunelab.models.forward import output_head, packed_attention, packed_hidden_states
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # as conftest.py sets it
 disable_progress_bar()
@@ -66,26 +66,26 @@ def tiny_model(family: str, *, seed: int = 7, **changes: Any) -> Any:
 
 
 def coarse_model(family: str) -> Any:
-    """A model that bfloat16 changes a lot: logits of rows in one flat sequence and apart differ by more than 5 %.
+    """A model that bfloat16 changes a lot: logits of rows in one packed sequence and apart differ by more than 5 %.
 
     In float32 they are equal. Which weights do that depends on the machine's kernels: the first that do are taken.
     """
     depth = "n_layer" if family == "gpt2" else "num_hidden_layers"
     for seed in range(20):
         model = tiny_model(family, seed=seed, initializer_range=1.0, **{depth: 12})
-        if _flat_difference(copy.deepcopy(model).to(torch.bfloat16)) > 5e-2:
+        if _packed_difference(copy.deepcopy(model).to(torch.bfloat16)) > 5e-2:
             return model
     raise AssertionError(f"no {family} model that bfloat16 changes enough")
 
 
-def _flat_difference(model: Any) -> float:
-    """Largest difference of logits between rows in one flat sequence and apart, relative to the largest logit."""
+def _packed_difference(model: Any) -> float:
+    """Largest difference of logits between rows in one packed sequence and apart, relative to the largest logit."""
     rows = [torch.arange(5), (torch.arange(7) * 3 + 1) % VOCABULARY]
     with torch.no_grad():
         apart = torch.cat([model(input_ids=row[None], use_cache=False).logits[0] for row in rows]).float()
-        with flat_attention(model):
-            flat = output_head(model)(flat_hidden_states(model, torch.cat(rows), torch.tensor([0, 5, 12]))).float()
-    return float((flat - apart).abs().max() / apart.abs().max())
+        with packed_attention(model):
+            packed = output_head(model)(packed_hidden_states(model, torch.cat(rows), torch.tensor([0, 5, 12]))).float()
+    return float((packed - apart).abs().max() / apart.abs().max())
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

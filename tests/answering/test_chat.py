@@ -174,7 +174,7 @@ def test_what_is_no_finished_run_is_refused(folder: Path, tmp_path: Path) -> Non
 
 
 def test_what_is_no_model_or_adapter_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no adapter there"):
+    with pytest.raises(ModelError, match="no adapter found"):
         chat_with_model(str(folder / "base"), adapter=tmp_path)
     with pytest.raises(ModelError, match="no such folder"):
         chat_with_model(str(tmp_path / "nowhere"))

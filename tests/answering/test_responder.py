@@ -278,7 +278,7 @@ def test_what_is_not_there(run: Run, models: dict[str, Path], tmp_path: Path, tu
         open_responder(model=str(models["llama"]), template="plane").encode(as_prompts(["x"]))
     with pytest.raises(ModelError, match="this tokenizer has no chat template"):
         open_responder(model=str(models["llama"]), template="chat").encode(as_prompts(["x"]))
-    with pytest.raises(ModelError, match="no adapter there"):
+    with pytest.raises(ModelError, match="no adapter found"):
         next(open_responder(model=str(models["llama"]), adapter=tmp_path, template="plain").answer(["x"]))
     with pytest.raises(UsageError, match="micro_batch_tokens is 0, expected a positive integer"):
         next(tuned.answer(["x"], micro_batch_tokens=0))

@@ -81,7 +81,7 @@ def test_a_bad_row_ends_the_command_by_name_and_nothing_is_written(
     out, err = capsys.readouterr()
     assert out == "" and err.startswith(f"error: {path}: 1 of 5 rows cannot be used:\n  mine.jsonl row 3: ")
     assert re.search(message, err)
-    assert "hint: repair them, or leave them out with on_bad_row: skip (data.on_bad_row=skip)" in err
+    assert "hint: fix them, or skip them with on_bad_row: skip (data.on_bad_row=skip)" in err
     assert not own_cache.exists() or not list(own_cache.iterdir())
 
 

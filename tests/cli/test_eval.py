@@ -166,7 +166,7 @@ def test_a_recipes_own_directory_is_left_free_for_training(tunelab: Command, ben
 
 def test_a_folder_without_an_adapter_is_refused(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
     said = tunelab("eval", bench.recipe, "--adapter", tmp_path)
-    assert said.code == 1 and f"{tmp_path}: no adapter there (no adapter_config.json)" in said.err
+    assert said.code == 1 and f"{tmp_path}: no adapter found (no adapter_config.json)" in said.err
 
 
 @pytest.mark.parametrize(

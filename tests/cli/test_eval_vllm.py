@@ -107,8 +107,8 @@ def test_an_interrupted_one_goes_on_where_it_was(
     [
         (["--micro-batch-tokens", "100"], "micro_batch_tokens applies to tunelab's engine; vllm batches by itself"),
         (["--precision", "int8"], "precision int8: vLLM cannot quantise"),
-        (["--precision", "nf4", "precision.skip=[down_proj]"], "vLLM cannot leave down_proj in full"),
-        (["--precision", "nf4", "precision.options.double_quantization=false"], "always quantises the constants too"),
+        (["--precision", "nf4", "precision.skip=[down_proj]"], "vLLM cannot leave down_proj unquantized"),
+        (["--precision", "nf4", "precision.options.double_quantization=false"], "always quantizes the scales too"),
     ],
 )
 def test_what_it_cannot_do_is_refused(

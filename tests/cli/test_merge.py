@@ -78,7 +78,7 @@ def test_merged_weights_can_be_measured_and_score_as_the_run_does(tunelab: Comma
 def test_a_full_run_has_nothing_to_merge(tunelab: Command, bench: Bench) -> None:
     said = tunelab("merge", bench.full, "--out", "merged")
     assert said.code == 1 and said.out == ""
-    assert f"error: {bench.full}: every weight was trained, there is no adapter to merge\n" in said.err
+    assert f"error: {bench.full}: full fine-tuning, there is no adapter to merge\n" in said.err
     assert f"hint: use {bench.full}/model as it is" in said.err and not Path("merged").exists()
 
 
@@ -94,7 +94,7 @@ def test_a_run_without_a_result_is_refused(tunelab: Command, bench: Bench, tmp_p
     run.mkdir()
     (run / "recipe.yaml").write_bytes((bench.lora / "recipe.yaml").read_bytes())
     said = tunelab("merge", run, "--out", "merged")
-    assert said.code == 1 and f"error: {run}: no trained adapter there; the run is new\n" in said.err
+    assert said.code == 1 and f"error: {run}: no trained adapter; the run is new\n" in said.err
     said = tunelab("merge", "nowhere", "--out", "merged")
     assert said.code == 1 and "error: nowhere: no run there (no recipe.yaml)\n" in said.err
 

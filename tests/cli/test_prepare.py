@@ -78,7 +78,7 @@ def test_characters_that_the_tokenizer_cannot_spell_are_said(
 def test_longer_rows_than_the_model_has_a_window_for_are_refused(tunelab: Command, bench: Bench) -> None:
     said = tunelab("prepare", "--model", bench.model, "--data", bench.rows, "data.max_length=200")
     assert said.code == 2 and said.out == ""
-    assert f"error: data.max_length=200, but {bench.model} has a window of 128 tokens\n" in said.err
+    assert f"error: data.max_length=200, but {bench.model} has a context window of 128 tokens\n" in said.err
     assert "hint: set data.max_length=128 or less" in said.err
 
 

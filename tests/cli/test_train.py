@@ -83,8 +83,8 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_result(
         said = tunelab("train", recipe)
     run = tmp_path / "run"
     assert said.code == 130 and said.out == ""
-    assert said.err.startswith("error: stopped after step 1 of 4; everything up to there is saved\n")
-    assert f"hint: go on with: tunelab train --resume {run}\n" in said.err
+    assert said.err.startswith("error: stopped after step 1 of 4; a checkpoint was saved\n")
+    assert f"hint: resume with: tunelab train --resume {run}\n" in said.err
     assert open_run(run).status == "interrupted"
     refused = tunelab("train", recipe)
     assert refused.code == 1 and "already contains a run (interrupted)" in refused.err

@@ -101,7 +101,7 @@ def test_subnormal_and_huge_weights_stay_finite(form: WeightFormat) -> None:
 def test_infinities_and_nan_are_refused(form: WeightFormat, bad: float) -> None:
     weight = random_weight((4, 64))
     weight[2, 5] = bad
-    with pytest.raises(ModelError, match="a weight is infinite or NaN, and cannot be quantised"):
+    with pytest.raises(ModelError, match="a weight is infinite or NaN, and cannot be quantized"):
         form.quantize(weight)
 
 
@@ -141,7 +141,7 @@ def test_a_checkpoint_gives_back_what_it_was_given(form: WeightFormat) -> None:
     stored = form.to_checkpoint(packed, (32, 64), torch.bfloat16)
     back = form.from_checkpoint(stored, (32, 64))
     assert set(back) == set(packed) and all(torch.equal(back[name], packed[name]) for name in packed)
-    with pytest.raises(ModelError, match=r"(no quantisation state|no scales|no weight_packed)"):
+    with pytest.raises(ModelError, match=r"(no quantization state|no scales|no weight_packed)"):
         form.from_checkpoint({"weight": torch.zeros(32, 64)}, (32, 64))
     with pytest.raises(ModelError, match=rf"a weight( \(64, 32\))? in {form.name}: .* expected"):
         form.from_checkpoint(stored, (64, 32))

@@ -83,7 +83,7 @@ class TestHub:
         import datasets
 
         monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_list([]))
-        with pytest.raises(DataError, match=r"tatsu-lab/alpaca@\w+ train: the split holds no rows"):
+        with pytest.raises(DataError, match=r"tatsu-lab/alpaca@\w+ train: the split has no rows"):
             load_examples("alpaca")
         monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.DatasetDict())
         with pytest.raises(DataError, match="gave DatasetDict, expected the rows of one split"):
@@ -116,5 +116,5 @@ class TestHub:
     def test_a_folder_of_the_repositorys_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "tatsu-lab" / "alpaca").mkdir(parents=True)
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(DataError, match="a folder of that name is here as well"):
+        with pytest.raises(DataError, match="a local folder has the same name"):
             load_examples("alpaca")

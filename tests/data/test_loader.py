@@ -1,4 +1,4 @@
-"""Tables, flat batches and plans: what is a target, which rows make a step, how long a run is."""
+"""Tables, packed batches and plans: what is a target, which rows make a step, how long a run is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import random_table
 
-from tunelab.data.loader import TokenTable, TrainingPlan, flat_batch
+from tunelab.data.loader import TokenTable, TrainingPlan, packed_batch
 from tunelab.data.tokenize import EncodedRow
 
 LENGTHS = st.lists(st.integers(2, 40), min_size=1, max_size=40)
@@ -55,15 +55,15 @@ def test_a_table_s_hash_sees_tokens_masks_and_borders() -> None:
     assert tables[0].sha256 == table_of(([5, 6, 7], [0, 1, 1]), ([8, 9], [0, 1])).sha256
 
 
-def test_a_flat_batch_predicts_targets_from_the_token_before() -> None:
+def test_a_packed_batch_predicts_targets_from_the_token_before() -> None:
     table = table_of(([5, 6, 7, 2], [0, 0, 1, 1]), ([8, 9], [0, 1]), ([3, 4, 2], [1, 1, 1]))
-    batch = flat_batch(table, [2, 0])
+    batch = packed_batch(table, [2, 0])
     assert batch.input_ids.tolist() == [3, 4, 2, 5, 6, 7, 2]
     assert batch.row_starts.tolist() == [0, 3, 7]
     assert batch.labels.tolist() == [4, 2, 7, 2]
     assert batch.predicted_from.tolist() == [0, 1, 4, 5]
     assert {tensor.dtype for tensor in (batch.input_ids, batch.row_starts, batch.labels)} == {torch.int64}
-    everything = flat_batch(table, [0, 1], "all")
+    everything = packed_batch(table, [0, 1], "all")
     assert everything.labels.tolist() == [6, 7, 2, 9]
     assert everything.to("cpu").labels.tolist() == [6, 7, 2, 9]
 
@@ -73,11 +73,11 @@ def test_no_prediction_crosses_a_row_s_border(lengths: list[int], data: st.DataO
     table = random_table(lengths)
     rows = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1, unique=True))
     for loss_on in ("completion", "all"):
-        batch = flat_batch(table, rows, loss_on)  # type: ignore[arg-type]
+        batch = packed_batch(table, rows, loss_on)  # type: ignore[arg-type]
         starts = set(batch.row_starts.tolist())
         assert not {place + 1 for place in batch.predicted_from.tolist()} & starts
         assert torch.equal(batch.input_ids[batch.predicted_from + 1], batch.labels)
-    assert len(flat_batch(table, rows).labels) == sum(table.targets[row] for row in rows)
+    assert len(packed_batch(table, rows).labels) == sum(table.targets[row] for row in rows)
 
 
 @given(LENGTHS, st.integers(1, 9), st.integers(1, 3), st.booleans())

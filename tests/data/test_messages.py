@@ -28,7 +28,7 @@ def test_a_good_one_is_given_back() -> None:
         ((("user", "a"), ("assistant", " ")), r"empty output: message 2 \(assistant\) has no text"),
         ((("user", ""), ("assistant", "b")), r"^message 1 \(user\) has no text"),
         ((("user", "a"),), "no assistant turn"),
-        ((("user", "a"), ("assistant", "b"), ("system", "c")), "a system turn stands after the first message"),
+        ((("user", "a"), ("assistant", "b"), ("system", "c")), "a system turn comes after the first message"),
         ((("assistant", "b"), ("user", "a")), "roles do not alternate user, assistant: assistant, user"),
         ((("user", "a"), ("assistant", "b"), ("user", "c")), "the last turn is not the assistant's"),
     ],

@@ -149,7 +149,7 @@ class TestOasstTrees:
                 message("x", "assistant", "gone"),
                 "row 3: message 'x': its parent 'gone' is not in the file, or is a bad row",
             ),
-            (message("a1", "assistant", "r"), "row 3: message_id 'a1' stands also in row 2"),
+            (message("a1", "assistant", "r"), "row 3: message_id 'a1' is also in row 2"),
             (
                 message("x", "assistant", "x"),
                 "row 3: message 'x': the chain of its parents does not reach a root prompt",

@@ -129,7 +129,7 @@ def test_progress_counts_both_sides() -> None:
         [ask("C", "d")],
         progress=lambda stage, done, total, detail="": seen.append((stage, done, total)),
     )
-    assert seen[-1] == ("tokenising", 2, 2)
+    assert seen[-1] == ("tokenizing", 2, 2)
 
 
 # The cache

@@ -96,17 +96,17 @@ BAD_LINES = {
     "[1]": "the row is a list, expected an object",
     '{"text": "x"}': r'expected \{"prompt": .*; it has \'text\'',
     "{}": "it has no columns",
-    '{"prompt": "x", "messages": []}': "it holds 'prompt' and 'messages'",
+    '{"prompt": "x", "messages": []}': "it has 'prompt' and 'messages'",
     '{"prompt": ["x"]}': "column 'prompt' is a list, expected text",
     '{"prompt": " "}': r"message 1 \(user\) has no text",
     '{"instruction": "x", "input": 3}': "column 'input' is a number, expected text",
-    '{"messages": "x"}': "column 'messages' is text that is no JSON list",
+    '{"messages": "x"}': "column 'messages' is text, but not a JSON list",
     '{"messages": []}': "do not alternate",
     '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}': "the last turn is the "
     "assistant's, expected the user's: there is nothing to answer",
     '{"messages": [{"role": "robot", "content": "x"}]}': "turn 1 has role 'robot'",
-    '{"prompt": "x", "id": true}': "'id' is True, expected a text or a whole number",
-    '{"prompt": "x", "id": "good"}': "id 'good' stands at line 1 already",
+    '{"prompt": "x", "id": true}': "'id' is True, expected a string or an integer",
+    '{"prompt": "x", "id": "good"}': "id 'good' is already at line 1",
 }
 
 
@@ -123,7 +123,7 @@ def test_all_bad_lines_at_once_and_no_more_than_can_be_read(write: Callable[...,
     with pytest.raises(DataError, match="25 of 26 prompts cannot be used") as caught:
         read_prompts(write({"prompt": "x"}, *["{}"] * 25))
     assert caught.value.message.count("\n") == 21 and caught.value.message.endswith("and 5 more")
-    with pytest.raises(DataError, match="holds no prompts"):
+    with pytest.raises(DataError, match="has no prompts"):
         read_prompts(write(""))
 
 

@@ -301,9 +301,9 @@ class TestArguments:
                 load(path, **{key: "x"})
         with pytest.raises(UsageError, match="'auto' needs a path"):
             load_examples("auto")
-        with pytest.raises(UsageError, match="source 'messages' is a format, not a data set: it needs a path"):
+        with pytest.raises(UsageError, match="source 'messages' is a format, not a dataset: it needs a path"):
             load_examples("messages")
-        with pytest.raises(UsageError, match="subset 'main' needs the repository"):
+        with pytest.raises(UsageError, match="subset 'main' needs a repository"):
             load_examples("alpaca", subset="main")
         with pytest.raises(UsageError, match=r"no source named 'alpacca'; did you mean 'alpaca'\?"):
             load_examples("alpacca")

@@ -56,11 +56,11 @@ class TestSample:
         assert all(abs(counts[index] - 1200) < 5 * 29 for index in range(10))
 
     def test_errors(self) -> None:
-        with pytest.raises(DataError, match=r"a sample of 1,001 was asked for, and there are 1,000 examples"):
+        with pytest.raises(DataError, match=r"a sample of 1,001 was requested, but there are 1,000 examples"):
             sample(range(1000), 1001, 0)
         wrong: Any
         for wrong in (0, -1, 1.5, True, None):
-            with pytest.raises(UsageError, match=f"size is {wrong!r}, expected a whole number from 1"):
+            with pytest.raises(UsageError, match=f"size is {wrong!r}, expected a positive integer"):
                 sample(range(5), wrong, 0)
 
 
@@ -120,13 +120,11 @@ class TestSplit:
     def test_errors(self) -> None:
         examples = conversations([1, 1, 1])
         for wanted in (3, 1000):
-            with pytest.raises(DataError, match=f"{wanted:,} held-out examples were asked for, of 3: nothing is left"):
+            with pytest.raises(DataError, match=f"{wanted:,} held-out examples requested of 3: nothing is left"):
                 split_held_out(examples, wanted, 0)
-        with pytest.raises(
-            DataError, match="1 held-out examples were asked for, of 3 with 1 different prompts; examples"
-        ):
+        with pytest.raises(DataError, match="1 held-out examples requested of 3 with 1 distinct prompts; examples"):
             split_held_out(examples, 1, 0)
-        with pytest.raises(DataError, match="1 held-out examples were asked for, of 1: nothing is left to train on"):
+        with pytest.raises(DataError, match="1 held-out examples requested of 1: nothing is left to train on"):
             split_held_out(examples[:1], 0.5, 0)
         wrong: Any
         for wrong in (-1, -0.5, math.nan, True, "5"):
@@ -135,7 +133,9 @@ class TestSplit:
             ):
                 split_held_out(examples, wrong, 0)
         for wrong in (1.0, 2.5, math.inf):
-            with pytest.raises(UsageError, match=f"held_out is {wrong!r}: a share is below 1, and a number of rows is"):
+            with pytest.raises(
+                UsageError, match=f"held_out is {wrong!r}: a share must be below 1, a number of rows an"
+            ):
                 split_held_out(examples, wrong, 0)
 
 
@@ -176,7 +176,7 @@ class TestMix:
 
         best = next(counts for total in range(sum(sizes), -1, -1) if (counts := counts_that_fit(total)) is not None)
         if 0 in best:
-            with pytest.raises(DataError, match="comes to no row"):
+            with pytest.raises(DataError, match="rounds to 0 rows"):
                 mix(parts, None, seed)
             return
         mixed = mix(parts, None, seed)
@@ -191,7 +191,7 @@ class TestMix:
         parts = [("a", None, [1, 2, 3]), ("b", None, [4, 5])]
         assert mix(parts, None, 0) == [1, 2, 3, 4, 5]
         assert len(mix(parts, 3, 0)) == 3 and set(mix(parts, 3, 0)) < {1, 2, 3, 4, 5}
-        with pytest.raises(DataError, match="a sample of 6 was asked for, and there are 5 examples"):
+        with pytest.raises(DataError, match="a sample of 6 was requested, but there are 5 examples"):
             mix(parts, 6, 0)
 
     def test_one_part_gives_everything(self) -> None:
@@ -206,7 +206,7 @@ class TestMix:
         assert len(mix(parts[::-1], None, 0)) == 11
 
     def test_errors(self) -> None:
-        with pytest.raises(UsageError, match="a mixture of no parts"):
+        with pytest.raises(UsageError, match="a mixture has no parts"):
             mix([], None, 0)
         with pytest.raises(UsageError, match="some parts have weights, and 'b' has none"):
             mix([("a", 1.0, [1]), ("b", None, [2])], None, 0)
@@ -215,7 +215,7 @@ class TestMix:
                 mix([("a", weight, [1])], None, 0)
         with pytest.raises(DataError, match="part 'b' has no examples"):
             mix([("a", 1.0, [1]), ("b", 1.0, [])], None, 0)
-        with pytest.raises(DataError, match=r"part 'b': its weight 0\.001 comes to no row of 10"):
+        with pytest.raises(DataError, match=r"part 'b': its weight 0\.001 rounds to 0 rows of 10"):
             mix([("a", 1.0, range(20)), ("b", 0.001, range(5))], 10, 0)
-        with pytest.raises(UsageError, match="size is 0, expected a whole number from 1"):
+        with pytest.raises(UsageError, match="size is 0, expected a positive integer"):
             mix([("a", 1.0, [1])], 0, 0)

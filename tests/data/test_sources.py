@@ -109,7 +109,7 @@ class TestMessages:
             ([USER, ANSWER, USER], "last turn is not the assistant's"),
             ([ANSWER], "roles do not alternate"),
             ([USER, USER, ANSWER], "roles do not alternate"),
-            ([USER, {"role": "system", "content": "x"}, ANSWER], "system turn stands after the first"),
+            ([USER, {"role": "system", "content": "x"}, ANSWER], "system turn comes after the first"),
             ([USER, {"role": "assistant", "content": ""}], "empty output: message 2"),
             (
                 [USER, {"role": "tool", "content": "x"}],
@@ -121,9 +121,9 @@ class TestMessages:
             ([USER, {**ANSWER, "weight": 0}], r"turn 2 \(assistant\) has weight 0"),
             ([USER, {"role": "assistant", "text": "x"}], "turn 2 needs 'role' and 'content'; it has: role, text"),
             ([USER, "Hello"], "turn 2 is text, expected an object"),
-            ([{"role": "user", "content": [{"type": "image_url"}]}, ANSWER], "turn 1 .* has a part that is no text"),
+            ([{"role": "user", "content": [{"type": "image_url"}]}, ANSWER], "turn 1 .* has a part that is not text"),
             ({"role": "user"}, "column 'messages' is an object, expected a list"),
-            ("Hi there", "column 'messages' is text that is no JSON list"),
+            ("Hi there", "column 'messages' is text, but not a JSON list"),
             ("5", "column 'messages' is a number, expected a list"),
         ],
     )
@@ -154,7 +154,7 @@ class TestShareGpt:
             ({"conversations": [{"from": "human", "value": "x"}]}, "no assistant turn"),
             (
                 {"system": "a", "conversations": [{"from": "system", "value": "b"}, USER, ANSWER]},
-                "system turn stands after the first message",
+                "system turn comes after the first message",
             ),
         ],
     )
@@ -177,14 +177,14 @@ class TestPretokenized:
     @pytest.mark.parametrize(
         ("ids", "mask", "match"),
         [
-            ("5 2", None, "column 'input_ids' is text that is no JSON list"),
+            ("5 2", None, "column 'input_ids' is text, but not a JSON list"),
             ([], None, r"input_ids has 0 token\(s\): at least 2"),
             ([5], None, r"input_ids has 1 token\(s\): at least 2"),
             ([5, -100], None, r"input_ids\[1\] is -100: token ids are not negative"),
-            ([5, 2.0], None, r"input_ids\[1\] is 2.0 \(a number\), expected a whole number"),
-            ([True, 2], None, r"input_ids\[0\] is True \(true or false\), expected a whole number"),
-            ([5, None], None, r"input_ids\[1\] is null, expected a whole number"),
-            ([5, "2"], None, r"input_ids\[1\] is '2' \(text\), expected a whole number"),
+            ([5, 2.0], None, r"input_ids\[1\] is 2.0 \(a number\), expected an integer"),
+            ([True, 2], None, r"input_ids\[0\] is True \(true or false\), expected an integer"),
+            ([5, None], None, r"input_ids\[1\] is null, expected an integer"),
+            ([5, "2"], None, r"input_ids\[1\] is '2' \(text\), expected an integer"),
             ([5, 2], [1], "completion_mask has 1 entries, input_ids has 2"),
             ([5, 2], [0, 2], r"completion_mask\[1\] is 2 \(a number\), expected 0, 1, false or true"),
             ([5, 2], [0, 1.0], r"completion_mask\[1\] is 1.0"),

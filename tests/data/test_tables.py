@@ -17,23 +17,23 @@ class TestFilesThatCannotBeRead:
     @pytest.mark.parametrize(
         ("name", "content", "match", "hint"),
         [
-            ("rows.jsonl", b"", "the file holds no rows", "right file"),
-            ("rows.json", b" \n", "the file holds no rows", "right file"),
-            ("rows.json", b"[]", "the file holds no rows", "right file"),
-            ("rows.csv", b"", "the file holds no rows", "right file"),
-            ("rows.csv", b"prompt,completion\n", "the file holds no rows", "right file"),
-            ("rows.txt", b"hello", "unknown kind of file '.txt'", ".json, .csv, .tsv, .parquet"),
-            ("rows.parquet.gz", b"hello", "unknown kind of file '.gz'", "all but .parquet also with .gz"),
-            ("rows.json", GOOD * 2, "line 2, column 1: no JSON: Extra data", "rename the file"),
-            ("rows.json", b"[{]", "line 1, column 3: no JSON: Expecting property name", "one object a line"),
+            ("rows.jsonl", b"", "the file has no rows", "right file"),
+            ("rows.json", b" \n", "the file has no rows", "right file"),
+            ("rows.json", b"[]", "the file has no rows", "right file"),
+            ("rows.csv", b"", "the file has no rows", "right file"),
+            ("rows.csv", b"prompt,completion\n", "the file has no rows", "right file"),
+            ("rows.txt", b"hello", "unknown file type '.txt'", ".json, .csv, .tsv, .parquet"),
+            ("rows.parquet.gz", b"hello", "unknown file type '.gz'", "all but .parquet also with .gz"),
+            ("rows.json", GOOD * 2, "line 2, column 1: invalid JSON: Extra data", "rename the file"),
+            ("rows.json", b"[{]", "line 1, column 3: invalid JSON: Expecting property name", "one object per line"),
             ("rows.json", b"[" * 200_000, "cannot be read as JSON: ", "plain rows"),
-            ("rows.json", b'{"rows": []}', "holds an object, expected a list of rows", '{"data": [rows]}'),
-            ("rows.json", b"5", "holds a number, expected a list of rows", '{"data": [rows]}'),
+            ("rows.json", b'{"rows": []}', "contains an object, expected a list of rows", '{"data": [rows]}'),
+            ("rows.json", b"5", "contains a number, expected a list of rows", '{"data": [rows]}'),
             ("rows.csv", b"a,b,a\n1,2,3\n", "two columns are named 'a'", "each once"),
             ("rows.csv", b'"a"b,c\n1,2\n', "the header has broken quoting", "names the columns"),
-            ("rows.parquet", b"hello, I am no parquet", "no parquet file: ", "is it complete"),
-            ("rows.jsonl.gz", b"hello", "cannot be read to its end: Not a gzipped file", "fetched again"),
-            ("rows.jsonl.gz", gzip.compress(GOOD * 999)[:-20], "cannot be read to its end: ", "fetched again"),
+            ("rows.parquet", b"hello, I am no parquet", "not a parquet file: ", "is it complete"),
+            ("rows.jsonl.gz", b"hello", "cannot be read: Not a gzipped file", "broken .gz again"),
+            ("rows.jsonl.gz", gzip.compress(GOOD * 999)[:-20], "cannot be read: ", "broken .gz again"),
         ],
     )
     def test_error_names_the_file_and_says_what_to_do(
@@ -50,9 +50,9 @@ class TestFilesThatCannotBeRead:
             load_examples("auto", path=tmp_path / "rows.json")
 
     def test_directory(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="is a directory, expected one data file") as caught:
+        with pytest.raises(DataError, match="is a directory, expected a data file") as caught:
             load_examples("auto", path=tmp_path)
-        assert "known endings: .jsonl" in caught.value.hint
+        assert "known extensions: .jsonl" in caught.value.hint
         (tmp_path / "a.csv").write_bytes(b"")
         with pytest.raises(DataError) as caught:
             load_examples("auto", path=tmp_path)

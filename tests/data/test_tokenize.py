@@ -53,7 +53,7 @@ def test_the_guard_of_a_split_is_one_that_does_not_merge_either() -> None:
 def test_a_token_that_no_guard_can_split_refuses_the_row() -> None:
     tokenizer = byte_tokenizer([("Ċ", "Y"), (".", "Y"), ("a", "Y"), ("0", "Y"), (")", "Y")])
     with pytest.raises(
-        BadRow, match="a token spans the border between prompt and answer, and cannot be split"
+        BadRow, match="a token spans the boundary between prompt and answer, and cannot be split"
     ) as error:
         encoder(tokenizer=tokenizer).encode(ask("Is it?", "Yes"))
     assert "another template" in error.value.hint
@@ -62,7 +62,7 @@ def test_a_token_that_no_guard_can_split_refuses_the_row() -> None:
 
 def test_a_split_that_spells_something_else_refuses_the_row() -> None:
     tokenizer = byte_tokenizer([("Ċ", "Y")], strips=True)  # the prompt alone loses the line break at its end
-    with pytest.raises(BadRow, match="a token spans the border between prompt and answer, and cannot be split"):
+    with pytest.raises(BadRow, match="a token spans the boundary between prompt and answer, and cannot be split"):
         encoder(tokenizer=tokenizer).encode(ask("Is it?", "Yes"))
 
 

@@ -265,7 +265,7 @@ def test_numbers_that_are_none_are_refused() -> None:
 def test_an_architecture_that_does_not_pass_rows_on_is_named() -> None:
     from tunelab.models import shared_prefix
 
-    with pytest.raises(ModelError, match="Linear does not pass its rows on to its attention"):
+    with pytest.raises(ModelError, match="Linear does not pass its rows to its attention"):
         states = torch.zeros(1, 1, 1, 1)
         shared_prefix._prefix_attention_forward(torch.nn.Linear(1, 1), states, states, states, None)
 

@@ -1,4 +1,4 @@
-"""What only a GPU shows: FlashAttention over flat rows, half precision, memory on the device."""
+"""What only a GPU shows: FlashAttention over packed sequences, half precision, memory on the device."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tiny import FAMILIES, VOCABULARY, model_folder, recipe, rows_file, tiny_mod
 
 from tunelab.errors import Interrupted
 from tunelab.models import forward
-from tunelab.models.forward import flat_attention, flat_hidden_states, output_head
-from tunelab.models.structure import check_flat_forward
+from tunelab.models.forward import output_head, packed_attention, packed_hidden_states
+from tunelab.models.structure import check_packed_forward
 from tunelab.training.finetune import finetune, resume
 
 pytestmark = pytest.mark.gpu
@@ -22,7 +22,7 @@ LENGTHS = (3, 17, 1, 40, 9)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("window", [None, 8])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_flat_attention_gives_each_row_s_own_logits(
+def test_packed_attention_gives_each_row_s_own_logits(
     family: str, window: int | None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if window is not None and family != "phi3":
@@ -36,11 +36,11 @@ def test_flat_attention_gives_each_row_s_own_logits(
     monkeypatch.setattr(forward, "_varlen_attention", lambda *args: (calls.append(1), varlen(*args))[1])
     with torch.no_grad():
         apart = torch.cat([model(input_ids=row[None], use_cache=False).logits[0] for row in rows]).float()
-        with flat_attention(model):
-            flat = output_head(model)(flat_hidden_states(model, torch.cat(rows), starts)).float()
+        with packed_attention(model):
+            packed = output_head(model)(packed_hidden_states(model, torch.cat(rows), starts)).float()
     assert len(calls) == 2, "one call a layer"
-    assert float((flat - apart).abs().max() / apart.abs().max()) < 5e-2
-    check_flat_forward(model)
+    assert float((packed - apart).abs().max() / apart.abs().max()) < 5e-2
+    check_packed_forward(model)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -159,13 +159,13 @@ class SumsUp(LlamaForCausalLM):
 
 def test_an_architecture_that_mixes_rows_is_refused() -> None:
     model = tiny_model("llama")
-    with pytest.raises(ModelError, match="rows in one flat sequence give other logits than apart") as refused:
+    with pytest.raises(ModelError, match="packed rows give different logits than separate rows") as refused:
         answers(SumsUp(model.config).eval(), prompts_of([5]))
     assert "train.packing=false trains it one row at a time" in refused.value.hint
     attention = model.model.layers[0].self_attn
     del attention.layer_idx
     engine._checked.add(model)
-    with pytest.raises(ModelError, match="LlamaAttention does not pass its rows on to its attention, or does not"):
+    with pytest.raises(ModelError, match="LlamaAttention does not pass its rows to its attention, or does not"):
         answers(model, prompts_of([5]))
 
 

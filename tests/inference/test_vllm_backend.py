@@ -104,7 +104,7 @@ class TestAnswers:
         assert mapped([64, 65], "length", None) == Generation(0, (64, 65), "a", "stop", 3)
         assert mapped([64, 66], "stop", "b", "seen by vLLM") == Generation(0, (64, 66), "seen by vLLM", "stop", 3)
         assert mapped([64, 66], "length", None) == Generation(0, (64, 66), "ac", "length", 3)
-        with pytest.raises(ModelError, match="ended the answer to prompt 0 for the reason 'abort'"):
+        with pytest.raises(ModelError, match="ended the answer to prompt 0 with the reason 'abort'"):
             mapped([64], "abort", None)
 
     @pytest.mark.parametrize("prompts", [[[]], [[1] * 40]])
@@ -159,7 +159,7 @@ class TestLoading:
             lora_rank(adapter(tmp_path, **config))
 
     def test_no_adapter(self, tmp_path: Path) -> None:
-        with pytest.raises(ModelError, match="no adapter there"):
+        with pytest.raises(ModelError, match="no adapter found"):
             lora_rank(tmp_path)
 
 
@@ -173,13 +173,13 @@ class TestPrecision:
 
     @pytest.mark.parametrize("name", ["fp4", "int8", "mxfp4"])
     def test_formats_that_it_only_reads(self, name: str) -> None:
-        with pytest.raises(UsageError, match=f"precision {name}: vLLM cannot quantise m to it while loading"):
+        with pytest.raises(UsageError, match=f"precision {name}: vLLM cannot quantize m to it while loading"):
             quantization_argument(weight_format(name), None, (), "m")
 
     def test_options_that_it_would_ignore(self) -> None:
-        with pytest.raises(UsageError, match="always quantises the constants too"):
+        with pytest.raises(UsageError, match="always quantizes the scales too"):
             quantization_argument(weight_format("nf4", {"double_quantization": False}), None, (), "m")
-        with pytest.raises(UsageError, match=r"precision\.skip: vLLM cannot leave down_proj in full"):
+        with pytest.raises(UsageError, match=r"precision\.skip: vLLM cannot leave down_proj unquantized"):
             quantization_argument(weight_format("nf4"), None, ("down_proj",), "m")
 
     def test_another_format_than_the_stored_one(self) -> None:
@@ -208,7 +208,7 @@ class TestSampling:
         assert all(0 <= seed(0, index) < 2**31 for index in range(50))
 
     def test_a_temperature_that_it_would_change(self) -> None:
-        with pytest.raises(UsageError, match=r"temperature 0\.005: vLLM draws at 0\.01 at least"):
+        with pytest.raises(UsageError, match=r"temperature 0\.005: vLLM's minimum is 0\.01"):
             sampling_arguments(Decoding(temperature=0.005), (), 0, 1)
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from tunelab.data.loader import TrainingPlan
 from tunelab.models.adapters import add_lora
-from tunelab.models.forward import flat_attention
+from tunelab.models.forward import packed_attention
 from tunelab.training.loop import LoopSettings, TrainingLoop
 from tunelab.training.loss import TargetLoss
 from tunelab.training.optimizer import adamw
@@ -28,7 +28,7 @@ LENGTHS = (12, 9, 20, 7, 15, 4, 16, 11)
 TABLE = random_table(LENGTHS)
 METHODS = ("full", "lora", "dora", "full, checkpointing", "lora, checkpointing")
 
-#: Tokens of a flat row, packing: from one row a micro-batch (8 x 1) over a few to all eight in one (1 x 8).
+#: Tokens of a packed sequence, packing: from one row per micro-batch (8 x 1) over a few to all eight in one (1 x 8).
 CUTS = {"8 x 1": (20, False), "packed by 30": (30, True), "packed by 50": (50, True), "1 x 8": (1000, True)}
 
 
@@ -58,7 +58,7 @@ def gradients_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def reference(family: str, method: str) -> tuple[float, dict[str, Tensor]]:
-    """Mean loss over all targets and its gradients: one row at a time, full logits, no flat attention."""
+    """Mean loss over all targets and its gradients: one row at a time, full logits, no packed attention."""
     model = build(family, method.partition(",")[0])
     total = torch.zeros(())
     for number in range(len(TABLE)):
@@ -86,7 +86,7 @@ def step_gradients(model: Any, capacity: int, packing: bool) -> tuple[float, dic
         TargetLoss(model), optimizer, plan, LoopSettings(lr=0.0, max_grad_norm=None), Accelerator(cpu=True)
     )
     loop.module.train()
-    with flat_attention(model):
+    with packed_attention(model):
         result = loop._gradients(plan.step(0)[0], 0)
     return result.loss, gradients_of(model)
 
@@ -112,15 +112,15 @@ def test_a_step_s_gradient_does_not_depend_on_how_it_is_cut(family: str, method:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_are_weighed_by_their_targets_not_by_their_batch(family: str) -> None:
     """The mean of the batches' means is another number; this is the mistake that the weighing prevents."""
-    from tunelab.data.loader import flat_batch
+    from tunelab.data.loader import packed_batch
 
     model = build(family, "full")
     loss, _ = reference(family, "full")
     module = TargetLoss(model)
-    with flat_attention(model), torch.no_grad():
+    with packed_attention(model), torch.no_grad():
         means = []
         for row in range(len(TABLE)):
-            batch = flat_batch(TABLE, [row])
+            batch = packed_batch(TABLE, [row])
             means.append(float(module.of_batch(batch)) / len(batch.labels))
     assert abs(sum(means) / len(means) - loss) > 1e-3
     assert sum(mean * count for mean, count in zip(means, TABLE.targets, strict=True)) / sum(

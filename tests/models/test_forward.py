@@ -1,4 +1,4 @@
-"""Flat rows give each row's own logits, by transformers' own forward pass; what cannot be computed flat is refused."""
+"""Packed sequences give each row's own logits, as transformers' forward pass; what cannot be packed is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from tunelab.errors import ModelError
 from tunelab.models import forward
-from tunelab.models.forward import flat_attention, flat_hidden_states, flat_positions, output_head
+from tunelab.models.forward import output_head, packed_attention, packed_hidden_states, packed_positions
 
 LENGTHS = (3, 17, 1, 40, 9)
 
@@ -26,9 +26,9 @@ def starts(parts: list[Tensor]) -> Tensor:
     return torch.tensor([0, *(len(part) for part in parts)]).cumsum(0)
 
 
-def flat_logits(model: Any, parts: list[Tensor]) -> Tensor:
-    with torch.no_grad(), flat_attention(model):
-        return output_head(model)(flat_hidden_states(model, torch.cat(parts), starts(parts)))
+def packed_logits(model: Any, parts: list[Tensor]) -> Tensor:
+    with torch.no_grad(), packed_attention(model):
+        return output_head(model)(packed_hidden_states(model, torch.cat(parts), starts(parts)))
 
 
 def own_logits(model: Any, parts: list[Tensor]) -> Tensor:
@@ -37,24 +37,24 @@ def own_logits(model: Any, parts: list[Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_flat_rows_give_each_row_s_own_logits(family: str) -> None:
+def test_packed_sequences_give_each_row_s_own_logits(family: str) -> None:
     model, parts = tiny_model(family), rows()
-    torch.testing.assert_close(flat_logits(model, parts), own_logits(model, parts), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(packed_logits(model, parts), own_logits(model, parts), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("window", [1, 4, 16, 17, 40, 100])
 def test_a_sliding_window_is_that_of_transformers(window: int) -> None:
     model, parts = tiny_model("phi3", sliding_window=window), rows()
     expected = own_logits(model, parts)
-    torch.testing.assert_close(flat_logits(model, parts), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(packed_logits(model, parts), expected, rtol=1e-4, atol=1e-5)
     whole = own_logits(tiny_model("phi3", sliding_window=None), parts)
     assert torch.allclose(whole, expected, atol=1e-4) == (window >= 40), "a window below the longest row changes logits"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bfloat16_flat_rows(family: str) -> None:
+def test_bfloat16_packed_sequences(family: str) -> None:
     model, parts = tiny_model(family).to(torch.bfloat16), rows()
-    expected, got = own_logits(model, parts).float(), flat_logits(model, parts).float()
+    expected, got = own_logits(model, parts).float(), packed_logits(model, parts).float()
     assert float((expected - got).abs().max() / expected.abs().max()) < 5e-2
 
 
@@ -67,25 +67,25 @@ def test_a_soft_cap_on_logits_is_kept() -> None:
     model, parts = Gemma2ForCausalLM(config).eval(), rows()
     expected = own_logits(model, parts)
     assert 0.3 < float(expected.abs().max()) <= 0.5
-    torch.testing.assert_close(flat_logits(model, parts), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(packed_logits(model, parts), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_positions_restart_with_each_row() -> None:
-    assert flat_positions(torch.tensor([0, 3, 4, 6]), 6).tolist() == [0, 1, 2, 0, 0, 1]
+    assert packed_positions(torch.tensor([0, 3, 4, 6]), 6).tolist() == [0, 1, 2, 0, 0, 1]
 
 
 def test_attention_is_as_before_after_the_block_also_where_it_raises() -> None:
     model = tiny_model("llama")
     model.set_attn_implementation("eager")
-    with pytest.raises(KeyError), flat_attention(model):
-        assert model.config._attn_implementation == forward.FLAT_ATTENTION
+    with pytest.raises(KeyError), packed_attention(model):
+        assert model.config._attn_implementation == forward.PACKED_ATTENTION
         raise KeyError
     assert model.config._attn_implementation == "eager"
 
 
 def test_an_attention_without_row_borders_is_refused() -> None:
     model = tiny_model("llama")
-    with flat_attention(model), pytest.raises(ModelError, match="LlamaAttention does not pass row borders on"):
+    with packed_attention(model), pytest.raises(ModelError, match="LlamaAttention does not pass row boundaries"):
         model(input_ids=torch.tensor([[1, 2, 3]]))
 
 

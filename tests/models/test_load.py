@@ -67,16 +67,16 @@ def test_names_that_are_no_folders(tmp_path: Path) -> None:
     for name in (str(tmp_path / "none"), "./none", "../none", "a/b/c"):
         with pytest.raises(ModelError, match=r"none: no such folder|a/b/c: no such folder"):
             load_model(name, dtype=FP32)
-    with pytest.raises(ModelError, match=r"the folder holds no model \(no config.json\)"):
+    with pytest.raises(ModelError, match=r"no model in the folder \(no config.json\)"):
         load_model(str(tmp_path), dtype=FP32)
-    with pytest.raises(ModelError, match=r"the folder holds no model"):
+    with pytest.raises(ModelError, match=r"no model in the folder"):
         load_tokenizer(str(tmp_path))
 
 
 def test_a_folder_with_a_tokenizer_alone_is_no_model(tmp_path: Path) -> None:
     tiny_tokenizer().save_pretrained(tmp_path)
     assert load_tokenizer(str(tmp_path)).is_fast
-    with pytest.raises(ModelError, match=r"the folder holds no model \(no config.json\)"):
+    with pytest.raises(ModelError, match=r"no model in the folder \(no config.json\)"):
         load_model(str(tmp_path), dtype=FP32)
 
 
@@ -129,7 +129,7 @@ def test_remote_code_stays_off_unless_asked_for(tmp_path: Path) -> None:
     config |= {"model_type": "made-up", "auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    with pytest.raises(ModelError, match="it brings its own Python code, which tunelab does not run unasked") as caught:
+    with pytest.raises(ModelError, match="it has Python code, which tunelab does not run by default") as caught:
         load_model(str(folder), dtype=FP32)
     assert "model.trust_remote_code=true" in caught.value.hint
     assert not (tmp_path / "ran").exists()
@@ -152,7 +152,7 @@ def hub_error(kind: type[Exception]) -> Exception:
     [
         (hub_error(hub.GatedRepoError), "model a/b@v2: the repository is gated", "hf auth login"),
         (hub_error(hub.RevisionNotFoundError), "model a/b@v2: no such revision", "branch, tag or commit"),
-        (hub_error(hub.RepositoryNotFoundError), "model a/b@v2: neither a folder nor a repository", "spelling"),
+        (hub_error(hub.RepositoryNotFoundError), "model a/b@v2: neither a folder nor a hub repository", "spelling"),
         (hub.OfflineModeIsEnabled("no"), "model a/b@v2: not on this machine", "hf download"),
         (hub.LocalEntryNotFoundError("no"), "model a/b@v2: not on this machine", "hf download"),
         (KeyError("odd"), "model a/b@v2: cannot be loaded: 'odd'", ""),

@@ -48,13 +48,13 @@ def test_the_product_is_the_best_of_its_rank(family: str, name: str, tmp_path: P
 def test_it_needs_quantised_layers_and_their_full_weights(tmp_path: Path) -> None:
     tiny_model("llama").save_pretrained(tmp_path / "dense")
     dense = add_lora(load_model(str(tmp_path / "dense"), dtype=torch.float32), rank=2, alpha=4)
-    with pytest.raises(ModelError, match="no LoRA layer lies over a quantised weight"):
+    with pytest.raises(ModelError, match="no LoRA layer is on a quantized weight"):
         absorb_quantization_error(dense, tmp_path / "dense")
     form = weight_format("nf4")
     few = load_model(str(tmp_path / "dense"), dtype=torch.float32, form=form)
     (tmp_path / "few").mkdir()
     save_quantized(few, tmp_path / "few")
-    with pytest.raises(ModelError, match="the full weight is not there"):
+    with pytest.raises(ModelError, match="the full weight is missing"):
         absorb_quantization_error(add_lora(few, rank=2, alpha=4), tmp_path / "few")
 
 
@@ -112,5 +112,5 @@ def test_a_stored_adapter_must_fit_the_recipes(tmp_path: Path) -> None:
 
     with pytest.raises(ModelError, match="has rank 4, the recipe's adapter 8"):
         begin_at_stored(fresh(rank=8), folder)  # type: ignore[arg-type]
-    with pytest.raises(ModelError, match=r"has an adapter for model\.layers\.0\.mlp\.down_proj, other than the recipe"):
+    with pytest.raises(ModelError, match=r"has an adapter for model\.layers\.0\.mlp\.down_proj, unlike the recipe"):
         begin_at_stored(fresh(targets="attention"), folder)  # type: ignore[arg-type]

@@ -183,7 +183,9 @@ def test_named_layers_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "few").mkdir()
     save_quantized(model, tmp_path / "few")
     same_layers(model, load_model(str(tmp_path / "few"), dtype=FP32, form=weight_format("nf4")))
-    with pytest.raises(ModelError, match=r"precision\.skip: 'c_attn' is no linear layer of LlamaForCausalLM") as caught:
+    with pytest.raises(
+        ModelError, match=r"precision\.skip: 'c_attn' matches no linear layer of LlamaForCausalLM"
+    ) as caught:
         load_model(str(folder), dtype=FP32, form=weight_format("nf4"), skip=["c_attn"])
     assert "mlp.down_proj" in caught.value.hint
 
@@ -213,7 +215,7 @@ def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
 
 
 def test_saving_a_dense_model_this_way_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="a checkpoint holds layers of one format, and the model has none"):
+    with pytest.raises(ModelError, match="a checkpoint stores layers in one format; the model has none"):
         save_quantized(tiny_model("llama"), tmp_path)
 
 

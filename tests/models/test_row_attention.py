@@ -1,4 +1,4 @@
-"""Attention over flat rows on the CPU: torch's own, row by row; dropout with one mask; rows apart to the bit."""
+"""Attention over packed sequences on the CPU: torch's own, row by row; dropout with one mask; rows apart to the bit."""
 
 from __future__ import annotations
 

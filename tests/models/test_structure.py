@@ -1,4 +1,4 @@
-"""What cannot be run flat is refused for its structure, in float32; a model's dtype and its rounding play no part."""
+"""What cannot be packed is refused for its structure, in float32; a model's dtype and its rounding play no part."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tunelab.errors import ModelError
 from tunelab.models import forward, structure
 from tunelab.models.miniature import VOCABULARY as CUT_VOCABULARY
 from tunelab.models.miniature import WINDOW, miniature
-from tunelab.models.structure import check_flat_forward
+from tunelab.models.structure import check_packed_forward
 
 SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -59,22 +59,24 @@ def unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 def test_what_is_right_passes_and_the_model_stays_as_it_was(family: str) -> None:
     model = tiny_model(family).train()
     before = torch.random.get_rng_state()
-    check_flat_forward(model)
+    check_packed_forward(model)
     assert model.training
     assert torch.equal(torch.random.get_rng_state(), before), "training is seeded"
-    check_flat_forward(tiny_model(family).to(torch.bfloat16))
+    check_packed_forward(tiny_model(family).to(torch.bfloat16))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rounding_is_not_refused_however_large(family: str) -> None:
-    check_flat_forward(coarse_model(family).to(torch.bfloat16))
+    check_packed_forward(coarse_model(family).to(torch.bfloat16))
 
 
 class TestRefused:
     def test_attention_with_a_soft_cap(self) -> None:
         model = Gemma2ForCausalLM(Gemma2Config(**SHAPE, head_dim=8))
-        with pytest.raises(ModelError, match="Gemma2Attention needs attention with softcap, which flat attention does"):
-            check_flat_forward(model)
+        with pytest.raises(
+            ModelError, match="Gemma2Attention needs attention with softcap, which packed attention lacks"
+        ):
+            check_packed_forward(model)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_logits_that_are_scaled_behind_the_head(self, dtype: torch.dtype) -> None:
@@ -82,32 +84,32 @@ class TestRefused:
             GraniteForCausalLM(GraniteConfig(**SHAPE, logits_scaling=8.0)),
             CohereForCausalLM(CohereConfig(**SHAPE, logit_scale=0.99)),
         ):
-            with pytest.raises(ModelError, match="rows in one flat sequence give other logits than apart") as refused:
-                check_flat_forward(model.to(dtype))
+            with pytest.raises(ModelError, match="packed rows give different logits than separate rows") as refused:
+                check_packed_forward(model.to(dtype))
             assert "attention-only decoders" in refused.value.hint, "one row at a time is wrong too"
-            with pytest.raises(ModelError, match="a flat row gives other logits than by itself"):
-                check_flat_forward(model, packed=False)
-        check_flat_forward(GraniteForCausalLM(GraniteConfig(**SHAPE, logits_scaling=1.0)).to(dtype))
-        check_flat_forward(CohereForCausalLM(CohereConfig(**SHAPE, logit_scale=1.0)).to(dtype))
+            with pytest.raises(ModelError, match="a packed row gives different logits than alone"):
+                check_packed_forward(model, packed=False)
+        check_packed_forward(GraniteForCausalLM(GraniteConfig(**SHAPE, logits_scaling=1.0)).to(dtype))
+        check_packed_forward(CohereForCausalLM(CohereConfig(**SHAPE, logit_scale=1.0)).to(dtype))
 
     def test_attention_across_borders(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        positions = forward.flat_positions
-        monkeypatch.setattr(forward, "flat_positions", lambda starts, tokens: positions(starts, tokens) * 0)
-        match = r"LlamaForCausalLM: rows in one flat sequence give other logits than apart"
+        positions = forward.packed_positions
+        monkeypatch.setattr(forward, "packed_positions", lambda starts, tokens: positions(starts, tokens) * 0)
+        match = r"LlamaForCausalLM: packed rows give different logits than separate rows"
         with pytest.raises(ModelError, match=match):
-            check_flat_forward(tiny_model("llama"))
+            check_packed_forward(tiny_model("llama"))
 
     def test_a_sliding_window_that_is_not_passed_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model = tiny_model("phi3", sliding_window=100)
-        check_flat_forward(model)
+        check_packed_forward(model)
         structure._known.clear()
         monkeypatch.setattr(structure, "cache_home", lambda: Path("nowhere"))
-        attention = forward.attention_of_flat_rows
+        attention = forward.packed_sequence_attention
         monkeypatch.setattr(
-            forward, "attention_of_flat_rows", lambda *a, **k: attention(*a, **{**k, "sliding_window": None})
+            forward, "packed_sequence_attention", lambda *a, **k: attention(*a, **{**k, "sliding_window": None})
         )
-        with pytest.raises(ModelError, match="rows in one flat sequence give other logits than apart"):
-            check_flat_forward(model)
+        with pytest.raises(ModelError, match="packed rows give different logits than separate rows"):
+            check_packed_forward(model)
 
     def test_rows_that_mix_can_be_trained_one_at_a_time(self) -> None:
         class Mixes(LlamaForCausalLM):
@@ -116,10 +118,10 @@ class TestRefused:
                 self.model.embed_tokens.register_forward_hook(lambda module, ids, embedded: embedded.cumsum(1))
 
         model = Mixes(tiny_model("llama").config).eval()
-        with pytest.raises(ModelError, match="Mixes: rows in one flat sequence give other logits than apart") as caught:
-            check_flat_forward(model)
+        with pytest.raises(ModelError, match="Mixes: packed rows give different logits than separate rows") as caught:
+            check_packed_forward(model)
         assert "train.packing=false trains it one row at a time" in caught.value.hint
-        check_flat_forward(model, packed=False)
+        check_packed_forward(model, packed=False)
 
     def test_a_class_that_takes_no_row_borders(self) -> None:
         class Closed(LlamaForCausalLM):
@@ -134,10 +136,8 @@ class TestRefused:
 
                 self.model.forward = closed
 
-        with pytest.raises(
-            ModelError, match="Closed: flat rows cannot be run: unexpected keyword argument 'row_starts'"
-        ):
-            check_flat_forward(Closed(tiny_model("llama").config).eval())
+        with pytest.raises(ModelError, match="Closed: packed sequences fail: unexpected keyword argument 'row_starts'"):
+            check_packed_forward(Closed(tiny_model("llama").config).eval())
 
     def test_a_class_that_cannot_be_built_again(self) -> None:
         class Once(LlamaForCausalLM):
@@ -151,14 +151,14 @@ class TestRefused:
 
         model = Once(tiny_model("llama").config).eval()
         with pytest.raises(ModelError, match=r"Once: a random model of its configuration cannot be run: no second$"):
-            check_flat_forward(model)
+            check_packed_forward(model)
 
     def test_logits_that_are_no_numbers(self) -> None:
         model = tiny_model("llama")
         with torch.no_grad():
             model.lm_head.weight[3] = float("nan")
         with pytest.raises(ModelError, match="LlamaForCausalLM: 7 of 1848 logits of a short row are not finite"):
-            check_flat_forward(model)
+            check_packed_forward(model)
 
 
 class TestMiniature:
@@ -205,7 +205,7 @@ class TestMiniature:
                 if config.intermediate_size != 48:
                     raise ValueError("expected 48")
 
-        check_flat_forward(Tied(LlamaConfig(**SHAPE)).eval())
+        check_packed_forward(Tied(LlamaConfig(**SHAPE)).eval())
 
 
 class TestCache:
@@ -217,16 +217,16 @@ class TestCache:
 
     def test_each_configuration_is_asked_once(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         built = self.count(monkeypatch)
-        check_flat_forward(tiny_model("llama"))
-        check_flat_forward(tiny_model("llama", seed=3).to(torch.bfloat16))
+        check_packed_forward(tiny_model("llama"))
+        check_packed_forward(tiny_model("llama", seed=3).to(torch.bfloat16))
         assert len(built) == 1, "other weights, another dtype: the same structure"
         structure._known.clear()
-        check_flat_forward(tiny_model("llama"))
+        check_packed_forward(tiny_model("llama"))
         assert len(built) == 1, "another process reads it from the cache"
-        check_flat_forward(tiny_model("llama", rms_norm_eps=1e-3))
+        check_packed_forward(tiny_model("llama", rms_norm_eps=1e-3))
         assert len(built) == 2
         monkeypatch.setattr(structure, "__version__", "other")
-        check_flat_forward(tiny_model("llama"))
+        check_packed_forward(tiny_model("llama"))
         assert len(built) == 3
         first = next((tmp_path / "structure").iterdir())
         assert json.loads(first.read_text(encoding="utf-8"))["class"] == "LlamaForCausalLM"
@@ -241,18 +241,18 @@ class TestCache:
 
         capped = Gemma2ForCausalLM(Gemma2Config(**SHAPE, head_dim=8))
         for _ in range(2):
-            check_flat_forward(Own(LlamaConfig(**SHAPE)).eval())
+            check_packed_forward(Own(LlamaConfig(**SHAPE)).eval())
             with pytest.raises(ModelError, match="needs attention with softcap"):
-                check_flat_forward(capped)
+                check_packed_forward(capped)
         assert built == [Own, Gemma2ForCausalLM], "known for as long as the process lives"
         assert not (tmp_path / "structure").exists()
 
     def test_a_cache_that_cannot_be_written_is_no_error(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("", encoding="utf-8")
         monkeypatch.setenv("TUNELAB_CACHE", str(tmp_path / "file"))
-        check_flat_forward(tiny_model("llama"))
+        check_packed_forward(tiny_model("llama"))
 
 
 def test_a_module_that_is_no_model_is_refused() -> None:
     with pytest.raises(ModelError, match="Linear is not a transformers model"):
-        check_flat_forward(nn.Linear(2, 2))
+        check_packed_forward(nn.Linear(2, 2))

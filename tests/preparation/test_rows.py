@@ -34,5 +34,5 @@ def test_rows_are_as_long_as_the_model_s_window_allows(tmp_path: Path) -> None:
     fitted = fit_to_model(resolve(parse_recipe({**tree, "train": {**tree["train"], "micro_batch_tokens": 4096}})))
     assert fitted.data.max_length == tiny.CONTEXT
     tree["data"]["max_length"] = tiny.CONTEXT + 1
-    with pytest.raises(UsageError, match=f"has a window of {tiny.CONTEXT} tokens"):
+    with pytest.raises(UsageError, match=f"has a context window of {tiny.CONTEXT} tokens"):
         fit_to_model(resolve(parse_recipe({**tree, "train": {**tree["train"], "micro_batch_tokens": 4096}})))

@@ -100,7 +100,7 @@ def test_a_run_that_trained_every_weight(full: Run, tmp_path: Path) -> None:
     assert weights.keys() == expected.keys() and all(torch.equal(weights[name], expected[name]) for name in weights)
     assert_same_but_for_rounding(logits_of(copied, ROWS), logits_of(own, ROWS))
     assert export(full, tmp_path / "gguf", to="gguf").files == ("model.gguf",)
-    with pytest.raises(RunError, match="every weight was trained, there is no adapter"):
+    with pytest.raises(RunError, match="full fine-tuning, there is no adapter"):
         export(full, tmp_path / "peft", to="peft")
 
 

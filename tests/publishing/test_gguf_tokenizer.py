@@ -197,7 +197,7 @@ def test_tokens_that_take_in_their_surroundings_are_refused() -> None:
 
     tokenizer = byte_tokenizer()
     tokenizer.add_tokens([AddedToken("<left>", lstrip=True)])
-    with pytest.raises(ModelError, match="'<left>' takes in what stands before it"):
+    with pytest.raises(ModelError, match="'<left>' depends on the text before it"):
         read_tokenizer(tokenizer, 300)
 
 
@@ -207,7 +207,7 @@ def test_the_name_tells_llama_cpp_where_white_space_is_stripped(tmp_path: Path) 
     assert model_name("tuned", strips, special) == "tuned (phi-3)"
     assert model_name("my Phi-3", strips, special) == "my Phi-3"
     assert model_name("my Phi-3", frozenset(), special) == "my phi 3"
-    with pytest.raises(ModelError, match=r"white space is stripped behind some of its tokens \(<\|user\|>\)"):
+    with pytest.raises(ModelError, match=r"it strips white space after some of its tokens \(<\|user\|>\)"):
         model_name("tuned", frozenset({"<|user|>"}), special)
     write_gguf(tiny_model("phi3"), tiny_tokenizer(), tmp_path / "m.gguf", name="phi3 mini")
     assert field(tmp_path / "m.gguf", "general.name") == "phi 3 mini"
@@ -225,7 +225,7 @@ def test_what_stands_before_a_text_can_be_said(tmp_path: Path) -> None:
     assert field(path, "tokenizer.ggml.add_bos_token") is False
     assert field(path, "tokenizer.chat_template") == "{{ messages }}"
     assert field(path, "tokenizer.ggml.eot_token_id") == stop
-    with pytest.raises(ModelError, match="texts shall begin with a beginning-of-text token, but it has none"):
+    with pytest.raises(ModelError, match="texts must start with a beginning-of-text token, but it has none"):
         write_gguf(model, byte_tokenizer(), path, start=TextStart(add_bos=True, add_space_prefix=False))
     with pytest.raises(ModelError, match="answers end with 3 tokens besides end of sequence"):
         write_gguf(model, tokenizer, path, stop_token_ids=[1, 2, 3])

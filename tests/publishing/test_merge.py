@@ -96,9 +96,7 @@ def test_weights_that_do_not_come_back_from_the_files_are_refused(
             weight[0] = torch.nextafter(weight[0], torch.tensor(-2.0))
 
     monkeypatch.setattr(story, "_save", off_by_a_bit)
-    with pytest.raises(
-        ModelError, match=r"1 weights of the written checkpoint are not those that were merged: model\.n"
-    ):
+    with pytest.raises(ModelError, match=r"1 weights of the written checkpoint differ from the merged ones: model\.n"):
         merge(run, tmp_path / "merged", force=True)
     assert not list(tmp_path.iterdir())
 
@@ -137,7 +135,7 @@ def test_probabilities_that_are_no_numbers_are_refused_also_by_force(
 
 def test_runs_that_cannot_be_merged(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
     full = finetune(recipe(models["llama"], rows, tmp_path / "full", method="full", train__steps=1))
-    with pytest.raises(RunError, match="every weight was trained, there is no adapter to merge"):
+    with pytest.raises(RunError, match="full fine-tuning, there is no adapter to merge"):
         merge(full, tmp_path / "merged")
 
     def stops(stage: str, done: int, total: int | None, detail: str = "") -> None:
@@ -149,7 +147,7 @@ def test_runs_that_cannot_be_merged(models: dict[str, Path], rows: Path, tmp_pat
 
     with pytest.raises(Interrupted):
         finetune(recipe(models["llama"], rows, tmp_path / "half"), progress=stops)
-    with pytest.raises(RunError, match="no trained adapter there; the run is interrupted"):
+    with pytest.raises(RunError, match="no trained adapter; the run is interrupted"):
         merge(tmp_path / "half", tmp_path / "merged")
     with pytest.raises(RunError, match="no run there"):
         merge(tmp_path / "none", tmp_path / "merged")
@@ -223,7 +221,7 @@ def test_a_merge_that_loses_the_gain_is_refused_unless_told(
     over_nf4: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(story, "divergence", lambda *arguments: quality(0.4))
-    with pytest.raises(ModelError, match="merged into nf4, the model keeps 40% of what training gained") as caught:
+    with pytest.raises(ModelError, match="merged into nf4, the model keeps 40% of training's improvement") as caught:
         merge(over_nf4, tmp_path / "merged", format="nf4")
     assert "--format dequantised" in caught.value.hint and not list(tmp_path.iterdir())
     assert merge(over_nf4, tmp_path / "merged", format="nf4", force=True).quality == quality(0.4)

@@ -245,10 +245,10 @@ def test_spaces_that_llama_cpp_cannot_put_are_refused() -> None:
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
     tokenizer.chat_template = PLAIN_START
     metaspace(tokenizer)
-    with pytest.raises(ModelError, match="puts a space before a text, but not behind special tokens"):
+    with pytest.raises(ModelError, match="puts a space before a text, but not after special tokens"):
         prompt_start(get_template("chat", tokenizer), tokenizer)
     tokenizer.chat_template = PLAIN_START.replace(" + '\\n'", "")
-    with pytest.raises(ModelError, match="puts a space before a text, but not behind special tokens"):
+    with pytest.raises(ModelError, match="puts a space before a text, but not after special tokens"):
         prompt_start(get_template("chat", tokenizer), tokenizer)
 
 
@@ -279,7 +279,7 @@ def test_templates_that_ollama_cannot_follow_are_refused(source: str, message: s
 def test_texts_that_a_modelfile_cannot_hold_are_refused() -> None:
     tokenizer = byte_tokenizer()
     template = TextTemplate(name="quotes", turn='"""{content}"""', turn_with_input='"""{content}{input}"""')
-    with pytest.raises(ModelError, match='the template has """ in it'):
+    with pytest.raises(ModelError, match='the template contains """'):
         modelfile("m.gguf", template, tokenizer, context=None, stop_token_ids=[])
     tokenizer.add_special_tokens({"additional_special_tokens": ['"""', 'a"b']})
     odd, fine = tokenizer.convert_tokens_to_ids(['"""', 'a"b'])

@@ -143,9 +143,9 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
         )
 
     whole = finetune(made("whole"))
-    with pytest.raises(Interrupted, match="stopped after step 3 of 6; everything up to there is saved") as caught:
+    with pytest.raises(Interrupted, match="stopped after step 3 of 6; a checkpoint was saved") as caught:
         finetune(made("halves"), progress=signals_after(3, number))
-    assert caught.value.hint == f"go on with: tunelab train --resume {tmp_path / 'halves'}"
+    assert caught.value.hint == f"resume with: tunelab train --resume {tmp_path / 'halves'}"
     assert caught.value.exit_code == 130
     halves = Run(tmp_path / "halves")
     assert halves.status == "interrupted"
@@ -268,7 +268,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(
         models["llama"], rows, tmp_path / "run",
         method="full", train__lr=1e18, train__max_grad_norm=None, train__save_every=1, train__warmup=0,
     )  # fmt: skip
-    with pytest.raises(TrainingError, match=r"step \d: the (loss is|gradient's norm is) (nan|inf)") as caught:
+    with pytest.raises(TrainingError, match=r"step \d: the (loss is|gradient norm is) (nan|inf)") as caught:
         finetune(made)
     run = Run(tmp_path / "run")
     failed = int(str(caught.value).split()[1].rstrip(":"))
@@ -284,7 +284,7 @@ def test_a_held_out_loss_that_is_no_number_stops(
     models: dict[str, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "table_loss", lambda *args, **more: (math.nan, 3))
-    with pytest.raises(TrainingError, match="the loss on the held-out rows is nan"):
+    with pytest.raises(TrainingError, match="the held-out loss is nan"):
         finetune(recipe(models["llama"], rows, tmp_path / "run", data__held_out=4))
     assert Run(tmp_path / "run").status == "failed"
 

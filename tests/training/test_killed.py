@@ -64,8 +64,8 @@ def test_ctrl_c_at_the_command_line(number: int, models: dict[str, Path], rows: 
     assert out == ""
     stopped = len(run.metrics("train"))
     assert 3 <= stopped < steps
-    assert f"error: stopped after step {stopped} of {steps}; everything up to there is saved\n" in err
-    assert f"hint: go on with: tunelab train --resume {run.path}\n" in err
+    assert f"error: stopped after step {stopped} of {steps}; a checkpoint was saved\n" in err
+    assert f"hint: resume with: tunelab train --resume {run.path}\n" in err
     assert "Traceback" not in err
     assert run.status == "interrupted"
     assert [path.name for path in run.checkpoints.iterdir()][-1:] == [f"step-{stopped:08d}"]

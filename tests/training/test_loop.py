@@ -297,7 +297,7 @@ def test_a_loss_that_is_no_number_stops_with_the_last_checkpoint_whole(value: fl
         return loss * value if next(calls) == 3 else loss
 
     training.loop.module.forward = breaks
-    with pytest.raises(TrainingError, match=rf"step 3: the loss is {value}; the weights of the step before are unto"):
+    with pytest.raises(TrainingError, match=rf"step 3: the loss is {value}; the previous step's weights are intact"):
         training.run()
     assert store.newest_step() == 2
     assert training.of("train", "step") == [1, 2]
@@ -312,7 +312,7 @@ def test_a_gradient_that_is_no_number_stops() -> None:
     parameter = next(parameter for parameter in model.parameters() if parameter.requires_grad)
     parameter.register_hook(lambda gradient: gradient * math.nan)
     training = Training(model)
-    with pytest.raises(TrainingError, match="step 1: the gradient's norm is nan; the weights of the step before are"):
+    with pytest.raises(TrainingError, match="step 1: the gradient norm is nan; the previous step's weights are"):
         training.run()
     assert training.hash == weights_hash(trainable_weights(lora_model()))
 
@@ -362,5 +362,5 @@ def test_gradients_that_overflow_without_any_scale_stop() -> None:
     parameter = next(parameter for parameter in model.parameters() if parameter.requires_grad)
     parameter.register_hook(lambda gradient: gradient * math.inf)
     training = Training(model, steps=10, accelerator=with_scaler(init_scale=4.0))
-    with pytest.raises(TrainingError, match=r"step 3: the gradient's norm is (nan|inf) even with a loss scale of 1"):
+    with pytest.raises(TrainingError, match=r"step 3: the gradient norm is (nan|inf) even with a loss scale of 1"):
         training.run()

@@ -11,9 +11,9 @@ from tiny import FAMILIES, random_table, tiny_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tunelab.data.loader import flat_batch
+from tunelab.data.loader import packed_batch
 from tunelab.models.adapters import add_lora
-from tunelab.models.forward import flat_attention
+from tunelab.models.forward import packed_attention
 from tunelab.training.loss import TargetLoss, chunked_cross_entropy, table_loss
 
 CPU = torch.device("cpu")
@@ -138,8 +138,8 @@ def test_a_model_s_loss_is_that_of_its_own_logits(family: str, head: str) -> Non
     wanted = gradients_of(model)
     model.zero_grad()
     module = TargetLoss(model, chunk=5)
-    with flat_attention(model):
-        loss = module.of_batch(flat_batch(table, range(len(table))))
+    with packed_attention(model):
+        loss = module.of_batch(packed_batch(table, range(len(table))))
         loss.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
     got = gradients_of(model)
@@ -153,8 +153,8 @@ def test_logits_exist_for_one_chunk_of_targets_at_a_time() -> None:
     table = random_table(LENGTHS)
     formed: list[int] = []
     model.lm_head.register_forward_hook(lambda module, inputs, output: formed.append(len(output)))
-    with flat_attention(model):
-        TargetLoss(model, chunk=5).of_batch(flat_batch(table, range(len(table)))).backward()
+    with packed_attention(model):
+        TargetLoss(model, chunk=5).of_batch(packed_batch(table, range(len(table)))).backward()
     assert sum(table.targets) <= sum(formed) < sum(table.targets) + 5  # the last chunk is padded
     assert max(formed) == 5
 

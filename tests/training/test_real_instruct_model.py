@@ -19,7 +19,7 @@ from tunelab.answering.generate import open_responder
 from tunelab.answering.held_out_evaluation import evaluate
 from tunelab.inference.sampling import Decoding
 from tunelab.models.load import load_config, load_model
-from tunelab.models.structure import check_flat_forward
+from tunelab.models.structure import check_packed_forward
 from tunelab.publishing.export import export
 from tunelab.records.runs import Run
 from tunelab.training.finetune import finetune
@@ -58,8 +58,8 @@ def run(model: Path, shared_data: Path, tmp_path_factory: pytest.TempPathFactory
     return finetune(made(model, shared_data, tmp_path_factory.mktemp("real") / "run"))
 
 
-def test_its_flat_rows_are_its_own_in_every_dtype(model: Path) -> None:
-    check_flat_forward(load_model(str(model), dtype=torch.bfloat16))
+def test_its_packed_sequences_are_its_own_in_every_dtype(model: Path) -> None:
+    check_packed_forward(load_model(str(model), dtype=torch.bfloat16))
 
 
 def test_it_is_trained_in_bfloat16(run: Run) -> None:

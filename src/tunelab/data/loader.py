@@ -1,4 +1,4 @@
-"""From a table of tokenised rows to the flat batches of each step."""
+"""From a table of tokenized rows to the packed batches of each step."""
 
 from __future__ import annotations
 
@@ -90,13 +90,13 @@ class TokenTable:
 
 
 @dataclass(frozen=True)
-class FlatBatch:
-    """One packed sequence of a few rows, and what is to be predicted in it.
+class PackedBatch:
+    """One packed sequence of a few rows, and its targets.
 
     Args:
         input_ids: [tokens], int64.
         row_starts: [rows + 1], int64.
-        predicted_from: [targets], int64: places whose hidden state predicts a target, the token before it.
+        predicted_from: [targets], int64: places whose hidden state predicts a target (the token before it).
         labels: [targets], int64: the targets.
     """
 
@@ -105,14 +105,14 @@ class FlatBatch:
     predicted_from: torch.Tensor
     labels: torch.Tensor
 
-    def to(self, device: torch.device | str) -> FlatBatch:
-        return FlatBatch(
+    def to(self, device: torch.device | str) -> PackedBatch:
+        return PackedBatch(
             *(tensor.to(device) for tensor in (self.input_ids, self.row_starts, self.predicted_from, self.labels))
         )
 
 
-def flat_batch(table: TokenTable, rows: Sequence[int], loss_on: LossOn = "completion") -> FlatBatch:
-    """The flat batch of these rows of a table. The first token of a row is never a target: nothing predicts it."""
+def packed_batch(table: TokenTable, rows: Sequence[int], loss_on: LossOn = "completion") -> PackedBatch:
+    """The packed batch of these rows of a table. The first token of a row is never a target: nothing predicts it."""
     import torch
 
     parts = [table.row(row) for row in rows]
@@ -121,7 +121,7 @@ def flat_batch(table: TokenTable, rows: Sequence[int], loss_on: LossOn = "comple
     wanted = np.concatenate([mask if loss_on == "completion" else np.ones_like(mask) for _, mask in parts])
     wanted[starts[:-1]] = False
     targets = np.flatnonzero(wanted)
-    return FlatBatch(
+    return PackedBatch(
         input_ids=torch.from_numpy(input_ids),
         row_starts=torch.from_numpy(starts),
         predicted_from=torch.from_numpy(targets - 1),
@@ -131,7 +131,7 @@ def flat_batch(table: TokenTable, rows: Sequence[int], loss_on: LossOn = "comple
 
 @dataclass(frozen=True)
 class Step:
-    """One optimiser step: its rows, and how many targets and tokens they hold."""
+    """One optimizer step: its rows, and how many targets and tokens they hold."""
 
     rows: tuple[int, ...]
     targets: int
@@ -145,8 +145,8 @@ class TrainingPlan:
     Args:
         epochs: passes over the table, may be fractional; `steps` overrides it.
         batch_size, batch_tokens: exactly one is given.
-        micro_batch_tokens: tokens of one packed sequence at most (a micro-batch).
-        packing: False = one row a micro-batch.
+        micro_batch_tokens: maximum tokens of one packed sequence (a micro-batch).
+        packing: False = one row per micro-batch.
     """
 
     table: TokenTable
@@ -184,7 +184,7 @@ class TrainingPlan:
         return self._groups[epoch]
 
     def step(self, number: int) -> tuple[Step, float]:
-        """Step `number` (from 0), and the epoch as a fraction that is reached when it is done."""
+        """Step `number` (from 0), and the (fractional) epoch reached when it is done."""
         epoch = 0
         while number >= len(self._epoch(epoch)):
             number -= len(self._epoch(epoch))

@@ -1,4 +1,4 @@
-"""What every source gives and every template takes: a conversation, or a row that is tokenised already."""
+"""What every source gives and every template takes: a conversation, or a row that is already tokenized."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ Example = Conversation | PretokenizedRow
 
 
 def check_conversation(conversation: Conversation) -> Conversation:
-    """The conversation itself, if it can be trained on.
+    """The conversation itself, if it is valid.
 
     Raises:
-        BadRow: a role is unknown, a content is no string or empty, roles do not alternate, there is no assistant turn,
-            or the last turn is not the assistant's.
+        BadRow: a role is unknown, a content is not text or is empty, roles do not alternate, there is no assistant
+            turn, or the last turn is not the assistant's.
     """
     messages = conversation.messages
     for number, message in enumerate(messages, 1):
@@ -84,10 +84,10 @@ def check_conversation(conversation: Conversation) -> Conversation:
         raise BadRow("no assistant turn: there is nothing to learn from", "every conversation needs an answer")
     turns = [message.role for message in messages if message.role != "system"]
     if any(message.role == "system" for message in messages[1:]):
-        raise BadRow("a system turn stands after the first message", "a system turn is allowed only at the start")
+        raise BadRow("a system turn comes after the first message", "a system turn is allowed only at the start")
     expected = ["user", "assistant"] * ((len(turns) + 1) // 2)
     if turns != expected[: len(turns)]:
         raise BadRow(f"roles do not alternate user, assistant: {', '.join(turns)}")
     if turns[-1] != "assistant":
-        raise BadRow("the last turn is not the assistant's: there is no answer to it")
+        raise BadRow("the last turn is not the assistant's: it has no answer")
     return conversation

@@ -14,7 +14,7 @@ import numpy as np
 
 
 def pack_best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Rows to bins of at most `capacity` tokens by best-fit decreasing; gives lists of row indices.
+    """Rows to bins of at most `capacity` tokens by best-fit decreasing; returns lists of row indices.
 
     The longest row goes first, each to the fullest bin that still has room for it. Source: Johnson, Demers, Ullman,
     Garey, Graham 1974 (at most 11/9 of the optimal number of bins, plus 6/9).
@@ -48,7 +48,7 @@ def epoch_order(rows: int, *, seed: int, epoch: int) -> list[int]:
 def group_steps(
     order: Sequence[int], lengths: Sequence[int], *, batch_size: int | None, batch_tokens: int | None
 ) -> list[list[int]]:
-    """Rows in order, cut into steps of so many rows or at least so many tokens; the last may be smaller.
+    """Rows in order, cut into steps of a number of rows or at least a number of tokens; the last may be smaller.
 
     Exactly one of the two sizes is given.
     """
@@ -72,7 +72,7 @@ def group_steps(
 
 
 def divide_among_ranks(rows: Sequence[int], lengths: Sequence[int], ranks: int) -> list[list[int]]:
-    """A step's rows dealt to ranks so that tokens are about equal: longest first, each to the rank with the fewest."""
+    """Distribute a step's rows over ranks with about equal tokens: longest first, each to the rank with the fewest."""
     shares: list[list[int]] = [[] for _ in range(ranks)]
     loads = [0] * ranks
     for row in sorted(rows, key=lambda row: (-lengths[row], row)):

@@ -1,8 +1,8 @@
-"""Rows tokenised ahead of time, in a cache whose key covers everything that decides the tokens.
+"""Tokenized rows in a cache whose key covers everything that determines the tokens.
 
 The key is a hash of the data's own fingerprint, the template, the tokenizer, the settings, and the source code and
-libraries that tokenise. Change any of them and the key is another one: a stale entry can be left over, but it can
-never be read.
+libraries that tokenize. If any of them changes, so does the key: a stale entry can be left over, but it is
+never read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tunelab.files import cache_home, directory_written_atomically, recover_dire
 from tunelab.progress import Progress, silent
 from tunelab.version import __version__
 
-#: Source files whose change makes other tokens out of the same rows, or another form of what is stored.
+#: Source files that affect the tokens of the same rows, or the form of what is stored.
 TOKENISING_SOURCES = (
     "tokenize.py",
     "templates.py",
@@ -36,17 +36,17 @@ TOKENISING_SOURCES = (
     "prepared.py",
     "sources",
 )
-#: Libraries that turn text into tokens: another version may do it in another way.
+#: Libraries that turn text into tokens: another version may do it differently.
 TOKENISING_LIBRARIES = ("tokenizers", "transformers", "jinja2")
 MOST_SHOWN = 20
 
 
 @dataclass(frozen=True)
 class RowCounts:
-    """What became of the rows of one side (training or held-out). Nothing is lost without being counted here.
+    """What happened to the rows of one split (training or held-out). Every lost row is counted.
 
     Args:
-        lossy: rows with characters that the tokenizer cannot spell and leaves out, `lost_characters` in all.
+        lossy: rows with characters not in the vocabulary, which the tokenizer drops: `lost_characters` in all.
     """
 
     given: int
@@ -66,7 +66,7 @@ class SourceRecord:
     """Where rows came from, for the manifest.
 
     Args:
-        left_out: what the source leaves out on purpose -> how many (oasst1: deleted messages, other languages).
+        left_out: what the source skips on purpose -> how many (oasst1: deleted messages, other languages).
     """
 
     name: str
@@ -88,11 +88,11 @@ class Reference:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Tokenised training and held-out rows, and what is known of them.
+    """Tokenized training and held-out rows, and what is known about them.
 
     Args:
-        key: hash of all that decided the tokens; two equal keys mean equal tables.
-        bad_rows: "FILE row N: reason" of rows left out, in reading and in tokenising.
+        key: hash of everything that determines the tokens; two equal keys mean equal tables.
+        bad_rows: "FILE row N: reason" of rows that were skipped, in reading and in tokenizing.
         references: one for each held-out row.
     """
 
@@ -109,7 +109,7 @@ class PreparedData:
 
 
 def cache_directory() -> Path:
-    """Where prepared data lies: `prepared` in the cache (tunelab.files.cache_home)."""
+    """Directory of prepared data: `prepared` in the cache (tunelab.files.cache_home)."""
     return cache_home() / "prepared"
 
 
@@ -152,14 +152,14 @@ def prepare(
     bad_rows: Sequence[str] = (),
     progress: Progress = silent,
 ) -> PreparedData:
-    """Tokenise both sides.
+    """Tokenize both splits.
 
     Args:
         sources: where the rows came from.
-        bad_rows: those that reading has left out already; listed with the ones found here.
+        bad_rows: those that reading already skipped; listed with the ones found here.
 
     Raises:
-        DataError: rows that cannot be used and `on_bad_row` is error; or no training row is left.
+        DataError: rows cannot be used and `on_bad_row` is error; or no training row is left.
     """
     bad: list[str] = []
     total = len(train) + len(held_out)
@@ -175,13 +175,13 @@ def prepare(
         raise DataError(
             f"no training row is left: of {train_counts.given} rows {train_counts.dropped_too_long} are longer than "
             f"{max_length} tokens and {train_counts.bad} are bad" + (f"; the first: {bad[0]}" if bad else ""),
-            "raise data.max_length or set data.on_overflow=truncate; look at bad rows with `tunelab inspect`",
+            "raise data.max_length or set data.on_overflow=truncate; check bad rows with `tunelab inspect`",
         )
     if held_out and not held_out_rows:
         raise DataError(
             f"no held-out row is left: of {held_out_counts.given} rows {held_out_counts.dropped_too_long} are longer "
             f"than {max_length} tokens and {held_out_counts.bad} are bad",
-            "raise data.max_length, hold more rows out, or none (data.held_out=0)",
+            "raise data.max_length, hold out more rows, or none (data.held_out=0)",
         )
     return PreparedData(
         key=key,
@@ -197,7 +197,7 @@ def prepare(
 
 
 def store(data: PreparedData) -> Path:
-    """Write prepared data to the cache under its key; gives the directory."""
+    """Write prepared data to the cache under its key; returns the directory."""
     from safetensors.numpy import save_file
 
     folder = cache_directory() / data.key
@@ -218,7 +218,7 @@ def store(data: PreparedData) -> Path:
 
 
 def cached(key: str) -> PreparedData | None:
-    """Prepared data of this key from the cache; None where there is none."""
+    """Prepared data of this key from the cache; None if there is none."""
     from safetensors.numpy import load_file
 
     folder = cache_directory() / key
@@ -250,7 +250,7 @@ def _encode(
     done: int,
     total: int,
 ) -> tuple[list[EncodedRow], int]:
-    """Encoded rows and how many were dropped for their length; reasons of bad rows are added to `bad`."""
+    """Encoded rows, and how many were dropped for their length; appends reasons of bad rows to `bad`."""
     rows = []
     dropped = 0
     for number, example in enumerate(examples, done + 1):
@@ -261,7 +261,7 @@ def _encode(
             continue
         finally:
             if number % 100 == 0 or number == total:
-                progress("tokenising", number, total)
+                progress("tokenizing", number, total)
         if row is None:
             dropped += 1
         else:
@@ -289,5 +289,5 @@ def _bad_rows_error(bad: Sequence[str]) -> DataError:
     more = f"\n  and {len(bad) - MOST_SHOWN} more" if len(bad) > MOST_SHOWN else ""
     return DataError(
         f"{len(bad)} row{'s' if len(bad) != 1 else ''} cannot be used:\n{shown}{more}",
-        "repair them, or leave them out with data.on_bad_row=skip (they are counted and listed)",
+        "fix them, or skip them with data.on_bad_row=skip (they are counted and listed)",
     )

@@ -1,4 +1,4 @@
-"""What is asked of a model: texts, or the lines of a file, as turns that end with the user's."""
+"""Prompts for a model: texts, or the lines of a file, as turns that end with the user's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tunelab.data.sources import alpaca, messages, prompt_completion
 from tunelab.data.tables import file_rows
 from tunelab.errors import BadRow, DataError
 
-#: Stands where the answer will be while a prompt is read and rendered.
+#: Placeholder for the answer while a prompt is read and rendered.
 PLACEHOLDER = "a"
 EXPECTED = '{"prompt": "..."}, {"messages": [...]} or {"instruction": "...", "input": "..."}'
 MOST_SHOWN = 20
@@ -20,11 +20,11 @@ MOST_SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is asked: turns that end with the user's, and a name that the answer is stored under.
+    """One prompt: turns that end with the user's, and a name that the answer is stored under.
 
     Args:
         item: unique among the prompts of one file.
-        origin: where it stands ("prompts.jsonl line 3"), for messages about it.
+        origin: where it comes from ("prompts.jsonl line 3"), for messages about it.
     """
 
     item: str
@@ -33,14 +33,14 @@ class Prompt:
 
 
 def read_prompts(path: Path | str) -> list[Prompt]:
-    """The prompts of a JSON Lines file (or of any other file that tunelab reads rows from), one a line.
+    """The prompts of a JSON Lines file (or of any other file that tunelab reads rows from), one per line.
 
-    A line holds `prompt`, `messages`, or `instruction` with an optional `input`, each as in training data but without
-    its answer; other columns are not read. `id`, a text or a whole number, names the answer; else the line's number
+    A line has `prompt`, `messages`, or `instruction` with an optional `input`, each as in training data but without
+    its answer; other columns are not read. `id`, a string or an integer, names the answer; else the line number
     does.
 
     Raises:
-        DataError: the file cannot be read, holds no prompts, or has lines that cannot be used: all are named at once.
+        DataError: the file cannot be read, has no prompts, or has lines that cannot be used: all are listed at once.
     """
     path = Path(path)
     unit = "line" if {".jsonl", ".ndjson"} & set(path.suffixes) else "row"
@@ -55,7 +55,7 @@ def read_prompts(path: Path | str) -> list[Prompt]:
                 raise row
             prompt = Prompt(_item(row, number), _turns(row), origin)
             if prompt.item in places:
-                raise BadRow(f"id {prompt.item!r} stands at {places[prompt.item]} already")
+                raise BadRow(f"id {prompt.item!r} is already at {places[prompt.item]}")
         except BadRow as reason:
             bad.append(f"{origin}: {in_words(reason)}")
             continue
@@ -64,12 +64,12 @@ def read_prompts(path: Path | str) -> list[Prompt]:
     if bad:
         raise bad_prompts(bad, len(prompts) + len(bad))
     if not prompts:
-        raise DataError(f"{path}: the file holds no prompts", f"expected one a line: {EXPECTED}")
+        raise DataError(f"{path}: the file has no prompts", f"expected one per line: {EXPECTED}")
     return prompts
 
 
 def as_prompts(prompts: Sequence[str | Prompt]) -> list[Prompt]:
-    """Texts become prompts of one user turn, named by their place from 1.
+    """Prompts of one user turn from texts, named by their position from 1.
 
     Raises:
         DataError: a text is blank, or two prompts have one name.
@@ -92,9 +92,7 @@ def bad_prompts(bad: Sequence[str], of: int) -> DataError:
     """The error for prompts that cannot be used: "where: why" of each."""
     shown = "".join(f"\n  {line}" for line in bad[:MOST_SHOWN])
     more = f"\n  and {len(bad) - MOST_SHOWN:,} more" if len(bad) > MOST_SHOWN else ""
-    return DataError(
-        f"{len(bad):,} of {of:,} prompts cannot be used:{shown}{more}", "nothing was answered; repair them"
-    )
+    return DataError(f"{len(bad):,} of {of:,} prompts cannot be used:{shown}{more}", "nothing was generated; fix them")
 
 
 def in_words(reason: BadRow) -> str:
@@ -107,16 +105,16 @@ def _item(row: Mapping[str, Any], number: int) -> str:
     if value is None:
         return f"{number:06d}"
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise BadRow(f"'id' is {value!r}, expected a text or a whole number")
+        raise BadRow(f"'id' is {value!r}, expected a string or an integer")
     return str(value)
 
 
 def _turns(row: Mapping[str, Any]) -> tuple[Message, ...]:
-    """The turns before the answer, read by the very sources that read training data."""
+    """The turns before the answer, read by the same sources that read training data."""
     found = [name for name in ("prompt", "messages", "instruction") if name in row]
     if len(found) != 1:
         held = " and ".join(map(repr, found)) or f"has {', '.join(map(repr, row)) or 'no columns'}"
-        raise BadRow(f"expected {EXPECTED}; it {f'holds {held}' if found else held}")
+        raise BadRow(f"expected {EXPECTED}; it {f'has {held}' if found else held}")
     examples: list[Example]
     if found == ["prompt"]:
         examples = prompt_completion.examples({**row, "completion": PLACEHOLDER}, prompt_completion.Options())
@@ -130,7 +128,7 @@ def _turns(row: Mapping[str, Any]) -> tuple[Message, ...]:
 
 
 def _asking(turns: Any) -> Any:
-    """The turns with an answer to come; what is no list of turns is left for the source to refuse."""
+    """The turns with a placeholder answer; what is not a list of turns is left for the source to refuse."""
     if not isinstance(turns, list):
         return turns
     last = turns[-1] if turns else None

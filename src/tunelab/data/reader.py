@@ -1,4 +1,4 @@
-"""From a source's name, a local file or a hub data set to a list of Examples; every row not used is accounted for."""
+"""From a source's name, a local file or a hub dataset to a list of Examples; every unused row is accounted for."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ PARTS_OF_A_SOURCE = ("HUB", "LICENCE", "COLUMNS", "EXAMPLE", "Options", "example
 
 @dataclass(frozen=True)
 class LoadedSource:
-    """The examples of one source and what is known of them.
+    """The examples of one source and what is known about them.
 
     Args:
-        name: the source that read them; where `auto` was asked for, the one that it found.
+        name: the source that read them; with `auto`, the one that was detected.
         examples: in the order of the file.
         bad_rows: "FILE row N: reason", in the order of the file.
-        left_out: what the source leaves out on purpose -> how many (oasst1: deleted messages, other languages).
+        left_out: what the source skips on purpose -> how many (oasst1: deleted messages, other languages).
         rows_read: rows of the file, bad ones included.
-        origin: the file as it was given, or "owner/name@revision split".
+        origin: the file as given, or "owner/name@revision split".
         fingerprint: SHA-256 (hex) of the source's name, its options, the file's bytes or the hub's repository, revision
             and split, and every example made of them. Equal fingerprints mean equal examples.
         licence: of the hub data; of a local file only what is known.
@@ -82,21 +82,21 @@ def load_examples(
     subset: str | None = None,
     progress: Progress = silent,
 ) -> LoadedSource:
-    """Read every row of a source and make Examples of them.
+    """Read every row of a source and convert it to Examples.
 
     Args:
-        name: a source's name, the path of a .py file, or "auto": the format is told from the first row's columns.
-        path: a local file (.json, .jsonl, .ndjson, .csv, .tsv, also .gz; .parquet); None = the source's hub data set.
+        name: a source's name, the path of a .py file, or "auto": the format is detected from the first row's columns.
+        path: a local file (.json, .jsonl, .ndjson, .csv, .tsv, also .gz; .parquet); None = the source's hub dataset.
         revision: commit, tag or branch on the hub; None = the source's pinned commit, or else the newest.
         split: split on the hub; None = the source's own choice.
         options: the source's own settings.
-        on_bad_row: "error" reads all, then raises with the first 20; "skip" leaves bad rows out and lists them.
-        repository: any hub data set ("owner/name"), read by this source in place of its own.
+        on_bad_row: "error" reads all, then raises with the first 20; "skip" drops bad rows and lists them.
+        repository: any hub dataset ("owner/name"), read by this source instead of its own.
         subset: configuration of `repository`.
 
     Raises:
-        UsageError: no such source, a wrong option, or a combination of arguments that cannot be.
-        DataError: a file or data set cannot be read, its format is not known, it holds bad rows that may not be
+        UsageError: no such source, a wrong option, or arguments that conflict.
+        DataError: a file or dataset cannot be read, its format is unknown, it has bad rows that may not be
             skipped, or no row of it can be used.
     """
     module = None if name == "auto" else load_source(name)
@@ -134,19 +134,19 @@ def load_source(name: str) -> ModuleType:
     """The module of a source.
 
     Raises:
-        UsageError: there is none of that name, or a module of the user's own lacks a part of the contract.
+        UsageError: there is none with that name, or a user's own module lacks a part of the interface.
     """
     module = plugins.load(FOLDER, name)
     missing = [part for part in PARTS_OF_A_SOURCE if not hasattr(module, part)]
     if missing:
         raise UsageError(
-            f"source {name!r} lacks {', '.join(missing)}", "data/sources/_source.py says what a source is made of"
+            f"source {name!r} lacks {', '.join(missing)}", "data/sources/_source.py documents the parts of a source"
         )
     return module
 
 
 class _Counted:
-    """Rows passed on and counted, with a report every ROWS_PER_REPORT of them."""
+    """Pass rows on and count them, with progress every ROWS_PER_REPORT of them."""
 
     def __init__(self, rows: Iterable[NumberedRow], place: _Place, progress: Progress) -> None:
         self.seen = 0
@@ -163,7 +163,7 @@ class _Counted:
 def _refuse_with_path(path: Path, **asked: str | None) -> None:
     for key, value in asked.items():
         if value is not None:
-            raise UsageError(f"{key} {value!r} is for the hub, and path {path} is a local file", "give one of both")
+            raise UsageError(f"{key} {value!r} is for the hub, and path {path} is a local file", "give only one")
 
 
 def _hub_dataset(
@@ -174,25 +174,25 @@ def _hub_dataset(
     repository: str | None,
     subset: str | None,
 ) -> HubDataset:
-    """The hub data set that was asked for, or else the source's own. Raises UsageError where there is none."""
+    """The requested hub dataset, or else the source's own. Raises UsageError if there is none."""
     if repository is not None:
         return HubDataset(repository, revision, UNKNOWN_LICENCE, split or "train", subset)
     if subset is not None:
-        raise UsageError(f"subset {subset!r} needs the repository that it is of", "give repository as well")
+        raise UsageError(f"subset {subset!r} needs a repository", "set repository too")
     if module is None:
-        raise UsageError("source 'auto' needs a path: the format is told from the file", "give a path or a name")
+        raise UsageError("source 'auto' needs a path: the format is detected from the file", "give a path or a name")
     if module.HUB is None:
-        raise UsageError(f"source {name!r} is a format, not a data set: it needs a path", "give the path of your file")
+        raise UsageError(f"source {name!r} is a format, not a dataset: it needs a path", "give the path of your file")
     hub: HubDataset = module.HUB
     return replace(hub, revision=revision or hub.revision, split=split or hub.split)
 
 
 def _file_place(path: Path) -> _Place:
     rows = file_rows(path)
-    # The first row is asked for at once, so that a file that cannot be opened is told before it is hashed.
+    # Read the first row at once, so that a file that cannot be opened fails before it is hashed.
     first = next(rows, None)
     if first is None:
-        raise DataError(f"{path}: the file holds no rows", "is it the right file?")
+        raise DataError(f"{path}: the file has no rows", "is it the right file?")
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**20):
@@ -206,7 +206,7 @@ def _hub_place(hub: HubDataset) -> _Place:
     repository = f"{hub.repository}:{hub.subset}" if hub.subset else hub.repository
     origin = f"{repository}@{revision} {hub.split}"
     if not table.num_rows:
-        raise DataError(f"{origin}: the split holds no rows", "name another split")
+        raise DataError(f"{origin}: the split has no rows", "use another split")
     is_commit = len(revision) == 40
     label = f"{repository}@{revision[:8] if is_commit else revision} {hub.split}"
     return _Place(enumerate(iter(table), 1), origin, label, f"hub:{origin}", table.num_rows)
@@ -218,10 +218,10 @@ def _chained(first: NumberedRow, rest: Iterator[NumberedRow]) -> Iterator[Number
 
 
 def _detect(place: _Place) -> tuple[str, ModuleType, Iterator[NumberedRow]]:
-    """The source whose columns the first readable row has, and all rows, that one and those before it included.
+    """The source whose columns the first readable row has, and all rows, including that one and those before it.
 
-    Where the columns of one source are part of another's, the other fits better. Sources that share their conversion
-    (the Alpaca family) are one format, for which the first by name stands.
+    If the columns of one source are part of another's, the other fits better. Sources that share their conversion
+    (the Alpaca family) are one format, represented by the first name.
     """
     seen: list[NumberedRow] = []
     row: Row | None = None
@@ -233,7 +233,7 @@ def _detect(place: _Place) -> tuple[str, ModuleType, Iterator[NumberedRow]]:
     if row is None:
         shown = "\n".join(f"  {place.label} row {number}: {reason}" for number, reason in seen[:MOST_SHOWN])
         raise DataError(
-            f"{place.origin}: no row can be read, so that its format is not known\n{shown}", "is it the right file?"
+            f"{place.origin}: no row can be read, so its format is unknown\n{shown}", "is it the right file?"
         )
     fitting: list[tuple[str, ModuleType, frozenset[str]]] = []
     known = []
@@ -287,20 +287,20 @@ def _convert(module: ModuleType, rows: Iterable[NumberedRow], options: SourceOpt
         result.examples.extend(made)
         if left_out is not None:
             result.left_out.update(left_out(row, options))
-    # A source that gathers rows knows only in the end which of them are left over.
+    # A source that gathers rows knows only at the end which of them are left over.
     result.bad.sort(key=lambda entry: entry[0])
     return result
 
 
 def _finished(example: Example, origin: str) -> Example:
-    # Sources of the user's own may not have checked.
+    # Users' own sources may not have checked.
     if isinstance(example, Conversation):
         check_conversation(example)
     return replace(example, origin=origin)
 
 
 def _judge(origin: str, converted: _Converted, rows_read: int, on_bad_row: str) -> None:
-    """Raises DataError where bad rows are not to be skipped, or where nothing is left."""
+    """Raises DataError if bad rows may not be skipped, or if nothing is left."""
     bad = converted.bad
     listing = "".join(f"\n  {line}" for _, line in bad[:MOST_SHOWN])
     if len(bad) > MOST_SHOWN:
@@ -308,7 +308,7 @@ def _judge(origin: str, converted: _Converted, rows_read: int, on_bad_row: str) 
     if bad and on_bad_row == "error":
         raise DataError(
             f"{origin}: {len(bad):,} of {rows_read:,} rows cannot be used:{listing}",
-            "repair them, or leave them out with on_bad_row: skip (data.on_bad_row=skip)",
+            "fix them, or skip them with on_bad_row: skip (data.on_bad_row=skip)",
         )
     if not converted.examples:
         reasons = "".join(f"\n  left out: {count:,} {what}" for what, count in converted.left_out.items())
@@ -318,8 +318,8 @@ def _judge(origin: str, converted: _Converted, rows_read: int, on_bad_row: str) 
 
 
 def _fingerprint(name: str, options: SourceOptions, identity: str, examples: Sequence[Example]) -> str:
-    """See LoadedSource. The examples are part of it, so that a change in a source's code, or in what the hub's newest
-    revision is, never passes for the same data."""
+    """See LoadedSource. The examples are part of it, so that a change in a source's code, or of the hub's newest
+    revision, is never mistaken for the same data."""
     digest = hashlib.sha256()
     digest.update(json.dumps([name, options.model_dump(mode="json"), identity], sort_keys=True).encode())
     for example in examples:

@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 
 def sample(examples: Sequence[T], size: int, seed: int, purpose: str = "sample") -> list[T]:
-    """`size` examples without replacement, each subset equally likely, in the order in which they stand in `examples`.
+    """`size` examples without replacement, each subset equally likely, in the order of `examples`.
 
-    The order of the file is kept because the order of training is the loader's matter, not this one's. With one seed a
-    smaller sample is part of a larger one, so that 400 rows can be compared with the 800 that contain them.
+    The order of the file is kept because the loader decides the order of training. With one seed a smaller sample is
+    part of a larger one, so that 400 rows can be compared with the 800 that contain them.
 
     Args:
         purpose: another text gives an independent sample with the same seed.
@@ -32,10 +32,10 @@ def sample(examples: Sequence[T], size: int, seed: int, purpose: str = "sample")
         DataError: size is more than there are.
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise UsageError(f"size is {size!r}, expected a whole number from 1")
+        raise UsageError(f"size is {size!r}, expected a positive integer")
     if size > len(examples):
         raise DataError(
-            f"a sample of {size:,} was asked for, and there are {len(examples):,} examples", "ask for fewer"
+            f"a sample of {size:,} was requested, but there are {len(examples):,} examples", "request fewer"
         )
     chosen = _shuffled(range(len(examples)), seed, purpose)[:size]
     return [examples[index] for index in sorted(chosen)]
@@ -44,12 +44,12 @@ def sample(examples: Sequence[T], size: int, seed: int, purpose: str = "sample")
 def split_held_out(
     examples: Sequence[Example], held_out: int | float, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """Training and held-out examples, each in their order; a group (examples with one first prompt) is never divided.
+    """Training and held-out examples, each in order; a group (examples with the same first prompt) is never divided.
 
-    Groups are drawn in a seeded order; one that is larger than what is still missing is passed over. If after all of
-    them examples are still missing, the smallest group passed over is taken as well (and the smallest of all given
-    back if nothing is left to train on). So the held-out side has the number asked for, or, where groups do not add up
-    to it in this order, more by less than the size of its largest group.
+    Groups are drawn in a seeded order; one that is larger than what is still missing is skipped. If examples are still
+    missing after all of them, the smallest skipped group is taken as well (and the smallest of all is returned if
+    nothing is left to train on). So the held-out split has the requested size or, if groups do not add up to it in this
+    order, exceeds it by less than the size of its largest group.
 
     Args:
         held_out: an int is a number of examples; a float below 1 is a share of them, rounded to the nearest number, at
@@ -59,7 +59,7 @@ def split_held_out(
         (training, held out)
 
     Raises:
-        UsageError: held_out is negative, a float of 1 or more, or no number.
+        UsageError: held_out is negative, a float of 1 or more, or not a number.
         DataError: nothing would be left to train on, however the groups are divided.
     """
     wanted = _held_out_count(len(examples), held_out)
@@ -68,7 +68,7 @@ def split_held_out(
         groups.setdefault(example.group, []).append(index)
     if wanted >= len(examples) and wanted:
         raise DataError(
-            f"{wanted:,} held-out examples were asked for, of {len(examples):,}: nothing is left to train on",
+            f"{wanted:,} held-out examples requested of {len(examples):,}: nothing is left to train on",
             "hold out fewer",
         )
     chosen: set[int] = set()
@@ -82,12 +82,12 @@ def split_held_out(
         smallest: list[int] = min(passed_over, key=len)
         chosen.update(smallest)
     if len(chosen) == len(examples) and wanted:
-        # Everything was taken: the smallest group goes back, unless then too few were held out.
+        # Everything was taken: the smallest group is returned, unless too few would then be held out.
         smallest = min(groups.values(), key=len)
         if len(examples) - len(smallest) < wanted:
             raise DataError(
-                f"{wanted:,} held-out examples were asked for, of {len(examples):,} with {len(groups)} different "
-                "prompts; examples with one prompt stay on one side: nothing is left to train on",
+                f"{wanted:,} held-out examples requested of {len(examples):,} with {len(groups)} distinct "
+                "prompts; examples with the same prompt stay in one split: nothing is left to train on",
                 "hold out fewer, or add examples with other prompts",
             )
         chosen.difference_update(smallest)
@@ -98,17 +98,16 @@ def split_held_out(
 
 
 def mix(parts: Sequence[tuple[str, float | None, Sequence[T]]], size: int | None, seed: int) -> list[T]:
-    """One list out of several parts: (name, weight, examples). The parts follow each other as given, each in its order.
+    """Combine parts (name, weight, examples) into one list. The parts follow each other as given, each in its order.
 
     Weights are shares of rows: of `size` rows, a part with weight w gives size * w / (sum of weights), rounded by
-    largest remainder (of equal remainders the earlier part's is larger), drawn as by sample(). Without `size` the
-    total is the largest for which every part has enough. Without weights all parts are put together, and `size` is a
-    sample of that.
+    largest remainder (ties go to the earlier part), drawn as by sample(). Without `size` the total is the largest for
+    which every part has enough. Without weights all parts are concatenated, and `size` is a sample of that.
 
     Raises:
         UsageError: no parts, some have weights and some not, or a weight or size is not positive.
         DataError: a part is empty, too small for its share (names it, what it has and what it would need), or its share
-            comes to no row at all.
+            rounds to no row.
     """
     _check_parts(parts)
     weights = [weight for _, weight, _ in parts if weight is not None]
@@ -121,26 +120,26 @@ def mix(parts: Sequence[tuple[str, float | None, Sequence[T]]], size: int | None
         counts = _largest_counts(sizes, shares)
     else:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise UsageError(f"size is {size!r}, expected a whole number from 1")
+            raise UsageError(f"size is {size!r}, expected a positive integer")
         counts = largest_remainder(size, shares)
     mixed: list[T] = []
     for number, ((name, weight, examples), count) in enumerate(zip(parts, counts, strict=True)):
         if count > len(examples):
             raise DataError(
                 f"part {name!r} has {len(examples):,} examples; its weight {weight} needs {count:,} of {size:,} in all",
-                "lower its weight or the mixture's size, or leave size out: then the largest that fits is taken",
+                "lower its weight or the mixture's size, or omit size to take the largest that fits",
             )
         if count == 0:
             raise DataError(
-                f"part {name!r}: its weight {weight} comes to no row of {sum(counts):,}",
-                "raise its weight or the size, or leave the part out",
+                f"part {name!r}: its weight {weight} rounds to 0 rows of {sum(counts):,}",
+                "raise its weight or the size, or remove the part",
             )
         mixed += sample(examples, count, seed, f"part {number}")
     return mixed
 
 
 def largest_remainder(total: int, shares: Sequence[int]) -> list[int]:
-    """`total` divided in proportion to whole `shares`, as whole numbers that add up to it (Hamilton's method).
+    """`total` divided in proportion to integer `shares`, as integers that add up to it (Hamilton's method).
 
     Every number is its exact quota rounded up or down. Of equal remainders the earlier one is rounded up.
     """
@@ -167,29 +166,27 @@ def _held_out_count(total: int, held_out: int | float) -> int:
         return held_out
     if not held_out < 1:
         raise UsageError(
-            f"held_out is {held_out!r}: a share is below 1, and a number of rows is whole", "write 100 or 0.05"
+            f"held_out is {held_out!r}: a share must be below 1, a number of rows an integer", "write 100 or 0.05"
         )
-    # Fraction: the share is meant as it is written (0.05), not as its nearest binary number.
+    # Fraction: the share as written (0.05), not its nearest binary number.
     return max(1, math.floor(Fraction(repr(held_out)) * total + Fraction(1, 2))) if held_out else 0
 
 
 def _check_parts(parts: Sequence[tuple[str, float | None, Sequence[T]]]) -> None:
     if not parts:
-        raise UsageError("a mixture of no parts was asked for", "name at least one source")
+        raise UsageError("a mixture has no parts", "name at least one source")
     if len({weight is None for _, weight, _ in parts}) > 1:
         without = ", ".join(repr(name) for name, weight, _ in parts if weight is None)
         raise UsageError(f"some parts have weights, and {without} has none", "give every part a weight, or none")
     for name, weight, examples in parts:
         if weight is not None and not (math.isfinite(weight) and weight > 0):
-            raise UsageError(
-                f"part {name!r} has weight {weight}, expected a number above 0", "leave out a part not wanted"
-            )
+            raise UsageError(f"part {name!r} has weight {weight}, expected a number above 0", "remove unwanted parts")
         if not examples:
-            raise DataError(f"part {name!r} has no examples", "leave it out")
+            raise DataError(f"part {name!r} has no examples", "remove it")
 
 
 def _whole_weights(weights: Sequence[float]) -> list[int]:
-    """Whole numbers in exactly the proportion of the weights as they are written (0.7 : 0.2 : 0.1 is 7 : 2 : 1)."""
+    """Integers in exactly the proportion of the weights as written (0.7 : 0.2 : 0.1 is 7 : 2 : 1)."""
     exact = [Fraction(repr(float(weight))) for weight in weights]
     scale = math.lcm(*(value.denominator for value in exact))
     return [int(value * scale) for value in exact]

@@ -1,9 +1,9 @@
-"""Numbered rows of a local file or a hub data set: the one code path that every source reads through.
+"""Numbered rows of a local file or a hub dataset: the one code path that every source reads through.
 
 A row that cannot be read is given as a BadRow in its place, so that the rest of the file can still be used. What
 makes the whole file unusable is a DataError.
 
-Row numbers count from 1: the line number in jsonl, the place in the list in json, the record after the header in csv
+Row numbers count from 1: the line number in jsonl, the position in the list in json, the record after the header in csv
 and tsv, the row in parquet and on the hub.
 """
 
@@ -26,7 +26,7 @@ from tunelab.errors import BadRow, DataError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# \ud800 to \udfff in JSON is half of a character: alone it cannot be encoded again, and tokenizers fail on it.
+# \ud800 to \udfff in JSON is half of a surrogate pair: alone it cannot be encoded, and tokenizers fail on it.
 HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 CSV_FIELD_LIMIT = 2**31 - 1
 
@@ -35,30 +35,30 @@ def file_rows(path: Path) -> Iterator[NumberedRow]:
     """Rows of a .json, .jsonl, .ndjson, .csv, .tsv (each also .gz) or .parquet file.
 
     Raises:
-        DataError: no such file, a directory, an unknown ending, a file that cannot be read to its end, or (json) that
-            is no list of rows; (csv) without a header or with two columns of one name.
+        DataError: no such file, a directory, an unknown extension, a file that cannot be read completely, or (json)
+            that is not a list of rows; (csv) without a header or with two columns of one name.
     """
     if path.is_dir():
         found = sorted(file.name for file in path.iterdir() if file.is_file() and _reader(file) is not None)
         raise DataError(
-            f"{path}: is a directory, expected one data file",
-            f"give one of its files: {', '.join(found[:5])}" if found else f"known endings: {_endings()}",
+            f"{path}: is a directory, expected a data file",
+            f"give one of its files: {', '.join(found[:5])}" if found else f"known extensions: {_endings()}",
         )
     if not path.is_file():
         raise DataError(f"{path}: no such file", "check the path; it is relative to the working directory")
     reader = _reader(path)
     if reader is None:
-        raise DataError(f"{path}: unknown kind of file {path.suffix!r}", f"known endings: {_endings()}")
+        raise DataError(f"{path}: unknown file type {path.suffix!r}", f"known extensions: {_endings()}")
     try:
         yield from reader(path)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{path}: cannot be read to its end: {error}", "check its permissions; a broken .gz must be fetched again"
+            f"{path}: cannot be read: {error}", "check its permissions; download a broken .gz again"
         ) from error
 
 
 def hub_table(hub: HubDataset, revision: str | None, split: str) -> Dataset:
-    """A split of a hub data set, downloaded or from the cache.
+    """A split of a hub dataset, downloaded or from the cache.
 
     Raises:
         DataError: offline and not in the cache, missing, gated, or no such revision or split; says what to do.
@@ -69,16 +69,14 @@ def hub_table(hub: HubDataset, revision: str | None, split: str) -> Dataset:
     hint = "give a local copy with `path`"
     if Path(hub.repository).exists():
         # load_dataset would read the folder, and the run would claim to have read the hub.
-        raise DataError(
-            f"{where}: a folder of that name is here as well", "work in another directory, or rename the folder"
-        )
+        raise DataError(f"{where}: a local folder has the same name", "run in another directory, or rename the folder")
     try:
         with _no_progress_bars():
             table = datasets.load_dataset(hub.repository, hub.subset, revision=revision, split=split)
     except datasets.exceptions.DatasetNotFoundError as error:
         if "gated" in str(error):
-            message = f"{where}: is gated: its owner asks you to accept terms first"
-            hint = f"accept them at its page on the hub, log in with `hf auth login`, or {hint}"
+            message = f"{where}: is gated: you must accept its terms first"
+            hint = f"accept them on its hub page, log in with `hf auth login`, or {hint}"
         else:
             message = f"{where}: not found: {_first_line(error)}"
             hint = f"check name and revision; if it is private, log in with `hf auth login`; or {hint}"
@@ -103,7 +101,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """The library is silent: `datasets` draws no bars of its own meanwhile."""
+    """The library is silent: `datasets` shows no progress bars of its own meanwhile."""
     import datasets
 
     shown = datasets.is_progress_bar_enabled()
@@ -128,7 +126,7 @@ def _reader(path: Path) -> Callable[[Path], Iterator[NumberedRow]] | None:
 
 
 def _open(path: Path) -> IO[bytes]:
-    # GzipFile is no IO[bytes] to the type checker, but behaves as one.
+    # GzipFile is not an IO[bytes] to the type checker, but behaves like one.
     return cast("IO[bytes]", gzip.open(path)) if path.name.lower().endswith(".gz") else open(path, "rb")
 
 
@@ -137,7 +135,7 @@ def _json_rows(path: Path) -> Iterator[NumberedRow]:
         data = file.read().removeprefix(b"\xef\xbb\xbf")
     if not data.strip():
         return
-    # Bytes that are no UTF-8 are carried through the parser, so that only the rows that hold them are bad.
+    # Invalid UTF-8 is carried through the parser, so that only the rows that contain it are bad.
     try:
         content, suspicious = data.decode(), HALF_CHARACTER.search(data) is not None
     except UnicodeDecodeError:
@@ -147,17 +145,17 @@ def _json_rows(path: Path) -> Iterator[NumberedRow]:
     except json.JSONDecodeError as error:
         lines = error.msg == "Extra data"
         raise DataError(
-            f"{path}: line {error.lineno}, column {error.colno}: no JSON: {error.msg}",
-            "one object a line is .jsonl: rename the file"
+            f"{path}: line {error.lineno}, column {error.colno}: invalid JSON: {error.msg}",
+            "one object per line is .jsonl: rename the file"
             if lines
-            else "repair it, or write one object a line (.jsonl), where broken lines can be skipped",
+            else "fix it, or write one object per line (.jsonl), where bad lines can be skipped",
         ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON: {error}", "is it a list of plain rows?") from None
     if isinstance(rows, dict) and isinstance(rows.get("data"), list):
         rows = rows["data"]
     if not isinstance(rows, list):
-        raise DataError(f"{path}: holds {kind_of(rows)}, expected a list of rows", 'or an object {"data": [rows]}')
+        raise DataError(f"{path}: contains {kind_of(rows)}, expected a list of rows", 'or an object {"data": [rows]}')
     for number, row in enumerate(rows, 1):
         yield number, _as_row(row, suspicious)
 
@@ -167,7 +165,7 @@ def _json_line_rows(path: Path) -> Iterator[NumberedRow]:
         for number, line in enumerate(file, 1):
             line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if line.strip():
-                # Without its end, so that a column is never counted in the line after.
+                # Without the line end, so that a column is never counted on the next line.
                 yield number, _json_line_row(line.rstrip())
 
 
@@ -185,14 +183,14 @@ def _json_line_row(line: bytes) -> dict[str, Any] | BadRow:
 
 
 def _as_row(row: Any, suspicious: bool) -> dict[str, Any] | BadRow:
-    """The row itself where it is an object and, if there is reason to look, whole UTF-8."""
+    """The row itself if it is an object and, where that is in doubt, valid UTF-8."""
     if not isinstance(row, dict):
         return BadRow(f"the row is {kind_of(row)}, expected an object")
     if suspicious:
         try:
             json.dumps(row, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            return BadRow("invalid UTF-8: a text holds bytes that are no character, or half of a \\ud800 pair")
+            return BadRow("invalid UTF-8: a text has invalid bytes, or half of a \\ud800 pair")
     return row
 
 
@@ -205,10 +203,10 @@ def _tsv_rows(path: Path) -> Iterator[NumberedRow]:
 
 
 def _delimited_rows(path: Path, delimiter: str) -> Iterator[NumberedRow]:
-    """Cells as text with no conversion ("None", "NA" and "1" are these texts); double quotes as RFC 4180 has them."""
+    """Cells as text without conversion ("None", "NA" and "1" are these texts); double quotes as in RFC 4180."""
     with _open(path) as file:
         data = file.read().removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
-    # The limit belongs to the process: it is put back, also where the caller stops reading early.
+    # The limit is the process's: it is restored, even if the caller stops reading early.
     limit = csv.field_size_limit(CSV_FIELD_LIMIT)
     try:
         records = csv.reader(io.StringIO(data, newline=""), delimiter=delimiter, strict=True)
@@ -258,7 +256,7 @@ def _parquet_rows(path: Path) -> Iterator[NumberedRow]:
                 yield from enumerate(_batch_rows(batch), first)
                 first += batch.num_rows
     except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path}: no parquet file: {error}", "is it complete, and is its ending right?") from error
+        raise DataError(f"{path}: not a parquet file: {error}", "is it complete, with the right extension?") from error
 
 
 def _batch_rows(batch: Any) -> list[dict[str, Any] | BadRow]:
@@ -266,7 +264,7 @@ def _batch_rows(batch: Any) -> list[dict[str, Any] | BadRow]:
         rows: list[dict[str, Any] | BadRow] = batch.to_pylist()
         return rows
     except UnicodeDecodeError:
-        # One text spoils the batch: read it row by row to find which.
+        # One bad text fails the batch: read it row by row to find which.
         return [_single_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
 
 

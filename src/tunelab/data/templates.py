@@ -1,10 +1,10 @@
-"""How a conversation becomes text, and where in that text the answers lie.
+"""How a conversation becomes text, and where the answers are in that text.
 
-A template gives sections. A section is text in segments, each marked as answer or not; it is tokenised as one text,
-and a section of a text template ends with an end-of-sequence token that closes the answer. So the place of every answer
-is known from the template itself, never guessed from the length of a prefix that was rendered again.
+A template gives sections. A section is text in segments, each marked as answer or not; it is tokenized as one text,
+and a section of a text template ends with an end-of-sequence token that closes the answer. So the template itself says
+where every answer is; this is never guessed from the length of a prefix that was rendered again.
 
-    alpaca           Stanford's two wordings, with and without input (Taori et al. 2023)
+    alpaca           Stanford's two prompts, with and without input (Taori et al. 2023)
     alpaca-short     one system line in both cases
     plain            `Instruction: / Input: / Response:`
     human-assistant  `### Human:` / `### Assistant:`
@@ -33,7 +33,7 @@ ALPACA_WITHOUT_INPUT = (
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of text; `is_answer` = its tokens are what the model learns to say."""
+    """A stretch of text; `is_answer` = its tokens are in the loss."""
 
     text: str
     is_answer: bool
@@ -41,7 +41,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Text that is tokenised as one; `ends_with_eos` adds the tokenizer's end-of-sequence token, an answer's last."""
+    """Text that is tokenized as one; `ends_with_eos` adds the tokenizer's end-of-sequence token, an answer's last."""
 
     segments: tuple[Segment, ...]
     ends_with_eos: bool
@@ -49,16 +49,16 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class TextTemplate:
-    """A template made of plain text: a preamble, then for each exchange the user's turn, the answer, end of sequence.
+    """A template of plain text: a preamble, then for each exchange the user's turn, the answer, end of sequence.
 
     Args:
-        preamble: system line where the first turn has no input; a conversation's own system turn replaces it.
-        preamble_with_input: system line where the first turn has an input.
+        preamble: system line if the first turn has no input; a conversation's own system turn replaces it.
+        preamble_with_input: system line if the first turn has an input.
         turn: the user's turn with `{content}`, up to where the answer begins.
         turn_with_input: the same with `{content}` and `{input}`.
         answer: the answer with `{content}`. A space before it belongs here, not to the turn: tokenizers join a space
             to the word that follows.
-        between: what stands between a closed answer and the next turn.
+        between: the text between a closed answer and the next turn.
     """
 
     name: str
@@ -133,7 +133,7 @@ NAMES = (*TEXT_TEMPLATES, "chat")
 
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
-    """A tokenizer's chat template. Answers are found by rendering once more with marks in their place.
+    """A tokenizer's chat template. Answers are found by rendering again with marks in their place.
 
     A mark is made of private-use characters, so that the text around it is the template's own. The real text must then
     equal those pieces with the answers between them, or the row is refused.
@@ -168,14 +168,14 @@ class ChatTemplate:
                 self._check_turns_are_there(turns, real)
                 return (self._section(pieces, shown),)
         raise BadRow(
-            "the chat template changes the answers' text, so that their place is not certain", "use a text template"
+            "the chat template changes the answers' text, so their position is uncertain", "use a text template"
         )
 
     def closer(self, piece: str, *, is_last: bool) -> str:
-        """What closes an answer: the special token right behind it, and at the end of the text all that follow.
+        """What closes an answer: the special token right after it, and at the end of the text all that follow.
 
         Args:
-            piece: the template's own text behind the answer.
+            piece: the template's own text after the answer.
         """
         special = "|".join(re.escape(token) for token in sorted(self.special_tokens, key=len, reverse=True))
         one = f"\\s*(?:{special})"
@@ -236,11 +236,11 @@ def _interleaved(pieces: Sequence[str], answers: Sequence[str]) -> str:
 
 
 def get_template(name: str, tokenizer: Any, chat_template: str | None = None) -> Template:
-    """The template of this name; `tokenizer` and `chat_template` (Jinja source) matter to "chat" alone.
+    """The template of this name; `tokenizer` and `chat_template` (Jinja source) matter only to "chat".
 
     Raises:
         UsageError: no template has this name.
-        ModelError: "chat" is asked for, but the tokenizer has no chat template and none is given.
+        ModelError: "chat" is requested, but the tokenizer has no chat template and none is given.
     """
     if name in TEXT_TEMPLATES:
         return TEXT_TEMPLATES[name]

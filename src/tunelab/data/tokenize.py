@@ -1,10 +1,10 @@
 """Text to token ids, with an exact mask of the tokens that belong to answers.
 
-A section is tokenised whole, and the tokenizer's character offsets tell which tokens lie in an answer. Checked both
-ways: every answer token covers answer text only, and every character of an answer is covered by answer tokens. Where a
-token spans the border, or where the tokenizer cannot spell every text (its offsets then mean little), each segment is
-tokenised as a continuation of the one before; the tokens must still spell what they spell together, or the row is
-refused.
+A section is tokenized whole, and the tokenizer's character offsets say which tokens are in an answer. Checked both
+ways: every answer token covers only answer text, and every character of an answer is covered by answer tokens. If a
+token spans the boundary, or if the vocabulary does not cover every text (offsets then mean little), each segment is
+tokenized as a continuation of the one before; the tokens must still decode to what they decode to together, or the row
+is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tunelab.data.messages import Conversation, Example, Message, PretokenizedRo
 from tunelab.data.templates import ChatTemplate, Section, Segment, Template
 from tunelab.errors import BadRow, ModelError
 
-#: Characters behind which a continuation is tokenised; the first that stays a token of its own is taken.
+#: Characters after which a continuation is tokenized; the first that stays a separate token is used.
 GUARDS = ("\n", ".", "a", "0", ")")
 
 Ids = npt.NDArray[np.int32]
@@ -35,8 +35,8 @@ class EncodedRow:
         input_ids: [tokens].
         answer_mask: [tokens], True where a token belongs to an answer (its end-of-sequence token included).
         reference: text of the last answer that the row holds, uncut.
-        truncated: the row was cut at `max_length`; an answer that the cut goes through has no end-of-sequence token.
-        lost_characters: characters of the text that the tokenizer cannot spell and leaves out; 0 with most tokenizers.
+        truncated: the row was cut at `max_length`; an answer that is cut has no end-of-sequence token.
+        lost_characters: characters that are not in the vocabulary and dropped; 0 with most tokenizers.
         earlier_answers: text of the answers before the last; one of these is the reference where a cut takes the last.
     """
 
@@ -50,7 +50,7 @@ class EncodedRow:
 
     @property
     def prompt_length(self) -> int:
-        """Tokens before the last answer that the row holds: exactly what a model is given to answer."""
+        """Tokens before the last answer of the row: exactly what a model is prompted with."""
         return answer_runs(self.answer_mask)[-1][0]
 
 
@@ -62,7 +62,7 @@ class RowEncoder:
         template: from tunelab.data.templates.get_template.
 
     Raises:
-        ModelError: the tokenizer has no end-of-sequence token, which a text template closes answers with.
+        ModelError: the tokenizer has no end-of-sequence token, with which a text template closes answers.
     """
 
     def __init__(self, tokenizer: Any, template: Template) -> None:
@@ -82,7 +82,7 @@ class RowEncoder:
         """One example as a row.
 
         Raises:
-            BadRow: no token would be a target, a token cannot be told to lie in or out of an answer, or ids do not fit.
+            BadRow: no token would be a target, it is unclear whether a token is in an answer, or ids do not fit.
         """
         if isinstance(example, PretokenizedRow):
             return self._pretokenized(example)
@@ -109,10 +109,10 @@ class RowEncoder:
         return _with_targets(row)
 
     def fit(self, row: EncodedRow, max_length: int, on_overflow: Literal["drop", "truncate"]) -> EncodedRow | None:
-        """The row itself where it has at most `max_length` tokens; else None (drop), or its first tokens (truncate).
+        """The row itself if it has at most `max_length` tokens; else None (drop), or its first tokens (truncate).
 
         A row that would keep no target is dropped as well. A cut answer has no end-of-sequence target, since it does
-        not end there. Where the cut takes the last answer, the one before becomes the row's last, and its reference.
+        not end there. If the cut removes the last answer, the one before becomes the row's last, and its reference.
         """
         if len(row.input_ids) <= max_length:
             return row
@@ -151,13 +151,13 @@ class RowEncoder:
             return_offsets_mapping=True,
             return_attention_mask=False,
             split_special_tokens=not self.template.parses_special_tokens,
-            verbose=False,  # a text longer than the model's window is counted and reported by the caller
+            verbose=False,  # the caller counts and reports texts longer than the context window
         )
 
     def _answer_tokens(
         self, text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
     ) -> list[bool] | None:
-        """For each token whether it lies in an answer; None where one spans a border.
+        """For each token whether it is in an answer; None if one spans a boundary.
 
         Raises:
             BadRow: a character of an answer is in no token.
@@ -165,7 +165,7 @@ class RowEncoder:
         mask = []
         covered = bytearray(len(text))
         for id, (start, end) in zip(ids, offsets, strict=True):
-            if id in self.special_ids:  # one that strips the white space around it claims that too: look at its core
+            if id in self.special_ids:  # its offsets may include white space that it strips: use the core
                 core = text[start:end].strip()
                 start = text.index(core, start, end)
                 end = start + len(core)
@@ -185,10 +185,10 @@ class RowEncoder:
         return mask
 
     def _encode_continued(self, segments: Sequence[Segment], text: str) -> tuple[list[int], list[bool]]:
-        """Tokens of each segment as it goes on from the one before; no token spans a border then.
+        """Tokens of each segment as a continuation of the one before, so that no token spans a boundary.
 
         Raises:
-            BadRow: together they do not spell what the text as a whole spells.
+            BadRow: together they do not decode to what the text as a whole decodes to.
         """
         ids: list[int] = []
         mask: list[bool] = []
@@ -203,10 +203,10 @@ class RowEncoder:
         return ids, mask
 
     def _continuation(self, before: str, text: str) -> list[int]:
-        """Tokens of `text` where it follows other text, without the space that some tokenizers put before a beginning.
+        """Tokens of `text` after other text, without the space that some tokenizers put at the beginning.
 
-        It is tokenised behind a guard that stays a token of its own, and the guard's tokens are taken off again: the
-        special token before it, where there is one, else one of a few characters.
+        It is tokenized after a guard that stays a separate token, and the guard's tokens are removed again: the
+        special token before it, if there is one, else one of a few characters.
         """
         if not before:
             return list(self._tokenize(text)["input_ids"])
@@ -234,7 +234,7 @@ class RowEncoder:
         if largest > self.largest_id:
             raise BadRow(
                 f"input_ids holds {largest}, but the tokenizer's largest id is {self.largest_id}",
-                "tokenise with the model's own tokenizer",
+                "tokenize with the model's own tokenizer",
             )
         ids = np.asarray(row.input_ids, dtype=np.int32)
         mask = np.asarray([True] * len(ids) if row.completion_mask is None else row.completion_mask, dtype=np.bool_)
@@ -245,13 +245,13 @@ class RowEncoder:
 
 
 def answer_runs(mask: Mask) -> list[tuple[int, int]]:
-    """Stretches [start, end) of an answer mask, one an answer: between two answers there always is a turn."""
+    """Runs [start, end) of an answer mask, one per answer: between two answers there is always a turn."""
     borders = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
     return [(int(start), int(end)) for start, end in borders.reshape(-1, 2)]
 
 
 def spells_everything(tokenizer: Any) -> bool:
-    """Whether the tokenizer can write any text: printable ASCII and a few other characters survive the way back."""
+    """Whether the vocabulary covers any text: printable ASCII and a few other characters survive a round trip."""
     probe = "a" + "a".join(chr(code) for code in range(33, 127)) + "a\ta\na \u00e9 \u20ac \u4e2d \U0001f600 a"
     ids = tokenizer(probe, add_special_tokens=False)["input_ids"]
     return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)).strip() == probe
@@ -279,7 +279,7 @@ def _answer_spans(segments: Sequence[Segment]) -> list[tuple[int, int]]:
 
 
 def _with_targets(row: EncodedRow) -> EncodedRow:
-    """The row, if at least one token can be a target (the first token of a row has nothing to be predicted from)."""
+    """The row, if at least one token can be a target (nothing predicts the first token of a row)."""
     if not row.answer_mask[1:].any():
         raise BadRow("zero target tokens: no token of the row belongs to an answer")
     return row
@@ -287,6 +287,6 @@ def _with_targets(row: EncodedRow) -> EncodedRow:
 
 def _border_error() -> BadRow:
     return BadRow(
-        "a token spans the border between prompt and answer, and cannot be split",
+        "a token spans the boundary between prompt and answer, and cannot be split",
         "remove white space at the start of the answer, or use another template",
     )

@@ -123,9 +123,9 @@ def choice_likelihoods(
         ModelError: a question is longer than the model's context, a log-probability is not finite, or the
             architecture does not support packed sequences.
     """
-    from tunelab.models.structure import check_flat_forward
+    from tunelab.models.structure import check_packed_forward
 
-    check_flat_forward(model)
+    check_packed_forward(model)
     _check_lengths(questions, context_length(model))
     done = 0
     for group in _groups(questions, longrope_border(model), share_prefixes):

@@ -80,7 +80,7 @@ def answer_distributions(model: nn.Module, rows: Sequence[Row]) -> AnswerDistrib
     import torch
 
     from tunelab.inference.engine import evaluation_mode
-    from tunelab.models.forward import flat_attention, flat_hidden_states, output_head, underlying
+    from tunelab.models.forward import output_head, packed_attention, packed_hidden_states, underlying
 
     device = underlying(model).get_input_embeddings().weight.device
     head, most = output_head(model), MOST_TOKENS
@@ -92,8 +92,8 @@ def answer_distributions(model: nn.Module, rows: Sequence[Row]) -> AnswerDistrib
             if not places:
                 continue
             row = torch.tensor(list(ids), device=device)
-            with flat_attention(model):
-                hidden = flat_hidden_states(model, row, torch.tensor([0, len(row)], device=device))
+            with packed_attention(model):
+                hidden = packed_hidden_states(model, row, torch.tensor([0, len(row)], device=device))
             logits = head(hidden[places]).float()  # [answer tokens, vocabulary]
             most = min(most, MOST_BYTES // (4 * logits.shape[1])) - len(places) if not kept else most - len(places)
             kept.append(torch.log_softmax(logits, dim=-1).cpu())

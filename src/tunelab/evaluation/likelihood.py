@@ -109,7 +109,7 @@ def _batches(lengths: Sequence[int], micro_batch_tokens: int, alone_above: int |
 def _score_batch(model: nn.Module, rows: Sequence[Row], batch: Sequence[int]) -> list[RowLikelihood]:
     import torch
 
-    from tunelab.models.forward import flat_attention, flat_hidden_states, underlying
+    from tunelab.models.forward import packed_attention, packed_hidden_states, underlying
 
     base: Any = underlying(model)
     device = base.get_input_embeddings().weight.device
@@ -118,8 +118,8 @@ def _score_batch(model: nn.Module, rows: Sequence[Row], batch: Sequence[int]) ->
     for index in batch:
         starts.append(starts[-1] + len(rows[index][0]))
     with evaluation_mode(model), torch.no_grad():
-        with flat_attention(model):
-            hidden = flat_hidden_states(model, ids, torch.tensor(starts, device=device))  # [tokens, hidden]
+        with packed_attention(model):
+            hidden = packed_hidden_states(model, ids, torch.tensor(starts, device=device))  # [tokens, hidden]
         losses = _token_losses(model, hidden, ids)  # [tokens - 1]: index i is the loss of token i + 1
     result = []
     for index, start, end in zip(batch, starts, starts[1:], strict=False):

@@ -1,10 +1,10 @@
-"""Answers to tokenised prompts: many rows at once, each with its own end, new rows admitted as others finish.
+"""Answers to tokenized prompts by continuous batching: many rows at once, new ones admitted as others finish.
 
-A model's own `generation_config` (temperature, maximum length, forced tokens, ...) plays no part: what is asked for
-here is all that decides. A row's answer does not depend on the rows beside it, up to the rounding of the dtype.
+A model's own `generation_config` (temperature, maximum length, forced tokens, ...) is ignored: only the arguments here
+decide. A row's answer does not depend on the other rows of its batch, up to the rounding of the dtype.
 
-Prompts are run without padding, end to end (models/key_value_cache.py). After that each step runs one token of every
-row; a row that ends leaves at once, and the next prompt takes its slot.
+Prompts run without padding, end to end (models/key_value_cache.py). After that each step runs one token of every row; a
+row that ends leaves at once, and the next prompt takes its slot.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from tunelab.models.key_value_cache import KeyValueCache
-    from tunelab.models.packed_weights import PackedWeights
+    from tunelab.models.onednn_weights import OneDnnWeights
 
 StopReason = Literal["stop", "length", "context"]
 
-#: Rows in a group, in batches: rows are exchanged within a group only, so that a group can be computed again alone.
+#: Size of a group, in batches: rows share slots only within a group, so that a group can be computed again alone.
 BATCHES_PER_GROUP = 8
 
-#: Slots grow in steps of this many tokens: fewer widths, fewer times that the cache is laid out anew.
+#: Slots grow in steps of this many tokens: fewer widths, so that the cache is laid out again less often.
 WIDTH_STEP = 64
 
 _checked: WeakSet[nn.Module] = WeakSet()
-_packed: WeakKeyDictionary[nn.Module, PackedWeights] = WeakKeyDictionary()
+_onednn_weights: WeakKeyDictionary[nn.Module, OneDnnWeights] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,11 @@ class Generation:
     """The answer to one prompt.
 
     Attributes:
-        index: the prompt's place in the sequence that was given.
-        token_ids: the answer, without the stop token that ended it; with all tokens of a stop string that did.
-        text: the answer decoded, special tokens left out, cut before a stop string.
-        stop_reason: "stop" = a stop token or stop string came; "length" = max_new_tokens were made; "context" = the
-            model's context was full before either, so that the answer is shorter than was asked for.
+        index: the prompt's place in the given sequence.
+        token_ids: the answer, without the stop token that ended it; with all tokens of a stop string that ended it.
+        text: the answer decoded, without special tokens, cut before a stop string.
+        stop_reason: "stop" = a stop token or stop string; "length" = max_new_tokens were generated; "context" = the
+            model's context was full before either, so that the answer is shorter than requested.
         prompt_tokens: length of the prompt.
     """
 
@@ -60,7 +60,7 @@ class Generation:
 
 @dataclass(slots=True)
 class _Row:
-    """A row that is being continued."""
+    """A row that is being generated."""
 
     index: int
     prompt: Sequence[int]
@@ -85,27 +85,27 @@ def generate(
     micro_batch_tokens: int = 4096,
     skip: Collection[int] = (),
 ) -> Iterator[Generation]:
-    """The continuation of each prompt, each with its index, in the order in which they end; longest rows first.
+    """The continuation of each prompt, with its index, in the order in which they end; longest rows first.
 
-    Rows are computed in groups that depend on all prompts and on micro_batch_tokens, never on `skip`: a run that was
-    stopped and goes on with what is missing computes its answers just as an uninterrupted run does.
+    Rows are computed in groups that depend on all prompts and on micro_batch_tokens, never on `skip`: a stopped run
+    that resumes with what is missing computes its answers exactly as an uninterrupted run does.
 
     Args:
         model: a causal language model of transformers, or PEFT's wrapper of one; in evaluation mode meanwhile.
         tokenizer: decodes the answers; its padding settings are not used.
         prompts: token ids of each prompt, at least one token each.
         stop_token_ids: an answer ends before the first of these; none = only length and stop strings end it.
-        micro_batch_tokens: tokens that the cache holds at most, prompts and room for the answers; a prompt that alone
-            needs more is run alone.
-        skip: indices that are not wanted; a group is not run when all of it is skipped.
+        micro_batch_tokens: maximum tokens in the cache, prompts and room for the answers; a prompt that alone needs
+            more runs alone.
+        skip: indices to skip; a group is not run if all of it is skipped.
 
     Raises:
         ModelError: a prompt is empty, or fills the model's context and leaves no room for an answer; or the
             architecture cannot be run this way.
     """
-    from tunelab.models.packed_weights import PackedWeights
+    from tunelab.models.onednn_weights import OneDnnWeights
 
-    packed: PackedWeights | None = None
+    weights: OneDnnWeights | None = None
     context = context_length(model)
     room = _room(prompts, decoding.max_new_tokens, context)
     border = longrope_border(model)
@@ -114,8 +114,8 @@ def generate(
         if all(index in skip for index in group):
             continue
         waiting = [_new_row(index, prompts[index], room[index], decoding, tokenizer, False) for index in group]
-        packed = packed or PackedWeights(model)
-        batch = _Batch(model, packed, waiting, decoding, stop_token_ids, micro_batch_tokens, border)
+        weights = weights or OneDnnWeights(model)
+        batch = _Batch(model, weights, waiting, decoding, stop_token_ids, micro_batch_tokens, border)
         while not batch.is_done:
             for row in _advance(batch, until_one_ends=True):
                 if row.ended and row.index not in skip:
@@ -130,18 +130,16 @@ def stream(
     *,
     stop_token_ids: Collection[int],
 ) -> Generator[str, None, Generation]:
-    """The answer to one prompt in pieces of text, as it is made; the generator returns the finished Generation.
+    """The answer to one prompt in pieces of text, as they are generated; the generator returns the Generation.
 
-    A piece ends at a character's end and holds nothing of a stop string. Closing the generator ends the answer.
+    A piece ends at a character's end and has no part of a stop string. Closing the generator ends the answer.
 
     Raises:
         ModelError: as generate() does.
     """
     room = _room([prompt_ids], decoding.max_new_tokens, context_length(model))[0]
     row = _new_row(0, prompt_ids, room, decoding, tokenizer, True)
-    batch = _Batch(
-        model, _kept_packed_weights(model), [row], decoding, stop_token_ids, row.need, longrope_border(model)
-    )
+    batch = _Batch(model, _prepacked(model), [row], decoding, stop_token_ids, row.need, longrope_border(model))
     assert row.text is not None
     while not batch.is_done:
         for _ in _advance(batch, until_one_ends=False):
@@ -153,16 +151,16 @@ def stream(
 
 
 def _advance(batch: _Batch, *, until_one_ends: bool) -> list[_Row]:
-    """A step of a batch, or steps until a row ends; gives the rows of the last step.
+    """One step of a batch, or steps until a row ends; returns the rows of the last step.
 
-    The model is set up for it meanwhile; afterwards it is as its owner left it.
+    The model is set up for it meanwhile; afterwards its own state is restored.
     """
     import torch
 
     from tunelab.models.key_value_cache import cached_attention
 
     _check(batch.model)
-    with evaluation_mode(batch.model), cached_attention(batch.model), batch.packed.used(), torch.no_grad():
+    with evaluation_mode(batch.model), cached_attention(batch.model), batch.weights.used(), torch.no_grad():
         rows = batch.step()
         while until_one_ends and not any(row.ended for row in rows):
             rows = batch.step()
@@ -170,31 +168,31 @@ def _advance(batch: _Batch, *, until_one_ends: bool) -> list[_Row]:
 
 
 def _check(model: nn.Module) -> None:
-    """Once for each model: rows end to end must give what they give apart."""
-    from tunelab.models.structure import check_flat_forward
+    """Once per model: packed rows must give what separate rows give."""
+    from tunelab.models.structure import check_packed_forward
 
     if model not in _checked:
-        check_flat_forward(model)
+        check_packed_forward(model)
         _checked.add(model)
 
 
-def _kept_packed_weights(model: nn.Module) -> PackedWeights:
-    """For answers one at a time: laid out once for as long as the model lives, or until its weights change."""
-    from tunelab.models.packed_weights import PackedWeights
+def _prepacked(model: nn.Module) -> OneDnnWeights:
+    """For answers one at a time: prepacked once for as long as the model lives, or until its weights change."""
+    from tunelab.models.onednn_weights import OneDnnWeights
 
-    packed = _packed.get(model)
-    if packed is None or not packed.is_current:
-        packed = _packed[model] = PackedWeights(model)
-    return packed
+    weights = _onednn_weights.get(model)
+    if weights is None or not weights.is_current:
+        weights = _onednn_weights[model] = OneDnnWeights(model)
+    return weights
 
 
 class _Batch:
-    """Rows that are continued together, and those that wait for a slot. Slot i holds active row i."""
+    """Rows that are generated together, and those that wait for a slot. Slot i has active row i."""
 
     def __init__(
         self,
         model: nn.Module,
-        packed: PackedWeights,
+        weights: OneDnnWeights,
         waiting: list[_Row],
         decoding: Decoding,
         stop_token_ids: Collection[int],
@@ -204,7 +202,7 @@ class _Batch:
         from tunelab.models.forward import output_head
         from tunelab.models.key_value_cache import KeyValueCache
 
-        self.model, self.packed, self.decoding, self.stop_token_ids = model, packed, decoding, stop_token_ids
+        self.model, self.weights, self.decoding, self.stop_token_ids = model, weights, decoding, stop_token_ids
         self.micro_batch_tokens, self.longrope_border = micro_batch_tokens, longrope_border
         self.waiting = waiting[::-1]  # the next one last
         self.active: list[_Row] = []
@@ -217,11 +215,11 @@ class _Batch:
         return not (self.waiting or self.active)
 
     def step(self) -> list[_Row]:
-        """A token for every row that is active, and for those that now become it; gives these rows."""
-        going_on = len(self.active)
+        """A token for every active row, those just admitted included; returns these rows."""
+        continued = len(self.active)
         self._admit()
         rows = list(self.active)
-        logits = self.head(self._read(going_on)).float()  # [rows, vocabulary]
+        logits = self.head(self._read(continued)).float()  # [rows, vocabulary]
         drawn = [row.randomness[len(row.answer)] if row.randomness else 0.0 for row in rows]
         for row, token in zip(rows, next_tokens(logits, self.decoding, drawn, self._seen(rows, logits)), strict=True):
             self._add(row, token)
@@ -229,7 +227,7 @@ class _Batch:
         return rows
 
     def _admit(self) -> None:
-        """Give free slots to rows that wait. Where all rows left need half a slot or less, slots get narrower."""
+        """Give free slots to waiting rows. If all rows left need half a slot or less, slots get narrower."""
         if not self.waiting:
             return
         width = _rounded(max(row.need for row in (*self.active, self.waiting[-1])))
@@ -239,21 +237,21 @@ class _Batch:
         count = min(self.cache.slots - len(self.active), len(self.waiting))
         self.active += [self.waiting.pop() for _ in range(count)]
 
-    def _read(self, going_on: int) -> Tensor:
-        """Last hidden states [active rows, hidden]: the first `going_on` read one token more, the others all theirs."""
+    def _read(self, continued: int) -> Tensor:
+        """Last hidden states [active rows, hidden]: the first `continued` read one token, the others all theirs."""
         from tunelab.models.key_value_cache import read_tokens
 
         lengths = [len(row.prompt) + len(row.answer) for row in self.active]
         if self.longrope_border is not None and lengths[0] == self.longrope_border + 1:
-            # Its frequencies change here, for the tokens before too: such a row is alone, and is read again.
-            going_on = 0
+            # Its frequencies change here, for earlier tokens too: such a row is alone, and is read again.
+            continued = 0
         return read_tokens(
             self.model,
             self.cache,
-            [row.answer[-1] for row in self.active[:going_on]],
-            [length - 1 for length in lengths[:going_on]],
-            [[*row.prompt, *row.answer] for row in self.active[going_on:]],
-            range(going_on, len(self.active)),
+            [row.answer[-1] for row in self.active[:continued]],
+            [length - 1 for length in lengths[:continued]],
+            [[*row.prompt, *row.answer] for row in self.active[continued:]],
+            range(continued, len(self.active)),
         )
 
     def _seen(self, rows: Sequence[_Row], logits: Tensor) -> Tensor | None:
@@ -277,7 +275,7 @@ class _Batch:
             row.ended = "length" if row.room == self.decoding.max_new_tokens else "context"
 
     def _remove_ended(self) -> None:
-        """The last active row moves into the slot of each row that ended."""
+        """Move the last active row into the slot of each row that ended."""
         for slot in range(len(self.active) - 1, -1, -1):
             if self.active[slot].ended:
                 last = len(self.active) - 1
@@ -318,9 +316,9 @@ def _slots(micro_batch_tokens: int, width: int, rows: int) -> int:
 
 
 def _groups(needs: Sequence[int], micro_batch_tokens: int, alone_above: int | None) -> Iterator[list[int]]:
-    """Indices in groups, longest first (what does not fit into the memory shows at once), ties in the given order.
+    """Indices in groups, longest first (so that a lack of memory shows at once), ties in the given order.
 
-    A row that may grow longer than `alone_above` is a group of its own.
+    A row that may grow longer than `alone_above` is its own group.
     """
     group: list[int] = []
     for index in sorted(range(len(needs)), key=lambda i: -needs[i]):
@@ -337,7 +335,7 @@ def _groups(needs: Sequence[int], micro_batch_tokens: int, alone_above: int | No
 
 
 def context_length(model: nn.Module) -> int | None:
-    """Positions that the model knows; None where its config does not say (then nothing is cut)."""
+    """The model's number of positions; None if its config does not say (then nothing is cut)."""
     from tunelab.models.forward import underlying
 
     length = getattr(underlying(model).config.get_text_config(), "max_position_embeddings", None)
@@ -345,7 +343,7 @@ def context_length(model: nn.Module) -> int | None:
 
 
 def _room(prompts: Sequence[Sequence[int]], max_new_tokens: int, context: int | None) -> list[int]:
-    """New tokens that each row may have: max_new_tokens, or what the context leaves after its prompt."""
+    """Maximum new tokens of each row: max_new_tokens, or what the context leaves after its prompt."""
     room = []
     for index, prompt in enumerate(prompts):
         if not len(prompt):
@@ -353,7 +351,7 @@ def _room(prompts: Sequence[Sequence[int]], max_new_tokens: int, context: int | 
         if context is not None and len(prompt) >= context:
             raise ModelError(
                 f"prompt {index} has {len(prompt)} tokens and the model's context {context}: no room for an answer",
-                "leave the item out, or shorten its prompt",
+                "skip the item, or shorten its prompt",
             )
         room.append(max_new_tokens if context is None else min(max_new_tokens, context - len(prompt)))
     return room
@@ -362,7 +360,7 @@ def _room(prompts: Sequence[Sequence[int]], max_new_tokens: int, context: int | 
 def longrope_border(model: nn.Module) -> int | None:
     """Length above which LongRoPE (Phi-3 128k) changes its frequencies, for every row of a batch at once; else None.
 
-    Rows that reach beyond it must be run alone, or their neighbours' answers depend on them.
+    Rows that exceed it must run alone, or their neighbors' answers depend on them.
     """
     from tunelab.models.forward import underlying
 
@@ -377,7 +375,7 @@ def longrope_border(model: nn.Module) -> int | None:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """No dropout while the block runs; afterwards every module is in the mode that it was in."""
+    """No dropout within the block; on exit every module's own mode is restored."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

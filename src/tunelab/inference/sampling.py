@@ -1,8 +1,8 @@
-"""How the next token is chosen: greedily, or drawn from a distribution that was narrowed down.
+"""How the next token is chosen: greedily, or sampled from a truncated distribution.
 
 The order of the steps is transformers' (generation/logits_process.py): repetition penalty, temperature, top-k, top-p,
-min-p. A row draws with random numbers of its own, from the seed and its index: what stands beside it in the batch, and
-how large the batch is, plays no part.
+min-p. A row has its own random numbers, from the seed and its index: neither its neighbors in the batch nor the batch
+size affect it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How answers are made.
+    """How answers are generated.
 
     Attributes:
-        max_new_tokens: tokens that an answer has at most.
-        temperature: logits are divided by it; 0 = greedy: always the most likely token, and the next three play no
-            part.
+        max_new_tokens: maximum tokens of an answer.
+        temperature: logits are divided by it; 0 = greedy: always the most likely token, and the next three are
+            ignored.
         top_p: only the most likely tokens that together have this probability; 1 = all. Holtzman et al. 2020.
         top_k: only this many most likely tokens; 0 = all.
         min_p: only tokens with at least this share of the most likely one's probability; 0 = all. Nguyen et al. 2024.
-        repetition_penalty: logits of tokens that prompt or answer hold already are divided by it where positive, else
+        repetition_penalty: logits of tokens that are already in prompt or answer are divided by it if positive, else
             multiplied; 1 = none. Keskar et al. 2019.
-        seed: row i draws with the random numbers of (seed, i).
+        seed: row i uses the random numbers of (seed, i).
         stop_strings: an answer ends before the first of these.
 
     Raises:
@@ -55,7 +55,7 @@ class Decoding:
             "min_p": (0 <= self.min_p <= 1, "from 0 (all tokens) to 1"),
             "repetition_penalty": (0 < self.repetition_penalty < math.inf, "above 0; 1 is no penalty"),
             "seed": (self.seed >= 0, "0 or more"),
-            "stop_strings": (all(self.stop_strings), "texts that are not empty"),
+            "stop_strings": (all(self.stop_strings), "non-empty texts"),
         }
         for name, (allowed, expected) in ranges.items():
             if not allowed:
@@ -63,7 +63,7 @@ class Decoding:
 
 
 def row_randomness(seed: int, row: int, count: int) -> list[float]:
-    """Numbers in [0, 1) with which a row draws its first `count` tokens."""
+    """Numbers in [0, 1) with which a row samples its first `count` tokens."""
     import numpy as np
 
     return [float(number) for number in np.random.default_rng([seed, row]).random(count)]
@@ -74,8 +74,8 @@ def next_tokens(logits: Tensor, decoding: Decoding, randomness: list[float], see
 
     Args:
         logits: [rows, vocabulary], of any float dtype.
-        randomness: for each row a number in [0, 1); not used where decoding is greedy.
-        seen: [rows, vocabulary] bool, tokens that the row holds already; needed for the repetition penalty.
+        randomness: for each row a number in [0, 1); not used for greedy decoding.
+        seen: [rows, vocabulary] bool, tokens that the row already has; needed for the repetition penalty.
     """
     import torch
 
@@ -92,7 +92,7 @@ def next_tokens(logits: Tensor, decoding: Decoding, randomness: list[float], see
 
 
 def narrowed_probabilities(logits: Tensor, decoding: Decoding) -> Tensor:
-    """Probabilities after temperature, top-k, top-p and min-p, not divided by their sum: float64, as logits."""
+    """Probabilities after temperature, top-k, top-p and min-p, not normalized: float64, as logits."""
     import torch
 
     scaled = logits.double() / decoding.temperature

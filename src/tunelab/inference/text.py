@@ -1,4 +1,4 @@
-"""The text of an answer while it grows: pieces as they become certain, and stop strings across token borders."""
+"""The text of an answer while it grows: pieces as they become certain, and stop strings across token boundaries."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: Decoders put this where bytes do not form a character (yet).
+#: Decoders emit this for bytes that do not form a character (yet).
 REPLACEMENT = "�"
 
 
 def decoded(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
-    """Text of tokens, special ones left out."""
+    """Text of tokens, without special ones."""
     return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 class GrowingText:
     """Decodes an answer token by token.
 
-    A tokenizer's text of a token depends on its neighbours (spaces, characters of several tokens), so that a few
-    tokens back are decoded again each time, and what they gave before is taken off the front.
+    A token's text depends on its neighbors (spaces, characters of several tokens), so a few earlier tokens are decoded
+    again each time, and their text is removed from the front.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_strings: Sequence[str] = ()) -> None:
@@ -29,12 +29,12 @@ class GrowingText:
         self.stop_strings = stop_strings
         self.token_ids: list[int] = []
         self.text = ""  # all that is certain so far
-        self._shown = 0  # characters of it that new_piece() has given out
-        self._context, self._read = 0, 0  # token_ids[_context:_read] are decoded again, for their neighbours' sake
+        self._shown = 0  # characters of it that new_piece() has returned
+        self._context, self._read = 0, 0  # token_ids[_context:_read] are decoded again, for the sake of their neighbors
         self.stopped = False
 
     def add(self, token: int) -> bool:
-        """Add a token; True where the text now holds a stop string, before which it is then cut."""
+        """Add a token; True if the text now has a stop string, and is then cut before it."""
         self.token_ids.append(token)
         before = decoded(self.tokenizer, self.token_ids[self._context : self._read])
         now = decoded(self.tokenizer, self.token_ids[self._context :])
@@ -45,7 +45,7 @@ class GrowingText:
         return self.stopped
 
     def finish(self) -> None:
-        """No token follows: what was held back belongs to the text."""
+        """No token follows: text that was held back is added."""
         if not self.stopped and len(whole := decoded(self.tokenizer, self.token_ids)) > len(self.text):
             self._append(whole[len(self.text) :])
 
@@ -58,7 +58,7 @@ class GrowingText:
             self.text, self.stopped = self.text[: min(places)], True
 
     def new_piece(self, *, last: bool = False) -> str:
-        """Text that was not given out yet, less an end that may be the beginning of a stop string."""
+        """Text not yet returned, minus an end that may be the beginning of a stop string."""
         certain = len(self.text)
         if not (last or self.stopped):
             certain -= max((_overlap(self.text, stop) for stop in self.stop_strings), default=0)

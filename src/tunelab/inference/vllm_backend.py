@@ -1,13 +1,13 @@
-"""vLLM as another engine for answers, where it is installed: our token ids go in, our Generations come out.
+"""vLLM as another engine for answers, if it is installed: our token ids go in, our Generations come out.
 
 Paper: Kwon et al. 2023, Efficient Memory Management for Large Language Model Serving with PagedAttention
-(arXiv:2309.06180); repository vllm-project/vllm. Written after its sources (entrypoints/llm.py, sampling_params.py,
+(arXiv:2309.06180); repository vllm-project/vllm. Written from its sources (entrypoints/llm.py, sampling_params.py,
 outputs.py, lora/peft_helper.py, model_loader/bitsandbytes_loader.py) and tested with a stand-in that has the same
 names; not yet tried with vLLM itself.
 
-What vLLM would compute otherwise than was asked, or leave out without a word, is an error here. Its kernels sum in
-another order than ours, and 16 bits round: its answers are not those of tunelab's engine, nor need they be the same in
-another batch. So the two never share a file: whoever stores answers names the backend with them.
+What vLLM would compute differently from what is requested, or silently ignore, is an error here. Its kernels sum in
+another order than ours, and 16 bits round: its answers differ from those of tunelab's engine, and may differ between
+batches. So the two never share a file: whatever stores answers names the backend with them.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ if TYPE_CHECKING:
 
     from tunelab.models.formats._format import WeightFormat
 
-#: Prompts given to vLLM at once. It gives answers back when all of them are done, so no more than these can be lost.
+#: Prompts per call of vLLM. It returns answers when all of them are done, so no more than these can be lost.
 BATCH = 256
 
-#: Values that vLLM's max_lora_rank may have (vllm/config/lora.py).
+#: Values that vLLM allows for max_lora_rank (vllm/config/lora.py).
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
-#: Below this vLLM draws at this temperature, with a warning (vllm/sampling_params.py).
+#: Below this vLLM samples at this temperature, with a warning (vllm/sampling_params.py).
 LEAST_TEMPERATURE = 0.01
 
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-_OWN_ENGINE = "leave --backend vllm away: tunelab's own engine has it"
+_OWN_ENGINE = "omit --backend vllm: tunelab's own engine supports it"
 
 
 @dataclass(frozen=True)
 class VllmModel:
-    """What vLLM is to load.
+    """The model that vLLM loads.
 
     Args:
         name: hub name or local folder.
         tokenizer: hub name or local folder of the tokenizer; only finds stop strings.
-        dtype: "fp32", "bf16" or "fp16": of the weights that no format stores, and of what is computed.
+        dtype: "fp32", "bf16" or "fp16": of the weights that are not quantized, and of computation.
         quantization: vLLM's argument of this name, see quantization_argument().
         adapter: folder of a PEFT adapter.
-        context: positions that the model knows; None where its configuration does not say.
+        context: the model's number of positions; None if its configuration does not say.
     """
 
     name: str
@@ -70,10 +70,10 @@ class VllmModel:
 
 
 def installed_version() -> str:
-    """Version of the vLLM that is installed.
+    """The installed version of vLLM.
 
     Raises:
-        UsageError: there is none.
+        UsageError: it is not installed.
     """
     return str(_vllm().__version__)
 
@@ -81,20 +81,20 @@ def installed_version() -> str:
 def quantization_argument(
     form: WeightFormat | None, stored: WeightFormat | None, skip: Sequence[str], name: str
 ) -> str | None:
-    """vLLM's `quantization` for a model whose linear weights are to be stored in a format.
+    """vLLM's `quantization` for a model whose linear weights are to be quantized.
 
-    vLLM quantises while loading only to NF4 with quantised constants; other formats it reads from checkpoints that are
-    stored in them.
+    While loading, vLLM quantizes only to NF4 with double quantization; other formats it reads from checkpoints that
+    are stored in them.
 
     Args:
-        form: the format that is asked for; None = as they are computed with.
-        stored: the format that the checkpoint is stored in already.
-        skip: layers that are to stay as they are.
+        form: the requested format; None = not quantized.
+        stored: the format that the checkpoint is already stored in.
+        skip: layers that are not to be quantized.
         name: of the model, for messages.
 
     Raises:
         UsageError: vLLM cannot do that.
-        ModelError: the checkpoint is stored in another format than is asked for.
+        ModelError: the checkpoint is stored in another format than requested.
     """
     from tunelab.models.precision import check_format
 
@@ -102,16 +102,16 @@ def quantization_argument(
     if form is None:
         return None
     if skip:
-        raise UsageError(f"precision.skip: vLLM cannot leave {', '.join(skip)} in full", _OWN_ENGINE)
+        raise UsageError(f"precision.skip: vLLM cannot leave {', '.join(skip)} unquantized", _OWN_ENGINE)
     if stored is not None:
-        return "bitsandbytes" if form.name in ("nf4", "fp4", "int8") else None  # others it knows from config.json
+        return "bitsandbytes" if form.name in ("nf4", "fp4", "int8") else None  # it reads others from config.json
     if form.name != "nf4":
         raise UsageError(
-            f"precision {form.name}: vLLM cannot quantise {name} to it while loading",
-            f"give a checkpoint that is stored in {form.name} (tunelab quantize), or leave --backend vllm away",
+            f"precision {form.name}: vLLM cannot quantize {name} to it while loading",
+            f"give a checkpoint stored in {form.name} (tunelab quantize), or omit --backend vllm",
         )
     if not getattr(form, "double_quantization", False):
-        raise UsageError("precision nf4: vLLM always quantises the constants too (double_quantization)", _OWN_ENGINE)
+        raise UsageError("precision nf4: vLLM always quantizes the scales too (double_quantization)", _OWN_ENGINE)
     return "bitsandbytes"
 
 
@@ -119,14 +119,14 @@ def lora_rank(folder: Path) -> int:
     """Rank of an adapter that vLLM can run.
 
     Raises:
-        ModelError: the folder holds no adapter.
-        UsageError: the adapter has what vLLM lacks, or would leave out.
+        ModelError: the folder has no adapter.
+        UsageError: the adapter has what vLLM lacks, or would ignore.
     """
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(
-            f"{folder}: no adapter there (no adapter_config.json)", "give a folder saved by PEFT or tunelab"
+            f"{folder}: no adapter found (no adapter_config.json)", "give a folder saved by PEFT or tunelab"
         ) from None
     lacking = [key for key in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern") if config.get(key)]
     lacking += ["bias"] if config.get("bias", "none") != "none" else []
@@ -134,7 +134,7 @@ def lora_rank(folder: Path) -> int:
         raise UsageError(f"{folder}: vLLM cannot run an adapter with {', '.join(lacking)}", _OWN_ENGINE)
     rank = int(config["r"])
     if rank > LORA_RANKS[-1]:
-        raise UsageError(f"{folder}: rank {rank}, and vLLM runs adapters up to {LORA_RANKS[-1]}", _OWN_ENGINE)
+        raise UsageError(f"{folder}: rank {rank}, vLLM runs adapters up to {LORA_RANKS[-1]}", _OWN_ENGINE)
     return rank
 
 
@@ -150,7 +150,7 @@ def loading_arguments(model: VllmModel, length: int) -> dict[str, Any]:
         "dtype": _DTYPES[model.dtype],
         "max_model_len": length,
         "trust_remote_code": model.trust_remote_code,
-        "generation_config": "vllm",  # the model's own decoding plays no part
+        "generation_config": "vllm",  # ignore the model's own decoding
     }
     for key in ("revision", "tokenizer_revision", "quantization"):
         if getattr(model, key) is not None:
@@ -167,13 +167,13 @@ def loading_arguments(model: VllmModel, length: int) -> dict[str, Any]:
 def sampling_arguments(decoding: Decoding, stop_token_ids: Collection[int], index: int, room: int) -> dict[str, Any]:
     """Arguments of vllm.SamplingParams for the prompt at place `index`, whose answer has at most `room` tokens.
 
-    A row draws from its own seed, made of (seed, index): what it is batched with plays no part in what is drawn.
+    A row samples from its own seed, made of (seed, index): the rest of its batch does not affect it.
 
     Raises:
         UsageError: the temperature is one that vLLM would change.
     """
     if 0 < decoding.temperature < LEAST_TEMPERATURE:
-        raise UsageError(f"temperature {decoding.temperature}: vLLM draws at {LEAST_TEMPERATURE} at least", _OWN_ENGINE)
+        raise UsageError(f"temperature {decoding.temperature}: vLLM's minimum is {LEAST_TEMPERATURE}", _OWN_ENGINE)
     return {
         "temperature": decoding.temperature,
         "top_p": decoding.top_p,
@@ -190,7 +190,7 @@ def sampling_arguments(decoding: Decoding, stop_token_ids: Collection[int], inde
 
 
 class VllmEngine:
-    """Answers by vLLM. The weights are loaded with the first prompts, and again where later ones are longer."""
+    """Answers by vLLM. The weights load with the first prompts, and again if later ones are longer."""
 
     def __init__(self, model: VllmModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer = model, tokenizer
@@ -208,7 +208,7 @@ class VllmEngine:
         """The continuation of each prompt but those in `skip`, in the prompts' order, BATCH at a time.
 
         Raises:
-            ModelError: a prompt is empty or fills the model's context, or vLLM fails: with its own words.
+            ModelError: a prompt is empty or fills the model's context, or vLLM fails: with its own message.
             UsageError: the adapter or the decoding has what vLLM lacks.
         """
         rooms = [self._room(index, prompt, decoding.max_new_tokens) for index, prompt in enumerate(prompts)]
@@ -247,13 +247,13 @@ class VllmEngine:
         return list(made)
 
     def _room(self, index: int, prompt: Sequence[int], max_new_tokens: int) -> int:
-        """New tokens that an answer may have: max_new_tokens, or what the context leaves after its prompt."""
+        """Maximum new tokens of an answer: max_new_tokens, or what the context leaves after its prompt."""
         context = self.model.context
         room = max_new_tokens if context is None else min(max_new_tokens, context - len(prompt))
         if not prompt or room < 1:
             raise ModelError(
-                f"prompt {index} has {len(prompt)} tokens and the model's context {context}: it cannot be answered",
-                "leave the item out, or shorten its prompt",
+                f"prompt {index} has {len(prompt)} tokens and the model's context {context}: no room for an answer",
+                "skip the item, or shorten its prompt",
             )
         return room
 
@@ -270,7 +270,7 @@ class VllmEngine:
         ids, finish, by = list(completion.token_ids), completion.finish_reason, completion.stop_reason
         if finish not in ("stop", "length"):
             raise ModelError(
-                f"vLLM ended the answer to prompt {index} for the reason {finish!r}, expected 'stop' or 'length'"
+                f"vLLM ended the answer to prompt {index} with the reason {finish!r}, expected 'stop' or 'length'"
             )
         if finish == "stop" and not isinstance(by, str) and ids and ids[-1] in stop_token_ids:
             ids.pop()
@@ -279,7 +279,7 @@ class VllmEngine:
         if places:
             text = text[: min(places)]
         elif finish == "stop" and isinstance(by, str):
-            text = completion.text  # decoded token by token: a stop string may show there alone
+            text = completion.text  # decoded token by token: a stop string may appear only there
         limit: StopReason = "context" if ended_short else "length"
         return Generation(index, tuple(ids), text, "stop" if finish == "stop" or places else limit, prompt_tokens)
 
@@ -291,7 +291,7 @@ def _row_seed(seed: int, index: int) -> int:
 
 
 def _vllm() -> Any:
-    """The module. It writes its log where data goes and tells its makers of its use, both unless told otherwise."""
+    """The module. By default it logs to stdout and reports its usage to its makers; both are off unless set."""
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     try:
@@ -299,17 +299,17 @@ def _vllm() -> Any:
     except ImportError as error:
         raise UsageError(
             f"--backend vllm: vLLM cannot be imported: {error}",
-            "install it (pip install vllm), or leave --backend vllm away",
+            "install it (pip install vllm), or omit --backend vllm",
         ) from error
 
 
 @contextmanager
 def _explained(task: str) -> Iterator[None]:
-    """vLLM's errors with what was tried, in one line."""
+    """vLLM's errors with what was attempted, in one line."""
     try:
         yield
     except (OSError, ValueError, TypeError, RuntimeError, ImportError, AssertionError, AttributeError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(
-            f"vLLM cannot {task}: {first}", "leave --backend vllm away, or change what it names"
+            f"vLLM cannot {task}: {first}", "change what the message names, or omit --backend vllm"
         ) from error

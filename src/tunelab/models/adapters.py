@@ -1,4 +1,4 @@
-"""LoRA through PEFT: which linear layers get one, and what may be asked of them."""
+"""LoRA through PEFT: which linear layers get an adapter, and which options are supported."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from tunelab.models.quantized_linear import quantized_layers
 
 
 def attention_targets(model: PreTrainedModel) -> list[str]:
-    """Targets that mean the attention projections alone: "self_attn.qkv_proj", "attn.c_attn", "attn.c_proj", ...
+    """Names of the attention projections alone, as targets: "self_attn.qkv_proj", "attn.c_attn", "attn.c_proj", ...
 
-    Two name parts are kept, since the last alone is not unique (GPT-2 has `c_proj` in attention and in the MLP).
+    Two name parts are kept because the last one is not unique (GPT-2 has `c_proj` in attention and in the MLP).
     """
     targets = set()
     for name in linear_names(model):
@@ -49,12 +49,12 @@ def add_lora(
     targets: str | Sequence[str] = "all-linear",
     seed: int = 0,
 ) -> PeftModel:
-    """The model with its weights frozen and fresh LoRA matrices (float32) on `targets`; B is zero: outputs are equal.
+    """Freeze the model's weights and add new LoRA matrices (float32) to `targets`. B is zero: outputs do not change.
 
     Source: Hu et al. 2021 (LoRA); Kalajdzievski 2023 (rsLoRA, scale alpha / sqrt(rank)); Liu et al. 2024 (DoRA).
 
     Args:
-        targets: "all-linear" (all but the output head), "attention", or names (a name matches a layer's last parts).
+        targets: "all-linear" (all but the output head), "attention", or names (each matches the end of a layer's name).
         seed: of the random matrix A.
 
     Raises:
@@ -66,7 +66,7 @@ def add_lora(
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
-        # A whole number where it is one: other programs that read the file take it for an int, as PEFT declares it.
+        # An int where possible: PEFT declares it as one, and other programs that read the file expect one.
         lora_alpha=int(alpha) if alpha == int(alpha) else cast(int, alpha),
         lora_dropout=dropout,
         use_rslora=use_rslora,
@@ -78,14 +78,14 @@ def add_lora(
     with torch.random.fork_rng(), _known_warnings_ignored():
         torch.manual_seed(seed)
         adapted = get_peft_model(model, config)
-    if quantized_conv1d:  # PEFT turned it off at the first of them; the adapter's file is for the dense model too
+    if quantized_conv1d:  # PEFT turned it off at the first such layer; the adapter file must fit the dense model too
         adapted.peft_config["default"].fan_in_fan_out = True
     use_dense_lora(adapted)
     return cast(PeftModel, adapted)
 
 
 def resolve_targets(model: PreTrainedModel, targets: str | Sequence[str]) -> list[str]:
-    """Layer names for PEFT's `target_modules`; every one of them matches at least one linear layer of the model."""
+    """Layer names for PEFT's `target_modules`; each matches at least one linear layer of the model."""
     if targets == "all-linear":
         return sorted({".".join(name.split(".")[-2:]) for name in linear_names(model)})
     if targets == "attention":
@@ -103,14 +103,14 @@ def resolve_targets(model: PreTrainedModel, targets: str | Sequence[str]) -> lis
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = False) -> PeftModel:
-    """The model with an adapter saved by PEFT (or by tunelab, which is the same format) on it.
+    """Load an adapter in PEFT's format (which tunelab also writes) onto the model.
 
     Raises:
-        ModelError: the folder holds no adapter, or one that does not fit the model.
+        ModelError: the folder has no adapter, or one that does not fit the model.
     """
     if not (folder / "adapter_config.json").exists():
         raise ModelError(
-            f"{folder}: no adapter there (no adapter_config.json)", "give a folder saved by PEFT or tunelab"
+            f"{folder}: no adapter found (no adapter_config.json)", "give a folder saved by PEFT or tunelab"
         )
     if not (folder / "adapter_model.safetensors").exists():
         raise ModelError(f"{folder}: no adapter_model.safetensors", "pickled adapters can run code and are not loaded")
@@ -126,29 +126,29 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
 
 
 def _check_complete(adapted: PeftModel, folder: Path) -> None:
-    """Every matrix of the model must come from the file, and every one in the file must have gone to the model."""
+    """Check that every LoRA matrix of the model comes from the file, and that every matrix in the file was used."""
     with safe_open(folder / "adapter_model.safetensors", "pt") as file:
         stored = set(file.keys())
     wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     lacking, left = sorted(wanted - stored), sorted(name for name in stored - wanted if "lora_" in name)
     if lacking or left:
-        what = f"it lacks {lacking[0]}" if lacking else f"the model has no place for {left[0]}"
+        what = f"missing key {lacking[0]}" if lacking else f"unexpected key {left[0]}"
         raise ModelError(
             f"{folder}: the adapter does not fit {type(underlying(adapted)).__name__}: {what}",
-            "load it on the base model that it was trained on",
+            "load it on the base model it was trained on",
         )
 
 
 @contextmanager
 def _known_warnings_ignored() -> Iterator[None]:
-    """PEFT's warnings of what is dealt with here; all others pass."""
+    """Ignore PEFT's warnings about cases that this module handles; all others pass."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT reads a property that transformers has renamed
-        # A head of its own kind beside Conv1D layers: PEFT does the right thing for each layer.
+        # An nn.Linear head next to Conv1D layers: PEFT handles each layer correctly.
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to True but the target module is")
-        # What an adapter lacks is an error, from _check_complete.
+        # Missing keys are an error of _check_complete.
         warnings.filterwarnings("ignore", message="Found missing adapter keys")
-        # An adapter on a tied head: merge_adapter gives the head a weight of its own first.
+        # An adapter on a tied head: merge_adapter unties it first.
         warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True` and a tied layer is part of")
         yield
 

@@ -1,7 +1,7 @@
 """The C library's allocator, set to keep freed memory in the process.
 
-By default glibc gives large blocks back to the system as soon as they are freed and asks for them anew at the next
-training step; every page is then faulted in and zeroed again, which takes up to half of a small model's step.
+By default glibc returns large blocks to the system when they are freed and requests them again at the next training
+step. Every page is then faulted in and zeroed again, which takes up to half of a small model's step time.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ KEPT = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Keep what is freed for the next allocation, for this process from now on; False where the C library is not glibc.
+    """Keep freed memory for later allocations in this process; returns False if the C library is not glibc.
 
-    Only the return to the system is put off, until return_freed_memory() or the process's end. Settings in the
-    environment (MALLOC_ARENA_MAX, GLIBC_TUNABLES, ...) that concern other things stay in force.
+    Memory returns to the system on return_freed_memory() or when the process ends. Other allocator settings in the
+    environment (MALLOC_ARENA_MAX, GLIBC_TUNABLES, ...) stay in force.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    # No block is mapped on its own: M_MMAP_THRESHOLD would be the gentler setting, but glibc caps it at 32 MiB.
+    # Never mmap a block: raising M_MMAP_THRESHOLD would be gentler, but glibc caps it at 32 MiB.
     return bool(libc.mallopt(M_MMAP_MAX, 0)) and bool(libc.mallopt(M_TRIM_THRESHOLD, KEPT))
 
 
 def return_freed_memory() -> bool:
-    """Give what is freed and kept back to the system, once; False where the C library is not glibc.
+    """Return freed memory to the system once; returns False if the C library is not glibc.
 
-    A run that is measured does this first: it is not to be charged for what the process used before.
+    Called before a measured run, so that its figures do not include what the process used before.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -16,7 +16,7 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
 def checkpoint_folder(name: str, revision: str | None) -> Path:
-    """The folder itself, or the hub's files in the local cache, downloaded where they are not there yet."""
+    """The folder itself, or the hub's files in the local cache, downloaded if necessary."""
     if Path(name).is_dir():
         return Path(name)
     wanted = ["config.json", "generation_config.json", INDEX, "model*.safetensors"]
@@ -27,7 +27,7 @@ class CheckpointFiles:
     """Tensors of a folder's safetensors files.
 
     Args:
-        folder: holds model.safetensors, or an index and the files that it names.
+        folder: has model.safetensors, or an index and the files that it names.
         known: names of the model's parameters; a checkpoint of the backbone alone, or one with a prefix that the model
             does not have, is renamed to fit them.
         prefix: the model's name for its backbone ("transformer", "model").
@@ -43,7 +43,7 @@ class CheckpointFiles:
         self._places: dict[str, tuple[str, str]] = {}  # the model's name -> file, and the name in it
         for file in self._files():
             with safe_open(folder / file, "pt") as opened:
-                for stored in opened.keys():  # noqa: SIM118  it has keys, and is no mapping
+                for stored in opened.keys():  # noqa: SIM118  it has keys but is not a mapping
                     self._places[self._own_name(stored)] = (file, stored)
 
     def _files(self) -> list[str]:
@@ -59,7 +59,7 @@ class CheckpointFiles:
 
     def _own_name(self, stored: str) -> str:
         for candidate in (stored, self._prefix + stored, stored.removeprefix(self._prefix)):
-            # Also what stands beside a weight in a quantised checkpoint: "LAYER.weight.absmax", "LAYER.SCB".
+            # Also the tensors next to a weight in a quantized checkpoint: "LAYER.weight.absmax", "LAYER.SCB".
             parts = candidate.split(".")
             if candidate in self._known or any(".".join(parts[:end]) in self._layers for end in range(1, len(parts))):
                 return candidate
@@ -70,7 +70,7 @@ class CheckpointFiles:
         return [name.removeprefix(layer + ".") for name in self._places if name.startswith(layer + ".")]
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor, on the CPU. The file is opened for it alone: what was read before does not stay in memory."""
+        """One tensor, on the CPU. The file is opened for this tensor only, so earlier ones do not stay in memory."""
         file, stored = self._places[name]
         with safe_open(self.folder / file, "pt") as opened:
             tensor: Tensor = opened.get_tensor(stored)

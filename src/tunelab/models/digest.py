@@ -17,7 +17,7 @@ from tunelab.models.quantized_linear import quantized_layers
 
 @dataclass(frozen=True, slots=True)
 class ModelDigest:
-    """A model's make-up. One `sha256` means the same modules, shapes, dtypes and trainable parameters."""
+    """What a model consists of. One `sha256` means the same modules, shapes, dtypes and trainable parameters."""
 
     sha256: str
     parameters: int
@@ -31,9 +31,9 @@ class ModelDigest:
 
 
 def digest(model: nn.Module) -> ModelDigest:
-    """The digest of a model as it stands now; `dtypes` counts parameters, tied ones once; `bytes` is their size.
+    """The digest of a model in its current state; `dtypes` counts parameters, tied ones once; `bytes` is their size.
 
-    Weights that are stored in a format count as its name, with the bytes of their codes and scales.
+    Quantized weights are counted under their format's name, with the bytes of their codes and scales.
     """
     lines = [f"{name} {type(module).__qualname__}" for name, module in model.named_modules()]
     dtypes: Counter[str] = Counter()

@@ -1,8 +1,8 @@
-"""Running a causal language model on flat rows: several rows end to end in one sequence, kept apart by attention.
+"""Running a causal language model on packed sequences: rows end to end, with attention confined to each row.
 
-A flat batch holds `tokens` ids and `row_starts`, the `rows + 1` places where rows begin (the last is `tokens`). There
-is no padding: positions restart with each row, and a token attends only to earlier tokens of its own row. The hidden
-states before the output head come back, so that logits need be formed only where they are wanted.
+A packed batch has `tokens` ids and `row_starts`, the `rows + 1` offsets where rows begin (the last is `tokens`). There
+is no padding: positions restart with each row, and a token attends only to earlier tokens of its own row. The functions
+return the hidden states before the output head, so that logits are computed only where they are needed.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from transformers.pytorch_utils import Conv1D
 from tunelab.errors import ModelError
 from tunelab.models.row_attention import row_attention
 
-FLAT_ATTENTION = "tunelab_flat"
+PACKED_ATTENTION = "tunelab_packed"
 
-#: On the CPU, flat rows are padded at their end to a multiple of this many tokens; no row sees the padding.
+#: On the CPU, packed sequences are padded at the end to a multiple of this many tokens; no row sees the padding.
 TOKENS_STEP = 64
 
-#: Keyword arguments with which an architecture asks its attention for something that flat attention does not compute.
+#: Arguments with which an architecture asks its attention for something that packed attention does not support.
 UNSUPPORTED_ATTENTION = ("softcap", "s_aux", "position_bias")
 
 
 def underlying(model: nn.Module) -> PreTrainedModel:
-    """The transformers model itself, whether or not PEFT is wrapped around it."""
+    """The transformers model itself, unwrapped from PEFT where necessary."""
     get_base_model = getattr(model, "get_base_model", None)
     base = get_base_model() if get_base_model is not None else model
     if not isinstance(base, PreTrainedModel):
@@ -40,21 +40,21 @@ def underlying(model: nn.Module) -> PreTrainedModel:
 
 
 def linear_names(model: PreTrainedModel) -> list[str]:
-    """Dotted names of all linear layers (GPT-2's Conv1D included), the output head left out."""
+    """Dotted names of all linear layers (GPT-2's Conv1D included) except the output head."""
     head = model.get_output_embeddings()
     return [
         name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head
     ]
 
 
-def flat_attention(model: nn.Module) -> AbstractContextManager[None]:
-    """While the block runs, the model's attention takes flat rows; afterwards it is what it was."""
-    return attention_set_to(model, FLAT_ATTENTION)
+def packed_attention(model: nn.Module) -> AbstractContextManager[None]:
+    """Within the block, the model uses packed attention; on exit its own is restored."""
+    return attention_set_to(model, PACKED_ATTENTION)
 
 
 @contextmanager
 def attention_set_to(model: nn.Module, implementation: str) -> Iterator[None]:
-    """While the block runs, the model's attention is the registered one; afterwards it is what it was."""
+    """Within the block, the model uses this registered attention; on exit its own is restored."""
     base = underlying(model)
     before = base.config._attn_implementation
     base.set_attn_implementation(implementation)
@@ -64,24 +64,24 @@ def attention_set_to(model: nn.Module, implementation: str) -> Iterator[None]:
         base.set_attn_implementation(before)
 
 
-def flat_positions(row_starts: Tensor, tokens: int) -> Tensor:
+def packed_positions(row_starts: Tensor, tokens: int) -> Tensor:
     """Position of each token in its own row: [tokens], int64, from row_starts [rows + 1]."""
     lengths = row_starts[1:] - row_starts[:-1]
     starts = torch.repeat_interleave(row_starts[:-1], lengths, output_size=tokens)
     return torch.arange(tokens, device=row_starts.device) - starts
 
 
-def flat_hidden_states(model: nn.Module, input_ids: Tensor, row_starts: Tensor) -> Tensor:
-    """Last hidden states [tokens, hidden] of flat rows; call it inside `with flat_attention(model)`.
+def packed_hidden_states(model: nn.Module, input_ids: Tensor, row_starts: Tensor) -> Tensor:
+    """Last hidden states [tokens, hidden] of a packed sequence; call it inside `with packed_attention(model)`.
 
     Args:
         model: a transformers causal language model, or PEFT's wrapper of one.
         input_ids: [tokens], int64, the rows end to end.
-        row_starts: [rows + 1], int64, where each row begins, and at the end `tokens`.
+        row_starts: [rows + 1], int64, the offset of each row, and `tokens` at the end.
     """
     backbone = underlying(model).base_model
     tokens = len(input_ids)
-    positions = flat_positions(row_starts, tokens)
+    positions = packed_positions(row_starts, tokens)
     padding = padded_tokens(tokens, input_ids.device) - tokens
     output = backbone(
         input_ids=functional.pad(input_ids, (0, padding))[None],  # [1, tokens + padding]
@@ -93,15 +93,15 @@ def flat_hidden_states(model: nn.Module, input_ids: Tensor, row_starts: Tensor) 
 
 
 def padded_tokens(tokens: int, device: torch.device) -> int:
-    """Length of the flat sequence that `tokens` tokens are run in.
+    """Length that a packed sequence of `tokens` tokens is padded to.
 
-    On the CPU oneDNN compiles a kernel for every shape, so that not every number of tokens should be one of its own.
+    On the CPU oneDNN compiles a kernel for every shape, so the number of different lengths is kept small.
     """
     return -(-tokens // TOKENS_STEP) * TOKENS_STEP if device.type == "cpu" and tokens > TOKENS_STEP else tokens
 
 
 def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The function hidden states [n, hidden] -> logits [n, vocabulary], soft cap included where the model has one."""
+    """The function hidden states [n, hidden] -> logits [n, vocabulary], including the soft cap of models with one."""
     base = underlying(model)
     head = base.get_output_embeddings()
     if head is None:
@@ -116,7 +116,7 @@ def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
     return capped
 
 
-def _flat_attention_forward(
+def _packed_attention_forward(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -131,16 +131,16 @@ def _flat_attention_forward(
     """Causal attention within each row. query [1, heads, tokens, head], key and value [1, key heads, tokens, head]."""
     if row_starts is None:
         raise ModelError(
-            f"{type(module).__name__} does not pass row borders on to its attention",
-            "this architecture cannot be trained or scored packed; tunelab supports attention-only decoders",
+            f"{type(module).__name__} does not pass row boundaries to its attention",
+            "this architecture cannot run packed sequences; tunelab supports attention-only decoders",
         )
     states = (query, key, value, row_starts)
-    return attention_of_flat_rows(
+    return packed_sequence_attention(
         module, *states, dropout=dropout, scaling=scaling, sliding_window=sliding_window, **kwargs
     ), None
 
 
-def attention_of_flat_rows(
+def packed_sequence_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -155,11 +155,11 @@ def attention_of_flat_rows(
     """Causal attention within each row, by the kernel that suits the device: [1, tokens, heads, head].
 
     Raises:
-        ModelError: the architecture asks for something that none of these kernels computes.
+        ModelError: the architecture asks for something that none of these kernels supports.
     """
     for name in UNSUPPORTED_ATTENTION:
         if kwargs.get(name) is not None:
-            raise ModelError(f"{type(module).__name__} needs attention with {name}, which flat attention does not have")
+            raise ModelError(f"{type(module).__name__} needs attention with {name}, which packed attention lacks")
     longest = max(end - start for start, end in pairwise(row_starts))
     window = sliding_window if sliding_window is not None and sliding_window < longest else None
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout:
@@ -180,7 +180,7 @@ def _attention_row_by_row(
     scaling: float | None,
     dropout: float,
 ) -> Tensor:
-    """What FlashAttention does not take on a GPU (float32, dropout): torch's attention, a call a row."""
+    """For what FlashAttention does not support on a GPU (float32, dropout): torch's attention, one call per row."""
     outputs = []
     for start, end in pairwise(row_starts):
         banded = window is not None and end - start > window
@@ -215,7 +215,7 @@ def _varlen_attention(
     window: int | None,
     scaling: float | None,
 ) -> Tensor:
-    """FlashAttention over rows of different length, as torch ships it for CUDA; gives [1, tokens, heads, head]."""
+    """FlashAttention over rows of different lengths, as torch ships it for CUDA; returns [1, tokens, heads, head]."""
     from torch.nn.attention.varlen import varlen_attn
 
     borders = torch.tensor(row_starts, dtype=torch.int32, device=query.device)
@@ -235,4 +235,4 @@ def _varlen_attention(
     return cast(Tensor, attended)[None]
 
 
-AttentionInterface.register(FLAT_ATTENTION, _flat_attention_forward)
+AttentionInterface.register(PACKED_ATTENTION, _packed_attention_forward)

@@ -1,7 +1,7 @@
-"""Running a causal language model with a cache: prompts as flat rows, then one token a row and step.
+"""Running a causal language model with a KV cache: prompts as packed sequences, then one token per row and step.
 
 The cache is allocated once: a row owns a slot, [key heads, width, head] in every layer, from its first token to its
-last. All rows that are being continued go through the model together, one token each, as one flat sequence.
+last. All active rows go through the model together, one token each, as one packed sequence.
 """
 
 from __future__ import annotations
@@ -19,11 +19,17 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from tunelab.errors import ModelError
-from tunelab.models.forward import attention_of_flat_rows, attention_set_to, flat_positions, padded_tokens, underlying
+from tunelab.models.forward import (
+    attention_set_to,
+    packed_positions,
+    packed_sequence_attention,
+    padded_tokens,
+    underlying,
+)
 
 CACHED_ATTENTION = "tunelab_cached"
 
-#: Keys that are read are rounded up to a multiple of this many: fewer shapes, each of which a kernel may be made for.
+#: The number of keys read is rounded up to a multiple of this: fewer shapes, since a kernel may be compiled for each.
 KEYS_STEP = 32
 
 
@@ -36,7 +42,7 @@ class KeyValueCache:
         self.values: dict[int, Tensor] = {}
 
     def layer(self, number: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The keys and values of a layer, made at their first use; `like` is [1, key heads, tokens, head]."""
+        """The keys and values of a layer, allocated on first use; `like` is [1, key heads, tokens, head]."""
         if number not in self.keys:
             shape = (self.slots, like.shape[1], self.width, like.shape[3])
             # torch's attention over single tokens is several times slower in bfloat16 than in float32 on a CPU.
@@ -45,12 +51,12 @@ class KeyValueCache:
         return self.keys[number], self.values[number]
 
     def move(self, source: int, target: int) -> None:
-        """Copy what a slot holds to another."""
+        """Copy the contents of a slot to another."""
         for states in (*self.keys.values(), *self.values.values()):
             states[target] = states[source]
 
     def reshape(self, slots: int, width: int, used: int) -> None:
-        """More, narrower slots, keeping what the first `used` hold; none of these may hold more than `width` tokens."""
+        """More, narrower slots. The first `used` slots keep their contents, which must fit into `width` tokens."""
         for layers in (self.keys, self.values):
             for number, states in layers.items():
                 fresh = _zeros((slots, states.shape[1], width, states.shape[3]), states.dtype, states.device)
@@ -60,9 +66,9 @@ class KeyValueCache:
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros: what lies behind a row's end is multiplied with weights of 0, and must be a number.
+    """Zeros: values after a row's end are multiplied by weights of 0, so they must be finite.
 
-    On the CPU from the C library, whose fresh memory is zero without being written: most of a wide slot is never used.
+    On the CPU numpy allocates them: fresh memory is zero without being written, and most of a wide slot is never used.
     """
     if device.type == "cpu" and dtype == torch.float32:
         return torch.from_numpy(np.zeros(shape, dtype=np.float32))
@@ -71,14 +77,14 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
 
 @dataclass(frozen=True)
 class _Rows:
-    """What one flat sequence holds: a next token for each of the rows in slots 0, 1, ..., then new rows, whole.
+    """One packed sequence: the next token of each of the rows in slots 0, 1, ..., then new rows in full.
 
     Args:
-        positions: [rows that go on], where their next tokens stand.
-        slots: [rows that go on]: 0, 1, ...
+        positions: [active rows], the positions of their next tokens.
+        slots: [active rows]: 0, 1, ...
         parts: slots that attend in one call, and how many keys that call reads.
         prompt_starts: where the new rows begin and end, counted from the first token of the first of them.
-        prompt_slots: where each of the new rows goes.
+        prompt_slots: the slot of each new row.
     """
 
     cache: KeyValueCache
@@ -90,9 +96,9 @@ class _Rows:
     masks: dict[tuple[int | None, torch.dtype], list[Tensor]] = field(default_factory=dict)
 
     def part_masks(self, window: int | None, dtype: torch.dtype) -> list[Tensor]:
-        """For each part 0 for keys that a row sees, -inf for others: [rows, 1, 1, keys].
+        """For each part a mask, 0 for keys that a row sees, -inf for others: [rows, 1, 1, keys].
 
-        As numbers, which attention would make of truth values in every layer anew.
+        In floating point: attention would convert a boolean mask again in every layer.
         """
         if (window, dtype) not in self.masks:
             self.masks[window, dtype] = [
@@ -112,8 +118,8 @@ class _Rows:
 def _parts(positions: Sequence[int], width: int) -> list[tuple[slice, int]]:
     """Slots in one part, or in two where that saves reading an eighth of the keys.
 
-    Attention over several rows reads as many keys of each as the longest has. Rows are admitted longest first, so
-    that a few long ones tend to stand in the first slots.
+    Attention over several rows reads as many keys for each as the longest row has. Rows are admitted longest first, so
+    the few long ones tend to be in the first slots.
     """
 
     def keys(longest: int) -> int:
@@ -131,7 +137,7 @@ def _parts(positions: Sequence[int], width: int) -> list[tuple[slice, int]]:
 
 
 def cached_attention(model: nn.Module) -> AbstractContextManager[None]:
-    """While the block runs, the model's attention reads and writes a KeyValueCache; afterwards it is what it was."""
+    """Within the block, the model's attention reads and writes a KeyValueCache; on exit its own is restored."""
     return attention_set_to(model, CACHED_ATTENTION)
 
 
@@ -143,17 +149,17 @@ def read_tokens(
     prompts: Sequence[Sequence[int]] = (),
     slots: Sequence[int] = (),
 ) -> Tensor:
-    """Run the next token of each of the rows in slots 0, 1, ..., and new rows, in one pass.
+    """Run the next token of each of the rows in slots 0, 1, ..., and new rows in full, in one pass.
 
     Call it inside `with cached_attention(model)`.
 
     Args:
-        tokens, positions: of the rows that go on, in the order of their slots.
+        tokens, positions: of the active rows, in the order of their slots.
         prompts: all tokens of each new row.
-        slots: where they go.
+        slots: the slot of each new row.
 
     Returns:
-        The hidden state of each row's last token, those that go on first: [rows, hidden].
+        The hidden state of each row's last token, active rows first: [rows, hidden].
     """
     device = underlying(model).get_input_embeddings().weight.device
     starts = [0]
@@ -164,7 +170,7 @@ def read_tokens(
     prompt_starts = torch.tensor(starts, device=device)
     flat = [*tokens, *(token for prompt in prompts for token in prompt)]
     padding = padded_tokens(len(flat), device) - len(flat) if prompts else 0
-    places = torch.cat([next_positions, flat_positions(prompt_starts, starts[-1])])
+    places = torch.cat([next_positions, packed_positions(prompt_starts, starts[-1])])
     hidden = (
         underlying(model)
         .base_model(
@@ -195,22 +201,22 @@ def _cached_attention_forward(
     number = getattr(module, "layer_idx", None)
     if cached_rows is None or number is None:
         raise ModelError(
-            f"{type(module).__name__} does not pass its rows on to its attention, or does not number its layers",
-            "this architecture cannot generate here; tunelab supports attention-only decoders",
+            f"{type(module).__name__} does not pass its rows to its attention, or does not number its layers",
+            "tunelab cannot generate with this architecture: it supports attention-only decoders",
         )
     keys, values = cached_rows.cache.layer(number, key)
-    going_on, starts = len(cached_rows.positions), cached_rows.prompt_starts
+    active, starts = len(cached_rows.positions), cached_rows.prompt_starts
     parts = []
-    if going_on:
-        states = (query[0, :, :going_on], key[0, :, :going_on], value[0, :, :going_on])
+    if active:
+        states = (query[0, :, :active], key[0, :, :active], value[0, :, :active])
         parts.append(_attention_of_next_tokens(cached_rows, *states, keys, values, scaling, sliding_window))
     if len(starts) > 1:
-        new_query, new_key, new_value = (states[:, :, going_on:] for states in (query, key, value))
+        new_query, new_key, new_value = (states[:, :, active:] for states in (query, key, value))
         for slot, (start, end) in zip(cached_rows.prompt_slots, pairwise(starts), strict=True):
             keys[slot, :, : end - start] = new_key[0, :, start:end]
             values[slot, :, : end - start] = new_value[0, :, start:end]
         parts.append(
-            attention_of_flat_rows(
+            packed_sequence_attention(
                 module, new_query, new_key, new_value, starts, scaling=scaling, sliding_window=sliding_window, **kwargs
             )
         )
@@ -227,7 +233,7 @@ def _attention_of_next_tokens(
     scaling: float | None,
     window: int | None,
 ) -> Tensor:
-    """Write a token of each row to the cache, and let it attend to its row.
+    """Write one token per row to the cache, and let it attend to its row.
 
     Args:
         query: [heads, rows, head].
@@ -240,7 +246,7 @@ def _attention_of_next_tokens(
     key_heads, count, size = key.shape
     keys[rows.slots, :, rows.positions] = key.transpose(0, 1).to(keys.dtype)
     values[rows.slots, :, rows.positions] = value.transpose(0, 1).to(values.dtype)
-    # The queries of one key head in place of a length: grouped queries need no copies of keys.
+    # The queries of a key head take the length dimension: grouped-query attention then needs no copies of keys.
     queries = query.transpose(0, 1).reshape(count, key_heads, -1, size).to(keys.dtype)
     with torch.autocast(query.device.type, enabled=False):
         attended = [

@@ -1,7 +1,7 @@
-"""Models and tokenizers from the hub (name and pinned revision) or a local folder: all that was asked, or an error.
+"""Models and tokenizers from the hub (name and pinned revision) or a local folder: complete, or an error.
 
-Weights come from safetensors only (a pickle can run code), remote code stays off unless asked for, and a weight that
-the files do not hold is an error, since it would otherwise start at random without a word.
+Weights come from safetensors only (a pickle can run code), remote code stays off unless enabled, and a weight that the
+files lack is an error, since it would otherwise be initialized at random without notice.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def load_tokenizer(
     """The tokenizer of a model on the hub or in a folder.
 
     Raises:
-        ModelError: it cannot be loaded; or it cannot tell where in the text its tokens lie (target masks need that).
+        ModelError: it cannot be loaded; or it gives no character offsets, which target masks need.
     """
     _check_folder(name, "config.json", "tokenizer.json")
     try:
@@ -43,7 +43,7 @@ def load_tokenizer(
     if not tokenizer.is_fast:
         raise ModelError(
             f"{name}: {type(tokenizer).__name__} gives no character offsets",
-            "exact target masks need a fast tokenizer (a tokenizer.json beside the model)",
+            "exact target masks need a fast tokenizer (a tokenizer.json next to the model)",
         )
     return tokenizer
 
@@ -60,20 +60,20 @@ def load_model(
 ) -> PreTrainedModel:
     """A causal language model with its weights in `dtype`, in evaluation mode.
 
-    With a weight format its linear layers but the head are stored in it (quantized_load.py), whether the checkpoint
-    holds full weights or weights in that format; `skip` names layers that stay in `dtype`.
+    With a weight format its linear layers except the head are stored in it (quantized_load.py), whether the checkpoint
+    has full weights or weights in that format; `skip` names layers that stay in `dtype`.
 
-    On a CPU the process keeps memory that it frees from now on (models/allocator.py): what is computed with a model
-    takes and frees large blocks at every step.
+    On a CPU the process keeps freed memory from now on (models/allocator.py), since computing with a model allocates
+    and frees large blocks at every step.
 
     Raises:
         ModelError: it is missing, gated, not reachable, needs remote code, has no safetensors, or lacks weights; or it
-            is stored in another format than the one that is asked for.
+            is stored in another format than requested.
     """
     _check_folder(name, "config.json")
     if torch.device(device).type == "cpu":
         keep_freed_memory()
-    disable_progress_bar()  # the library is silent; transformers draws a bar of its own otherwise
+    disable_progress_bar()  # the library is silent; transformers would draw its own bar
     config = load_config(name, revision=revision, trust_remote_code=trust_remote_code)
     stored = stored_format(_quantization(config), name)
     check_format(form, stored, name)
@@ -117,7 +117,7 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
     """A model's configuration.
 
     Raises:
-        ModelError: it cannot be had.
+        ModelError: it is not available.
     """
     _check_folder(name, "config.json")
     try:
@@ -127,20 +127,20 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
 
 
 def context_window(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> int | None:
-    """Tokens that a model can attend to, from its configuration alone; None where it does not say."""
+    """Tokens in a model's context window, from its configuration alone; None if it does not say."""
     config = load_config(name, revision=revision, trust_remote_code=trust_remote_code)
     window = getattr(config.get_text_config(), "max_position_embeddings", None)
     return int(window) if window is not None else None
 
 
 def _quantization(config: Any) -> dict[str, Any] | None:
-    """What a checkpoint says of how its weights are stored, as a mapping."""
+    """A checkpoint's `quantization_config` as a mapping; None if it has none."""
     found: Any = getattr(config, "quantization_config", None)
     return None if found is None else dict(found.to_dict() if hasattr(found, "to_dict") else found)
 
 
 def check_tokenizer_fits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Every id that the tokenizer can give must have an embedding.
+    """Check that every id that the tokenizer can give has an embedding.
 
     Raises:
         ModelError: the vocabulary is larger than the model's embedding table.
@@ -155,7 +155,7 @@ def check_tokenizer_fits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerF
 
 
 def model_fingerprint(name: str, model: PreTrainedModel) -> str:
-    """What identifies the weights: the hub's commit, or sha256 over the local weight files' names, sizes and bytes."""
+    """Identity of the weights: the hub's commit, or sha256 over the local weight files' names, sizes and bytes."""
     commit = getattr(model.config, "_commit_hash", None)
     if commit:
         return f"{name}@{commit}"
@@ -169,23 +169,23 @@ def model_fingerprint(name: str, model: PreTrainedModel) -> str:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
-    """sha256 over everything that decides how text becomes ids: the tokenizer's own JSON and its special tokens."""
+    """sha256 over everything that determines tokenization: the tokenizer's own JSON and its special tokens."""
     special = repr(sorted((key, str(value)) for key, value in tokenizer.special_tokens_map.items()))
     return hashlib.sha256((tokenizer.backend_tokenizer.to_str() + special).encode()).hexdigest()
 
 
 def _check_folder(name: str, *wanted: str) -> None:
-    """A name that looks like a path must be a folder with one of these files; else it would be taken for a hub name."""
+    """A name that looks like a path must be a folder with one of these files, not a name on the hub."""
     path = Path(name)
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if looks_local and not path.is_dir():
         raise ModelError(f"{name}: no such folder", "give a folder with config.json and *.safetensors, or a hub name")
     if path.is_dir() and not any((path / file).exists() for file in wanted):
-        raise ModelError(f"{name}: the folder holds no model (no config.json)", "give a folder saved by transformers")
+        raise ModelError(f"{name}: no model in the folder (no config.json)", "give a folder saved by transformers")
 
 
 def _explained(error: BaseException, what: str, name: str, revision: str | None) -> ModelError:
-    """The library's error in the user's words, with what to do about it."""
+    """The library's error in the user's terms, with a remedy."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
@@ -199,28 +199,28 @@ def _explained(error: BaseException, what: str, name: str, revision: str | None)
     at = f"{name}@{revision}" if revision else name
     if caused_by(hub.GatedRepoError):
         return ModelError(
-            f"{what} {at}: the repository is gated", "accept its licence on the hub, then run `hf auth login`"
+            f"{what} {at}: the repository is gated", "accept its license on the hub, then run `hf auth login`"
         )
     if caused_by(hub.RevisionNotFoundError):
         return ModelError(f"{what} {at}: no such revision", "give a branch, tag or commit that the repository has")
     if "trust_remote_code" in text:
         return ModelError(
-            f"{what} {at}: it brings its own Python code, which tunelab does not run unasked",
+            f"{what} {at}: it has Python code, which tunelab does not run by default",
             "read that code, then set model.trust_remote_code=true and pin model.revision",
         )
     if caused_by(hub.OfflineModeIsEnabled, hub.LocalEntryNotFoundError, ConnectionError) or "offline" in text.lower():
         return ModelError(
             f"{what} {at}: not on this machine, and the hub cannot be reached",
-            "download it where there is a network (`hf download NAME --local-dir DIR`), and give that folder",
+            "download it on a machine with network access (`hf download NAME --local-dir DIR`), then give that folder",
         )
     if caused_by(hub.RepositoryNotFoundError):
         return ModelError(
-            f"{what} {at}: neither a folder nor a repository on the hub that you can see",
+            f"{what} {at}: neither a folder nor a hub repository that you have access to",
             "check the spelling; for a private repository run `hf auth login`",
         )
     if "safetensors" in text and not caused_by(SafetensorError):
         return ModelError(
             f"{what} {at}: no safetensors weights",
-            "pickled weights can run code and are not loaded; save the model with save_pretrained to convert it",
+            "pickled weights can run code and are not loaded; convert the model with save_pretrained",
         )
     return ModelError(f"{what} {at}: cannot be loaded: {text.strip().splitlines()[0] if text.strip() else repr(error)}")

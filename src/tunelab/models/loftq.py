@@ -1,9 +1,9 @@
-"""First weights of an adapter that take back what quantising the base took away.
+"""Initial adapter weights that compensate for the error of quantizing the base.
 
-An adapter begins at zero, so that a model over few bits begins worse than the one that was quantised. Here its product
-begins as the best approximation of the lost part, W less what the codes stand for, of the adapter's rank.
+An adapter starts at zero, so a model over a quantized base starts worse than the original. Here its product starts as
+the best approximation, of the adapter's rank, to the quantization error: W minus the dequantized weight.
 Source: Li et al. 2023, LoftQ, algorithm 1. With one alternation the base keeps the codes of W itself, and the adapter
-fits every copy of it. More alternations quantise W less the adapter's product, a base of its own, which is stored
+fits every copy of it. More alternations quantize W minus the adapter's product: a separate base, which is stored
 together with that adapter (alternate() and begin_at_stored()).
 """
 
@@ -24,28 +24,28 @@ from tunelab.models.checkpoint_files import CheckpointFiles
 from tunelab.models.forward import underlying
 from tunelab.models.quantized_linear import QuantizedLinear, quantized_layers
 
-#: Power iterations of the randomised singular value decomposition (Halko et al. 2011): residuals fall off slowly.
+#: Power iterations of the randomized SVD (Halko et al. 2011): the error's singular values decay slowly.
 POWER_ITERATIONS = 8
 
-#: Where a checkpoint keeps the adapter that belongs to its codes (the name that LoftQ's authors use).
+#: Where a checkpoint stores the adapter that belongs to its codes (the name that LoftQ's authors use).
 STORED = "loftq_init"
 
 Product = tuple[Tensor, Tensor]  # A [rank, in], B [out, rank]
 
 
 def absorb_quantization_error(model: PeftModel, folder: Path, *, seed: int = 0) -> int:
-    """Set A and B of every plain LoRA layer over a quantised weight to the largest singular parts of what it lost.
+    """Set A and B of every plain LoRA layer over a quantized weight to the best approximation of its error.
 
     Args:
-        model: fresh LoRA over quantised layers.
-        folder: the checkpoint with the full weights that were quantised; they are read one at a time.
-        seed: of the randomised decomposition.
+        model: new LoRA over quantized layers.
+        folder: the checkpoint with the full weights that were quantized; they are read one at a time.
+        seed: of the randomized decomposition.
 
     Returns:
         How many layers were set.
 
     Raises:
-        ModelError: no LoRA layer lies over a quantised weight; or the checkpoint does not hold the full weights.
+        ModelError: no LoRA layer is on a quantized weight; or the checkpoint does not have the full weights.
     """
     layers = _lora_layers(model)
     base = underlying(model)
@@ -65,16 +65,16 @@ def absorb_quantization_error(model: PeftModel, folder: Path, *, seed: int = 0) 
 def alternate(
     model: PreTrainedModel, folder: Path, *, rank: int, alternations: int, seed: int = 0
 ) -> dict[str, Product]:
-    """Give every quantised layer the codes of W less B A, and return A and B of each, found in turns with the codes.
+    """Give every quantized layer the codes of W - B A, and return its A and B; codes and product are found in turns.
 
     Args:
-        model: quantised, without an adapter; its codes are replaced.
+        model: quantized, without an adapter; its codes are replaced.
         folder: the checkpoint with the full weights; they are read one at a time.
         rank: of B A.
-        alternations: T of the paper: how many times codes and product are found.
+        alternations: T of the paper: how often codes and product are computed.
 
     Raises:
-        ModelError: the checkpoint does not hold the full weights.
+        ModelError: the checkpoint does not have the full weights.
     """
     layers = quantized_layers(model)
     files = CheckpointFiles(folder, [f"{name}.weight" for name in layers], model.base_model_prefix)
@@ -92,17 +92,17 @@ def alternate(
 
 @torch.no_grad()
 def set_products(model: PeftModel, products: dict[str, Product]) -> None:
-    """Let the product of each LoRA layer be B A, whatever the adapter scales it by."""
+    """Set the product of each LoRA layer to B A, whatever the adapter's scaling."""
     for name, layer in _lora_layers(model).items():
         for adapter in layer.lora_A:
             _set(layer, adapter, products[name])
 
 
 def begin_at_stored(model: PeftModel, folder: Path) -> int:
-    """Set A and B of fresh LoRA to those that are stored with a base whose codes need them.
+    """Set A and B of new LoRA layers to those stored with a base whose codes need them.
 
     Args:
-        folder: of the base; holds STORED, a PEFT adapter.
+        folder: of the base; contains STORED, a PEFT adapter.
 
     Returns:
         How many layers were set.
@@ -125,14 +125,14 @@ def begin_at_stored(model: PeftModel, folder: Path) -> int:
     if other := sorted(set(layers) ^ set(products)):
         has = "has no adapter for" if other[0] in layers else "has an adapter for"
         raise ModelError(
-            f"{folder / STORED} {has} {other[0]}, other than the recipe",
-            "its codes lack a part of every weight; use adapter.targets=all-linear and its own precision.skip",
+            f"{folder / STORED} {has} {other[0]}, unlike the recipe",
+            "its codes need that adapter; use adapter.targets=all-linear and the same precision.skip",
         )
     ranks = {len(layer.lora_A["default"].weight) for layer in layers.values()}
     if ranks != {config["r"]}:
         raise ModelError(
             f"{folder / STORED} has rank {config['r']}, the recipe's adapter {max(ranks)}",
-            f"set adapter.rank={config['r']}, or quantise for another rank",
+            f"set adapter.rank={config['r']}, or quantize with another --loftq-rank",
         )
     device = next(model.parameters()).device
     set_products(model, {name: (a.to(device), b.to(device)) for name, (a, b) in products.items()})
@@ -146,26 +146,24 @@ def _lora_layers(model: PeftModel) -> dict[str, LoraLayer]:
         if isinstance(module, LoraLayer) and isinstance(module.get_base_layer(), QuantizedLinear)
     }
     if not layers:
-        raise ModelError(
-            "no LoRA layer lies over a quantised weight, there is no error to take back", "set adapter.init=zero"
-        )
+        raise ModelError("no LoRA layer is on a quantized weight: no error to compensate for", "set adapter.init=zero")
     return layers
 
 
 def _full(files: CheckpointFiles, name: str, stored: QuantizedLinear) -> Tensor:
-    """The weight that was quantised: [out, in], float32, where its codes lie."""
+    """The weight before quantization: [out, in], float32, on the device of its codes."""
     key = f"{name}.weight"
     weight = files.tensor(key) if key in files else None
     if weight is None or not weight.is_floating_point():
         raise ModelError(
-            f"{files.folder}: {name}: the full weight is not there",
-            "LoftQ needs the checkpoint as it was before it was quantised",
+            f"{files.folder}: {name}: the full weight is missing",
+            "LoftQ needs the checkpoint from before quantization",
         )
     return (weight.T if stored.from_conv1d else weight).to(stored.packed["codes"].device, torch.float32)
 
 
 def _largest_parts(lost: Tensor, rank: int) -> Product:
-    """A and B whose product is nearest to `lost` [out, in] among all of this rank."""
+    """A and B whose product is closest to `lost` [out, in] among all of this rank."""
     left, sizes, right = torch.svd_lowrank(lost, q=min(rank + 8, *lost.shape), niter=POWER_ITERATIONS)
     kept = min(rank, len(sizes))
     root = sizes[:kept].sqrt()

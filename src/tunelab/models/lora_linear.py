@@ -1,8 +1,8 @@
 """A frozen linear layer and its LoRA matrices as one autograd function.
 
 PEFT computes x W + (x A) B s as five operations, casts the input to the matrices' float32 on the way (autocast casts
-it back), and adds what each hands back in the backward pass. Here the thin products are added into the wide ones, in
-the dtype that is computed with, and nothing is kept for the backward pass but the input and x A, rank wide.
+it back), and adds up their input gradients in backward. Here the small products are accumulated into the large ones, in
+the compute dtype, and only the input and x A, of width rank, are kept for backward.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tunelab.models.quantized_linear import QuantizedLinear
 
 
 class DenseLoraLinear(PeftLinear):  # type: ignore[misc]
-    """PEFT's layer with a faster forward for the common case; in every other case it is PEFT's own.
+    """PEFT's layer with a faster forward for the common case; in all other cases it is PEFT's own.
 
     The common case: one active adapter, not merged, without dropout, DoRA or bias, over a frozen nn.Linear, Conv1D or
     QuantizedLinear.
@@ -46,21 +46,21 @@ class DenseLoraLinear(PeftLinear):  # type: ignore[misc]
         return cast(Tensor, output).view(*x.shape[:-1], -1)
 
     def merge(self, *arguments: Any, **named: Any) -> None:
-        """PEFT's merge, refused where the base is quantised: the sum would have to be rounded to the format again.
+        """PEFT's merge, refused if the base is quantized: the sum would have to be quantized again.
 
         Raises:
-            ModelError: the base is quantised.
+            ModelError: the base is quantized.
         """
         layer = self.get_base_layer()
         if isinstance(layer, QuantizedLinear):
             raise ModelError(
                 f"an adapter cannot be merged into weights stored in {layer.form.name}",
-                "`tunelab merge RUN --into ...` makes a model of full weights, or quantises the sum and measures it",
+                "`tunelab merge RUN --format ...` writes full weights, or quantizes the sum and measures it",
             )
         super().merge(*arguments, **named)
 
     def _without_gradients(self, layer: nn.Module, name: str, x: Tensor) -> Tensor:
-        """The wide product is the layer's own forward here: its weight may be laid out for it (packed_weights.py)."""
+        """The base product is the layer's own forward: its weight may be prepacked (onednn_weights.py)."""
         output: Tensor = layer(x)
         with torch.autocast(x.device.type, enabled=False):
             a, b = (matrix[name].weight.to(output.dtype) for matrix in (self.lora_A, self.lora_B))
@@ -69,7 +69,7 @@ class DenseLoraLinear(PeftLinear):  # type: ignore[misc]
         return output
 
     def _plain_adapter(self) -> str | None:
-        """The name of the one adapter to apply, where nothing but plain LoRA is asked for."""
+        """The name of the one adapter to apply, if only plain LoRA is needed."""
         active = [name for name in self.active_adapters if name in self.lora_A]
         if self.disable_adapters or self.merged or len(active) != 1 or active[0] in self.lora_variant:
             return None
@@ -96,8 +96,8 @@ def _weight_source(layer: nn.Module) -> Callable[[torch.dtype], Tensor]:
 class _LoraLinear(torch.autograd.Function):
     """[n, in] -> [n, out]; bias [out] frozen, A [rank, in] and B [out, rank] trained.
 
-    `weight(dtype)` gives the frozen weight [out, in]. It is called again in backward, so that a weight that has to be
-    computed for it is not kept in between.
+    `weight(dtype)` gives the frozen weight [out, in]. Backward calls it again, so that a dequantized weight is not kept
+    in between.
     """
 
     @staticmethod
@@ -136,7 +136,7 @@ class _LoraLinear(torch.autograd.Function):
 
 
 def use_dense_lora(model: nn.Module) -> None:
-    """Give every LoRA layer of PEFT over a dense layer the forward of this module; nothing else of it changes."""
+    """Give PEFT's LoRA layers over dense layers this module's forward; nothing else changes."""
     for module in model.modules():
         if type(module) is PeftLinear:
             module.__class__ = DenseLoraLinear

@@ -1,4 +1,4 @@
-"""Folding an adapter into its base, and proof that the result is the same model."""
+"""Merging an adapter into its base, and proof that the result is the same model."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tunelab.models.forward import underlying
 from tunelab.models.quantized_linear import QuantizedLinear, quantized_layers
 from tunelab.models.quantized_load import layers_to_quantize
 
-#: Largest relative difference, in float32, between a layer's outputs with the adapter beside it and with the sum. The
-#: order of sums makes 1e-6; an adapter that is lost, scaled wrongly or added to another weight makes 1e-3 and more.
+#: Largest relative difference, in float32, between a layer's outputs with a separate adapter and with the sum.
+#: Summation order causes 1e-6; an adapter that is lost, scaled wrongly or added to another weight causes 1e-3 and more.
 EXACT = 1e-5
 
-#: Random inputs that each adapted layer is given.
+#: Random inputs per adapted layer.
 PROBES = 16
 
 
@@ -31,11 +31,11 @@ PROBES = 16
 class MergeCheck:
     """How far outputs of adapted layers and of merged ones differ in float32.
 
-    Layer by layer, since a whole model's logits have no bound that holds for all: depth makes more of rounding in one
-    model than in another, by a factor of thousands.
+    Layer by layer, since no bound on a whole model's logits holds for every model: depth amplifies rounding in one
+    model thousands of times more than in another.
 
     Args:
-        layers: that carry an adapter.
+        layers: number of layers with an adapter.
         largest_difference: relative to the layer's largest output.
     """
 
@@ -48,10 +48,10 @@ class MergeCheck:
 
 
 def merge_adapter(model: PeftModel) -> PreTrainedModel:
-    """The base model with the adapter's product added into its weights; the adapted model is used up.
+    """The base model with the adapter's product added to its weights; do not use the adapted model afterwards.
 
-    Where the adapter sits on an embedding or head whose weight is tied to the other, they are untied first: the sum
-    belongs to one of them only.
+    If the adapter is on an embedding or head whose weight is tied to the other, they are untied first: the sum belongs
+    to only one of them.
 
     Raises:
         ModelError: a merged weight is not finite.
@@ -61,9 +61,7 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
     try:
         merged = model.merge_and_unload(safe_merge=True)
     except ValueError as error:
-        raise ModelError(
-            f"the adapter cannot be merged: {error}", "was the training stopped by a loss of NaN?"
-        ) from error
+        raise ModelError(f"the adapter cannot be merged: {error}", "did training end with a NaN loss?") from error
     return merged
 
 
@@ -80,13 +78,13 @@ def logits_of(model: nn.Module, rows: Sequence[Sequence[int]]) -> list[Tensor]:
 
 
 def adapted_outputs(model: PeftModel) -> dict[str, Tensor]:
-    """What each layer that carries an adapter gives for random inputs, by its name in the base model."""
+    """Outputs of each layer with an adapter for random inputs, by its name in the base model."""
     layers = {name: module for name, module in underlying(model).named_modules() if hasattr(module, "base_layer")}
     return {name: _output(layer) for name, layer in layers.items()}
 
 
 def compare_outputs(expected: Mapping[str, Tensor], merged: PreTrainedModel) -> MergeCheck:
-    """How far the outputs of merged layers are from those that adapted_outputs() gave, for the same inputs."""
+    """How far the outputs of merged layers are from those of adapted_outputs(), for the same inputs."""
     worst = 0.0
     for name, outputs in expected.items():
         difference = (_output(merged.get_submodule(name)) - outputs).abs().max() / outputs.abs().max().clamp_min(1e-30)
@@ -109,30 +107,30 @@ def _output(layer: nn.Module) -> Tensor:
 
 
 def rounded(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """The model with its weights rounded to a dtype, in place.
+    """Cast the model's weights to a dtype, in place.
 
     Raises:
-        ModelError: a weight is too large for it.
+        ModelError: a weight overflows it.
     """
     model = model.to(dtype)
     broken = [name for name, parameter in model.named_parameters() if not bool(torch.isfinite(parameter).all())]
     if broken:
         raise ModelError(
             f"{broken[0]}: a merged weight is not finite in {str(dtype).removeprefix('torch.')}",
-            "merge with --into bf16",
+            "merge with --format bf16",
         )
     return model
 
 
 def weight_digests(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, str]:
-    """sha256 of each weight in a dtype, and of the codes and scales of each that is stored in a format, by name."""
+    """sha256 of each weight in a dtype, and of the codes and scales of each quantized layer, by name."""
     digests = {name: weights_hash({"": parameter.detach().to(dtype)}) for name, parameter in model.named_parameters()}
     packed = {name: weights_hash(layer.packed) for name, layer in quantized_layers(model).items()}
     return {**digests, **packed}
 
 
 def _untie_adapted(base: PreTrainedModel) -> None:
-    """Give the head a weight of its own, where it shares the embedding's and either of them carries an adapter."""
+    """Untie the head from the embedding if either of them has an adapter."""
     embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
     carriers = [module for module in (embedding, head) if hasattr(module, "base_layer")]
     if not carriers or not base.config.get_text_config().tie_word_embeddings:
@@ -143,9 +141,9 @@ def _untie_adapted(base: PreTrainedModel) -> None:
 
 
 def dequantize_layers(model: nn.Module) -> None:
-    """Put dense layers in place of all quantised ones, with the very weights that these compute with.
+    """Replace all quantized layers with dense ones that have the dequantized weights.
 
-    An adapter on such a layer stays; what PEFT does with it from then on, it does with the dense layer.
+    An adapter on such a layer stays; from then on PEFT treats the layer as dense.
     """
     base = underlying(model)
     for name, layer in quantized_layers(base).items():
@@ -161,14 +159,14 @@ def dequantize_layers(model: nn.Module) -> None:
         parent = base.get_submodule(name.rpartition(".")[0])
         setattr(parent, name.rpartition(".")[2], dense)
         if layer.from_conv1d and hasattr(parent, "fan_in_fan_out"):
-            parent.fan_in_fan_out = True  # PEFT adds its product to the weight as it lies
+            parent.fan_in_fan_out = True  # PEFT adds its product to the weight as stored
 
 
 def quantize_layers(model: PreTrainedModel, form: WeightFormat, skip: Sequence[str] = ()) -> None:
-    """Store the linear layers of a dense model in a format, but for the head and those that `skip` names.
+    """Quantize the linear layers of a dense model to a format, except the head and those in `skip`.
 
     Raises:
-        ModelError: a name in `skip` is no linear layer, or a weight cannot be quantised.
+        ModelError: a name in `skip` is not a linear layer, or a weight cannot be quantized.
     """
     for name in layers_to_quantize(model, skip):
         layer = model.get_submodule(name)

@@ -1,13 +1,13 @@
 """A small float32 model of a loaded model's class and configuration: its structure, without its size.
 
-Whether an architecture can be run on flat rows is a question of its code and its configuration, not of its weights.
-Asked of the loaded model in bfloat16 it drowns in rounding; asked of this one in float32 it has an exact answer.
+Whether an architecture can run packed sequences depends on its code and configuration, not on its weights. With the
+loaded model in bfloat16 the answer drowns in rounding; with this one in float32 it is exact.
 
-What is cut changes nothing that the question is about: the number of layers (one of each kind stays), the vocabulary,
-the inner width of the MLPs. A sliding window becomes so narrow that short rows reach beyond it. The hidden size and
-the heads stay, since attention scales, embedding scales and rotary frequencies come of them; so does every other number
-of the configuration. Weights are random and large enough that attention is far from uniform; biases are not zero, norms
-are not one. An 8B model's miniature takes 0.2 GiB.
+What is cut does not affect the answer: the number of layers (one of each kind stays), the vocabulary, the inner width
+of the MLPs. A sliding window is narrowed so that short rows exceed it. The hidden size and the heads stay, since
+attention scales, embedding scales and rotary frequencies depend on them; so does every other number of the
+configuration. Weights are random and large enough that attention is far from uniform; biases are not zero, norms are
+not one. An 8B model's miniature takes 0.2 GiB.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from transformers.pytorch_utils import Conv1D
 
 from tunelab.models.quantized_linear import QuantizedLinear
 
-#: Layers at most. Kinds that first show up further behind are taken from where they are, if configuration lists allow.
+#: Maximum number of layers. Kinds that first occur later are taken from there, if the configuration's lists allow it.
 MOST_LAYERS = 8
 
 VOCABULARY = 64
 INNER_WIDTH = 32
 WINDOW = 4
 
-#: What configurations call the inner width of an MLP.
+#: Configuration keys for the inner width of an MLP.
 INNER_WIDTHS = (
     "intermediate_size",
     "moe_intermediate_size",
@@ -41,24 +41,24 @@ INNER_WIDTHS = (
     "n_inner",
 )
 
-#: Attributes of a layer's modules that say nothing of its kind.
+#: Attributes of a layer's modules that say nothing about its kind.
 NO_KIND = ("training", "layer_idx", "layer_id", "layer_number")
 
-#: Standard deviation of a linear layer's outputs for inputs of variance 1, and that of logits: so large that a soft
-#: cap of 30 on them is seen.
+#: Standard deviation of a linear layer's outputs for inputs of variance 1, and of the logits: large enough that a soft
+#: cap of 30 on them shows.
 GAIN, LOGIT_SIZE = 1.5, 10.0
 
 
 def miniature(model: PreTrainedModel, *, narrow: bool = True) -> PreTrainedModel:
-    """A random model of the same class, in float32 on the CPU, in evaluation mode. torch's random state stays as it is.
+    """A random model of the same class, in float32 on the CPU, in evaluation mode. torch's random state stays.
 
     Args:
-        narrow: cut the vocabulary and the inner width of MLPs too, not the number of layers alone.
+        narrow: also cut the vocabulary and the inner width of MLPs, not only the number of layers.
     """
     kinds = _kinds(model)
     first = [kinds.index(kind) for kind in dict.fromkeys(kinds)]
     prefix = list(range(min(max(first, default=0) + 1, MOST_LAYERS)))
-    # Layers that go by their number need those before them; layers that a list in the configuration describes do not.
+    # Layers that depend on their index need those before them; layers that a configuration list describes do not.
     for chosen in (prefix, first[:MOST_LAYERS]):
         made = _build(model, _cut(model.config, len(kinds), chosen, narrow))
         if set(_kinds(made)) == set(kinds):
@@ -68,7 +68,7 @@ def miniature(model: PreTrainedModel, *, narrow: bool = True) -> PreTrainedModel
 
 def _build(model: PreTrainedModel, config: Any) -> PreTrainedModel:
     implementation = model.config._attn_implementation
-    # Without memory at first: initial weights that are drawn over at once would take most of the time.
+    # Without memory at first: initial weights that are overwritten anyway would take most of the time.
     with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
         made: PreTrainedModel = type(model)._from_config(
             config, dtype=torch.float32, attn_implementation=implementation
@@ -79,7 +79,7 @@ def _build(model: PreTrainedModel, config: Any) -> PreTrainedModel:
 
 
 def _cut(config: Any, layers: int, chosen: Sequence[int], narrow: bool) -> Any:
-    """A copy of the configuration with these layers alone."""
+    """A copy of the configuration with only these layers."""
     config = copy.deepcopy(config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -102,7 +102,7 @@ def _cut(config: Any, layers: int, chosen: Sequence[int], narrow: bool) -> Any:
 
 
 def _kinds(model: PreTrainedModel) -> list[tuple[Any, ...]]:
-    """What each layer is made of: its modules with their switches and special numbers, widths left out."""
+    """What each layer consists of: its modules with their switches and special numbers, without widths."""
     layers = model.config.get_text_config().num_hidden_layers
     lists = (module for module in model.base_model.modules() if isinstance(module, nn.ModuleList))
     stack = next((modules for modules in lists if len(modules) == layers), nn.ModuleList())
@@ -119,14 +119,14 @@ def _kind(layer: nn.Module) -> tuple[Any, ...]:
             for key, value in vars(module).items()
             if not key.startswith("_") and key not in NO_KIND and isinstance(value, int | float | str | None)
         )
-        # A width of the loaded model is another in its miniature; 0 and 1 may be switches (SmolLM3's use_rope).
+        # A width differs between the loaded model and its miniature; 0 and 1 may be switches (SmolLM3's use_rope).
         numbers = {key: "width" if isinstance(value, int) and value > 1 else value for key, value in settings}
         parts.append((type(module).__qualname__, *sorted(numbers.items())))
     return tuple(parts)
 
 
 def _fill(model: PreTrainedModel) -> None:
-    """Random weights in place of those without memory, the same for every model of these shapes."""
+    """Random weights for those without memory, the same for every model of these shapes."""
     generator = torch.Generator().manual_seed(0)
     head = model.get_output_embeddings()
     for module in model.modules():
@@ -137,7 +137,7 @@ def _fill(model: PreTrainedModel) -> None:
 
 
 def _distribution(module: nn.Module, name: str, weight: Tensor, *, is_logits: bool) -> tuple[float, float]:
-    """Mean and standard deviation of a weight's numbers."""
+    """Mean and standard deviation of a weight's values."""
     if weight.dim() < 2:
         return 0.0 if name.endswith("bias") else 1.0, 0.2
     if isinstance(module, nn.Embedding) or is_logits:
@@ -146,7 +146,7 @@ def _distribution(module: nn.Module, name: str, weight: Tensor, *, is_logits: bo
 
 
 def _inputs(module: nn.Module, weight: Tensor) -> int:
-    """How many numbers a weight [..., a, b] sums up; of a stack of experts, which may lie either way, the larger."""
+    """Fan-in of a weight [..., a, b]; for a stack of experts, which has either orientation, the larger of the two."""
     if isinstance(module, Conv1D):
         return weight.shape[0]
     return weight.shape[-1] if isinstance(module, nn.Linear) else max(weight.shape[-2:])

@@ -1,4 +1,4 @@
-"""A weight format by its name and options, and the one that a checkpoint's own configuration tells of."""
+"""A weight format by name and options, and the format that a checkpoint's configuration declares."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def weight_format(name: str, options: Mapping[str, Any] | None = None) -> Weight
     """The format of this name (a file in models/formats/, an entry point, or the path of a .py file).
 
     Raises:
-        UsageError: there is none, or it has no such option.
+        UsageError: there is no such format, or it has no such option.
     """
     form = plugins.load(FOLDER, name).Format
     known = [one.name for one in fields(form)]
@@ -29,10 +29,10 @@ def weight_format(name: str, options: Mapping[str, Any] | None = None) -> Weight
 
 
 def stored_format(quantization: Mapping[str, Any] | None, name: str) -> WeightFormat | None:
-    """The format that a checkpoint's linear layers are stored in already, from its `quantization_config`.
+    """The format that a checkpoint's linear layers are already stored in, from its `quantization_config`.
 
     Raises:
-        ModelError: they are stored in a way that cannot be read here.
+        ModelError: tunelab cannot read how they are stored.
     """
     if not quantization:
         return None
@@ -47,23 +47,23 @@ def stored_format(quantization: Mapping[str, Any] | None, name: str) -> WeightFo
     raise ModelError(
         f"{name}: its weights are stored by {method}"
         + (f" as {quantization['format']}" if "format" in quantization else ""),
-        "of quantised checkpoints, bitsandbytes' (4 and 8 bits) and compressed-tensors' mxfp4-pack-quantized are read; "
-        "else use the checkpoint that is not quantised",
+        "supported: bitsandbytes (4 and 8 bits) and compressed-tensors' mxfp4-pack-quantized; otherwise use the "
+        "unquantized checkpoint",
     )
 
 
 def check_format(asked: WeightFormat | None, stored: WeightFormat | None, name: str) -> None:
-    """What a checkpoint is stored in cannot be changed by loading it.
+    """Loading cannot change the format of a checkpoint.
 
     Raises:
-        ModelError: another format, or none, is asked for than the one that it is stored in.
+        ModelError: another format than the stored one, or none, is requested.
     """
     if stored is None:
         return
     if asked is None or asked.name != stored.name:
         raise ModelError(
             f"{name}: its weights are stored in {stored.name}, and precision is {asked.name if asked else 'none'}",
-            f"set precision: {stored.name}, or use the checkpoint that is not quantised",
+            f"set precision: {stored.name}, or use the unquantized checkpoint",
         )
     for option in ("double_quantization",):
         if getattr(asked, option, None) != getattr(stored, option, None):

@@ -1,7 +1,7 @@
 """A linear layer whose frozen weight is stored in a weight format, the same for every format.
 
-What is resident are codes and scales. The weight is made of them in the forward pass and once more in the backward
-pass, in the dtype that is computed with; no copy of it is kept in between. Gradients go to the activations only.
+Only codes and scales stay in memory. The weight is dequantized on the fly in forward and again in backward, in the
+compute dtype; no copy is kept in between. Only the activations get gradients.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from tunelab.models.formats._format import Packed, WeightFormat
 class QuantizedLinear(nn.Linear):
     """y = x W^T + b with W [out, in] stored in a format.
 
-    It is an nn.Linear to PEFT, which wraps it as it wraps any other; its `weight` is no parameter but is computed
-    from codes and scales whenever it is read.
+    To PEFT, which wraps it like any other, it is an nn.Linear; its `weight` is not a parameter but is computed from
+    codes and scales whenever it is read.
 
     Args:
         form: the weight format.
-        packed: the tensors that store the weight, as form.quantize() gives them; may be on the meta device.
+        packed: the tensors that store the weight, from form.quantize(); may be on the meta device.
         shape: [out, in].
         bias: [out], or None.
-        dtype: what `weight` is given in.
-        from_conv1d: it stands where GPT-2 had a Conv1D, whose weight is [in, out] in checkpoints.
+        dtype: of `weight`.
+        from_conv1d: it replaces a Conv1D of GPT-2, whose weight is [in, out] in checkpoints.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class QuantizedLinear(nn.Linear):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """The weight, computed anew: [out, in]. What is written to it is lost."""
+        """The dequantized weight: [out, in]. Writes to it are lost."""
         return self.dequantized(self.dtype)
 
     def dequantized(self, dtype: torch.dtype) -> Tensor:
-        """The weight in `dtype`, computed anew: [out, in]."""
+        """The dequantized weight in `dtype`: [out, in]."""
         return self.form.dequantize(self.packed, self.shape, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,5 +105,5 @@ class _Product(torch.autograd.Function):
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedLinear]:
-    """Every quantised layer of a model, by its dotted name."""
+    """Every quantized layer of a model, by its dotted name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}

@@ -1,7 +1,7 @@
-"""Loading a model with its linear layers quantised: tensor by tensor, each straight to where and how it will lie.
+"""Loading a model with quantized linear layers: tensor by tensor, each directly to its device and format.
 
-The model is built without memory for its weights. Each tensor is then read, quantised where it is a linear layer's
-weight, and let go: at no time is more in memory than the quantised model and one tensor of the checkpoint.
+The model is built without allocating weights. Each tensor is then read, quantized if it is a linear layer's weight, and
+released: memory never holds more than the quantized model and one tensor of the checkpoint.
 """
 
 from __future__ import annotations
@@ -34,16 +34,17 @@ def load_quantized(
     skip: Sequence[str] = (),
     is_stored: bool = False,
 ) -> PreTrainedModel:
-    """The model of a folder's weight files with its linear layers in a weight format, all else in `dtype`.
+    """The model from a folder's weight files, its linear layers in a weight format, all else in `dtype`.
 
     Args:
-        config: the model's configuration; its `quantization_config` plays no part.
+        config: the model's configuration; its `quantization_config` is ignored.
         skip: names of linear layers, or their last parts ("self_attn.q_proj", "down_proj"), that stay in `dtype`; the
             output head always does.
-        is_stored: the checkpoint holds codes and scales of this format already.
+        is_stored: the checkpoint already has codes and scales of this format.
 
     Raises:
-        ModelError: a name in `skip` is no linear layer; a weight cannot be quantised, is missing, or has another shape.
+        ModelError: a name in `skip` is not a linear layer; a weight is missing, has a wrong shape, or cannot
+            be quantized.
     """
     model = empty_model(config, dtype, trust_remote_code)
     known = [name for name, _ in model.named_parameters()]
@@ -52,7 +53,7 @@ def load_quantized(
         if is_stored and not any(
             suffix.startswith(("weight.", "weight_packed", "SCB")) for suffix in files.beside(name)
         ):
-            continue  # left alone by whoever quantised it
+            continue  # not quantized in the checkpoint
         _replace(model, name, _empty_layer(model.get_submodule(name), form, dtype))
     layers = quantized_layers(model)
     read: set[str] = set()
@@ -74,7 +75,7 @@ def load_quantized(
         tensor = files.tensor(stored)
         if tensor.shape != expected.shape:
             raise ModelError(f"{folder}: {name} is {tuple(tensor.shape)}, the model expects {tuple(expected.shape)}")
-        placed = tensor.to(device, dtype, copy=True)  # a copy of its own: the file is let go
+        placed = tensor.to(device, dtype, copy=True)  # a copy, so that the file can be released
         setattr(model.get_submodule(parent), last, nn.Parameter(placed, requires_grad=False))
     model.tie_weights()
     _check_complete(model, folder)
@@ -85,7 +86,7 @@ def load_quantized(
 
 
 def empty_model(config: Any, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
-    """The model with its parameters on the meta device, and what it computes for itself (rotary angles) on the CPU."""
+    """The model with its parameters on the meta device and its computed buffers (rotary angles) on the CPU."""
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with init_empty_weights(include_buffers=False):
@@ -96,7 +97,7 @@ def empty_model(config: Any, dtype: torch.dtype, trust_remote_code: bool) -> Pre
 
 
 def _tied_head(model: PreTrainedModel, files: CheckpointFiles) -> dict[str, str]:
-    """The head's weight -> the embedding's, where they are one and the checkpoint holds it as the head's alone."""
+    """Maps the head's weight to the embedding's, if they are tied and the checkpoint has it only as the head's."""
     if not model.config.get_text_config().tie_word_embeddings:
         return {}
     names = {module: f"{name}.weight" for name, module in model.named_modules()}
@@ -106,17 +107,17 @@ def _tied_head(model: PreTrainedModel, files: CheckpointFiles) -> dict[str, str]
 
 
 def layers_to_quantize(model: PreTrainedModel, skip: Sequence[str] = ()) -> list[str]:
-    """Names of the linear layers (GPT-2's Conv1D included) that are stored in a format: all but the head and `skip`.
+    """Names of the linear layers (GPT-2's Conv1D included) to quantize: all but the head and `skip`.
 
     Raises:
-        ModelError: a name in `skip` is no linear layer.
+        ModelError: a name in `skip` is not a linear layer.
     """
     names = linear_names(model)
     for wanted in skip:
         if not any(name == wanted or name.endswith("." + wanted) for name in names):
             shown = sorted({".".join(name.split(".")[-2:]) for name in names})
             raise ModelError(
-                f"precision.skip: {wanted!r} is no linear layer of {type(model).__name__}",
+                f"precision.skip: {wanted!r} matches no linear layer of {type(model).__name__}",
                 "linear layers: " + ", ".join(shown),
             )
     return [name for name in names if not any(name == other or name.endswith("." + other) for other in skip)]
@@ -140,7 +141,7 @@ def _packed(layer: QuantizedLinear, tensors: dict[str, Tensor], is_stored: bool)
     """Codes and scales of a layer from its tensors in the checkpoint."""
     if is_stored:
         packed = layer.form.from_checkpoint(tensors, layer.shape)
-        return {name: tensor.clone() for name, tensor in packed.items()}  # of their own: the file is let go
+        return {name: tensor.clone() for name, tensor in packed.items()}  # copies, so that the file can be released
     if "weight" not in tensors:
         raise ModelError("the weight is missing", "use a complete causal language model checkpoint")
     weight = tensors["weight"].T if layer.from_conv1d else tensors["weight"]
@@ -161,10 +162,10 @@ def _check_complete(model: PreTrainedModel, folder: Path) -> None:
 
 
 def lacking(name: str, model: PreTrainedModel, missing: Collection[str]) -> ModelError:
-    """The error of a checkpoint that does not hold these weights of the model."""
+    """The error for a checkpoint that lacks these weights of the model."""
     first = sorted(missing)
     shown = ", ".join(first[:3]) + (f" and {len(first) - 3} more" if len(first) > 3 else "")
     return ModelError(
         f"{name}: the weight files lack {len(first)} weights of {type(model).__name__}: {shown}",
-        "they would start at random; use a complete causal language model checkpoint",
+        "they would be random; use a complete causal language model checkpoint",
     )

@@ -1,7 +1,7 @@
-"""Writing a model with quantised layers as a checkpoint that others read too.
+"""Saving a model with quantized layers as a checkpoint that other libraries load too.
 
-nf4, fp4 and int8 are written as transformers writes them for bitsandbytes, mxfp4 as compressed-tensors does: both
-libraries, and vLLM, load what is written, and load_model() does without them.
+nf4, fp4 and int8 are written as transformers writes them for bitsandbytes, mxfp4 as compressed-tensors does. Both
+libraries and vLLM load these checkpoints; load_model() loads them without either.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from tunelab.models.quantized_load import layers_to_quantize
 
 
 def save_quantized(model: PreTrainedModel, folder: Path) -> None:
-    """config.json, generation_config.json and model.safetensors (in shards where it is large) in an existing folder.
+    """Write config.json, generation_config.json and model.safetensors (sharded if large) to an existing folder.
 
     Raises:
-        ModelError: no layer of the model is quantised, or layers are stored in different formats.
+        ModelError: no layer of the model is quantized, or layers are stored in different formats.
     """
     layers = quantized_layers(model)
     forms = {layer.form for layer in layers.values()}
     if len(forms) != 1:
         found = ", ".join(sorted(map(str, forms))) or "none"
-        raise ModelError(f"a checkpoint holds layers of one format, and the model has {found}")
+        raise ModelError(f"a checkpoint stores layers in one format; the model has {found}")
     (form,) = forms
     config = _config(model)
     config["quantization_config"] = form.checkpoint_config(_left_alone(model, layers))
@@ -57,6 +57,6 @@ def _tensors(model: PreTrainedModel, layers: dict[str, QuantizedLinear]) -> dict
 
 
 def _left_alone(model: PreTrainedModel, layers: dict[str, QuantizedLinear]) -> list[str]:
-    """Names of linear layers that are not quantised: the head, and those that were skipped."""
+    """Names of linear layers that are not quantized: the head, and those that were skipped."""
     head = [name for name, module in model.named_modules() if module is model.get_output_embeddings()]
     return [*head, *(name for name in layers_to_quantize(model) if name not in layers)]

@@ -1,9 +1,9 @@
-"""Causal attention over flat rows on the CPU: block by block, forward and backward, in the rows' own dtype.
+"""Causal attention over packed sequences on the CPU: block by block, forward and backward, in the input's dtype.
 
-torch's own kernel for the CPU takes bfloat16 at half the speed of float32 in the backward pass, and a call a row puts
-a gradient of full length behind every slice. Here one autograd function covers all rows: scores of a block of queries
-against the keys that it can see, so that what causality hides is mostly never computed; nothing of size rows x length
-squared is kept for the backward pass, which computes a block's scores again (as FlashAttention does, Dao et al. 2022).
+torch's own CPU kernel runs bfloat16 at half the speed of float32 in backward, and one call per row gives every slice a
+full-length gradient. Here one autograd function covers all rows. It computes scores of a block of queries against the
+keys that they can see, so that most masked scores are never computed. Nothing of size rows x length squared is kept for
+backward, which computes a block's scores again (as FlashAttention does, Dao et al. 2022).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-#: Queries whose scores are formed at a time; twice as many waste more on hidden keys than they gain in larger products.
+#: Queries per block; twice as many waste more on masked keys than they gain in larger products.
 QUERY_BLOCK = 256
 
-#: Blocks are widened to a multiple of this many tokens. oneDNN compiles a kernel for every shape it meets and keeps the
-#: last 1,024 of them: compiling one takes longer than running it, and rows have hundreds of lengths.
+#: Blocks are widened to a multiple of this many tokens. oneDNN compiles a kernel for every shape and caches the last
+#: 1,024: compiling one takes longer than running it, and rows have hundreds of lengths.
 SHAPE_STEP = 32
 
 
@@ -41,7 +41,7 @@ def row_attention(
     Args:
         query: [heads, tokens, head].
         key, value: [key heads, tokens, head]; heads is a multiple of key heads (grouped queries).
-        row_starts: the rows + 1 places where rows begin.
+        row_starts: the rows + 1 offsets where rows begin.
         scale: scores are multiplied by it.
         window: a token sees itself and the window - 1 before it; None = all before it.
         dropout: share of the attention weights dropped, the rest scaled up.
@@ -49,7 +49,7 @@ def row_attention(
     seed = int(torch.randint(2**31, ())) if dropout else 0
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     states = (query.to(dtype), key.to(dtype), value.to(dtype))
-    # Inside, everything is in this dtype already; autocast would take the softmax to float32 and back.
+    # Everything inside is in this dtype already; autocast would cast the softmax to float32 and back.
     with torch.autocast("cpu", enabled=False):
         return _RowAttention.apply(*states, row_starts, scale, window, dropout, seed)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -89,7 +89,7 @@ class _RowAttention(torch.autograd.Function):
         gradient = upstream[0].to(query.dtype).transpose(0, 1)  # [heads, tokens, head]
         heads, tokens, size = query.shape
         key_heads, group = key.shape[0], heads // key.shape[0]
-        # Over a long row many blocks add to one key's gradient: added up in float32, or bfloat16 would lose them.
+        # In a long row many blocks add to one key's gradient: accumulated in float32, since bfloat16 would lose them.
         several = max(end - start for start, end in pairwise(row_starts)) > QUERY_BLOCK
         sums = torch.float32 if several else query.dtype
         query_gradient = torch.zeros_like(query)
@@ -99,7 +99,7 @@ class _RowAttention(torch.autograd.Function):
             asked = _grouped(query, block.queries, key_heads)
             weights = _weights(asked, key[:, block.keys], scale, window, group)
             kept = _kept(weights, dropout, generator) if generator is not None else None
-            # The queries by which the block was widened have no gradient, and so give none to any key or value.
+            # The queries that widen the block have no gradient, so they add nothing to any key or value.
             given = gradient.new_zeros(heads, block.queries.stop - block.queries.start, size)
             given[:, block.part] = gradient[:, block.own]
             given = given.view(key_heads, -1, size)
@@ -117,10 +117,10 @@ class _RowAttention(torch.autograd.Function):
 
 
 class _Block(NamedTuple):
-    """Queries and the keys they see, both ending at the same token; `own` of the queries, `part` of them, are wanted.
+    """Queries and the keys they see, both ending at the same token; results of `own`, `part` of the queries, are used.
 
-    A block that was widened has other tokens' queries behind its own, whose results are not used; the keys there lie
-    in the future of the block's own queries and are hidden from them.
+    A widened block has other tokens' queries after its own, whose results are discarded; the keys there are in the
+    future of the block's own queries and are masked.
     """
 
     queries: slice
@@ -130,7 +130,7 @@ class _Block(NamedTuple):
 
 
 def _blocks(row_starts: list[int], tokens: int, window: int | None) -> Iterator[_Block]:
-    """The blocks of each row: queries with all keys back to the row's start, or to where the window ends."""
+    """The blocks of each row: queries with all keys back to the row's start, or to the start of the window."""
     for start, end in pairwise(row_starts):
         for first in range(start, end, QUERY_BLOCK):
             last = min(first + QUERY_BLOCK, end)
@@ -163,7 +163,7 @@ def _weights(query: Tensor, key: Tensor, scale: float, window: int | None, group
 def _hidden(older: int, window: int | None, dtype: torch.dtype) -> Tensor:
     """-inf where a query must not see a key, else 0: [QUERY_BLOCK, older + QUERY_BLOCK].
 
-    Query i stands at key `older` + i; a block of fewer queries or keys is a part of it.
+    Query i is at key `older` + i; a block with fewer queries or keys uses a part of it.
     """
     distance = torch.arange(QUERY_BLOCK)[:, None] + older - torch.arange(older + QUERY_BLOCK)
     hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)

@@ -1,6 +1,6 @@
-"""Running rows that begin with the same text: its keys and values are computed once, and each row only adds its own.
+"""Running rows that share a prefix: its keys and values are computed once, and each row only adds its own.
 
-The rows lie end to end in one flat sequence, as in forward.py; their positions go on where the prefix ends. A token
+The rows are end to end in one packed sequence, as in forward.py; their positions continue after the prefix. A token
 attends to the whole prefix and to the earlier tokens of its own row.
 """
 
@@ -19,16 +19,16 @@ from transformers import AttentionInterface
 
 from tunelab.errors import ModelError
 from tunelab.models.forward import (
-    attention_of_flat_rows,
     attention_set_to,
-    flat_positions,
+    packed_positions,
+    packed_sequence_attention,
     padded_tokens,
     underlying,
 )
 
 PREFIX_ATTENTION = "tunelab_shared_prefix"
 
-#: Rows that attend to themselves in one call on a CPU, padded to the longest of them.
+#: Rows per attention call on a CPU, padded to the longest of them.
 LINES_AT_ONCE = 8
 
 
@@ -43,20 +43,20 @@ class SharedPrefix:
 
 @dataclass(frozen=True)
 class _Pass:
-    """What a pass through the model does: read the prefix itself (`prefix` is still empty), or rows that follow it."""
+    """One pass through the model: over the prefix itself (`prefix` is still empty), or over rows that follow it."""
 
     prefix: SharedPrefix
     row_starts: list[int]
     is_prefix: bool
-    #: Places of the rows' tokens in the flat sequence, one row a line, its last place repeated up to the longest row;
+    #: Places of the rows' tokens in the packed sequence, one row per line, the last place repeated to the longest row;
     #: LINES_AT_ONCE rows each, so that a long row does not widen all others.
     lines: list[Tensor]
-    #: The other way: where each flat token of these rows stands in a part of `lines`, flattened.
+    #: The inverse: the place of each token of these rows in a part of `lines`, flattened.
     back: list[Tensor]
 
 
 def prefix_attention(model: nn.Module) -> AbstractContextManager[None]:
-    """While the block runs, the model's attention knows shared prefixes; afterwards it is what it was."""
+    """Within the block, the model's attention supports shared prefixes; on exit its own is restored."""
     return attention_set_to(model, PREFIX_ATTENTION)
 
 
@@ -71,11 +71,11 @@ def read_prefix(model: nn.Module, tokens: Sequence[int]) -> SharedPrefix:
 def read_after_prefix(model: nn.Module, prefix: SharedPrefix, rows: Sequence[Sequence[int]]) -> Tensor:
     """Last hidden states of rows that follow the prefix, end to end: [tokens of all rows, hidden].
 
-    Call it inside `with prefix_attention(model)`, for rows of one token at least.
+    Call it inside `with prefix_attention(model)`, for rows of at least one token.
 
     Args:
-        prefix: as read_prefix() gives it; one of length 0 is no prefix.
-        rows: the tokens of each row behind the prefix.
+        prefix: from read_prefix(); length 0 means no prefix.
+        rows: the tokens of each row after the prefix.
     """
     return _run(model, prefix, rows, is_prefix=False)
 
@@ -88,7 +88,7 @@ def _run(model: nn.Module, prefix: SharedPrefix, rows: Sequence[Sequence[int]], 
     tokens = starts[-1]
     flat = torch.tensor([token for row in rows for token in row], device=device)
     row_starts = torch.tensor(starts, device=device)
-    positions = flat_positions(row_starts, tokens)
+    positions = packed_positions(row_starts, tokens)
     if not is_prefix:
         positions = positions + prefix.length
     padding = padded_tokens(tokens, device) - tokens
@@ -128,15 +128,15 @@ def _prefix_attention_forward(
     number = getattr(module, "layer_idx", None)
     if prefix_pass is None or number is None:
         raise ModelError(
-            f"{type(module).__name__} does not pass its rows on to its attention, or does not number its layers",
+            f"{type(module).__name__} does not pass its rows to its attention, or does not number its layers",
             "this architecture cannot share prefixes; tunelab supports attention-only decoders",
         )
     prefix, starts = prefix_pass.prefix, prefix_pass.row_starts
-    query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast, rotary embeddings leave float32 behind
+    query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast, rotary embeddings give float32
     if prefix_pass.is_prefix:
         prefix.keys[number], prefix.values[number] = (states[0, :, : prefix.length].clone() for states in (key, value))
     if prefix_pass.is_prefix or not prefix.length:
-        return attention_of_flat_rows(
+        return packed_sequence_attention(
             module, query, key, value, starts, scaling=scaling, sliding_window=sliding_window, **kwargs
         ), None
     longest = prefix.length + max(end - start for start, end in pairwise(starts))
@@ -154,7 +154,7 @@ def _prefix_attention_forward(
 def _in_two_parts(
     query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor, rows: _Pass, scale: float
 ) -> Tensor:
-    """Attention to the prefix and to the own row, each by a kernel of its own, weighed by their sums of exponentials.
+    """Attention to the prefix and to the row itself, each by its own kernel, weighted by their sums of exponentials.
 
     With l = log sum exp(scores) of a part, the whole is out_own + (out_prefix - out_own) * sigmoid(l_prefix - l_own).
     (The same identity joins the blocks of FlashAttention: Dao et al. 2022, section 3.1.)
@@ -171,12 +171,12 @@ def _in_two_parts(
     key_heads, used = key.shape[0], rows.row_starts[-1]
     attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     with torch.autocast("cpu", enabled=False):
-        # Nothing in the prefix is hidden from anyone: the queries that share a key head are one long list.
+        # Every query sees the whole prefix: the queries that share a key head are one long list.
         asked = query[:, :used].reshape(1, key_heads, -1, size)
         to_prefix, weight_of_prefix = attend(asked, prefix_key[None], prefix_value[None], scale=scale)
         to_prefix = to_prefix.reshape(heads, used, size)
         weight_of_prefix = weight_of_prefix.reshape(heads, used, 1)
-        # One row a line, padded at the end with tokens whose results nobody reads and whom nobody sees.
+        # One row per line, padded at the end with tokens that no token sees and whose results are discarded.
         to_rows, weights = [], []
         for places, back in zip(rows.lines, rows.back, strict=True):
             asked, *seen = (states[:, places].transpose(0, 1) for states in (query, key, value))
@@ -202,7 +202,7 @@ def _row_by_row(
     scale: float,
     window: int | None,
 ) -> Tensor:
-    """For sliding windows, and for float32 on a GPU: torch's attention with a mask, a call a row. Shapes as above."""
+    """For sliding windows, and for float32 on a GPU: torch's attention with a mask, a call per row. Shapes as above."""
     length, outputs = prefix_key.shape[1], []
     for start, end in pairwise(row_starts):
         keys, values = (

@@ -1,9 +1,9 @@
-"""Can an architecture be run on flat rows? Asked in float32, where the answer is exact, once for each configuration.
+"""Can an architecture run packed sequences? Checked in float32, where the answer is exact, once per configuration.
 
-Structure is what can be wrong for good: rows that see each other, positions that go on, logits that are scaled or
-capped behind the head, a sliding window that is not passed on. A miniature of the model (miniature.py) shows it with a
-real bound, whatever dtype or format the model's own weights have. Rounding is no matter of structure: in bfloat16 two
-correct ways of computing one model differ by as much as its two own kinds of attention do.
+Structure is what can be systematically wrong: rows that see each other, positions that do not restart, logits that are
+scaled or capped after the head, a sliding window that is not passed on. A miniature of the model (miniature.py) shows
+it with a strict bound, whatever the dtype or format of the model's own weights. Rounding is not structure: in bfloat16
+two correct ways of computing one model differ by as much as its own two attention implementations do.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from transformers import PreTrainedModel
 
 from tunelab.errors import ModelError
 from tunelab.files import cache_home, write_json_atomically
-from tunelab.models.forward import flat_attention, flat_hidden_states, output_head, underlying
+from tunelab.models.forward import output_head, packed_attention, packed_hidden_states, underlying
 from tunelab.models.miniature import miniature
 from tunelab.version import __version__
 
-#: Largest relative difference of logits in float32. Correct architectures show 1e-6, the order of sums; a wrong
-#: position, border or scale shows 1e-2 and more.
+#: Largest relative difference of logits in float32. Correct architectures show 1e-6 (summation order); a wrong
+#: position, boundary or scale shows 1e-2 and more.
 EXACT = 1e-4
 
-#: Lengths of the rows that are run; each but the second is longer than a miniature's sliding window.
+#: Lengths of the rows; all but the second exceed a miniature's sliding window.
 LENGTHS = (7, 1, 12)
 
-#: Source files whose change can change the answer.
+#: Source files that can change the answer.
 SOURCES = ("forward.py", "row_attention.py", "miniature.py", "structure.py")
 
-#: Keys of a configuration that say where weights came from or how they are stored.
+#: Configuration keys that say where weights came from or how they are stored.
 NOT_STRUCTURE = ("_name_or_path", "_commit_hash", "transformers_version", "dtype", "quantization_config")
 
 _known: dict[tuple[type, str], Structure] = {}
@@ -44,46 +44,44 @@ _known: dict[tuple[type, str], Structure] = {}
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """Why an architecture cannot be run on flat rows; "" = it can.
+    """Why an architecture cannot run packed sequences; "" = it can.
 
     Args:
         together: several rows end to end.
-        alone: one flat row at a time, as train.packing=false does.
+        alone: one row per sequence, as with train.packing=false.
     """
 
     together: str
     alone: str
 
 
-def check_flat_forward(model: nn.Module, *, packed: bool = True) -> None:
-    """Make sure that flat rows give this architecture's own logits, and that the model's logits are numbers.
+def check_packed_forward(model: nn.Module, *, packed: bool = True) -> None:
+    """Check that packed sequences give this architecture's own logits, and that the model's logits are finite.
 
     Args:
         packed: rows are to be run end to end; False = one at a time.
 
     Raises:
-        ModelError: the architecture ignores row borders, or changes logits after its head, or needs an attention that
-            flat rows do not have; or the model gives logits that are not finite.
+        ModelError: the architecture ignores row boundaries, or changes logits after its head, or needs an attention
+            that packed sequences lack; or the model gives logits that are not finite.
     """
     base = underlying(model)
     structure = structure_of(base)
     reason = structure.together if packed else structure.alone
     if reason and not structure.alone:
-        raise ModelError(
-            reason, "train.packing=false trains it one row at a time; generating and scoring need rows end to end"
-        )
+        raise ModelError(reason, "train.packing=false trains it one row at a time; generation and scoring need packing")
     if reason:
         raise ModelError(
-            reason, "tunelab supports attention-only decoders whose logits are what their output head gives"
+            reason, "tunelab supports attention-only decoders whose logits come directly from their output head"
         )
     _check_finite(base)
 
 
 def structure_of(model: PreTrainedModel) -> Structure:
-    """What is known of the model's class and configuration, from this process or the cache, or else found out now.
+    """The result for the model's class and configuration: from this process, from the cache, or computed now.
 
-    A good answer about a class of transformers' own is kept in the cache directory. Classes that come with a checkpoint
-    are asked anew by each process: no version tells one state of their code from the next.
+    A positive result for one of transformers' own classes is kept in the cache directory. Classes that come with a
+    checkpoint are checked again by each process: no version identifies their code.
     """
     key = _key(model)
     if (type(model), key) in _known:
@@ -105,7 +103,7 @@ def _store(file: Path, model: PreTrainedModel) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomically(file, {"class": type(model).__name__, "structure": asdict(Structure("", ""))})
     except OSError:
-        return  # a cache that cannot be written costs a third of a second at the next start, and nothing else
+        return  # without a cache the next start takes a third of a second longer
 
 
 def _key(model: PreTrainedModel) -> str:
@@ -127,7 +125,7 @@ def _sources() -> str:
 
 
 def _found(model: PreTrainedModel) -> Structure:
-    """Run rows through a miniature: apart by its own forward pass, flat together, and flat one at a time."""
+    """Run rows through a miniature: separately by its own forward pass, packed together, and packed one at a time."""
     name = type(model).__name__
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         try:
@@ -138,13 +136,13 @@ def _found(model: PreTrainedModel) -> Structure:
         except Exception as error:
             reason = f"{name}: a random model of its configuration cannot be run: {_first_line(error)}"
             return Structure(reason, reason)
-        together = _reason(name, "rows in one flat sequence give other logits than apart", small, [rows], apart)
-        alone = _reason(name, "a flat row gives other logits than by itself", small, [[row] for row in rows], apart)
+        together = _reason(name, "packed rows give different logits than separate rows", small, [rows], apart)
+        alone = _reason(name, "a packed row gives different logits than alone", small, [[row] for row in rows], apart)
     return Structure(together, alone)
 
 
 def _apart(model: PreTrainedModel, *, narrow: bool) -> tuple[PreTrainedModel, list[Tensor], Tensor]:
-    """A miniature, rows, and the logits that it gives to each by itself: [tokens of all rows, vocabulary]."""
+    """A miniature, rows, and its logits for each row separately: [tokens of all rows, vocabulary]."""
     small = miniature(model, narrow=narrow)
     size = small.get_input_embeddings().num_embeddings
     generator = torch.Generator().manual_seed(1)
@@ -153,24 +151,24 @@ def _apart(model: PreTrainedModel, *, narrow: bool) -> tuple[PreTrainedModel, li
 
 
 def _reason(name: str, what: str, small: PreTrainedModel, batches: list[list[Tensor]], apart: Tensor) -> str:
-    """Why these flat batches do not give the logits `apart`; "" where they do."""
+    """Why these packed batches do not give the logits `apart`; "" if they do."""
     try:
-        with flat_attention(small):
-            flat = torch.cat([_flat_logits(small, batch) for batch in batches])
+        with packed_attention(small):
+            packed = torch.cat([_packed_logits(small, batch) for batch in batches])
     except ModelError as error:
         return str(error)
     except Exception as error:
-        return f"{name}: flat rows cannot be run: {_first_line(error)}"
-    difference = float((flat - apart).abs().max() / apart.abs().max().clamp_min(1e-6))
+        return f"{name}: packed sequences fail: {_first_line(error)}"
+    difference = float((packed - apart).abs().max() / apart.abs().max().clamp_min(1e-6))
     if difference <= EXACT:
         return ""
     return f"{name}: {what} (relative difference {difference:.2g} in float32, tolerated {EXACT:.0e})"
 
 
-def _flat_logits(model: PreTrainedModel, rows: list[Tensor]) -> Tensor:
+def _packed_logits(model: PreTrainedModel, rows: list[Tensor]) -> Tensor:
     device = model.get_input_embeddings().weight.device
     starts = torch.tensor([0, *(len(row) for row in rows)], device=device).cumsum(0)
-    return output_head(model)(flat_hidden_states(model, torch.cat(rows).to(device), starts))
+    return output_head(model)(packed_hidden_states(model, torch.cat(rows).to(device), starts))
 
 
 def _check_finite(base: PreTrainedModel) -> None:
@@ -180,8 +178,8 @@ def _check_finite(base: PreTrainedModel) -> None:
     size = base.get_input_embeddings().num_embeddings
     row = (torch.arange(7) * 3 + 1) % size
     try:
-        with torch.no_grad(), flat_attention(base):
-            logits = _flat_logits(base, [row])
+        with torch.no_grad(), packed_attention(base):
+            logits = _packed_logits(base, [row])
     finally:
         base.train(was_training)
     broken = int((~torch.isfinite(logits)).sum())

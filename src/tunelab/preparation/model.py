@@ -1,4 +1,4 @@
-"""The recipe's model: its device, its dtype, its weights as the recipe stores them, or as a run trained them."""
+"""The recipe's model: its device, its dtype, and its weights as the recipe stores them or as a run trained them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tunelab.models.precision import weight_format
 
 
 def compute_device(recipe: Recipe) -> torch.device:
-    """Where the recipe computes.
+    """The recipe's compute device.
 
     Raises:
-        UsageError: a GPU is asked for that is not there.
+        UsageError: a GPU is requested that is not available.
     """
     if recipe.train.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("train.device=cuda: no CUDA GPU is available", "use train.device=auto or cpu")
@@ -28,12 +28,12 @@ def compute_device(recipe: Recipe) -> torch.device:
 
 
 def compute_dtype(recipe: Recipe) -> str:
-    """The numbers of forward and backward, "fp32", "bf16" or "fp16"; `auto` is bf16 on a GPU that has it, else fp32.
+    """The compute dtype, "fp32", "bf16" or "fp16"; `auto` is bf16 on a GPU that supports it, else fp32.
 
     Not on a CPU, although it is about twice as fast there: see docs/decisions/0009-fp32-stays-on-the-cpu.md.
 
     Raises:
-        UsageError: fp16 is asked for without a GPU.
+        UsageError: fp16 is requested without a GPU.
     """
     dtype, device = recipe.train.dtype, compute_device(recipe)
     if dtype == "fp16" and device.type == "cpu":
@@ -45,14 +45,14 @@ def compute_dtype(recipe: Recipe) -> str:
 
 @contextmanager
 def autocast(recipe: Recipe) -> Iterator[None]:
-    """Forward passes in the numbers that the recipe trains with."""
+    """Forward passes in the dtype that the recipe trains with."""
     name = compute_dtype(recipe)
     with torch.autocast(compute_device(recipe).type, DTYPES[name]) if name != "fp32" else nullcontext():
         yield
 
 
 def recipe_format(recipe: Recipe) -> WeightFormat | None:
-    """The format that the recipe stores the base's linear weights in; None where it leaves them as they are.
+    """The format in which the recipe stores the base's linear weights; None if it does not quantize them.
 
     Raises:
         UsageError: there is no such format, or it has no such option.
@@ -62,7 +62,7 @@ def recipe_format(recipe: Recipe) -> WeightFormat | None:
 
 
 def checkpoint_dtype(recipe: Recipe) -> torch.dtype:
-    """What the base's checkpoint has its weights in; float32 where it does not say."""
+    """The dtype of the base's checkpoint; float32 if it does not say."""
     model = recipe.model
     own = load_config(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code).dtype
     return own if own in DTYPES.values() else torch.float32
@@ -71,11 +71,11 @@ def checkpoint_dtype(recipe: Recipe) -> torch.dtype:
 def load_base(
     recipe: Recipe, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
 ) -> PreTrainedModel:
-    """The recipe's model without an adapter, its weights stored as the recipe says.
+    """The recipe's model without an adapter, quantized if the recipe says so.
 
     Args:
-        dtype: of the weights that no format stores; None = what the recipe computes in.
-        device: None = where the recipe computes.
+        dtype: of the weights that are not quantized; None = the compute dtype.
+        device: None = the compute device.
     """
     return load_model(
         recipe.model.name,
@@ -89,7 +89,7 @@ def load_base(
 
 
 def load_trained(recipe: Recipe, folder: Path) -> PreTrainedModel:
-    """The weights that a run of the recipe trained, every one of them."""
+    """The full weights that a run of the recipe trained."""
     return load_model(
         str(folder),
         dtype=DTYPES[compute_dtype(recipe)],

@@ -1,4 +1,4 @@
-"""From the recipe's data section to tokenised rows: read, sample, mix, split, tokenise; or all that from the cache."""
+"""From the recipe's data section to tokenized rows: read, sample, mix, split, tokenize; or all from the cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from tunelab.config import DataSettings, Recipe, SourceSettings, load_recipe, parse_recipe, resolve
 from tunelab.data.messages import Example
 from tunelab.data.prepared import PreparedData, SourceRecord, cache_key, cached, store
-from tunelab.data.prepared import prepare as tokenise
+from tunelab.data.prepared import prepare as tokenize
 from tunelab.data.reader import LoadedSource, load_examples
 from tunelab.data.select import mix, sample, split_held_out
 from tunelab.data.templates import Template, get_template
@@ -22,13 +22,13 @@ from tunelab.records.runs import Run
 
 RecipeLike = Recipe | Mapping[str, Any] | str | Path
 
-#: Tokens of a row at most, where the recipe and the model's window leave it open.
+#: Maximum tokens per row, if neither the recipe nor the context window limits it.
 DEFAULT_MAX_LENGTH = 1024
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The examples of a recipe before tokenising."""
+    """The examples of a recipe before they are tokenized."""
 
     train: list[Example]
     held_out: list[Example]
@@ -36,13 +36,13 @@ class Selection:
 
 
 def prepare(recipe: RecipeLike, *, progress: Progress = silent) -> PreparedData:
-    """The recipe's training and held-out rows as tokens, from the cache where it holds exactly these."""
+    """The recipe's training and held-out rows as tokens, from the cache if it has exactly these."""
     known = resolve(as_recipe(recipe))
     return prepare_with(load_recipe_tokenizer(known), known, progress=progress)
 
 
 def as_recipe(recipe: RecipeLike) -> Recipe:
-    """A recipe from any form that the library's face takes."""
+    """A recipe from any form that the Python API accepts."""
     if isinstance(recipe, Recipe):
         return recipe
     if isinstance(recipe, str | Path):
@@ -51,10 +51,10 @@ def as_recipe(recipe: RecipeLike) -> Recipe:
 
 
 def fit_to_model(recipe: Recipe) -> Recipe:
-    """The recipe with `data.max_length` as a number that the model's window and a packed sequence can hold.
+    """The recipe with `data.max_length` as a number that fits the context window and a packed sequence.
 
     Raises:
-        UsageError: the recipe asks for longer rows than the model has a window for.
+        UsageError: the recipe allows longer rows than the model's context window.
     """
     model = recipe.model
     window = context_window(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
@@ -64,14 +64,14 @@ def fit_to_model(recipe: Recipe) -> Recipe:
         return recipe.model_copy(update={"data": recipe.data.model_copy(update={"max_length": length})})
     if window is not None and length > window:
         raise UsageError(
-            f"data.max_length={length}, but {model.name} has a window of {window} tokens",
+            f"data.max_length={length}, but {model.name} has a context window of {window} tokens",
             f"set data.max_length={window} or less",
         )
     return recipe
 
 
 def load_recipe_tokenizer(recipe: Recipe) -> Any:
-    """The tokenizer that a recipe asks for: its own, or the model's."""
+    """The tokenizer that a recipe names: its own, or the model's."""
     settings = recipe.model
     own = settings.tokenizer
     return load_tokenizer(
@@ -82,13 +82,13 @@ def load_recipe_tokenizer(recipe: Recipe) -> Any:
 
 
 def prepare_with(tokenizer: Any, recipe: Recipe, *, progress: Progress = silent) -> PreparedData:
-    """As prepare(), with a tokenizer that is loaded already."""
+    """Like prepare(), with a tokenizer that is already loaded."""
     data = fit_to_model(recipe).data
     template = recipe_template(tokenizer, data)
     sources = [read_source(data, number, progress) for number in range(len(data.sources))]
     settings = data.model_dump(mode="json", exclude={"loss_on", "chat_template"})
     for source in settings["sources"]:
-        del source["path"]  # what a file holds is in its fingerprint, where it lies does not matter
+        del source["path"]  # the fingerprint covers a file's contents; its location does not matter
     key = cache_key(
         sources=[source.fingerprint for source in sources],
         template=template,
@@ -99,7 +99,7 @@ def prepare_with(tokenizer: Any, recipe: Recipe, *, progress: Progress = silent)
     if found is not None:
         return found
     selection = select(data, sources)
-    prepared = tokenise(
+    prepared = tokenize(
         key,
         selection.train,
         selection.held_out,
@@ -132,10 +132,10 @@ def recipe_template(tokenizer: Any, data: DataSettings) -> Template:
 
 
 def default_data_settings(tokenizer: Any, adapter: Path | None) -> DataSettings:
-    """How a model is to be asked, of which no run says it: a data section without rows of its own.
+    """How to prompt a model that no run describes: a data section without rows of its own.
 
-    For an adapter that lies in a run's directory, as it was trained; else in the tokenizer's chat template where it
-    has one, else in the default prompt template.
+    For an adapter in a run's directory, as it was trained; else with the tokenizer's chat template if there is one,
+    else with the default prompt template.
     """
     if adapter is not None and (run := Run(adapter.parent)).recipe_file.exists():
         return run.recipe.data
@@ -144,7 +144,7 @@ def default_data_settings(tokenizer: Any, adapter: Path | None) -> DataSettings:
 
 
 def chat_template_source(data: DataSettings) -> str | None:
-    """The Jinja source of the file that `data.chat_template` names; None where it names none.
+    """The Jinja source of the file that `data.chat_template` names; None if it names none.
 
     Raises:
         UsageError: there is no such file.
@@ -174,7 +174,7 @@ def read_source(data: DataSettings, number: int, progress: Progress = silent) ->
 
 
 def select(data: DataSettings, sources: list[LoadedSource]) -> Selection:
-    """Sample each source, mix them, and set the held-out rows apart; all seeded by `data.seed`."""
+    """Sample each source, mix them, and split off the held-out rows; all seeded by `data.seed`."""
     parts = []
     for settings, source in zip(data.sources, sources, strict=True):
         examples = source.examples

@@ -1,4 +1,4 @@
-"""The story of an export: a finished run in, what another program loads out."""
+"""Exporting a run: a finished run in, a model that another program loads out."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Exported:
 
     Args:
         path: a directory.
-        files: what lies in it.
-        checked: how it was made sure that it is the model.
+        files: its contents.
+        checked: how the result was verified.
     """
 
     path: Path
@@ -55,10 +55,10 @@ def export(
     force: bool = False,
     progress: Progress = silent,
 ) -> Exported:
-    """Write a finished run's model as another program loads it, into a new directory.
+    """Write a finished run's model in the form that another program loads, to a new directory.
 
     Args:
-        to: "hf" = a transformers checkpoint, the adapter merged as merge() does by itself; "peft" = the adapter alone;
+        to: "hf" = a transformers checkpoint, the adapter merged as merge() does by default; "peft" = the adapter alone;
             "compressed-tensors" = merged and stored in MXFP4; "gguf" = for llama.cpp; "ollama" = that and a Modelfile.
         kind: of a GGUF file's matrices.
         force: as for merge().
@@ -66,7 +66,7 @@ def export(
     Raises:
         RunError: the run is not finished, or has no adapter where one is needed.
         UsageError: `out` exists, or there is no such target.
-        ModelError: what was written is not the model; or merging loses what was gained; or the format cannot hold it.
+        ModelError: what was written is not the model; or merging loses too much; or the format cannot store the model.
     """
     run = run if isinstance(run, Run) else open_run(Path(run))
     target = Path(out)
@@ -88,13 +88,13 @@ def export(
         run, target, format="mxfp4" if to == "compressed-tensors" else "auto", force=force, progress=progress
     )
     measured = "measured on held-out rows (merge.json)"
-    what = f"layers compared with base + adapter's; {measured}" if merged.check else measured
+    what = f"layers compared with base + adapter; {measured}" if merged.check else measured
     return Exported(target, _files(target), what)
 
 
 def _adapter(run: Run, target: Path) -> Exported:
     if not run.adapter.exists():
-        raise RunError(f"{run.path}: every weight was trained, there is no adapter", "export with --to hf")
+        raise RunError(f"{run.path}: full fine-tuning, there is no adapter", "export with --to hf")
     with directory_written_atomically(target) as folder:
         shutil.copytree(run.adapter, folder, dirs_exist_ok=True)
         load_tokenizer(str(run.tokenizer)).save_pretrained(folder)
@@ -131,14 +131,14 @@ def _gguf(run: Run, target: Path, kind: GgufKind, with_modelfile: bool, progress
             chat_template=chat_template_source(recipe.data),
             stop_token_ids=stops,
         )
-        progress("exporting", 2, 3, "reading back")
+        progress("exporting", 2, 3, "verifying")
         tensors = check_gguf(model, path, kind)
     progress("exporting", 3, 3)
     return Exported(target, _files(target), f"{tensors} tensors read back and compared")
 
 
 def _dense(run: Run, recipe: Recipe) -> PreTrainedModel:
-    """The run's model with all its weights: over a quantised base those that the codes stand for."""
+    """The run's dense model: over a quantized base, with the dequantized weights."""
     if run.model.exists():
         return load_model(str(run.model), dtype=torch.float32)
     into = "dequantised" if recipe.precision.name != "none" else "fp32"
@@ -147,7 +147,7 @@ def _dense(run: Run, recipe: Recipe) -> PreTrainedModel:
 
 
 def _check_linear_layers(recipe: Recipe) -> None:
-    """compressed-tensors knows nn.Linear alone, in whole blocks."""
+    """compressed-tensors supports only nn.Linear, in whole blocks."""
     model = recipe.model
     config = load_config(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
     empty = empty_model(config, torch.bfloat16, model.trust_remote_code)
@@ -158,7 +158,7 @@ def _check_linear_layers(recipe: Recipe) -> None:
             what = f"a {type(layer).__name__}" if inputs is None else f"{inputs} wide"
             raise ModelError(
                 f"{name} is {what}; compressed-tensors stores nn.Linear with inputs in blocks of {MXFP4_BLOCK}",
-                "export with --to hf or gguf; `tunelab merge --into mxfp4` writes a checkpoint for tunelab",
+                "export with --to hf or gguf; `tunelab merge --format mxfp4` writes a checkpoint for tunelab",
             )
 
 

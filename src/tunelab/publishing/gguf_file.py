@@ -1,12 +1,12 @@
-"""A dense model as one GGUF file, the format of llama.cpp and Ollama, and proof that the file holds the model.
+"""A dense model as one GGUF file, the format of llama.cpp and Ollama, and a check that the file holds the model.
 
     file      = header, metadata (shape of the model, tokenizer, chat template), tensors
-    tensors   = norms, biases and position embeddings in F32; other weights in F16 or Q8_0, rows that are no multiple of
-                Q8_0's block of 32 in F16
+    tensors   = norms, biases and position embeddings in F32; other weights in F16 or Q8_0, rows that are not a
+                multiple of Q8_0's block of 32 in F16
 
-What differs from transformers: Llama's query and key rows are interleaved (llama.cpp rotates neighbouring rows, not the
+What differs from transformers: Llama's query and key rows are interleaved (llama.cpp rotates neighboring rows, not the
 two halves of a head), GPT-2's Conv1D weights are transposed, and a head that is tied to the embedding is left out.
-llama.cpp attends to everything where Phi-3 has a sliding window, and takes longrope's factors by the context it has.
+llama.cpp attends to all tokens where Phi-3 has a sliding window, and picks longrope's factors by its context size.
 Source: the GGUF specification (ggml, docs/gguf.md), llama.cpp's converter and model code.
 """
 
@@ -94,9 +94,9 @@ def write_gguf(
     Args:
         model: LlamaForCausalLM, GPT2LMHeadModel or Phi3ForCausalLM, dense, in fp32, bf16 or fp16.
         kind: of the weight matrices.
-        name: the model's name in the file. "phi-3" in it has a meaning to llama.cpp: it is put there or taken out as
-            the tokenizer wants it (see gguf_tokenizer.model_name).
-        start: what llama.cpp shall put before a text; None = what the tokenizer itself puts there.
+        name: the model's name in the file. "phi-3" in it has a meaning to llama.cpp: it is added or removed as the
+            tokenizer needs it (see gguf_tokenizer.model_name).
+        start: what llama.cpp puts before a text; None = what the tokenizer itself puts there.
         chat_template: Jinja source for the file instead of the tokenizer's own.
         stop_token_ids: ids that end an answer, besides end of sequence.
 
@@ -128,7 +128,7 @@ def write_gguf(
 
 
 def _write_tensors(writer: GGUFWriter, stored: Sequence[Stored]) -> None:
-    """Header, metadata and tensors to the file, which is closed: first what there will be, then one by one."""
+    """Write header, metadata and tensors, and close the file: first all descriptions, then the tensors one by one."""
     import gguf
 
     for tensor in stored:
@@ -153,14 +153,14 @@ def check_gguf(model: PreTrainedModel, path: Path, kind: Kind) -> int:
 
     Raises:
         UsageError: the gguf package is not installed.
-        ModelError: a tensor is missing, is not the model's, or differs; or the architecture is not a known one.
+        ModelError: a tensor is missing, is not the model's, or differs; or the architecture is not supported.
     """
     gguf = _gguf()
     _check_supported(model)
     found = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     stored = _stored_tensors(model, kind)
     for name in sorted(found.keys() ^ {tensor.name for tensor in stored}):
-        what = "is none of the model's" if name in found else "is missing"
+        what = "is not in the model" if name in found else "is missing"
         raise ModelError(f"{path}: tensor {name!r} {what}", "write the file again")
     for tensor in stored:
         there = found[tensor.name]
@@ -187,7 +187,7 @@ def _gguf() -> ModuleType:
     return gguf
 
 
-# What llama.cpp's code for an architecture takes for granted: config key -> the values that it can be.
+# What llama.cpp's code for an architecture assumes: config key -> possible values.
 LLAMA_FIXED: dict[str, tuple[Any, ...]] = {"hidden_act": ("silu", "swish")}
 GPT2_FIXED: dict[str, tuple[Any, ...]] = {
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
@@ -201,7 +201,7 @@ ARCHITECTURES = {
     "GPT2LMHeadModel": ("gpt2", GPT2_FIXED),
     "Phi3ForCausalLM": ("phi3", LLAMA_FIXED),
 }
-#: Rotary embeddings that can be written, by architecture.
+#: Supported types of rotary embeddings, by architecture.
 ROPE_TYPES = {"llama": ("default", "linear", "llama3"), "phi3": ("default", "longrope")}
 
 
@@ -214,8 +214,8 @@ def _check_supported(model: PreTrainedModel) -> None:
     name = type(model).__name__
     if name not in ARCHITECTURES:
         raise ModelError(
-            f"a {name} cannot be written as GGUF; supported are {', '.join(ARCHITECTURES)}",
-            "export as transformers checkpoint (--to hf); llama.cpp's own converter knows more architectures",
+            f"a {name} cannot be written as GGUF; supported: {', '.join(ARCHITECTURES)}",
+            "export as transformers checkpoint (--to hf); llama.cpp's own converter supports more architectures",
         )
     architecture, fixed = ARCHITECTURES[name]
     for key, values in fixed.items():
@@ -227,7 +227,7 @@ def _check_supported(model: PreTrainedModel) -> None:
         if rope["rope_type"] not in ROPE_TYPES[architecture]:
             raise ModelError(
                 f"rotary embeddings of type {rope['rope_type']!r} cannot be written as GGUF for a {name}; "
-                f"supported are {', '.join(ROPE_TYPES[architecture])}"
+                f"supported: {', '.join(ROPE_TYPES[architecture])}"
             )
         if architecture == "llama" and rope.get("partial_rotary_factor", 1.0) != 1.0:
             raise ModelError(f"llama.cpp rotates whole heads of a {name}; this model rotates a part of them")
@@ -310,7 +310,7 @@ def _stored_tensors(model: PreTrainedModel, kind: Kind) -> list[Stored]:
     architecture = gguf.MODEL_ARCH[_architecture(model).upper()]
     names = gguf.get_tensor_name_map(architecture, model.config.num_hidden_layers)
     stored = list(_rope_tensors(model))
-    for full_name, parameter in model.named_parameters():  # a tied head comes once, as the embedding
+    for full_name, parameter in model.named_parameters():  # a tied head appears once, as the embedding
         base, _, ending = full_name.rpartition(".")
         name = names.get_name(base)
         if name is None:
@@ -347,7 +347,7 @@ def _same(values: Floats) -> Callable[[], Floats]:
 
 
 def _rope_tensors(model: PreTrainedModel) -> Iterator[Stored]:
-    """What llama.cpp divides the rotary frequencies by, [rotary width / 2] each, where they are scaled one by one."""
+    """llama.cpp's divisors of the rotary frequencies, [rotary width / 2] each, if these are scaled one by one."""
     if _architecture(model) == "gpt2":
         return
     rope = _rope(model)
@@ -377,13 +377,13 @@ def _encoded(tensor: Stored) -> npt.NDArray[Any]:
     if not largest <= limit or math.isinf(largest):
         raise ModelError(
             f"tensor {tensor.name!r} has a value of {largest:g}, which {tensor.kind} cannot hold",
-            "was the training stopped by a loss of NaN?" if not math.isfinite(largest) else "",
+            "did training end with a NaN loss?" if not math.isfinite(largest) else "",
         )
     return gguf.quants.quantize(values, gguf.GGMLQuantizationType[tensor.kind])
 
 
 def _allowed_error(tensor: Stored, values: Floats) -> Floats | float:
-    """The largest error that storing these values may make: one number, or an array of the values' shape."""
+    """The largest error from storing these values: one number, or an array of the values' shape."""
     if tensor.kind == "F32":
         return 0.0
     if tensor.kind == "F16":  # half of the last of 11 bits, or of the smallest step

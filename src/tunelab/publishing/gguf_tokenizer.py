@@ -1,10 +1,10 @@
-"""A tokenizer as GGUF metadata, for those that llama.cpp tokenises alike; others are refused.
+"""A tokenizer as GGUF metadata, if llama.cpp tokenizes identically; others are refused.
 
 llama.cpp has its own code for each kind of tokenizer and knows splitting rules by name only ("llama-bpe"), so a file
 cannot describe an arbitrary one. Two kinds are written:
 
     gpt2     byte-level BPE: tokens, merges, and the name of its splitting rule (tokenizer.ggml.pre)
-    llama    SentencePiece's BPE: tokens and scores; llama.cpp joins the neighbours whose joint piece has the highest
+    llama    SentencePiece's BPE: tokens and scores; llama.cpp merges the neighbors whose joint piece has the highest
 
 Source: llama.cpp's src/llama-vocab.cpp and the GGUF specification (ggml, docs/gguf.md).
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Token types of the GGUF specification.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-#: Space, as SentencePiece spells it.
+#: Space, as SentencePiece writes it.
 SPACE = "\u2581"
 BYTE_PIECES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
@@ -47,21 +47,21 @@ PRE_TOKENIZERS = {
     (GPT4O_SPLIT, False): "gpt-4o",
 }
 
-#: llama.cpp wants merges, and GGUF has no empty lists: one of two texts that no text is ever cut into.
+#: llama.cpp needs merges, and GGUF has no empty lists: a merge of two texts that no text is ever split into.
 NO_MERGES = "<no> <merges>"
 
-#: Behind which special tokens llama.cpp strips white space where the model's name has "phi-3" in it: all but these.
+#: If the model's name has "phi-3" in it, llama.cpp strips white space after all special tokens but these.
 PHI3_NAME = re.compile(r"phi-?3", re.IGNORECASE)
 PHI3_KEEPS = ("<unk>", "<s>", "<|endoftext|>")
 
 
 @dataclass(frozen=True, slots=True)
 class TextStart:
-    """What llama.cpp puts before a text that it tokenises.
+    """What llama.cpp puts before a text that it tokenizes.
 
     Args:
         add_bos: the beginning-of-text token.
-        add_space_prefix: a space, before the text and behind every special token; SentencePiece-like tokenizers only.
+        add_space_prefix: a space, before the text and after every special token; SentencePiece-like tokenizers only.
     """
 
     add_bos: bool
@@ -77,9 +77,9 @@ class GgufTokenizer:
         pre: llama.cpp's name of the splitting rule.
         tokens: text of each id, one for each row of the model's embedding.
         types: GGUF token type of each id.
-        scores: "llama" only: the higher, the sooner a piece is made.
+        scores: "llama" only: the higher, the earlier a piece is merged.
         merges: "gpt2" only: "left right", the first merged first.
-        strips_behind: text of the special tokens that swallow the white space behind them.
+        strips_behind: text of the special tokens that strip the white space after them.
     """
 
     model: str
@@ -98,7 +98,7 @@ def read_tokenizer(tokenizer: Any, vocabulary: int) -> GgufTokenizer:
         vocabulary: rows of the model's embedding; ids that the tokenizer lacks become unused tokens.
 
     Raises:
-        ModelError: llama.cpp has no rule that tokenises as this tokenizer does, or its ids do not fit the embedding.
+        ModelError: no rule of llama.cpp tokenizes as this tokenizer does, or its ids do not fit the embedding.
     """
     tree = json.loads(tokenizer.backend_tokenizer.to_str())
     model = tree["model"]
@@ -109,7 +109,7 @@ def read_tokenizer(tokenizer: Any, vocabulary: int) -> GgufTokenizer:
     added = {token["content"]: token for token in tree["added_tokens"]}
     for token in added.values():
         if token["lstrip"] or token["single_word"]:
-            raise _unknown(f"its token {token['content']!r} takes in what stands before it (lstrip or single_word)")
+            raise _unknown(f"its token {token['content']!r} depends on the text before it (lstrip or single_word)")
     strips = frozenset(content for content, token in added.items() if token["rstrip"])
     if _is_byte_level(tree):
         pre = _splitting_rule(tree)
@@ -138,8 +138,8 @@ def text_start(tokenizer: Any) -> TextStart:
 
 
 def space_prefix(tokenizer: Any) -> str | None:
-    """Where a SentencePiece-like tokenizer puts a space of its own: "first" (before a text), "always" (and behind
-    special tokens), "never"; None for a byte-level tokenizer.
+    """Where a SentencePiece-like tokenizer adds a space: "first" (before a text), "always" (and after special tokens),
+    "never"; None for a byte-level tokenizer.
     """
     backend = tokenizer.backend_tokenizer
     parts = {"normalizer": backend.normalizer, "pre_tokenizer": backend.pre_tokenizer}
@@ -156,25 +156,25 @@ def add_tokenizer(
     chat_template: str | None = None,
     stop_token_ids: Sequence[int] = (),
 ) -> frozenset[str]:
-    """Write a tokenizer's metadata; returns the tokens behind which white space is stripped, for model_name().
+    """Write a tokenizer's metadata; returns the tokens after which white space is stripped, for model_name().
 
     An end-of-sequence token is never added to a text (add_eos_token is false): prompts must stay open.
 
     Args:
         vocabulary: rows of the model's embedding.
-        start: what llama.cpp shall put before a text; None = what the tokenizer itself puts there.
+        start: what llama.cpp puts before a text; None = what the tokenizer itself puts there.
         chat_template: Jinja source instead of the tokenizer's own.
-        stop_token_ids: ids that end an answer. End of sequence always does; two more can be named.
+        stop_token_ids: ids that end an answer. End of sequence always does; GGUF can name two more.
 
     Raises:
-        ModelError: llama.cpp has no rule that tokenises as this tokenizer does.
+        ModelError: no rule of llama.cpp tokenizes as this tokenizer does.
     """
     read = read_tokenizer(tokenizer, vocabulary)
     start = text_start(tokenizer) if start is None else start
     if tokenizer.eos_token_id is None:
         raise _unknown("it has no end-of-sequence token")
     if start.add_bos and tokenizer.bos_token_id is None:
-        raise _unknown("texts shall begin with a beginning-of-text token, but it has none")
+        raise _unknown("texts must start with a beginning-of-text token, but it has none")
     others = [id for id in stop_token_ids if id != tokenizer.eos_token_id]
     if len(others) > 2:
         raise _unknown(f"answers end with {len(others)} tokens besides end of sequence, GGUF has keys for two")
@@ -187,7 +187,7 @@ def add_tokenizer(
         writer.add_add_space_prefix(start.add_space_prefix)
     else:
         writer.add_token_merges(read.merges or (NO_MERGES,))
-    # Ids that a file leaves out have defaults in llama.cpp which mean other tokens here (11 for byte-level BPE).
+    # llama.cpp's defaults for ids that a file omits mean other tokens here (11 for byte-level BPE).
     bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     writer.add_bos_token_id(bos)
     writer.add_eos_token_id(tokenizer.eos_token_id)
@@ -206,21 +206,21 @@ def add_tokenizer(
 
 
 def model_name(name: str, strips_behind: frozenset[str], special: frozenset[str]) -> str:
-    """The model's name in the file, by which llama.cpp decides whether white space behind special tokens is stripped.
+    """The model's name in the file, by which llama.cpp decides whether to strip white space after special tokens.
 
-    It does so where the name has "phi-3" in it, behind all special tokens but three. A name that says otherwise than
-    the tokenizer does is changed.
+    It does so if the name has "phi-3" in it, after all special tokens but three. A name that contradicts the tokenizer
+    is changed.
 
     Args:
         special: text of all special and added tokens.
 
     Raises:
-        ModelError: the tokenizer strips behind other tokens than llama.cpp can.
+        ModelError: the tokenizer strips after other tokens than llama.cpp can.
     """
     if not strips_behind:
         return PHI3_NAME.sub("phi 3", name)
     if strips_behind != special - set(PHI3_KEEPS) or not {"</s>", *PHI3_KEEPS} <= special:
-        raise _unknown(f"white space is stripped behind some of its tokens ({', '.join(sorted(strips_behind))})")
+        raise _unknown(f"it strips white space after some of its tokens ({', '.join(sorted(strips_behind))})")
     return name if PHI3_NAME.search(name) else f"{name} (phi-3)"
 
 
@@ -259,15 +259,15 @@ def _tokens(tree: dict[str, Any], tokenizer: Any, vocabulary: int) -> tuple[tupl
 def _scores(
     tokens: Sequence[str], types: Sequence[int], merges: Sequence[tuple[str, ...]], pieces: set[str]
 ) -> tuple[float, ...]:
-    """Scores that make llama.cpp join pieces as the merges say: the earlier a piece's merges, the higher its score.
+    """Scores that make llama.cpp merge pieces as the merges say: the earlier a piece's merges, the higher its score.
 
-    llama.cpp joins any two neighbours whose joint text is a piece, so every way to cut a merged piece into two pieces
-    must be a merge. It is where the merges were made from a SentencePiece model.
+    llama.cpp merges any two neighbors whose joint text is a piece, so every split of a merged piece into two pieces
+    must be a merge. That holds if the merges come from a SentencePiece model.
     """
     ranks = _piece_ranks(merges)
     counts = Counter(left + right for left, right in merges)
     ordinary = (text for text, type in zip(tokens, types, strict=True) if type == NORMAL)
-    for joined in ordinary:  # marks such as <s> are left out: texts do not hold them
+    for joined in ordinary:  # tokens such as <s> are skipped: texts do not contain them
         ways = sum(joined[:cut] in pieces and joined[cut:] in pieces for cut in range(1, len(joined)))
         if ways != counts[joined]:
             raise _unknown(f"{ways} pairs of its tokens make {joined!r}, but {counts[joined]} are merges")
@@ -278,9 +278,9 @@ def _scores(
 
 
 def _piece_ranks(merges: Sequence[tuple[str, ...]]) -> dict[str, int]:
-    """The order in which pieces are made, 0 first.
+    """The order in which pieces are merged, 0 first.
 
-    A piece's merges must stand together. The one exception is what SentencePiece models do with runs of spaces: all
+    A piece's merges must be consecutive. The one exception is how SentencePiece models merge runs of spaces: all
     lengths have one score, their merges are mixed, and a run grows from its left end.
     """
     last = {left + right: index for index, (left, right) in enumerate(merges)}
@@ -290,7 +290,7 @@ def _piece_ranks(merges: Sequence[tuple[str, ...]]) -> dict[str, int]:
     for index, (left, right) in enumerate(merges):
         group.append((left, right))
         end = max(end, last[left + right])
-        if index == end:  # none of the group's pieces is made by a later merge
+        if index == end:  # no later merge makes one of the group's pieces
             made = {left + right for left, right in group}
             if len(made) > 1 and not _grow_from_the_left(group, ranks):
                 raise _unknown(f"merges that make {', '.join(sorted(made)[:3])!r} are mixed with each other")
@@ -327,15 +327,15 @@ def _steps(part: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:
 
 
 def _splitting_rule(tree: dict[str, Any]) -> str:
-    """llama.cpp's name for the way in which a byte-level tokenizer splits a text before it merges."""
+    """llama.cpp's name for how a byte-level tokenizer splits a text before merging."""
     *first, last = _steps(tree["pre_tokenizer"], "pretokenizers")
     merges, whole = bool(tree["model"]["merges"]), bool(tree["model"].get("ignore_merges"))
     if tree["normalizer"] is not None:
         raise _unknown("it changes the text before it splits it (a normalizer)")
     if last["type"] != "ByteLevel" or last["add_prefix_space"]:
-        raise _unknown("it puts a space before a text, which llama.cpp does not do for byte-level tokenizers")
+        raise _unknown("it puts a space before a text; llama.cpp does not for byte-level tokenizers")
     if not merges:
-        return "gpt-2"  # with no merges every splitting gives the same tokens
+        return "gpt-2"  # without merges every splitting rule gives the same tokens
     if not first and last["use_regex"] and not whole:
         return "gpt-2"
     if len(first) == 1 and not last["use_regex"] and first[0]["type"] == "Split":
@@ -348,10 +348,10 @@ def _splitting_rule(tree: dict[str, Any]) -> str:
 
 
 def _space_prefix(tree: dict[str, Any]) -> str:
-    """As space_prefix().
+    """Like space_prefix().
 
     Raises:
-        ModelError: spaces are treated in another way than SentencePiece does.
+        ModelError: spaces are treated differently from SentencePiece.
     """
     replaced = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     normalizers = _steps(tree["normalizer"], "normalizers")
@@ -364,7 +364,7 @@ def _space_prefix(tree: dict[str, Any]) -> str:
         (split,) = splits
         if split["replacement"] == SPACE and not split.get("split", True):
             return str(split["prepend_scheme"])
-    raise _unknown("its spaces are not treated as SentencePiece treats them")
+    raise _unknown("it does not treat spaces as SentencePiece does")
 
 
 def _unknown(why: str) -> ModelError:

@@ -1,13 +1,13 @@
-"""The story of a merge: base and adapter in, one checkpoint out, and how far it is from the model that was trained.
+"""Merging a run: base and adapter in, one checkpoint out, and how far it is from the model that was trained.
 
-Over a quantised base there are several ways, and each changes the model: the adapter was trained over the weights that
-the codes stand for. Into those weights (`dequantised`) it fits; into the base's own (`bf16`) or back into few bits
-(`nf4`, `mxfp4`, ...) something is lost. How much is measured on held-out rows.
+Over a quantized base there are several formats, and each changes the model: the adapter was trained over the
+dequantized weights. It fits those (`dequantised`); with the original weights (`bf16`) or quantized again (`nf4`,
+`mxfp4`, ...) something is lost. How much is measured on held-out rows.
 
-What is checked exactly and what is judged are two things. The sum is checked in float32, where each layer gives with
-its adapter what it gives with the sum, to 1e-5, and what is written is compared with it bit for bit. Rounding the sum
-to 16 bits changes every model, and how much is too much depends on the model: it is judged against what 16 bits cost
-the trained model itself, base and adapter apart, on the same rows.
+Structure is checked exactly, rounding is judged. In float32 each layer must give the same outputs with its adapter and
+with the sum, to 1e-5, and the written checkpoint is compared with the sum bit for bit. Rounding the sum to 16 bits
+changes every model, and how much is too much depends on the model: it is judged against what 16 bits cost the trained
+model itself, with a separate adapter, on the same rows.
 """
 
 from __future__ import annotations
@@ -49,22 +49,22 @@ from tunelab.preparation.rows import prepare_with
 from tunelab.progress import Progress, silent
 from tunelab.records.runs import Run, open_run
 
-#: A merge is refused, unless it is asked for twice, where its KL from the trained model is more than this many times
-#: what its dtype alone costs the trained model, base and adapter apart. Sound merges were between 0.25 and 1.62 times
-#: that, and 0.96 for a real bf16 model (docs/decisions/0017).
+#: A merge is refused, unless forced, if its KL from the trained model is more than this many times what its dtype alone
+#: costs the trained model, base and adapter apart. Sound merges were between 0.25 and 1.62 times that, and 0.96 for a
+#: real bf16 model (docs/decisions/0017).
 FLOOR_MULTIPLE = 4.0
 
-#: Added to that limit, nats: in float32 the floor is zero, and what is left is the order of sums. A perplexity changes
-#: by a factor of 1.00001.
+#: Added to that limit, nats: in float32 the floor is zero, and only summation order is left. It changes a perplexity by
+#: a factor of 1.00001.
 FLOOR_LEAST = 1e-5
 
-#: Training rows that are compared on where no rows are held out.
+#: Training rows to compare on if no rows are held out.
 ROWS_COMPARED = 8
 
-#: Below this share of the adapter's improvement a merge is refused unless it is asked for twice.
+#: A merge that keeps less than this share of the adapter's improvement is refused unless forced.
 LEAST_KEPT = 0.5
 
-#: From this share on, a merge is as good as the adapter beside its base, for what is recommended.
+#: From this share on, a merge is as good as a separate adapter, for the recommendation.
 WELL_KEPT = 0.95
 
 DEQUANTISED = "dequantised"
@@ -75,13 +75,13 @@ class Merged:
     """A merged checkpoint and how it compares with base + adapter.
 
     Args:
-        format: "fp32", "bf16", "fp16": into the base's own weights; "dequantised": into those that its codes stand for;
-            or the format that the sum is stored in.
-        check: each layer with its adapter and with the sum, in float32; None where the merge is not meant to give the
-            same model.
-        quality: next-token distributions compared on held-out rows; None where no row has an answer.
-        floor: the same of base + adapter in this dtype, unmerged: what the dtype alone costs the trained model. None
-            where there is no quality, or the merge is not meant to give the same model.
+        format: "fp32", "bf16", "fp16": with the base's original weights; "dequantised": with its dequantized weights;
+            or the format that the sum is quantized to.
+        check: each layer with its adapter and with the sum, in float32; None if the merge is not meant to give the same
+            model.
+        quality: next-token distributions compared on held-out rows; None if no row has an answer.
+        floor: the same for base + adapter in this dtype, unmerged: what the dtype alone costs the trained model. None
+            if there is no quality, or the merge is not meant to give the same model.
         bytes: of the merged model's parameters.
     """
 
@@ -95,13 +95,13 @@ class Merged:
 
     @property
     def most_kl(self) -> float | None:
-        """The largest KL from the trained model that is written unasked; None where there is no floor."""
+        """The largest KL from the trained model that is written without force; None if there is no floor."""
         return None if self.floor is None else FLOOR_MULTIPLE * self.floor.kl + FLOOR_LEAST
 
 
 @dataclass(frozen=True)
 class _Trained:
-    """The model that was trained, as the merged one is compared with it."""
+    """The trained model, for comparison with the merged one."""
 
     answers: AnswerDistributions | None
     base_loss: float
@@ -116,18 +116,18 @@ def merge_formats(recipe: Recipe) -> tuple[str, ...]:
 def merge(
     run: Run | Path | str, out: Path | str, *, format: str = "auto", force: bool = False, progress: Progress = silent
 ) -> Merged:
-    """Merge a run's adapter into its base and write one checkpoint, tokenizer and measurement (merge.json) included.
+    """Merge a run's adapter into its base and write one checkpoint, with tokenizer and measurement (merge.json).
 
     Args:
-        format: see Merged; "auto" = "dequantised" over a quantised base, else the dtype that the base's checkpoint has.
-        force: write it also where rounding costs it more than FLOOR_MULTIPLE times what it costs the trained model; or,
-            where it is not meant to be the same model, where it keeps less than half of the adapter's improvement.
+        format: see Merged; "auto" = "dequantised" over a quantized base, else the dtype of the base's checkpoint.
+        force: write it even if rounding costs it more than FLOOR_MULTIPLE times what it costs the trained model; or, if
+            it is not meant to be the same model, even if it keeps less than half of the adapter's improvement.
 
     Raises:
         RunError: the run has no adapter, or is not finished.
         UsageError: `out` exists, or there is no such format.
-        ModelError: a layer's sum is not the layer with its adapter, or the written weights not those of the sum; or
-            rounding, or the format, loses too much, as `force` says.
+        ModelError: a layer with the sum does not match the layer with its adapter, or the written weights do not match
+            the sum; or rounding, or the format, loses too much (see `force`).
     """
     run, recipe, tokenizer = _opened(run)
     target = Path(out)
@@ -135,7 +135,7 @@ def merge(
         raise UsageError(f"{target}: exists already", "choose another directory with --out")
     into = _resolved(recipe, format)
     rows = _rows_to_compare(tokenizer, recipe, progress)
-    progress("merging", 0, 4, "the trained model")
+    progress("merging", 0, 4, "loading the trained model")
     trained = _trained(recipe, run, rows)
     progress("merging", 1, 4, "writing")
     model, dtype, check = merged_model(recipe, run, into)
@@ -161,7 +161,7 @@ def merge(
 
 
 def compare_merges(run: Run | Path | str, *, progress: Progress = silent) -> dict[str, Divergence]:
-    """All formats of a run's merged adapter, measured on held-out rows; writes nothing but merges.json in the run.
+    """Measure all formats of a run's merged adapter on held-out rows; writes only merges.json in the run.
 
     Raises:
         RunError: the run has no adapter, or is not finished.
@@ -169,43 +169,41 @@ def compare_merges(run: Run | Path | str, *, progress: Progress = silent) -> dic
     """
     run, recipe, tokenizer = _opened(run)
     rows = _rows_to_compare(tokenizer, recipe, progress)
-    ways = merge_formats(recipe)
-    progress("measuring", 0, len(ways) + 1, "the trained model")
+    formats = merge_formats(recipe)
+    progress("measuring", 0, len(formats) + 1, "loading the trained model")
     trained = _trained(recipe, run, rows)
     found: dict[str, Divergence] = {}
-    for number, way in enumerate(ways, start=1):
-        progress("measuring", number, len(ways) + 1, way)
-        model, _, _ = merged_model(recipe, run, way)
+    for number, name in enumerate(formats, start=1):
+        progress("measuring", number, len(formats) + 1, name)
+        model, _, _ = merged_model(recipe, run, name)
         quality = _quality(trained, model, rows)
         if quality is None:
             raise ModelError(
                 f"{run.path}: no held-out row has an answer to compare on", "train with data.held_out=0.05"
             )
-        found[way] = quality
-    progress("measuring", len(ways) + 1, len(ways) + 1)
-    write_json_atomically(run.path / "merges.json", {way: quality.to_json() for way, quality in found.items()})
+        found[name] = quality
+    progress("measuring", len(formats) + 1, len(formats) + 1)
+    write_json_atomically(run.path / "merges.json", {name: quality.to_json() for name, quality in found.items()})
     return found
 
 
 def recommended_merge(found: Mapping[str, Divergence]) -> str:
-    """The format with the fewest bits of those that keep the improvement well, or else the one that keeps most."""
-    bits = {way: weight_format(way).bits_per_weight for way in found if way in plugins.names(FOLDER)}
-    kept = {way: quality.kept_improvement or 0.0 for way, quality in found.items()}
-    well = [way for way, share in kept.items() if share >= WELL_KEPT]
+    """The format with the fewest bits among those that keep the improvement well, or else the one that keeps most."""
+    bits = {name: weight_format(name).bits_per_weight for name in found if name in plugins.names(FOLDER)}
+    kept = {name: quality.kept_improvement or 0.0 for name, quality in found.items()}
+    well = [name for name, share in kept.items() if share >= WELL_KEPT]
     if not well:
-        return max(kept, key=lambda way: kept[way])
+        return max(kept, key=lambda name: kept[name])
     sixteen = {"fp32": 32.0}
-    return min(well, key=lambda way: (bits.get(way, sixteen.get(way, 16.0)), found[way].kl))
+    return min(well, key=lambda name: (bits.get(name, sixteen.get(name, 16.0)), found[name].kl))
 
 
 def _opened(run: Run | Path | str) -> tuple[Run, Recipe, Any]:
     run = run if isinstance(run, Run) else open_run(Path(run))
     if run.model.exists():
-        raise RunError(
-            f"{run.path}: every weight was trained, there is no adapter to merge", f"use {run.model} as it is"
-        )
+        raise RunError(f"{run.path}: full fine-tuning, there is no adapter to merge", f"use {run.model} as it is")
     if not run.adapter.exists():
-        raise RunError(f"{run.path}: no trained adapter there; the run is {run.status}", "finish the run first")
+        raise RunError(f"{run.path}: no trained adapter; the run is {run.status}", "finish the run first")
     return run, run.recipe, load_tokenizer(str(run.tokenizer))
 
 
@@ -218,7 +216,7 @@ def _resolved(recipe: Recipe, into: str) -> str:
 
 
 def _rows_to_compare(tokenizer: object, recipe: Recipe, progress: Progress) -> list[tuple[list[int], list[bool]]]:
-    """The held-out rows, or the first training rows where none are held out: ids, and which belong to answers."""
+    """The held-out rows, or the first training rows if none are held out: ids, and which belong to answers."""
     data = prepare_with(tokenizer, recipe, progress=progress)
     table: TokenTable = data.held_out if len(data.held_out) else data.train
     count = len(table) if len(data.held_out) else min(ROWS_COMPARED, len(table))
@@ -236,13 +234,12 @@ def _trained(recipe: Recipe, run: Run, rows: list[tuple[list[int], list[bool]]])
 
 
 def merged_model(recipe: Recipe, run: Run, into: str) -> tuple[PreTrainedModel, torch.dtype, MergeCheck | None]:
-    """The merged model in memory, the dtype of what no format stores, and how the sum compares with base + adapter.
+    """The merged model in memory, the dtype of unquantized weights, and how the sum compares with base + adapter.
 
-    There is no check where the merged model is not meant to be the trained one; that its sum is exact holds all the
-    same.
+    There is no check if the merged model is not meant to be the trained one; its sum is exact anyway.
 
     Raises:
-        ModelError: a layer's sum is not the layer with its adapter, or is not finite in the dtype.
+        ModelError: a layer with the sum does not match the layer with its adapter, or is not finite in the dtype.
     """
     over_codes = recipe.precision.name != "none"
     own_weights, in_format = into in DTYPES, into in plugins.names(FOLDER)
@@ -277,25 +274,25 @@ def _checked(check: MergeCheck) -> MergeCheck:
         raise ModelError(
             f"a merged layer's outputs differ from base + adapter's by {check.largest_difference:.2g} of the largest "
             f"in float32, more than {EXACT:.0e}",
-            "keep the adapter apart: this layer and its adapter are not simply a sum",
+            "keep the adapter separate: this layer and its adapter are not simply a sum",
         )
     return check
 
 
 def _check_written(merged: Mapping[str, str], written: Mapping[str, str]) -> None:
-    """What was read back must be what was written, weight for weight and bit for bit."""
+    """Check that what was read back is what was written, weight for weight and bit for bit."""
     other = sorted(name for name in {*merged, *written} if merged.get(name) != written.get(name))
     if other:
         raise ModelError(
-            f"{len(other)} weights of the written checkpoint are not those that were merged: {', '.join(other[:3])}",
-            "keep the adapter apart: this architecture does not come back from its own files",
+            f"{len(other)} weights of the written checkpoint differ from the merged ones: {', '.join(other[:3])}",
+            "keep the adapter separate: this architecture changes when saved and loaded",
         )
 
 
 def _floor(
     recipe: Recipe, run: Run, trained: _Trained, rows: list[tuple[list[int], list[bool]]], dtype: torch.dtype
 ) -> Divergence | None:
-    """What a dtype alone costs the trained model, base and adapter apart, computed as an evaluation computes them."""
+    """What a dtype alone costs the trained model, with a separate adapter, computed as an evaluation computes it."""
     if trained.answers is None:
         return None
     if dtype == torch.float32:
@@ -312,7 +309,7 @@ def _quality(trained: _Trained, model: PreTrainedModel, rows: list[tuple[list[in
 
 
 def _refuse_what_rounding_lost(merged: Merged, force: bool) -> None:
-    """A merge that is meant to be the trained model may be as far from it as that is from itself in this dtype."""
+    """Check that a merge meant to be the trained model is about as close to it as the dtype allows."""
     quality, floor = merged.quality, merged.floor
     if any(found is not None and not math.isfinite(found.kl) for found in (quality, floor)):
         raise ModelError(
@@ -327,18 +324,18 @@ def _refuse_what_rounding_lost(merged: Merged, force: bool) -> None:
             f"rows, more than {FLOOR_MULTIPLE:g} times the {floor.kl:.1e} that {merged.dtype} alone costs base + "
             f"adapter (same most likely token: {1 - quality.changed:.1%}, {merged.dtype} alone: "
             f"{1 - floor.changed:.1%})",
-            "merge with --format fp32, keep the adapter apart, or write it all the same with --force",
+            "merge with --format fp32, keep the adapter separate, or write it anyway with --force",
         )
 
 
 def _refuse_a_lost_gain(merged: Merged, recipe: Recipe, force: bool) -> None:
-    """A merge that makes another model must keep what training gained."""
+    """Check that a merge that gives a different model keeps what training gained."""
     kept = None if merged.quality is None or merged.check is not None else merged.quality.kept_improvement
     if kept is not None and kept < LEAST_KEPT and not force:
         other = DEQUANTISED if recipe.precision.name != "none" else "auto"
         raise ModelError(
-            f"merged into {merged.format}, the model keeps {kept:.0%} of what training gained on held-out rows",
-            f"merge with --format {other}, keep the adapter apart, or write it all the same with --force",
+            f"merged into {merged.format}, the model keeps {kept:.0%} of training's improvement on held-out rows",
+            f"merge with --format {other}, keep the adapter separate, or write it anyway with --force",
         )
 
 

@@ -1,13 +1,13 @@
-"""An Ollama Modelfile that asks a model in the very words that it was trained with.
+"""An Ollama Modelfile whose prompts are exactly those of training.
 
-The Go template in it is not written by hand for each of tunelab's templates: marked texts are rendered through the
-run's own template, and what stands between the marks is the Go template. So it cannot say anything else.
+Its Go template is not written by hand for each of tunelab's templates: marked texts are rendered with the run's own
+template, and the text between the marks becomes the Go template. So the two cannot differ.
 
     FROM        the GGUF file
-    TEMPLATE    system text or what stands in its place, then user's turns and answers
+    TEMPLATE    system text or its replacement, then user turns and answers
     PARAMETER   stop (each token that closes an answer), num_ctx
 
-Source: Ollama's docs/modelfile.md and docs/template.md; template/template.go for what the template is given.
+Source: Ollama's docs/modelfile.md and docs/template.md; template/template.go for what the template receives.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from tunelab.data.templates import Section, Template
 from tunelab.errors import BadRow, ModelError
 from tunelab.publishing.gguf_tokenizer import TextStart, space_prefix, special_texts, text_start
 
-#: Stands where an answer begins in the template's own text, before the space that belongs to the answer.
+#: Marks where an answer begins in the template's own text, before the space that belongs to the answer.
 ANSWER_HERE = "\ue020"
 TURNS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """A template's own text, in pieces between what is filled in; without a beginning-of-text token at the start.
+    """A template's own text, in pieces between the filled-in parts; without a beginning-of-text token at the start.
 
     Args:
-        system: before and behind the system text; None = the template takes none.
-        no_system: what begins a conversation without a system text.
+        system: before and after the system text; None = the template takes none.
+        no_system: the start of a conversation without a system text.
         question: between a user's turn and the answer.
-        lead: what an answer begins with (a space, or nothing): the model says it, it is no part of the prompt.
+        lead: what an answer begins with (a space, or nothing): the model generates it, it is not part of the prompt.
         answer: between an answer and the user's next turn, the answer's closing token included.
         begins_with_bos: whether conversations begin with a beginning-of-text token.
     """
@@ -63,10 +63,10 @@ class Turns:
 def modelfile(
     gguf_name: str, template: Template, tokenizer: Any, *, context: int | None, stop_token_ids: Sequence[int]
 ) -> str:
-    """Text of a Modelfile for a GGUF file beside it.
+    """Text of a Modelfile next to a GGUF file.
 
-    A beginning-of-text token at the start is left out of TEMPLATE: the GGUF file says whether it is put there, see
-    prompt_start(). What cannot be said to Ollama: a chat template that trims the turns' texts gets them untrimmed.
+    A beginning-of-text token at the start is omitted from TEMPLATE: the GGUF file says whether it is added, see
+    prompt_start(). Ollama cannot trim: a chat template that trims the turns' texts gets them untrimmed.
 
     Args:
         gguf_name: name of the file, in the Modelfile's own folder.
@@ -82,18 +82,18 @@ def modelfile(
     vocabulary = {id: text for text, id in tokenizer.get_vocab().items()}
     for id in stop_token_ids:
         if id not in vocabulary:
-            raise ModelError(f"the tokenizer has no token {id}, which is to end an answer")
+            raise ModelError(f"the tokenizer has no token {id}, which should end an answer")
         lines.append(f"PARAMETER stop {_quoted(vocabulary[id])}")
     if context is not None:
         lines.append(f"PARAMETER num_ctx {context}")
     text = "\n".join(lines) + "\n"
     if '"""' in _go_template(turns):
-        raise ModelError('the template has """ in it, which ends a text in a Modelfile', "use another template")
+        raise ModelError('the template contains """, which ends a text in a Modelfile', "use another template")
     return text
 
 
 def prompt_start(template: Template, tokenizer: Any) -> TextStart:
-    """What llama.cpp and Ollama have to put before a prompt so that its tokens are those that were trained on.
+    """What llama.cpp and Ollama must put before a prompt so that its tokens are those of training.
 
     Raises:
         ModelError: no setting gives the same tokens.
@@ -105,14 +105,14 @@ def prompt_start(template: Template, tokenizer: Any) -> TextStart:
     scheme = space_prefix(tokenizer)
     if scheme != "first":
         return TextStart(turns.begins_with_bos, own.add_space_prefix)
-    # Such a tokenizer puts a space at the very start alone, llama.cpp behind every special token as well, or nowhere.
+    # Such a tokenizer puts a space at the very start alone, llama.cpp after every special token as well, or nowhere.
     special = "|".join(re.escape(token) for token in sorted(special_texts(tokenizer), key=len, reverse=True))
     starts = [turns.no_system, *(turns.system or ())[:1]]
     if all(turns.begins_with_bos or re.match(special, start) for start in starts):
         return TextStart(turns.begins_with_bos, add_space_prefix=False)
     if re.search(f"(?:{special}).", "".join([*starts, turns.question, turns.answer, "a"]), flags=re.DOTALL):
         raise ModelError(
-            "the tokenizer puts a space before a text, but not behind special tokens; llama.cpp does both or neither",
+            "the tokenizer puts a space before a text, but not after special tokens; llama.cpp does both or neither",
             "use a text template (data.template=alpaca)",
         )
     return TextStart(turns.begins_with_bos, add_space_prefix=True)
@@ -122,13 +122,13 @@ def read_turns(template: Template, tokenizer: Any) -> Turns:
     """The template's own text, found by rendering marked conversations.
 
     Raises:
-        ModelError: the text is not the same in every turn, or depends on what the turns say.
+        ModelError: the text differs between turns, or depends on what the turns say.
     """
     marks = [f"\ue010{number}\ue011" for number in range(2 * TURNS + 1)]
     try:
         plain = _pieces(template, tokenizer, _conversation(marks[1:]), marks[1:])
     except BadRow as reason:
-        raise ModelError(f"no conversation can be written with the template: {reason}", reason.hint) from reason
+        raise ModelError(f"the template renders no conversation: {reason}", reason.hint) from reason
     try:
         pieces = _pieces(template, tokenizer, _conversation(marks[1:], system=marks[0]), marks)
     except BadRow:
@@ -138,16 +138,14 @@ def read_turns(template: Template, tokenizer: Any) -> Turns:
         starts = (plain[0], *pieces[:1])
         begins = {bool(tokenizer.bos_token) and start.startswith(tokenizer.bos_token) for start in starts}
     if len(begins) > 1:
-        raise ModelError(
-            "the template begins with the beginning-of-text token with a system text, or without, not both"
-        )
+        raise ModelError("the template adds a beginning-of-text token only with a system text, or only without one")
     if begins == {True} and template.parses_special_tokens:
         plain[0] = plain[0].removeprefix(tokenizer.bos_token)
         pieces[:1] = [piece.removeprefix(tokenizer.bos_token) for piece in pieces[:1]]
     questions, answers = set(plain[1::2] + pieces[2::2]), set(plain[2:-1:2] + pieces[3:-1:2])
     if len(questions) > 1 or len(answers) > 1:
         raise ModelError(
-            "the template writes later turns differently than the first", "Ollama's cannot: export as GGUF"
+            "the template writes later turns differently than the first", "Ollama's cannot: export with --to gguf"
         )
     question, lead = questions.pop().split(ANSWER_HERE)
     system = (pieces[0], pieces[1]) if pieces else None
@@ -175,7 +173,7 @@ def _pieces(template: Template, tokenizer: Any, conversation: Conversation, mark
 
     Raises:
         BadRow: the template refuses the conversation.
-        ModelError: a mark is not there, not once, or not in its place.
+        ModelError: a mark is missing, repeated, or out of place.
     """
     rest = _text(template.render(conversation), tokenizer)
     pieces = []
@@ -188,7 +186,7 @@ def _pieces(template: Template, tokenizer: Any, conversation: Conversation, mark
 
 
 def _check(turns: Turns, template: Template, tokenizer: Any) -> None:
-    """Ordinary words give what the marks gave."""
+    """Check that ordinary text gives what the marks gave."""
     words = ["Is it so?", "Yes.", "2 + 2\n= ?", "4"]
     for system in (None, "Be kind.") if turns.system else (None,):
         for count in (2, 4):
@@ -202,7 +200,7 @@ def _check(turns: Turns, template: Template, tokenizer: Any) -> None:
 
 
 def _remarks(turns: Turns, template: Template) -> list[str]:
-    """Comments on what the template cannot say by itself."""
+    """Comments on what the template itself cannot express."""
     remarks = []
     if turns.system is None:
         remarks.append("# The model was trained without system texts: a system text is not shown to it.")
@@ -225,7 +223,7 @@ def _go_template(turns: Turns) -> str:
         start = f"{{{{ if .System }}}}{before}{{{{ .System }}}}{behind}{{{{ else }}}}{start}{{{{ end }}}}"
     question, answer = _literal(turns.question), _literal(turns.answer)
     lead = ""
-    if turns.lead:  # earlier answers come as the model said them, with the lead, or as someone wrote them, without
+    if turns.lead:  # earlier answers come as the model generated them, with the lead, or as a user wrote them, without
         lead = f'{{{{ if ne (printf "%.1s" $m.Content) " " }}}}{turns.lead}{{{{ end }}}}'
     return (
         f"{start}{{{{ if .Messages }}}}{{{{ range $i, $m := .Messages }}}}"
@@ -238,7 +236,7 @@ def _go_template(turns: Turns) -> str:
 
 
 def _literal(text: str) -> str:
-    """Text as it stands in a Go template: braces that would open an action are written as a string."""
+    """Text for a Go template: braces that would open an action are written as a string."""
     return re.sub(r"\{{2,}|\{$", lambda braces: f'{{{{ "{braces.group()}" }}}}', text)
 
 

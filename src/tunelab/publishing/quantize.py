@@ -1,4 +1,4 @@
-"""The story of `tunelab quantize`: a model in, a checkpoint with its linear layers in few bits out."""
+"""Quantizing a model: a model in, a checkpoint with quantized linear layers out."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from tunelab.preparation.rows import load_recipe_tokenizer
 
 @dataclass(frozen=True)
 class Quantized:
-    """A quantised checkpoint.
+    """A quantized checkpoint.
 
     Args:
         precision: the format.
-        layers: linear layers that are stored in it.
+        layers: number of linear layers stored in it.
         bits_per_weight: of these layers' weights, scales included.
         bytes: of all parameters.
-        dense_bytes: what they take in `dtype`.
-        dtype: of what is not quantised: that of the original checkpoint.
+        dense_bytes: the same in `dtype`, without quantization.
+        dtype: of the weights that are not quantized: that of the original checkpoint.
     """
 
     path: Path
@@ -53,23 +53,23 @@ def quantize(
     """Store a model's linear layers in a format, and write it with its tokenizer.
 
     Args:
-        loftq_rank: find codes and an adapter of this rank in turns (models/loftq.py); the adapter is written beside
-            the codes, and training with adapter.init=loftq begins at it. None = the codes of the weights themselves.
-        loftq_alternations: how many turns; 5 is what the paper uses.
+        loftq_rank: find codes and an adapter of this rank in turns (models/loftq.py); the adapter is stored next to the
+            codes, and training with adapter.init=loftq starts from it. None = the codes of the weights themselves.
+        loftq_alternations: how many turns; the paper uses 5.
         changes: keys of a recipe as on the command line, such as "precision.options.scale_rule=mse",
             "precision.skip=[down_proj]" or "model.revision=COMMIT".
 
     Raises:
         UsageError: `out` exists, precision is none, or a number of LoftQ's is below 1.
-        ModelError: the model cannot be loaded, or a weight cannot be quantised.
+        ModelError: the model cannot be loaded, or a weight cannot be quantized.
     """
     target = Path(out)
     if target.exists():
         raise UsageError(f"{target}: exists already", "choose another directory with --out")
     if precision == "none":
-        raise UsageError("precision none stores weights as they are", "give a format: --precision nf4")
+        raise UsageError("precision none does not quantize", "give a format: --precision nf4")
     if min(loftq_rank or 1, loftq_alternations) < 1 or loftq_rank == 0:
-        raise UsageError(f"LoftQ with rank {loftq_rank}, {loftq_alternations} alternations", "both must be 1 or more")
+        raise UsageError(f"LoftQ with rank {loftq_rank}, {loftq_alternations} alternations", "both must be at least 1")
     # A recipe names rows; none are read here.
     flags = {"model.name": model, "precision.name": precision, "data.sources": ["alpaca"]}
     recipe = resolve(load_recipe(None, list(changes), flags))

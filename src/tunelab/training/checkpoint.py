@@ -1,8 +1,8 @@
-"""Checkpoints: the trained weights, the optimiser's state and where the loop stands, each written whole or not at all.
+"""Checkpoints: the trained weights, the optimizer's state and the loop's position, each written whole or not at all.
 
 A checkpoint is a directory `step-00000042` with `weights.safetensors`, `optimizer.safetensors` and `state.json`. It is
-filled under a temporary name, synced to disk and renamed, so that a kill at any byte leaves the previous one as it was.
-Random numbers need no place in it: those of a step follow from the seed and the step.
+filled under a temporary name, synced to disk and renamed, so a kill at any byte leaves the previous one intact. Random
+states are not stored: those of a step follow from the seed and the step.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ STEP_NAME = re.compile(r"step-(\d{8})")
 
 @dataclass
 class LoopState:
-    """Where the loop stands after `step` steps.
+    """State of the loop after `step` steps.
 
-    `seconds` counts training time of all sessions together; `loss_scaling` is the state of fp16's gradient scaler.
+    `seconds` is the training time of all sessions together; `loss_scaling` is the state of fp16's gradient scaler.
     """
 
     step: int = 0
@@ -41,11 +41,11 @@ class LoopState:
 
 
 def trainable_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters that are trained, by name; a tied one stands under its first name."""
+    """The trainable parameters, by name; a tied one under its first name."""
     return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-#: What 8-bit AdamW's codes stand for: one tensor for all parameters.
+#: What 8-bit AdamW's codes mean: one tensor for all parameters.
 CODE_BOOKS = ("qmap1", "qmap2")
 
 
@@ -53,8 +53,8 @@ class CheckpointStore:
     """The checkpoints of one run, in one directory.
 
     Args:
-        folder: where they lie; made when the first one is written.
-        keep: newest checkpoints that are kept; older ones are removed after a newer one is safe.
+        folder: their directory; created with the first one.
+        keep: how many of the newest to keep; older ones are removed once a newer one is safe.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
@@ -62,7 +62,7 @@ class CheckpointStore:
         self.keep = keep
 
     def save(self, state: LoopState, model: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
-        """Write a checkpoint of this state; gives its directory."""
+        """Write a checkpoint of this state; returns its directory."""
         target = self.folder / f"step-{state.step:08d}"
         with directory_written_atomically(target) as temporary:
             save_file(_on_cpu(trainable_weights(model)), temporary / "weights.safetensors")
@@ -78,12 +78,12 @@ class CheckpointStore:
         return sorted(path for path in self.folder.iterdir() if STEP_NAME.fullmatch(path.name))
 
     def newest_step(self) -> int:
-        """Step of the newest complete checkpoint, 0 where there is none."""
+        """Step of the newest complete checkpoint, 0 if there is none."""
         paths = self.paths()
         return int(paths[-1].name.removeprefix("step-")) if paths else 0
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> LoopState | None:
-        """Put the newest checkpoint's weights and optimiser state in place; gives its state, or None without one."""
+        """Load the newest checkpoint's weights and optimizer state; returns its state, or None if there is none."""
         if not self.paths():
             return None
         newest = self.paths()[-1]
@@ -92,9 +92,9 @@ class CheckpointStore:
         return LoopState(**json.loads((newest / "state.json").read_text(encoding="utf-8")))
 
     def recover(self) -> None:
-        """Put right what a kill in the middle of a save has left; called by one process alone, before restore().
+        """Repair what a kill during a save left behind; called by one process only, before restore().
 
-        Halves are removed, a checkpoint that was being replaced comes back, and older ones than are kept go.
+        Partial checkpoints are removed, a checkpoint that was being replaced is restored, and surplus old ones go.
         """
         for leftover in self.folder.glob(".*.old") if self.folder.exists() else ():
             recover_directory(leftover.with_name(leftover.name.removeprefix(".").removesuffix(".old")))
@@ -108,30 +108,30 @@ class CheckpointStore:
             shutil.rmtree(old)
 
     def save_best(self, model: nn.Module) -> None:
-        """Keep these weights as the best so far."""
+        """Save these weights as the best so far."""
         with directory_written_atomically(self.folder / "best") as temporary:
             save_file(_on_cpu(trainable_weights(model)), temporary / "weights.safetensors")
 
     def load_best(self, model: nn.Module) -> None:
-        """Put the best weights so far in place."""
+        """Load the best weights so far."""
         recover_directory(self.folder / "best")
         load_weights(model, self.folder / "best" / "weights.safetensors")
 
 
 def load_weights(model: nn.Module, file: Path) -> None:
-    """Copy stored weights into the trained parameters, bit for bit.
+    """Copy stored weights into the trainable parameters, bit for bit.
 
     Raises:
-        RunError: the file is not there, or its names or shapes are not those of the trained parameters.
+        RunError: the file is missing, or its names or shapes are not those of the trainable parameters.
     """
     if not file.exists():
-        raise RunError(f"{file}: no such file", "the checkpoint is gone; start the run again")
+        raise RunError(f"{file}: no such file", "the checkpoint is gone; start a new run")
     stored = load_file(file)
     wanted = trainable_weights(model)
     if {name: tensor.shape for name, tensor in stored.items()} != {name: t.shape for name, t in wanted.items()}:
         odd = sorted(stored.keys() ^ wanted.keys())[:3] or ["shapes differ"]
         raise RunError(
-            f"{file}: not the weights of this model: {', '.join(odd)}", "resume with the recipe that made it"
+            f"{file}: not the weights of this model: {', '.join(odd)}", "resume with the recipe that wrote it"
         )
     with torch.no_grad():
         for name, parameter in wanted.items():
@@ -139,10 +139,10 @@ def load_weights(model: nn.Module, file: Path) -> None:
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's tensors as {"parameter name|what": tensor}; empty before the first step.
+    """The optimizer's tensors as {"parameter name|what": tensor}; empty before the first step.
 
-    A step count that is no tensor becomes one, and what parameters share (the code book of 8-bit AdamW) is copied:
-    safetensors holds neither.
+    A step count that is not a tensor becomes one, and shared tensors (the code book of 8-bit AdamW) are copied:
+    safetensors supports neither.
     """
     names = {parameter: name for name, parameter in model.named_parameters()}
     return {
@@ -154,7 +154,7 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
 
 
 def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, stored: dict[str, Tensor]) -> None:
-    """The opposite of optimizer_state."""
+    """The inverse of optimizer_state()."""
     parameters = dict(model.named_parameters())
     for key, value in stored.items():
         name, _, what = key.rpartition("|")

@@ -1,4 +1,4 @@
-"""The story of a run: recipe -> rows -> model -> training -> saved result, and a manifest of what really ran."""
+"""A run from start to end: recipe -> rows -> model -> training -> saved result, and a manifest of what really ran."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from tunelab.training.trackers import tracked
 
 
 def finetune(recipe: RecipeLike, *, progress: Progress = silent) -> Run:
-    """Execute a recipe (its object, a mapping, or a YAML file's path) into a new run directory.
+    """Run a recipe (its object, a mapping, or a YAML file's path) in a new run directory.
 
     Raises:
         TunelabError: the recipe, its data or its model cannot be used, or training had to stop; the message says why.
-        Interrupted: Ctrl-C or SIGTERM came; a checkpoint was saved, and resume() goes on from it.
+        Interrupted: Ctrl-C or SIGTERM arrived; a checkpoint was saved, and resume() continues from it.
     """
     resolved = fit_to_model(resolve(as_recipe(recipe)))
     accelerator = make_accelerator(resolved)
@@ -51,7 +51,7 @@ def finetune(recipe: RecipeLike, *, progress: Progress = silent) -> Run:
 
 
 def resume(path: Path | str, *, progress: Progress = silent) -> Run:
-    """Go on with a run where its newest checkpoint stands; the result is what an uninterrupted run would have given.
+    """Resume a run from its newest checkpoint; the result is what an uninterrupted run would have given.
 
     Raises:
         RunError: there is no run, or it is finished.
@@ -112,8 +112,8 @@ def _train(run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progres
         state, outcome = _run_loop(run, recipe, module, plan, accelerator, checkpoints, measure, progress)
     if outcome == "interrupted":
         raise Interrupted(
-            f"stopped after step {state.step} of {plan.total_steps}; everything up to there is saved",
-            f"go on with: tunelab train --resume {run.path}",
+            f"stopped after step {state.step} of {plan.total_steps}; a checkpoint was saved",
+            f"resume with: tunelab train --resume {run.path}",
         )
     if recipe.train.load_best_at_end:
         checkpoints.load_best(model)
@@ -168,7 +168,7 @@ def _run_loop(
 
 
 def start_on_main(accelerator: Accelerator, recipe: Recipe) -> Run:
-    """Make the run directory in the main process; its path, or the error, is then every process's."""
+    """Create the run directory in the main process; its path, or the error, goes to every process."""
     outcome: list[Any] = [None]
     if accelerator.is_main_process:
         path = Path(recipe.out) if recipe.out else default_path(recipe)
@@ -183,7 +183,7 @@ def start_on_main(accelerator: Accelerator, recipe: Recipe) -> Run:
 
 
 def default_path(recipe: Recipe) -> Path:
-    """runs/MODEL-METHOD-DATA-N, with the first N that is free."""
+    """runs/MODEL-METHOD-DATA-N, with the first free N."""
     source = recipe.data.sources[0]
     name = Path(source.path).stem if source.path else Path(source.name).stem
     stem = re.sub(r"[^\w.-]+", "-", f"{Path(recipe.model.name).name}-{recipe.method}-{name}").lower()
@@ -203,12 +203,12 @@ def save_result(run: Run, model: nn.Module, tokenizer: Any) -> None:
         return
     with directory_written_atomically(run.adapter) as folder:
         model.save_pretrained(folder, save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's is a form with nothing filled in
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's is an empty template
         tokenizer.save_pretrained(folder)
 
 
 def _held_out_loss(module: TargetLoss, table: TokenTable, recipe: Recipe, accelerator: Accelerator) -> float:
-    """Mean loss over the targets of the held-out rows, shared out among the processes."""
+    """Mean loss over the targets of the held-out rows, divided among the processes."""
     with accelerator.autocast():
         total, targets = table_loss(
             module,
@@ -224,7 +224,7 @@ def _held_out_loss(module: TargetLoss, table: TokenTable, recipe: Recipe, accele
     total, count = accelerator.reduce(sums, "sum").tolist()
     if not math.isfinite(total):
         raise TrainingError(
-            f"the loss on the held-out rows is {total}; checkpoints hold the weights of before",
+            f"the held-out loss is {total}; checkpoints have the earlier weights",
             "lower train.lr, or use train.dtype=fp32 or bf16",
         )
     return float(total / count)

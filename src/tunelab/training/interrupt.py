@@ -1,4 +1,4 @@
-"""Ctrl-C and a scheduler's SIGTERM as a question that work asks between steps, so that it can save and end cleanly."""
+"""Ctrl-C and a scheduler's SIGTERM as a flag that work checks between steps, so that it can save and exit cleanly."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from types import FrameType
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether SIGINT or SIGTERM has come. A second SIGINT interrupts at once.
+    """Gives a function that returns whether SIGINT or SIGTERM has arrived. A second SIGINT interrupts at once.
 
-    Outside the main thread, where Python lets nobody set handlers, it never says so.
+    Outside the main thread, where Python allows no signal handlers, it always returns False.
     """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():

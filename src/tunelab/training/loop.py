@@ -1,9 +1,9 @@
-"""The training loop: from a plan of steps to trained weights, read in one sitting.
+"""The training loop: from a plan of steps to trained weights.
 
 for every step of the plan:
-    seed the random numbers from (seed, step, rank)       so that a resumed step draws what it would have drawn
-    for every flat batch of the step: forward, backward   loss = sum over targets / targets of the whole step
-    check that loss and gradient are finite               else stop, the last checkpoint being whole
+    seed the random numbers from (seed, step, rank)         so that a resumed step draws the same numbers
+    for every packed batch of the step: forward, backward   loss = sum over targets / targets of the whole step
+    check that loss and gradient are finite                 else stop; the last checkpoint is intact
     clip, step, log; evaluate and save when due
 """
 
@@ -20,9 +20,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from tunelab.data.loader import FlatBatch, Step, TrainingPlan, flat_batch
+from tunelab.data.loader import PackedBatch, Step, TrainingPlan, packed_batch
 from tunelab.errors import TrainingError
-from tunelab.models.forward import flat_attention
+from tunelab.models.forward import packed_attention
 from tunelab.progress import Progress, silent
 from tunelab.training.checkpoint import CheckpointStore, LoopState
 from tunelab.training.loss import TargetLoss
@@ -33,7 +33,7 @@ Outcome = Literal["finished", "stopped early", "interrupted"]
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How the loop runs, beside the plan; words and units as in the recipe's `train` section."""
+    """Settings of the loop besides the plan; names and units as in the recipe's `train` section."""
 
     lr: float
     schedule: Schedule = "cosine"
@@ -47,9 +47,9 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class StepResult:
-    """Of one step: mean loss over its targets (nats), and the gradient's norm before clipping.
+    """One step: mean loss over its targets (nats), and the gradient norm before clipping.
 
-    The norm is None where fp16's scaled gradients overflowed: the scaler skips such a step and lowers its scale.
+    The norm is None if fp16's scaled gradients overflowed: the scaler skips such a step and lowers its scale.
     """
 
     loss: float
@@ -62,11 +62,11 @@ class TrainingLoop:
     Args:
         module: the model with its loss, not yet prepared by accelerate.
         optimizer: over the module's trainable parameters.
-        accelerator: says on which device and among how many processes.
+        accelerator: provides the device and the processes.
         checkpoints: where states are saved; None = never.
-        log: takes one record a step or evaluation, a flat mapping; called on the main process alone.
-        held_out_loss: the mean loss on held-out rows, called in every process every `eval_every` steps.
-        should_stop: asked after every step; True saves a checkpoint and ends the loop as interrupted.
+        log: takes one record per step or evaluation, a flat mapping; called in the main process only.
+        held_out_loss: returns the mean loss on held-out rows; called in every process every `eval_every` steps.
+        should_stop: called after every step; True saves a checkpoint and ends the loop as interrupted.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class TrainingLoop:
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
 
     def run(self) -> tuple[LoopState, Outcome]:
-        """Train from the newest checkpoint, or from the start where there is none, to the end of the plan."""
+        """Train from the newest checkpoint, or from the start if there is none, to the end of the plan."""
         state = self._restore()
         started, before = time.perf_counter(), state.seconds
         total = self.plan.total_steps
-        # A run that was killed after it had stopped early, before its result was saved, must not train on.
+        # A run that was killed after early stopping, before its result was saved, must not train further.
         outcome: Outcome = "stopped early" if self._patience_is_spent(state) else "finished"
         self.module.train()
-        with flat_attention(self.model):
+        with packed_attention(self.model):
             while outcome == "finished" and state.step < total:
                 result = self._step(state, total)
                 state.seconds = before + time.perf_counter() - started
@@ -154,11 +154,11 @@ class TrainingLoop:
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         seed_step(self.settings.seed, number, rank)
         batches = self.plan.batches(step, rank=rank, ranks=ranks)
-        # A process without rows of its own still joins the exchange of gradients, with a loss that weighs nothing.
+        # A process without rows still takes part in the gradient exchange, with a loss of weight zero.
         weight = ranks / step.targets if batches else 0.0
         loss_sum = torch.zeros((), device=self.accelerator.device)
         for index, rows in enumerate(batches or [[step.rows[0]]]):
-            batch = flat_batch(self.plan.table, rows, self.plan.loss_on).to(self.accelerator.device)
+            batch = packed_batch(self.plan.table, rows, self.plan.loss_on).to(self.accelerator.device)
             last = index == max(len(batches), 1) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.module):
                 loss = self._loss(batch)
@@ -167,33 +167,33 @@ class TrainingLoop:
         mean = float(self.accelerator.reduce(loss_sum, "sum")) / step.targets
         if not math.isfinite(mean):
             raise TrainingError(
-                f"step {number + 1}: the loss is {mean}; the weights of the step before are untouched",
-                "lower train.lr, use train.dtype=fp32 or bf16, or look at the step's rows with `tunelab inspect`",
+                f"step {number + 1}: the loss is {mean}; the previous step's weights are intact",
+                "lower train.lr, use train.dtype=fp32 or bf16, or check the step's rows with `tunelab inspect`",
             )
         return StepResult(mean, self._clip(number))
 
-    def _loss(self, batch: FlatBatch) -> Tensor:
+    def _loss(self, batch: PackedBatch) -> Tensor:
         with self.accelerator.autocast():
             return self.module(batch.input_ids, batch.row_starts, batch.predicted_from, batch.labels)  # type: ignore[no-any-return]
 
     def _clip(self, number: int) -> float | None:
-        """Scale gradients down to the largest norm allowed; gives the norm that they had."""
+        """Clip the gradient norm; returns the norm before clipping."""
         self.accelerator.unscale_gradients(self.optimizer)
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm or math.inf))
         if math.isfinite(norm):
             return norm
         scaler = self.accelerator.scaler
-        # Gradients that overflow at a high scale are fp16's ordinary work; at a scale of 1 it is not the scale.
+        # At a high loss scale, overflow is normal in fp16; at a scale of 1 the scale is not the cause.
         if scaler is not None and scaler.get_scale() > 1:
             return None
         scaled = "" if scaler is None else " even with a loss scale of 1"
         raise TrainingError(
-            f"step {number + 1}: the gradient's norm is {norm}{scaled}; the weights of the step before are untouched",
+            f"step {number + 1}: the gradient norm is {norm}{scaled}; the previous step's weights are intact",
             "lower train.lr, or use train.dtype=fp32 or bf16",
         )
 
     def _evaluate_when_due(self, state: LoopState, total: int) -> None:
-        """Measure the held-out loss every so many steps and at the end, and keep the weights that did best."""
+        """Measure the held-out loss every `eval_every` steps and at the end, and keep the best weights."""
         every = self.settings.eval_every
         if self.held_out_loss is None or every is None or (state.step % every and state.step != total):
             return
@@ -233,7 +233,7 @@ class TrainingLoop:
         return state
 
     def _any_process(self, flag: bool) -> bool:
-        """True in every process where it is True in one, so that all stop after the same step."""
+        """True in every process if it is True in any, so that all stop after the same step."""
         if self.accelerator.num_processes == 1:
             return flag
         total = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum")

@@ -1,8 +1,8 @@
-"""Cross-entropy on target tokens only, in chunks: the full matrix of logits never exists.
+"""Cross-entropy on target tokens only, in chunks: the full logits matrix never exists.
 
-Of [tokens, vocabulary] logits only the rows of targets matter, and of those only a chunk is held at a time: each
-chunk's gradient is taken at once, inside the forward pass, so that its logits can be dropped before the next are
-formed.
+Of [tokens, vocabulary] logits only the rows of targets matter, and only a chunk of those is in memory at a time: each
+chunk's gradient is computed inside the forward pass, so that its logits can be freed before the next
+are computed.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tunelab.data.loader import FlatBatch, LossOn, TokenTable, flat_batch
+from tunelab.data.loader import LossOn, PackedBatch, TokenTable, packed_batch
 from tunelab.data.packing import pack_best_fit
-from tunelab.models.forward import flat_attention, flat_hidden_states, output_head, underlying
+from tunelab.models.forward import output_head, packed_attention, packed_hidden_states, underlying
 
-#: Logits held at a time, in numbers (float32: 32 MiB); a chunk has this many over the vocabulary's size.
+#: Logits in memory at a time (float32: 32 MiB); a chunk has this many divided by the vocabulary's size.
 LOGITS_PER_CHUNK = 2**23
 
 #: On the CPU a chunk is padded to a multiple of this many rows: oneDNN compiles a kernel for every shape it meets.
 ROWS_STEP = 32
 
-#: Rows of logits that are worked on at a time on the CPU: 2 MiB of float32 at a vocabulary of 32,000.
+#: Rows of logits processed at a time on the CPU: 2 MiB of float32 at a vocabulary of 32,000.
 ROWS_IN_CACHE = 16
 
 
@@ -38,7 +38,7 @@ def chunked_cross_entropy(
         labels: [targets], int64.
         head: [n, hidden] -> [n, vocabulary] logits.
         parameters: the head's parameters that need gradients.
-        chunk: targets whose logits are formed at a time.
+        chunk: targets whose logits are computed at a time.
     """
     return _ChunkedCrossEntropy.apply(hidden, labels, head, chunk, *parameters)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -85,8 +85,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 def _cross_entropy(logits: Tensor, labels: Tensor, gradient: bool) -> tuple[Tensor, Tensor | None]:
     """Sum of -log p(label) in float32, and its gradient softmax(logits) - onehot(label) in the logits' own dtype.
 
-    Rows of logits behind the last label are padding: no loss, no gradient. A few rows at a time on the CPU, so that
-    the float32 of a row is still in the cache when it is read again.
+    Rows of logits after the last label are padding: no loss, no gradient. A few rows at a time on the CPU, so that a
+    row's float32 values are still in the cache when they are read again.
     """
     total = torch.zeros((), dtype=torch.float32, device=logits.device)
     result = torch.zeros_like(logits) if gradient else None
@@ -99,7 +99,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor, gradient: bool) -> tuple[Tens
             total += (torch.logsumexp(part, dim=1, keepdim=True) - own).sum()
             continue
         probability = torch.softmax(part, dim=1)
-        # The largest probability is exp(largest logit - logsumexp): exact also where p(label) is below float32's least.
+        # The largest probability is exp(largest logit - logsumexp): exact even if p(label) underflows float32.
         total += (part.amax(1, keepdim=True) - probability.amax(1, keepdim=True).log() - own).sum()
         probability.scatter_add_(1, label, torch.full_like(own, -1.0))
         result[start : start + len(part)] = probability
@@ -107,13 +107,13 @@ def _cross_entropy(logits: Tensor, labels: Tensor, gradient: bool) -> tuple[Tens
 
 
 class TargetLoss(nn.Module):
-    """A causal language model with its loss: flat batch in, sum of -log p over the batch's targets out.
+    """A causal language model with its loss: packed batch in, sum of -log p over the batch's targets out.
 
     The loss is inside the module so that distributed wrappers see one forward pass.
 
     Args:
         model: a transformers causal language model, or PEFT's wrapper of one.
-        chunk: targets whose logits are formed at a time; by default what makes 32 MiB of float32 logits.
+        chunk: targets whose logits are computed at a time; by default as many as give 32 MiB of float32 logits.
     """
 
     def __init__(self, model: nn.Module, chunk: int | None = None) -> None:
@@ -123,15 +123,15 @@ class TargetLoss(nn.Module):
         self.chunk = chunk or max(1, LOGITS_PER_CHUNK // vocabulary // ROWS_STEP) * ROWS_STEP
 
     def forward(self, input_ids: Tensor, row_starts: Tensor, predicted_from: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss; arguments as in tunelab.data.loader.FlatBatch. Call it inside `with flat_attention(model)`."""
-        hidden = flat_hidden_states(self.model, input_ids, row_starts)  # [tokens, hidden]
+        """Scalar loss; arguments as in tunelab.data.loader.PackedBatch. Call inside `with packed_attention(model)`."""
+        hidden = packed_hidden_states(self.model, input_ids, row_starts)  # [tokens, hidden]
         wanted = hidden.index_select(0, predicted_from)  # [targets, hidden]
         head_module = underlying(self.model).get_output_embeddings()
         parameters = [parameter for parameter in head_module.parameters() if parameter.requires_grad]
         return chunked_cross_entropy(wanted, labels, output_head(self.model), parameters, self.chunk)
 
-    def of_batch(self, batch: FlatBatch) -> Tensor:
-        """The loss of one flat batch."""
+    def of_batch(self, batch: PackedBatch) -> Tensor:
+        """The loss of one packed batch."""
         return self(batch.input_ids, batch.row_starts, batch.predicted_from, batch.labels)  # type: ignore[no-any-return]
 
 
@@ -148,7 +148,7 @@ def table_loss(
 ) -> tuple[float, int]:
     """Sum of -log p over the targets of a table's rows, and their number, without gradients or dropout.
 
-    With several ranks each takes every ranks-th batch; the caller adds up.
+    With several ranks each takes every ranks-th batch; the caller sums.
     """
     was_training = module.training
     module.eval()
@@ -156,9 +156,9 @@ def table_loss(
     capacity = max(micro_batch_tokens, max(table.lengths, default=0))
     bins = pack_best_fit(table.lengths, capacity) if packing else [[row] for row in range(len(table))]
     try:
-        with torch.no_grad(), flat_attention(module.model):
+        with torch.no_grad(), packed_attention(module.model):
             for rows in bins[rank::ranks]:
-                batch = flat_batch(table, rows, loss_on).to(device)
+                batch = packed_batch(table, rows, loss_on).to(device)
                 total += float(module.of_batch(batch))
                 targets += len(batch.labels)
     finally:

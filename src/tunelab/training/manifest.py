@@ -1,4 +1,4 @@
-"""What a run's manifest says: before the first step what is about to run, after the last one the proof that it did."""
+"""A run's manifest: before the first step what is about to run, after the last one the proof that it did."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tunelab.training.meter import Meter
 
 
 def check_unchanged(run: Run, recipe: Recipe, data: PreparedData, model: nn.Module) -> None:
-    """A run goes on only with the rows and the base that it began with.
+    """Check that a resumed run has the rows and the base that it started with.
 
     Raises:
         RunError: the training rows, the held-out rows or the base weights have changed since its first session.
@@ -38,8 +38,8 @@ def check_unchanged(run: Run, recipe: Recipe, data: PreparedData, model: nn.Modu
     changed = [what for what, (found, then) in compared.items() if found != then]
     if changed:
         raise RunError(
-            f"{run.path}: the {' and the '.join(changed)} are no longer those that the run began with",
-            "restore them (pin data and model revisions), or train again with another --out",
+            f"{run.path}: the {' and the '.join(changed)} have changed since the run started",
+            "restore them (pin data and model revisions), or start a new run with another --out",
         )
 
 
@@ -53,12 +53,12 @@ def opening(
     accelerator: Accelerator,
     resumed: bool,
 ) -> dict[str, Any]:
-    """What the manifest says before the first step; a resumed run keeps what was said of its start."""
+    """Manifest entries from before the first step; a resumed run keeps those about its start."""
     sessions = [*run.manifest.get("sessions", []), {"started": now(), "environment": environment()}]
     entries: dict[str, Any] = {
         "status": "running",
         "ended": None,
-        "error": None,  # of a session before this one
+        "error": None,  # of an earlier session
         "sessions": sessions,
         "model": {
             "name": recipe.model.name,
@@ -92,14 +92,14 @@ def opening(
 def closing(
     run: Run, model: nn.Module, state: LoopState, meter: Meter, outcome: str, held_out_loss: float | None
 ) -> dict[str, Any]:
-    """What the manifest says after the last step: the proof that it trained, and what it cost.
+    """Manifest entries from after the last step: the proof that it trained, and what it cost.
 
     Raises:
-        TrainingError: the trained weights are bit for bit those of the start.
+        TrainingError: the trained weights are bit-identical to the initial ones.
     """
     after = weights_hash(trainable_weights(model))
     if after == run.manifest["weights_before"]:
-        raise TrainingError("the trained weights did not change", "is train.lr zero, or so small that nothing moves?")
+        raise TrainingError("the trained weights did not change", "is train.lr zero, or too small?")
     cost = meter.read()
     return {
         "status": outcome,

@@ -19,7 +19,7 @@ STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 class Cost:
     """Seconds of wall time, and peak bytes since the meter started: resident in this process, and on the GPU.
 
-    `gpu_peak` is None where no GPU is used: unknown is not zero.
+    `gpu_peak` is None without a GPU: unknown is not zero.
     """
 
     seconds: float
@@ -28,10 +28,10 @@ class Cost:
 
 
 class Meter:
-    """Started when made; read as often as wanted.
+    """Starts when it is created; can be read any number of times.
 
-    On Linux the kernel's high-water mark is set back at the start, so that two runs in one process are told apart;
-    elsewhere the peak is that of the whole process.
+    On Linux the kernel's high-water mark is reset at the start, so that two runs in one process are measured
+    separately; elsewhere the peak is that of the whole process.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -43,13 +43,13 @@ class Meter:
             torch.cuda.reset_peak_memory_stats(device)
 
     def read(self) -> Cost:
-        """What it has cost so far."""
+        """The cost so far."""
         gpu = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
         return Cost(time.perf_counter() - self.start, resident_peak_bytes(), gpu)
 
 
 def reset_resident_peak() -> None:
-    """Set the process's high-water mark of resident memory back to what is resident now, where the system lets it."""
+    """Reset the process's high-water mark of resident memory to the current value, if the system allows it."""
     try:
         CLEAR_REFS.write_text("5")  # proc(5): "5" resets VmHWM
     except OSError:
@@ -57,7 +57,7 @@ def reset_resident_peak() -> None:
 
 
 def resident_peak_bytes() -> int:
-    """Largest resident memory since the last reset (VmHWM), or since the process began where there is no /proc."""
+    """Peak resident memory since the last reset (VmHWM), or since the process started if there is no /proc."""
     if STATUS.exists():
         for line in STATUS.read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("VmHWM:"):

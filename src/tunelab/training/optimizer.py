@@ -23,11 +23,11 @@ def adamw(
 ) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter 2019) over the parameters that need gradients.
 
-    Vectors (biases, norms) get no weight decay, as is usual for transformers.
+    Vectors (biases, norms) get no weight decay, as usual for transformers.
 
     Args:
-        in_8_bits: both averages in 8 bits with a scale every 256 numbers (Dettmers et al. 2022), by bitsandbytes; in
-            float32 for tensors of fewer than 4,096 numbers. On a GPU in paged memory, which moves to the host where
+        in_8_bits: both moments in 8 bits with one scale per 256 values (Dettmers et al. 2022), by bitsandbytes; in
+            float32 for tensors with fewer than 4,096 values. On a GPU in paged memory, which moves to the host when
             the GPU is full (Dettmers et al. 2023, QLoRA, section 3).
     """
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
@@ -46,12 +46,12 @@ def adamw(
 
 
 def warmup_steps(warmup: float, total: int) -> int:
-    """Steps of warm-up: a share of all steps where it is below 1, else their number."""
+    """Warmup steps: a share of all steps if it is below 1, else their number."""
     return math.ceil(warmup * total) if warmup < 1 else round(warmup)
 
 
 def learning_rate(step: int, total: int, *, peak: float, schedule: Schedule, warmup: float) -> float:
-    """The rate of step `step` (from 0) of `total`: a linear rise, then the schedule down to 0 after the last step."""
+    """The learning rate of step `step` (from 0) of `total`: linear warmup, then the schedule down to 0 at the end."""
     rising = warmup_steps(warmup, total)
     if step < rising:
         return peak * (step + 1) / rising

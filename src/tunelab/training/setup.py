@@ -1,4 +1,4 @@
-"""What a run needs before its first step: processes and device, model, plan, settings, each from the recipe."""
+"""What a run needs before its first step, from the recipe: processes and device, model, plan, settings."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from tunelab.models.checkpoint_files import checkpoint_folder
 from tunelab.models.forward import underlying
 from tunelab.models.load import DTYPES, check_tokenizer_fits
 from tunelab.models.loftq import STORED, absorb_quantization_error, begin_at_stored
-from tunelab.models.structure import check_flat_forward
+from tunelab.models.structure import check_packed_forward
 from tunelab.preparation.model import compute_device, compute_dtype, load_base
 from tunelab.training.loop import LoopSettings
 from tunelab.training.trackers import check_installed
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
-    """Accelerate set up for the recipe: device, precision of forward and backward.
+    """Accelerate configured for the recipe: device, and precision of forward and backward.
 
     Raises:
-        UsageError: a GPU or a number format is asked for that is not there, or a tracker that is not installed.
+        UsageError: a GPU or dtype is requested that is not available, or a tracker that is not installed.
     """
     settings = recipe.train
     device, dtype = compute_device(recipe), compute_dtype(recipe)
@@ -49,24 +49,24 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
 
 
 def release(accelerator: Accelerator) -> None:
-    """Let the next run in this process choose its own precision and device: accelerate keeps them as globals.
+    """Let the next run in this process choose its own precision and device: accelerate stores them globally.
 
-    Among several processes the device and the process group stay as they are; they come from the launcher.
+    With several processes the device and the process group stay; they come from the launcher.
     """
     accelerator.free_memory()
     AcceleratorState._reset_state(reset_partial_state=accelerator.num_processes == 1)
 
 
 def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.Module:
-    """The model that is trained: loaded, checked, and with an adapter where the recipe says so.
+    """The model to train: loaded, checked, and with an adapter if the recipe says so.
 
-    A frozen base lies in the precision it is computed with; weights that are trained lie in float32.
+    A frozen base is in the compute dtype; trained weights are in float32.
     """
     trains_base = recipe.method == "full"
     dtype = torch.float32 if trains_base else DTYPES[compute_dtype(recipe)]
     base: nn.Module = load_base(recipe, dtype=dtype, device=accelerator.device)
     check_tokenizer_fits(base, tokenizer)
-    check_flat_forward(base, packed=recipe.train.packing)
+    check_packed_forward(base, packed=recipe.train.packing)
     if recipe.train.activation_checkpointing:
         enable_activation_checkpointing(underlying(base))
     if trains_base:
@@ -88,10 +88,10 @@ def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.
 
 
 def _set_first_product(recipe: Recipe, adapted: Any) -> None:
-    """What the adapter begins as, where that is not zero.
+    """The adapter's initial weights, if not zero.
 
     Raises:
-        ModelError: the base's codes need an adapter that is stored with them, and the recipe begins at zero.
+        ModelError: the base's codes need the adapter stored with them, and the recipe starts at zero.
     """
     name = recipe.model.name
     needs_stored = (Path(name) / STORED).is_dir()
@@ -103,13 +103,13 @@ def _set_first_product(recipe: Recipe, adapted: Any) -> None:
             absorb_quantization_error(adapted, folder, seed=recipe.train.seed)
     elif needs_stored:
         raise ModelError(
-            f"{name}: its codes lack what {STORED} holds, and the adapter would begin at zero",
-            "set adapter.init=loftq, or quantise the model without --loftq-rank",
+            f"{name}: its codes need the adapter in {STORED}, but this one would start at zero",
+            "set adapter.init=loftq, or quantize the model without --loftq-rank",
         )
 
 
 def enable_activation_checkpointing(model: PreTrainedModel) -> None:
-    """Compute activations again in backward in place of keeping them (not reentrant: frozen inputs need that)."""
+    """Recompute activations in backward instead of keeping them (not reentrant: frozen inputs need that)."""
     enable = getattr(model, "activation_checkpointing_enable", None)  # its name since transformers 5.23
     if enable is not None:
         enable({"use_reentrant": False})
@@ -118,7 +118,7 @@ def enable_activation_checkpointing(model: PreTrainedModel) -> None:
 
 
 def training_plan(recipe: Recipe, table: TokenTable) -> TrainingPlan:
-    """The steps that the recipe makes of these rows."""
+    """The steps of this recipe on these rows."""
     settings = recipe.train
     return TrainingPlan(
         table=table,
@@ -134,7 +134,7 @@ def training_plan(recipe: Recipe, table: TokenTable) -> TrainingPlan:
 
 
 def loop_settings(recipe: Recipe, plan: TrainingPlan) -> LoopSettings:
-    """The loop's own settings; without `save_every` a checkpoint is written ten times over the run."""
+    """The loop's own settings; without `save_every` ten checkpoints are written over the run."""
     settings = recipe.train
     return LoopSettings(
         lr=settings.lr or 0.0,

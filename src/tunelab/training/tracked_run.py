@@ -1,4 +1,4 @@
-"""Which run it is at the trackers: the name, group and identity that a training or a study's cell goes by."""
+"""A run's identity at the trackers: the name, group and id of a training or of a study's cell."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tunelab.files import file_stem
 from tunelab.records.cells import CREATED_FILE, STUDY_FILE, Cell, read_study
 from tunelab.records.runs import Run
 
-#: Where a study keeps the local files of its trackers.
+#: Where a study stores the local files of its trackers.
 TRACKERS = "trackers"
 
-#: W&B takes no longer name of a group.
+#: W&B's longest name of a group.
 _LONGEST_GROUP = 128
 
 
@@ -27,11 +27,11 @@ class TrackedRun:
     """A run as a tracker knows it.
 
     Args:
-        folder: where W&B puts its local files.
-        events: where TensorBoard puts its files, and no other run does.
-        group: None = it stands alone.
-        id: what it is found by when it goes on; "" = every session is a run of its own.
-        config: what is kept beside the figures.
+        folder: where W&B stores its local files.
+        events: TensorBoard's directory, used by no other run.
+        group: None = no group.
+        id: finds the run again when it resumes; "" = every session is a run of its own.
+        config: logged with the metrics.
     """
 
     project: str
@@ -45,12 +45,12 @@ class TrackedRun:
 
     @property
     def unique_name(self) -> str:
-        """For a tracker that finds a run by its name alone: two studies have cells of the same title."""
+        """For a tracker that finds a run by its name alone: two studies have cells with the same title."""
         return f"{self.name} ({self.id[:6]})" if self.id else self.name
 
 
 def training_run(run: Run, recipe: Recipe) -> TrackedRun:
-    """A training as the trackers know it; one that is a study's cell is known by where it lies."""
+    """A training as the trackers know it; a study's cell is recognized by its directory."""
     study_folder = run.path.resolve().parent.parent
     if recipe.train.tracker_group and (study_folder / STUDY_FILE).exists() and (study_folder / CREATED_FILE).exists():
         study, cells = read_study(study_folder)
@@ -79,7 +79,7 @@ def report_run(study: Study, folder: Path, recipe: Recipe) -> TrackedRun:
 
 
 def in_group(study: Study, recipe: Recipe) -> Recipe:
-    """The recipe with the study's title as its group, where it names trackers and no group of its own."""
+    """The recipe with the study's title as its group, if it names trackers but no group."""
     if not recipe.train.trackers:
         return recipe
     group = recipe.train.tracker_group or file_stem(study.title)[:_LONGEST_GROUP]

@@ -1,4 +1,4 @@
-"""W&B, Trackio and TensorBoard behind one face: started with the run's place known, ended whatever happens."""
+"""W&B, Trackio and TensorBoard behind one interface: started with the run's location known, and always ended."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Shown:
 
 
 class Tracker(Protocol):
-    """A run that was started at a tracker; what is logged without a step comes after all that it has."""
+    """A run that was started at a tracker; records without a step come after all those that it has."""
 
     name: str
 
@@ -50,10 +50,10 @@ class Tracker(Protocol):
 
 @contextmanager
 def tracked(run: Run, recipe: Recipe, accelerator: Accelerator) -> Iterator[None]:
-    """While the block runs, accelerator.log() reaches the recipe's trackers.
+    """Within the block, accelerator.log() reaches the recipe's trackers.
 
     W&B and TensorBoard write to the run's `trackers` folder, or the study's; Trackio keeps one database for all runs,
-    in $TRACKIO_DIR or the hub's cache folder. What a tracker says on stdout goes to stderr: stdout is for data.
+    in $TRACKIO_DIR or the hub's cache folder. What a tracker prints to stdout goes to stderr: stdout is for data.
 
     Raises:
         UsageError: a tracker is not installed.
@@ -73,10 +73,10 @@ def tracked(run: Run, recipe: Recipe, accelerator: Accelerator) -> Iterator[None
 
 @contextmanager
 def started(names: Sequence[str], about: TrackedRun, begins_at: int = 0) -> Iterator[list[Tracker]]:
-    """The trackers of these names, each with a run begun, or gone on with; all are ended with the block.
+    """The trackers with these names, each with a new or resumed run; all are ended with the block.
 
     Args:
-        begins_at: the first step that will be logged; what an earlier session logged from there on is out of date.
+        begins_at: the first step that will be logged; what an earlier session logged from there on is stale.
 
     Raises:
         UsageError: one is not installed.
@@ -94,7 +94,7 @@ def started(names: Sequence[str], about: TrackedRun, begins_at: int = 0) -> Iter
 
 
 def check_installed(names: Sequence[str]) -> None:
-    """Raises UsageError where a tracker of these names is not installed."""
+    """Raises UsageError if one of these trackers is not installed."""
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise UsageError(f"train.trackers: {name} is not installed", 'install it: pip install "tunelab[trackers]"')
@@ -109,7 +109,7 @@ def _start(name: str, about: TrackedRun, begins_at: int) -> Tracker:
     except Exception as error:
         raise RunError(
             f"train.trackers: {name} could not be started: {type(error).__name__}: {error}",
-            "log in there (W&B also works with WANDB_MODE=offline), or leave it out of train.trackers",
+            "log in to it (W&B also works with WANDB_MODE=offline), or remove it from train.trackers",
         ) from error
 
 
@@ -119,7 +119,7 @@ def _finish(tracker: Tracker, failure: type[BaseException] | None, *_: object) -
 
 
 class WandbRun:
-    """A run at W&B: one that goes on is found by its id."""
+    """A run at W&B, resumed by its id."""
 
     name = "wandb"
 
@@ -139,7 +139,7 @@ class WandbRun:
         )
 
     def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
-        """Figures of a step; W&B leaves out steps that it already has."""
+        """Metrics of a step; W&B ignores steps that it already has."""
         self._run.log(dict(values), step=step)
 
     def show(self, report: Shown) -> None:
@@ -156,7 +156,7 @@ class WandbRun:
 
 
 class TrackioRun:
-    """A run at Trackio: one that goes on is found by its name, as Trackio 0.43 takes no id."""
+    """A run at Trackio, resumed by its name, as Trackio 0.43 takes no id."""
 
     name = "trackio"
 
@@ -172,7 +172,7 @@ class TrackioRun:
         )
 
     def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
-        """Figures of a step; one that was logged before a run was killed stands there twice."""
+        """Metrics of a step; one that was logged before a run was killed appears twice."""
         self._run.log(dict(values), step=step)
 
     def show(self, report: Shown) -> None:
@@ -188,12 +188,12 @@ class TrackioRun:
     def finish(self, failed: bool) -> None:
         import trackio
 
-        # The run's own finish() would end it alone, and Trackio would end it once more, aloud, when Python exits.
+        # The run's own finish() would end it alone, and Trackio would end it again, with output, when Python exits.
         trackio.finish()  # type: ignore[no-untyped-call, unused-ignore]
 
 
 class TensorBoardRun:
-    """A folder of event files; a session that goes on with it takes back the steps that it is about to run again."""
+    """A folder of event files; a resumed session removes the steps that it is about to run again."""
 
     name = "tensorboard"
 
@@ -205,14 +205,14 @@ class TensorBoardRun:
             self._text(name, f"```\n{value}\n```")
 
     def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
-        """Figures of a step; what is no number is left out, TensorBoard draws nothing else."""
+        """Metrics of a step; non-numbers are skipped, since TensorBoard plots only numbers."""
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._writer.add_scalar(name, value, global_step=step)
         self._writer.flush()
 
     def show(self, report: Shown) -> None:
-        """The report as Markdown, and where the page with its plots lies: TensorBoard takes no vector graphics."""
+        """The report as Markdown, and the path of the page with its plots: TensorBoard shows no vector graphics."""
         self._text("report", f"The page with its plots: `{report.path}`\n\n{report.markdown}")
 
     def finish(self, failed: bool) -> None:

@@ -161,7 +161,7 @@ def test_packed_tensors_of_another_shape_are_refused(codes: torch.Tensor, scales
 
 
 def test_dtypes_that_are_not_meant_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"cannot be dequantised to torch\.float64, expected bfloat16, float16 or"):
+    with pytest.raises(ModelError, match=r"cannot be dequantized to torch\.float64, expected bfloat16, float16 or"):
         kernels.dequantize(CODES, SCALES, (5, 96), torch.float64)
     with pytest.raises(ModelError, match=r"x is torch\.float32, expected bfloat16 or float16"):
         kernels.multiply_few(torch.zeros(1, 96), CODES, SCALES, (5, 96))

@@ -19,11 +19,11 @@ NO_INPUT = re.compile(r"[\W_]*no[\W_]*input[\W_]*", re.IGNORECASE)
 
 
 def single_turn(prompt: str, completion: str, *, system: str = "", context: str = "") -> Conversation:
-    """One question and its answer, every text untouched.
+    """One question and its answer, all texts unchanged.
 
     Args:
-        system: system turn; none where it is empty.
-        context: Alpaca's `input`; none where it is empty.
+        system: system turn; none if it is empty.
+        context: Alpaca's `input`; none if it is empty.
 
     Raises:
         BadRow: prompt or completion is blank.
@@ -36,10 +36,10 @@ def single_turn(prompt: str, completion: str, *, system: str = "", context: str 
 def alpaca_examples(row: Row, options: SourceOptions) -> list[Example]:
     """One conversation from `instruction`, `output` and the optional `input`; other columns (`text`) are not read.
 
-    No input is: no such column, null, blank text, or nothing but the words "no input" with punctuation (<noinput>).
+    No input means: no such column, null, blank text, or nothing but the words "no input" with punctuation (<noinput>).
 
     Raises:
-        BadRow: a column is missing or no text; instruction or output is blank.
+        BadRow: a column is missing or not text; instruction or output is blank.
     """
     context = optional_text(row, "input")
     if NO_INPUT.fullmatch(context):

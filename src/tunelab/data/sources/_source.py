@@ -1,11 +1,11 @@
-"""What every source module is made of: where its rows come from, its options, and how a column of a row is read.
+"""What every source module contains: where its rows come from, its options, and how a column of a row is read.
 
 A source is one module of this folder (or a user's own .py file) with these names:
 
     docstring     its first line is the summary shown in listings
-    HUB           HubDataset, or None for a format that only a user's own data comes in
+    HUB           HubDataset, or None for a format of users' own data
     LICENCE       licence of the hub data; UNKNOWN_LICENCE for a format
-    COLUMNS       columns that a row must have; a user's own file is recognised by them
+    COLUMNS       columns that a row must have; a user's own file is recognized by them
     EXAMPLE       a list of example rows; together they make at least one Example
     Options       subclass of SourceOptions, the source's own settings
     examples      (row, options) -> list of Examples; raises BadRow with the reason alone
@@ -15,7 +15,7 @@ and, where needed:
     OTHER_COLUMNS    other sets of columns that the source reads as well (oasst1: nested trees)
     EXAMPLE_OPTIONS  options under which EXAMPLE is read (columns: its mapping)
     gather           (numbered rows, options) -> numbered composite rows (oasst1: messages -> trees)
-    left_out         (row, options) -> {what: how many} for what is left out of a row on purpose and must be counted
+    left_out         (row, options) -> {what: how many} for what is skipped in a row on purpose
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tunelab.errors import BadRow
 
 #: One row as a file or the hub gives it: column -> value.
 Row = Mapping[str, Any]
-#: A row, or the reason why it is none, with its number in the file, counted from 1.
+#: A row, or the reason why it is not one, with its number in the file, counted from 1.
 NumberedRow = tuple[int, Row | BadRow]
 
 UNKNOWN_LICENCE = "unknown (data of your own)"
@@ -39,13 +39,13 @@ UNKNOWN_LICENCE = "unknown (data of your own)"
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A data set on the Hugging Face hub.
+    """A dataset on the Hugging Face hub.
 
     Args:
         repository: "owner/name".
-        revision: commit that is read; None where no commit is known for certain, then the newest is read.
-        licence: as the data set's card gives it.
-        split: split that is read where none is asked for.
+        revision: commit to read; None if no commit could be verified: then the newest is read.
+        licence: as on the dataset's card.
+        split: split to read if none is requested.
         subset: name of the configuration, for repositories that have several.
     """
 
@@ -63,7 +63,7 @@ class SourceOptions(BaseModel):
 
 
 def kind_of(value: Any) -> str:
-    """The kind of a value in the words of a data file: "null", "a number", "a list", ..."""
+    """The kind of a value in the terms of a data file: "null", "a number", "a list", ..."""
     if value is None:
         return "null"
     kinds = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
@@ -82,7 +82,7 @@ def column(row: Row, name: str) -> Any:
 
 
 def text(row: Row, name: str) -> str:
-    """The text in a column, untouched (empty text is judged by check_conversation).
+    """The text in a column, unchanged (check_conversation handles empty text).
 
     Raises:
         BadRow: the row has no such column, or no text in it.
@@ -97,7 +97,7 @@ def optional_text(row: Row, name: str) -> str:
     """The text in a column that may be missing: no column, null and blank text are all "".
 
     Raises:
-        BadRow: the column holds something else than text.
+        BadRow: the column has something other than text.
     """
     if row.get(name) is None:
         return ""
@@ -106,7 +106,7 @@ def optional_text(row: Row, name: str) -> str:
 
 
 def items(row: Row, name: str) -> list[Any]:
-    """The list in a column; text is read as JSON, because a csv cell can hold a list in no other way.
+    """The list in a column; text is parsed as JSON, because a csv cell has no other way to store a list.
 
     Raises:
         BadRow: the row has no such column, or no list in it.
@@ -116,7 +116,7 @@ def items(row: Row, name: str) -> list[Any]:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            raise BadRow(f"column {name!r} is text that is no JSON list") from None
+            raise BadRow(f"column {name!r} is text, but not a JSON list") from None
     if not isinstance(value, list):
         raise BadRow(f"column {name!r} is {kind_of(value)}, expected a list")
     return value

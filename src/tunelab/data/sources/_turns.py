@@ -1,4 +1,4 @@
-"""Rows that hold a list of turns: the conversion shared by OpenAI's `messages` and ShareGPT's `conversations`."""
+"""Rows with a list of turns: the conversion shared by OpenAI's `messages` and ShareGPT's `conversations`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tunelab.errors import BadRow
 def conversation(
     turns: Sequence[Any], keys: Sequence[tuple[str, str]], roles: Mapping[str, Role], system: str = ""
 ) -> Conversation:
-    """Turns in order as a conversation, every text untouched.
+    """Turns in order as a conversation, all texts unchanged.
 
     Args:
-        turns: one object a turn.
+        turns: one object per turn.
         keys: pairs (key of the role, key of the text) that a turn may use; the first pair found counts.
-        roles: the data's word for a role -> role.
-        system: system turn put in front; none where it is empty.
+        roles: the data's name for a role -> role.
+        system: system turn put first; none if it is empty.
 
     Raises:
-        BadRow: a turn is no object, lacks its keys, has an unknown role, or its text is no text; or what
+        BadRow: a turn is not an object, lacks its keys, has an unknown role, or its text is not text; or what
             check_conversation refuses.
     """
     messages = [Message("system", system)] if system else []
@@ -44,16 +44,14 @@ def _message(number: int, turn: Any, keys: Sequence[tuple[str, str]], roles: Map
     if not isinstance(role, str) or role not in roles:
         raise BadRow(f"turn {number} has role {role!r}; known: {', '.join(roles)}")
     if turn.get("tool_calls") or turn.get("function_call"):
-        raise BadRow(f"turn {number} ({role}) calls a tool: tool use cannot be trained on")
+        raise BadRow(f"turn {number} ({role}) calls a tool: tool use is not supported")
     if turn.get("weight") is not None and turn["weight"] != 1:
-        raise BadRow(
-            f"turn {number} ({role}) has weight {turn['weight']!r}: every answer is trained on, weights are not"
-        )
+        raise BadRow(f"turn {number} ({role}) has weight {turn['weight']!r}: weights are not supported")
     return Message(roles[role], _text(number, role, turn[text_key]))
 
 
 def _text(number: int, role: str, content: Any) -> str:
-    """The text of a turn: text as it is, or OpenAI's list of parts {"type": "text", "text": ...} joined."""
+    """The text of a turn: text as is, or OpenAI's list of parts {"type": "text", "text": ...} joined."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -61,6 +59,6 @@ def _text(number: int, role: str, content: Any) -> str:
     parts = []
     for part in content:
         if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise BadRow(f"turn {number} ({role}) has a part that is no text: only text can be trained on")
+            raise BadRow(f"turn {number} ({role}) has a part that is not text: only text is supported")
         parts.append(part["text"])
     return "".join(parts)

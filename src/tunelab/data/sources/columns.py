@@ -4,7 +4,7 @@
     path: questions.csv
     options: {prompt: question, completion: answer}
 
-`system` and `input` may be missing, null or blank in a row; then there is none in it. Texts go through untouched.
+`system` and `input` may be missing, null or blank in a row: then the row has none. Texts stay unchanged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tunelab.data.sources._source import UNKNOWN_LICENCE, Row, SourceOptions, co
 
 HUB = None
 LICENCE = UNKNOWN_LICENCE
-# No column is needed under a fixed name, so that no file can be recognised as this format.
+# No column name is required, so that no file can be recognized as this format.
 COLUMNS: frozenset[str] = frozenset()
 EXAMPLE = [{"question": "What is the capital of France?", "answer": "Paris.", "style": "Answer in one word."}]
 EXAMPLE_OPTIONS = {"prompt": "question", "completion": "answer", "system": "style"}
@@ -33,11 +33,11 @@ class Options(SourceOptions):
 
 
 def examples(row: Row, options: Options) -> list[Example]:
-    """One conversation. Raises BadRow: a named column is missing or no text, or prompt or completion is blank."""
+    """One conversation. Raises BadRow: a named column is missing or not text, or prompt or completion is blank."""
     optional = []
     for name in (options.system, options.input):
         if name is not None:
-            # A misspelt column must not read as "this row has none".
+            # A misspelled column must not mean "this row has none".
             column(row, name)
         optional.append(optional_text(row, name) if name is not None else "")
     system, context = optional

@@ -1,7 +1,7 @@
 """Your own rows with OpenAI's column messages: a list of turns with role and content.
 
 Source: OpenAI's fine-tuning format. Roles are system (or developer, its newer name), user and assistant; content is
-text, or a list of text parts. Refused, because they cannot be trained on as they are meant: tool calls and tool
+text, or a list of text parts. Refused, because they cannot be trained on as intended: tool calls and tool
 turns, images, and turns with a weight other than 1. In a csv file the cell holds the list as JSON.
 """
 
@@ -34,5 +34,5 @@ class Options(SourceOptions):
 
 
 def examples(row: Row, options: Options) -> list[Example]:
-    """One conversation. Raises BadRow: no list of turns, a turn without role or text, or an order that cannot be."""
+    """One conversation. Raises BadRow: no list of turns, a turn without role or text, or an invalid order."""
     return [conversation(items(row, "messages"), KEYS, ROLES)]

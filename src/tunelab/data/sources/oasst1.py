@@ -11,9 +11,9 @@ A tree gives conversations from its root prompt to an answer, so that all of the
                   cut back to the answer before it, and dropped where it then is the beginning of another path
     language      keeps the trees whose root prompt has this `lang`, whole; the languages of replies are not looked at
 
-Deleted messages are left out with all that hangs on them, and counted; so are trees in another language. In the
-nested form a row is a tree: one bad message makes the whole tree a bad row. In the flat form a row is a message: the
-bad message is a bad row, and so is every message below it, because its parent is not there.
+Deleted messages are skipped with all replies below them, and counted; so are trees in another language. In the nested
+form a row is a tree: one bad message makes the whole tree a bad row. In the flat form a row is a message: the bad
+message is a bad row, and so is every message below it, because its parent is missing.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Node = Mapping[str, Any]
 class Options(SourceOptions):
     """Which conversations a tree gives."""
 
-    paths: Literal["best", "all"] = Field("best", description="One conversation a tree, or one for every last answer.")
+    paths: Literal["best", "all"] = Field("best", description="One conversation per tree, or one per last answer.")
     language: str | None = Field(None, description="Keep trees whose root prompt has this `lang` (en); null: all.")
 
 
@@ -55,7 +55,7 @@ def examples(row: Row, options: Options) -> list[Example]:
     """The conversations of one tree; none where the tree is in another language or deleted (left_out counts it).
 
     Raises:
-        BadRow: a message is not as it should be (names its message_id), or the tree has no answer.
+        BadRow: a message is invalid (names its message_id), or the tree has no answer.
     """
     root = column(row, "prompt")
     if not isinstance(root, Mapping):
@@ -72,7 +72,7 @@ def examples(row: Row, options: Options) -> list[Example]:
 
 
 def left_out(row: Row, options: Options) -> dict[str, int]:
-    """What examples() leaves out of a tree on purpose: deleted messages with all below them, or the whole tree."""
+    """What examples() skips in a tree on purpose: deleted messages with all below them, or the whole tree."""
     root = row["prompt"]
     if _other_language(root, options):
         return {f"trees in another language than {options.language}": 1}
@@ -89,7 +89,7 @@ def left_out(row: Row, options: Options) -> dict[str, int]:
 def gather(rows: Iterable[NumberedRow], options: Options) -> Iterator[NumberedRow]:
     """Trees from flat messages, in the order of their root prompts and numbered as they are; nested trees as they are.
 
-    Messages may stand in any order. Bad rows: a message that is not as it should be, a second one with the same
+    Messages may be in any order. Bad rows: a message that is invalid, a second one with the same
     message_id, and messages whose chain of parents does not end at a root prompt of the file.
     """
     nodes: dict[str, tuple[int, dict[str, Any]]] = {}
@@ -101,7 +101,7 @@ def gather(rows: Iterable[NumberedRow], options: Options) -> Iterator[NumberedRo
             _check_message(row)
             message_id = row["message_id"]
             if message_id in nodes:
-                raise BadRow(f"message_id {message_id!r} stands also in row {nodes[message_id][0]}")
+                raise BadRow(f"message_id {message_id!r} is also in row {nodes[message_id][0]}")
             nodes[message_id] = (number, {**row, "replies": []})
         except BadRow as bad:
             yield number, bad
@@ -146,7 +146,7 @@ def _deleted(node: Node) -> bool:
 
 
 def _rank(node: Node) -> float | None:
-    """Rank of a reply, 0 = best; None where it has none. A csv cell or a float column holds it as text or as 0.0."""
+    """Rank of a reply, 0 = best; None if it has none. A csv cell or a float column has it as text or as 0.0."""
     value = node.get("rank")
     if value is None or value == "":
         return None
@@ -158,7 +158,7 @@ def _rank(node: Node) -> float | None:
 
 
 def _check_message(node: Node) -> None:
-    """Raises BadRow where a message cannot be used, naming it."""
+    """Raises BadRow, with its name, if a message cannot be used."""
     message_id = text(node, "message_id")
     if not message_id:
         raise BadRow("column 'message_id' is empty")

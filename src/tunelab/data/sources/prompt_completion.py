@@ -1,6 +1,6 @@
 """Your own rows with columns prompt and completion, both text.
 
-Texts go through untouched, leading spaces included. A list of messages in either column is refused: put the whole
+Texts stay unchanged, leading spaces included. A list of messages in either column is refused: put the whole
 conversation in one column `messages`.
 """
 
@@ -21,5 +21,5 @@ class Options(SourceOptions):
 
 
 def examples(row: Row, options: Options) -> list[Example]:
-    """One conversation of two turns. Raises BadRow: a column is missing, blank or no text."""
+    """One conversation of two turns. Raises BadRow: a column is missing, blank or not text."""
     return [single_turn(text(row, "prompt"), text(row, "completion"))]

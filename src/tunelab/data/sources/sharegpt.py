@@ -1,7 +1,7 @@
 """Your own rows with ShareGPT's column conversations: a list of turns with from and value.
 
-Words for the roles: human, user, prompter; gpt, assistant, chatgpt, bing, bard, model, bot; system. A turn may
-also use role and content. A column `system` beside `conversations`, where it is not blank, is the system turn.
+Names of the roles: human, user, prompter; gpt, assistant, chatgpt, bing, bard, model, bot; system. A turn may
+also use role and content. A column `system` next to `conversations`, if it is not blank, is the system turn.
 In a csv file the cell holds the list as JSON.
 """
 
@@ -35,5 +35,5 @@ class Options(SourceOptions):
 
 
 def examples(row: Row, options: Options) -> list[Example]:
-    """One conversation. Raises BadRow: no list of turns, a turn without role or text, or an order that cannot be."""
+    """One conversation. Raises BadRow: no list of turns, a turn without role or text, or an invalid order."""
     return [conversation(items(row, "conversations"), KEYS, ROLES, system=optional_text(row, "system"))]

@@ -1,1 +1,1 @@
-"""Weight formats: one file each, known by its name (`precision: nf4`). What a file holds stands in _format.py."""
+"""Weight formats: one file each, known by its name (`precision: nf4`). _format.py documents the interface."""

@@ -1,4 +1,4 @@
-"""What a weight format is. Each file in this folder has a class `Format` of this form, and its name is the format's."""
+"""The interface of a weight format. Each file in this folder has a class `Format`; its name is the format's."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from tunelab.errors import ModelError
 #: The tensors that a weight is stored in, by name: codes, scales, ...
 Packed = Mapping[str, Tensor]
 
-#: Weights that are quantised at a time: the numbers in between take a few times 4 bytes each. Blocks of memory as large
-#: as a weight would leave gaps between the codes that stay, too small for the next one's.
+#: Weights quantized at a time: intermediates take a few times 4 bytes each. Blocks of memory as large as a weight would
+#: leave gaps between the codes that stay, too small for the next weight's.
 WEIGHTS_AT_ONCE = 2**19
 
 
 class WeightFormat(Protocol):
-    """How the weight [out, in] of a linear layer is stored in few bits. Frozen; its fields are the format's options.
+    """How the weight [out, in] of a linear layer is quantized. Frozen; its fields are the format's options.
 
     Attributes:
         name: the file's name.
         bits_per_weight: size of a large weight, scales included.
-        block: weights that share a scale; 0 = a row of the weight.
+        block: weights that share a scale; 0 = one row of the weight.
         error_bound: largest error of a weight, as a share of its block's largest absolute value.
     """
 
@@ -51,22 +51,22 @@ class WeightFormat(Protocol):
         """
 
     def dequantize(self, packed: Packed, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-        """The weight [out, in] that `packed` stands for, in `dtype`."""
+        """The dequantized weight [out, in], in `dtype`."""
 
     def multiply_few(self, x: Tensor, packed: Packed, shape: tuple[int, int]) -> Tensor | None:
-        """x [n, in] times the weight's transpose for a few rows n, without making the weight: [n, out].
+        """x [n, in] times the weight's transpose for a few rows n, without building the weight: [n, out].
 
-        None where there is no kernel for it: then the weight is dequantised. No gradient is recorded.
+        None if there is no kernel for it: then the weight is dequantized. No gradient is recorded.
         """
 
     def checkpoint_config(self, skipped: list[str]) -> dict[str, Any]:
-        """`quantization_config` of a checkpoint whose linear layers are stored this way, but for those `skipped`."""
+        """`quantization_config` of a checkpoint whose linear layers are stored this way, except those in `skipped`."""
 
     def to_checkpoint(self, packed: Packed, shape: tuple[int, int], dtype: torch.dtype) -> dict[str, Tensor]:
-        """The tensors of a layer in a checkpoint, by what follows the layer's name; `dtype` is computed with."""
+        """The tensors of a layer in a checkpoint, by the suffix to the layer's name; `dtype` is the compute dtype."""
 
     def from_checkpoint(self, tensors: Packed, shape: tuple[int, int]) -> dict[str, Tensor]:
-        """What to_checkpoint() gave, as quantize() gives it.
+        """The inverse of to_checkpoint(): tensors as quantize() gives them.
 
         Raises:
             ModelError: the tensors are not those of a weight of this shape in this format.
@@ -82,22 +82,22 @@ def packed_bytes(form: WeightFormat, shape: tuple[int, int]) -> int:
 
 
 def check_finite(weight: Tensor) -> None:
-    """Raise a ModelError where a weight is infinite or NaN: a scale would carry it to its whole block."""
+    """Raise a ModelError if a weight is infinite or NaN: a scale would spread it to its whole block."""
     rows = max(1, WEIGHTS_AT_ONCE // weight.shape[1])
     if not all(bool(torch.isfinite(part).all()) for part in torch.split(weight, rows)):
         raise ModelError(
-            "a weight is infinite or NaN, and cannot be quantised",
-            "use another checkpoint, or leave the layer as it is",
+            "a weight is infinite or NaN, and cannot be quantized",
+            "use another checkpoint, or skip the layer (precision.skip)",
         )
 
 
 def check_layout(form: WeightFormat, packed: Packed, shape: tuple[int, int]) -> None:
-    """Raise a ModelError where `packed` is not what a weight of this shape is stored in."""
+    """Raise a ModelError if `packed` does not have the layout of a weight of this shape."""
     for name, (size, dtype) in form.packed_layout(shape).items():
         found = packed.get(name)
         if found is None or tuple(found.shape) != size or found.dtype != dtype:
             what = "is missing" if found is None else f"is {tuple(found.shape)}, {found.dtype}"
             raise ModelError(
                 f"a weight {shape} in {form.name}: {name} {what}, expected {size}, {dtype}",
-                "the checkpoint is damaged, or was quantised with other settings",
+                "the checkpoint is damaged, or was quantized with other settings",
             )

@@ -1,9 +1,9 @@
-"""What nf4 and fp4 share: 16 levels, blocks of 64 with a float32 scale each, and the scales quantised once more.
+"""What nf4 and fp4 share: 16 levels, blocks of 64 with a float32 scale each, and scales that are quantized in turn.
 
 Codes and scales are bitsandbytes' own, from its functional kernels for CPU and CUDA (its modules are not used: on the
 CPU its Linear4bit repacks weights in an evaluation forward, and later gradients are wrong). Checkpoints are written as
 transformers writes and reads them for bitsandbytes.
-Source: Dettmers et al. 2023, QLoRA, sections 2 and 3 (NormalFloat, double quantisation).
+Source: Dettmers et al. 2023, QLoRA, sections 2 and 3 (NormalFloat, double quantization).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class FourBits:
     double_quantization: bool = True
 
     name: ClassVar[str]
-    levels_bound: ClassVar[float]  # half the largest distance between neighbouring levels
+    levels_bound: ClassVar[float]  # half the largest distance between neighboring levels
     block: ClassVar[int] = BLOCK
 
     def __post_init__(self) -> None:
@@ -49,8 +49,8 @@ class FourBits:
 
     @property
     def error_bound(self) -> float:
-        # A scale in 8 bits is off by up to 1/64 of the largest of its 256, which a block's own may be far below:
-        # the bound holds where scales are within a factor of four of each other.
+        # A scale in 8 bits is off by up to 1/64 of the largest of its 256, and a block's own may be far below that:
+        # the bound holds if scales are within a factor of four of each other.
         return self.levels_bound + (4 / 64 if self.double_quantization else 0)
 
     def packed_layout(self, shape: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -73,7 +73,7 @@ class FourBits:
         layout = self.packed_layout((weight.shape[0], weight.shape[1]))
         codes = torch.empty(layout["codes"][0], dtype=torch.uint8, device=weight.device)
         scales = torch.empty(layout["scales"][0], dtype=torch.float32, device=weight.device)
-        # On the CPU bitsandbytes holds the distance of every weight to each of the 16 levels.
+        # On the CPU bitsandbytes stores the distance of every weight to each of the 16 levels.
         step = max(BLOCK, WEIGHTS_AT_ONCE // 4 // BLOCK * BLOCK)
         for first in range(0, len(flat), step):
             some, own = torch.ops.bitsandbytes.quantize_4bit(flat[first : first + step], BLOCK, self.name, torch.uint8)
@@ -94,8 +94,8 @@ class FourBits:
             of_blocks = (scales, packed["scale_scales"], levels, NESTED_BLOCK, torch.float32)
             scales = torch.ops.bitsandbytes.dequantize_blockwise(*of_blocks) + packed["scale_offset"]
         codes, weights = packed["codes"], shape[0] * shape[1]
-        # Blocks run on from row to row, but the kernel for the CPU begins a new one with each row of what it makes:
-        # it is right only for rows of whole blocks.
+        # Blocks continue from row to row, but the CPU kernel starts a new one with each row of its output: it is
+        # correct only for rows of whole blocks.
         rows = shape if shape[1] % BLOCK == 0 else (len(scales), BLOCK)
         codes = functional.pad(codes, (0, rows[0] * rows[1] // 2 - len(codes)))
         flat: Tensor = torch.ops.bitsandbytes.dequantize_4bit(codes.view(-1, 1), scales, BLOCK, self.name, rows, dtype)
@@ -141,8 +141,8 @@ class FourBits:
         stored = tensors.get(f"weight.quant_state.bitsandbytes__{self.name}")
         if stored is None:
             raise ModelError(
-                f"no quantisation state of {self.name} beside the weight",
-                f"give the precision that the checkpoint has; found: {', '.join(sorted(tensors))}",
+                f"no quantization state of {self.name} next to the weight",
+                f"set precision to the checkpoint's format; found: {', '.join(sorted(tensors))}",
             )
         facts = json.loads(bytes(stored.cpu().tolist()))
         expected = {"blocksize": BLOCK, "shape": list(shape)}

@@ -1,9 +1,9 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, operator, index"
 """Triton kernels for MXFP4; importing this needs triton. `_mxfp4_triton` chooses their sizes and launches them.
 
-Sixteen bytes are a block: 32 weights, one scale. Tiles are therefore [.., blocks, 16] bytes, so that a scale is read
-once a block and a row's bytes one after the other. The low halves of bytes are the weights of even index, the high ones
-those of odd index: either the two are interleaved, in registers, or what they are multiplied by is split alike.
+Sixteen bytes are a block: 32 weights, one scale. Tiles are therefore [.., blocks, 16] bytes: a scale is read once per
+block and a row's bytes one after the other. The low nibbles are the weights of even index, the high nibbles those of
+odd index: either the two are interleaved, in registers, or the other operand is split the same way.
 Source: OCP Microscaling Formats (MX) Specification v1.0, sections 5.3.3 (E2M1) and 5.4.1 (E8M0).
 """
 
@@ -15,7 +15,7 @@ import triton.language as tl  # type: ignore[import-not-found, import-untyped, u
 
 @triton.jit
 def _levels(codes):
-    """The levels, float32, of the low and of the high halves of bytes uint8.
+    """The levels, float32, of the low and of the high nibbles of uint8 bytes.
 
     The four bits s e e m are put where a float32 has its sign, the end of its exponent and the start of its mantissa:
     that is the level times 2^-126, for 0.5 too, which is subnormal in both.
@@ -34,7 +34,7 @@ def _powers(scales):
 
 @triton.jit
 def _rounded(weights, dtype: tl.constexpr):
-    """Weights float32 in `dtype`. bfloat16 is their upper half: a level times a power of two has two digits at most."""
+    """float32 weights in `dtype`. bfloat16 is their upper half: a level times 2^n has at most two significant bits."""
     if dtype == tl.bfloat16:
         return (weights.to(tl.int32, bitcast=True) >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
     else:
@@ -80,7 +80,7 @@ def multiply_one_kernel(
     ROWS: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
-    """ROWS numbers of the output for one x [in]. A block's products are summed first and scaled then."""
+    """ROWS numbers of the output for one x [in]. A block's products are summed before they are scaled."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     total = tl.zeros([ROWS, BLOCKS], dtype=tl.float32)
     for first in range(0, row_blocks, BLOCKS):
@@ -114,7 +114,7 @@ def multiply_few_kernel(
 ):
     """ROWS numbers of each of `count` <= 16 outputs, over part_blocks of a row's blocks: output [parts, count, out].
 
-    x [count, in] is filled up to 16 rows, the least that tensor cores take.
+    x [count, in] is padded to 16 rows, the minimum for tensor cores.
     """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     part = tl.program_id(1)

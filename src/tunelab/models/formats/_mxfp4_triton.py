@@ -1,13 +1,13 @@
-"""MXFP4 on CUDA: dequantisation in one pass, and the product with few activations that never makes the weight.
+"""MXFP4 on CUDA: dequantization in one pass, and the product with few activations that never builds the weight.
 
 Both read what the format stores and nothing else: codes [out, ceil(in / 32) * 16] uint8, the weight of even index in
-the low half of a byte, and scales [out, ceil(in / 32)] uint8, E8M0. A row's blocks lie one after the other, so that
-neighbouring threads read neighbouring bytes, 16 of them being exactly the block that shares a scale.
-Triton compiles the kernels; it is imported by the first call, not by this module.
+the low nibble, and scales [out, ceil(in / 32)] uint8, E8M0. A row's blocks are contiguous, so that neighboring threads
+read neighboring bytes; 16 of them are exactly the block that shares a scale.
+Triton compiles the kernels; the first call imports it, not this module.
 Source: OCP Microscaling Formats (MX) Specification v1.0, sections 5.3.3 (E2M1) and 5.4.1 (E8M0).
 
-The kernels' sizes follow from the shape and the device, not from timing as triton.autotune's do: a product gives the
-same bits in every process. Whether a multiplication and an addition are fused is said too: triton's default changes.
+The kernels' sizes follow from the shape and the device, not from timing as with triton.autotune: a product gives the
+same bits in every process. Whether multiply and add are fused is set explicitly: triton's default changes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tunelab.errors import ModelError
 
 BLOCK, BLOCK_BYTES = 32, 16
 
-#: Rows of x that multiply_few takes: those of one tensor core operation, its operand for x being filled up to them.
+#: Most rows of x for multiply_few: those of one tensor core operation, to which x is padded.
 MOST_ROWS = 16
 
 #: bfloat16 and asynchronous copies came with compute capability 8.0 (Ampere).
@@ -34,7 +34,7 @@ LEAST_CAPABILITY = (8, 0)
 def is_available(device: torch.device) -> bool:
     """Whether the kernels run on this device: triton is installed, and the device is CUDA (Ampere or later).
 
-    With TRITON_INTERPRET=1, which triton reads once, when it is imported, they run on the CPU too, slowly.
+    With TRITON_INTERPRET=1, which triton reads once, on import, they also run on the CPU, slowly.
     """
     if importlib.util.find_spec("triton") is None:
         return False
@@ -44,7 +44,7 @@ def is_available(device: torch.device) -> bool:
 
 
 def dequantize(codes: Tensor, scales: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """The weight [out, in] in `dtype` (bfloat16, float16 or float32), equal to Format.dequantize() to the bit.
+    """The weight [out, in] in `dtype` (bfloat16, float16 or float32), bit-identical to Format.dequantize().
 
     Each thread reads four bytes and writes eight weights, 16 bytes in half precision: both are coalesced.
 
@@ -55,11 +55,11 @@ def dequantize(codes: Tensor, scales: Tensor, shape: tuple[int, int], dtype: tor
         dtype: of the weight.
 
     Raises:
-        ModelError: codes or scales are not those of this shape, or the dtype is another.
+        ModelError: codes or scales do not match this shape, or the dtype is not supported.
     """
     _check_packed(codes, scales, shape)
     if dtype not in (torch.bfloat16, torch.float16, torch.float32):
-        raise ModelError(f"a weight in mxfp4 cannot be dequantised to {dtype}, expected bfloat16, float16 or float32")
+        raise ModelError(f"a weight in mxfp4 cannot be dequantized to {dtype}, expected bfloat16, float16 or float32")
     from tunelab.models.formats import _mxfp4_kernels as kernels
 
     weight = torch.empty(shape, dtype=dtype, device=codes.device)
@@ -83,9 +83,9 @@ def dequantize(codes: Tensor, scales: Tensor, shape: tuple[int, int], dtype: tor
 def multiply_few(x: Tensor, codes: Tensor, scales: Tensor, shape: tuple[int, int]) -> Tensor:
     """x [n, in] times the transpose of the weight [out, in] -> [n, out] in x's dtype, summed in float32.
 
-    For decoding, where time is what it takes to read the weight: 4.25 bits of each here, 16 in the dense product. One
-    row of x is multiplied and added by the ordinary cores, since tensor cores would do 15 rows for nothing; two to
-    sixteen go to the tensor cores, with weights in x's dtype as dequantize() gives them. No gradient is recorded.
+    For decoding, where reading the weight takes the time: 4.25 bits per weight here, 16 in the dense product. One row
+    of x uses the ordinary cores, since tensor cores would waste 15 rows; two to sixteen use the tensor cores, with
+    weights in x's dtype as dequantize() gives them. No gradient is recorded.
 
     Args:
         x: [n, in], bfloat16 or float16, n <= 16.
@@ -94,7 +94,7 @@ def multiply_few(x: Tensor, codes: Tensor, scales: Tensor, shape: tuple[int, int
         shape: [out, in].
 
     Raises:
-        ModelError: codes or scales are not those of this shape, or x is of another shape or dtype.
+        ModelError: codes or scales do not match this shape, or x has another shape or dtype.
     """
     _check_packed(codes, scales, shape)
     if x.dim() != 2 or x.shape[1] != shape[1] or len(x) > MOST_ROWS:
@@ -111,9 +111,9 @@ def multiply_few(x: Tensor, codes: Tensor, scales: Tensor, shape: tuple[int, int
 def _multiply_one(x: Tensor, codes: Tensor, scales: Tensor, shape: tuple[int, int]) -> Tensor:
     from tunelab.models.formats import _mxfp4_kernels as kernels
 
-    # Four rows of 32 blocks for each warp: a thread has four reads of 16 bytes under way, and the activations that it
-    # reads serve all four rows. Rows are few so that narrow layers have programs for every processor; no more than two
-    # warps share a row, or the last step of a row that is no power of two long would leave most of them idle.
+    # Four rows of 32 blocks per warp: a thread has four 16-byte reads in flight, and the activations that it reads
+    # serve all four rows. Rows are few so that narrow layers have programs for every processor; no more than two warps
+    # share a row, or the last step of a row whose length is not a power of two would leave most of them idle.
     rows, blocks = 4, min(64, _power_of_two(scales.shape[1]))
     output = torch.empty((1, shape[0]), dtype=x.dtype, device=x.device)
     kernels.multiply_one_kernel[(-(-shape[0] // rows),)](
@@ -135,8 +135,8 @@ def _multiply_one(x: Tensor, codes: Tensor, scales: Tensor, shape: tuple[int, in
 def _multiply_more(x: Tensor, codes: Tensor, scales: Tensor, shape: tuple[int, int]) -> Tensor:
     from tunelab.models.formats import _mxfp4_kernels as kernels
 
-    # 128 bytes of a row, a cache line, at a time. A warp has the 16 rows of one tensor core operation: with more warps
-    # than that, several would make the same weights.
+    # 128 bytes of a row, a cache line, at a time. A warp has the 16 rows of one tensor core operation: more warps would
+    # dequantize the same weights again.
     rows, blocks, warps, stages = 32, 8, 2, 3
     programs = -(-shape[0] // rows)
     parts, part_blocks = _parts(programs, scales.shape[1], blocks, _processors(x.device))
@@ -160,12 +160,12 @@ def _multiply_more(x: Tensor, codes: Tensor, scales: Tensor, shape: tuple[int, i
         num_stages=stages,
         enable_fp_fusion=True,
     )
-    # Added up apart, not by atomic additions, whose order changes from call to call.
+    # Summed separately, not by atomic additions, whose order varies between calls.
     return output[0] if parts == 1 else output.sum(0).to(x.dtype)
 
 
 def _parts(programs: int, row_blocks: int, step: int, processors: int) -> tuple[int, int]:
-    """In how many parts rows are summed so that every processor has four programs, and the blocks of a part.
+    """Into how many parts a row's sum is split so that every processor has four programs, and the blocks of a part.
 
     A part is never shorter than four steps of `step` blocks, or the pipeline would not fill.
     """

@@ -1,7 +1,7 @@
-"""8-bit integers with a float32 scale a row of the weight; activations stay in 16 bits.
+"""8-bit integers with one float32 scale per row of the weight; activations stay in 16 bits.
 
-Weights as LLM.int8 stores them (vector-wise, symmetric, to 127), and checkpoints as bitsandbytes writes them. Its
-product in integers is not used: activations are not quantised, so that there are no outliers to keep apart.
+Weights as in LLM.int8 (vector-wise, symmetric, to 127), and checkpoints as bitsandbytes writes them. Its integer
+product is not used: activations are not quantized, so there are no outliers to separate.
 Source: Dettmers et al. 2022, LLM.int8(), section 2.1.
 """
 
@@ -24,7 +24,7 @@ class Format:
     name: ClassVar[str] = "int8"
     bits_per_weight: ClassVar[float] = 8.0
     block: ClassVar[int] = 0
-    error_bound: ClassVar[float] = 0.5 / 127 * 1.001  # and the rounding of the division
+    error_bound: ClassVar[float] = 0.5 / 127 * 1.001  # plus the rounding of the division
 
     def packed_layout(self, shape: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         return {"codes": (shape, torch.int8), "scales": (shape[:1], torch.float32)}
@@ -65,8 +65,8 @@ class Format:
     def from_checkpoint(self, tensors: Packed, shape: tuple[int, int]) -> dict[str, Tensor]:
         if "SCB" not in tensors:
             raise ModelError(
-                "no scales (SCB) beside the weight in int8",
-                f"give the precision that the checkpoint has; found: {', '.join(sorted(tensors))}",
+                "no scales (SCB) next to the int8 weight",
+                f"set precision to the checkpoint's format; found: {', '.join(sorted(tensors))}",
             )
         packed = {"codes": tensors["weight"], "scales": tensors["SCB"].float()}
         check_layout(self, packed, shape)

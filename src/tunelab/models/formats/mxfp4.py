@@ -1,7 +1,7 @@
 """4-bit floats E2M1 in blocks of 32 with a power of two as their scale (OCP Microscaling).
 
 Levels are 0, 0.5, 1, 1.5, 2, 3, 4 and 6, with sign, times 2^exponent of the block. Blocks run along the input
-dimension; where that is no multiple of 32 the last block of a row is filled up with zeros.
+dimension; if it is not a multiple of 32 the last block of a row is padded with zeros.
 Source: OCP Microscaling Formats (MX) Specification v1.0, sections 5.3.3 (E2M1), 5.4.1 (E8M0) and 6.3 (conversion).
 """
 
@@ -34,13 +34,13 @@ BIAS, LARGEST_SCALE = 127, 254
 
 @dataclass(frozen=True)
 class Format:
-    """Codes [out, in / 2] uint8, the weight of even index in the low half, and scales [out, in / 32] E8M0.
+    """Codes [out, in / 2] uint8, the weight of even index in the low nibble, and scales [out, in / 32] E8M0.
 
     Args:
-        scale_rule: how a block's exponent follows from its largest absolute value m. `floor`: that of m, less 2 (the
-            specification's; m up to 8 levels is cut to 6). `even`: of m rounded to two significant bits, ties to even,
-            so that nothing above 7 is cut (compressed-tensors, torchao). `mse`: that of floor, one less or one more,
-            whichever has the smallest squared error.
+        scale_rule: how a block's exponent follows from its largest absolute value m. `floor`: that of m, minus 2 (the
+            specification's; m up to 8 levels is clipped to 6). `even`: of m rounded to two significant bits, ties to
+            even, so that nothing above 7 is clipped (compressed-tensors, torchao). `mse`: that of floor, one less or
+            one more, whichever has the smallest squared error.
     """
 
     scale_rule: ScaleRule = "even"
@@ -57,7 +57,7 @@ class Format:
 
     @property
     def error_bound(self) -> float:
-        # In units of the scale: even, 5 lies between 4 and 6; floor, 8 is cut to 6; mse may cut 16 to 6.
+        # In units of the scale: even, 5 is between 4 and 6; floor, 8 is clipped to 6; mse may clip 16 to 6.
         return {"even": 1 / 5, "floor": 2 / 8, "mse": 10 / 16}[self.scale_rule]
 
     def packed_layout(self, shape: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -88,7 +88,7 @@ class Format:
         exact = torch.bfloat16 if dtype == torch.float16 else dtype  # float16 lacks the small scales
         fours = codes.view(torch.uint16).to(torch.int64)  # [out, in / 4], four codes each
         table = _four_levels(exact, fours.device)
-        # gather is the one look-up that torch shares among threads, by rows.
+        # gather is the one lookup that torch parallelizes, over rows.
         found = [part.expand(shape[0], -1).gather(1, fours) for part in table]
         blocks = (
             (found[0] if len(found) == 1 else torch.stack(found, dim=-1)).view(exact).view(shape[0], -1, BLOCK)
@@ -103,7 +103,7 @@ class Format:
         return _mxfp4_triton.multiply_few(x, packed["codes"], packed["scales"], shape)
 
     def checkpoint_config(self, skipped: list[str]) -> dict[str, Any]:
-        """compressed-tensors' own: weights alone, in groups of 32."""
+        """compressed-tensors' own: weights only, in groups of 32."""
         weights = {
             "num_bits": 4,
             "type": "float",
@@ -144,7 +144,7 @@ class Format:
         if missing:
             raise ModelError(
                 f"no {missing[0]} for a weight in mxfp4",
-                f"give the precision that the checkpoint has; found: {', '.join(sorted(tensors))}",
+                f"set precision to the checkpoint's format; found: {', '.join(sorted(tensors))}",
             )
         packed = {"codes": tensors["weight_packed"], "scales": tensors["weight_scale"]}
         check_layout(self, packed, shape)
@@ -183,18 +183,18 @@ def scaled(blocks: Tensor, exponents: Tensor) -> Tensor:
 
 
 def element_codes(values: Tensor) -> Tensor:
-    """The codes (uint8, 0 to 15) of the nearest levels, ties to the even code; what is above 6 becomes 6."""
+    """The codes (uint8, 0 to 15) of the nearest levels, ties to the even code; values above 6 become 6."""
     magnitude = values.abs()
     codes = torch.zeros_like(values, dtype=torch.uint8)
-    # Halfway between neighbouring levels. At a tie the even code wins: the border belongs to the code above it where
-    # that one is even.
+    # Halfway between neighboring levels. At a tie the even code wins: the boundary belongs to the code above it if that
+    # one is even.
     for code, border in enumerate((0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0), start=1):
         codes += (magnitude >= border) if code % 2 == 0 else (magnitude > border)
     return codes | (torch.signbit(values).to(torch.uint8) << 3)
 
 
 def _squared_error(blocks: Tensor, exponents: Tensor) -> Tensor:
-    """Sum over a block of the squared differences that its elements' rounding makes: [..., blocks] float64."""
+    """Sum over a block of the squared rounding errors of its elements: [..., blocks] float64."""
     levels = torch.tensor([*LEVELS, *(-level for level in LEVELS)], device=blocks.device)
     values = scaled(blocks, exponents)
     rounded = levels[element_codes(values).int()]

@@ -1,8 +1,8 @@
-"""Weights laid out beforehand for the products of generation, on the CPU.
+"""Weights prepacked by oneDNN for generation on the CPU.
 
-A product with few rows (the next token of each row) is bound by reading the weight, and MKL and oneDNN read a plain
-[out, in] matrix at a third to a half of the speed at which oneDNN reads one in its own layout, into which they bring it
-anew in every call or do without. torch.compile lays weights out for inference by the same two operations.
+A product with few rows (the next token of each row) is bound by reading the weight. MKL and oneDNN read a plain
+[out, in] matrix at a third to a half of the speed at which oneDNN reads its own layout; they convert to it in every
+call or do without. torch.compile prepacks weights for inference with the same two operations.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-#: Rows for which weights are laid out; any number can be computed.
+#: Rows that the layout is chosen for; any number works.
 FEW_ROWS = 16
 
-#: A model whose weights take more than this is left as it is: laid out weights are a second copy.
+#: A model with more weights than this is not prepacked: prepacked weights are a second copy.
 MOST_BYTES = 2 * 2**30
 
 
-class PackedWeights:
-    """The weights of a model's plain linear layers (nn.Linear, Conv1D), its output head among them, laid out.
+class OneDnnWeights:
+    """The prepacked weights of a model's plain linear layers (nn.Linear, Conv1D), including its output head.
 
-    Nothing is laid out where it cannot be (another device than the CPU, another dtype than float32 and bfloat16, or
-    bfloat16 on a processor without AVX-512), or where the copy would take more than MOST_BYTES. Weights that change
-    later are not noticed: see `is_current`.
+    Nothing is prepacked where that is impossible (a device other than the CPU, a dtype other than float32 and bfloat16,
+    or bfloat16 on a processor without AVX-512), or if the copy would take more than MOST_BYTES. Later changes of the
+    weights are not noticed: see `is_current`.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -39,12 +39,12 @@ class PackedWeights:
 
     @property
     def is_current(self) -> bool:
-        """Whether the model's weights are still those that were laid out."""
+        """Whether the model's weights are still those that were prepacked."""
         return self._versions == self._weight_versions()
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """While the block runs, the layers compute with the weights laid out, without gradients.
+        """Within the block, the layers compute with prepacked weights, without gradients.
 
         Under autocast only those whose weights have its dtype: others would have to be cast in every call.
         """
@@ -76,7 +76,7 @@ def _can_be_packed(module: nn.Module) -> bool:
 
 
 def _has_bf16_products() -> bool:
-    """Whether oneDNN multiplies in bfloat16 here; elsewhere (AVX2 alone) it refuses to lay such a weight out."""
+    """Whether oneDNN multiplies in bfloat16 here; elsewhere (AVX2 alone) it refuses to prepack such a weight."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_model
 
-from tunelab.models import packed_weights
+from tunelab.models import onednn_weights
 from tunelab.models.key_value_cache import _parts
-from tunelab.models.packed_weights import PackedWeights
+from tunelab.models.onednn_weights import OneDnnWeights
 
 needs_bf16_products = pytest.mark.skipif(
     not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bfloat16 products on this processor"
@@ -16,7 +16,7 @@ needs_bf16_products = pytest.mark.skipif(
 IDS = torch.arange(20)[None] * 7 % 250
 
 
-def laid_out(packed: PackedWeights) -> int:
+def laid_out(packed: OneDnnWeights) -> int:
     return len(packed._forwards)
 
 
@@ -28,7 +28,7 @@ def laid_out(packed: PackedWeights) -> int:
 def test_the_logits_are_those_of_the_plain_layers(family: str, dtype: torch.dtype, tolerance: float) -> None:
     model = tiny_model(family).to(dtype)
     plain = model(IDS).logits
-    packed = PackedWeights(model)
+    packed = OneDnnWeights(model)
     with packed.used():
         inside = [module for module in model.modules() if "forward" in vars(module)]
         one = model(IDS[:, :1]).logits
@@ -43,7 +43,7 @@ def test_the_logits_are_those_of_the_plain_layers(family: str, dtype: torch.dtyp
 @torch.no_grad()
 def test_weights_that_changed_are_noticed() -> None:
     model = tiny_model("llama")
-    packed = PackedWeights(model)
+    packed = OneDnnWeights(model)
     assert packed.is_current
     model.lm_head.weight.mul_(2)
     assert not packed.is_current
@@ -52,7 +52,7 @@ def test_weights_that_changed_are_noticed() -> None:
 @torch.no_grad()
 def test_autocast_takes_the_weights_that_have_its_dtype() -> None:
     model = tiny_model("llama")
-    with torch.autocast("cpu", torch.bfloat16), PackedWeights(model).used():
+    with torch.autocast("cpu", torch.bfloat16), OneDnnWeights(model).used():
         assert not any("forward" in vars(module) for module in model.modules())
         assert model(IDS).logits.dtype == torch.bfloat16
 
@@ -61,7 +61,7 @@ def test_autocast_takes_the_weights_that_have_its_dtype() -> None:
 @needs_bf16_products
 def test_autocast_takes_weights_in_bfloat16() -> None:
     model = tiny_model("llama").to(torch.bfloat16)
-    with torch.autocast("cpu", torch.bfloat16), PackedWeights(model).used():
+    with torch.autocast("cpu", torch.bfloat16), OneDnnWeights(model).used():
         assert "forward" in vars(model.lm_head)
         assert model.lm_head(torch.ones(2, 32)).dtype == torch.bfloat16  # float32 in
 
@@ -69,24 +69,24 @@ def test_autocast_takes_weights_in_bfloat16() -> None:
 @torch.no_grad()
 def test_bfloat16_is_left_as_it_is_where_the_processor_has_no_products_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama")
-    assert laid_out(PackedWeights(model)) == 15
-    monkeypatch.setattr(packed_weights, "_has_bf16_products", lambda: False)
-    assert laid_out(PackedWeights(model)) == 15, "float32 is laid out everywhere"
+    assert laid_out(OneDnnWeights(model)) == 15
+    monkeypatch.setattr(onednn_weights, "_has_bf16_products", lambda: False)
+    assert laid_out(OneDnnWeights(model)) == 15, "float32 is laid out everywhere"
     model = model.to(torch.bfloat16)
     plain = model(IDS).logits
-    with PackedWeights(model).used():
+    with OneDnnWeights(model).used():
         assert not any("forward" in vars(module) for module in model.modules())
         assert torch.equal(model(IDS).logits, plain)
 
 
 def test_other_dtypes_and_weights_too_large_to_hold_twice_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert laid_out(PackedWeights(tiny_model("llama").to(torch.float16))) == 0
+    assert laid_out(OneDnnWeights(tiny_model("llama").to(torch.float16))) == 0
     model = tiny_model("llama")
     size = sum(module.weight.nbytes for module in model.modules() if type(module) is torch.nn.Linear)
-    monkeypatch.setattr(packed_weights, "MOST_BYTES", size)
-    assert laid_out(PackedWeights(model)) == 15
-    monkeypatch.setattr(packed_weights, "MOST_BYTES", size - 1)
-    assert laid_out(PackedWeights(model)) == 0
+    monkeypatch.setattr(onednn_weights, "MOST_BYTES", size)
+    assert laid_out(OneDnnWeights(model)) == 15
+    monkeypatch.setattr(onednn_weights, "MOST_BYTES", size - 1)
+    assert laid_out(OneDnnWeights(model)) == 0
 
 
 @pytest.mark.parametrize(
