@@ -120,7 +120,7 @@ def _templates() -> jinja2.Environment:
 
 
 def _group_spans(columns: Sequence[Column]) -> list[tuple[str, int]]:
-    """Names of groups and how many columns each spans; () where there are no several groups."""
+    """Names of groups and how many columns each spans; none where there are no several groups."""
     if len({column.group for column in columns} - {""}) < 2:
         return []
     return [(name, len(list(members))) for name, members in groupby(columns, key=lambda column: column.group)]
