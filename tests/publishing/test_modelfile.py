@@ -264,7 +264,7 @@ def changed_chat(source: str) -> tuple[ChatTemplate, Any]:
     ("source", "message"),
     [
         (CHATML.replace("'<|im_start|>' +", "'<|im_start|>' + loop.index|string +"), "later turns differently"),
-        (CHATML.replace("message['content'] +", "message['content'] * 2 +"), "no conversation can be written"),
+        (CHATML.replace("message['content'] +", "message['content'] * 2 +"), "the template renders no conversation"),
         (CHATML.replace("'\\n'}}", "('!' if 'so' in message['content'] else '') + '\\n'}}"), "what the turns say"),
         ("{% if messages[0]['role'] == 'system' %}{{ bos_token }}{% endif %}" + CHATML, "beginning-of-text token"),
         ("{{ messages[0]['content'] }}" + CHATML, "does not show every turn once"),

@@ -43,8 +43,7 @@ def load_quantized(
         is_stored: the checkpoint already has codes and scales of this format.
 
     Raises:
-        ModelError: a name in `skip` is not a linear layer; a weight is missing, has a wrong shape, or cannot
-            be quantized.
+        ModelError: a name in `skip` is not a linear layer; a weight is missing, misshapen, or cannot be quantized.
     """
     model = empty_model(config, dtype, trust_remote_code)
     known = [name for name, _ in model.named_parameters()]
