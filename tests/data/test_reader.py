@@ -216,7 +216,7 @@ class TestBadRows:
             (b'{"prompt": "\xff", "completion": "c"}', "invalid UTF-8: byte 0xff at position 12 of the line"),
             (
                 b'{"prompt": "\\ud83d", "completion": "c"}',
-                "invalid UTF-8: a text holds bytes that are no character, or half",
+                "invalid UTF-8: a text has invalid bytes, or half",
             ),
             (b"[1, 2]", "the row is a list, expected an object"),
             (b"null", "the row is null, expected an object"),
@@ -247,7 +247,7 @@ class TestBadRows:
         loaded = load(write(tmp_path, "rows.json", content), skip=True)
         assert len(loaded.examples) == 1
         assert loaded.bad_rows[0] == "rows.json row 2: the row is a number, expected an object"
-        assert loaded.bad_rows[1].startswith("rows.json row 3: invalid UTF-8: a text holds bytes")
+        assert loaded.bad_rows[1].startswith("rows.json row 3: invalid UTF-8: a text has invalid bytes")
 
     @pytest.mark.parametrize("name", ["rows.csv", "rows.tsv"])
     def test_rows_of_csv(self, tmp_path: Path, name: str) -> None:
@@ -260,7 +260,7 @@ class TestBadRows:
         reasons = [line.removeprefix(f"{name} ") for line in loaded.bad_rows]
         assert reasons[0] == "row 2: 1 cells, the header has 2: prompt, completion"
         assert reasons[1] == "row 3: 3 cells, the header has 2: prompt, completion"
-        assert reasons[2].startswith("row 4: invalid UTF-8: a text holds bytes that are no character")
+        assert reasons[2].startswith("row 4: invalid UTF-8: a text has invalid bytes that are no character")
         assert reasons[3].startswith("row 5: broken quoting at line 6: ")
         assert reasons[4].startswith("row 7: broken quoting at line 9: unexpected end of data")
         assert len(reasons) == 5
