@@ -93,7 +93,7 @@ def test_a_bad_row_is_skipped_by_count_where_that_is_asked_for(
     out, err = capsys.readouterr()
     training = out.splitlines()[1].split()
     assert training[:2] == ["training", "4"]
-    assert "left out: mine.jsonl row 3: " in err and re.search(message, err)
+    assert "dropped: mine.jsonl row 3: " in err and re.search(message, err)
 
 
 def test_training_on_a_bad_row_fails_with_the_same_words_and_no_result(

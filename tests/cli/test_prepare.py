@@ -26,7 +26,7 @@ def test_it_says_what_became_of_the_rows_and_where_they_lie(tunelab: Command, be
     report = json.loads((folder / "report.json").read_text())
     columns = ["rows", "tokens", "targets", "longest", "truncated", "too long", "bad", "lossy"]
     names = ["kept", "tokens", "targets", "longest", "truncated", "dropped_too_long", "bad", "lossy"]
-    assert said.cells["side"] == columns
+    assert said.cells["split"] == columns
     assert said.cells["training"] == [str(report["train"][name]) for name in names]
     assert said.cells["held-out"] == [str(report["held_out"][name]) for name in names]
     assert said.cells["training"][0] == "18" and said.cells["held-out"][0] == "6"
@@ -61,7 +61,7 @@ def test_many_bad_rows_are_listed_to_the_twentieth(tunelab: Command, bench: Benc
     said = tunelab("prepare", "--model", bench.model, "--data", rows, *PLAIN, "data.on_bad_row=skip")
     lines = [line for line in said.err.splitlines() if line.startswith("dropped: ")]
     assert lines[0] == "dropped: bad.jsonl row 25: empty output: message 2 (assistant) has no text"
-    assert len(lines) == 21 and lines[-1] == "left out: and 5 more"
+    assert len(lines) == 21 and lines[-1] == "dropped: and 5 more"
 
 
 def test_characters_that_the_tokenizer_cannot_spell_are_said(

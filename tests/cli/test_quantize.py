@@ -13,7 +13,7 @@ def test_a_quantised_checkpoint_is_trained_on_without_the_original(tunelab: Comm
     said = tunelab("quantize", bench.model, "--precision", "nf4", "--out", "few")
     assert said.code == 0, said.err
     assert said.cells["precision"] == ["nf4, 14 layers"]
-    assert 4.1 < float(said.cells["bits per weight in these"][0]) < 4.5  # the tiny layers' scales weigh more
+    assert 4.1 < float(said.cells["bits per weight in these layers"][0]) < 4.5  # the tiny layers' scales weigh more
     tree = yaml.safe_load(bench.recipe.read_text(encoding="utf-8"))
     found = {}
     for name, model in (("dense", str(bench.model)), ("few", "few")):
@@ -33,7 +33,7 @@ def test_options_of_a_format(tunelab: Command, bench: Bench) -> None:
     words = ["precision.options.double_quantization=false", "precision.skip=[down_proj]"]
     said = tunelab("quantize", bench.model, *words, "--precision", "nf4", "--out", "few")
     assert said.code == 0 and said.cells["precision"] == ["nf4, 12 layers"]
-    assert said.cells["bits per weight in these"] == ["4.500"]
+    assert said.cells["bits per weight in these layers"] == ["4.500"]
     written = json.loads(Path("few/config.json").read_text(encoding="utf-8"))["quantization_config"]
     assert written["bnb_4bit_use_double_quant"] is False
     assert "model.layers.0.mlp.down_proj" in written["llm_int8_skip_modules"]
