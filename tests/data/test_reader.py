@@ -260,7 +260,7 @@ class TestBadRows:
         reasons = [line.removeprefix(f"{name} ") for line in loaded.bad_rows]
         assert reasons[0] == "row 2: 1 cells, the header has 2: prompt, completion"
         assert reasons[1] == "row 3: 3 cells, the header has 2: prompt, completion"
-        assert reasons[2].startswith("row 4: invalid UTF-8: a text has invalid bytes that are no character")
+        assert reasons[2].startswith("row 4: invalid UTF-8: a text has invalid bytes")
         assert reasons[3].startswith("row 5: broken quoting at line 6: ")
         assert reasons[4].startswith("row 7: broken quoting at line 9: unexpected end of data")
         assert len(reasons) == 5

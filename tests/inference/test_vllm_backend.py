@@ -151,7 +151,7 @@ class TestLoading:
             ({"use_dora": True}, "cannot run an adapter with use_dora"),
             ({"modules_to_save": ["lm_head"], "bias": "all"}, "cannot run an adapter with modules_to_save, bias"),
             ({"rank_pattern": {"q": 4}, "alpha_pattern": {"q": 4}}, "with rank_pattern, alpha_pattern"),
-            ({"r": 513}, "rank 513, and vLLM runs adapters up to 512"),
+            ({"r": 513}, "rank 513, vLLM runs adapters up to 512"),
         ],
     )
     def test_adapters_that_it_cannot_run(self, config: dict[str, Any], message: str, tmp_path: Path) -> None:

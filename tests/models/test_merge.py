@@ -86,7 +86,7 @@ def test_a_weight_too_large_for_the_dtype_is_refused() -> None:
         model.lm_head.weight[2, 1] = 1e5
     with pytest.raises(ModelError, match=r"lm_head\.weight: a merged weight is not finite in float16") as refused:
         rounded(model, torch.float16)
-    assert "--into bf16" in refused.value.hint
+    assert "--format bf16" in refused.value.hint
 
 
 def test_digests_see_every_number_codes_and_scales_included() -> None:
