@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -36,6 +37,14 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("needs ../shared/data beside the repository (real data and tokenizers), which is not there")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_loaded_stays() -> None:
+    """Leave what is alive by now out of garbage collections: accelerate runs one after every training, and traversing
+    the modules of torch and transformers would take half of a tiny model's training time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

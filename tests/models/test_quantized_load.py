@@ -250,10 +250,8 @@ print(status("VmHWM") - before)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize(
-    ("name", "layers"),
-    [("nf4", 6), pytest.param("mxfp4", 6, marks=pytest.mark.slow), pytest.param("int8", 12, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "layers"), [("nf4", 6), ("mxfp4", 6), ("int8", 12)])
 def test_loading_needs_little_more_than_the_quantised_model(name: str, layers: int, tmp_path: Path) -> None:
     shape = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": layers, "vocab_size": 4000}
     model = tiny_model("llama", **shape).bfloat16()
