@@ -104,7 +104,7 @@ def test_parts_that_do_not_fit_together(changes: dict[str, Any], message: str) -
 
 def test_a_file_that_is_no_report_is_named(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
-    with pytest.raises(RunError, match=r"report\.json: there is no report here"):
+    with pytest.raises(RunError, match=r"report\.json: no report here"):
         read_report(path)
     path.write_text("{", "utf-8")
     with pytest.raises(RunError, match=r"report\.json is no JSON"):
