@@ -64,6 +64,11 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return rows_file(tmp_path_factory.mktemp("rows") / "rows.jsonl")
 
 
+def pytest_unconfigure() -> None:
+    """Let the interpreter collect everything when it ends (nanobind reports what stays as leaks)."""
+    gc.unfreeze()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests marked `gpu` where there is no CUDA device. torch is imported only if there is such a test."""
     marked = [item for item in items if item.get_closest_marker("gpu")]
