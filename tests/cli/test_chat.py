@@ -298,7 +298,7 @@ def test_a_conversation_at_a_terminal(endless: Path, tmp_path: Path) -> None:
     terminal.child.sendintr()
     assert "[stopped]" in terminal.wait(PROMPT)
     terminal.type("/save " + str(path))
-    assert "1 line added to" in terminal.wait(PROMPT)
+    assert "1 line appended to" in terminal.wait(PROMPT)
     terminal.type("quit")
     code, _ = terminal.ends()
     assert code == 0

@@ -97,7 +97,7 @@ def test_adapter_and_precision(tunelab: Command, own: OwnBenchmarks, bench: Benc
         (["RUN", "--limit", "0"], "limit is 0, expected 1 or more"),
         (["RUN", "--max-new-tokens", "0"], "max_new_tokens is 0"),
         (["RUN", "--data", "alpaca", "--seed", "1"], "--data, --seed cannot be used with --benchmarks"),
-        (["RUN", "ifeval.mode=exact"], "options of ifeval are given, but writing is asked"),
+        (["RUN", "ifeval.mode=exact"], "options of ifeval are given, but only writing is evaluated"),
         (["RUN", "writing.shoots=1"], "writing.shoots: unknown option"),
         (["MODEL", "--arm", "tuned"], "has no tuned arm"),
         (["MODEL", "trian.dtype=bf16"], "trian: unknown key"),
@@ -108,7 +108,7 @@ def test_wrong_uses(words: list[str], message: str, tunelab: Command, bench: Ben
     places = {"RUN": str(bench.lora), "MODEL": str(bench.model)}
     said = tunelab("eval", *[places.get(word, word) for word in words], *on(own, "writing"))
     assert said.code == 2 and said.out == "" and message in said.err, said.err
-    assert any(remedy in said.err for remedy in ("hint: ", "known: ", "did you mean", "positive integer"))
+    assert any(remedy in said.err for remedy in ("hint: ", "known: ", "did you mean", "positive integer", "at least 1"))
 
 
 def test_a_model_without_a_chat_template(tunelab: Command, bench: Bench, own: OwnBenchmarks) -> None:

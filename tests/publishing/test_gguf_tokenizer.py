@@ -183,8 +183,8 @@ def test_runs_of_spaces_that_grow_from_the_left_have_one_score() -> None:
     [
         (dummy_prefix_tokenizer(PAIRS[:3]), f"2 pairs of its tokens make '{SPACE}th', but 1 are merges"),
         (dummy_prefix_tokenizer([PAIRS[0], PAIRS[1], PAIRS[2], ("a", "b"), PAIRS[3]]), "are mixed with each other"),
-        (changed(dummy_prefix_tokenizer(), "normalizer", value=NFC), "its spaces are not treated as SentencePiece"),
-        (changed(dummy_prefix_tokenizer(), "normalizer", value=None), "its spaces are not treated as SentencePiece"),
+        (changed(dummy_prefix_tokenizer(), "normalizer", value=NFC), "it does not treat spaces as SentencePiece"),
+        (changed(dummy_prefix_tokenizer(), "normalizer", value=None), "it does not treat spaces as SentencePiece"),
     ],
 )
 def test_sentencepiece_like_tokenizers_of_other_kinds_are_refused(tokenizer: Any, message: str) -> None:
