@@ -163,6 +163,7 @@ def without_noise_of_imports(said: str) -> str:
     return "".join(line for line in said.splitlines(keepends=True) if re.sub(r"\d+", "0", line.rstrip()) not in noise)
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_says_nothing_but_the_summary(bench: Bench, tmp_path: Path) -> None:
     """No bar, no warning of a library: what a script reads is the table, what a person reads are our words."""
     expected = "\nNext:\n  tunelab eval a\n  tunelab merge a --out a-merged\n"

@@ -114,7 +114,7 @@ def assert_agree(mine: Sequence[tuple[float, ...]], harness: Sequence[tuple[floa
     assert len({one.index(max(one)) for one in mine}) > 1, "all answers alike would agree by chance"
 
 
-@pytest.mark.parametrize("shots", [0, 5])
+@pytest.mark.parametrize("shots", [pytest.param(0, marks=pytest.mark.slow), 5])
 def test_mmlu(model_folder: Path, shots: int, shared_data: Path, tmp_path: Path) -> None:
     limit = 6
     items = mmlu_items(shared_data, shots, limit)

@@ -128,7 +128,7 @@ def _drawn(random: np.random.Generator, n: int, gain: float) -> tuple[Counts, Co
     return sides[0], sides[1]
 
 
-@pytest.mark.parametrize("gain", [0.0, 0.05])
+@pytest.mark.parametrize("gain", [0.0, pytest.param(0.05, marks=pytest.mark.slow)])
 def test_intervals_of_corpus_figures_hold_the_truth(gain: float) -> None:
     many = _drawn(np.random.default_rng(2), 10**6, gain)
     truth = float(overlap(many[1].sum(axis=0)) - overlap(many[0].sum(axis=0)))

@@ -78,6 +78,7 @@ def sbatch_lines(cluster: Path, number: int) -> set[str]:
     return {line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # five processes import torch, one after another: minutes on a machine that is busy
 def test_the_report_is_the_one_made_here_though_a_training_was_queued_again(
     files: Path, tmp_path: Path, cluster: Path
