@@ -86,7 +86,7 @@ def test_a_row_s_randomness_is_its_own() -> None:
         ("min_p", 1.1, "min_p is 1.1, expected from 0"),
         ("repetition_penalty", 0.0, "repetition_penalty is 0.0, expected above 0; 1 is no penalty"),
         ("seed", -1, "seed is -1, expected 0 or more"),
-        ("stop_strings", ("",), "stop_strings is .*expected texts that are not empty"),
+        ("stop_strings", ("",), "stop_strings is .*expected non-empty texts"),
     ],
 )
 def test_a_value_outside_its_range_is_refused(name: str, value: Any, expected: str) -> None:
