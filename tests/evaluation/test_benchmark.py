@@ -34,7 +34,7 @@ def test_records_of_another_version_are_refused(record: HeldOutAnswer | Likeliho
 def test_a_score_is_finite() -> None:
     with pytest.raises(DataError, match="bleu: nan ± None is not a score: expected finite numbers"):
         dataclasses.replace(SCORE, value=float("nan"))
-    with pytest.raises(DataError, match=r"bleu: 1\.0 ± inf is no score"):
+    with pytest.raises(DataError, match=r"bleu: 1\.0 ± inf is not a score"):
         dataclasses.replace(SCORE, value=1.0, error=float("inf"))
 
 
