@@ -107,7 +107,7 @@ def test_a_file_that_is_no_report_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"report\.json: no report here"):
         read_report(path)
     path.write_text("{", "utf-8")
-    with pytest.raises(RunError, match=r"report\.json is no JSON"):
+    with pytest.raises(RunError, match=r"report\.json is not JSON"):
         read_report(path)
     path.write_text("{}", "utf-8")
     with pytest.raises(RunError, match=r"report\.json: StudyReport lacks title, created"):
