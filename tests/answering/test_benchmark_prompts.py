@@ -136,7 +136,7 @@ def test_choices_that_cannot_be_scored_are_named_all_at_once(chat_model: str) ->
     responder = open_responder(model=chat_model, raw=True)
     items = [ITEMS[0], Item("empty", "x", 0, "", ("", " a")), Item("none", "x", 0)]
     with pytest.raises(
-        DataError, match=r"(?s)2 of 3 .*own item 'empty': choice 0 adds no .*own item 'none': .*without"
+        DataError, match=r"(?s)2 of 3 .*own item 'empty': choice 0 adds no .*own item 'none': .*no choices to score"
     ):
         choice_questions(responder, "own", items)
     responder = open_responder(model=chat_model)

@@ -35,6 +35,7 @@ def test_a_sound_model_that_knows_nothing(model: Path) -> None:
     assert "template on or off" not in made
 
 
+@pytest.mark.slow  # cli/test_eval_check.py compares them too
 def test_with_a_wording_the_template_is_compared(model: Path) -> None:
     made = found(model, template="alpaca")
     assert "answers are the same" in made["template on or off"].found
@@ -50,7 +51,7 @@ def test_a_sound_model_in_sixteen_bits(model: Path) -> None:
         assert "rounding alone" in made[what].found and "in fp32" in made[what].found
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_a_broken_shared_prefix_is_found(model: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
     from tunelab.models import shared_prefix
 

@@ -106,7 +106,7 @@ def test_an_interrupted_one_goes_on_where_it_was(
     ("words", "message"),
     [
         (["--micro-batch-tokens", "100"], "micro_batch_tokens applies to tunelab's engine; vllm batches by itself"),
-        (["--precision", "int8"], "precision int8: vLLM cannot quantise"),
+        (["--precision", "int8"], "precision int8: vLLM cannot quantize"),
         (["--precision", "nf4", "precision.skip=[down_proj]"], "vLLM cannot leave down_proj unquantized"),
         (["--precision", "nf4", "precision.options.double_quantization=false"], "always quantizes the scales too"),
     ],
@@ -116,7 +116,7 @@ def test_what_it_cannot_do_is_refused(
 ) -> None:
     said = tunelab("eval", bench.model, *writing(own), "--backend", "vllm", *words)
     assert said.code == 2 and message in said.err, said.err
-    assert "leave" in said.err and not calls.loaded and not (tmp_path / "evaluations").exists()
+    assert "omit" in said.err and not calls.loaded and not (tmp_path / "evaluations").exists()
 
 
 def test_likelihoods_run_on_our_engine(tunelab: Command, bench: Bench, own: OwnBenchmarks, calls: Calls) -> None:

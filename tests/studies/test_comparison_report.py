@@ -212,7 +212,7 @@ def test_folders_of_evaluations(tmp_path: Path) -> None:
     costs = ("peak_memory_bytes", "training_seconds", "tokens_per_second", "trainable_parameters", "disk_bytes")
     assert [getattr(arm, cost) for arm in (one, two) for cost in costs] == [None] * 10
     assert not report.differences and not report.curves and "machine and versions" not in report.provenance
-    assert "a is known by its evaluations alone: not how it was trained, nor what that took." in report.not_proved
+    assert "a has only evaluations: how it was trained, and at what cost, is not known." in report.not_proved
     assert not any("trained once" in one for one in report.not_proved)
 
 
@@ -230,8 +230,7 @@ def test_runs_that_were_measured_before_training(tmp_path: Path) -> None:
     report = compare_report(a, b)
     assert [arm.training_seconds for arm in report.arms] == [0.0, 0.0]
     assert (
-        "two was evaluated as its base is, before its training: what that changed was not measured."
-        in report.not_proved
+        "two was evaluated as its base, before training: the effect of training was not measured." in report.not_proved
     )
 
 

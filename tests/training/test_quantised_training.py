@@ -73,9 +73,9 @@ def test_it_learns_what_lora_over_the_full_base_learns(
     assert precision in json.dumps(header)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("precision", "init", "optimizer"),
-    [pytest.param("nf4", "zero", "adamw-8bit", marks=pytest.mark.slow), ("mxfp4", "loftq", "adamw")],
+    ("precision", "init", "optimizer"), [("nf4", "zero", "adamw-8bit"), ("mxfp4", "loftq", "adamw")]
 )
 def test_interrupted_and_resumed_it_is_the_same_run(
     precision: str, init: str, optimizer: str, learned: Path, many_rows: Path, tmp_path: Path
