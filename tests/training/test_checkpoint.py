@@ -204,7 +204,7 @@ def test_weights_that_are_gone_or_of_another_model(tmp_path: Path) -> None:
     file = tmp_path / "best" / "weights.safetensors"
     with pytest.raises(RunError, match=r"not the weights of this model: .*lora_A") as caught:
         load_weights(tiny_model("llama"), file)
-    assert "resume with the recipe that made it" in caught.value.hint
+    assert "resume with the recipe that wrote it" in caught.value.hint
     with pytest.raises(RunError, match=r"not the weights of this model: shapes differ"):
         load_weights(add_lora(tiny_model("llama"), rank=3, alpha=4), file)
 

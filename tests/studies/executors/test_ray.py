@@ -242,7 +242,7 @@ def test_a_node_that_cannot_run_a_cell_says_why(files: Path, tmp_path: Path, nod
     assert record is not None and record.status == "failed"
     assert "does not see /not/there; models and data must be on every node" in record.error
     old = work(replace(tasks.orders[training.key], version="0.0.1"))
-    assert old.how == "refused" and "the study is run by 0.0.1" in old.error
+    assert old.how == "refused" and "the driver has 0.0.1" in old.error
 
 
 def test_files_are_packed_and_laid_out_again(tmp_path: Path) -> None:
