@@ -47,7 +47,7 @@ def test_it_answers_and_is_scored_in_bfloat16(coarse: Path) -> None:
     (answer,) = generate(model, tiny_tokenizer(), [[5, 6, 7]], Decoding(max_new_tokens=4), stop_token_ids=[])
     assert len(answer.token_ids) == 4
     (likelihood,) = row_likelihoods(model, [([5, 6, 7, 8], [False, False, True, True])], micro_batch_tokens=64)
-    assert likelihood.answer_nll > 0
+    assert likelihood.completion_nll > 0
 
 
 def test_it_is_merged_and_exported_in_bfloat16(run: Run, tmp_path: Path) -> None:
@@ -55,4 +55,4 @@ def test_it_is_merged_and_exported_in_bfloat16(run: Run, tmp_path: Path) -> None
     assert merged.dtype == "bf16" and merged.check is not None and merged.check.passed
     assert merged.quality is not None and merged.floor is not None and merged.most_kl is not None
     assert merged.floor.kl > 1e-4 and merged.quality.kl <= merged.most_kl
-    assert export(run, tmp_path / "hf", to="hf").checked.startswith("layers compared with base + adapter's")
+    assert export(run, tmp_path / "hf", to="hf").checked.startswith("layers compared with base + adapter")
