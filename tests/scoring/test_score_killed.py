@@ -47,7 +47,7 @@ while count < kills or (len(seen) < 2 and count < 20 * kills):  # until kills ca
     child = os.fork()
     if child == 0:
         score_without_end()
-    time.sleep(draw.uniform(0, 0.15))
+    time.sleep(draw.uniform(0, 0.3))
     os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
     assert os.WIFSIGNALED(status), status
