@@ -36,7 +36,13 @@ def shaped(name: str, tokenizer: Any) -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(config)
 
 
-@pytest.mark.parametrize(("name", "template"), list(zip(NAMES, ("alpaca", "alpaca", "chat", "chat"), strict=True)))
+@pytest.mark.parametrize(
+    ("name", "template"),
+    [
+        pytest.param(name, template, marks=() if name == "gpt2" else pytest.mark.slow)
+        for name, template in zip(NAMES, ("alpaca", "alpaca", "chat", "chat"), strict=True)
+    ],
+)
 def test_rows_are_trained_measured_and_merged(name: str, template: str, shared_data: Path, tmp_path: Path) -> None:
     tokenizer = load_real_tokenizer(name, shared_data, tmp_path)
     folder = tmp_path / "model"
