@@ -65,7 +65,7 @@ def test_a_report_of_two_runs(tunelab: Command, bench: Bench) -> None:
     )
     assert len(stored["comparisons"]) == 3 and [len(curve["points"]) for curve in stored["curves"]] == [2, 4]
     assert "method" in [one["key"] for one in stored["differences"]]
-    assert "Arms were trained on unlike numbers of target tokens: full " in "".join(stored["not_proved"])
+    assert "Arms were trained on different numbers of target tokens: full " in "".join(stored["not_proved"])
 
 
 def test_a_report_is_rendered_again_without_its_runs(tunelab: Command, tmp_path: Path) -> None:

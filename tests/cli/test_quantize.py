@@ -48,7 +48,7 @@ def test_loftq_in_turns_is_trained_on_from_its_own_adapter(tunelab: Command, ben
     assert tunelab("train", "few.yaml").code == 0
     assert tunelab("eval", "run", "--limit", "2").code == 0
     said = tunelab("train", "few.yaml", "adapter.init=zero", "out=zero")
-    assert said.code == 1 and "few: its codes lack what loftq_init holds" in said.err
+    assert said.code == 1 and "few: its codes need the adapter in loftq_init" in said.err
     assert "set adapter.init=loftq" in said.err
 
 
@@ -56,7 +56,7 @@ def test_wrong_uses(tunelab: Command, bench: Bench) -> None:
     Path("there").mkdir()
     for words, message in (
         (["--precision", "nf4", "--out", "there"], "there: exists already"),
-        (["--precision", "none", "--out", "few"], "precision none stores weights as they are"),
+        (["--precision", "none", "--out", "few"], "precision none does not quantize"),
         (["--precision", "nf3", "--out", "few"], "expected one of none, fp4, int8, mxfp4, nf4, or a .py file"),
         (["--precision", "nf4", "--out", "few", "precision.options.scale=1"], "nf4 has no option 'scale'"),
         (["--out", "few"], "required: --precision"),
