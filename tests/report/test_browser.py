@@ -49,7 +49,7 @@ def test_the_script_runs_without_complaint(chromium: str, tmp_path: Path) -> Non
     shown, log = opened(chromium, page)
     assert console(log) == []
     assert ">60 of 60 shown</p>" in shown
-    assert re.search(r'<button type="button" id="theme" aria-label="Switch to (dark|light) colours">', shown)
+    assert re.search(r'<button type="button" id="theme" aria-label="Switch to (dark|light) colors">', shown)
 
 
 def test_hostile_texts_do_nothing(chromium: str, tmp_path: Path) -> None:
