@@ -83,7 +83,7 @@ def test_answers_are_those_of_transformers_own_generate(family: str) -> None:
     assert "stop" in {one.stop_reason for one in made.values()}
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=9),
     micro_batch_tokens=st.integers(1, 700),
