@@ -9,9 +9,10 @@ from typing import Any
 import tiny
 from tiny_tokenizers import byte_tokenizer
 
+from tunelab.config.shipped_studies import shipped_studies
 from tunelab.config.study import Study, load_study
 
-STUDIES = sorted((Path(__file__).resolve().parents[1] / "studies").glob("*.yaml"))
+STUDIES = [shipped.path for shipped in shipped_studies()]
 FAMILIES = {"distilgpt2": "gpt2", "meta-llama/": "llama", "microsoft/Phi-3": "phi3", "raincandy-u/": "llama"}
 CHAT = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + eos_token }}{% endfor %}"

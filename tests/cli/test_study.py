@@ -52,6 +52,20 @@ def test_a_study_from_its_list_of_cells_to_its_page(tunelab: Command, study: Pat
         assert again.code == 0 and Path("made/report.html").read_text(encoding="utf-8") == page
 
 
+def test_studies_that_ship_are_listed_and_run_by_name(tunelab: Command) -> None:
+    said = tunelab("study", "list")
+    assert said.code == 0
+    name, title, needs, *_ = said.out.splitlines()
+    assert name == "distilgpt2-qlora-vs-full"
+    assert title == "  DistilGPT-2 on 800 Alpaca rows: QLoRA against full fine-tuning"
+    assert needs.startswith("  needs: model and data from the hub (0.4 GB, not gated;") and needs.endswith("is enough.")
+    assert said.out.count("\n  needs: ") == len(said.out.splitlines()) / 3 == 6
+    said = tunelab("study", "run", name, "--dry-run")
+    assert said.code == 0 and "jobs" in said.err
+    Path(name).write_text("title: mine\n", encoding="utf-8")
+    assert "arms: is missing" in tunelab("study", "run", name, "--dry-run").err, "a file of that name is that file"
+
+
 def test_a_failed_cell_is_told_and_the_exit_code_says_so(tunelab: Command, study: Path) -> None:
     tree = yaml.safe_load(study.read_text(encoding="utf-8"))
     tree["arms"]["broken"] = {"recipe": {"train": {"lr": 1e30}}}
@@ -71,7 +85,10 @@ def test_changes_reach_every_arm(tunelab: Command, study: Path, bench: Bench) ->
 
 def test_wrong_uses(tunelab: Command) -> None:
     said = tunelab("study", "run", "nowhere.yaml")
-    assert said.code == 2 and "nowhere.yaml: no such study" in said.err
+    assert said.code == 2 and "nowhere.yaml: no such study" in said.err and "`tunelab study list`" in said.err
+    assert "error: no study given\n" in tunelab("study", "run").err
+    said = tunelab("study", "list", "phi3-alpaca-cleaned")
+    assert said.code == 2 and "hint: to run it: tunelab study run phi3-alpaca-cleaned\n" in said.err
     said = tunelab("report", ".")
     assert said.code == 1 and "no study there" in said.err
 

@@ -34,7 +34,7 @@ def test_a_study_is_short_and_says_what_it_does(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     assert len(lines) < 40 and max(map(len, lines)) <= 130
     header = " ".join(line for line in lines if line.startswith("#"))
-    for word in ("What it does:", "Needs:", "Expect:", f"Run:          tunelab study run studies/{path.name}"):
+    for word in ("What it does:", "Needs:", "Expect:", f"Run:          tunelab study run {path.stem}"):
         assert word in header
     load_study(path)
     load_study(path, tiny=True)

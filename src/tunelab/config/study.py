@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from tunelab.config.reading import parse_recipe
 from tunelab.config.recipe import Recipe
 from tunelab.config.renamed import METRICS, metric_renamed
+from tunelab.config.shipped_studies import study_file
 from tunelab.config.types import Positive, Text
 from tunelab.config.yaml_text import parse_yaml
 from tunelab.errors import ConfigError, Problem, UsageError
@@ -146,6 +147,7 @@ def load_study(path: str | Path, changes: Sequence[str] = (), *, tiny: bool = Fa
     """The study in a YAML file.
 
     Args:
+        path: the file, or the name of a study that ships with the package.
         changes: "key.key=value" with the value in YAML, overrides of the study ("recipe.train.lr=1e-4"); "model=NAME"
             is short for recipe.model=NAME and also removes the model from every arm.
         tiny: apply the file's `tiny` section.
@@ -154,7 +156,7 @@ def load_study(path: str | Path, changes: Sequence[str] = (), *, tiny: bool = Fa
         ConfigError: lists every problem.
         UsageError: the file cannot be read.
     """
-    origin = Path(path)
+    origin = study_file(path)
     try:
         tree = parse_yaml(origin.read_text(encoding="utf-8"), origin=str(origin))
     except OSError as error:

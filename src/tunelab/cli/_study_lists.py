@@ -1,0 +1,46 @@
+"""What `tunelab study` lists: the studies that ship, and the jobs of one study."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunelab.cli._console import console, print_data, print_table, say
+from tunelab.config.shipped_studies import shipped_studies
+from tunelab.units import format_bytes, format_duration
+
+if TYPE_CHECKING:
+    from tunelab.config.study import Study
+
+
+def show_shipped_studies() -> None:
+    """Name, title and needs of each study that ships, on stdout."""
+    from tunelab.config.study import load_study
+
+    width = console(sys.stdout).width
+    for shipped in shipped_studies():
+        print_data(shipped.name)
+        for text in (load_study(shipped.path).title, f"needs: {shipped.needs}"):
+            print_data(textwrap.fill(text, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False))
+    say("run one: tunelab study run NAME; its jobs first: --dry-run")
+
+
+def show_jobs(study: Study, out: Path) -> None:
+    """The jobs of a study with their status, expected time and memory: a table on stdout, a summary on stderr."""
+    from tunelab.records.cells import expected_costs, known_cells
+
+    cells = known_cells(study, out)
+    expected = expected_costs(cells)
+    rows = []
+    for cell in cells:
+        cost = expected.get(cell.key, cell)
+        time = "-" if cost.seconds is None else format_duration(cost.seconds)
+        memory = "-" if cost.memory_bytes is None else format_bytes(cost.memory_bytes)
+        rows.append([cell.title, cell.status, time, memory, cell.key])
+    print_table(["job", "status", "time", "peak memory", "key"], rows)
+    known = [one.seconds for one in expected.values() if one.seconds is not None]
+    unknown = f", {len(expected) - len(known)} of unknown time" if len(known) < len(expected) else ""
+    took = f"; about {format_duration(sum(known))}{unknown}, estimated from similar jobs" if known else ""
+    say(f"{len(cells)} jobs, {len(expected)} to run{took}")
