@@ -176,8 +176,8 @@ def test_what_the_tokenizer_cannot_spell_is_told(
         (["RUN", "--prompt", "x", "train.dtype=bf16"], "changes train.dtype=bf16 cannot change it"),
         (["RUN", "--prompt", "x", "--top-p", "0"], "top_p is 0.0, expected"),
         (["RUN", "--prompt", "x", "--prompt", "y", "--micro-batch-tokens", "0"], "micro_batch_tokens is 0, expected"),
-        (["RUN", "--prompt", "x", "--max-new-tokens", "many"], "invalid int value: 'many'"),
-        (["RUN", "--prompt", "x", "--arm", "best"], "invalid choice: 'best'"),
+        (["RUN", "--prompt", "x", "--max-new-tokens", "many"], "--max-new-tokens is 'many', expected an integer"),
+        (["RUN", "--prompt", "x", "--arm", "best"], "--arm is 'best', expected one of base, tuned"),
     ],
 )
 def test_wrong_uses(words: list[str], message: str, tunelab: Command, bench: Bench) -> None:

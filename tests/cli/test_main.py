@@ -115,7 +115,7 @@ def test_options_may_stand_between_words(verb: Any) -> None:
 
 def test_options_of_a_verb_are_checked(verb: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["probe", "--lou"]) == 2  # no abbreviations: they would change their meaning with a new flag
-    assert "unrecognized arguments: --lou" in capsys.readouterr().err
+    assert capsys.readouterr().err == "error: unknown flag --lou\nhint: did you mean --loud?\n"
 
 
 def test_a_verb_s_exit_code_is_the_command_s(verb: Any) -> None:
@@ -197,3 +197,29 @@ def test_the_installed_command_is_this_function() -> None:
 def test_verbs_are_short() -> None:
     folder = Path(cli.__file__).parent
     assert all((folder / f"{name.replace('-', '_')}.py").is_file() for name in VERBS)
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "hint"),
+    [
+        (["train", "--lerning-rate", "1"], "unknown flag --lerning-rate", ""),
+        (["train", "--epoch", "1"], "unknown flag --epoch", "did you mean --epochs?"),
+        (["train", "--epoch=1"], "unknown flag --epoch", "did you mean --epochs?"),
+        (["schema", "more"], "unexpected word 'more'", ""),
+        (["export"], "--to, --out: missing", ""),
+        (["export", "run", "--out", "x", "--to", "ggfu"], "--to is 'ggfu', expected one of", "did you mean gguf?"),
+        (["study", "rum"], "what is 'rum', expected one of run, list", "did you mean run?"),
+        (["train", "--lr", "fast"], "--lr is 'fast', expected a number", ""),
+        (["train", "--rank", "1.5"], "--rank is '1.5', expected an integer", ""),
+        (["train", "--lr"], "--lr needs a value", ""),
+        (["train", "--debug=x"], "argument --debug: ignored explicit argument 'x'", ""),
+    ],
+)
+def test_argparse_s_errors_are_in_our_form(
+    words: list[str], said: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    error, advice = err.splitlines()
+    assert out == "" and error.startswith(f"error: {said}")
+    assert advice == f"hint: {hint or f'tunelab {words[0]} --help shows all arguments and examples'}"

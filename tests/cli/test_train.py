@@ -124,8 +124,11 @@ def test_wrong_uses_end_with_2_and_write_nothing(tunelab: Command, bench: Bench)
         ([bench.recipe, bench.recipe], "two recipe files"),
         ([bench.recipe, "train.lt=1"], "train.lt: unknown key"),
         ([bench.recipe, "--out", "a", "data.max_length=500"], "batch"),
-        (["--model", bench.model, "--data", bench.rows, "--size", "many"], "argument --size: invalid int value"),
-        (["--model", bench.model, "--data", bench.rows, "--method", "qlora"], "argument --method: invalid choice"),
+        (["--model", bench.model, "--data", bench.rows, "--size", "many"], "--size is 'many', expected an integer"),
+        (
+            ["--model", bench.model, "--data", bench.rows, "--method", "qlora"],
+            "method: expected one of lora, full, got 'qlora'",
+        ),
         (["--model", bench.model, "--data", "alpaka"], "'alpaka'"),
     ):
         said = tunelab("train", *words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tunelab import plugins
 from tunelab.cli._console import print_data, progress_bar, say
+from tunelab.cli._words import is_change
 from tunelab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -102,7 +104,6 @@ def _asked(arguments: argparse.Namespace) -> tuple[str, list[str], BenchmarkSett
         raise UsageError(f"{subject}: a run stores its own responses", "omit --out")
     from tunelab.answering.benchmark_responses import BenchmarkSettings
 
-    precision = [f"precision.name={arguments.precision}"] if arguments.precision else []
     settings = BenchmarkSettings(
         options=options,
         limit=arguments.limit,
@@ -110,13 +111,19 @@ def _asked(arguments: argparse.Namespace) -> tuple[str, list[str], BenchmarkSett
         adapter=Path(arguments.adapter) if arguments.adapter else None,
         template=arguments.template,
         in_template=arguments.chat_template,
-        changes=(*precision, *changes),
+        changes=(*compute_changes(arguments), *changes),
         max_new_tokens=arguments.max_new_tokens,
         micro_batch_tokens=arguments.micro_batch_tokens,
         out=Path(arguments.out or "evaluations"),
         backend=arguments.backend or "tunelab",
     )
     return subject, names, settings
+
+
+def compute_changes(arguments: argparse.Namespace) -> list[str]:
+    """--precision and --dtype as recipe overrides."""
+    given = {"precision.name": arguments.precision, "train.dtype": getattr(arguments, "dtype", None)}
+    return [f"{key}={value}" for key, value in given.items() if value is not None]
 
 
 def one_subject(arguments: argparse.Namespace, words: Sequence[str]) -> str:
@@ -136,10 +143,10 @@ def _sorted_words(
     options: dict[str, dict[str, str]] = {}
     changes, others = [], []
     for word in words:
-        found = _OPTION.fullmatch(word)
+        found = None if os.path.exists(word) else _OPTION.fullmatch(word)
         if found and found[1] in labels:
             options.setdefault(found[1], {})[found[2]] = found[3]
-        elif "=" in word and not Path(word).is_dir():
+        elif is_change(word):
             changes.append(word)
         else:
             others.append(word)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tunelab.cli._benchmarks import one_subject
+from tunelab.cli._benchmarks import compute_changes, one_subject
 from tunelab.cli._console import print_table, progress_bar, say
+from tunelab.cli._words import is_change
 from tunelab.errors import UsageError
 
 #: Flags that have no effect on a check, by their attribute names.
@@ -21,17 +22,16 @@ def evaluate_check(arguments: argparse.Namespace) -> int:
     if given := [name for name in _USELESS if getattr(arguments, name) is not None]:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise UsageError(f"{flags} cannot be used with --check", "the check has its own items and prompts")
-    changes = [word for word in arguments.words if "=" in word and not Path(word).is_dir()]
+    changes = [word for word in arguments.words if is_change(word)]
     subject = one_subject(arguments, [word for word in arguments.words if word not in changes])
     from tunelab.answering.benchmark_responses import BenchmarkSettings
     from tunelab.answering.self_check import check
 
-    precision = [f"precision.name={arguments.precision}"] if arguments.precision else []
     settings = BenchmarkSettings(
         arms=(arguments.arm,) if arguments.arm else (),
         adapter=Path(arguments.adapter) if arguments.adapter else None,
         template=arguments.template,
-        changes=(*precision, *changes),
+        changes=(*compute_changes(arguments), *changes),
     )
     with progress_bar() as progress:
         findings = check(subject, settings, progress=progress)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunelab.cli._console import print_table, progress_bar, say
-from tunelab.cli._recipe_arguments import recipe_of
+from tunelab.cli._recipe_arguments import given_flags, recipe_of
+from tunelab.cli._words import is_change, is_recipe_file
 from tunelab.errors import UsageError
 from tunelab.progress import Progress
 from tunelab.report.table import score_rows
@@ -50,18 +51,17 @@ def show(scores: Scores) -> None:
 def _run_directory(arguments: argparse.Namespace) -> str | None:
     """The run to evaluate; None if a recipe or --model says what to evaluate. Raises UsageError."""
     words: list[str] = arguments.words
-    named = [word for word in words if "=" not in word and not word.endswith((".yaml", ".yml"))]
+    named = [word for word in words if not is_change(word) and not is_recipe_file(word)]
     if not named:
-        if arguments.model or len(words) > sum("=" in word for word in words):
+        if arguments.model or any(is_recipe_file(word) for word in words):
             return None
         raise UsageError("nothing to evaluate", "give a run directory, or --model with --data")
     if not Path(named[0]).is_dir():
         raise UsageError(f"{named[0]}: no such run", "give the directory that `tunelab train` printed, or --model NAME")
-    flags = ("model", "data", "method", "size", "template", "out", "seed", "adapter")
     others = list(words)
     others.remove(named[0])
-    given = [*others, *(f"--{name}" for name in flags if getattr(arguments, name) is not None)]
-    if given:
+    flags = [name for name in given_flags(arguments) if name != "--limit"]
+    if given := [*others, *flags, *(["--adapter"] if arguments.adapter else [])]:
         raise UsageError(
             f"a run is evaluated with its own recipe; {', '.join(given)} cannot change it",
             "omit it (--limit, --max-new-tokens and --micro-batch-tokens are allowed), or use --model and --data",

@@ -23,7 +23,7 @@ def show_shipped_studies() -> None:
     for shipped in shipped_studies():
         print_data(shipped.name)
         for text in (load_study(shipped.path).title, f"needs: {shipped.needs}"):
-            print_data(textwrap.fill(text, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False))
+            print_data(textwrap.indent(textwrap.fill(text, width - 2, break_on_hyphens=False), "  "))
     say("run one: tunelab study run NAME; its jobs first: --dry-run")
 
 

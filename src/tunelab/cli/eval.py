@@ -24,7 +24,7 @@ from tunelab.cli._recipe_arguments import add_recipe_arguments
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A run, or a model with data or benchmarks."""
-    add_recipe_arguments(parser)
+    add_recipe_arguments(parser, subject="RUN | RECIPE.yaml", training=False)
     parser.add_argument("--adapter", metavar="DIR", help="with a model: PEFT adapter to evaluate too")
     parser.add_argument("--max-new-tokens", metavar="N", type=int, help="maximum tokens per answer")
     parser.add_argument("--micro-batch-tokens", metavar="N", type=int, help="tokens per forward pass; changes no score")

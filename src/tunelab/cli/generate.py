@@ -20,6 +20,7 @@ import dataclasses
 from pathlib import Path
 
 from tunelab.cli._benchmarks import add_benchmark_arguments, check_flags, generate_on
+from tunelab.cli._words import is_change
 from tunelab.errors import UsageError
 from tunelab.inference.sampling import Decoding
 
@@ -77,7 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     prompts = read_prompts(arguments.file) if arguments.file is not None else []
     asked = {name: getattr(arguments, name) for name in ("model", "adapter", "arm", "template", "raw")}
-    responder = open_responder(_run_directory(arguments), **asked, changes=_changes(arguments))
+    changes = [word for word in arguments.words if is_change(word)]
+    responder = open_responder(_run_directory(arguments), **asked, changes=changes)
     if arguments.prompt is not None:
         answer_prompts(responder, arguments.prompt, decoding, arguments.micro_batch_tokens)
     else:
@@ -85,13 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _changes(arguments: argparse.Namespace) -> list[str]:
-    return [word for word in arguments.words if "=" in word and not Path(word).is_dir()]
-
-
 def _run_directory(arguments: argparse.Namespace) -> Path | None:
-    changes = _changes(arguments)
-    named = [word for word in arguments.words if word not in changes]
+    named = [word for word in arguments.words if not is_change(word)]
     if len(named) > 1:
         raise UsageError(f"two runs: {named[0]} and {named[1]}", "give one; pass prompt text with --prompt")
     if named and not Path(named[0]).is_dir():

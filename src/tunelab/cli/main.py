@@ -6,7 +6,6 @@ A verb is a file in this folder whose name does not start with an underscore. It
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import inspect
 import os
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 
 import tunelab
 from tunelab import plugins
+from tunelab.cli._parser import VerbParser
 from tunelab.cli._renamed_flags import check_flags_are_current
 from tunelab.errors import TunelabError, UsageError
 
@@ -84,14 +84,7 @@ def _dispatch(words: list[str]) -> int:
         raise UsageError(what + (f"; did you mean {near[0]!r}?" if near else ""), f"known verbs: {', '.join(known)}")
     verb = plugins.load(FOLDER, name)
     summary, _, details = inspect.cleandoc(verb.__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        prog=f"tunelab {name}",
-        description=summary,
-        epilog=details.strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--debug", action="store_true", help="show the Python traceback of an error")
+    parser = VerbParser(prog=f"tunelab {name}", description=summary, epilog=details.strip())
     verb.add_arguments(parser)
     check_flags_are_current(name, words[1:])
     # Intermixed: options may stand between a recipe and its key=value words.

@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 
 from tunelab.cli._console import print_table
+from tunelab.cli._words import is_change
+from tunelab.errors import UsageError
 from tunelab.units import format_bytes
 
 
@@ -31,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Quantize, write, and show the size."""
+    if strange := [word for word in arguments.changes if not is_change(word)]:
+        raise UsageError(f"{strange[0]}: expected key=value", "give one model, and overrides of precision keys")
     from tunelab.publishing.quantize import quantize
 
     made = quantize(

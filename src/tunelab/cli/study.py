@@ -1,13 +1,13 @@
 """Train and evaluate every arm of a study and write one report; resumes an interrupted study.
 
 Examples:
-  tunelab study list                                     (the studies that ship, and what each needs)
+  tunelab study list
   tunelab study run distilgpt2-qlora-vs-full --dry-run
   tunelab study run distilgpt2-qlora-vs-full --out first
-  tunelab study run study.yaml --scale tiny --set model=my-small-model --out tried
-  tunelab study run study.yaml --executor slurm --option partition=gpu --option gpus_per_node=1
+  tunelab study run study.yaml --scale tiny --model my-small-model --out tried
+  tunelab study run study.yaml --executor slurm --option partition=gpu
 
-Jobs that are done are not run again. The exit code is 1 if a job failed: the report says which.
+`list` shows the studies that ship and what each needs. Jobs that are done are not run again. The exit code is 1 if a job failed: the report says which.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunelab.cli._console import progress_bar, say
+from tunelab.cli._recipe_arguments import add_study_flags, check_arms_follow, study_changes
 from tunelab.cli._study_lists import show_jobs, show_shipped_studies
 from tunelab.config.shipped_studies import study_file
 from tunelab.errors import UsageError
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", help="override a key; model=NAME: of all arms")
     parser.add_argument("--executor", default="here", metavar="NAME", help="where jobs run: here, ray or slurm")
     parser.add_argument("--option", metavar="KEY=VALUE", action="append", help="of the executor; a wrong one lists all")
+    add_study_flags(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -49,7 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(what, "give the path of a study YAML file, or a name that `tunelab study list` shows")
     from tunelab.config.study import load_study
 
-    study = load_study(arguments.file, arguments.set or (), tiny=arguments.scale == "tiny")
+    changes = (*study_changes(arguments), *(arguments.set or ()))
+    study = load_study(arguments.file, changes, tiny=arguments.scale == "tiny")
+    check_arms_follow(study, arguments)
     tiny = "-tiny" if arguments.scale == "tiny" else ""
     out = Path(arguments.out or f"study-{Path(arguments.file).stem}{tiny}")
     _say_foreseen(study)

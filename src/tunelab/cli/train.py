@@ -18,7 +18,7 @@ import os
 from typing import Any
 
 from tunelab.cli._console import print_table, progress_bar, say
-from tunelab.cli._recipe_arguments import add_recipe_arguments, recipe_of
+from tunelab.cli._recipe_arguments import add_recipe_arguments, given_flags, recipe_of
 from tunelab.errors import UsageError
 from tunelab.records.runs import Run
 from tunelab.units import format_bytes, format_count, format_duration, format_rate
@@ -33,9 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train, and show a summary."""
     if arguments.resume:
-        names = ("model", "data", "method", "size", "template", "out", "seed", "limit")
-        if arguments.words or any(getattr(arguments, name) is not None for name in names):
-            raise UsageError("--resume takes no recipe and no changes", "a run resumes with its own recipe")
+        if given := [*arguments.words, *given_flags(arguments)]:
+            what = f"--resume takes no recipe and no changes: {', '.join(given)}"
+            raise UsageError(what, "a run resumes with its own recipe")
         recipe = None
     else:
         recipe = recipe_of(arguments)
