@@ -7,7 +7,8 @@ Examples:
   tunelab study run study.yaml --scale tiny --model my-small-model --out tried
   tunelab study run study.yaml --executor slurm --option partition=gpu
 
-`list` shows the studies that ship and what each needs. Jobs that are done are not run again. The exit code is 1 if a job failed: the report says which.
+`list` shows the studies that ship and what each needs. Jobs that are done are not run again. The exit code is 1 if a
+job failed: the report says which.
 """
 
 from __future__ import annotations
