@@ -18,6 +18,9 @@ from tunelab.errors import UsageError
 
 PACKAGE = Path(__file__).parent
 
+#: Files that a user gives in place of a name: a module, or a benchmark's items.
+OWN_FILES = (".py", ".jsonl")
+
 
 def names(folder: str) -> list[str]:
     """Names of all modules in a folder of the package ("data/sources") and its group's entry points, sorted."""
@@ -58,6 +61,11 @@ def load(folder: str, name: str) -> ModuleType:
         f"no {kind} named {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
         f"known: {', '.join(known)}; or give the path of your own .py file",
     )
+
+
+def label(name: str) -> str:
+    """The short name of a module or benchmark: the name itself, or the stem of a user's own file."""
+    return Path(name).stem if name.endswith(OWN_FILES) else name
 
 
 def _group(folder: str) -> str:

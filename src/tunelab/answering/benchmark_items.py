@@ -7,15 +7,15 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from tunelab import plugins
 from tunelab.errors import ConfigError, DataError, Problem, UsageError
 from tunelab.evaluation.benchmark import Benchmark, BenchmarkOptions, Item
-from tunelab.evaluation.benchmark_files import benchmark_files
-from tunelab.scoring.read_responses import checked_options, option_prefix
-from tunelab.scoring.score import FOLDER
+from tunelab.evaluation.benchmark_files import FOLDER, is_items_file, load_benchmark, read_items
+from tunelab.scoring.read_responses import checked_options
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class LoadedBenchmark:
     """A benchmark whose options are checked and whose items are read.
 
     Args:
-        name: as given: a name, or the path of a user's own .py file.
+        name: as given: a name, or the path of a user's own .py or .jsonl file.
         items: the items to evaluate, in the files' order.
         header: identifies it: name, options except `data`, hash of all items, limit, number of items evaluated.
     """
@@ -37,11 +37,12 @@ class LoadedBenchmark:
     @property
     def label(self) -> str:
         """Its short name, which prefixes options and names folders."""
-        return option_prefix(self.name)
+        return plugins.label(self.name)
 
     @property
     def about(self) -> Benchmark:
-        found: Benchmark = self.module.BENCHMARK
+        describe = getattr(self.module, "about", None)
+        found: Benchmark = describe(self.items, self.options) if describe else self.module.BENCHMARK
         return found
 
 
@@ -59,11 +60,11 @@ def load_benchmarks(
         raise UsageError("no benchmark is named", f"known: {', '.join(plugins.names(FOLDER))}")
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}, expected 1 or more", "omit it to evaluate all items")
-    labels = [option_prefix(name) for name in names]
+    labels = [plugins.label(name) for name in names]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise UsageError(f"{twice[0]} is named twice", "name each benchmark once")
     given = options or {}
-    modules = [plugins.load(FOLDER, name) for name in names]
+    modules = [load_benchmark(name) for name in names]
     if strange := sorted(set(given) - set(labels)):
         raise UsageError(
             f"options of {', '.join(strange)} are given, but only {', '.join(labels)} is evaluated",
@@ -82,10 +83,8 @@ def load_benchmarks(
 
 
 def _load(name: str, module: ModuleType, options: BenchmarkOptions, limit: int | None) -> LoadedBenchmark:
-    label = option_prefix(name)
-    items: list[Item] = module.items(benchmark_files(module.BENCHMARK, options.data, name=label), options)
-    if not items:
-        raise DataError(f"{label}: its files contain no items", "check the folder that was given")
+    label = plugins.label(name)
+    items, options = read_items(name, module, options)
     repeated = [name for name, count in Counter(item.id for item in items).items() if count > 1]
     if repeated:
         raise DataError(
@@ -93,7 +92,8 @@ def _load(name: str, module: ModuleType, options: BenchmarkOptions, limit: int |
         )
     asked = evenly_limited(items, limit)
     header = {
-        "benchmark": name,
+        # A file of items is identified by its content, wherever it is.
+        "benchmark": Path(name).name if is_items_file(name) else name,
         "benchmark_options": options.model_dump(mode="json", exclude={"data"}),
         "items": len(asked),
         "items_sha256": items_hash(items),

@@ -31,7 +31,12 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> argparse._Argume
         "benchmarks", "Set a benchmark's own options as NAME.KEY=VALUE, such as mmlu.shots=0 or ifeval.data=DIR."
     )
     known = ", ".join(plugins.names(FOLDER))
-    flags.add_argument("--benchmarks", "--tasks", metavar="NAMES", help=f"comma-separated benchmarks: {known}")
+    flags.add_argument(
+        "--benchmarks",
+        "--tasks",
+        metavar="NAMES",
+        help=f"comma-separated benchmarks: {known}, or your own FILE.jsonl or FILE.py",
+    )
     flags.add_argument(
         "--chat-template",
         action=argparse.BooleanOptionalAction,
@@ -139,7 +144,7 @@ def _sorted_words(
     words: Sequence[str], benchmarks: Sequence[str]
 ) -> tuple[dict[str, dict[str, str]], list[str], list[str]]:
     """Options by benchmark and key, recipe overrides, and everything else: the run or model."""
-    labels = {Path(name).stem if name.endswith(".py") else name for name in (*benchmarks, *plugins.names(FOLDER))}
+    labels = {plugins.label(name) for name in (*benchmarks, *plugins.names(FOLDER))}
     options: dict[str, dict[str, str]] = {}
     changes, others = [], []
     for word in words:

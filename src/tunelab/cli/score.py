@@ -16,11 +16,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from tunelab import plugins
 from tunelab.cli._console import print_table, say
 from tunelab.errors import UsageError
 from tunelab.records.evaluation_files import RESPONSES
 from tunelab.report.table import score_rows
-from tunelab.scoring.read_responses import benchmark_of_file, option_prefix
+from tunelab.scoring.read_responses import benchmark_of_file
 from tunelab.scoring.score import ScoredFile, score_file
 
 _OPTION = re.compile(r"([A-Za-z_][\w-]*)\.(\w+)=(.*)", re.DOTALL)
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.workers is not None and arguments.workers < 1:
         raise UsageError(f"--workers is {arguments.workers}, expected a positive integer")
     paths, options = _paths_and_options(arguments.words)
-    prefixes = [option_prefix(arguments.benchmark or benchmark_of_file(path)) for path in paths]
+    prefixes = [plugins.label(arguments.benchmark or benchmark_of_file(path)) for path in paths]
     if strange := sorted(set(options) - set(prefixes)):
         known = ", ".join(sorted(set(prefixes)))
         raise UsageError(f"options of {', '.join(strange)} are given, but the responses are of {known}", "omit them")

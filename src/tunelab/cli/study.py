@@ -57,12 +57,14 @@ def run(arguments: argparse.Namespace) -> int:
     check_arms_follow(study, arguments)
     tiny = "-tiny" if arguments.scale == "tiny" else ""
     out = Path(arguments.out or f"study-{Path(arguments.file).stem}{tiny}")
+    from tunelab.studies.run_study import checked_study, run_study
+
+    study = checked_study(study)
     _say_foreseen(study)
     if arguments.dry_run:
         show_jobs(study, out)
         return 0
     from tunelab.cli.report import report_study
-    from tunelab.studies.run_study import run_study
     from tunelab.studies.study_trackers import log_report
 
     if tiny:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunelab import plugins
 from tunelab.comparison.align import NEVER_REFUSED, OF_THE_MODEL
 from tunelab.comparison.evaluated import Evaluated, evaluated_in
 from tunelab.comparison.paired_comparison import Comparison, correct
@@ -93,6 +94,7 @@ def compared(
     else:
         sides = [_one_arm(evaluated_in(side)) for side in (a, b)]
         names, places = (str(a), str(b)), [str(a), str(b)]
+    benchmarks = [plugins.label(name) for name in benchmarks]
     known = [list(dict.fromkeys(one.benchmark for one in side)) for side in sides]
     common = [name for name in known[0] if name in known[1]]
     if missing := [name for name in benchmarks if name not in common]:

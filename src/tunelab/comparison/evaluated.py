@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tunelab import plugins
 from tunelab.comparison.align import GradedItems
 from tunelab.config.study import BLEU, COMPLETION_LOSS, HELD_OUT, ROUGE_L
 from tunelab.errors import RunError
@@ -191,7 +192,6 @@ def _read(folder: Path) -> Evaluated:
     try:
         content = read_scores(json.loads((folder / SCORES).read_text(encoding="utf-8")), folder / SCORES)
         name = HELD_OUT if (folder / LIKELIHOODS).exists() else content["benchmark"]
-        label = Path(name).stem if name.endswith(".py") else name
-        return Evaluated(folder, label, content["header"].get("arm", ""), content)
+        return Evaluated(folder, plugins.label(name), content["header"].get("arm", ""), content)
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{folder / SCORES}: not a valid score file", f"score again: tunelab score {folder}") from error

@@ -11,11 +11,14 @@ evaluation/benchmarks (or a user's own .py file) with these names:
     grade       (response, options) -> the item's values by name, BENCHMARK.metric among them: right 1.0, wrong 0.0
     summarise   (graded responses, options) -> Scored
 
-and, if other tools read the answers (a judge), optionally
+and optionally
 
-    write_outputs   (responses, header of their file, folder) -> paths of the files it wrote there
+    about           (items, options) -> Benchmark: BENCHMARK, if parts of it depend on them
+    write_outputs   (responses, header of their file, folder) -> paths of the files it wrote there, if other tools (a
+                    judge) read the answers; scoring calls it for tunelab's own response files, so that the outputs are
+                    next to responses.jsonl
 
-which scoring calls for tunelab's own response files, so that the outputs are next to responses.jsonl.
+A benchmark without Python is a JSON Lines file of items (items_file.py).
 
 Grading needs no model, no network and none of the benchmark's files: a response carries its own target.
 """

@@ -1,11 +1,49 @@
-"""Locate a benchmark's files: in a given folder, or downloaded once from the hub into its cache."""
+"""Find a benchmark and its files: a module by name, or a user's own file of items; a folder, or the hub's cache."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
+from tunelab import plugins
 from tunelab.errors import DataError
-from tunelab.evaluation.benchmark import Benchmark
+from tunelab.evaluation import items_file
+from tunelab.evaluation.benchmark import Benchmark, BenchmarkOptions, Item
+
+FOLDER = "evaluation/benchmarks"
+
+
+def load_benchmark(name: str) -> ModuleType:
+    """The module of a benchmark: by name, from a user's own .py file, or items_file for a .jsonl file of items.
+
+    The .jsonl file itself is not read: scoring does not need it.
+
+    Raises:
+        UsageError: unknown benchmark.
+    """
+    return items_file if is_items_file(name) else plugins.load(FOLDER, name)
+
+
+def is_items_file(name: str) -> bool:
+    """Whether a benchmark is a user's own file of items."""
+    return name.endswith(".jsonl")
+
+
+def read_items(name: str, module: ModuleType, options: BenchmarkOptions) -> tuple[list[Item], BenchmarkOptions]:
+    """All items of a benchmark, and its options; for a file of items they hold its SHA-256.
+
+    Raises:
+        DataError: files are missing or unreadable, or there are no items.
+    """
+    label = plugins.label(name)
+    if is_items_file(name):
+        path = Path(options.data or name).expanduser()
+        options = module.pinned(path, options)
+        return module.items(path, options), options
+    items: list[Item] = module.items(benchmark_files(module.BENCHMARK, options.data, name=label), options)
+    if not items:
+        raise DataError(f"{label}: its files contain no items", "check the folder that was given")
+    return items, options
 
 
 def benchmark_files(benchmark: Benchmark, data: str | None, *, name: str = "NAME") -> Path:

@@ -21,11 +21,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tunelab import plugins
 from tunelab.errors import RunError, TunelabError
 from tunelab.evaluation.benchmark import BenchmarkOptions, Response
+from tunelab.evaluation.benchmark_files import load_benchmark
 
-FOLDER = "evaluation/benchmarks"
 WORKER_SECONDS = 0.5  # start-up time of a worker: interpreter and imports
 WORKER = "from tunelab.scoring.grading import work; work()"
 
@@ -178,7 +177,7 @@ def work() -> None:
     """A worker: grade the responses given as JSON on stdin, and write their values as JSON to stdout."""
     answer, sys.stdout = sys.stdout, sys.stderr  # keep output printed during imports apart from the values
     job = json.load(sys.stdin)
-    module = plugins.load(FOLDER, job["benchmark"])
+    module = load_benchmark(job["benchmark"])
     part = [(index, Response.from_json(record)) for index, record in job["responses"]]
     values, failure = _grade_part(module, job["benchmark"], module.Options(**job["options"]), part)
     json.dump({"values": list(values.items()), "failure": failure}, answer)

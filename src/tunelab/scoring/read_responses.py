@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tunelab import plugins
 from tunelab.errors import ConfigError, Problem, RunError, TunelabError
 from tunelab.evaluation.benchmark import BenchmarkOptions, Response
 from tunelab.evaluation.foreign_responses import KNOWN_FORMS, Line, benchmark_of, form_of, read_foreign, shots_of
@@ -122,7 +123,7 @@ def lines_of_one_benchmark(path: Path, lines: list[Line], benchmark: str | None)
 def read_our_file(file: Path, name: str, module: ModuleType, given: Mapping[str, Any]) -> ReadResponses:
     header, records = read_responses(file)
     recorded = dict(header.get("benchmark_options") or {})
-    options = checked_options(module, option_prefix(name), {**recorded, **given})
+    options = checked_options(module, plugins.label(name), {**recorded, **given})
     responses = []
     for number, record in enumerate(records, 2):
         try:
@@ -130,7 +131,7 @@ def read_our_file(file: Path, name: str, module: ModuleType, given: Mapping[str,
         except TunelabError as error:
             raise RunError(f"{file}: line {number}: {error.message}", error.hint) from error
     warnings = [
-        f"{option_prefix(name)}.{key} is {getattr(options, key)!r} here; the responses were made with {recorded[key]!r}"
+        f"{plugins.label(name)}.{key} is {getattr(options, key)!r} here; the responses were made with {recorded[key]!r}"
         for key in given
         if key in recorded and getattr(options, key) != recorded[key]
     ]
@@ -149,18 +150,13 @@ def read_foreign_lines(lines: list[Line], name: str, module: ModuleType, given: 
             given["shots"] = shots
         except ConfigError as error:
             warnings.append(f"the prompts have {shots} few-shot examples: {error.problems[0].message}")
-    options = checked_options(module, option_prefix(name), given)
+    options = checked_options(module, plugins.label(name), given)
     read = read_foreign(lines, name, module, options)
     prompts = f"made by another tool, not checked here ({form}" + ("" if shots is None else f", {shots} shots") + ")"
     header = {"benchmark": name, "prompts": prompts, "files": sorted({line.file.name for line in lines})}
     places = [line.place for line in read.lines]
     warnings += read.warnings
     return ReadResponses(name, module, options, header, read.responses, places, None, warnings, prompts)
-
-
-def option_prefix(benchmark: str) -> str:
-    """The prefix of a benchmark's options ("ifeval" in ifeval.mode): its name, or the stem of a user's own file."""
-    return Path(benchmark).stem if benchmark.endswith(".py") else benchmark
 
 
 def checked_options(module: ModuleType, name: str, values: Mapping[str, Any]) -> BenchmarkOptions:

@@ -17,6 +17,7 @@ from typing import Any
 from tunelab import plugins
 from tunelab.errors import RunError, TunelabError
 from tunelab.evaluation.benchmark import Graded, Response, Score, Scored
+from tunelab.evaluation.benchmark_files import load_benchmark
 from tunelab.evaluation.win_rate import read_annotations, win_rate
 from tunelab.files import write_json_atomically, write_text_atomically
 from tunelab.records.evaluation_files import GRADES, RESPONSES, SCORES
@@ -30,15 +31,12 @@ from tunelab.scoring.read_responses import (
     checked_options,
     is_header,
     lines_of_one_benchmark,
-    option_prefix,
     read_foreign_lines,
     read_lines,
     read_our_file,
     response_files,
 )
 from tunelab.version import __version__
-
-FOLDER = "evaluation/benchmarks"
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def score_file(
     Args:
         path: a file, or a folder with responses.jsonl, samples of lm-evaluation-harness, or annotations of alpaca_eval
             (for its win rate).
-        benchmark: name, or path of a user's own .py file; overrides the benchmark that the file names or is
+        benchmark: name, or path of a user's own file; overrides the benchmark that the file names or is
             recognized as.
         options: the benchmark's options by name; override those in the file's header. Only those that
             affect grading are useful here; a warning names each one that differs.
@@ -90,7 +88,7 @@ def score_file(
         return _score_annotations(path, files[0], options or {})
     lines, torn = read_lines(files)
     name = benchmark or benchmark_named_by(lines[0])
-    module = plugins.load(FOLDER, name)
+    module = load_benchmark(name)
     if is_header(lines[0].value):
         read = read_our_file(files[0], name, module, options or {})
         torn = torn or (files[0] if len(lines) > 1 + len(read.responses) else None)
@@ -140,7 +138,7 @@ def _with_protocol(scored: Scored, more: Mapping[str, Any]) -> Scored:
 
 def _score_annotations(path: Path, file: Path, given: Mapping[str, Any]) -> ScoredFile:
     """Win rates of a folder of alpaca_eval's results; the graded value of an instruction is its judgement."""
-    module = plugins.load(FOLDER, JUDGED)
+    module = load_benchmark(JUDGED)
     options = checked_options(module, JUDGED, given)
     graded = [
         Graded(Response(str(place), "", one.instruction, {"baseline": one.baseline}, one.instruction), {"win": one.win})
@@ -159,7 +157,7 @@ def _write(read: ReadResponses, graded: list[Graded], scored: Scored, files: lis
     """
     folder = files[0].parent
     if files[0].name != RESPONSES:
-        folder = folder / f"{files[0].stem if len(files) == 1 else option_prefix(read.benchmark)}.scored"
+        folder = folder / f"{files[0].stem if len(files) == 1 else plugins.label(read.benchmark)}.scored"
     grades = "".join(
         json.dumps({"item": one.response.item, "cluster": one.response.cluster, "values": one.values}) + "\n"
         for one in graded

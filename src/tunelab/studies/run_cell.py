@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tunelab import plugins
 from tunelab.config import Recipe
 from tunelab.config.study import HELD_OUT, Study
 from tunelab.errors import Interrupted, RunError
@@ -129,7 +130,7 @@ def _evaluate(study: Study, cell: Cell, recipe: Recipe, run: Run | None, folder:
     own: dict[str, Any] = {key: options.pop(key) for key in ("limit", "max_new_tokens") if key in options}
     if run is None:
         own |= {"out": folder / "evaluations", "changes": _changes(recipe)}
-    settings = BenchmarkSettings(options={Path(cell.benchmark).stem: options}, arms=(arm,), **own)
+    settings = BenchmarkSettings(options={plugins.label(cell.benchmark): options}, arms=(arm,), **own)
     subject: Run | str = run if run is not None else recipe.model.name
     (found,) = evaluate_benchmarks(subject, [cell.benchmark], settings, progress=progress)
     return found.arms[arm].scores_path.parent

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tunelab import plugins
 from tunelab.config.study import HELD_OUT, Study
 from tunelab.errors import UsageError
+from tunelab.evaluation.benchmark_files import is_items_file, load_benchmark, read_items
 from tunelab.progress import Progress, silent
 from tunelab.records.cells import Cell, keep_study, known_cells
+from tunelab.scoring.read_responses import checked_options
 from tunelab.statistics.power import detectable_accuracy_difference, detectable_effect
 
-BENCHMARKS, EXECUTORS = "evaluation/benchmarks", "studies/executors"
+EXECUTORS = "studies/executors"
+
+#: Keys of a benchmark in a study that are not its own options.
+_OF_EVERY_BENCHMARK = ("limit", "max_new_tokens")
 
 #: Assumed fraction of items that only one of two arms answers right, before there are results.
 DISCORDANT = 0.2
@@ -40,7 +46,9 @@ def run_study(
         options: executor options by name.
 
     Raises:
-        UsageError: unknown executor, or unknown option of it.
+        UsageError: unknown executor or benchmark, or unknown option of the executor.
+        ConfigError: an option of a benchmark is wrong.
+        DataError: a file of items cannot be used.
         RunError: the directory contains another study.
         Interrupted: Ctrl-C; finished work is kept, and the same call resumes.
     """
@@ -49,11 +57,33 @@ def run_study(
     if strange := [name for name in chosen if name not in module.OPTIONS]:
         known = "; ".join(f"{name}: {what}" for name, what in module.OPTIONS.items())
         raise UsageError(f"{executor} has no option {strange[0]!r}", f"known: {known}")
+    study = checked_study(study)
     keep_study(study, folder)
     waiting = [cell for cell in known_cells(study, folder) if cell.status != "done"]
     if waiting:
         module.run_cells(folder, waiting, chosen, progress)
     return known_cells(study, folder)
+
+
+def checked_study(study: Study) -> Study:
+    """The study with its benchmarks checked before anything runs; a file of items is pinned to its present content.
+
+    So a changed file makes new evaluations, and is refused while the study runs.
+
+    Raises:
+        UsageError, ConfigError, DataError: as run_study() does.
+    """
+    benchmarks = dict(study.benchmarks)
+    for name, given in study.benchmarks.items():
+        if name == HELD_OUT:
+            continue
+        own = {key: value for key, value in given.items() if key not in _OF_EVERY_BENCHMARK}
+        module = load_benchmark(name)
+        options = checked_options(module, plugins.label(name), own)
+        if is_items_file(name):
+            _, pinned = read_items(name, module, options)
+            benchmarks[name] = {**given, "sha256": pinned.model_dump()["sha256"]}
+    return study.model_copy(update={"benchmarks": benchmarks})
 
 
 def foreseen(study: Study) -> list[str]:
@@ -67,7 +97,7 @@ def foreseen(study: Study) -> list[str]:
     design = f"power 80 %, {family} comparison{'s' if family > 1 else ''}"
     said = []
     for name, options in study.benchmarks.items():
-        items = _held_out_rows(study) if name == HELD_OUT else _items(name, options.get("limit"))
+        items = _held_out_rows(study) if name == HELD_OUT else _items(name, options)
         if items is None or items < 2:
             said.append(f"{name}: the number of items, and so the detectable difference, is not known yet")
         elif name == HELD_OUT:
@@ -82,9 +112,13 @@ def foreseen(study: Study) -> list[str]:
     return said
 
 
-def _items(benchmark: str, limit: int | None) -> int | None:
-    size = plugins.load(BENCHMARKS, benchmark).BENCHMARK.size
-    return min((count for count in (limit, size) if count), default=None)
+def _items(benchmark: str, given: Mapping[str, Any]) -> int | None:
+    module = load_benchmark(benchmark)
+    size = module.BENCHMARK.size
+    if is_items_file(benchmark):
+        own = {key: value for key, value in given.items() if key not in _OF_EVERY_BENCHMARK}
+        size = len(read_items(benchmark, module, checked_options(module, plugins.label(benchmark), own))[0])
+    return min((count for count in (given.get("limit"), size) if count), default=None)
 
 
 def _held_out_rows(study: Study) -> int | None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tunelab import plugins
 from tunelab.config import Recipe
 from tunelab.config.study import Study
 from tunelab.records.cells import Cell, read_study
@@ -41,7 +42,7 @@ def tracked_evaluation(study: Study, cell: Cell, folder: Path, recipe: Recipe) -
         def log_scores(scored: Path) -> None:
             path = scored / SCORES
             content = read_scores(json.loads(path.read_text(encoding="utf-8")), path)
-            benchmark = Path(cell.benchmark).stem if cell.benchmark.endswith(".py") else cell.benchmark
+            benchmark = plugins.label(cell.benchmark)
             values = score_values(benchmark, content["scores"])
             for tracker in trackers:
                 tracker.log(values)

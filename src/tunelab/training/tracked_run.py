@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from tunelab import plugins
 from tunelab.config import Recipe, to_yaml
 from tunelab.config.study import Study
 from tunelab.files import file_stem
@@ -66,8 +67,7 @@ def training_run(run: Run, recipe: Recipe) -> TrackedRun:
 
 def cell_run(study: Study, cell: Cell, folder: Path, recipe: Recipe) -> TrackedRun:
     """A study's cell as the trackers know it."""
-    if cell.benchmark.endswith(".py"):
-        cell = replace(cell, benchmark=Path(cell.benchmark).stem)
+    cell = replace(cell, benchmark=plugins.label(cell.benchmark))
     about = {"arm": cell.arm, "seed": cell.seed, "benchmark": cell.benchmark, "cell": cell.key}
     job_type: Literal["training", "evaluation"] = "evaluation" if cell.benchmark else "training"
     return _of_study(study, folder, recipe, cell.key, cell.title, job_type, about)
