@@ -14,7 +14,8 @@ from tunelab.answering.benchmark_items import load_benchmarks
 from tunelab.errors import ConfigError, DataError, UsageError
 from tunelab.evaluation import items_file
 from tunelab.evaluation.benchmark import Graded, Response
-from tunelab.evaluation.items_file import Match, Options, grade, items, last_number, matches, normalized, summarise
+from tunelab.evaluation.items_file import Options, grade, items, summarise
+from tunelab.evaluation.match_rules import Match, last_number, matches, normalized
 
 
 def written(folder: Path, *lines: Any, name: str = "mine.jsonl") -> Path:
@@ -105,6 +106,7 @@ def test_choices_follow_the_prompt(tmp_path: Path) -> None:
         ({**ASKED, "match": "normalised"}, "no match rule 'normalised' .did you mean 'normalized'"),
         ({**ASKED, "match": 3}, "no match rule 3 .known: exact, normalized, number, contains, regex"),
         ({**ASKED, "match": "number"}, "'answer' is 'Paris', which is not a number"),
+        ({"prompt": "?", "answer": "3,14", "match": "number"}, "'answer' is '3,14', which is not a number"),
         ({"prompt": "?", "answer": float("nan"), "match": "number"}, "'answer' is nan, which is not a number"),
         (
             {"prompt": "?", "answer": "?!", "match": "normalized"},

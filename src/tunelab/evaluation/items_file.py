@@ -19,23 +19,19 @@ import json
 import math
 import re
 import reprlib
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from pydantic import Field, field_validator
 
 from tunelab.errors import BadRow, DataError, UsageError
 from tunelab.evaluation.benchmark import Benchmark, BenchmarkOptions, Example, Graded, Item, Response, Score, Scored
 from tunelab.evaluation.benchmarks._scores import cut_warnings, is_cut, mean_score, truncated_warnings
+from tunelab.evaluation.match_rules import MATCHES, Match, matches, normalized, number_of
 from tunelab.evaluation.multiple_choice import by_cluster, grade_choice
 from tunelab.statistics.standard_errors import clustered_mean_with_error
-
-Match = Literal["exact", "normalized", "number", "contains", "regex"]
-MATCHES: tuple[Match, ...] = get_args(Match)
 
 FIELDS = ("prompt", "answer", "choices", "match", "id", "group", "metadata")
 
@@ -199,70 +195,6 @@ def summarise(graded: Sequence[Graded], options: Options) -> Scored:
     return Scored(scores=scores, groups=groups, warnings=warnings, facts=facts)
 
 
-def matches(text: str, answers: Sequence[str], match: Match) -> bool:
-    """Whether a text matches one of the answers.
-
-    exact: equal, without white space around them. normalized: equal in case-folded words without punctuation around
-    them. number: the text's last number has this value. contains: the answer is in the text, whatever its case.
-    regex: the pattern is found in the text (Python's re.search).
-    """
-    if match == "exact":
-        return text.strip() in {answer.strip() for answer in answers}
-    if match == "normalized":
-        return normalized(text) in map(normalized, answers)
-    if match == "number":
-        found = last_number(text)
-        return found is not None and found in [_number(answer) for answer in answers]
-    if match == "contains":
-        folded = _folded(text)
-        return any(_folded(answer) in folded for answer in answers)
-    return any(re.search(pattern, text) is not None for pattern in answers)
-
-
-def normalized(text: str) -> str:
-    """NFKC, case-folded, white space collapsed, and no punctuation at the ends of words; a number keeps its sign."""
-    words = (_bare(word) for word in _folded(text).split(" "))
-    return " ".join(word for word in words if word)
-
-
-#: A number: an optional sign that does not follow a word or number, digits with commas in thousands, a decimal part.
-_NUMBER = re.compile(
-    r"(?:(?<![\w.)])[-+])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:e[-+]?\d+)?|\.\d+", re.IGNORECASE
-)
-
-
-def last_number(text: str) -> Decimal | None:
-    """The last number in a text ("$1,200.50" is 1200.50), or None."""
-    found = _NUMBER.findall(text.replace("\u2212", "-"))
-    return _number(found[-1]) if found else None
-
-
-def _number(text: str) -> Decimal | None:
-    try:
-        value = Decimal(text.strip().replace(",", "").replace("\u2212", "-").lstrip("$€£").rstrip("%"))
-    except InvalidOperation:
-        return None
-    return value if value.is_finite() else None
-
-
-def _folded(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-def _bare(word: str) -> str:
-    """A word without punctuation at its ends; the sign or the point before a digit stays."""
-    start, end = 0, len(word)
-    while start < end and _is_punctuation(word[start]) and not re.match(r"[-+]?\.?\d", word[start:]):
-        start += 1
-    while end > start and _is_punctuation(word[end - 1]):
-        end -= 1
-    return word[start:end]
-
-
-def _is_punctuation(character: str) -> bool:
-    return unicodedata.category(character).startswith("P")
-
-
 def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -346,7 +278,7 @@ def _answer_text(value: Any, match: Match) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
         raise BadRow(f"'answer' has {value!r}, expected a text or a number")
     text = str(value)
-    if match == "number" and _number(text) is None:
+    if match == "number" and number_of(text) is None:
         raise BadRow(f"'answer' is {value!r}, which is not a number", "match by another rule")
     if match == "normalized" and not normalized(text):
         raise BadRow(f"'answer' is {value!r}: nothing is left of it without punctuation", "match: exact")
