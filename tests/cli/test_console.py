@@ -69,18 +69,31 @@ def test_colours_only_where_they_are_wanted(terminal: Terminal, monkeypatch: pyt
     assert plain.getvalue() == "word " * 100 + "\n"
 
 
-def test_no_bar_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with _console.progress_bar() as progress:
+        progress("training", 0, 2)
+        progress("training", 1, 2, "loss 2.3")
+    out, err = capsys.readouterr()
+    assert out == "" and err == "training: 1/2  0:00:00 left  loss 2.3  " + err.split("  ")[-1]
+
+
+def test_lines_on_a_dumb_terminal(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with _console.progress_bar() as progress:
+        progress("held-out loss", 0, 2)
+        progress("held-out loss", 2, 2, "loss 2.3")
+    assert terminal.getvalue().startswith("held-out loss: 2/2  in 0:00:00  loss 2.3")
+
+
+def test_of_several_processes_the_first_alone_reports(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
     with _console.progress_bar() as progress:
         assert progress is silent
         progress("training", 1, 2, "loss 2.3")
     assert capsys.readouterr() == ("", "")
-
-
-def test_no_bar_on_a_dumb_terminal(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "dumb")
-    monkeypatch.setattr(sys, "stderr", terminal)
-    with _console.progress_bar() as progress:
-        assert progress is silent
 
 
 def test_a_bar_shows_stage_count_rate_and_detail(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,8 +103,11 @@ def test_a_bar_shows_stage_count_rate_and_detail(terminal: Terminal, monkeypatch
         for done in range(1, 4):
             progress("training [x]", done, 3, f"loss {done}.5")
         progress("reading", 5, None)
+        progress("scoring", 0, 9)
+        progress("scoring", 3, 9)
     shown = terminal.getvalue()
-    assert "training [x]" in shown and "3/3" in shown and "loss 3.5" in shown and "/s" in shown and "left" in shown
+    assert "training [x]" in shown and "3/3" in shown and "loss 3.5" in shown and "/s" in shown
+    assert "in 0:00:00" in shown and "3/9  0:00:00 left" in shown
     assert "reading" in shown and "5/?" in shown
 
 

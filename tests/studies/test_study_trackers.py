@@ -40,7 +40,7 @@ from pathlib import Path
 study, folder = parse_study(json.loads(sys.argv[1])), Path(sys.argv[2])
 
 def stops(stage, done, total, detail=""):
-    if stage.endswith("training: training") and done >= 3:
+    if stage.endswith(": training") and done >= 3:
         raise KeyboardInterrupt
 
 try:

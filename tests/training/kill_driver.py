@@ -22,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from forked import forked
+from repeatable import repeatable
 from tiny import model_folder, recipe, rows_file
 
 from tunelab.records.runs import Run
@@ -99,7 +100,7 @@ def outcome(path: Path) -> dict[str, Any]:
     return {
         **{name: manifest[name] for name in names},
         "trained": trained,
-        "metrics": run.metrics(),
+        "metrics": repeatable(run.metrics()),
         "sessions": len(manifest["sessions"]),
         "leftovers": leftovers,
         "checkpoints": sorted(path.name for path in run.checkpoints.iterdir()),

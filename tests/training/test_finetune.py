@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from repeatable import repeatable
 from rounding import assert_same_but_for_rounding
 from tiny import FAMILIES, recipe, tiny_model
 from transformers import AutoModelForCausalLM
@@ -51,7 +53,9 @@ def test_a_run_leaves_its_result_and_says_what_ran(
         progress=lambda stage, done, total, detail="": seen.append(stage),
     )
     assert (run.status, run.is_done) == ("finished", True)
-    assert seen[-6:] == ["training"] * 6
+    passes = [stage for stage, _ in itertools.groupby(seen)]
+    assert passes[-5:] == ["held-out loss", "training", "held-out loss", "training", "held-out loss"]
+    assert seen.count("training") == 7, "the start, and six steps"
     assert sorted(path.name for path in run.path.iterdir() if not path.name.startswith(".")) == sorted(
         [
             "adapter" if method == "lora" else "model",
@@ -153,7 +157,7 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
     assert not halves.adapter.exists()
     resumed = resume(halves.path)
     assert resumed.status == "finished"
-    assert resumed.metrics() == whole.metrics()
+    assert repeatable(resumed.metrics()) == repeatable(whole.metrics())
     for name in ("weights_before", "weights_after", "held_out_loss_before", "held_out_loss_after"):
         assert resumed.manifest[name] == whole.manifest[name], name
     assert resumed.manifest["trained"]["targets"] == whole.manifest["trained"]["targets"]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from repeatable import repeatable
 from tiny import random_table, tiny_model
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from tunelab.training.checkpoint import CheckpointStore, LoopState, trainable_we
 from tunelab.training.loop import LoopSettings, Outcome, TrainingLoop, seed_step
 from tunelab.training.loss import TargetLoss
 from tunelab.training.optimizer import adamw
+from tunelab.training.throughput import shown
 
 LENGTHS = (12, 9, 20, 7, 15, 4, 16, 11)
 
@@ -109,8 +111,8 @@ def test_what_is_logged_and_shown() -> None:
     state, outcome = training.run()
     assert (outcome, state.step) == ("finished", 3)
     table = training.plan.table
-    assert [sorted(record) for record in training.records] == [
-        ["epoch", "gradient_norm", "kind", "loss", "lr", "step", "targets", "tokens"]
+    assert [sorted(record) for record in repeatable(training.records)] == [
+        ["epoch", "gradient_norm", "kind", "loss", "lr", "step", "steps", "targets", "tokens"]
     ] * 3
     assert training.of("train", "step") == [1, 2, 3]
     assert training.of("train", "epoch") == [0.5, 1.0, 1.5]
@@ -119,9 +121,22 @@ def test_what_is_logged_and_shown() -> None:
     assert sum(training.of("train", "tokens")[:2]) == table.tokens
     assert (state.targets, state.tokens) == (sum(training.of("train", "targets")), sum(training.of("train", "tokens")))
     assert all(norm > 0 for norm in training.of("train", "gradient_norm"))
-    assert [(stage, done, total) for stage, done, total, _ in training.shown] == [("training", n, 3) for n in (1, 2, 3)]
-    assert training.shown[0][3] == f"loss {training.of('train', 'loss')[0]:.3f}"
+    assert training.of("train", "steps") == [3, 3, 3]
+    assert [shown[:3] for shown in training.shown] == [("training", n, 3) for n in (0, 1, 2, 3)]
+    for record, (*_, detail) in zip(training.records, training.shown[1:], strict=True):
+        assert detail == shown(record) and detail.startswith(f"loss {record['loss']:.3f}  ")
     assert state.seconds > 0
+
+
+def test_a_step_s_record_says_how_fast_it_goes_and_how_long_it_still_takes() -> None:
+    training = Training(lora_model(), steps=4)
+    training.run()
+    first, *_, last = training.records
+    assert first["tokens_per_second"] == pytest.approx(first["tokens"] / first["seconds"])
+    seconds, tokens = (sum(training.of("train", name)) for name in ("seconds", "tokens"))
+    assert last["tokens_per_second"] == pytest.approx(tokens / seconds), "a mean over the last steps"
+    assert first["seconds_left"] >= 3 * first["seconds"] and last["seconds_left"] == 0
+    assert last["peak_resident_bytes"] >= first["peak_resident_bytes"] > 10**7 and "peak_gpu_bytes" not in first
 
 
 def test_the_logged_loss_is_the_mean_over_the_step_s_targets() -> None:
@@ -180,7 +195,7 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
     second = build(checkpoints=store)
     state, outcome = second.run()
     assert (outcome, state.step, store.newest_step()) == ("finished", 6, 6)
-    assert first.records + second.records == whole.records
+    assert repeatable(first.records + second.records) == repeatable(whole.records)
     assert second.hash == whole.hash
     assert state.targets == sum(whole.of("train", "targets"))
 
@@ -347,7 +362,7 @@ def test_a_step_whose_scaled_gradients_overflow_is_skipped_and_said_so() -> None
     factors = iter([math.inf, 1.0, 1.0])
     parameter.register_hook(lambda gradient: gradient * next(factors))
     training = Training(model, steps=3, accelerator=with_scaler(init_scale=8.0))
-    hashes = [training.hash]
+    hashes: list[str] = []
     training.loop.progress = lambda *args: hashes.append(training.hash)
     training.run()
     norms = training.of("train", "gradient_norm")

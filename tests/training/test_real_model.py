@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from repeatable import repeatable
 from rounding import assert_same_but_for_rounding
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -58,7 +59,7 @@ def test_it_learns_resumes_and_its_adapter_is_peft_s(model: Path, shared_data: P
     with pytest.raises(Interrupted, match="stopped after step 4 of 10"):
         finetune(made(model, data, tmp_path / "halves"), progress=stops)
     halves = resume(tmp_path / "halves")
-    assert halves.metrics() == whole.metrics()
+    assert repeatable(halves.metrics()) == repeatable(whole.metrics())
     assert halves.manifest["weights_after"] == whole.manifest["weights_after"]
     assert whole.manifest["held_out_loss_after"] < whole.manifest["held_out_loss_before"] - 0.1
     tokenizer = AutoTokenizer.from_pretrained(whole.tokenizer)

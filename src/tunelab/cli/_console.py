@@ -10,20 +10,10 @@ from typing import TextIO
 
 from rich import box
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
+from tunelab.cli._progress import Bars, Lines
 from tunelab.progress import Progress, silent
 
 UNBOUNDED = 1_000_000  # columns: piped output is never truncated or wrapped
@@ -94,44 +84,13 @@ def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(aligned) + "\n"
 
 
-class _RateColumn(ProgressColumn):
-    """Units done per second, over the last seconds."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.1f}/s")
-
-
-class _Bars:
-    """tunelab.progress.Progress as one rich bar for each stage."""
-
-    def __init__(self, bars: RichProgress) -> None:
-        self._bars = bars
-        self._stages: dict[str, TaskID] = {}
-
-    def __call__(self, stage: str, done: int, total: int | None, detail: str = "") -> None:
-        if stage not in self._stages:
-            self._stages[stage] = self._bars.add_task(stage, total=total, detail="")
-        self._bars.update(self._stages[stage], completed=done, total=total, detail=detail)
-
-
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """Progress of long work: bars with rate and time left on stderr, or nothing if stderr is not a terminal."""
-    if not is_terminal(sys.stderr):
+    """Progress of long work on stderr: bars on a terminal, a few lines elsewhere; one process of several reports."""
+    if int(os.environ.get("RANK", "0")) > 0:  # as torchrun sets it
         yield silent
-        return
-    bars = RichProgress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        _RateColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[detail]}", markup=False),
-        console=console(sys.stderr),
-        redirect_stdout=False,  # stdout is data: a bar must never touch it
-    )
-    with bars:
-        yield _Bars(bars)
+    elif is_terminal(sys.stderr):
+        with Bars(console(sys.stderr)) as bars:
+            yield bars
+    else:
+        yield Lines(say)

@@ -46,7 +46,7 @@ def run_cell(folder: Path | str, key: str, *, progress: Progress = silent) -> Ce
     began = time.monotonic()
     memory: list[int] = [] if cell.memory_bytes is None else [cell.memory_bytes]
     try:
-        made = _make(study, cell, folder, memory, named(progress, cell.title))
+        made = _make(study, cell, folder, memory, named(progress, cell.title.removesuffix(": training")))
         cell = replace(cell, status="done", error="", folder=str(made.relative_to(folder)))
     except (Interrupted, KeyboardInterrupt):
         keep_cell(folder, replace(cell, seconds=cell.seconds + time.monotonic() - began))

@@ -33,6 +33,9 @@ from tunelab.training.optimizer import adamw
 from tunelab.training.setup import build_model, loop_settings, make_accelerator, release, training_plan
 from tunelab.training.trackers import tracked
 
+#: The stage of a pass over the held-out rows, before, during and after training.
+HELD_OUT_STAGE = "held-out loss"
+
 
 def finetune(recipe: RecipeLike, *, progress: Progress = silent) -> Run:
     """Run a recipe (its object, a mapping, or a YAML file's path) in a new run directory.
@@ -101,7 +104,7 @@ def _train(run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progres
     accelerator.wait_for_everyone()
 
     def held_out_loss() -> float:
-        return _held_out_loss(module, data.held_out, recipe, accelerator)
+        return _held_out_loss(module, data.held_out, recipe, accelerator, progress)
 
     measure = held_out_loss if len(data.held_out) else None
     if measure is not None and "held_out_loss_before" not in run.manifest:
@@ -207,8 +210,11 @@ def save_result(run: Run, model: nn.Module, tokenizer: Any) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def _held_out_loss(module: TargetLoss, table: TokenTable, recipe: Recipe, accelerator: Accelerator) -> float:
+def _held_out_loss(
+    module: TargetLoss, table: TokenTable, recipe: Recipe, accelerator: Accelerator, progress: Progress
+) -> float:
     """Mean loss over the targets of the held-out rows, divided among the processes."""
+    progress(HELD_OUT_STAGE, 0, len(table))
     with accelerator.autocast():
         total, targets = table_loss(
             module,
@@ -219,6 +225,7 @@ def _held_out_loss(module: TargetLoss, table: TokenTable, recipe: Recipe, accele
             packing=recipe.train.packing,
             rank=accelerator.process_index,
             ranks=accelerator.num_processes,
+            on_rows=lambda done: progress(HELD_OUT_STAGE, min(done, len(table) - 1), len(table)),
         )
     sums = torch.tensor([total, targets], dtype=torch.float64, device=accelerator.device)
     total, count = accelerator.reduce(sums, "sum").tolist()
@@ -227,4 +234,6 @@ def _held_out_loss(module: TargetLoss, table: TokenTable, recipe: Recipe, accele
             f"the held-out loss is {total}; checkpoints have the earlier weights",
             "lower train.lr, or use train.dtype=fp32 or bf16",
         )
-    return float(total / count)
+    loss = float(total / count)
+    progress(HELD_OUT_STAGE, len(table), len(table), f"loss {loss:.3f}")
+    return loss

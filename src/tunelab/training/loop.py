@@ -23,10 +23,11 @@ from torch import Tensor
 from tunelab.data.loader import PackedBatch, Step, TrainingPlan, packed_batch
 from tunelab.errors import TrainingError
 from tunelab.models.forward import packed_attention
-from tunelab.progress import Progress, silent
+from tunelab.progress import TRAINING, Progress, silent
 from tunelab.training.checkpoint import CheckpointStore, LoopState
 from tunelab.training.loss import TargetLoss
 from tunelab.training.optimizer import Schedule, learning_rate
+from tunelab.training.throughput import Throughput, shown
 
 Outcome = Literal["finished", "stopped early", "interrupted"]
 
@@ -100,16 +101,17 @@ class TrainingLoop:
         """Train from the newest checkpoint, or from the start if there is none, to the end of the plan."""
         state = self._restore()
         started, before = time.perf_counter(), state.seconds
-        total = self.plan.total_steps
+        throughput, total = Throughput(self.accelerator.device), self.plan.total_steps
+        self.progress(TRAINING, state.step, total)
         # A run that was killed after early stopping, before its result was saved, must not train further.
         outcome: Outcome = "stopped early" if self._patience_is_spent(state) else "finished"
         self.module.train()
         with packed_attention(self.model):
             while outcome == "finished" and state.step < total:
-                result = self._step(state, total)
+                record = self._step(state, total, throughput)
                 state.seconds = before + time.perf_counter() - started
+                self.progress(TRAINING, state.step, total, shown(record))
                 self._evaluate_when_due(state, total)
-                self.progress("training", state.step, total, f"loss {result.loss:.3f}")
                 if self._patience_is_spent(state):
                     outcome = "stopped early"
                 elif state.step < total and self._any_process(self.should_stop()):
@@ -118,7 +120,9 @@ class TrainingLoop:
                     self._save(state)
         return state, outcome
 
-    def _step(self, state: LoopState, total: int) -> StepResult:
+    def _step(self, state: LoopState, total: int, throughput: Throughput) -> dict[str, Any]:
+        """Run one step and log its record, which is returned."""
+        began = time.perf_counter()
         step, epoch = self.plan.step(state.step)
         lr = learning_rate(
             state.step,
@@ -135,17 +139,20 @@ class TrainingLoop:
         state.step += 1
         state.targets += step.targets
         state.tokens += step.tokens
-        self._log(
-            kind="train",
-            step=state.step,
-            epoch=round(epoch, 6),
-            loss=result.loss,
-            gradient_norm=result.gradient_norm,
-            lr=lr,
-            targets=step.targets,
-            tokens=step.tokens,
-        )
-        return result
+        record = {
+            "kind": "train",
+            "step": state.step,
+            "steps": total,
+            "epoch": round(epoch, 6),
+            "loss": result.loss,
+            "gradient_norm": result.gradient_norm,
+            "lr": lr,
+            "targets": step.targets,
+            "tokens": step.tokens,
+            **throughput.after_step(step.tokens, time.perf_counter() - began, total - state.step),
+        }
+        self._log(**record)
+        return record
 
     def _gradients(self, step: Step, number: int) -> StepResult:
         """Forward and backward over a step's batches; leaves clipped gradients of the mean loss over its targets."""

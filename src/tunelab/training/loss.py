@@ -145,10 +145,14 @@ def table_loss(
     packing: bool = True,
     rank: int = 0,
     ranks: int = 1,
+    on_rows: Callable[[int], None] = lambda done: None,
 ) -> tuple[float, int]:
     """Sum of -log p over the targets of a table's rows, and their number, without gradients or dropout.
 
     With several ranks each takes every ranks-th batch; the caller sums.
+
+    Args:
+        on_rows: called after every batch with the number of rows that are done in all ranks, about.
     """
     was_training = module.training
     module.eval()
@@ -157,10 +161,13 @@ def table_loss(
     bins = pack_best_fit(table.lengths, capacity) if packing else [[row] for row in range(len(table))]
     try:
         with torch.no_grad(), packed_attention(module.model):
+            done = 0
             for rows in bins[rank::ranks]:
                 batch = packed_batch(table, rows, loss_on).to(device)
                 total += float(module.of_batch(batch))
                 targets += len(batch.labels)
+                done += len(rows)
+                on_rows(min(done * ranks, len(table)))
     finally:
         module.train(was_training)
     return total, targets

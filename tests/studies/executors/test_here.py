@@ -29,11 +29,18 @@ def test_two_at_once_give_what_one_after_another_gives(files: Path, tmp_path: Pa
     study = study_of(files, seeds=[0])
     run_study(study, tmp_path / "in-turn")
     said: list[tuple[int, int | None, str]] = []
+    stages: list[str] = []
+
+    def progress(stage: str, done: int, total: int | None, detail: str = "") -> None:
+        stages.append(stage)
+        if stage == "5 jobs":
+            said.append((done, total, detail))
+
     cells = run_study(
         study,
         tmp_path / "at-once",
         options={"workers": "2"},
-        progress=lambda stage, done, total, detail="": said.append((done, total, detail)),
+        progress=progress,
     )
     assert {cell.title: cell.error for cell in cells if cell.status != "done"} == {}
     assert all(cell.memory_bytes and cell.seconds for cell in cells)
@@ -41,6 +48,8 @@ def test_two_at_once_give_what_one_after_another_gives(files: Path, tmp_path: Pa
     assert (in_turn.scores, in_turn.comparisons) == (at_once.scores, at_once.comparisons)
     assert [one.points for one in in_turn.curves] == [one.points for one in at_once.curves]
     assert said[-1][:2] == (5, 5) and any(detail.count(": ") == 2 for _, _, detail in said), "two ran at once"
+    steps = study.recipe["train"]["steps"]
+    assert stages.count("lora, seed 0: training") == steps + 1, "each process reports its steps, and once its start"
 
 
 def killed_when_it_trains(folder: Path, number: int) -> threading.Thread:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
-from multiprocessing.connection import wait
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -19,6 +22,29 @@ from tunelab.studies.executors._executor import count_option, lost
 from tunelab.studies.run_cell import run_cell
 
 OPTIONS = {"workers": "jobs in parallel; default: one per GPU, or 1 without a GPU"}
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A cell in a process of its own.
+
+    Args:
+        place: id of its GPU; "" = none.
+        reports: what the process reports of its progress.
+    """
+
+    process: BaseProcess
+    cell: Cell
+    place: str
+    reports: Connection
+
+    def pass_on(self, progress: Progress) -> None:
+        """Give the reports that have come to `progress`."""
+        try:
+            while self.reports.poll():
+                progress(*self.reports.recv())
+        except EOFError:  # the process has ended
+            return
 
 
 def run_cells(folder: Path, cells: Sequence[Cell], options: Mapping[str, str], progress: Progress) -> None:
@@ -49,32 +75,37 @@ def _gpus() -> list[str]:
 def _run_at_once(folder: Path, cells: Sequence[Cell], workers: int, gpus: Sequence[str], progress: Progress) -> None:
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     waiting, places = list(cells), [gpus[number % len(gpus)] if gpus else "" for number in range(workers)]
-    running: dict[str, tuple[BaseProcess, Cell, str]] = {}
+    running: dict[str, _Running] = {}
     try:
         while waiting or running:
             progress(f"{len(cells)} jobs", len(cells) - len(waiting) - len(running), len(cells), _titles(running))
             open_keys = {cell.key for cell in waiting} | set(running)
             for cell in [cell for cell in waiting if cell.needs not in open_keys][: len(places)]:
                 place = places.pop(0)
-                process: BaseProcess = context.Process(
-                    target=_work, args=(folder, cell.key, place, workers), name=cell.title
-                )
-                process.start()
+                running[cell.key] = _started(context, folder, cell, place, workers)
                 waiting.remove(cell)
-                running[cell.key] = (process, cell, place)
-            wait([process.sentinel for process, _, _ in running.values()])
-            for key, (process, cell, place) in list(running.items()):
-                if not process.is_alive():
+            wait([source for one in running.values() for source in (one.process.sentinel, one.reports)])
+            for key, one in list(running.items()):
+                one.pass_on(progress)
+                if not one.process.is_alive():
                     del running[key]
-                    places.append(place)
-                    _check_end(folder, cell, process)
+                    places.append(one.place)
+                    _check_end(folder, one.cell, one.process)
     finally:
         # Ctrl-C reached them as well; a training saves on either signal.
-        for process, _, _ in running.values():
-            process.terminate()
-        for process, _, _ in running.values():
-            process.join()
+        for one in running.values():
+            one.process.terminate()
+        for one in running.values():
+            one.process.join()
     progress(f"{len(cells)} jobs", len(cells), len(cells))
+
+
+def _started(context: SpawnContext, folder: Path, cell: Cell, place: str, workers: int) -> _Running:
+    reports, sending = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(folder, cell.key, place, workers, sending), name=cell.title)
+    process.start()
+    sending.close()  # the process has the only end that is open
+    return _Running(process, cell, place, reports)
 
 
 def _check_end(folder: Path, cell: Cell, process: BaseProcess) -> None:
@@ -88,16 +119,22 @@ def _check_end(folder: Path, cell: Cell, process: BaseProcess) -> None:
     lost(folder, cell, f"its process {how}" + ("; likely out of memory" if code == -9 else ""))
 
 
-def _titles(running: Mapping[str, tuple[BaseProcess, Cell, str]]) -> str:
-    return "; ".join(cell.title for _, cell, _ in running.values())
+def _titles(running: Mapping[str, _Running]) -> str:
+    return "; ".join(one.cell.title for one in running.values())
 
 
-def _work(folder: Path, key: str, gpu: str, workers: int) -> None:
+def _work(folder: Path, key: str, gpu: str, workers: int, sending: Connection) -> None:
     """Run a cell in a worker process. Sets the GPU before torch is imported, and its share of CPU threads."""
     if gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
+
+    def report(stage: str, done: int, total: int | None, detail: str = "") -> None:
+        with suppress(BrokenPipeError):  # the study's process was killed: this job still saves its work
+            sending.send((stage, done, total, detail))
+
     try:
-        run_cell(folder, key)
+        run_cell(folder, key, progress=report)
     except (Interrupted, KeyboardInterrupt):
         return
