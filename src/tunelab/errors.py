@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+#: Begins the hint of work that resumes if it is started again as it was; the command line adds the command.
+SAME_COMMAND = "run the same command"
+
 
 class TunelabError(Exception):
     """Base of all errors that tunelab raises deliberately.

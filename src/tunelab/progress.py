@@ -29,6 +29,10 @@ def silent(stage: str, done: int, total: int | None, detail: str = "") -> None:
     """The default progress: prints nothing."""
 
 
+def unheard(sentence: str) -> None:
+    """The default listener of work that says something once: what it is about to do, and warnings."""
+
+
 def named(progress: Progress, name: str) -> Progress:
     """The same progress with a prefix for each stage ("lora: training"), for work with several similar stages."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from verbs import Command
 
+from tunelab.errors import Interrupted
 from tunelab.studies import demo
 
 SHORT = ("recipe.train.steps=2", "recipe.data.size=40", "recipe.data.held_out=8", "recipe.evaluate.max_new_tokens=2")
@@ -61,6 +62,17 @@ def test_a_demo_goes_on_in_its_directory(tunelab: Command, monkeypatch: pytest.M
     assert said.code == 0 and (run / "manifest.json").stat().st_mtime_ns == made
     assert len(list(Path("mine/cells").glob("held-out-*.json"))) == 2
     assert not Path("runs").exists()
+
+
+def test_a_stopped_demo_says_how_it_resumes(tunelab: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    shortened(monkeypatch, ["lora"])
+
+    def stopped(*arguments: object, **more: object) -> None:
+        raise Interrupted("lora, seed 0: training: stopped after step 1 of 2", "run the same command to resume")
+
+    monkeypatch.setattr("tunelab.studies.run_study.run_study", stopped)
+    said = tunelab("demo")
+    assert said.code == 130 and said.err.endswith("hint: resume with: tunelab demo --out runs/demo-1\n")
 
 
 def test_the_first_free_directory_is_taken(tunelab: Command, monkeypatch: pytest.MonkeyPatch) -> None:

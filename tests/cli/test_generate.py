@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,10 @@ def test_ctrl_c_keeps_what_was_made(
         patch.setattr(ResponseFile, "append", append)
         stopped = tunelab(*words, "--out", "answers.jsonl")
     assert (stopped.code, stopped.out) == (130, "")
+    again = shlex.join(["tunelab", *map(str, words), "--out", "answers.jsonl"])
     assert stopped.err == (
-        "error: interrupted; 4 of 6 answers are in answers.jsonl\nhint: run the same command again to resume\n"
+        "error: interrupted; 4 of 6 answers are in answers.jsonl\n"
+        f"hint: run the same command again to resume: {again}\n"
     )
     assert tunelab(*words, "--out", "answers.jsonl").err == "6 answers: answers.jsonl\n"
     pair = [sorted(Path(name).read_bytes().splitlines()) for name in ("whole.jsonl", "answers.jsonl")]

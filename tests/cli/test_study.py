@@ -11,6 +11,8 @@ import yaml
 from own_benchmarks import write_benchmarks
 from verbs import Bench, Command
 
+from tunelab.training.loop import TrainingLoop
+
 
 @pytest.fixture
 def study(bench: Bench, tmp_path: Path) -> Path:
@@ -74,6 +76,43 @@ def test_a_failed_cell_is_told_and_the_exit_code_says_so(tunelab: Command, study
     assert said.code == 1
     assert "failed: broken, seed 0: training: TrainingError" in said.err
     assert "lora" in said.out and "broken" in said.out
+
+
+def test_a_stopped_study_says_how_the_study_resumes(
+    tunelab: Command, study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = TrainingLoop.run
+
+    def interrupted(self: TrainingLoop) -> object:
+        self.should_stop = lambda: True
+        return real(self)
+
+    words = ["study", "run", study, "--out", "made here", "--set", "seeds=[0]"]
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingLoop, "run", interrupted)
+        said = tunelab(*words)
+    assert said.code == 130 and "error: lora, seed 0: training: stopped after step 1 of 4; a checkpoint" in said.err
+    command = f"tunelab study run {study} --out 'made here' --set 'seeds=[0]'"
+    assert f"hint: run the same command to resume: {command}\n" in said.err
+    assert "train --resume" not in said.err
+    assert tunelab(*words).code == 0
+
+
+def test_without_a_terminal_a_study_is_followed_in_lines(tunelab: Command, study: Path) -> None:
+    said = tunelab("study", "run", study, "--out", "made")
+    lines = [line for line in said.err.splitlines() if line.startswith("3/5: ")]
+    assert [line.split("  ")[0] for line in lines] == [
+        "3/5: lora, seed 0: held-out loss: 6/6",
+        *(f"3/5: lora, seed 0: training: {step}/4" for step in range(1, 5)),
+        "3/5: lora, seed 0: held-out loss: 6/6",
+    ]
+    assert all("tokens/s" in line for line in lines[1:5])
+
+
+def test_a_missing_data_file_is_reported_before_the_first_job(tunelab: Command, study: Path) -> None:
+    said = tunelab("study", "run", study, "--out", "made", "--set", "recipe.data.sources=[gone.jsonl]")
+    assert said.code == 1 and "error: gone.jsonl: no such file\n" in said.err
+    assert not list(Path("made").glob("cells/*")), "no job has failed: none has run"
 
 
 def test_changes_reach_every_arm(tunelab: Command, study: Path, bench: Bench) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tunelab.errors import RunError
 from tunelab.records import runs
-from tunelab.records.runs import Run, environment, new_run, now, open_run, source_state
+from tunelab.records.runs import CONTENTS, Run, check_finished, environment, new_run, now, open_run, source_state
 
 
 def test_a_new_run_and_its_files(tmp_path: Path) -> None:
@@ -156,6 +156,60 @@ def test_a_run_that_failed_before_its_first_checkpoint_may_begin_again(tmp_path:
     again = new_run(tmp_path / "run", "second")
     assert again.recipe_file.read_text(encoding="utf-8") == "second"
     assert again.manifest == {} and again.metrics() == []
+
+
+def test_the_hint_for_a_run_that_is_there_is_a_command_for_a_shell(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "my run", "first")
+    run.update_manifest(status="interrupted")
+    with pytest.raises(RunError, match="already contains a run") as caught:
+        new_run(run.path, "second")
+    assert f"resume it (tunelab train --resume '{run.path}'), replace it with --overwrite" in caught.value.hint
+    with pytest.raises(RunError, match="the run is interrupted, not finished") as caught:
+        check_finished(run)
+    assert caught.value.hint == f"tunelab train --resume '{run.path}'"
+    run.update_manifest(status="finished")
+    with pytest.raises(RunError, match=r"already contains a run \(finished\)") as caught:
+        new_run(run.path, "second")
+    assert "--resume" not in caught.value.hint and f"evaluate it (tunelab eval '{run.path}')" in caught.value.hint
+    check_finished(run)
+
+
+def a_run_with_everything(path: Path) -> Run:
+    run = new_run(path, "first")
+    run.update_manifest(status="finished")
+    for name in CONTENTS:
+        if "." in name:
+            (path / name).write_text("{}\n")
+        else:
+            (path / name / "below").mkdir(parents=True)
+    return run
+
+
+def test_overwriting_replaces_a_run_and_all_that_belongs_to_it(tmp_path: Path) -> None:
+    run = a_run_with_everything(tmp_path / "run")
+    again = new_run(run.path, "second", overwrite=True)
+    assert again.recipe_file.read_text() == "second" and again.status == "new"
+    assert sorted(one.name for one in run.path.iterdir()) == [".lock", "manifest.json", "recipe.yaml"]
+    assert new_run(tmp_path / "fresh", "first", overwrite=True).recipe_file.exists(), "where there is none, none goes"
+
+
+def test_nothing_but_a_run_is_overwritten(tmp_path: Path) -> None:
+    run = a_run_with_everything(tmp_path / "run")
+    (run.path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"contains files that are not a run's: notes.txt; nothing was removed"):
+        new_run(run.path, "second", overwrite=True)
+    assert all((run.path / name).exists() for name in CONTENTS) and run.is_done
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "recipe.yaml").write_text("mine")
+    with pytest.raises(RunError, match="project: is not a run; nothing was removed"):
+        new_run(tmp_path / "project", "second", overwrite=True)
+    with pytest.raises(RunError, match="the directory is not empty and is not a run"):
+        new_run(tmp_path, "second", overwrite=True)
+    assert (tmp_path / "project" / "recipe.yaml").read_text() == "mine"
+    other = a_run_with_everything(tmp_path / "busy")
+    with other.locked(), pytest.raises(RunError, match="another process is writing this run"):
+        new_run(other.path, "second", overwrite=True)
+    assert other.is_done and other.adapter.exists()
 
 
 def test_a_failed_run_with_a_checkpoint_is_kept(tmp_path: Path) -> None:

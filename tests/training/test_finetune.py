@@ -19,10 +19,12 @@ from rounding import assert_same_but_for_rounding
 from tiny import FAMILIES, recipe, tiny_model
 from transformers import AutoModelForCausalLM
 
+from tunelab.answering.held_out_evaluation import evaluate_model
 from tunelab.config import load_recipe
-from tunelab.errors import Interrupted, RunError, TrainingError
+from tunelab.errors import DataError, Interrupted, RunError, TrainingError, UsageError
 from tunelab.models.digest import weights_hash
 from tunelab.models.merge import logits_of
+from tunelab.preparation.rows import as_recipe, prepare
 from tunelab.records.runs import Run
 from tunelab.training import finetune as module
 from tunelab.training.checkpoint import CheckpointStore, trainable_weights
@@ -166,8 +168,9 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
 
 def test_a_second_ctrl_c_ends_at_once(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted, match="run: stopped at once; the steps since the last checkpoint") as caught:
         finetune(recipe(models["llama"], rows, tmp_path / "run"), progress=signals_after(2, times=2))
+    assert caught.value.hint == f"resume with: tunelab train --resume {tmp_path / 'run'}"
     assert Run(tmp_path / "run").status == "interrupted"
     assert signal.getsignal(signal.SIGINT) is before
     assert resume(tmp_path / "run").status == "finished"
@@ -314,9 +317,46 @@ def test_a_second_run_in_one_place_is_refused(models: dict[str, Path], rows: Pat
     before = run.manifest_file.read_bytes()
     with pytest.raises(RunError, match=r"already contains a run \(finished\)"):
         finetune(made)
-    with pytest.raises(RunError, match="the run is finished; there is nothing to resume"):
+    with pytest.raises(RunError, match="the run is finished; there is nothing to resume") as caught:
         resume(run.path)
+    assert f"evaluate it (tunelab eval {run.path})" in caught.value.hint and "--resume" not in caught.value.hint
     assert run.manifest_file.read_bytes() == before
+    assert finetune({**made, "train": {**made["train"], "steps": 2}}, overwrite=True).manifest["steps"] == 2
+
+
+def test_what_a_run_needs_is_not_overwritten(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    run = finetune(recipe(models["llama"], rows, tmp_path / "run", method="full", train__lr=1e-3, train__steps=1))
+    with pytest.raises(UsageError, match=r"model: .*run/model is in .*run, which would be replaced"):
+        finetune(recipe(run.model, rows, run.path), overwrite=True)
+    assert run.is_done and run.model.exists()
+
+
+def test_what_is_about_to_run_is_said_before_the_first_step(
+    models: dict[str, Path], rows: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    made = recipe(models["llama"], rows, tmp_path / "run", data__held_out=6)
+    with pytest.raises(Interrupted):
+        finetune(made, notify=said.append, progress=signals_after(2))
+    assert said[0].startswith("18 rows, ") and "; 6 steps, 1.2 epochs" in said[0]
+    assert said[2].startswith("warning: 6 held-out rows can only show a difference of")
+    resumed: list[str] = []
+    resume(tmp_path / "run", notify=resumed.append)
+    assert resumed == [f"{said[0]}; resuming after step 2", *said[1:]]
+
+
+def test_a_missing_data_file_is_reported_before_the_hub_is_asked(rows: Path, tmp_path: Path) -> None:
+    made = recipe(Path("nobody/no-such-model"), tmp_path / "gone.jsonl", tmp_path / "run")
+    for work in (finetune, prepare, lambda made: evaluate_model(as_recipe(made))):
+        with pytest.raises(DataError, match=r"gone.jsonl: no such file"):
+            work(made)
+    for changes, message in (
+        ({"data__sources": [{"name": "alpaka", "path": str(rows)}]}, "alpaka"),
+        ({"data__template": "chat", "data__chat_template": "gone.jinja"}, "gone.jinja: no such file"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            finetune(recipe(Path("nobody/no-such-model"), rows, tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_another_process_writes_is_refused(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:

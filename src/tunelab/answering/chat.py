@@ -14,14 +14,13 @@ from torch import nn
 from tunelab.answering.chat_session import BASE, TUNED, ChatSession, ModelSource
 from tunelab.config import Recipe, load_recipe, resolve
 from tunelab.data.templates import Template, get_template
-from tunelab.errors import RunError
 from tunelab.inference.engine import context_length
 from tunelab.inference.sampling import Decoding
 from tunelab.models.adapters import load_adapter
 from tunelab.models.load import check_tokenizer_fits, load_tokenizer
 from tunelab.preparation.model import autocast, load_base, load_trained
 from tunelab.preparation.rows import default_data_settings, recipe_template
-from tunelab.records.runs import Run, open_run
+from tunelab.records.runs import Run, check_finished, open_run
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,7 @@ def chat_with_run(run: Run | Path | str, *, decoding: Decoding | None = None) ->
         ModelError: model or adapter cannot be loaded.
     """
     run = run if isinstance(run, Run) else open_run(Path(run))
-    if not run.is_done:
-        raise RunError(f"{run.path}: the run is {run.status}, not finished", f"tunelab train --resume {run.path}")
+    check_finished(run)
     recipe = run.recipe
     tokenizer = load_tokenizer(str(run.tokenizer))
     template = recipe_template(tokenizer, recipe.data)

@@ -16,7 +16,7 @@ from tunelab.config import load_recipe, resolve
 from tunelab.errors import RunError, UsageError
 from tunelab.models.load import load_tokenizer
 from tunelab.preparation.rows import default_data_settings, load_recipe_tokenizer
-from tunelab.records.runs import Run, open_run
+from tunelab.records.runs import Run, check_finished, open_run
 
 
 def open_responder(
@@ -73,8 +73,7 @@ def open_responder(
 
 
 def _of_run(run: Run, arm: str, raw: bool) -> Responder:
-    if not run.is_done:
-        raise RunError(f"{run.path}: the run is {run.status}, not finished", f"tunelab train --resume {run.path}")
+    check_finished(run)
     recipe = run.recipe
     weights = Weights(recipe.model.name, recipe.model.revision)
     if arm == "tuned" and run.adapter.exists():

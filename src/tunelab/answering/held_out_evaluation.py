@@ -24,11 +24,11 @@ from tunelab.models.adapters import load_adapter
 from tunelab.models.digest import adapter_hash
 from tunelab.models.load import check_tokenizer_fits, load_tokenizer, model_fingerprint
 from tunelab.preparation.model import autocast, compute_dtype, load_base, load_trained
-from tunelab.preparation.rows import load_recipe_tokenizer, prepare_with
+from tunelab.preparation.rows import check_local_files, load_recipe_tokenizer, prepare_with
 from tunelab.progress import Progress, named, silent
 from tunelab.records.evaluation_files import LIKELIHOODS, RESPONSES, SCORES
 from tunelab.records.old_format import stamped
-from tunelab.records.runs import Run, open_run
+from tunelab.records.runs import Run, check_finished, open_run
 from tunelab.statistics.standard_errors import Estimate, paired_ratio_difference
 from tunelab.version import __version__
 
@@ -83,8 +83,7 @@ def evaluate(
         DataError: the run has no held-out rows.
     """
     run = run if isinstance(run, Run) else open_run(Path(run))
-    if not run.is_done:
-        raise RunError(f"{run.path}: the run is {run.status}, not finished", f"tunelab train --resume {run.path}")
+    check_finished(run)
     recipe = _with_evaluation(run.recipe, limit, max_new_tokens, micro_batch_tokens)
     tokenizer = load_tokenizer(str(run.tokenizer))
     data = prepare_with(tokenizer, recipe, progress=progress)
@@ -105,6 +104,7 @@ def evaluate_model(
 ) -> Scores:
     """Evaluate the recipe's model, optionally with an adapter, on the recipe's held-out rows."""
     recipe = resolve(recipe)
+    check_local_files(recipe.data)
     tokenizer = load_recipe_tokenizer(recipe)
     data = prepare_with(tokenizer, recipe, progress=progress)
     base = _base_arm(recipe) if adapter is None else None

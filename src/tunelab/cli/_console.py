@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,11 @@ def console(stream: TextIO) -> Console:
 def say(message: str) -> None:
     """Print a message on stderr."""
     print(message, file=sys.stderr, flush=True)
+
+
+def command(*words: object) -> str:
+    """A command line of tunelab's, quoted for a shell."""
+    return shlex.join(["tunelab", *map(str, words)])
 
 
 def print_data(text: str) -> None:

@@ -109,14 +109,14 @@ class Lines:
         self._last = clock()
         self._written: dict[str, tuple[int, str]] = {}  # stage -> units done and detail of its last line
 
-    def __call__(self, name: str, done: int, total: int | None, detail: str = "") -> None:
-        stage = self._stages.update(name, done, total, detail)
-        if name in self._written and done < self._written[name][0]:
-            del self._written[name]
-        if self._is_due(stage):
+    def __call__(self, stage: str, done: int, total: int | None, detail: str = "") -> None:
+        known = self._stages.update(stage, done, total, detail)
+        if stage in self._written and done < self._written[stage][0]:
+            del self._written[stage]
+        if self._is_due(known):
             now = self._stages.clock()
-            self._last, self._written[name] = now, (done, detail)
-            self._write(f"{name}: {SEPARATOR.join(stage.figures(now))}")
+            self._last, self._written[stage] = now, (done, detail)
+            self._write(f"{stage}: {SEPARATOR.join(known.figures(now))}")
 
     def _is_due(self, stage: Stage) -> bool:
         written, now = self._written.get(stage.name), self._stages.clock()
@@ -152,11 +152,11 @@ class Bars:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def __call__(self, name: str, done: int, total: int | None, detail: str = "") -> None:
-        self._stages.update(name, done, total, detail)
+    def __call__(self, stage: str, done: int, total: int | None, detail: str = "") -> None:
+        self._stages.update(stage, done, total, detail)
         known = self._stages.known
         most = max(1, min(BARS, self._console.height - 1))
-        for old in [other for other in known.values() if other.is_finished and other.name != name]:
+        for old in [other for other in known.values() if other.is_finished and other.name != stage]:
             if len(known) > most:
                 del known[old.name]
 

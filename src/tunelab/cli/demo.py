@@ -11,12 +11,14 @@ failed. Measured times: benchmarks/results.
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunelab.cli._console import progress_bar, say
+from tunelab.cli._console import command, progress_bar, say
+from tunelab.errors import Interrupted
 from tunelab.progress import Progress
 from tunelab.units import format_duration
 
@@ -33,18 +35,22 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the demo study, show its report, and suggest what to try next."""
     start = time.monotonic()
     out = Path(arguments.out) if arguments.out else _free_directory()
+    resume = command("demo", "--out", out)
     say(
         "Fine-tuning a small base model (2.2 M parameters) on about 1,900 instructions,\n"
         "all its weights, with LoRA, and with LoRA on a 4-bit base (nf4, mxfp4) ...\n"
-        f"If you stop it, `tunelab demo --out {out}` resumes.\n"
+        f"If you stop it, `{resume}` resumes.\n"
     )
     from tunelab.cli.report import report_study
     from tunelab.studies.demo import demo_study
     from tunelab.studies.run_study import run_study
 
     study = demo_study()
-    with progress_bar() as progress:
-        cells = run_study(study, out, options={"workers": "1"}, progress=_in_short(progress))
+    try:
+        with progress_bar() as progress:
+            cells = run_study(study, out, options={"workers": "1"}, progress=_in_short(progress))
+    except Interrupted as stop:
+        raise Interrupted(stop.message, f"resume with: {resume}") from None
     report_study(out, brief=True)
     if failed := [cell for cell in cells if cell.status == "failed"]:
         for cell in failed:
@@ -58,16 +64,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _say_next(out: Path, cells: Sequence[Cell]) -> None:
     """Commands to try on the LoRA arm's run, each below what it shows."""
-    run, evaluation = (out / cell.folder for cell in cells if cell.arm == "lora")
+    run, evaluation = (str(out / cell.folder) for cell in cells if cell.arm == "lora")
     steps = {
-        "what the model sees in training": f"tunelab inspect {run}/recipe.yaml --rows 2",
-        "its answers": f"head -n 3 {evaluation}/responses.jsonl",
-        "chat with it": f"tunelab chat {run}",
-        "merge it into a plain transformers checkpoint": f"tunelab merge {run} --out {out}/merged",
+        "what the model sees in training": command("inspect", f"{run}/recipe.yaml", "--rows", 2),
+        "its answers": shlex.join(["head", "-n", "3", f"{evaluation}/responses.jsonl"]),
+        "chat with it": command("chat", run),
+        "merge it into a plain transformers checkpoint": command("merge", run, "--out", f"{out}/merged"),
         "the same on a real model": "tunelab train --model distilgpt2 --data alpaca --size 800 --method lora",
     }
-    for what, command in steps.items():
-        say(f"  # {what}\n  {command}")
+    for what, line in steps.items():
+        say(f"  # {what}\n  {line}")
 
 
 def _in_short(progress: Progress) -> Progress:

@@ -13,11 +13,19 @@ fatal.
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
 from tunelab.cli._console import print_table, progress_bar, say
 from tunelab.cli._recipe_arguments import add_recipe_arguments, recipe_of
 from tunelab.cli._token_text import print_row
+from tunelab.config import Recipe
+
+if TYPE_CHECKING:
+    from tunelab.data.prepared import PreparedData
+
+#: Of the rows' lengths, besides the longest.
+PERCENTILES = (50, 90, 99)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Tokenize, show rows, then a summary."""
     recipe = recipe_of(arguments)
-    from tunelab.preparation.rows import load_recipe_tokenizer, prepare_with
+    from tunelab.preparation.rows import check_local_files, load_recipe_tokenizer, prepare_with
 
+    check_local_files(recipe.data)
     tokenizer = load_recipe_tokenizer(recipe)
     skipping = recipe.model_copy(update={"data": recipe.data.model_copy(update={"on_bad_row": "skip"})})
     with progress_bar() as progress:
@@ -40,12 +49,13 @@ def run(arguments: argparse.Namespace) -> int:
         targets = [True] * len(ids) if recipe.data.loss_on == "all" else mask.tolist()
         targets[0] = False  # the first token has no context to predict it from
         print_row(tokenizer, index + 1, ids.tolist(), targets, data.stop_token_ids)
-    _show_summary(data, tokenizer)
+    _show_summary(recipe, data, tokenizer)
     return 0
 
 
-def _show_summary(data: Any, tokenizer: Any) -> None:
+def _show_summary(recipe: Recipe, data: PreparedData, tokenizer: Any) -> None:
     from tunelab.data.prepared import MOST_SHOWN
+    from tunelab.training.forecast import few_rows_warning
 
     sides = (data.train, data.train_counts), (data.held_out, data.held_out_counts)
     columns = ("", "training", "held-out")
@@ -54,7 +64,8 @@ def _show_summary(data: Any, tokenizer: Any) -> None:
         ("tokens", *(f"{counts.tokens:,}" for _, counts in sides)),
         ("target tokens", *(f"{counts.targets:,}" for _, counts in sides)),
         ("longest row", *(f"{counts.longest:,}" for _, counts in sides)),
-        ("median row", *(f"{_median(table.lengths):,}" for table, _ in sides)),
+        *((f"length, p{one}", *(_percentile(table.lengths, one) for table, _ in sides)) for one in PERCENTILES),
+        ("steps", _steps(recipe, data), "-"),
         ("truncated", *(f"{counts.truncated:,}" for _, counts in sides)),
         ("dropped, too long", *(f"{counts.dropped_too_long:,}" for _, counts in sides)),
         ("dropped, bad", *(f"{counts.bad:,}" for _, counts in sides)),
@@ -68,9 +79,18 @@ def _show_summary(data: Any, tokenizer: Any) -> None:
         say(f"bad: {reason}")
     if len(data.bad_rows) > MOST_SHOWN:
         say(f"bad: and {len(data.bad_rows) - MOST_SHOWN:,} more")
+    if warning := few_rows_warning(len(data.held_out)):
+        say(warning)
     stops = ", ".join(str(tokenizer.convert_ids_to_tokens(id)) for id in data.stop_token_ids)
     say(f"stop tokens: {stops}")
 
 
-def _median(values: list[int]) -> int:
-    return sorted(values)[len(values) // 2] if values else 0
+def _percentile(lengths: list[int], share: int) -> str:
+    """The shortest length that this percentage of the rows does not exceed."""
+    return f"{sorted(lengths)[math.ceil(len(lengths) * share / 100) - 1]:,}" if lengths else "-"
+
+
+def _steps(recipe: Recipe, data: PreparedData) -> str:
+    from tunelab.training.setup import training_plan
+
+    return f"{training_plan(recipe, data.train).total_steps:,}"

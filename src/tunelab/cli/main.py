@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ import tunelab
 from tunelab import plugins
 from tunelab.cli._parser import VerbParser
 from tunelab.cli._renamed_flags import check_flags_are_current
-from tunelab.errors import TunelabError, UsageError
+from tunelab.errors import SAME_COMMAND, TunelabError, UsageError
 
 FOLDER = "cli"
 EXAMPLES = """\
@@ -60,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse: 0 after --help, 2 after wrong usage
         return stop.code if isinstance(stop.code, int) else 1
     except TunelabError as error:
+        if error.hint.startswith(SAME_COMMAND):
+            error.hint += f": {shlex.join(['tunelab', *words])}"
         _show_error(error, debug="--debug" in words or os.environ.get("TUNELAB_DEBUG", "") not in ("", "0"))
         return error.exit_code
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ Examples:
   tunelab train recipe.yaml train.lr=1e-4 adapter.rank=8 --out runs/rank-8
   tunelab train --model ./my-model --data rows.jsonl --method full --seed 1
   tunelab train --resume runs/rank-8
+  tunelab train recipe.yaml --out runs/rank-8 --overwrite
   torchrun --nproc-per-node 4 -m tunelab train recipe.yaml
 
 Ctrl-C saves a checkpoint and exits; --resume continues to the same result as an uninterrupted run.
@@ -17,10 +18,10 @@ import argparse
 import os
 from typing import Any
 
-from tunelab.cli._console import print_table, progress_bar, say
+from tunelab.cli._console import command, print_table, progress_bar, say
 from tunelab.cli._recipe_arguments import add_recipe_arguments, given_flags, recipe_of
 from tunelab.errors import UsageError
-from tunelab.records.runs import Run
+from tunelab.records.runs import Run, eval_command
 from tunelab.units import format_bytes, format_count, format_duration, format_rate
 
 
@@ -28,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A recipe, or --resume."""
     add_recipe_arguments(parser)
     parser.add_argument("--resume", metavar="RUN", help="resume an interrupted run; takes no recipe")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the run in --out, with its evaluations; nothing but a run"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,19 +40,26 @@ def run(arguments: argparse.Namespace) -> int:
         if given := [*arguments.words, *given_flags(arguments)]:
             what = f"--resume takes no recipe and no changes: {', '.join(given)}"
             raise UsageError(what, "a run resumes with its own recipe")
+        if arguments.overwrite:
+            raise UsageError("--resume and --overwrite exclude each other", "keep the run, or replace it")
         recipe = None
     else:
         recipe = recipe_of(arguments)
+        if arguments.overwrite and not recipe.out:
+            raise UsageError("--overwrite: no run directory is named", "name it with --out")
     from tunelab.training.finetune import finetune, resume
 
     with progress_bar() as progress:
-        done = finetune(recipe, progress=progress) if recipe else resume(arguments.resume, progress=progress)
+        if recipe is None:
+            done = resume(arguments.resume, progress=progress, notify=say)
+        else:
+            done = finetune(recipe, overwrite=arguments.overwrite, progress=progress, notify=say)
     if int(os.environ.get("RANK", "0")) > 0:  # under torchrun only rank 0 prints
         return 0
     print_table(("what", "value"), summary(done))
-    say(f"\nNext:\n  tunelab eval {done.path}")
+    say(f"\nNext:\n  {eval_command(done.path)}")
     if done.adapter.exists():
-        say(f"  tunelab merge {done.path} --out {done.path}-merged")
+        say(f"  {command('merge', done.path, '--out', f'{done.path}-merged')}")
     return 0
 
 

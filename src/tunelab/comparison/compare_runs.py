@@ -22,6 +22,7 @@ from tunelab.comparison.paired_evaluations import Side, compare_sides
 from tunelab.errors import RunError, UsageError
 from tunelab.records.evaluation_files import RESPONSES
 from tunelab.records.responses import read_responses
+from tunelab.records.runs import eval_command
 
 Tree = dict[str, Any]
 
@@ -118,7 +119,7 @@ def _nothing_common(a: Path | str, b: Path | str | None, wanted: str) -> RunErro
     if b is None:
         return RunError(
             f"base and tuned arm of {a} have no scores{wanted} in common",
-            f"tunelab eval {a} evaluates both on its held-out rows, --benchmarks mmlu on a benchmark",
+            f"{eval_command(a)} evaluates both on its held-out rows, --benchmarks mmlu on a benchmark",
         )
     return RunError(
         f"{a} and {b} have no scores{wanted} in common", "evaluate both with the same --benchmarks and options"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from tunelab.files import read_json_lines
 from tunelab.records.evaluation_files import ANSWER_SCORES, GRADES, LIKELIHOODS, RESPONSES, SCORES
 from tunelab.records.old_format import read_scores
 from tunelab.records.responses import read_responses
-from tunelab.records.runs import Run
+from tunelab.records.runs import Run, eval_command
 
 #: Stored score of a held-out evaluation that shows that a metric is available: the loss is the perplexity's logarithm.
 _STORED_AS = {COMPLETION_LOSS: "completion_perplexity", BLEU: "bleu", ROUGE_L: "rougeL"}
@@ -178,7 +179,7 @@ def evaluated_in(path: Path | str) -> list[Evaluated]:
     if not found:
         raise RunError(
             f"{path}: no scores found",
-            f"tunelab eval {path} evaluates its held-out rows, --benchmarks mmlu a benchmark",
+            f"{eval_command(path)} evaluates its held-out rows, --benchmarks mmlu a benchmark",
         )
     return found
 
@@ -194,4 +195,5 @@ def _read(folder: Path) -> Evaluated:
         name = HELD_OUT if (folder / LIKELIHOODS).exists() else content["benchmark"]
         return Evaluated(folder, plugins.label(name), content["header"].get("arm", ""), content)
     except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{folder / SCORES}: not a valid score file", f"score again: tunelab score {folder}") from error
+        score_again = shlex.join(["tunelab", "score", str(folder)])
+        raise RunError(f"{folder / SCORES}: not a valid score file", f"score again: {score_again}") from error

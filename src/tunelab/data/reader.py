@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from tunelab import plugins
 from tunelab.data.messages import Conversation, Example, check_conversation
 from tunelab.data.sources._source import UNKNOWN_LICENCE, HubDataset, NumberedRow, Row, SourceOptions
-from tunelab.data.tables import file_rows, hub_table
+from tunelab.data.tables import check_data_file, file_rows, hub_table
 from tunelab.errors import BadRow, DataError, UsageError
 from tunelab.progress import Progress, silent
 
@@ -99,10 +99,8 @@ def load_examples(
         DataError: a file or dataset cannot be read, its format is unknown, it has bad rows that may not be
             skipped, or no row of it can be used.
     """
+    check_source(name, path=path, options=options)
     module = None if name == "auto" else load_source(name)
-    if module is not None:
-        # Before anything is downloaded.
-        _checked_options(name, module, options or {})
     hub = None
     if path is not None:
         _refuse_with_path(path, revision=revision, split=split, repository=repository, subset=subset)
@@ -128,6 +126,19 @@ def load_examples(
         fingerprint=_fingerprint(name, settings, place.identity, converted.examples),
         licence=_licence(module, hub),
     )
+
+
+def check_source(name: str, *, path: Path | None = None, options: Mapping[str, Any] | None = None) -> None:
+    """Check what can be checked of a source before anything is read or downloaded; arguments as in load_examples().
+
+    Raises:
+        UsageError: no such source, or a wrong option.
+        DataError: no such file, a directory, or an unknown extension.
+    """
+    if name != "auto":
+        _checked_options(name, load_source(name), options or {})
+    if path is not None:
+        check_data_file(Path(path))
 
 
 def load_source(name: str) -> ModuleType:

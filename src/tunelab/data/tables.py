@@ -35,8 +35,23 @@ def file_rows(path: Path) -> Iterator[NumberedRow]:
     """Rows of a .json, .jsonl, .ndjson, .csv, .tsv (each also .gz) or .parquet file.
 
     Raises:
-        DataError: no such file, a directory, an unknown extension, a file that cannot be read completely, or (json)
-            that is not a list of rows; (csv) without a header or with two columns of one name.
+        DataError: as check_data_file(); or a file that cannot be read completely, or (json) that is not a list of rows;
+            (csv) without a header or with two columns of one name.
+    """
+    reader = check_data_file(path)
+    try:
+        yield from reader(path)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{path}: cannot be read: {error}", "check its permissions; download a broken .gz again"
+        ) from error
+
+
+def check_data_file(path: Path) -> Callable[[Path], Iterator[NumberedRow]]:
+    """The reader for a data file, which is not opened.
+
+    Raises:
+        DataError: no such file, a directory, or an unknown extension.
     """
     if path.is_dir():
         found = sorted(file.name for file in path.iterdir() if file.is_file() and _reader(file) is not None)
@@ -49,12 +64,7 @@ def file_rows(path: Path) -> Iterator[NumberedRow]:
     reader = _reader(path)
     if reader is None:
         raise DataError(f"{path}: unknown file type {path.suffix!r}", f"known extensions: {_endings()}")
-    try:
-        yield from reader(path)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"{path}: cannot be read: {error}", "check its permissions; download a broken .gz again"
-        ) from error
+    return reader
 
 
 def hub_table(hub: HubDataset, revision: str | None, split: str) -> Dataset:

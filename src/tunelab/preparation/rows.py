@@ -11,7 +11,7 @@ from tunelab.config import DataSettings, Recipe, SourceSettings, load_recipe, pa
 from tunelab.data.messages import Example
 from tunelab.data.prepared import PreparedData, SourceRecord, cache_key, cached, store
 from tunelab.data.prepared import prepare as tokenize
-from tunelab.data.reader import LoadedSource, load_examples
+from tunelab.data.reader import LoadedSource, check_source, load_examples
 from tunelab.data.select import mix, sample, split_held_out
 from tunelab.data.templates import Template, get_template
 from tunelab.data.tokenize import RowEncoder
@@ -38,6 +38,7 @@ class Selection:
 def prepare(recipe: RecipeLike, *, progress: Progress = silent) -> PreparedData:
     """The recipe's training and held-out rows as tokens, from the cache if it has exactly these."""
     known = resolve(as_recipe(recipe))
+    check_local_files(known.data)
     return prepare_with(load_recipe_tokenizer(known), known, progress=progress)
 
 
@@ -48,6 +49,18 @@ def as_recipe(recipe: RecipeLike) -> Recipe:
     if isinstance(recipe, str | Path):
         return load_recipe(Path(recipe))
     return parse_recipe(recipe)
+
+
+def check_local_files(data: DataSettings) -> None:
+    """Check the files and sources that a data section names, before the model's hub is asked for anything.
+
+    Raises:
+        DataError: a data file is missing, is a directory, or has an unknown extension.
+        UsageError: the chat template is missing, there is no such source, or it has no such option.
+    """
+    for source in data.sources:
+        check_source(source.name, path=Path(source.path) if source.path else None, options=source.options)
+    chat_template_source(data)
 
 
 def fit_to_model(recipe: Recipe) -> Recipe:

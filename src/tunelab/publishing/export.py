@@ -23,7 +23,7 @@ from tunelab.progress import Progress, silent
 from tunelab.publishing.gguf_file import check_gguf, write_gguf
 from tunelab.publishing.merge import merge, merged_model
 from tunelab.publishing.modelfile import modelfile, prompt_start
-from tunelab.records.runs import Run, open_run
+from tunelab.records.runs import Run, check_finished, open_run
 
 Target = Literal["hf", "peft", "compressed-tensors", "gguf", "ollama"]
 GgufKind = Literal["F16", "Q8_0"]
@@ -72,8 +72,7 @@ def export(
     target = Path(out)
     if to not in get_args(Target):
         raise UsageError(f"no export to {to!r}", f"known: {', '.join(get_args(Target))}")
-    if not run.is_done:
-        raise RunError(f"{run.path}: the run is {run.status}, not finished", f"tunelab train --resume {run.path}")
+    check_finished(run)
     if target.exists():
         raise UsageError(f"{target}: exists already", "choose another directory with --out")
     if to == "peft":

@@ -47,7 +47,7 @@ from tunelab.models.quantized_save import save_quantized
 from tunelab.preparation.model import checkpoint_dtype, load_base
 from tunelab.preparation.rows import prepare_with
 from tunelab.progress import Progress, silent
-from tunelab.records.runs import Run, open_run
+from tunelab.records.runs import Run, open_run, resume_command
 
 #: A merge is refused, unless forced, if its KL from the trained model is more than this many times what its dtype alone
 #: costs the trained model, base and adapter apart. Sound merges were between 0.25 and 1.62 times that, and 0.96 for a
@@ -203,7 +203,7 @@ def _opened(run: Run | Path | str) -> tuple[Run, Recipe, Any]:
     if run.model.exists():
         raise RunError(f"{run.path}: full fine-tuning, there is no adapter to merge", f"use {run.model} as it is")
     if not run.adapter.exists():
-        raise RunError(f"{run.path}: no trained adapter; the run is {run.status}", "finish the run first")
+        raise RunError(f"{run.path}: no trained adapter; the run is {run.status}", resume_command(run.path))
     return run, run.recipe, load_tokenizer(str(run.tokenizer))
 
 

@@ -16,6 +16,8 @@ import fcntl
 import json
 import os
 import platform
+import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +31,9 @@ from tunelab.config import Recipe, load_recipe
 from tunelab.errors import RunError
 from tunelab.files import read_json_lines, truncate_file, write_json_atomically, write_text_atomically
 from tunelab.records.old_format import stamped, unstamped
+
+#: What a run's directory contains besides the recipe and the manifest, which are removed last.
+CONTENTS = ("metrics.jsonl", "checkpoints", "adapter", "model", "tokenizer", "evaluations", "trackers")
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "safetensors", "numpy", "datasets")
 
@@ -149,19 +154,24 @@ class Run:
             yield
 
 
-def new_run(path: Path, recipe: str) -> Run:
+def new_run(path: Path, recipe: str, *, overwrite: bool = False) -> Run:
     """Start a run in an empty directory, or in one whose run failed before its first checkpoint: nothing is lost.
 
+    Args:
+        overwrite: remove a run that is there, with its evaluations.
+
     Raises:
-        RunError: the directory contains a run or other files.
+        RunError: the directory contains a run that is not to be removed, or other files.
     """
     run = Run(path)
     failed_early = run.status == "failed" and not any(run.checkpoints.glob("step-*"))
-    if run.recipe_file.exists() and not failed_early:
-        done = f" ({run.status})"
+    if run.recipe_file.exists() and overwrite:
+        _remove(run)
+    elif run.recipe_file.exists() and not failed_early:
+        use = f"evaluate it ({eval_command(path)})" if run.is_done else f"resume it ({resume_command(path)})"
         raise RunError(
-            f"{path}: already contains a run{done}",
-            f"resume it (tunelab train --resume {path}), or choose another directory with --out",
+            f"{path}: already contains a run ({run.status})",
+            f"{use}, replace it with --overwrite, or choose another directory with --out",
         )
     if (
         not run.recipe_file.exists()
@@ -175,6 +185,42 @@ def new_run(path: Path, recipe: str) -> Run:
     write_text_atomically(run.recipe_file, recipe)
     write_json_atomically(run.manifest_file, stamped({}))
     return run
+
+
+def _remove(run: Run) -> None:
+    """Remove a run's files; a kill meanwhile leaves a directory that can still be recognized as a run."""
+    others = sorted(
+        entry.name
+        for entry in run.path.iterdir()
+        if not entry.name.startswith(".") and entry.name not in (*CONTENTS, "recipe.yaml", "manifest.json")
+    )
+    if others or not run.manifest_file.exists():
+        what = f"contains files that are not a run's: {', '.join(others[:5])}" if others else "is not a run"
+        raise RunError(
+            f"{run.path}: {what}; nothing was removed", "move them away, or choose another directory with --out"
+        )
+    with run.locked():
+        for name in CONTENTS:
+            place = run.path / name
+            shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink(missing_ok=True)
+        run.manifest_file.unlink()
+        run.recipe_file.unlink()
+
+
+def eval_command(path: Path | str) -> str:
+    """The shell command that evaluates a run."""
+    return f"tunelab eval {shlex.quote(str(path))}"
+
+
+def resume_command(path: Path | str) -> str:
+    """The shell command that resumes a run."""
+    return f"tunelab train --resume {shlex.quote(str(path))}"
+
+
+def check_finished(run: Run) -> None:
+    """Raises RunError if the run is not finished; the hint is the command that finishes it."""
+    if not run.is_done:
+        raise RunError(f"{run.path}: the run is {run.status}, not finished", resume_command(run.path))
 
 
 def open_run(path: Path) -> Run:

@@ -13,7 +13,7 @@ from typing import Any
 from tunelab import plugins
 from tunelab.config import Recipe
 from tunelab.config.study import HELD_OUT, Study
-from tunelab.errors import Interrupted, RunError
+from tunelab.errors import SAME_COMMAND, Interrupted, RunError
 from tunelab.files import write_text_atomically
 from tunelab.progress import Progress, named, silent
 from tunelab.records.cells import RECORDS, Cell, keep_cell, read_cell, read_study
@@ -48,9 +48,11 @@ def run_cell(folder: Path | str, key: str, *, progress: Progress = silent) -> Ce
     try:
         made = _make(study, cell, folder, memory, named(progress, cell.title.removesuffix(": training")))
         cell = replace(cell, status="done", error="", folder=str(made.relative_to(folder)))
-    except (Interrupted, KeyboardInterrupt):
+    except (Interrupted, KeyboardInterrupt) as stop:
         keep_cell(folder, replace(cell, seconds=cell.seconds + time.monotonic() - began))
-        raise
+        why = stop.message if isinstance(stop, Interrupted) else "stopped; finished work is kept"
+        # The hint of a run on its own resumes that run alone.
+        raise Interrupted(f"{cell.title}: {why}", f"{SAME_COMMAND} to resume") from None
     except Exception as error:
         cell = replace(cell, status="failed", error=f"{type(error).__name__}: {error}")
         (folder / RECORDS).mkdir(exist_ok=True)

@@ -17,13 +17,21 @@ from torch import nn
 
 from tunelab.config import Recipe, resolve, to_yaml
 from tunelab.data.loader import TokenTable, TrainingPlan
-from tunelab.errors import Interrupted, RunError, TrainingError, TunelabError
+from tunelab.errors import Interrupted, RunError, TrainingError, TunelabError, UsageError
 from tunelab.files import directory_written_atomically
 from tunelab.models.forward import underlying
-from tunelab.preparation.rows import RecipeLike, as_recipe, fit_to_model, load_recipe_tokenizer, prepare_with
-from tunelab.progress import Progress, silent
-from tunelab.records.runs import Run, new_run, now, open_run
+from tunelab.preparation.rows import (
+    RecipeLike,
+    as_recipe,
+    check_local_files,
+    fit_to_model,
+    load_recipe_tokenizer,
+    prepare_with,
+)
+from tunelab.progress import Progress, silent, unheard
+from tunelab.records.runs import Run, eval_command, new_run, now, open_run, resume_command
 from tunelab.training.checkpoint import CheckpointStore, LoopState
+from tunelab.training.forecast import forecast
 from tunelab.training.interrupt import asked_to_stop
 from tunelab.training.loop import Outcome, TrainingLoop
 from tunelab.training.loss import TargetLoss, table_loss
@@ -37,47 +45,73 @@ from tunelab.training.trackers import tracked
 HELD_OUT_STAGE = "held-out loss"
 
 
-def finetune(recipe: RecipeLike, *, progress: Progress = silent) -> Run:
+def finetune(
+    recipe: RecipeLike,
+    *,
+    overwrite: bool = False,
+    progress: Progress = silent,
+    notify: Callable[[str], None] = unheard,
+) -> Run:
     """Run a recipe (its object, a mapping, or a YAML file's path) in a new run directory.
+
+    Args:
+        overwrite: remove a run that the recipe's `out` contains, with its evaluations.
+        notify: called with sentences for a person: what the training is about to do, and warnings.
 
     Raises:
         TunelabError: the recipe, its data or its model cannot be used, or training had to stop; the message says why.
         Interrupted: Ctrl-C or SIGTERM arrived; a checkpoint was saved, and resume() continues from it.
     """
-    resolved = fit_to_model(resolve(as_recipe(recipe)))
+    known = resolve(as_recipe(recipe))
+    check_local_files(known.data)
+    resolved = fit_to_model(known)
     accelerator = make_accelerator(resolved)
     try:
-        run = start_on_main(accelerator, resolved)
-        return _execute(run, resolved, accelerator, progress)
+        run = start_on_main(accelerator, resolved, overwrite=overwrite)
+        return _execute(run, resolved, accelerator, progress, notify)
     finally:
         release(accelerator)
 
 
-def resume(path: Path | str, *, progress: Progress = silent) -> Run:
+def resume(path: Path | str, *, progress: Progress = silent, notify: Callable[[str], None] = unheard) -> Run:
     """Resume a run from its newest checkpoint; the result is what an uninterrupted run would have given.
+
+    Args:
+        notify: as for finetune().
 
     Raises:
         RunError: there is no run, or it is finished.
     """
     run = open_run(Path(path))
     if run.is_done:
-        raise RunError(f"{path}: the run is {run.status}; there is nothing to resume", "train again with another --out")
+        raise RunError(
+            f"{path}: the run is {run.status}; there is nothing to resume",
+            f"evaluate it ({eval_command(path)}), or train again with --overwrite or another --out",
+        )
     recipe = run.recipe
+    check_local_files(recipe.data)
     accelerator = make_accelerator(recipe)
     try:
-        return _execute(run, recipe, accelerator, progress)
+        return _execute(run, recipe, accelerator, progress, notify)
     finally:
         release(accelerator)
 
 
-def _execute(run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progress) -> Run:
+def _execute(
+    run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progress, notify: Callable[[str], None]
+) -> Run:
     with run.locked() if accelerator.is_main_process else nullcontext():
         try:
-            _train(run, recipe, accelerator, progress)
-        except (Interrupted, KeyboardInterrupt):
+            _train(run, recipe, accelerator, progress, notify if accelerator.is_main_process else unheard)
+        except (Interrupted, KeyboardInterrupt) as stop:
             if accelerator.is_main_process:
                 run.update_manifest(status="interrupted", ended=now())
-            raise
+            if isinstance(stop, Interrupted):
+                raise
+            raise Interrupted(
+                f"{run.path}: stopped at once; the steps since the last checkpoint will be run again",
+                f"resume with: {resume_command(run.path)}",
+            ) from None
         except Exception as error:
             if accelerator.is_main_process:
                 run.update_manifest(status="failed", ended=now(), error=f"{type(error).__name__}: {error}")
@@ -85,7 +119,9 @@ def _execute(run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progr
     return run
 
 
-def _train(run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progress) -> None:
+def _train(
+    run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progress, notify: Callable[[str], None]
+) -> None:
     meter = Meter(accelerator.device)
     tokenizer = load_recipe_tokenizer(recipe)
     with accelerator.main_process_first():
@@ -106,6 +142,9 @@ def _train(run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progres
     def held_out_loss() -> float:
         return _held_out_loss(module, data.held_out, recipe, accelerator, progress)
 
+    step = checkpoints.newest_step()
+    for sentence in forecast(recipe, plan, model, held_out=len(data.held_out), step=step):
+        notify(sentence)
     measure = held_out_loss if len(data.held_out) else None
     if measure is not None and "held_out_loss_before" not in run.manifest:
         before = measure()
@@ -116,7 +155,7 @@ def _train(run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progres
     if outcome == "interrupted":
         raise Interrupted(
             f"stopped after step {state.step} of {plan.total_steps}; a checkpoint was saved",
-            f"resume with: tunelab train --resume {run.path}",
+            f"resume with: {resume_command(run.path)}",
         )
     if recipe.train.load_best_at_end:
         checkpoints.load_best(model)
@@ -170,19 +209,34 @@ def _run_loop(
         return loop.run()
 
 
-def start_on_main(accelerator: Accelerator, recipe: Recipe) -> Run:
+def start_on_main(accelerator: Accelerator, recipe: Recipe, *, overwrite: bool = False) -> Run:
     """Create the run directory in the main process; its path, or the error, goes to every process."""
     outcome: list[Any] = [None]
     if accelerator.is_main_process:
         path = Path(recipe.out) if recipe.out else default_path(recipe)
         try:
-            outcome = [new_run(path, to_yaml(recipe.model_copy(update={"out": str(path)}))).path]
+            if overwrite:
+                check_nothing_needed_in(path, recipe)
+            text = to_yaml(recipe.model_copy(update={"out": str(path)}))
+            outcome = [new_run(path, text, overwrite=overwrite).path]
         except TunelabError as error:
             outcome = [error]
     broadcast_object_list(outcome)
     if isinstance(outcome[0], TunelabError):
         raise outcome[0]
     return Run(outcome[0])
+
+
+def check_nothing_needed_in(path: Path, recipe: Recipe) -> None:
+    """Raises UsageError if a file that the recipe reads is in a directory that is about to be replaced."""
+    needed = {"model": recipe.model.name, "model.tokenizer": recipe.model.tokenizer}
+    needed |= {"data.chat_template": recipe.data.chat_template}
+    needed |= {f"data.sources: {number}": source.path for number, source in enumerate(recipe.data.sources, 1)}
+    for key, place in needed.items():
+        if place and Path(place).exists() and Path(place).resolve().is_relative_to(path.resolve()):
+            raise UsageError(
+                f"{key}: {place} is in {path}, which would be replaced", "choose another directory with --out"
+            )
 
 
 def default_path(recipe: Recipe) -> Path:

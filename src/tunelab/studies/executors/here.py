@@ -15,9 +15,11 @@ from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from tunelab.config.study import HELD_OUT
 from tunelab.errors import Interrupted
+from tunelab.preparation.rows import check_local_files
 from tunelab.progress import Progress, named
-from tunelab.records.cells import Cell, read_cell
+from tunelab.records.cells import Cell, read_cell, read_study
 from tunelab.studies.executors._executor import count_option, lost
 from tunelab.studies.run_cell import run_cell
 
@@ -51,9 +53,14 @@ def run_cells(folder: Path, cells: Sequence[Cell], options: Mapping[str, str], p
     """Run the cells; in this process if they run one at a time.
 
     Raises:
-        UsageError: workers is not a positive integer.
+        UsageError: workers is not a positive integer, or an arm's source or chat template is missing.
+        DataError: an arm's data file is missing.
         Interrupted: Ctrl-C; the worker processes have stopped.
     """
+    study, _ = read_study(folder)
+    for cell in cells:
+        if cell.benchmark in ("", HELD_OUT):
+            check_local_files(study.arm_recipe(cell.arm, study.seeds[0]).data)
     gpus = _gpus()
     workers = count_option(options, "workers", max(1, len(gpus)))
     if workers > 1:
@@ -128,7 +135,6 @@ def _work(folder: Path, key: str, gpu: str, workers: int, sending: Connection) -
     if gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
-
 
     def report(stage: str, done: int, total: int | None, detail: str = "") -> None:
         with suppress(BrokenPipeError):  # the study's process was killed: this job still saves its work

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -73,7 +74,7 @@ def run_cells(folder: Path, cells: Sequence[Cell], options: Mapping[str, str], p
         raise Interrupted(
             f"stopped waiting; the jobs keep running: {', '.join(arrays)}",
             f"`scancel {' '.join(arrays)}` stops them; the same command waits for them again; "
-            f"`tunelab report {folder}` shows what is done",
+            f"`tunelab report {shlex.quote(str(folder))}` shows what is done",
         ) from None
 
 

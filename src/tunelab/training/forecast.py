@@ -1,0 +1,64 @@
+"""What a training is about to do, in sentences for a person, before its first step."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from tunelab.config import Recipe
+from tunelab.data.loader import TrainingPlan
+from tunelab.models.digest import digest
+from tunelab.statistics.power import detectable_effect
+from tunelab.training.checkpoint import trainable_weights
+from tunelab.units import format_bytes, format_count
+
+#: Held-out rows below which a difference has to be large to be detected.
+FEW_ROWS = 100
+
+#: Bytes per trained parameter: the two moments of AdamW, in float32 or as codes.
+MOMENTS_BYTES, MOMENTS_BYTES_8_BIT = 8, 2
+
+
+def forecast(recipe: Recipe, plan: TrainingPlan, model: nn.Module, *, held_out: int, step: int = 0) -> list[str]:
+    """Rows, steps, tokens, and the memory that is known beforehand.
+
+    Args:
+        held_out: number of held-out rows.
+        step: done by earlier sessions.
+    """
+    table = plan.table
+    targets = sum(table.targets) if plan.loss_on == "completion" else table.tokens - len(table)
+    reached = plan.step(plan.total_steps - 1)[1]
+    said = [
+        f"{len(table):,} rows, {table.tokens:,} tokens per epoch ({targets:,} in the loss); "
+        f"{plan.total_steps:,} steps, {reached:.3g} epoch{'' if reached == 1 else 's'}"
+        + (f"; resuming after step {step:,}" if step else "")
+    ]
+    found = digest(model)
+    said.append(
+        f"{format_count(found.trainable)} of {format_count(found.parameters)} parameters are trained; "
+        f"weights, gradients and optimizer state need {format_bytes(least_bytes(recipe, model))}, "
+        "activations come on top; the time left is shown from the first step on"
+    )
+    warning = few_rows_warning(held_out)
+    return [*said, warning] if warning else said
+
+
+def least_bytes(recipe: Recipe, model: nn.Module) -> int:
+    """Bytes of weights, gradients and optimizer state: less than a training needs, since activations are unknown."""
+    moments = MOMENTS_BYTES_8_BIT if recipe.train.optimizer == "adamw-8bit" else MOMENTS_BYTES
+    trained = trainable_weights(model).values()
+    return digest(model).bytes + sum(one.nbytes + moments * one.numel() for one in trained)
+
+
+def few_rows_warning(held_out: int) -> str | None:
+    """A warning where the held-out rows can only show a large difference; None where there are enough, or none."""
+    if not 0 < held_out < FEW_ROWS:
+        return None
+    shows = "show no difference with an error"
+    if held_out > 1:
+        shows = (
+            f"only show a difference of {detectable_effect(held_out):.2g} or more standard deviations of the paired "
+            "differences (power 80 %)"
+        )
+    rows = f"{held_out} held-out row{'' if held_out == 1 else 's'} can"
+    return f"warning: {rows} {shows}; hold out more, for example data.held_out=200"

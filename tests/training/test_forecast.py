@@ -1,0 +1,55 @@
+"""Before the first step a training says what is known: rows, steps, tokens, the least memory, and too few rows."""
+
+from __future__ import annotations
+
+import pytest
+from tiny import random_table, recipe, tiny_model
+
+from tunelab.config import parse_recipe
+from tunelab.data.loader import TrainingPlan
+from tunelab.models.adapters import add_lora
+from tunelab.training.forecast import few_rows_warning, forecast, least_bytes
+
+LENGTHS = (12, 9, 20, 7, 15, 4, 16, 11)
+
+
+def plan(**changes: object) -> TrainingPlan:
+    settings = {"epochs": 1.5, "steps": None, "batch_size": 4, "batch_tokens": None, "micro_batch_tokens": 64}
+    return TrainingPlan(table=random_table(LENGTHS), **{**settings, **changes})  # type: ignore[arg-type]
+
+
+def test_it_says_rows_tokens_steps_and_epochs() -> None:
+    made = parse_recipe(recipe("m", "rows.jsonl", "out"))  # type: ignore[arg-type]
+    model = add_lora(tiny_model("llama"), rank=4, alpha=8)
+    table = plan().table
+    said = forecast(made, plan(), model, held_out=0)
+    counts = f"{sum(table.targets)} in the loss"
+    assert said[0] == f"8 rows, {sum(LENGTHS)} tokens per epoch ({counts}); 3 steps, 1.5 epochs"
+    assert len(said) == 2 and "the time left is shown from the first step on" in said[1]
+    said = forecast(made, plan(loss_on="all", epochs=1.0), model, held_out=200, step=1)
+    counts = f"{sum(LENGTHS) - 8} in the loss"
+    assert said[0] == f"8 rows, {sum(LENGTHS)} tokens per epoch ({counts}); 2 steps, 1 epoch; resuming after step 1"
+
+
+def test_the_least_memory_is_weights_gradients_and_moments() -> None:
+    model = add_lora(tiny_model("llama"), rank=4, alpha=8)
+    made = recipe("m", "rows.jsonl", "out")  # type: ignore[arg-type]
+    trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    weights = sum(one.nbytes for one in model.parameters())
+    assert least_bytes(parse_recipe(made), model) == weights + 12 * trained
+    made["train"]["optimizer"] = "adamw-8bit"
+    assert least_bytes(parse_recipe(made), model) == weights + 6 * trained
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (0, None),
+        (100, None),
+        (1, "warning: 1 held-out row can show no difference with an error; hold out more, for example"),
+        (15, "warning: 15 held-out rows can only show a difference of 0.78 or more standard deviations of the paired"),
+    ],
+)
+def test_few_held_out_rows_are_warned_of(rows: int, expected: str | None) -> None:
+    warning = few_rows_warning(rows)
+    assert warning == expected if expected is None else warning is not None and warning.startswith(expected)
