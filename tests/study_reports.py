@@ -87,19 +87,21 @@ def example_comparisons() -> tuple[PairedComparison, ...]:
     return (
         PairedComparison(
             *("base bf16", "lora r128 bf16", "ifeval", "prompt_strict", 0.0739, 0.0412, 0.1067, 1.2e-5, 4.8e-5),
-            *(541, 62, 22, 0.046, f"{shown} over 4 comparisons)."),
+            *(541, 62, 22, 0.046, f"{shown} over 4 comparisons).", 2, 0.004, "better", "0-1", True),
         ),
         PairedComparison(
             *("base bf16", "lora r128 bf16", "mmlu", "accuracy", 0.0067, -0.0009, 0.0143, 0.0871, 0.2613, 14_042),
             *(675, 581, 0.0108, "No difference shown: differences below 1.1 points could not have been seen."),
+            *(1, None, "no difference", "0-1", True),
         ),
         PairedComparison(
             *("lora r128 bf16", "qlora r128 nf4", "mmlu", "accuracy", -0.0032, -0.0104, 0.004, 0.38, 0.76, 14_042),
             *(593, 638, 0.0103, "No difference shown: differences below 1.0 points could not have been seen."),
+            *(2, 0.003, "no difference", "0-1", True),
         ),
         PairedComparison(
-            *("lora r128 bf16", "qlora r128 nf4", "held-out", "completion_perplexity", 0.02, -0.011, 0.052, 0.21, None),
-            *(500, None, None, None, "No difference shown."),
+            *("lora r128 bf16", "qlora r128 nf4", "held-out", "completion_loss", 0.02, -0.011, 0.052, 0.21, None),
+            *(500, None, None, None, "No difference shown.", 1, None, "no difference", "nats per token", False),
         ),
     )
 

@@ -67,7 +67,8 @@ def test_what_is_compared_and_corrected_together() -> None:
 def test_a_figure_that_held_out_rows_do_not_have_is_refused() -> None:
     asked = [{"ask": "?", "is_better": "lora", "than": "base", "on": "held-out", "metric": "blue"}]
     assert wrong(questions=asked) == [
-        "questions.0.metric: held-out rows are not compared by 'blue' (known: completion_loss, bleu, rougeL)"
+        "questions.0.metric: held-out rows are not compared by 'blue' (known: completion_loss, bleu, rougeL, "
+        "chrf, exact_match)"
     ]
 
 
@@ -134,7 +135,8 @@ def test_what_is_published_is_a_score_or_a_cost(what: str, score: tuple[str, str
         (
             {"what": "held-out BLEU"},
             "published.0.what: held-out rows are not scored by 'BLEU' (known: completion_perplexity, "
-            "completion_bits_per_byte, sequence_perplexity, sequence_bits_per_byte, bleu, rouge1, rouge2, rougeL)",
+            "completion_bits_per_byte, sequence_perplexity, sequence_bits_per_byte, bleu, rouge1, rouge2, rougeL, "
+            "chrf, exact_match)",
         ),
         ({"values": {}}, "published.0.values: is empty (values: {ARM: NUMBER})"),
         ({"values": {"base": float("nan")}}, "published.0.values.base: Input should be a finite number ()"),

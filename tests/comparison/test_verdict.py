@@ -15,7 +15,7 @@ from scipy.stats import ttest_1samp
 
 from tunelab.comparison.align import Pairs
 from tunelab.comparison.paired_comparison import Comparison, compare_values, correct
-from tunelab.comparison.verdict import verdict
+from tunelab.comparison.verdict import outcome, verdict
 from tunelab.errors import DataError, RunError
 from tunelab.statistics.bootstrap import paired_bootstrap
 from tunelab.statistics.paired_tests import discordant_interval, mcnemar
@@ -119,7 +119,7 @@ def test_values_that_never_differ_are_told_as_such() -> None:
     assert found.detectable is None
     assert verdict(found) == (
         "no difference shown: 0.0 points (95 % interval 0.0 to 0.0, p = 1.00), the same whichever of the 3 items are"
-        " drawn"
+        " drawn (up to 56 % of others may differ)"
     )
 
 
@@ -210,7 +210,12 @@ def test_a_difference_between_items_may_be_no_more_than_that_between_seeds() -> 
     assert of_seeds.difference == pytest.approx(np.mean(by_seed))
     assert of_seeds.p_of_seeds == pytest.approx(ttest_1samp(by_seed, 0).pvalue)
     assert of_seeds.shown and not of_seeds.beyond_seeds
-    assert verdict(of_seeds) == verdict(one) + ", but not beyond what 3 seeds differ by (± 4.62, p = 0.16)"
+    low, high = 100 * of_seeds.low, 100 * of_seeds.high
+    assert verdict(of_seeds) == (
+        f"no difference shown beyond seed variation: +10.0 points (95 % interval over items {low:+.1f} to {high:+.1f},"
+        " p < 0.001; SE across 3 seeds 4.62, p = 0.16)"
+    )
+    assert (outcome(one), outcome(of_seeds)) == ("better", "no difference"), "the sentence and the word agree"
     sure = dataclasses.replace(of_seeds, seed_error=0.001)
     assert sure.beyond_seeds and verdict(sure) == verdict(one)
     same = dataclasses.replace(of_seeds, seed_error=0.0)

@@ -189,6 +189,8 @@ def test_scores_of_records() -> None:
         "rouge1",
         "rouge2",
         "rougeL",
+        "chrf",
+        "exact_match",
     ]
     assert all(score.n == 3 and score.error is not None and score.error >= 0 for score in scores)
     assert all(score.protocol["template"] == "alpaca" for score in scores)

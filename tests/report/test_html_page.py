@@ -66,7 +66,7 @@ def test_it_opens_with_the_answers() -> None:
     order = [PAGE.index(f'<section id="{name}"') for name in ("answers", "arms", "comparisons", "plots", "flips")]
     order += [PAGE.index(f'<section id="{name}"') for name in ("caveats", "provenance")]
     assert order == sorted(order)
-    assert '<span class="tag no-difference">no difference</span>' in PAGE
+    assert '<span class="tag no-difference">no difference shown</span>' in PAGE
     assert "LoRA follows 28.7\u00a0% of IFEval&#39;s prompts" in PAGE
 
 

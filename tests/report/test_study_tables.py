@@ -20,6 +20,7 @@ from tunelab.report.study_tables import (
     tables,
     unfinished_arms,
 )
+from tunelab.units import MIB
 
 REPORT = example_report()
 
@@ -65,6 +66,15 @@ def test_unknown_is_not_zero() -> None:
     assert row(cost, "base bf16")["Training"] == "none"
     assert row(cost, "base bf16")["Trainable"] == "0"
     assert row(cost, "qlora r128 nf4")["Cost"] == "–"
+
+
+def test_memory_says_what_else_it_holds() -> None:
+    assert "on a CPU, the process's with Python and libraries" in arms_table(REPORT, "Cost").caption
+    started = [
+        dataclasses.replace(arm, start_memory_bytes=(600 + place) * MIB) for place, arm in enumerate(REPORT.arms)
+    ]
+    known = dataclasses.replace(REPORT, arms=tuple(started))
+    assert "the process's and includes about 600.0 MiB of Python and libraries" in arms_table(known, "Cost").caption
 
 
 def test_money_is_shown_only_where_a_price_is_known() -> None:
@@ -122,11 +132,15 @@ def test_many_columns_make_two_tables() -> None:
 
 def test_comparisons() -> None:
     table = comparisons_table(REPORT)
-    assert [cell.text for cell in table.rows[1][1:10]] == [
-        *("base bf16 → lora r128 bf16", "+0.0067", "-0.0009 to +0.0143", "0.087", "0.261", "14,042", "675", "581"),
-        "0.011",
+    assert [cell.text for cell in table.rows[1][1:]] == [
+        *("base bf16 → lora r128 bf16", "+0.0067", "-0.0009 to +0.0143", "0.261", "14,042", "675 / 581", "0.011"),
+        "no difference shown",
     ]
-    assert [cell.text for cell in table.rows[3][5:10]] == ["–", "500", "–", "–", "–"]
+    assert table.rows[1][4].notes == ("0.087 uncorrected",)
+    assert [cell.text for cell in table.rows[3][4:]] == ["0.210", "500", "–", "–", "no difference shown"]
+    assert table.rows[3][4].notes == ("uncorrected",)
+    loss = comparisons_table(dataclasses.replace(REPORT, comparisons=REPORT.comparisons[3:]))
+    assert "Gained / lost" not in [column.title for column in loss.columns], "a column that would be empty"
     assert table.rows[0][0].notes == ("prompt strict",)
     same = dataclasses.replace(REPORT.comparisons[0], difference=0.0, low=0.0, high=0.0)
     cells = comparisons_table(dataclasses.replace(REPORT, comparisons=(same,))).rows[0]

@@ -196,7 +196,7 @@ def test_a_run_and_its_base(tmp_path: Path) -> None:
     assert "Is tuned better than base on colours?" in [one.question for one in report.questions]
     assert [(one.key, dict(one.values)) for one in report.differences] == [
         ("tuned", {"base": "false", "tuned": "true"})
-    ]
+    ], "no adapter's rank and no learning rate of a base"
     assert [curve.arm for curve in report.curves] == ["tuned"]
     assert not any("evaluated as its base" in one for one in report.not_proved)
 

@@ -143,6 +143,17 @@ def test_what_was_published_stands_beside_what_was_measured(folder: Path, report
     assert found["base", "peak memory"].measured is not None
 
 
+def test_costs_are_means_of_one_run(folder: Path, report: StudyReport) -> None:
+    _, cells = reports.read_study(folder)
+    of_lora = [cell for cell in cells if cell.arm == "lora"]
+    evaluating = sum(cell.seconds for cell in of_lora if cell.benchmark) / 2  # two seeds, all benchmarks
+    lora = next(arm for arm in report.arms if arm.name == "lora")
+    assert lora.evaluation_seconds == pytest.approx(evaluating)
+    if reports.Run(folder / of_lora[0].folder).peak_memory[1] is not None:  # Linux says what the process began with
+        assert lora.start_memory_bytes is not None and lora.peak_memory_bytes is not None
+        assert 2**26 < lora.start_memory_bytes < lora.peak_memory_bytes, "Python and torch have more than 64 MiB"
+
+
 def test_flips_are_told_once(report: StudyReport) -> None:
     flips = [(one.a, one.b, one.benchmark, one.item) for one in report.flips]
     assert len(flips) == len(set(flips)) == sum((one.gained or 0) + (one.lost or 0) for one in report.comparisons)

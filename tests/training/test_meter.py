@@ -26,6 +26,7 @@ def test_time_and_memory_on_a_cpu() -> None:
     assert 0.01 <= cost.seconds < 60
     assert cost.resident_peak >= max(before, 100 * MIB)
     assert cost.gpu_peak is None
+    assert cost.resident_start is None or 10 * MIB < cost.resident_start <= cost.resident_peak - 90 * MIB
     assert started.read().seconds > cost.seconds
 
 

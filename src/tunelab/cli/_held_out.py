@@ -10,8 +10,9 @@ from tunelab.cli._console import print_table, progress_bar, say
 from tunelab.cli._recipe_arguments import given_flags, recipe_of
 from tunelab.cli._words import is_change, is_recipe_file
 from tunelab.errors import UsageError
+from tunelab.evaluation.metrics.unseen import not_seen
 from tunelab.progress import Progress
-from tunelab.report.table import score_rows
+from tunelab.report.table import EQUAL_VALUES, has_equal_values, score_rows
 
 if TYPE_CHECKING:
     from tunelab.answering.held_out_evaluation import Scores
@@ -38,6 +39,11 @@ def evaluate_held_out(arguments: argparse.Namespace) -> int:
 def show(scores: Scores) -> None:
     """Print the table on stdout and a summary on stderr."""
     print_table(*score_rows(scores.arms))
+    everything = [score for found in scores.arms.values() for score in found]
+    for said in dict.fromkeys(line for found in scores.arms.values() for line in not_seen(found)):
+        say(said)
+    if any(map(has_equal_values, everything)):
+        say(EQUAL_VALUES)
     change = scores.loss_change
     if change is not None and change.error:
         say(

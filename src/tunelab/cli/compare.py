@@ -7,8 +7,7 @@ Examples:
   tunelab compare evaluations/ifeval-base-14ecd344 evaluations/ifeval-base-a52ca363 --allow-diff template
 
 Both must have been evaluated on the same benchmarks with the same protocol (tunelab eval RUN --benchmarks mmlu,ifeval),
-or on the same held-out rows (tunelab eval RUN): completion loss, BLEU and ROUGE-L. One run is compared with its base.
-
+or on the same held-out rows (tunelab eval RUN): completion loss, BLEU, ROUGE-L. One run is compared with its base.
 --out writes the same report as a study: report.html (one file, no network), report.md, report.json.
 """
 
@@ -52,6 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
         common_items_only=arguments.common_items_only,
     )
     _show(found.comparisons, flips=arguments.flips)
+    for said in found.not_seen:
+        say(said)
     if out:
         _write_report(found, out)
     else:
@@ -66,8 +67,7 @@ def _show(found: Sequence[Comparison], *, flips: bool) -> None:
     for one in found:
         shown = [one.benchmark, one.metric.replace("_", " "), f"{one.a_value:.4f}", f"{one.b_value:.4f}"]
         shown += [f"{one.difference:+.4f}", f"{one.low:+.4f} to {one.high:+.4f}"]
-        p = one.p if one.p_holm is None else one.p_holm
-        rows.append([*shown, f"{p:.2g}", f"{one.n:,}"])
+        rows.append([*shown, f"{one.p if one.p_holm is None else one.p_holm:.2g}", f"{one.n:,}"])
     p_column = "p" if len(found) == 1 else f"p (Holm over {len(found)})"
     names = [found[0].a_name, found[0].b_name]
     print_table(["benchmark", "metric", *names, "difference", "95 % interval", p_column, "items"], rows)

@@ -1,4 +1,4 @@
-"""Evaluate a run or a model on held-out rows (perplexity, BLEU, ROUGE) or on benchmarks, with standard errors.
+"""Evaluate a run or a model on held-out rows (perplexity, BLEU, ROUGE, chrF) or on benchmarks, with standard errors.
 
 Examples:
   tunelab eval runs/alpaca

@@ -20,7 +20,7 @@ from tunelab import plugins
 from tunelab.cli._console import print_table, say
 from tunelab.errors import UsageError
 from tunelab.records.evaluation_files import RESPONSES
-from tunelab.report.table import score_rows
+from tunelab.report.table import EQUAL_VALUES, has_equal_values, score_rows
 from tunelab.scoring.read_responses import benchmark_of_file
 from tunelab.scoring.score import ScoredFile, score_file
 
@@ -66,6 +66,8 @@ def show(benchmark: str, files: dict[str, ScoredFile], *, groups: bool = False) 
     for name, scores in parts.items():
         columns, rows = score_rows(scores)
         print_table([name, *columns[1:]], rows)
+    if any(has_equal_values(score) for scores in parts.values() for found in scores.values() for score in found):
+        say(EQUAL_VALUES)
     for column, one in files.items():
         for warning in one.scored.warnings:
             say(f"warning: {column}: {warning}")

@@ -19,7 +19,9 @@ from tunelab.comparison.align import NEVER_REFUSED, OF_THE_MODEL
 from tunelab.comparison.evaluated import Evaluated, evaluated_in
 from tunelab.comparison.paired_comparison import Comparison, correct
 from tunelab.comparison.paired_evaluations import Side, compare_sides
+from tunelab.config.study import HELD_OUT_SUBSTITUTES
 from tunelab.errors import RunError, UsageError
+from tunelab.evaluation.metrics.unseen import not_seen
 from tunelab.records.evaluation_files import RESPONSES
 from tunelab.records.responses import read_responses
 from tunelab.records.runs import eval_command
@@ -50,6 +52,12 @@ class Compared:
     only_in: tuple[list[str], list[str]]
     with_base: bool
 
+    @property
+    def not_seen(self) -> list[str]:
+        """Sentences about the metrics that cannot see the references, and so were not compared."""
+        said = (f"{one.benchmark}: {line}" for pair in self.pairs for one in pair for line in not_seen(one.scores))
+        return list(dict.fromkeys(said))
+
 
 def compare_runs(
     a: Path | str,
@@ -69,7 +77,8 @@ def compare_runs(
 
     Returns:
         One comparison per benchmark, by its headline metric, and up to three of held-out rows (completion loss, BLEU,
-        ROUGE-L): of b against a, corrected together (Holm).
+        ROUGE-L; chrF and exact match where one of these cannot see the references): of b against a, corrected together
+        (Holm).
 
     Raises:
         RunError: no scores found, no common benchmark, or a named benchmark is not common.
@@ -173,11 +182,13 @@ def _without(tree: Tree, ignored: Collection[str], above: str = "") -> Tree:
 
 
 def _compared_by(first: Evaluated, second: Evaluated) -> list[str | None]:
-    """For held-out rows every metric that both have; for a benchmark its headline metric (None)."""
+    """For held-out rows the metrics that both have, chrF and exact match only in place of one that cannot see the
+    references; for a benchmark its headline metric (None)."""
     if not first.is_held_out:
         return [None]
     known = {one.name for one in second.metrics()}
-    return [one.name for one in first.metrics() if one.name in known]
+    unwanted = () if first.blind_metrics or second.blind_metrics else HELD_OUT_SUBSTITUTES
+    return [one.name for one in first.metrics() if one.name in known and one.name not in unwanted]
 
 
 def _one_arm(evaluated: list[Evaluated]) -> list[Evaluated]:

@@ -12,9 +12,12 @@ from typing import Any
 
 from tunelab import plugins
 from tunelab.comparison.align import GradedItems
-from tunelab.config.study import BLEU, COMPLETION_LOSS, HELD_OUT, ROUGE_L
+from tunelab.config.study import BLEU, CHRF, COMPLETION_LOSS, EXACT_MATCH, HELD_OUT, ROUGE_L
 from tunelab.errors import RunError
+from tunelab.evaluation.benchmark import Score
 from tunelab.evaluation.held_out import AnswerScore, LikelihoodRecord
+from tunelab.evaluation.metrics.exact_match import matches
+from tunelab.evaluation.metrics.unseen import not_seen
 from tunelab.files import read_json_lines
 from tunelab.records.evaluation_files import ANSWER_SCORES, GRADES, LIKELIHOODS, RESPONSES, SCORES
 from tunelab.records.old_format import read_scores
@@ -22,7 +25,10 @@ from tunelab.records.responses import read_responses
 from tunelab.records.runs import Run, eval_command
 
 #: Stored score of a held-out evaluation that shows that a metric is available: the loss is the perplexity's logarithm.
-_STORED_AS = {COMPLETION_LOSS: "completion_perplexity", BLEU: "bleu", ROUGE_L: "rougeL"}
+_STORED_AS = {
+    COMPLETION_LOSS: "completion_perplexity",
+    **{name: name for name in (BLEU, ROUGE_L, CHRF, EXACT_MATCH)},
+}
 
 #: Keys of a held-out score's protocol that must be equal for its values to be comparable.
 _OF_THE_METRIC = ("signature", "implementation", "stemming")
@@ -53,9 +59,19 @@ class Evaluated:
     def is_held_out(self) -> bool:
         return self.benchmark == HELD_OUT
 
+    @cached_property
+    def scores(self) -> list[Score]:
+        """The stored scores."""
+        return [Score.from_json(one) for one in self.content["scores"]]
+
+    @property
+    def blind_metrics(self) -> list[str]:
+        """Metrics whose values mean nothing here, as they cannot see the references."""
+        return [one.name for one in self.scores if one.is_blind]
+
     def metrics(self) -> list[Metric]:
         """The metrics that can be compared, the headline metric first."""
-        stored = {one["name"]: one for one in self.content["scores"]}
+        stored = {one["name"]: one for one in self.content["scores"] if one["name"] not in self.blind_metrics}
         if not self.is_held_out:
             return [Metric(name, one["unit"], one["higher_is_better"]) for name, one in stored.items()]
         found = []
@@ -69,12 +85,15 @@ class Evaluated:
         """A metric by name; None = the headline metric.
 
         Raises:
-            RunError: there is no score for it.
+            RunError: there is no score for it, or it cannot see the references.
         """
         known = self.metrics()
         found = [one for one in known if name in (None, one.name)]
         if not found:
             names = ", ".join(one.name for one in known) or "none"
+            if name in self.blind_metrics:
+                (said,) = not_seen([one for one in self.scores if one.name == name])
+                raise RunError(f"{self.benchmark}: {said}", f"compare by one of: {names}")
             raise RunError(
                 f"{self.benchmark} was not scored by {name or 'anything'}, but by: {names}",
                 f"see {self.folder / SCORES}",
@@ -83,8 +102,8 @@ class Evaluated:
 
     def graded(self, name: str, metric: str | None = None) -> GradedItems:
         """Each item's value of a metric (None = the headline metric), with its prompt and cluster. Items without a
-        value are left out. For held-out rows the value is the completion's nats or ROUGE-L; for BLEU, which has no
-        values per item, it is 0 (see bleu_counts).
+        value are left out. For held-out rows the value is the completion's nats, ROUGE-L or the exact match; for corpus
+        metrics, which have no values per item, it is 0 (see counts).
 
         Args:
             name: the model's name in errors and verdicts.
@@ -98,6 +117,8 @@ class Evaluated:
         header, records = self.responses
         if self.is_held_out:
             values = {one.item: one.rougeL if chosen.name == ROUGE_L else 0.0 for one in self.answer_scores()}
+            if chosen.name == EXACT_MATCH:
+                values = {one["item"]: float(matches(one["text"], one["reference"])) for one in records}
             prompts = {record["item"]: record["reference"] for record in records}
             return GradedItems(name, values, prompts, {}, header, self._protocol(_STORED_AS[chosen.name]))
         values, clusters = {}, {}
@@ -130,7 +151,7 @@ class Evaluated:
         return {record["item"]: LikelihoodRecord.from_json(record) for record in records}
 
     def answer_scores(self) -> list[AnswerScore]:
-        """What each answer to a held-out row contributes to ROUGE and BLEU.
+        """What each answer to a held-out row contributes to ROUGE, BLEU and chrF.
 
         Raises:
             RunError: the file is missing or not valid.
@@ -145,6 +166,10 @@ class Evaluated:
             return [AnswerScore.from_json(record) for record in read_json_lines(path)[0]]
         except ValueError as error:
             raise RunError(f"{path}: a line is not JSON", "remove it and evaluate again") from error
+
+    def counts(self, metric: str) -> dict[str, tuple[int, ...]]:
+        """The counts of each answer to a held-out row for a corpus metric (BLEU, chrF), by row id; raises as above."""
+        return {one.item: one.bleu_counts if metric == BLEU else one.chrf_counts for one in self.answer_scores()}
 
     def _row_losses(self, name: str) -> GradedItems:
         header, records = self._likelihoods

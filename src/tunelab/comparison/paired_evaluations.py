@@ -18,9 +18,13 @@ from numpy.typing import NDArray
 from tunelab.comparison.align import OF_THE_MODEL, GradedItems, Pairs, align
 from tunelab.comparison.evaluated import Evaluated
 from tunelab.comparison.paired_comparison import Comparison, compare_counts, compare_values
-from tunelab.config.study import BLEU, COMPLETION_LOSS
+from tunelab.config.study import BLEU, CHRF, COMPLETION_LOSS
 from tunelab.evaluation.metrics.bleu import bleu_of_counts
+from tunelab.evaluation.metrics.chrf import chrf_of_counts
+from tunelab.statistics.corpus import Statistic
 from tunelab.statistics.standard_errors import mean_with_error
+
+_CORPUS_METRICS: dict[str, Statistic] = {BLEU: bleu_of_counts, CHRF: chrf_of_counts}
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,9 @@ def compare_sides(
     pairs = align(graded[0], graded[1], allow_diff=allowed, common_items_only=common_items_only)
     labels: dict[str, Any] = {"benchmark": first.benchmark, "metric": chosen.name}
     labels |= {"unit": chosen.unit, "higher_is_better": chosen.higher_is_better}
-    if first.is_held_out and chosen.name == BLEU:
-        a_counts, b_counts = _bleu_counts(a, pairs.items), _bleu_counts(b, pairs.items)
-        found = compare_counts(pairs, a_counts, b_counts, bleu_of_counts, **labels)
+    if first.is_held_out and chosen.name in _CORPUS_METRICS:
+        a_counts, b_counts = (_counts(side, chosen.name, pairs.items) for side in (a, b))
+        found = compare_counts(pairs, a_counts, b_counts, _CORPUS_METRICS[chosen.name], **labels)
     else:
         losses = first.is_held_out and chosen.name == COMPLETION_LOSS
         found = compare_values(_losses(a, b, pairs) if losses else pairs, **labels)
@@ -85,11 +89,11 @@ def _mean_of_seeds(side: Side, metric: str) -> GradedItems:
     return dataclasses.replace(first, values=values)
 
 
-def _bleu_counts(side: Side, items: Sequence[str]) -> list[NDArray[np.int64]]:
-    """BLEU's counts of these items, [items, 10] for each seed."""
+def _counts(side: Side, metric: str, items: Sequence[str]) -> list[NDArray[np.int64]]:
+    """A corpus metric's counts of these items, [items, columns] for each seed."""
     found = []
     for one in side.seeds:
-        by_item = {score.item: score.bleu_counts for score in one.answer_scores()}
+        by_item = one.counts(metric)
         found.append(np.array([by_item[item] for item in items], dtype=np.int64))
     return found
 

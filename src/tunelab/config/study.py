@@ -18,13 +18,17 @@ from tunelab.config.types import Positive, Text
 from tunelab.config.yaml_text import parse_yaml
 from tunelab.errors import ConfigError, Problem, UsageError
 
-#: The benchmark of the recipe's own held-out rows: perplexity, BLEU, ROUGE.
+#: The benchmark of the recipe's own held-out rows: perplexity, BLEU, ROUGE, chrF, exact match.
 HELD_OUT = "held-out"
 
 COMPLETION_LOSS, BLEU, ROUGE_L = "completion_loss", "bleu", "rougeL"
+CHRF, EXACT_MATCH = "chrf", "exact_match"
 
 #: Metrics that held-out rows are compared by; the first one decides. Other benchmarks use their headline metric.
 HELD_OUT_METRICS = (COMPLETION_LOSS, BLEU, ROUGE_L)
+
+#: Metrics that held-out rows are compared by as well if a question names them, or if BLEU or ROUGE cannot see the rows.
+HELD_OUT_SUBSTITUTES = (CHRF, EXACT_MATCH)
 
 #: The headline metric of held-out rows.
 HELD_OUT_HEADLINE = "completion_perplexity"
@@ -32,7 +36,7 @@ HELD_OUT_HEADLINE = "completion_perplexity"
 #: All metrics of held-out rows.
 HELD_OUT_SCORES = (
     *(HELD_OUT_HEADLINE, "completion_bits_per_byte", "sequence_perplexity", "sequence_bits_per_byte"),
-    *(BLEU, "rouge1", "rouge2", ROUGE_L),
+    *(BLEU, "rouge1", "rouge2", ROUGE_L, CHRF, EXACT_MATCH),
 )
 
 #: Costs and the final training loss, as `published` names them.
@@ -64,7 +68,7 @@ class Question(_Part):
     metric: Text | None = Field(
         None,
         description="The metric to compare. Default: the benchmark's headline metric; for `held-out` completion_loss "
-        "(others: bleu, rougeL).",
+        "(others: bleu, rougeL, chrf, exact_match).",
     )
 
     @property
@@ -128,7 +132,7 @@ class Study(_Part):
                 asked = [
                     one.decided_by for one in self.questions if (one.than, one.is_better, one.on) == (a, b, benchmark)
                 ]
-                metrics = HELD_OUT_METRICS if benchmark == HELD_OUT else (None, *asked)
+                metrics = (*HELD_OUT_METRICS, *asked) if benchmark == HELD_OUT else (None, *asked)
                 found |= dict.fromkeys((a, b, benchmark, metric) for metric in metrics)
         return tuple(found)
 
@@ -244,8 +248,8 @@ def _wrong_names(study: Study) -> list[Problem]:
             problems.append(
                 Problem(f"questions.{number}.on", f"no benchmark {one.on!r} in the study", f"known: {known}")
             )
-        if one.on == HELD_OUT and one.metric not in (None, *HELD_OUT_METRICS):
-            known = ", ".join(HELD_OUT_METRICS)
+        if one.on == HELD_OUT and one.metric not in (None, *HELD_OUT_METRICS, *HELD_OUT_SUBSTITUTES):
+            known = ", ".join((*HELD_OUT_METRICS, *HELD_OUT_SUBSTITUTES))
             said = _metric_problem("compared", one.metric)
             problems.append(Problem(f"questions.{number}.metric", said, f"known: {known}"))
     return [*problems, *_wrong_figures(study)]

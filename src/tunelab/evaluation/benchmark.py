@@ -64,6 +64,11 @@ class Score:
         if not math.isfinite(self.value) or not (self.error is None or math.isfinite(self.error)):
             raise DataError(f"{self.name}: {self.value} ± {self.error} is not a score: expected finite numbers")
 
+    @property
+    def is_blind(self) -> bool:
+        """Whether the metric cannot see most of the references, so that its value means nothing (metrics/unseen.py)."""
+        return 2 * int(self.protocol.get("references_not_seen", 0)) > self.n
+
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "protocol": dict(self.protocol)}
 

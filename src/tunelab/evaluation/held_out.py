@@ -109,6 +109,7 @@ class AnswerScore:
         item: the item's id.
         rouge1, rouge2, rougeL: F-measures, 0-100; the metric is their mean over items.
         bleu_counts: the answer's counts for BLEU (metrics/bleu.py: bleu_counts); the metric is BLEU of their sum.
+        chrf_counts: likewise for chrF (metrics/chrf.py); () in files of before it was scored.
     """
 
     item: str
@@ -116,6 +117,7 @@ class AnswerScore:
     rouge2: float
     rougeL: float
     bleu_counts: tuple[int, ...]
+    chrf_counts: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -123,11 +125,11 @@ class AnswerScore:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> AnswerScore:
         """Raises RunError if a key is missing or unknown."""
-        score = record_from_json(cls, value)
-        return dataclasses.replace(score, bleu_counts=tuple(score.bleu_counts))
+        score = record_from_json(cls, {"chrf_counts": (), **value})
+        return dataclasses.replace(score, bleu_counts=tuple(score.bleu_counts), chrf_counts=tuple(score.chrf_counts))
 
 
 def write_answer_scores(folder: Path, scores: Sequence[AnswerScore]) -> None:
-    """Write each answer's contribution to ROUGE and BLEU, one JSON line per answer; replaces the file."""
+    """Write each answer's contribution to ROUGE, BLEU and chrF, one JSON line per answer; replaces the file."""
     lines = "".join(json.dumps(one.to_json()) + "\n" for one in scores)
     write_text_atomically(folder / ANSWER_SCORES, lines)

@@ -19,6 +19,8 @@ from tunelab.evaluation.benchmark import Score
 from tunelab.evaluation.held_out import AnswerScore, HeldOutAnswer, HeldOutPrompt, HeldOutRow, LikelihoodRecord
 from tunelab.evaluation.likelihood import row_likelihoods
 from tunelab.evaluation.metrics.bleu import bleu_counts, bleu_score
+from tunelab.evaluation.metrics.chrf import chrf_counts, chrf_score
+from tunelab.evaluation.metrics.exact_match import exact_match_score
 from tunelab.evaluation.metrics.perplexity import perplexity_scores
 from tunelab.evaluation.metrics.rouge import KINDS, rouge_by_item, rouge_scores
 from tunelab.inference.engine import generate
@@ -161,7 +163,7 @@ def read_held_out(
 
 
 def answer_scores(responses: Sequence[HeldOutAnswer]) -> list[AnswerScore]:
-    """Each answer's contribution to the metrics: its ROUGE values and BLEU counts, ordered by item id.
+    """Each answer's contribution to the metrics: its ROUGE values, BLEU and chrF counts, ordered by item id.
 
     They suffice to compare two models, without sacrebleu, rouge-score or the texts.
 
@@ -172,9 +174,10 @@ def answer_scores(responses: Sequence[HeldOutAnswer]) -> list[AnswerScore]:
         return []
     ordered = sorted(responses, key=lambda response: response.item)
     texts, references = [one.text for one in ordered], [one.reference for one in ordered]
-    counts, rouge = bleu_counts(texts, references).tolist(), rouge_by_item(texts, references)
-    values = zip(ordered, *(rouge[kind] for kind in KINDS), counts, strict=True)
-    return [AnswerScore(one.item, rouge1, rouge2, rougeL, tuple(row)) for one, rouge1, rouge2, rougeL, row in values]
+    rouge = rouge_by_item(texts, references)
+    counts = (made(texts, references).tolist() for made in (bleu_counts, chrf_counts))
+    values = zip(ordered, *(rouge[kind] for kind in KINDS), *counts, strict=True)
+    return [AnswerScore(one.item, *of_rouge, tuple(bleu), tuple(chrf)) for one, *of_rouge, bleu, chrf in values]
 
 
 def score_held_out(
@@ -184,10 +187,10 @@ def score_held_out(
     *,
     by_answer: Sequence[AnswerScore] | None = None,
 ) -> list[Score]:
-    """All scores that the records allow: perplexities and bits per byte, then BLEU and ROUGE-1/2/L.
+    """All scores that the records allow: perplexities and bits per byte, then BLEU, ROUGE-1/2/L, chrF and exact match.
 
     Args:
-        responses: scored by BLEU and ROUGE against their references; may be empty.
+        responses: scored against their references; may be empty.
         likelihoods: scored by perplexity and bits per byte; may be empty.
         protocol: added to every score's protocol (template, decoding, number of rows left out, ...).
         by_answer: the result of answer_scores for the responses, if already computed.
@@ -208,8 +211,10 @@ def score_held_out(
             raise DataError(f"{len(parts)} answer scores do not match the {len(ordered)} responses")
         counts = np.array([one.bleu_counts for one in parts], dtype=np.int64)
         rouge = {kind: [getattr(one, kind) for one in parts] for kind in KINDS}
-        bleu = bleu_score(texts, references, counts=counts)
-        for score in (bleu, *rouge_scores(texts, references, by_item=rouge)):
+        of_characters = np.array([one.chrf_counts for one in parts], dtype=np.int64)
+        made = [bleu_score(texts, references, counts=counts), *rouge_scores(texts, references, by_item=rouge)]
+        made += [chrf_score(texts, references, counts=of_characters), exact_match_score(texts, references)]
+        for score in made:
             scores.append(dataclasses.replace(score, protocol={**score.protocol, **reasons}))
     return [dataclasses.replace(score, protocol={**score.protocol, **(protocol or {})}) for score in scores]
 

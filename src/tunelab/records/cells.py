@@ -47,6 +47,8 @@ class Cell:
         error: why it failed.
         seconds: total time over all sessions.
         memory_bytes: peak memory of the accelerator (of the process on a CPU); None = unknown.
+        start_memory_bytes: how much of it the process had before the job began (Python, libraries, what earlier jobs
+            left); None = memory of an accelerator, or unknown.
         folder: its output, relative to the study's directory.
     """
 
@@ -60,6 +62,7 @@ class Cell:
     seconds: float = 0.0
     memory_bytes: int | None = None
     folder: str = ""
+    start_memory_bytes: int | None = None
 
     @property
     def title(self) -> str:

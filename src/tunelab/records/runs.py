@@ -113,6 +113,15 @@ class Run:
     def is_done(self) -> bool:
         return self.status in ("finished", "stopped early")
 
+    @property
+    def peak_memory(self) -> tuple[int, int | None]:
+        """Peak bytes of a finished training: the accelerator's, or the process's and how much of that it had before
+        the model was loaded (None = unknown, or an accelerator's)."""
+        manifest = self.manifest
+        if manifest["peak_gpu_bytes"]:
+            return manifest["peak_gpu_bytes"], None
+        return manifest["peak_resident_bytes"], manifest.get("start_resident_bytes")
+
     def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Records of metrics.jsonl, all or of one kind ("train", "held-out")."""
         records, _ = read_json_lines(self.metrics_file)

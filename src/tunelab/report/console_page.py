@@ -51,8 +51,9 @@ def console_tables(report: StudyReport, width: int | None = None, *, brief: bool
     """
     made = [(_plain(arms_table(report, group)), 1) for group in ("Quality", "Cost")]
     if not brief:
-        # The last column (verdicts, sources) is long: it is only in the HTML page and in Markdown.
-        made += [(_without_last(_plain(make(report))), 2) for make in (comparisons_table, published_table)]
+        made.append((_plain(comparisons_table(report)), 2))
+        # Sources are long: they are only in the HTML page and in Markdown.
+        made.append((_without_last(_plain(published_table(report))), 2))
     shown = [(table, keys) for table, keys in made if table.rows and len(table.columns) > 1]
     return [part for table, keys in shown for part in (_split(table, keys, width) if width else [table])]
 

@@ -18,6 +18,10 @@ from tunelab.errors import DataError, RunError
 from tunelab.files import write_json_atomically
 from tunelab.records.old_format import read_report_tree, stamped
 from tunelab.report.records import LATER, record_from_json, record_to_json
+from tunelab.statistics.proportions import BOUNDS, interval_of_equal_values
+
+#: Half-width of a 95 % interval in standard errors.
+INTERVAL = 1.96
 
 Verdict = Literal["better", "worse", "no difference", "unknown"]
 
@@ -41,12 +45,14 @@ class Arm:
         status: "done", "failed" (see `error`) or "missing" (never ran).
         error: the error message; "" = none.
         peak_memory_bytes: peak memory of the accelerator (on a CPU, of the process) in training and evaluation.
-        training_seconds: mean over seeds; 0.0 = not trained.
-        evaluation_seconds: sum over all benchmarks.
+        start_memory_bytes: how much of it the process had before a model was loaded (Python and its libraries); None
+            = memory of an accelerator, or unknown.
+        training_seconds: of one run, mean over seeds; 0.0 = not trained.
+        evaluation_seconds: of one run on all benchmarks, mean over seeds.
         tokens_per_second: in training; target and prompt tokens.
         trainable_parameters: 0 = not trained.
         disk_bytes: size of the adapter or weights that training wrote.
-        cost: in the report's currency; None without a price per hour.
+        cost: of one run in the report's currency, mean over seeds; None without a price per hour.
     """
 
     name: str
@@ -63,6 +69,7 @@ class Arm:
     trainable_parameters: int | None = None
     disk_bytes: float | None = None
     cost: float | None = None
+    start_memory_bytes: float | None = field(default=None, metadata=LATER)
 
     @property
     def parts(self) -> str:
@@ -86,6 +93,8 @@ class ArmScore:
         unit: "0-1", "0-100", "per token".
         is_main: the headline metric of this benchmark; at most one per arm and benchmark.
         in_table: has a column in the table of arms, like main scores. Plots show only main scores.
+        by_seed: the value of each seed; () = not known (older reports).
+        is_blind: the metric cannot see the references, so that its value means nothing.
     """
 
     arm: str
@@ -100,6 +109,17 @@ class ArmScore:
     higher_is_better: bool
     is_main: bool
     in_table: bool = field(default=False, metadata=LATER)
+    by_seed: tuple[float, ...] = field(default=(), metadata=LATER)
+    is_blind: bool = field(default=False, metadata=LATER)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval over items; None if the error is not known."""
+        if self.error is None:
+            return None
+        if self.error == 0 and self.unit in BOUNDS:
+            return interval_of_equal_values(self.value, self.n, *BOUNDS[self.unit])
+        return self.value - INTERVAL * self.error, self.value + INTERVAL * self.error
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +156,10 @@ class PairedComparison:
         n: items that both answered.
         gained, lost: items that only b, or only a, answered right; None if answers are not right or wrong.
         detectable: smallest true difference detectable with power 0.8.
-        verdict: the comparison in words.
+        verdict: the comparison in words; `outcome` in a word, of b ("unknown" in older reports).
         seeds: number of training runs that both are means over.
         seed_error: standard error of the difference across seeds; None = one seed, or not known.
+        unit, higher_is_better: of the metric; "" and None = not known (older reports).
     """
 
     a: str
@@ -157,6 +178,9 @@ class PairedComparison:
     verdict: str
     seeds: int = field(default=1, metadata=LATER)
     seed_error: float | None = field(default=None, metadata=LATER)
+    outcome: Verdict = field(default="unknown", metadata=LATER)
+    unit: str = field(default="", metadata=LATER)
+    higher_is_better: bool | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunelab.report.content import ArmScore, StudyReport
 from tunelab.report.labels import possible, shortened
+from tunelab.statistics.proportions import BOUNDS
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -26,9 +27,6 @@ WIDTH = 380.0
 FONT = 12.0
 SMALL = 11.0
 DPI = 72
-
-#: Half-width of a 95 % interval in standard errors.
-INTERVAL = 1.96
 
 #: Prefix of the id of elements with a tooltip.
 TOOLTIP = "title: "
@@ -71,7 +69,6 @@ _STYLE: dict[str, Any] = {
     "xtick.labelcolor": MUTED,
     "ytick.labelcolor": MUTED,
 }
-_BOUNDS = {"0-1": (0.0, 1.0), "0-100": (0.0, 100.0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +150,7 @@ def series(report: StudyReport, arm: str) -> tuple[str, str]:
 
 def within_bounds(unit: str, low: float, high: float) -> tuple[float, float]:
     """Axis limits of a score, clipped to the range of its unit."""
-    least, most = _BOUNDS.get(unit, (-math.inf, math.inf))
+    least, most = BOUNDS.get(unit, (-math.inf, math.inf))
     return max(low, least), min(high, most)
 
 

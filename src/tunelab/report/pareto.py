@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from tunelab.files import file_stem
 from tunelab.report.content import Arm, ArmScore, StudyReport
 from tunelab.report.drawing import (
-    INTERVAL,
     MUTED,
     PAPER,
     SMALL,
@@ -116,9 +115,8 @@ def _left_out(report: StudyReport, scores: Sequence[ArmScore], unlabelled: Seque
 def _draw_mark(axes: Axes, report: StudyReport, score: ArmScore, point: tuple[float, float], on_front: bool) -> None:
     """Draw a point with its interval; filled if it is on the front."""
     colour, _ = series(report, score.arm)
-    half = None if score.error is None else INTERVAL * score.error
-    # Drawn separately, because its color is fainter than the mark's.
-    axes.errorbar(*point, yerr=half, fmt="none", ecolor=colour, elinewidth=1.5, alpha=0.45)
+    if score.interval is not None:  # fainter than the mark
+        axes.vlines(point[0], *score.interval, color=colour, linewidth=1.5, alpha=0.45)
     (mark,) = axes.plot(*point, "o", color=colour, markersize=2 * MARK, markeredgewidth=1.75, zorder=3, clip_on=False)
     mark.set_markerfacecolor(colour if on_front else PAPER)
     set_tooltip(mark, f"{score.arm}: {format_with_error(score.value, score.error)}")

@@ -17,7 +17,6 @@ from tunelab.report.content import ArmScore, Curve, StudyReport
 from tunelab.report.drawing import (
     FONT,
     INK,
-    INTERVAL,
     MUTED,
     PAPER,
     SMALL,
@@ -113,9 +112,9 @@ def scores_plot(report: StudyReport, benchmark: str) -> Plot:
 def _draw_score(axes: Axes, report: StudyReport, score: ArmScore, row: int) -> None:
     """Draw an arm's name and value above its interval."""
     value, (colour, _) = format_with_error(score.value, score.error), series(report, score.arm)
-    half = None if score.error is None else INTERVAL * score.error
+    ends = None if score.interval is None else [[abs(score.value - end)] for end in score.interval]
     kind: dict[str, Any] = {"color": colour, "capsize": 4, "elinewidth": 2, "capthick": 2, "zorder": 3}
-    point, *_ = axes.errorbar(score.value, row, xerr=half, fmt="o", markersize=9, **kind)
+    point, *_ = axes.errorbar(score.value, row, xerr=ends, fmt="o", markersize=9, **kind)
     set_tooltip(point, f"{score.arm}: {value}")
     edge = axes.get_yaxis_transform()
     name = shortened(score.arm, WIDTH - 20 - text_width(value, SMALL) - 12, FONT)

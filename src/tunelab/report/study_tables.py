@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from tunelab.report.content import Arm, ArmScore, PairedComparison, Published, StudyReport
+from tunelab.report.content import Arm, ArmScore, PairedComparison, Published, StudyReport, Verdict
+from tunelab.report.table import BLIND, EQUAL_VALUES, has_equal_values, score_text
 from tunelab.units import format_bytes, format_count, format_duration, format_rate, format_with_error
 
 UNKNOWN = "–"
 
 #: Prefix of the note with a published value.
 PUBLISHED = "published "
+
+#: Outcomes of a comparison as shown.
+OUTCOMES: Mapping[Verdict, str] = {
+    "better": "better",
+    "worse": "worse",
+    "no difference": "no difference shown",
+    "unknown": UNKNOWN,
+}
 
 #: With more score columns than this, scores and costs do not fit side by side on a page.
 MOST_SCORES_BESIDE_COSTS = 2
@@ -66,8 +75,11 @@ def arms_table(report: StudyReport, *groups: str) -> StudyTable:
     columns = (Column("Arm", is_number=False), *(column for column, _ in makers))
     rows = tuple((_name_cell(arm), *(of(arm) for _, of in makers)) for arm in report.arms)
     caption = f"Value ± standard error over items. ↑ higher is better, ↓ lower is better. {UNKNOWN} not known."
+    caption += f" {_exceptions(one for one in report.scores if one.is_main or one.in_table)}".rstrip()
+    if "Cost" in groups:
+        caption += f" Times are per run, mean over seeds. {_memory_words(report)}".rstrip()
     if "Quality" not in groups:
-        caption = f"Training: mean over seeds. Evaluation: all benchmarks. {UNKNOWN} not known."
+        caption = f"Per run, mean over seeds; evaluation: all benchmarks. {_memory_words(report)}{UNKNOWN} not known."
     return StudyTable(" and ".join(groups).capitalize(), caption, columns, rows)
 
 
@@ -86,7 +98,7 @@ def all_scores_table(report: StudyReport) -> StudyTable:
                 score.benchmark,
                 _words(score.name),
                 score.arm,
-                format_with_error(score.value, score.error),
+                score_text(score),
                 UNKNOWN if score.seed_error is None else _two_digits(score.seed_error),
                 f"{score.n:,}",
                 str(score.seeds),
@@ -96,29 +108,31 @@ def all_scores_table(report: StudyReport) -> StudyTable:
         )
         for score in report.scores
     )
-    return StudyTable("All scores", "Value ± standard error over items.", columns, rows)
+    caption = f"Value ± standard error over items. {_exceptions(report.scores)}".rstrip()
+    return StudyTable("All scores", caption, columns, rows)
+
+
+def _exceptions(scores: Iterable[ArmScore]) -> str:
+    """What the cells without a standard error mean, where there are any."""
+    scores = list(scores)
+    said = [EQUAL_VALUES] if any(map(has_equal_values, scores)) else []
+    said += (
+        [f"{BLIND}: the metric cannot see the references (see the caveats)."]
+        if any(one.is_blind for one in scores)
+        else []
+    )
+    return " ".join(said)
 
 
 def comparisons_table(report: StudyReport) -> StudyTable:
     """One row per comparison of two arms on the same items."""
-    columns = (
-        Column("Benchmark", is_number=False),
-        Column("Arms", is_number=False),
-        Column("Difference"),
-        Column("95 % interval"),
-        Column("p"),
-        Column("p", "Holm"),
-        Column("Items"),
-        Column("Gained"),
-        Column("Lost"),
-        Column("Detectable"),
-        Column("Verdict", is_number=False),
-    )
-    rows = tuple(_comparison_row(one) for one in report.comparisons)
+    makers = _comparison_columns(report)
+    rows = tuple(tuple(of(one) for _, of in makers) for one in report.comparisons)
     caption = (
-        "Second arm minus first, on the same items. Detectable: the smallest true difference detectable with power 0.8."
+        "Second arm minus first, on the same items. Detectable: the smallest true difference that can be detected with "
+        "80 % power; a smaller one cannot be ruled out."
     )
-    return StudyTable("Comparisons", caption, columns, rows)
+    return StudyTable("Comparisons", caption, tuple(column for column, _ in makers), rows)
 
 
 def published_table(report: StudyReport) -> StudyTable:
@@ -157,9 +171,8 @@ def differences_table(report: StudyReport) -> StudyTable:
     rows = tuple(
         (Cell(one.key), *(Cell(one.values.get(name, UNKNOWN)) for name in names)) for one in report.differences
     )
-    return StudyTable(
-        "Differences between arms", f"Settings that differ. {UNKNOWN} not set in this arm.", columns, rows
-    )
+    caption = f"Settings that differ. {UNKNOWN} does not apply to this arm."
+    return StudyTable("Differences between arms", caption, columns, rows)
 
 
 def tables(report: StudyReport) -> list[StudyTable]:
@@ -198,7 +211,7 @@ def _score_cell(report: StudyReport, like: ArmScore, arm: Arm) -> Cell:
     score = report.score(arm.name, like.benchmark, like.name)
     notes = () if score is None else _seed_notes(score)
     notes += tuple(f"{PUBLISHED}{one.value:g}" for one in report.published_of(arm.name, like.benchmark, like.name))
-    return Cell(UNKNOWN if score is None else format_with_error(score.value, score.error), notes)
+    return Cell(UNKNOWN if score is None else score_text(score), notes)
 
 
 def _seed_notes(score: ArmScore) -> tuple[str, ...]:
@@ -223,6 +236,20 @@ def _cost_columns(report: StudyReport) -> list[_Maker]:
     return columns
 
 
+def start_memory(report: StudyReport) -> float | None:
+    """Bytes that every arm's process had before a model was loaded; None if one is not known."""
+    known = [arm.start_memory_bytes for arm in report.arms if arm.peak_memory_bytes is not None]
+    return min((one for one in known if one is not None), default=None) if None not in known else None
+
+
+def _memory_words(report: StudyReport) -> str:
+    if (start := start_memory(report)) is not None:
+        return f"Peak memory is the process's and includes about {format_bytes(start)} of Python and libraries. "
+    if any(arm.peak_memory_bytes is not None for arm in report.arms):
+        return "Peak memory is the accelerator's; on a CPU, the process's with Python and libraries. "
+    return ""
+
+
 def _cost(title: str, of: Callable[[Arm], float | None], shown: Callable[[float], str], unit: str = "") -> _Maker:
     def cell(arm: Arm) -> Cell:
         value = of(arm)
@@ -231,24 +258,48 @@ def _cost(title: str, of: Callable[[Arm], float | None], shown: Callable[[float]
     return Column(title, unit, "Cost"), cell
 
 
-def _comparison_row(one: PairedComparison) -> tuple[Cell, ...]:
-    decimals = _decimals((one.high - one.low) / 2)
-    texts = (
-        one.benchmark,
-        f"{one.a} → {one.b}",
-        f"{one.difference:+.{decimals}f}",
-        f"{one.low:+.{decimals}f} to {one.high:+.{decimals}f}",
-        format_probability(one.p),
-        format_probability(one.p_holm),
-        f"{one.n:,}",
-        UNKNOWN if one.gained is None else f"{one.gained:,}",
-        UNKNOWN if one.lost is None else f"{one.lost:,}",
-        UNKNOWN if one.detectable is None else _two_digits(one.detectable),
-        one.verdict,
-    )
-    first, arms, difference, *others = (Cell(text) for text in texts)
+_ComparisonMaker = tuple[Column, Callable[[PairedComparison], Cell]]
+
+
+def _comparison_columns(report: StudyReport) -> list[_ComparisonMaker]:
+    """The columns of a comparison; gained and lost items only if any comparison has them."""
+    columns: list[_ComparisonMaker] = [
+        (Column("Benchmark", is_number=False), lambda one: Cell(one.benchmark, (_words(one.metric),))),
+        (Column("Arms", is_number=False), lambda one: Cell(f"{one.a} → {one.b}")),
+        (Column("Difference"), _difference_cell),
+        (Column("95 % interval"), lambda one: Cell(f"{_signed(one, one.low)} to {_signed(one, one.high)}")),
+        (Column("p", "Holm"), _probability_cell),
+        (Column("Items"), lambda one: Cell(f"{one.n:,}")),
+        (Column("Gained / lost"), _flips_cell),
+        (
+            Column("Detectable"),
+            lambda one: Cell(UNKNOWN if one.detectable is None else _two_digits(one.detectable)),
+        ),
+        (Column("Result", is_number=False), lambda one: Cell(OUTCOMES[one.outcome])),
+    ]
+    if all(one.gained is None for one in report.comparisons):
+        columns = [one for one in columns if one[1] is not _flips_cell]
+    return columns
+
+
+def _difference_cell(one: PairedComparison) -> Cell:
     of_seeds = () if one.seed_error is None else (f"SE across {one.seeds} seeds: {_two_digits(one.seed_error)}",)
-    return (Cell(first.text, (_words(one.metric),)), arms, Cell(difference.text, of_seeds), *others)
+    return Cell(_signed(one, one.difference), of_seeds)
+
+
+def _signed(one: PairedComparison, value: float) -> str:
+    """A difference with as many digits as its interval allows."""
+    return f"{value:+.{_decimals((one.high - one.low) / 2)}f}"
+
+
+def _probability_cell(one: PairedComparison) -> Cell:
+    if one.p_holm is None:
+        return Cell(format_probability(one.p), ("uncorrected",))
+    return Cell(format_probability(one.p_holm), (f"{format_probability(one.p)} uncorrected",))
+
+
+def _flips_cell(one: PairedComparison) -> Cell:
+    return Cell(UNKNOWN if one.gained is None or one.lost is None else f"{one.gained:,} / {one.lost:,}")
 
 
 def _words(metric: str) -> str:

@@ -36,14 +36,15 @@ from tunelab.studies.report_parts import (
     machine_and_versions,
     method_name,
     model_name,
-    not_seen,
     paired,
     run_provenance,
     setting_differences,
+    settings_in_use,
     source_name,
     trainable_parameters,
     training_curve,
     unlike_training,
+    unseen_references,
 )
 
 
@@ -176,9 +177,11 @@ def _arm(side: _Side) -> Arm:
     if side.training is None:
         return arm
     manifest = side.training.manifest
+    peak, start = side.training.peak_memory
     return dataclasses.replace(
         arm,
-        peak_memory_bytes=manifest["peak_gpu_bytes"] or manifest["peak_resident_bytes"],
+        peak_memory_bytes=peak,
+        start_memory_bytes=start,
         training_seconds=manifest["trained"]["training_seconds"],
         tokens_per_second=manifest["trained"]["tokens_per_second"],
         trainable_parameters=trainable_parameters(side.training),
@@ -212,9 +215,7 @@ def _curves(sides: Sequence[_Side]) -> Iterator[Curve]:
 def _differences(sides: Sequence[_Side]) -> Iterator[SettingDifference]:
     """Recipe keys that differ; none if a recipe is unknown."""
     settings = {
-        side.name: side.recipe.model_dump(mode="json") | {"tuned": side.is_tuned}
-        for side in sides
-        if side.recipe is not None
+        side.name: settings_in_use(side.recipe, tuned=side.is_tuned) for side in sides if side.recipe is not None
     }
     return setting_differences(settings, ("out",)) if len(settings) == len(sides) else iter(())
 
@@ -227,12 +228,12 @@ def _caveats(
         yield TRAINED_ONCE
         yield "Peak memory is that of training: memory and time of the evaluation were not recorded."
     yield from unlike_training({"": trained})
+    yield from unseen_references(one for side in sides for one in side.evaluated)
     for side in sides:
         if side.run is not None and not side.is_tuned and not with_base:
             yield f"{side.name} was evaluated as its base, before training: the effect of training was not measured."
         if side.run is None:
             yield f"{side.name} has only evaluations: how it was trained, and at what cost, is not known."
-    yield from not_seen(comparisons)
     for one in headline_comparisons(comparisons):
         yield from _protocol_differences(one)
     for pair in zip(*(side.evaluated for side in sides), strict=True):

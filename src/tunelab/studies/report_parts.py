@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tunelab.comparison.evaluated import Evaluated
 from tunelab.comparison.paired_comparison import Comparison
-from tunelab.comparison.verdict import verdict
+from tunelab.comparison.verdict import outcome, verdict
 from tunelab.config import Recipe, SourceSettings, to_yaml
+from tunelab.evaluation.metrics.unseen import not_seen
 from tunelab.records.runs import Run
 from tunelab.report.content import ArmScore, Curve, Flip, PairedComparison, Question, SettingDifference
 from tunelab.statistics.standard_errors import mean_with_error
@@ -63,8 +64,9 @@ def arm_scores(
     main = "completion_perplexity" if seeds[0].is_held_out else by_seed[0][0]["name"]
     for score in by_seed[0]:
         same = [one for scores in by_seed for one in scores if one["name"] == score["name"]]
+        values = tuple(float(one["value"]) for one in same)
         known = [one["error"] for one in same if one["error"] is not None]
-        spread = mean_with_error([one["value"] for one in same])
+        spread = mean_with_error(values)
         yield ArmScore(
             arm=arm,
             benchmark=benchmark,
@@ -78,7 +80,9 @@ def arm_scores(
             unit=score["unit"],
             higher_is_better=score["higher_is_better"],
             is_main=score["name"] == main,
-            in_table=score["name"] in in_table,
+            in_table=score["name"] in in_table and score["name"] not in seeds[0].blind_metrics,
+            by_seed=values,
+            is_blind=score["name"] in seeds[0].blind_metrics,
         )
 
 
@@ -101,19 +105,18 @@ def paired(one: Comparison) -> PairedComparison:
         verdict=verdict(one),
         seeds=one.seeds,
         seed_error=one.seed_error,
+        outcome=outcome(one),
+        unit=one.unit,
+        higher_is_better=one.higher_is_better,
     )
 
 
 def answered(ask: str, one: Comparison) -> Question:
     """The question whether b is better than a, and its answer."""
-    better = (one.difference > 0) == one.higher_is_better
     words = verdict(one)
     # An arm's name is not capitalized.
     said = words if words.startswith((one.a_name, one.b_name)) else words[0].upper() + words[1:]
-    if not one.shown:
-        return Question(ask, f"{said}.", "no difference")
-    shown: Literal["better", "worse"] = "better" if better else "worse"
-    return Question(ask, f"{said}.", shown if one.beyond_seeds else "unknown")
+    return Question(ask, f"{said}.", outcome(one))
 
 
 def headline_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -171,23 +174,43 @@ def training_curve(arm: str, seed: int, run: Run) -> Iterator[Curve]:
         yield Curve(arm, seed, points)
 
 
+#: Training keys that a model that is not tuned is evaluated with.
+_OF_ANY_MODEL = ("train.dtype", "train.device")
+
+
+def settings_in_use(recipe: Recipe, *, tuned: bool) -> dict[str, str | None]:
+    """A recipe's settings by dotted key, as written in a recipe; None for keys that do not apply: an adapter's without
+    an adapter, and those of training for a model that is not tuned."""
+
+    def applies(key: str) -> bool:
+        if key.startswith("adapter."):
+            return tuned and recipe.method == "lora"
+        return tuned or key in _OF_ANY_MODEL or not (key == "method" or key.startswith("train."))
+
+    values = {**dict(_flat(recipe.model_dump(mode="json"))), "tuned": tuned}
+    return {key: _setting(value) if applies(key) else None for key, value in values.items()}
+
+
 def setting_differences(
-    settings: Mapping[str, Mapping[str, Any]], leaving_out: Collection[str]
+    settings: Mapping[str, Mapping[str, str | None]], leaving_out: Collection[str]
 ) -> Iterator[SettingDifference]:
-    """Keys whose values differ between arms.
+    """Keys whose values differ between the arms that they apply to.
 
     Args:
-        settings: arm -> its settings, nested as in a recipe.
-        leaving_out: dotted keys that always differ between arms.
+        settings: arm -> its settings_in_use().
+        leaving_out: keys that always differ between arms.
     """
-    flat = {arm: dict(_flat(tree)) for arm, tree in settings.items()}
-    keys = dict.fromkeys(key for values in flat.values() for key in values)
+    keys = dict.fromkeys(key for values in settings.values() for key in values)
     for key in keys:
-        if key in leaving_out:
-            continue
-        values = {arm: json.dumps(one.get(key), ensure_ascii=False) for arm, one in flat.items()}
-        if len(set(values.values())) > 1:
-            yield SettingDifference(key, values)
+        found = {arm: one.get(key, _setting(None)) for arm, one in settings.items()}
+        used = {arm: value for arm, value in found.items() if value is not None}
+        if key not in leaving_out and len(set(used.values())) > 1:
+            yield SettingDifference(key, used)
+
+
+def _setting(value: Any) -> str:
+    """A setting's value as in a recipe: no quotes around a word."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -198,14 +221,9 @@ def _flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{path}{key}", value
 
 
-def not_seen(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """The detectable difference, one sentence per comparison that showed no difference."""
-    for one in comparisons:
-        if not one.shown and one.detectable:
-            yield (
-                f"{one.b_name} and {one.a_name} on {one.benchmark}: {one.n:,} items can show differences of about "
-                f"{one.detectable:.3g} ({one.metric}, {one.unit}) or more; a smaller one cannot be ruled out."
-            )
+def unseen_references(evaluated: Iterable[Evaluated]) -> Iterator[str]:
+    """Metrics that cannot see the references, one sentence per benchmark and reason."""
+    yield from dict.fromkeys(f"{one.benchmark}: {said}." for one in evaluated for said in not_seen(one.scores))
 
 
 def unlike_training(groups: Mapping[str, Mapping[str, Run]]) -> Iterator[str]:

@@ -21,6 +21,9 @@ from tunelab.records.runs import Run, open_run
 from tunelab.studies.study_trackers import tracked_evaluation
 from tunelab.training.tracked_run import in_group
 
+#: Peak in bytes, and how much of it the process had before the job began; None = of an accelerator, or unknown.
+Memory = tuple[int, int | None]
+
 
 def run_cell(folder: Path | str, key: str, *, progress: Progress = silent) -> Cell:
     """Run or resume a cell of the study in a directory, and write its record.
@@ -44,7 +47,7 @@ def run_cell(folder: Path | str, key: str, *, progress: Progress = silent) -> Ce
         return cell
     _import_what_cells_use()
     began = time.monotonic()
-    memory: list[int] = [] if cell.memory_bytes is None else [cell.memory_bytes]
+    memory: list[Memory] = [] if cell.memory_bytes is None else [(cell.memory_bytes, cell.start_memory_bytes)]
     try:
         made = _make(study, cell, folder, memory, named(progress, cell.title.removesuffix(": training")))
         cell = replace(cell, status="done", error="", folder=str(made.relative_to(folder)))
@@ -58,13 +61,14 @@ def run_cell(folder: Path | str, key: str, *, progress: Progress = silent) -> Ce
         (folder / RECORDS).mkdir(exist_ok=True)
         write_text_atomically(folder / RECORDS / f"{key}.txt", traceback.format_exc())
     seconds = cell.seconds + time.monotonic() - began
-    cell = replace(cell, seconds=seconds, memory_bytes=max(memory, default=None))
+    peak, start = max(memory, key=lambda one: one[0], default=(None, None))
+    cell = replace(cell, seconds=seconds, memory_bytes=peak, start_memory_bytes=start)
     keep_cell(folder, cell)
     _free_memory()
     return cell
 
 
-def _make(study: Study, cell: Cell, folder: Path, memory: list[int], progress: Progress) -> Path:
+def _make(study: Study, cell: Cell, folder: Path, memory: list[Memory], progress: Progress) -> Path:
     """Run the cell and return the path of its result; appends its peak memory to `memory`."""
     from tunelab.preparation.model import compute_device
     from tunelab.training.meter import Meter
@@ -72,7 +76,7 @@ def _make(study: Study, cell: Cell, folder: Path, memory: list[int], progress: P
     recipe = study.arm_recipe(cell.arm, study.seeds[0] if cell.seed is None else cell.seed)
     if not cell.benchmark:
         run = _train(in_group(study, recipe), folder / "runs" / cell.key, progress)
-        memory.append(run.manifest["peak_gpu_bytes"] or run.manifest["peak_resident_bytes"])
+        memory.append(run.peak_memory)
         return run.path
     run_of_cell = None
     if cell.needs:
@@ -87,7 +91,7 @@ def _make(study: Study, cell: Cell, folder: Path, memory: list[int], progress: P
             made = _evaluate(study, cell, recipe, run_of_cell, folder, progress)
         finally:
             cost = meter.read()
-            memory.append(cost.gpu_peak or cost.resident_peak)
+            memory.append((cost.gpu_peak, None) if cost.gpu_peak else (cost.resident_peak, cost.resident_start))
         log_scores(made)
     return made
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from tunelab.comparison.evaluated import Evaluated, evaluated_in
 from tunelab.comparison.paired_comparison import Comparison, correct
 from tunelab.comparison.paired_evaluations import Side, compare_sides
-from tunelab.config.study import Study
+from tunelab.config.study import HELD_OUT, HELD_OUT_SUBSTITUTES, Study
 from tunelab.errors import TunelabError
 from tunelab.records.cells import CREATED_FILE, Cell, evaluation_key, read_study, seeds_of, training_key
 from tunelab.records.runs import Run
@@ -27,14 +27,15 @@ from tunelab.studies.report_parts import (
     machine_and_versions,
     method_name,
     model_name,
-    not_seen,
     paired,
     run_provenance,
     setting_differences,
+    settings_in_use,
     source_name,
     trainable_parameters,
     training_curve,
     unlike_training,
+    unseen_references,
 )
 
 #: Recipe keys that always differ between arms and seeds.
@@ -112,9 +113,11 @@ def _arm(found: _Found, name: str) -> Arm:
     causes = [cell for cell in failed if not cell.benchmark] or failed  # cells that need a failed training fail with it
     done = all(cell.status == "done" for cell in cells)
     training = _mean([one["training_seconds"] for one in trained])
-    evaluating = sum(cell.seconds for cell in cells if cell.benchmark and cell.status == "done")
-    hours = sum(cell.seconds for cell in cells if cell.status == "done") / 3600
-    peaks = [cell.memory_bytes for cell in cells if cell.memory_bytes is not None]
+    seconds = _seconds_per_run(cells)
+    evaluating = math.fsum(value for benchmark, value in seconds.items() if benchmark)
+    hours = math.fsum(seconds.values()) / 3600
+    peaks = [(cell.memory_bytes, cell.start_memory_bytes) for cell in cells if cell.memory_bytes is not None]
+    peak, start = max(peaks, key=lambda one: one[0], default=(None, None))
     return Arm(
         name=name,
         model=model_name(recipe.model.name),
@@ -123,7 +126,8 @@ def _arm(found: _Found, name: str) -> Arm:
         data=", ".join(source_name(one) for one in recipe.data.sources) if settings.tuned else "",
         status="failed" if failed else "done" if done else "missing",
         error="; ".join(dict.fromkeys(f"{cell.title}: {cell.error}" for cell in causes)),
-        peak_memory_bytes=max(peaks, default=None),
+        peak_memory_bytes=peak,
+        start_memory_bytes=start,
         training_seconds=training if settings.tuned else 0.0,
         evaluation_seconds=evaluating or None,
         tokens_per_second=_mean([one["tokens_per_second"] for one in trained]),
@@ -131,6 +135,15 @@ def _arm(found: _Found, name: str) -> Arm:
         disk_bytes=disk_bytes(runs[0]) if runs else None,
         cost=hours * study.price_per_hour if study.price_per_hour is not None else None,
     )
+
+
+def _seconds_per_run(cells: Sequence[Cell]) -> dict[str, float]:
+    """Mean seconds of an arm's done jobs by benchmark ("" = training)."""
+    done: dict[str, list[float]] = {}
+    for cell in cells:
+        if cell.status == "done":
+            done.setdefault(cell.benchmark, []).append(cell.seconds)
+    return {benchmark: math.fsum(seconds) / len(seconds) for benchmark, seconds in done.items()}
 
 
 def _costs(found: _Found, arm: Arm) -> Costs:
@@ -142,7 +155,7 @@ def _costs(found: _Found, arm: Arm) -> Costs:
     done = [run.manifest["trained"]["steps"] / run.manifest["steps"] for run in runs]  # below 1 after early stopping
     epochs = None if train.steps else train.epochs * math.fsum(done) / len(done)
     losses = [loss for run in runs if (loss := _final_loss(run)) is not None]
-    peak = max(run.manifest["peak_gpu_bytes"] or run.manifest["peak_resident_bytes"] for run in runs)
+    peak = max(run.peak_memory[0] for run in runs)
     return Costs(peak, arm.training_seconds, epochs, _mean(losses))
 
 
@@ -173,9 +186,9 @@ def _comparisons(found: _Found) -> tuple[list[Comparison], list[str]]:
     """All comparisons of the study, corrected together; and a sentence for each that could not be made."""
     made: dict[tuple[str, str, str, str], Comparison] = {}
     refused: dict[tuple[str, str, str, str], list[str]] = {}
-    for a, b, benchmark, metric in found.study.comparisons:
+    for a, b, benchmark, metric in _wanted_comparisons(found):
         first, second = Side(a, found.evaluated(a, benchmark)), Side(b, found.evaluated(b, benchmark))
-        if not first.seeds or not second.seeds:
+        if not first.seeds or not second.seeds or metric in first.seeds[0].blind_metrics:
             continue
         try:
             # A question may name the headline metric, which must be compared only once.
@@ -191,6 +204,15 @@ def _comparisons(found: _Found) -> tuple[list[Comparison], list[str]]:
     return correct(list(made.values())), sentences
 
 
+def _wanted_comparisons(found: _Found) -> list[tuple[str, str, str, str | None]]:
+    """The study's comparisons, and by chrF and exact match where a metric cannot see the held-out references."""
+    wanted = dict.fromkeys(found.study.comparisons)
+    for a, b, benchmark, _ in found.study.comparisons:
+        if benchmark == HELD_OUT and any(one.blind_metrics for one in found.evaluated(a, benchmark)):
+            wanted |= dict.fromkeys((a, b, benchmark, metric) for metric in HELD_OUT_SUBSTITUTES)
+    return list(wanted)
+
+
 def _answers(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[Question]:
     for question in found.study.questions:
         arms = (question.than, question.is_better)
@@ -200,6 +222,8 @@ def _answers(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[Quest
         chosen = [one for one in comparisons if (one.a_name, one.b_name, one.benchmark, one.metric) == asked]
         if not chosen:
             why = f"could not be compared by {metric}" if all(measured) else "were not both measured"
+            if all(measured) and metric in measured[0][0].blind_metrics:
+                why += ", which cannot see the references"
             yield Question(question.ask, f"Unknown: the two arms {why}.", "unknown")
             continue
         yield answered(question.ask, chosen[0])
@@ -208,8 +232,7 @@ def _answers(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[Quest
 def _differences(study: Study) -> Iterator[SettingDifference]:
     """Recipe keys that differ between arms."""
     settings = {
-        arm: study.arm_recipe(arm, study.seeds[0]).model_dump(mode="json") | {"tuned": one.tuned}
-        for arm, one in study.arms.items()
+        arm: settings_in_use(study.arm_recipe(arm, study.seeds[0]), tuned=one.tuned) for arm, one in study.arms.items()
     }
     return setting_differences(settings, _NOT_SETTINGS)
 
@@ -219,7 +242,9 @@ def _caveats(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[str]:
     if len(study.seeds) == 1 and any(arm.tuned for arm in study.arms.values()):
         yield TRAINED_ONCE
     yield from _unlike_training(found)
-    yield from not_seen(comparisons)
+    yield from unseen_references(
+        one for benchmark in study.benchmarks for arm in study.arms for one in found.evaluated(arm, benchmark)
+    )
     for benchmark, options in study.benchmarks.items():
         if "limit" in options:
             yield f"{benchmark} was evaluated on {options['limit']} of its items: results on the rest may differ."

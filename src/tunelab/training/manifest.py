@@ -118,5 +118,6 @@ def closing(
         },
         "wall_seconds": cost.seconds,
         "peak_resident_bytes": cost.resident_peak,
+        "start_resident_bytes": cost.resident_start,
         "peak_gpu_bytes": cost.gpu_peak,
     }

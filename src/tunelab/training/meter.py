@@ -19,11 +19,13 @@ STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 class Cost:
     """Seconds of wall time, and peak bytes since the meter started: resident in this process, and on the GPU.
 
-    `gpu_peak` is None without a GPU: unknown is not zero.
+    `resident_start` is what was resident when the meter started: Python, its libraries, what earlier work left; None
+    if the system does not say. `gpu_peak` is None without a GPU: unknown is not zero.
     """
 
     seconds: float
     resident_peak: int
+    resident_start: int | None
     gpu_peak: int | None
 
 
@@ -39,13 +41,14 @@ class Meter:
         self.start = time.perf_counter()
         return_freed_memory()
         reset_resident_peak()
+        self.resident_start = resident_peak_bytes() if STATUS.exists() else None
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
     def read(self) -> Cost:
         """The cost so far."""
         gpu = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
-        return Cost(time.perf_counter() - self.start, resident_peak_bytes(), gpu)
+        return Cost(time.perf_counter() - self.start, resident_peak_bytes(), self.resident_start, gpu)
 
 
 def reset_resident_peak() -> None:

@@ -9,7 +9,7 @@ here, from the n-gram counts of each sentence in sacrebleu's public interface. B
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tunelab.errors import DataError
 from tunelab.evaluation.benchmark import Score, check_pairs
+from tunelab.evaluation.metrics.unseen import not_seen_by_bleu
 
 RESAMPLES = 1000
 SEED = 12345
@@ -90,18 +91,30 @@ def bleu_score(
     metric = BLEU(force=True)
     score = metric.corpus_score(list(responses), [list(references)])
     error = None
+    counts = bleu_counts(responses, references) if counts is None else counts
     if len(responses) > 1:
-        error = _bootstrap_error(bleu_counts(responses, references) if counts is None else counts, resamples, seed)
+        error = bootstrap_error(counts, bleu_of_counts, resamples, seed)
     protocol = {
         "signature": str(metric.get_signature()),
         "error": f"bootstrap over items, {resamples} resamples, seed {seed}",
+        **not_seen_by_bleu(references, counts[:, 1].tolist()),
     }
     return Score("bleu", float(score.score), error, len(responses), "0-100", higher_is_better=True, protocol=protocol)
 
 
-def _bootstrap_error(counts: Counts, resamples: int, seed: int) -> float:
-    """SD of BLEU over resamples of items, [items, 10]."""
+def bootstrap_error(
+    counts: Counts,
+    statistic: Callable[[NDArray[Any]], NDArray[np.float64]],
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> float:
+    """SD of a corpus metric over resamples of items.
+
+    Args:
+        counts: [items, columns].
+        statistic: the metric of summed counts, [..., columns] -> [...].
+    """
     items = len(counts)
     generator = np.random.default_rng(seed)
     summed = [counts[generator.integers(0, items, items)].sum(axis=0) for _ in range(resamples)]
-    return float(np.std(bleu_of_counts(np.array(summed)), ddof=1))
+    return float(np.std(statistic(np.array(summed)), ddof=1))

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 from tunelab.evaluation.benchmark import Score, check_pairs
+from tunelab.evaluation.metrics.unseen import not_seen_by_rouge
 from tunelab.statistics.standard_errors import mean_with_error
 
 KINDS = ("rouge1", "rouge2", "rougeL")
@@ -54,6 +55,7 @@ def rouge_scores(
         "stemming": False,
         "references_without_tokens": sum(not tokenize(reference) for reference in references),
         "error": "standard error of the mean over items",
+        **not_seen_by_rouge(references),
     }
     scores = []
     for kind in KINDS:
