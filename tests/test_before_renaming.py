@@ -139,7 +139,10 @@ def test_a_study_is_reported(made: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert [one.metric for one in report.published] == ["completion_perplexity"]
         assert {"method", "train.max_grad_norm"} & {one.key for one in report.differences} == {"method"}
     as_before = [  # a report of before lacks what was added since
-        dataclasses.replace(one, outcome="unknown", unit="", higher_is_better=None) for one in new.comparisons
+        dataclasses.replace(
+            one, outcome="unknown", unit="", higher_is_better=None, verdict=old.comparisons[place].verdict
+        )
+        for place, one in enumerate(new.comparisons)
     ]
     assert list(old.comparisons) == as_before
     added = ("chrf", "exact_match")

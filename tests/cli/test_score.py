@@ -48,14 +48,15 @@ def test_options_and_files_of_one_name(tunelab: Command, tmp_path: Path, benchma
     paths = [write_responses(tmp_path / n / "same" / "responses.jsonl", benchmark, [" 1", "2"]) for n in ("a", "b")]
     said = tunelab("score", *paths, "sums.strict=no")
     assert said.cells["sums"][:2] == [str(path) for path in paths], "names that repeat are told apart by their path"
-    assert said.cells["right"][:2] == ["1 ± 0", "1 ± 0"]
+    assert said.cells["right"][:2] == ["1 (0.34 to 1)", "1 (0.34 to 1)"]
+    assert "every item scored the same, and others may differ" in said.err
     assert "sums.strict is False here; the responses were made with True" in said.err
 
 
 def test_a_benchmark_can_be_named(tunelab: Command, tmp_path: Path, benchmark: str) -> None:
     path = write_responses(tmp_path / "responses.jsonl", "gone.py", ["1", "2"])
     assert "gone.py: no such file" in tunelab("score", path).err
-    assert tunelab("score", path, "--as", benchmark).cells["right"][0] == "1 ± 0"
+    assert tunelab("score", path, "--as", benchmark).cells["right"][0] == "1 (0.34 to 1)"
 
 
 def test_samples_of_a_folder_are_scored_as_one(tunelab: Command, tmp_path: Path) -> None:

@@ -175,9 +175,16 @@ def answer_scores(responses: Sequence[HeldOutAnswer]) -> list[AnswerScore]:
     ordered = sorted(responses, key=lambda response: response.item)
     texts, references = [one.text for one in ordered], [one.reference for one in ordered]
     rouge = rouge_by_item(texts, references)
-    counts = (made(texts, references).tolist() for made in (bleu_counts, chrf_counts))
-    values = zip(ordered, *(rouge[kind] for kind in KINDS), *counts, strict=True)
-    return [AnswerScore(one.item, *of_rouge, tuple(bleu), tuple(chrf)) for one, *of_rouge, bleu, chrf in values]
+    bleu, chrf = (made(texts, references).tolist() for made in (bleu_counts, chrf_counts))
+    return [
+        AnswerScore(
+            one.item,
+            **{kind: rouge[kind][place] for kind in KINDS},
+            bleu_counts=tuple(bleu[place]),
+            chrf_counts=tuple(chrf[place]),
+        )
+        for place, one in enumerate(ordered)
+    ]
 
 
 def score_held_out(
