@@ -129,7 +129,8 @@ def example_curves() -> tuple[Curve, ...]:
     for arm, level in (("lora r128 bf16", 0.87), ("qlora r128 nf4", 0.88)):
         for seed in (0, 1):
             points = [(step, level + 0.9 * math.exp(-step / 60) + chance.gauss(0, 0.03)) for step in range(1, 813)]
-            curves.append(Curve(arm, seed, tuple(points)))
+            held_out = ((0, level + 1.1), (406, level + 0.1), (812, level + 0.05))
+            curves.append(Curve(arm, seed, tuple(points), held_out))
     return tuple(curves)
 
 

@@ -97,6 +97,8 @@ onload = () => {
     const box = one.getBoundingClientRect(), plot = one.closest("svg").getBoundingClientRect();
     return box.left < plot.left || box.right > plot.right || box.top < plot.top - 1 || box.bottom > plot.bottom + 1;
   }).map((one) => one.textContent);
+  told.clipped = [...page.querySelectorAll("section > .frame")].filter((one) => one.scrollWidth > one.clientWidth)
+    .map((one) => one.getAttribute("aria-label"));
   told.loaded = frames[0].performance.getEntriesByType("resource").map((one) => one.name);
   const search = page.getElementById("flip-search"), kind = page.getElementById("flip-kind");
   kind.value = "=lost"; kind.dispatchEvent(new Event("change")); told.lost = shown();
@@ -111,7 +113,7 @@ onload = () => {
 """
 
 
-@pytest.mark.parametrize(("width", "benchmarks"), [(390, 4), (1280, 4), (1280, 2)])
+@pytest.mark.parametrize(("width", "benchmarks"), [(390, 4), (1280, 4), (1280, 2), (1920, 4)])
 def test_it_fits_the_screen_and_can_be_searched(chromium: str, tmp_path: Path, width: int, benchmarks: int) -> None:
     report = example_report()
     names = report.benchmarks[:benchmarks]
@@ -125,6 +127,7 @@ def test_it_fits_the_screen_and_can_be_searched(chromium: str, tmp_path: Path, w
     shown, _ = opened(chromium, outer, f"--window-size={width + 100},900")
     told = json.loads(html.unescape(re.findall(r"<title>(.*?)</title>", shown)[0]))
     assert told["width"] <= width and told["over"] == []
+    assert told["clipped"] == [], "tables that must be scrolled to be read"
     assert told["loaded"] == []
     assert told["texts"] > 80 and told["cut"] == [] and told["inks"] == 2
     assert told["lost"] == sum(flip.kind == "lost" for flip in report.flips)

@@ -19,7 +19,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.lines import Line2D
 from study_reports import example_report
 
-from tunelab.report.content import Arm, ArmScore, Curve, StudyReport
+from tunelab.report.content import Arm, ArmScore, Curve, Question, StudyReport
 from tunelab.report.drawing import COLOURS, Plot, plot_style
 from tunelab.report.labels import possible
 from tunelab.report.pareto import COSTS, pareto_front, pareto_plot
@@ -33,6 +33,7 @@ PLOTS = {plot.name: plot for plot in all_plots(REPORT)}
 def test_there_is_a_plot_for_each_thing() -> None:
     names = ["mmlu", "ifeval", "gsm8k", "held-out"]
     assert list(PLOTS) == [
+        "differences",
         *(f"scores-{name}" for name in names),
         "training-loss",
         *(f"{name}-against-peak-memory" for name in names),
@@ -107,7 +108,7 @@ def axes_of(plot: Plot) -> Axes:
 
 def tooltips(plot: Plot) -> dict[str, Line2D]:
     """Marks and lines by what is shown where a pointer rests on them."""
-    lines = {str(line.get_gid()): line for line in axes_of(plot).lines}
+    lines = {str(line.get_gid()): line for axes in plot.figure.axes for line in axes.lines}
     return {gid.removeprefix("title: "): line for gid, line in lines.items() if gid.startswith("title: ")}
 
 
@@ -139,15 +140,40 @@ def test_intervals_are_as_long_as_the_errors() -> None:
 
 def test_axes_show_no_more_than_a_unit_allows() -> None:
     scores = tuple(dataclasses.replace(one, value=0.995, error=0.01) for one in REPORT.scores if one.is_main)
-    low, high = axes_of(all_plots(dataclasses.replace(REPORT, scores=scores, published=()))[0]).get_xlim()
+    low, high = axes_of(all_plots(dataclasses.replace(REPORT, scores=scores, published=()))[1]).get_xlim()
     assert 0.9 < low < 0.98 and high == 1.0
     perplexity = axes_of(PLOTS["scores-held-out"]).get_xlim()
     assert perplexity[0] < 2.4 - 1.96 * 0.071 and perplexity[1] > 4.05 + 1.96 * 0.071
 
 
+def test_one_arm_does_not_dwarf_the_others() -> None:
+    of_rows = [one for one in REPORT.scores if one.is_main and one.benchmark == "held-out"]
+    base = dataclasses.replace(of_rows[0], value=60.0)
+    plot = all_plots(dataclasses.replace(REPORT, scores=(base, *of_rows[1:]), published=()))[1]
+    assert axes_of(plot).get_xscale() == "log" and plot.caption.count("The axis is logarithmic.") == 1
+    assert axes_of(PLOTS["scores-held-out"]).get_xscale() == "linear"
+    assert {"2", "5", "10", "20", "50"} <= set(drawn_texts(plot))
+
+
+def test_every_seed_has_its_point() -> None:
+    score = dataclasses.replace(REPORT.scores[2], by_seed=(0.41, 0.43))
+    plot = all_plots(dataclasses.replace(REPORT, scores=(*REPORT.scores[:2], score)))[1]
+    (seeds,) = [line for line in axes_of(plot).lines if tuple(line.get_xdata()) == (0.41, 0.43)]
+    assert seeds.get_marker() == "o" and "Small circles are the seeds." in plot.caption
+    assert "seeds" not in PLOTS["scores-mmlu"].caption
+
+
+def test_a_score_of_nought_has_a_bound() -> None:
+    score = dataclasses.replace(REPORT.scores[0], value=0.0, error=0.0, n=25)
+    plot = all_plots(dataclasses.replace(REPORT, scores=(score,), published=(), comparisons=(), curves=()))[0]
+    ((left, _), (right, _)) = axes_of(plot).containers[0].lines[2][0].get_segments()[0]
+    assert left == 0.0 and right == pytest.approx(0.133, abs=1e-3)
+    assert "0 (0 to 0.13)" in drawn_texts(plot)
+
+
 def test_an_unknown_error_draws_no_interval_and_is_told() -> None:
     scores = tuple(dataclasses.replace(score, error=None) for score in REPORT.scores if score.benchmark == "gsm8k")
-    plot = all_plots(dataclasses.replace(REPORT, scores=scores))[0]
+    plot = all_plots(dataclasses.replace(REPORT, scores=scores))[1]
     assert axes_of(PLOTS["scores-gsm8k"]).collections and not axes_of(plot).collections
     assert "Unknown for base bf16, base nf4, lora r128 bf16, qlora r128 nf4." in plot.caption
 
@@ -158,12 +184,52 @@ def test_an_arm_has_one_colour_everywhere() -> None:
         colours = {words.partition(":")[0]: line.get_color() for words, line in tooltips(PLOTS[name]).items()}
         assert colours["lora r128 bf16"] == lora and colours["qlora r128 nf4"] == qlora
     lines = tooltips(PLOTS["training-loss"])
-    assert {words: (line.get_color(), line.get_linewidth()) for words, line in lines.items()} == {
-        "lora r128 bf16, seed 0": (lora, 1.75),
-        "lora r128 bf16, seed 1": (lora, 1.0),
-        "qlora r128 nf4, seed 0": (qlora, 1.75),
-        "qlora r128 nf4, seed 1": (qlora, 1.0),
+    assert {words: line.get_color() for words, line in lines.items() if "held-out" not in words} == {
+        **{f"lora r128 bf16, seed {seed}": lora for seed in (0, 1)},
+        **{f"qlora r128 nf4, seed {seed}": qlora for seed in (0, 1)},
     }
+
+
+def test_each_arm_has_a_panel_of_losses_with_the_others_behind_it() -> None:
+    first, second = PLOTS["training-loss"].figure.axes
+    assert [axes.get_title("left") for axes in (first, second)] == ["lora r128 bf16", "qlora r128 nf4"]
+    assert first.get_ylim() == second.get_ylim() and first.get_xlim() == second.get_xlim()
+    grey = COLOURS["strong-line"][0]
+    for axes, curve in ((first, REPORT.curves[0]), (second, REPORT.curves[2])):
+        behind, faint, line, diamonds, *_ = axes.lines
+        assert behind.get_color() == grey and behind.get_zorder() < faint.get_zorder() < line.get_zorder()
+        assert (faint.get_alpha(), len(faint.get_xdata()), len(line.get_xdata())) == (0.25, 200, 40)
+        assert tuple(zip(diamonds.get_xdata(), diamonds.get_ydata(), strict=True)) == curve.held_out
+    assert "Grey: the other arms. Diamonds: loss on held-out rows." in PLOTS["training-loss"].caption
+
+
+def test_differences_are_drawn_as_the_comparisons_say() -> None:
+    plot = PLOTS["differences"]
+    titles = [axes.get_title("left") for axes in plot.figure.axes]
+    assert titles == [
+        "ifeval: prompt strict, points, right is better",
+        "mmlu: accuracy, points, right is better",
+        "held-out: completion loss, nats per token, left is better",
+    ]
+    bars = [one for axes in plot.figure.axes for one in axes.containers if isinstance(one, ErrorbarContainer)]
+    for bar, one in zip(bars, REPORT.comparisons, strict=True):
+        scale = 1 if one.metric == "completion_loss" else 100
+        ((left, _), (right, _)) = bar.lines[2][0].get_segments()[0]
+        assert (left, right) == pytest.approx((scale * one.low, scale * one.high))
+    colours = [bar.lines[0].get_color() for bar in bars]
+    assert colours == [COLOURS["good"][0], *[COLOURS["muted"][0]] * 3]
+    assert all(axes.get_xlim()[0] <= 0 <= axes.get_xlim()[1] for axes in plot.figure.axes), "no difference is in sight"
+    assert {"base bf16 → lora r128 bf16", "+7.4 (+4.1 to +10.7)", "−0.32 (−1.04 to +0.40)"} <= set(drawn_texts(plot))
+
+
+def test_the_differences_that_answer_questions_come_first() -> None:
+    one = REPORT.comparisons[2]
+    asked = Question("Is it?", "No.", "no difference", (one.a, one.b, one.benchmark, one.metric))
+    first, second, *_ = all_plots(dataclasses.replace(REPORT, questions=(asked,)))
+    assert (first.name, second.name) == ("differences-asked", "differences")
+    assert len(first.figure.axes) == 1 and len(second.figure.axes) == 3
+    only = all_plots(dataclasses.replace(REPORT, questions=(asked,), comparisons=(one,)))
+    assert [plot.name for plot in only if plot.name.startswith("differences")] == ["differences-asked"]
 
 
 def test_long_curves_are_thinned_and_say_so() -> None:
@@ -185,9 +251,33 @@ def test_the_front_is_marked() -> None:
         for words, mark in tooltips(plot).items()
         if mark.get_markerfacecolor() == COLOURS["paper"][0]
     }
-    assert hollow == {"base bf16"}
-    assert "front (base nf4, qlora r128 nf4, lora r128 bf16)" in plot.caption
+    assert hollow == set()
+    assert "front (qlora r128 nf4, lora r128 bf16)" in plot.caption
+    dear = [dataclasses.replace(arm, peak_memory_bytes=2.0**36) if "qlora" in arm.name else arm for arm in REPORT.arms]
+    beaten = {plot.name: plot for plot in all_plots(dataclasses.replace(REPORT, arms=tuple(dear)))}[plot.name]
+    marks = tooltips(beaten)["qlora r128 nf4: 2.420 ± 0.071"], tooltips(beaten)["lora r128 bf16: 2.400 ± 0.071"]
+    assert [mark.get_markerfacecolor() == COLOURS["paper"][0] for mark in marks] == [True, False]
     assert "Not shown (score or cost unknown): full bf16." in plot.caption
+
+
+def test_a_base_that_costs_no_training_is_a_line_and_not_on_the_front() -> None:
+    for name in ("mmlu-against-peak-memory", "mmlu-against-training-time"):
+        plot = PLOTS[name]
+        levels = [line.get_ydata()[0] for line in axes_of(plot).lines if set(line.get_xdata()) == {0, 1}]
+        assert levels == [0.4127, 0.4021]
+        assert "Dotted lines: not tuned (base bf16, base nf4)." in plot.caption
+        assert {"base bf16", "base nf4"} <= set(drawn_texts(plot))
+    arms = tuple(dataclasses.replace(arm, training_seconds=0.0) for arm in REPORT.arms)
+    names = [plot.name for plot in all_plots(dataclasses.replace(REPORT, arms=arms))]
+    assert not any("against" in name for name in names)
+
+
+def test_the_memory_axis_says_what_else_it_counts() -> None:
+    assert axes_of(PLOTS["mmlu-against-peak-memory"]).get_xlabel() == "peak memory (GiB), lower is better"
+    arms = tuple(dataclasses.replace(arm, start_memory_bytes=1.5 * 2**30) for arm in REPORT.arms)
+    plots = {plot.name: plot for plot in all_plots(dataclasses.replace(REPORT, arms=arms))}
+    title = axes_of(plots["mmlu-against-peak-memory"]).get_xlabel()
+    assert title == "peak process memory (GiB); 1.5 GiB of it Python and libraries"
 
 
 def crowded(count: int) -> StudyReport:
@@ -206,12 +296,11 @@ def test_names_that_do_not_fit_become_numbers_with_a_key() -> None:
     assert {str(number) for number in range(1, 21)} <= set(words)
     assert sum(word.startswith("20 an arm with a") for word in words) == 1
     assert "No room" not in plot.caption
-    dashes = [line.get_linestyle() for line in axes_of(curves).lines]
-    assert dashes == ["-"] * 8 + ["--"] * 12, "more arms than colours"
+    assert [axes.get_title("left")[:12] for axes in curves.figure.axes] == ["an arm with "] * 20
 
 
 def test_a_key_stays_inside_its_figure() -> None:
-    for plot in all_plots(crowded(20))[1:]:
+    for plot in all_plots(crowded(20))[2:]:
         canvas = FigureCanvasAgg(plot.figure)
         canvas.draw()
         (key,) = plot.figure.legends

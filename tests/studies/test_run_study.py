@@ -70,6 +70,7 @@ def test_a_study_from_its_cells_to_its_report(files: Path, tmp_path: Path) -> No
     assert {(one.arm, one.seed, len(one.points)) for one in report.curves} == {
         (arm, seed, 6) for arm in ("lora", "nf4") for seed in (0, 1)
     }
+    assert all([step for step, _ in one.held_out] == [0, 6] for one in report.curves), "before and after"
     differing = {one.key: dict(one.values) for one in report.differences}
     assert differing["precision.name"] == {"base": "none", "lora": "none", "nf4": "nf4"}
     assert not any(key.startswith(("adapter.", "train.")) for key in differing), "keys that do not apply to a base"

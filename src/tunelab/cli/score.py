@@ -30,8 +30,7 @@ Options = dict[str, dict[str, str]]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Files or folders, and benchmark options."""
-    words = "a response file, or a folder with responses.jsonl or with samples_*.jsonl of "
-    words += "lm-evaluation-harness; and scoring options of a benchmark, such as ifeval.mode=reference"
+    words = "a file, or a folder with responses.jsonl or lm-evaluation-harness's samples_*.jsonl; a benchmark's options"
     parser.add_argument("words", nargs="+", metavar="RESPONSES | NAME.KEY=VALUE", help=words)
     parser.add_argument("--as", dest="benchmark", metavar="NAME", help="the benchmark, if a file does not say which")
     parser.add_argument("--data", metavar="DIR", help="the benchmark's files, for responses without targets")

@@ -28,11 +28,16 @@ Verdict = Literal["better", "worse", "no difference", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question of the study, with its answer in one sentence."""
+    """A question of the study, with its answer in one sentence.
+
+    Attributes:
+        about: the comparison that answers it (a, b, benchmark, metric); () = none, or not known (older reports).
+    """
 
     question: str
     answer: str
     verdict: Verdict
+    about: tuple[str, ...] = field(default=(), metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,11 +205,12 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Training loss of one arm and seed: (optimizer step, nats per target token)."""
+    """Loss of one arm and seed: (optimizer step, nats per target token), in training and on held-out rows."""
 
     arm: str
     seed: int
     points: tuple[tuple[int, float], ...]
+    held_out: tuple[tuple[int, float], ...] = field(default=(), metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tunelab.report.content import ArmScore, StudyReport
 from tunelab.report.labels import possible, shortened
@@ -106,12 +106,60 @@ def new_axes(height: float, *, left: float, right: float, top: float, bottom: fl
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH / DPI, height / DPI))
-    size = ((WIDTH - left - right) / WIDTH, (height - top - bottom) / height)
-    axes = figure.add_axes((left / WIDTH, bottom / height, *size))
+    return figure, _add_axes(figure, (left, bottom, WIDTH - left - right, height - top - bottom))
+
+
+def new_panels(
+    heights: Sequence[float], *, left: float, right: float, top: float, bottom: float, columns: int = 1, gap: float = 16
+) -> tuple[Figure, list[Axes]]:
+    """A figure of width WIDTH with rows of axes.
+
+    Args:
+        heights: of the axes of each row; every row also has `top` above and `bottom` below them.
+        left, right: margins of the figure.
+        columns: axes per row, `gap` apart.
+    """
+    from matplotlib.figure import Figure
+
+    total = sum(heights) + len(heights) * (top + bottom)
+    figure = Figure(figsize=(WIDTH / DPI, total / DPI))
+    width = (WIDTH - left - right - gap * (columns - 1)) / columns
+    made, above = [], total
+    for height in heights:
+        above -= top + height
+        boxes = [(left + column * (width + gap), above, width, height) for column in range(columns)]
+        made += [_add_axes(figure, box) for box in boxes]
+        above -= bottom
+    return figure, made
+
+
+def _add_axes(figure: Figure, box: tuple[float, float, float, float]) -> Axes:
+    """Axes in a box (left, bottom, width, height in points)."""
+    left, bottom, width, height = box
+    _, total = figure.bbox.size
+    axes = figure.add_axes((left / WIDTH, bottom / total, width / WIDTH, height / total))
     axes.locator_params(nbins=5)
     axes.tick_params(left=False, bottom=False)
     axes.spines[["left", "right", "top"]].set_visible(False)
-    return figure, axes
+    return axes
+
+
+def has_log_axis(scores: Sequence[ArmScore]) -> bool:
+    """Whether one arm's score dwarfs the others', so that only a logarithmic axis shows their differences."""
+    values = [score.value for score in scores]
+    return all(score.unit not in BOUNDS for score in scores) and min(values) > 0 and max(values) > 3 * min(values)
+
+
+def use_log_axis(axes: Axes, which: Literal["x", "y"]) -> None:
+    """A logarithmic axis with plain numbers at 1, 2, 5, 10, ..."""
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
+
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
 
 
 def add_legend(axes: Axes, marks: Sequence[Line2D], names: Sequence[str], columns: int) -> None:

@@ -54,11 +54,13 @@ def html_page(report: StudyReport, most_bytes: int = PAGE_BYTES) -> str:
         DataError: the page without flips is already larger than `most_bytes`.
     """
     write: Any = _templates().get_template("sections.html").module
+    plots = all_plots(report)
+    lead = next((plot for plot in plots if plot.name.startswith("differences")), None)
     parts = {
-        "answers": write.answers(report),
+        "answers": write.answers(report, lead),
         "arms": write.arms(report),
         "comparisons": write.comparisons(report),
-        "plots": write.plots(all_plots(report)),
+        "plots": write.plots([plot for plot in plots if plot is not lead]),
         "flips": write.flips(report, []),
         "caveats": write.caveats(report),
         "provenance": write.provenance(report),
@@ -114,7 +116,7 @@ def _templates() -> jinja2.Environment:
         "minus": lambda text, column: _MINUS.sub("−", text) if column.is_number else text,
         "pair": lambda flip: f"{flip.a} → {flip.b}",
         "svg": lambda plot: Markup(svg_element(plot)),
-        "unbroken_units": lambda text: _UNIT_SPACE.sub("\u00a0", text),
+        "as_sentence": lambda text: _MINUS.sub("−", _UNIT_SPACE.sub("\u00a0", text)),
     }
     return environment
 

@@ -17,16 +17,20 @@ from tunelab.report.drawing import (
     WIDTH,
     Plot,
     add_legend,
+    has_log_axis,
     new_axes,
     score_title,
     series,
     set_tooltip,
     title_above,
     title_below,
+    use_log_axis,
     within_bounds,
 )
 from tunelab.report.labels import LEADER, MARK, Box, place_labels, shortened
-from tunelab.units import GIB, MIB, format_bytes, format_duration, format_with_error
+from tunelab.report.study_tables import start_memory
+from tunelab.report.table import score_text
+from tunelab.units import GIB, MIB, format_bytes, format_duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,10 +72,16 @@ def pareto_front(points: Sequence[tuple[float, float]], *, higher_is_better: boo
 
 
 def pareto_plot(report: StudyReport, benchmark: str, cost: Cost) -> Plot | None:
-    """Main scores of a benchmark against a cost; None if fewer than two arms have both."""
-    found = [(score, spent) for arm in report.arms for score, spent in _point(report, arm, benchmark, cost)]
+    """Main scores of the tuned arms on a benchmark against a cost; None if fewer than two have both.
+
+    An arm that is not tuned costs no training: no arm competes with it, so its score is a line.
+    """
+    tuned = [arm for arm in report.arms if arm.training_seconds != 0]
+    found = [(score, spent) for arm in tuned for score, spent in _point(report, arm, benchmark, cost)]
     if len(found) < 2:
         return None
+    untuned = [report.main_score(arm.name, benchmark) for arm in report.arms if arm not in tuned]
+    levels = [score for score in untuned if score is not None]
     scores = [score for score, _ in found]
     size, unit = next(one for one in cost.units if one[0] <= max(spent for _, spent in found) or one[0] == 1)
     points = [(spent / size, score.value) for score, spent in found]
@@ -79,6 +89,11 @@ def pareto_plot(report: StudyReport, benchmark: str, cost: Cost) -> Plot | None:
     figure, axes = new_axes(_HEIGHT, left=48, right=8, top=22, bottom=_HEIGHT - 236)
     for place, (score, point) in enumerate(zip(scores, points, strict=True)):
         _draw_mark(axes, report, score, point, place in front)
+    for level in levels:
+        colour, _ = series(report, level.arm)
+        axes.axhline(level.value, color=colour, linewidth=1.25, dashes=(1.5, 2.5), zorder=1.5)
+    if has_log_axis([*scores, *levels]):
+        use_log_axis(axes, "y")
     axes.margins(x=0.08)
     axes.set_xlim(axes.get_xlim())
     axes.set_ylim(within_bounds(scores[0].unit, *axes.get_ylim()))
@@ -86,17 +101,26 @@ def pareto_plot(report: StudyReport, benchmark: str, cost: Cost) -> Plot | None:
     axes.plot(*zip(*corners, strict=True), color=MUTED, linewidth=1.25, dashes=(4, 3), drawstyle="steps-post", zorder=2)
     axes.grid(axis="y")
     title_above(axes, score_title(scores[0]))
-    title_below(axes, f"{cost.name} ({unit}), lower is better")
-    without_room = _draw_labels(axes, report, scores, points)
-    words = "; ".join(
-        f"{score.arm}: {format_with_error(score.value, score.error)} at {cost.shown(spent)}" for score, spent in found
-    )
+    title_below(axes, _cost_title(report, cost, size, unit))
+    # The lines' names begin above their left ends.
+    starts = [(axes.get_xlim()[0], level.value) for level in levels]
+    without_room = _draw_labels(axes, report, [*scores, *levels], [*points, *starts])
+    words = "; ".join(f"{score.arm}: {score_text(score)} at {cost.shown(spent)}" for score, spent in found)
     title = f"{benchmark} against {cost.name}"
     on_front = ", ".join(scores[place].arm for place in front)
     caption = f"Filled: on the Pareto front ({on_front}); standard errors are ignored."
-    caption += _left_out(report, scores, without_room)
+    if levels:
+        caption += f" Dotted lines: not tuned ({', '.join(level.arm for level in levels)})."
+    caption += _left_out(report, [*scores, *levels], without_room)
     name = f"{file_stem(benchmark)}-against-{file_stem(cost.name)}"
     return Plot(name, title, caption, f"{title}. On the Pareto front: {on_front}. {words}", figure)
+
+
+def _cost_title(report: StudyReport, cost: Cost, size: float, unit: str) -> str:
+    start = start_memory(report) if cost.name == "peak memory" else None
+    if start is None:
+        return f"{cost.name} ({unit}), lower is better"
+    return f"peak process memory ({unit}); {start / size:.3g} {unit} of it Python and libraries"
 
 
 def _point(report: StudyReport, arm: Arm, benchmark: str, cost: Cost) -> list[tuple[ArmScore, float]]:
@@ -119,7 +143,7 @@ def _draw_mark(axes: Axes, report: StudyReport, score: ArmScore, point: tuple[fl
         axes.vlines(point[0], *score.interval, color=colour, linewidth=1.5, alpha=0.45)
     (mark,) = axes.plot(*point, "o", color=colour, markersize=2 * MARK, markeredgewidth=1.75, zorder=3, clip_on=False)
     mark.set_markerfacecolor(colour if on_front else PAPER)
-    set_tooltip(mark, f"{score.arm}: {format_with_error(score.value, score.error)}")
+    set_tooltip(mark, f"{score.arm}: {score_text(score)}")
 
 
 def _draw_labels(

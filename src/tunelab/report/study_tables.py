@@ -289,7 +289,7 @@ def _difference_cell(one: PairedComparison) -> Cell:
 
 def _signed(one: PairedComparison, value: float) -> str:
     """A difference with as many digits as its interval allows."""
-    return f"{value:+.{_decimals((one.high - one.low) / 2)}f}"
+    return f"{value:+.{two_digit_decimals((one.high - one.low) / 2)}f}"
 
 
 def _probability_cell(one: PairedComparison) -> Cell:
@@ -309,10 +309,10 @@ def _words(metric: str) -> str:
 
 def _two_digits(value: float) -> str:
     """A number with two significant digits: "0.010", "1.2", "14"."""
-    return f"{value:.{_decimals(abs(value))}f}"
+    return f"{value:.{two_digit_decimals(abs(value))}f}"
 
 
-def _decimals(error: float) -> int:
+def two_digit_decimals(error: float) -> int:
     """Decimal places for two significant digits."""
     return max(0, 1 - math.floor(math.log10(error))) if error > 0 else 3
 

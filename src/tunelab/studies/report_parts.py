@@ -116,7 +116,7 @@ def answered(ask: str, one: Comparison) -> Question:
     words = verdict(one)
     # An arm's name is not capitalized.
     said = words if words.startswith((one.a_name, one.b_name)) else words[0].upper() + words[1:]
-    return Question(ask, f"{said}.", outcome(one))
+    return Question(ask, f"{said}.", outcome(one), (one.a_name, one.b_name, one.benchmark, one.metric))
 
 
 def headline_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -168,10 +168,19 @@ def _answer(record: Mapping[str, Any]) -> str:
 
 
 def training_curve(arm: str, seed: int, run: Run) -> Iterator[Curve]:
-    """A run's training loss; nothing if no step was logged."""
-    points = tuple((int(one["step"]), float(one["loss"])) for one in run.metrics("train"))
-    if points:
-        yield Curve(arm, seed, points)
+    """A run's loss in training, and on held-out rows where it was measured; nothing if no step was logged."""
+    points, held_out = (
+        {int(one["step"]): float(one["loss"]) for one in run.metrics(kind)} for kind in ("train", "held-out")
+    )
+    if not points:
+        return
+    manifest, last = run.manifest, max(points)
+    before, after = (manifest.get(f"held_out_loss_{when}") for when in ("before", "after"))
+    if before is not None:
+        held_out = {0: float(before), **held_out}
+    if after is not None and not run.recipe.train.load_best_at_end:  # else it is that of an earlier step
+        held_out.setdefault(last, float(after))
+    yield Curve(arm, seed, tuple(points.items()), tuple(held_out.items()))
 
 
 #: Training keys that a model that is not tuned is evaluated with.
