@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from study_reports import example_report
 
 from tunelab.cli._console import print_table
-from tunelab.report.console_page import ConsoleTable, answer_lines, caveat_lines, console_tables
+from tunelab.report.console_page import ConsoleTable, answer_lines, caveat_lines, console_tables, note_lines
 from tunelab.report.content import Arm, ArmScore, Question, StudyReport
 
 REPORT = example_report()
@@ -118,6 +118,17 @@ def test_answers_and_caveats_are_lines() -> None:
     assert answer_lines(REPORT)[3] == "Does NF4 alone cost quality? Yes: MMLU falls by 1.1 points."
     assert caveat_lines(REPORT)[0].startswith("full bf16 failed and has no result: CUDA out of memory")
     assert len(caveat_lines(REPORT)) == 3
+
+
+def test_notes_say_what_the_tables_leave_out() -> None:
+    costs = "Times and costs are per run, mean over seeds. Peak memory is the accelerator's; on a CPU, the process's"
+    assert [line.startswith(costs) for line in note_lines(REPORT)] == [True]
+    nothing = dataclasses.replace(REPORT.scores[0], value=0.0, error=0.0, n=25)
+    report = dataclasses.replace(REPORT, scores=(nothing, dataclasses.replace(REPORT.scores[1], is_blind=True)))
+    assert console_tables(report)[0].rows[0][1] == "0 (0 to 0.13)" and console_tables(report)[0].rows[1][1] == "n/a"
+    assert (
+        "every item scored the same" in note_lines(report)[1] and "cannot see the references" in note_lines(report)[1]
+    )
 
 
 def test_nothing_steers_the_terminal() -> None:

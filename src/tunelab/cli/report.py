@@ -66,7 +66,7 @@ def report_study(folder: Path, *, brief: bool = False) -> None:
 
 def render(report: StudyReport, folder: Path, *, brief: bool = False) -> None:
     """Write report.html and report.md; print answers and tables on stdout, caveats on stderr."""
-    from tunelab.report.console_page import answer_lines, caveat_lines, console_tables
+    from tunelab.report.console_page import answer_lines, caveat_lines, console_tables, note_lines
 
     page = write_pages(report, folder)
     width = console(sys.stdout).width
@@ -76,8 +76,8 @@ def render(report: StudyReport, folder: Path, *, brief: bool = False) -> None:
     for table in console_tables(report, width, brief=brief):
         print_data(f"\n{table.title}")
         print_table(table.columns, table.rows)
-    for line in () if brief else caveats:
-        say(f"caveat: {line}")
+    for line in (*note_lines(report), *(() if brief else (f"caveat: {one}" for one in caveats))):
+        say(line)
     more = f" (it also lists {len(caveats)} caveats)" if brief and caveats else ""
     say(f"report: {page}{more}")
 

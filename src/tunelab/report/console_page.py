@@ -14,6 +14,7 @@ from tunelab.report.study_tables import (
     StudyTable,
     arms_table,
     comparisons_table,
+    notes,
     published_table,
     unfinished_arms,
 )
@@ -39,6 +40,11 @@ def answer_lines(report: StudyReport) -> list[str]:
 def caveat_lines(report: StudyReport) -> list[str]:
     """One line per caveat, including arms without a result."""
     return [_one_line(sentence) for sentence in (*unfinished_arms(report), *report.not_proved)]
+
+
+def note_lines(report: StudyReport) -> list[str]:
+    """One line per note on the tables."""
+    return [_one_line(sentence) for sentence in notes(report)]
 
 
 def console_tables(report: StudyReport, width: int | None = None, *, brief: bool = False) -> list[ConsoleTable]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tunelab.report.content import Curve, StudyReport
 from tunelab.report.drawing import COLOURS, INK, PAPER, SMALL, Plot, new_panels, series, set_tooltip
@@ -60,10 +60,10 @@ def _draw_arm(
             continue
         if len(points) > _LINE_POINTS:
             axes.plot(*zip(*points, strict=True), color=colour, linewidth=0.75, alpha=0.25, zorder=2)
-        (line,) = axes.plot(*zip(*lines[curve], strict=True), color=colour, linewidth=1.75, zorder=3)
-        set_tooltip(line, f"{curve.arm}, seed {curve.seed}")
+        (smoothed,) = axes.plot(*zip(*lines[curve], strict=True), color=colour, linewidth=1.75, zorder=3)
+        set_tooltip(smoothed, f"{curve.arm}, seed {curve.seed}")
         if curve.held_out:
-            face = {"markerfacecolor": PAPER, "markeredgecolor": INK, "markeredgewidth": 1.25}
+            face: dict[str, Any] = {"markerfacecolor": PAPER, "markeredgecolor": INK, "markeredgewidth": 1.25}
             (marks,) = axes.plot(*zip(*curve.held_out, strict=True), "D", markersize=5, zorder=4, clip_on=False, **face)
             set_tooltip(marks, f"{curve.arm}, seed {curve.seed}: on held-out rows")
     area = axes.get_window_extent()

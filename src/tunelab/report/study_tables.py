@@ -112,6 +112,12 @@ def all_scores_table(report: StudyReport) -> StudyTable:
     return StudyTable("All scores", caption, columns, rows)
 
 
+def notes(report: StudyReport) -> list[str]:
+    """What the numbers of the tables of arms leave out, in sentences; for renderers without captions."""
+    costs = f"Times and costs are per run, mean over seeds. {_memory_words(report)}".strip() if report.arms else ""
+    return [one for one in (costs, _exceptions(one for one in report.scores if one.is_main or one.in_table)) if one]
+
+
 def _exceptions(scores: Iterable[ArmScore]) -> str:
     """What the cells without a standard error mean, where there are any."""
     scores = list(scores)
