@@ -163,6 +163,10 @@ def test_published_figures_stand_beside_measured_ones() -> None:
     assert rows[4][:5] == ["qlora r128 nf4", "peak memory", "11.09", "11.91", "GB"]
     assert [cells[1].notes for cells in table.rows] == [("accuracy",)] * 3 + [("bleu",), ()]
     assert table.caption.endswith("GB: 10⁹ bytes.")
+    nothing = dataclasses.replace(REPORT.scores[0], value=0.0, error=0.0, n=25)
+    published = dataclasses.replace(REPORT.published[0], measured=0.0, error=0.0)
+    bound = published_table(dataclasses.replace(REPORT, scores=(nothing,), published=(published,)))
+    assert bound.rows[0][3].text == "0 (0 to 0.13)"
     assert "GB" not in published_table(dataclasses.replace(REPORT, published=REPORT.published[:1])).caption
 
 

@@ -163,9 +163,11 @@ def _published_row(report: StudyReport, one: Published) -> tuple[Cell, ...]:
     if one.measured is not None:
         # Costs have no items and so no standard error.
         measured = format_with_error(one.measured, one.error) if one.metric else f"{one.measured:.4g}"
+        if scored := report.score(one.arm, one.benchmark, one.metric):
+            measured = score_text(scored)
     elif not one.metric and (score := report.main_score(one.arm, one.benchmark)):
         # Older reports have no measured values next to the published ones.
-        measured, unit = format_with_error(score.value, score.error), score.unit
+        measured, unit = score_text(score), score.unit
     figure = Cell(one.benchmark, (_words(one.metric),) if one.metric else ())
     return (Cell(one.arm), figure, *map(Cell, (f"{one.value:g}", measured, unit, one.source)))
 

@@ -19,6 +19,6 @@ def unseen_share(n: int) -> float:
 
 
 def interval_of_equal_values(value: float, n: int, low: float, high: float) -> tuple[float, float]:
-    """The 95 % interval of a mean if n items all have this value and items can have values from `low` to `high`."""
+    """The 95 % interval of a mean if n independent items all have this value, of values from `low` to `high`."""
     share = unseen_share(n)
     return value - share * (value - low), value + share * (high - value)
