@@ -112,6 +112,7 @@ def test_an_evaluation_that_was_killed_goes_on_where_it_was(
         patch.setattr(ResponseFile, "append", killed)
         stopped = tunelab("eval", run)
     assert stopped.code == 130 and stopped.out == ""
+    assert "hint: run the same command" in stopped.err and f"to resume: tunelab eval {run}\n" in stopped.err
     (path,) = run.glob(f"evaluations/tuned-*/{file}.jsonl")
     kept = path.read_bytes()
     assert len(kept.splitlines()) == 1 + after

@@ -37,6 +37,14 @@ def test_a_training_gives_its_first_step_and_a_bounded_number_of_lines() -> None
     assert [line.split()[2] for line in log.lines[1:3]] == ["50/1,000", "100/1,000"]
 
 
+@pytest.mark.parametrize("steps", [1, 2, 20, 21, 39, 40, 41, 999])
+def test_no_number_of_steps_gives_many_lines(steps: int) -> None:
+    log = Log()
+    log.work("training", steps, 0.001, STEP)
+    assert min(steps, 10) <= len(log.lines) <= LINES + 2
+    assert "1/" in log.lines[0] and f"{steps}/{steps}" in log.lines[-1]
+
+
 def test_slow_steps_give_a_line_each() -> None:
     log = Log()
     log.work("training", 4, 45.0, STEP)
@@ -109,6 +117,12 @@ def test_a_wide_terminal_has_a_bar_and_every_figure() -> None:
     assert "━" * 10 in line.plain and line.plain.endswith("peak 812.0 MiB") and line.cell_len <= 150
     narrow = bar_line(stage("training"), 4920.0, 30).plain
     assert len(narrow) <= 30 and "123/300" in narrow, "even there no figure is cut"
+
+
+def test_bars_begin_in_one_column_where_there_is_room() -> None:
+    lines = [bar_line(stage(name), 4920.0, 100, align=13).plain for name in ("held-out loss", "training")]
+    assert {line.index("━") for line in lines} == {15} and all(len(line) <= 100 for line in lines)
+    assert len(bar_line(stage("training"), 4920.0, 80, align=60).plain) <= 80
 
 
 def test_time_left_goes_on_within_a_long_step() -> None:

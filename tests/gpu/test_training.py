@@ -53,6 +53,8 @@ def test_a_run_learns_and_says_what_it_took(dtype: str, method: str, tmp_path: P
     run = finetune(made)
     losses = [record["loss"] for record in run.metrics("train")]
     assert losses[-1] < losses[0]
+    peaks = [record["peak_gpu_bytes"] for record in run.metrics("train")]
+    assert 0 < peaks[0] <= peaks[-1] <= run.manifest["peak_gpu_bytes"]
     manifest = run.manifest
     assert manifest["held_out_loss_after"] < manifest["held_out_loss_before"]
     assert manifest["peak_gpu_bytes"] > manifest["model"]["digest"]["bytes"] > 0

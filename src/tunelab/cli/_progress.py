@@ -6,6 +6,7 @@ stage is shortened in its middle.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ class _Stages:
 class Lines:
     """tunelab.progress.Progress as lines of a log.
 
-    A training gives a line after its first step, then LINES more; another stage gives one when it ends, if it has a
+    A training gives a line after its first step, then up to LINES more; another stage gives one when it ends, if it has a
     result or took longer than SHORT_S. Any stage gives one if there was none for QUIET_S.
 
     Args:
@@ -125,7 +126,7 @@ class Lines:
         if now - self._last >= QUIET_S:
             return True
         if stage.name.endswith(TRAINING) and stage.total is not None:
-            every = max(1, stage.total // LINES)
+            every = math.ceil(stage.total / LINES)
             if written is None:
                 return stage.done > stage.first
             return stage.is_finished or stage.done // every > written[0] // every
@@ -163,13 +164,16 @@ class Bars:
     def _drawn(self) -> Group:
         now, width = self._stages.clock(), self._console.width
         plain = self._console.options.ascii_only
-        return Group(*(bar_line(stage, now, width, plain=plain) for stage in list(self._stages.known.values())))
+        stages = list(self._stages.known.values())
+        align = max((cell_len(stage.name) for stage in stages), default=0)
+        return Group(*(bar_line(stage, now, width, align=align, plain=plain) for stage in stages))
 
 
-def bar_line(stage: Stage, now: float, width: int, *, plain: bool = False) -> Text:
+def bar_line(stage: Stage, now: float, width: int, *, align: int = 0, plain: bool = False) -> Text:
     """A stage in at most `width` columns: its name, a bar if there is room for one, its figures.
 
     Args:
+        align: columns of the longest name in view; bars begin behind it where there is room.
         plain: only characters of ASCII.
     """
     figures = stage.figures(now)
@@ -182,6 +186,9 @@ def bar_line(stage: Stage, now: float, width: int, *, plain: bool = False) -> Te
     smallest, widest = BAR_WIDTHS
     has_bar = room >= smallest + len(SEPARATOR)
     room -= smallest + len(SEPARATOR) if has_bar else 0
+    if has_bar:
+        padding = max(0, min(align - cell_len(name), room))
+        name, room = name + " " * padding, room - padding
     while more and _columns(more[:1]) <= room:
         room -= _columns(more[:1])
         chosen.append(more.pop(0))

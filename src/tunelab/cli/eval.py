@@ -20,6 +20,7 @@ from tunelab.cli._benchmarks import add_benchmark_arguments, check_flags, evalua
 from tunelab.cli._check import evaluate_check
 from tunelab.cli._held_out import evaluate_held_out
 from tunelab.cli._recipe_arguments import add_recipe_arguments
+from tunelab.errors import SAME_COMMAND, Interrupted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,4 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.benchmarks is not None:
         return evaluate_on(arguments)
     check_flags(arguments, ("arm", "chat_template", "backend"))
-    return evaluate_held_out(arguments)
+    try:
+        return evaluate_held_out(arguments)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; what was computed so far is stored", f"{SAME_COMMAND} to resume") from None
