@@ -97,8 +97,8 @@ class _Stages:
 class Lines:
     """tunelab.progress.Progress as lines of a log.
 
-    A training gives a line after its first step, then up to LINES more; another stage gives one when it ends, if it has a
-    result or took longer than SHORT_S. Any stage gives one if there was none for QUIET_S.
+    A training gives a line after its first step, then up to LINES more; another stage gives one when it ends, if it
+    has a result or took longer than SHORT_S. Any stage gives one if there was none for QUIET_S.
 
     Args:
         write: prints a line.
