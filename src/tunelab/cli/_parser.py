@@ -8,6 +8,7 @@ import re
 import textwrap
 from typing import Any, NoReturn
 
+from tunelab.config.other_tools import other_key
 from tunelab.errors import UsageError
 
 #: What a value was expected to be, by the name of the function that argparse converts it with.
@@ -64,5 +65,7 @@ class VerbParser(argparse.ArgumentParser):
         if not word.startswith("-"):
             return f"unexpected word {word!r}", ""
         flag = word.partition("=")[0]
+        if other := other_key(flag.lstrip("-").replace("-", "_")):
+            return f"unknown flag {flag} ({', '.join(other.tools)})", other.remedy()
         near = difflib.get_close_matches(flag, list(self._option_string_actions), n=1, cutoff=0.75)
         return f"unknown flag {flag}", f"did you mean {near[0]}?" if near else ""

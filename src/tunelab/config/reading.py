@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from tunelab.config.other_tools import other_key, other_key_names
+from tunelab.config.other_values import other_value_remedy
 from tunelab.config.recipe import ModelSettings, Recipe
 from tunelab.config.reference import field_type, in_words, keys, section_of
 from tunelab.config.renamed import recipe_renamed
@@ -19,33 +21,6 @@ from tunelab.config.rules import broken_rules
 from tunelab.config.types import shown
 from tunelab.config.yaml_text import dump_yaml, parse_yaml
 from tunelab.errors import ConfigError, Problem, UsageError
-
-# Keys of other fine-tuning tools, for the hint on an unknown key.
-OTHER_NAMES = {
-    "base_model": "model.name",
-    "cutoff_len": "data.max_length",
-    "dataset": "data.sources",
-    "fp16": "train.dtype",
-    "bf16": "train.dtype",
-    "gradient_checkpointing": "train.activation_checkpointing",
-    "learning_rate": "train.lr",
-    "lora_alpha": "adapter.alpha",
-    "lora_dropout": "adapter.dropout",
-    "lora_r": "adapter.rank",
-    "lr_scheduler_type": "train.schedule",
-    "max_seq_length": "data.max_length",
-    "max_steps": "train.steps",
-    "micro_batch_size": "train.micro_batch_tokens",
-    "num_epochs": "train.epochs",
-    "num_train_epochs": "train.epochs",
-    "output_dir": "out",
-    "report_to": "train.trackers",
-    "sample_packing": "train.packing",
-    "target_modules": "adapter.targets",
-    "val_set_size": "data.held_out",
-    "warmup_ratio": "train.warmup",
-    "warmup_steps": "train.warmup",
-}
 
 
 def load_recipe(
@@ -216,32 +191,34 @@ def _place(location: tuple[int | str, ...]) -> tuple[list[str], Any]:
 
 def _problem(path: str, details: ErrorDetails, expected: Any) -> Problem:
     if details["type"] == "extra_forbidden":
-        return Problem(path, "unknown key", _hint_for_unknown(path))
+        return _unknown_key(path, details["input"])
     if details["type"] == "missing":
         remedy = {"model": "--model NAME", "data": "--data SOURCE"}.get(path, f"{path}=...")
         return Problem(path, "is missing", f"add it to the recipe, or give {remedy}")
     value = details["input"]
-    return Problem(path, f"expected {in_words(expected)}, got {shown(value)}", _hint_for_value(value, expected))
+    remedy = other_value_remedy(re.sub(r"\.\d+$", "", path), value) or _hint_for_value(value, expected)
+    return Problem(path, f"expected {in_words(expected)}, got {shown(value)}", remedy)
 
 
-def _hint_for_unknown(path: str) -> str:
+def _unknown_key(path: str, value: Any) -> Problem:
+    """The problem of a key that we do not have: another tool's key with ours, else the nearest of ours."""
     parent, _, name = path.rpartition(".")
-    known = keys()
+    if other := other_key(name):
+        return Problem(path, f"unknown key (of {', '.join(other.tools)})", other.remedy(value))
     leaves: dict[str, list[str]] = {}
-    for key in known:
+    for key in keys():
         leaves.setdefault(key.rpartition(".")[2], []).append(key)
-    siblings = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == re.sub(r"\.\d+", "", parent)]
-    if name in OTHER_NAMES:
-        return f"did you mean {OTHER_NAMES[name]}?"
+    siblings = [key.rpartition(".")[2] for key in keys() if key.rpartition(".")[0] == re.sub(r"\.\d+", "", parent)]
     if name in leaves:
-        return f"did you mean {' or '.join(leaves[name])}?"
-    near = difflib.get_close_matches(name, siblings, n=1)
-    if near:
-        return f"did you mean {f'{parent}.' if parent else ''}{near[0]}?"
-    far = difflib.get_close_matches(name, list(leaves), n=1)
-    if far:
-        return f"did you mean {' or '.join(leaves[far[0]])}?"
-    return f"known here: {', '.join(siblings)}"
+        return Problem(path, "unknown key", f"did you mean {' or '.join(leaves[name])}?")
+    near = difflib.get_close_matches(name, [*siblings, *leaves, *other_key_names()], n=1)
+    if not near:
+        return Problem(path, "unknown key", f"known here: {', '.join(siblings)}")
+    if other := other_key(near[0]):
+        return Problem(path, "unknown key", f"if you mean {near[0]} of {other.tools[0]}: {other.remedy(value)}")
+    beside = difflib.get_close_matches(name, siblings, n=1)
+    ours = [f"{parent}.{beside[0]}".lstrip(".")] if beside else leaves[near[0]]
+    return Problem(path, "unknown key", f"did you mean {' or '.join(ours)}?")
 
 
 def _hint_for_value(value: Any, annotation: Any) -> str:

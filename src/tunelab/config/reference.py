@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -12,6 +13,24 @@ from pydantic_core import PydanticUndefined
 from tunelab.config.recipe import Recipe, Section
 from tunelab.config.rules import RULES
 from tunelab.config.types import Words
+
+_PLAIN = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key as the reference describes it.
+
+    Args:
+        path: dotted; "N" and "NAME" stand for an entry's number or name.
+        accepts: the accepted values in words.
+        default: as written in YAML; "" = none (a section), "required" = must be given.
+    """
+
+    path: str
+    accepts: str
+    default: str
+    description: str
 
 
 @cache
@@ -38,7 +57,9 @@ def in_words(annotation: Any) -> str:
         return "null"
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return next(words.text for words in annotation.__metadata__ if isinstance(words, Words))
+        return next((words.text for words in annotation.__metadata__ if isinstance(words, Words)), in_words(parts[0]))
+    if annotation in _PLAIN:
+        return _PLAIN[annotation]
     if origin is Literal:
         return f"one of {', '.join(map(str, parts))}" if len(parts) > 1 else str(parts[0])
     if origin in (Union, UnionType):
@@ -60,6 +81,26 @@ def keys(section: type[Section] = Recipe, prefix: str = "") -> list[str]:
         if inner is not None:
             found += keys(inner, f"{prefix}{name}.")
     return found
+
+
+def recipe_keys(section: type[Section] = Recipe, path: str = "") -> list[Key]:
+    """Every key of a recipe, sections too, in the order of the tree."""
+    found = []
+    for name, field in section.model_fields.items():
+        annotation = field_type(section, name)
+        found.append(described(f"{path}.{name}" if path else name, field, annotation))
+        if inner := section_of(annotation):
+            found += recipe_keys(inner, _below(found[-1].path, annotation))
+    return found
+
+
+def described(path: str, field: Any, annotation: Any) -> Key:
+    """A key from its pydantic field and annotation."""
+    default = "required" if field.is_required() else ""
+    if section_of(annotation) is not None:
+        accepts = "a list of sections" if get_origin(annotation) is tuple else "a section"
+        return Key(path, accepts, default, field.description)
+    return Key(path, in_words(annotation), default or _default(field), field.description)
 
 
 def json_schema() -> dict[str, Any]:
@@ -86,25 +127,29 @@ def reference_markdown() -> str:
 
 
 def _section_lines(section: type[Section], path: str) -> list[str]:
-    lines = [f"## {path.replace('.0', '.N') or 'Top level'}", "", (section.__doc__ or "").partition("\n")[0]]
+    lines = [f"## {path or 'Top level'}", "", (section.__doc__ or "").partition("\n")[0]]
     if section.shorthand:
         lines += ["", f"Shorthand for the section: {section.shorthand}."]
     lines += ["", "| key | type | default | description |", "|---|---|---|---|"]
     inner_lines: list[str] = []
     for name, field in section.model_fields.items():
         annotation = field_type(section, name)
-        inner = section_of(annotation)
-        where = f"{path}.{name}" if path else name
-        if inner is not None:
-            is_list = get_origin(annotation) is tuple
-            inner_lines += _section_lines(inner, f"{where}.0" if is_list else where)
-            words = "a list of sections" if is_list else "a section"
-            default = "required" if field.is_required() else ""
-        else:
-            words = in_words(annotation)
-            default = "required" if field.is_required() else f"`{_default(field)}`"
-        lines.append(f"| `{where.replace('.0', '.N')}` | {words} | {default} | {field.description} |")
+        key = described(f"{path}.{name}" if path else name, field, annotation)
+        lines.append(table_row(key))
+        if inner := section_of(annotation):
+            inner_lines += _section_lines(inner, _below(key.path, annotation))
     return [*lines, "", *inner_lines]
+
+
+def table_row(key: Key) -> str:
+    """A key as a row of the reference's tables."""
+    default = f"`{key.default}`" if key.default not in ("", "required") else key.default
+    return f"| `{key.path}` | {key.accepts} | {default} | {key.description} |"
+
+
+def _below(path: str, annotation: Any) -> str:
+    """The path of a section's keys; entries of a list are numbered N."""
+    return f"{path}.N" if get_origin(annotation) is tuple else path
 
 
 def _default(field: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
+from tunelab.config.other_tools import other_key
 from tunelab.config.reading import parse_recipe
 from tunelab.config.recipe import Recipe
 from tunelab.config.renamed import METRICS, metric_renamed
@@ -84,7 +85,7 @@ class Published(_Part):
         description="A benchmark (its headline metric), `BENCHMARK SCORE`, or one of: " + ", ".join(PUBLISHED_COSTS)
     )
     values: dict[Text, FiniteFloat] = Field(description="Arm -> value, in the unit of the benchmark's score.")
-    source: Text
+    source: Text = Field(description="Where the value was published.")
 
     def score(self, benchmarks: Collection[str]) -> tuple[str, str] | None:
         """The benchmark and the metric ("" = the headline metric); None if it is not a score of these benchmarks."""
@@ -97,19 +98,19 @@ class Published(_Part):
 class Study(_Part):
     """Arms, seeds and benchmarks to run, and how to compare them."""
 
-    title: Text
-    recipe: Tree = Field(description="The recipe that all arms share (docs/reference/recipe.md).")
-    arms: dict[Text, Arm]
+    title: Text = Field(description="Heading of the report, and the trackers' group.")
+    recipe: Tree = Field(description="The recipe that all arms share; its keys: `tunelab keys`.")
+    arms: dict[Text, Arm] = Field(description="Name -> what this arm changes. `{}`: the recipe as it is.")
     seeds: tuple[int, ...] = Field((0,), description="Each tuned arm is trained once per seed.")
     benchmarks: dict[Text, Tree] = Field(
         description="Name -> its options, and `limit`: maximum items. `held-out`: the recipe's held-out rows."
     )
-    questions: tuple[Question, ...] = ()
+    questions: tuple[Question, ...] = Field((), description="Questions that the report answers first.")
     compare: tuple[tuple[Text, Text], ...] = Field(
         (), description="Pairs of arms, the second against the first. Empty: each arm against the first arm."
     )
     price_per_hour: Positive | None = Field(None, description="Price of the machine, for the report's cost column.")
-    published: tuple[Published, ...] = ()
+    published: tuple[Published, ...] = Field((), description="Published results, shown next to the measured ones.")
     tiny: Tree = Field(default_factory=dict, description="Overrides applied by `--scale tiny`.")
 
     @property
@@ -284,6 +285,12 @@ def _problem(details: Any) -> Problem:
     if details["type"] == "extra_forbidden":
         parts: dict[str, type[BaseModel]] = {"arms": Arm, "questions": Question, "published": Published}
         known = parts.get(details["loc"][0], Study).model_fields if len(details["loc"]) > 1 else Study.model_fields
+        if path in Recipe.model_fields:
+            return Problem(path, "unknown key", f"it is a key of the recipe: write it under recipe, as recipe.{path}")
+        if other := other_key(path):
+            return Problem(
+                path, f"unknown key (of {', '.join(other.tools)})", f"under recipe: {other.remedy(details['input'])}"
+            )
         return Problem(path, "unknown key", f"known: {', '.join(known)}")
     if details["type"] == "missing":
         return Problem(path, "is missing", f"add {path} to the study")

@@ -1,0 +1,311 @@
+"""Keys of other fine-tuning tools: ours and the conversion, or why there is none.
+
+The one table behind the hints for unknown keys and flags, `tunelab keys` and docs/guides/coming-from.md. Checked
+against transformers 5.23, PEFT 0.21, and the sources of TRL 1.x, Axolotl and LLaMA-Factory of 2026.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunelab.config.other_values import other_value_remedy
+
+TRAINER, PEFT, TRL, AXOLOTL, FACTORY = "transformers", "PEFT", "TRL", "Axolotl", "LLaMA-Factory"
+
+#: Stands for a value that is not known, as in a hint for an unknown flag.
+ANY = object()
+
+
+@dataclass(frozen=True, slots=True)
+class OtherKey:
+    """A key of other tools.
+
+    Args:
+        name: their key.
+        tools: the tools that have it. TRL and LLaMA-Factory also take the keys of transformers.
+        ours: tunelab's key; "" = there is none.
+        note: how to convert the value, or why there is no counterpart; "" = the value stays the same.
+        values: their value -> what to write, for values that change; "" = omit it.
+    """
+
+    name: str
+    tools: tuple[str, ...]
+    ours: str
+    note: str = ""
+    values: Mapping[Any, str] = field(default_factory=dict)
+
+    def remedy(self, value: Any = ANY) -> str:
+        """What to write instead of it."""
+        known = _lookup(self.values, value)
+        if known is not None:
+            return f"write {known} instead" if known else "omit it"
+        if not self.ours:
+            return f"tunelab has no counterpart: {self.note}"
+        if found := other_value_remedy(self.ours, value):
+            return found
+        written = list(filter(None, self.values.values()))
+        if written and not self.note:
+            return f"write {' or '.join(written)} instead"
+        if self.note:
+            return f"{self.ours}: {self.note}"
+        return f"write {self.ours}={'VALUE' if value is ANY else _word(value)} instead"
+
+    def shown_values(self) -> list[tuple[str, str]]:
+        """Their values as written in YAML, and what to write for each."""
+        return [(_word(value), text) for value, text in self.values.items()]
+
+
+def _lookup(values: Mapping[Any, str], value: Any) -> str | None:
+    """The entry of a value; true is not 1."""
+    return next((text for key, text in values.items() if key == value and type(key) is type(value)), None)
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _switch(on: str, off: str = "") -> dict[Any, str]:
+    return {True: on, False: off}
+
+
+_T, _P, _R, _A, _F = (TRAINER,), (PEFT,), (TRL,), (AXOLOTL,), (FACTORY,)
+_BATCH = "rows per optimizer step: per-device batch size × gradient accumulation × GPUs"
+_ONLY_CAUSAL = "tunelab fine-tunes causal language models on instructions"
+_PACKED = "packing leaves no padding"
+_ALWAYS = "every step is logged to metrics.jsonl"
+
+#: Heading -> keys.
+OTHER_KEYS: dict[str, tuple[OtherKey, ...]] = {
+    "Model and method": (
+        OtherKey("base_model", _A, "model.name"),
+        OtherKey("model_name_or_path", (TRL, FACTORY), "model.name"),
+        OtherKey("tokenizer_name", _T, "model.tokenizer"),
+        OtherKey("tokenizer_config", _A, "model.tokenizer"),
+        OtherKey("model_revision", (TRL, FACTORY), "model.revision"),
+        OtherKey("revision_of_model", _A, "model.revision"),
+        OtherKey("model_init_kwargs", _R, "model.revision", "revision and trust_remote_code are keys of `model`"),
+        OtherKey("torch_dtype", (TRAINER, TRL), "train.dtype"),
+        OtherKey("attn_implementation", (TRAINER, TRL), "", "packed attention is chosen by model and device"),
+        OtherKey("flash_attention", _A, "", "packed attention is chosen by model and device"),
+        OtherKey("flash_attn", _F, "", "packed attention is chosen by model and device"),
+        OtherKey("finetuning_type", _F, "method", values={"lora": "method=lora", "full": "method=full"}),
+        OtherKey("use_peft", _R, "method", values=_switch("method=lora", "method=full")),
+        OtherKey("load_in_4bit", (TRAINER, TRL, AXOLOTL), "precision", values=_switch("precision=nf4")),
+        OtherKey("load_in_8bit", (TRAINER, TRL, AXOLOTL), "precision", values=_switch("precision=int8")),
+        OtherKey("quantization_bit", _F, "precision", values={4: "precision=nf4", 8: "precision=int8"}),
+        OtherKey(
+            "bnb_4bit_quant_type", (TRAINER, TRL), "precision", values={"nf4": "precision=nf4", "fp4": "precision=fp4"}
+        ),
+        OtherKey("bnb_4bit_compute_dtype", _T, "train.dtype"),
+        OtherKey("bnb_4bit_use_double_quant", _T, "precision.options.double_quantization"),
+        OtherKey("use_bnb_nested_quant", _R, "precision.options.double_quantization"),
+        OtherKey("double_quantization", _F, "precision.options.double_quantization"),
+        OtherKey("quantization_method", _F, "precision", "nf4, fp4, int8 and mxfp4 are built in"),
+        OtherKey("peft_config", _R, "adapter", "the LoRA settings; method=lora is the default"),
+    ),
+    "LoRA": (
+        OtherKey("r", _P, "adapter.rank"),
+        OtherKey("lora_r", (TRL, AXOLOTL), "adapter.rank"),
+        OtherKey("lora_rank", _F, "adapter.rank"),
+        OtherKey("lora_alpha", (PEFT, TRL, AXOLOTL, FACTORY), "adapter.alpha"),
+        OtherKey("lora_dropout", (PEFT, TRL, AXOLOTL, FACTORY), "adapter.dropout"),
+        OtherKey("target_modules", _P, "adapter.targets"),
+        OtherKey("lora_target_modules", (TRL, AXOLOTL), "adapter.targets"),
+        OtherKey("lora_target", _F, "adapter.targets", "a list of names, or all-linear"),
+        OtherKey("lora_target_linear", _A, "adapter.targets", values=_switch("adapter.targets=all-linear")),
+        OtherKey("peft_use_rslora", _A, "adapter.use_rslora"),
+        OtherKey("peft_use_dora", _A, "adapter.use_dora"),
+        OtherKey(
+            "init_lora_weights",
+            _P,
+            "adapter.init",
+            "zero (the default) or loftq",
+            {True: "", "loftq": "adapter.init=loftq precision=nf4"},
+        ),
+        OtherKey("loftq_config", _P, "adapter.init", "loftq; its rank and bits follow from adapter.rank and precision"),
+        OtherKey("modules_to_save", _P, "", "only LoRA matrices are trained; all weights: method=full"),
+        OtherKey(
+            "lora_modules_to_save", (TRL, AXOLOTL), "", "only LoRA matrices are trained; all weights: method=full"
+        ),
+        OtherKey("additional_target", _F, "", "only LoRA matrices are trained; all weights: method=full"),
+        OtherKey("bias", _P, "", "biases are frozen with method=lora, as in PEFT's default"),
+        OtherKey("rank_pattern", _P, "", "one rank for all layers"),
+        OtherKey("alpha_pattern", _P, "", "one alpha for all layers"),
+        OtherKey("exclude_modules", _P, "", "name the layers to adapt in adapter.targets"),
+        OtherKey("layers_to_transform", _P, "", "adapter.targets chooses by name, in all layers"),
+        OtherKey("fan_in_fan_out", _P, "", "set by the type of each layer"),
+        OtherKey("task_type", _P, "", _ONLY_CAUSAL),
+        OtherKey("loraplus_lr_ratio", (AXOLOTL, FACTORY), "", "LoRA+ is not implemented"),
+        OtherKey("pissa_init", _F, "", "PiSSA is not implemented; adapter.init=loftq is, over a quantized base"),
+        OtherKey(
+            "adapter_name_or_path", _F, "", "a run starts from a new adapter; tunelab eval and chat take --adapter DIR"
+        ),
+    ),
+    "Data": (
+        OtherKey("dataset", _F, "data.sources", "a list of source names or files"),
+        OtherKey("datasets", _A, "data.sources", "a list of {name, path}; `name` is the format, like Axolotl's `type`"),
+        OtherKey("dataset_name", _R, "data.sources", "a source name, or {name: auto, path: FILE}"),
+        OtherKey("dataset_dir", _F, "data.sources", "give the path of each file"),
+        OtherKey("dataset_text_field", _R, "data.sources", "a source's options map its columns"),
+        OtherKey("eval_dataset", _F, "data.held_out", "rows are held out of data.sources"),
+        OtherKey("test_datasets", _A, "data.held_out", "rows are held out of data.sources"),
+        OtherKey("val_set_size", _A, "data.held_out"),
+        OtherKey("val_size", _F, "data.held_out"),
+        OtherKey("max_samples", _F, "data.size", "of all sources; data.sources.N.size of one"),
+        OtherKey("interleave_probs", _F, "data.sources.N.weight", "one number per source"),
+        OtherKey("mix_strategy", _F, "data.sources.N.weight", "without weights, sources are concatenated"),
+        OtherKey("sequence_len", _A, "data.max_length"),
+        OtherKey("cutoff_len", _F, "data.max_length"),
+        OtherKey("max_seq_length", _R, "data.max_length"),
+        OtherKey("truncation_mode", _R, "data.on_overflow", values={"keep_start": "data.on_overflow=truncate"}),
+        OtherKey("excess_length_strategy", _A, "data.on_overflow"),
+        OtherKey(
+            "chat_template",
+            _A,
+            "data.template",
+            "chat uses the tokenizer's chat template; a Jinja file goes into data.chat_template",
+        ),
+        OtherKey("chat_template_path", _R, "data.chat_template", "a Jinja file, with data.template=chat"),
+        OtherKey("chat_template_jinja", _A, "data.chat_template", "a Jinja file, with data.template=chat"),
+        OtherKey("train_on_inputs", _A, "data.loss_on", values=_switch("data.loss_on=all", "data.loss_on=completion")),
+        OtherKey("train_on_prompt", _F, "data.loss_on", values=_switch("data.loss_on=all", "data.loss_on=completion")),
+        OtherKey(
+            "completion_only_loss", _R, "data.loss_on", values=_switch("data.loss_on=completion", "data.loss_on=all")
+        ),
+        OtherKey(
+            "assistant_only_loss", _R, "data.loss_on", values=_switch("data.loss_on=completion", "data.loss_on=all")
+        ),
+        OtherKey("mask_history", _F, "", "every answer of a conversation is in the loss"),
+        OtherKey("eos_token", _R, "", "the prompt template sets the end token; `tunelab inspect` shows it"),
+        OtherKey("special_tokens", _A, "", "the tokenizer's own are used"),
+        OtherKey("dataset_num_proc", _R, "", "tokenized rows are cached; `tunelab prepare` tokenizes ahead"),
+        OtherKey("preprocessing_num_workers", _F, "", "tokenized rows are cached; `tunelab prepare` tokenizes ahead"),
+        OtherKey("overwrite_cache", _F, "", "the cache is keyed by everything that changes the tokens"),
+        OtherKey("dataset_prepared_path", _A, "", "the cache directory is $TUNELAB_CACHE"),
+        OtherKey("remove_unused_columns", _T, "", "a source reads the columns it needs"),
+        OtherKey("dataloader_num_workers", _T, "", "rows are tokenized before training"),
+    ),
+    "Batches and optimizer": (
+        OtherKey("per_device_train_batch_size", _T, "train.batch_size", _BATCH),
+        OtherKey("micro_batch_size", _A, "train.batch_size", _BATCH),
+        OtherKey("gradient_accumulation_steps", (TRAINER, AXOLOTL), "train.batch_size", _BATCH),
+        OtherKey(
+            "per_device_eval_batch_size", _T, "evaluate.micro_batch_tokens", "in tokens per forward pass, not rows"
+        ),
+        OtherKey("eval_batch_size", _A, "evaluate.micro_batch_tokens", "in tokens per forward pass, not rows"),
+        OtherKey(
+            "auto_find_batch_size", _T, "", "lower train.micro_batch_tokens to fit into memory; results do not change"
+        ),
+        OtherKey("sample_packing", _A, "train.packing"),
+        OtherKey("neat_packing", _F, "train.packing"),
+        OtherKey("packing_strategy", _R, "train.packing", "rows are packed whole"),
+        OtherKey("eval_packing", _R, "", "held-out rows are always packed; scores do not depend on it"),
+        OtherKey("eval_sample_packing", _A, "", "held-out rows are always packed; scores do not depend on it"),
+        OtherKey("padding_free", _R, "", _PACKED),
+        OtherKey("pad_to_sequence_len", _A, "", _PACKED),
+        OtherKey("pad_to_multiple_of", _R, "", _PACKED),
+        OtherKey("group_by_length", _T, "", _PACKED),
+        OtherKey("train_sampling_strategy", _T, "", _PACKED),
+        OtherKey("num_train_epochs", _T, "train.epochs"),
+        OtherKey("num_epochs", _A, "train.epochs"),
+        OtherKey("max_steps", (TRAINER, AXOLOTL), "train.steps", values={-1: ""}),
+        OtherKey("learning_rate", (TRAINER, AXOLOTL), "train.lr"),
+        OtherKey("lr_scheduler_type", _T, "train.schedule"),
+        OtherKey("lr_scheduler", _A, "train.schedule"),
+        OtherKey("lr_scheduler_kwargs", _T, "", "schedules have no options"),
+        OtherKey("warmup_steps", (TRAINER, AXOLOTL), "train.warmup"),
+        OtherKey("warmup_ratio", (TRAINER, AXOLOTL), "train.warmup"),
+        OtherKey("optim", _T, "train.optimizer"),
+        OtherKey("adam_beta1", (TRAINER, AXOLOTL), "train.betas", "[beta1, beta2]"),
+        OtherKey("adam_beta2", (TRAINER, AXOLOTL), "train.betas", "[beta1, beta2]"),
+        OtherKey("adam_epsilon", (TRAINER, AXOLOTL), "train.eps"),
+        OtherKey(
+            "bf16",
+            (TRAINER, AXOLOTL),
+            "train.dtype",
+            values={**_switch("train.dtype=bf16"), "auto": "train.dtype=auto"},
+        ),
+        OtherKey("fp16", (TRAINER, AXOLOTL), "train.dtype", values=_switch("train.dtype=fp16")),
+        OtherKey("pure_bf16", _F, "train.dtype", values=_switch("train.dtype=bf16")),
+        OtherKey("tf32", (TRAINER, AXOLOTL), "", "fp32 is computed in fp32"),
+        OtherKey("gradient_checkpointing", (TRAINER, AXOLOTL), "train.activation_checkpointing"),
+        OtherKey(
+            "gradient_checkpointing_kwargs", (TRAINER, AXOLOTL), "", "train.activation_checkpointing has no options"
+        ),
+        OtherKey("activation_offloading", _R, "", "not implemented; train.activation_checkpointing saves memory"),
+        OtherKey("data_seed", _T, "train.seed", "it seeds row order too; data.seed is the sample and the split"),
+        OtherKey("use_cpu", _T, "train.device", values=_switch("train.device=cpu")),
+        OtherKey("label_smoothing_factor", _T, "", "not implemented"),
+        OtherKey("neftune_noise_alpha", (TRAINER, AXOLOTL), "", "NEFTune is not implemented"),
+        OtherKey("use_liger_kernel", _T, "", "the loss is chunked and attention packed by tunelab's own code"),
+        OtherKey("torch_compile", (TRAINER, AXOLOTL), "", "not implemented"),
+        OtherKey("deepspeed", (TRAINER, AXOLOTL), "", "not implemented; torchrun trains on several GPUs (DDP)"),
+        OtherKey("fsdp", (TRAINER, AXOLOTL), "", "not implemented; torchrun trains on several GPUs (DDP)"),
+        OtherKey("use_galore", _F, "", "GaLore is not implemented"),
+        OtherKey("stage", _F, "", _ONLY_CAUSAL, {"sft": ""}),
+        OtherKey("rl", _A, "", _ONLY_CAUSAL),
+        OtherKey("freeze_trainable_layers", _F, "", "method is lora or full"),
+    ),
+    "Evaluation, checkpoints, logging": (
+        OtherKey("eval_steps", (TRAINER, AXOLOTL), "train.eval_every"),
+        OtherKey(
+            "eval_strategy",
+            (TRAINER, AXOLOTL),
+            "train.eval_every",
+            "in steps; null (the default): only at the end",
+            {"no": ""},
+        ),
+        OtherKey(
+            "evaluation_strategy",
+            (TRAINER, AXOLOTL),
+            "train.eval_every",
+            "in steps; null (the default): only at the end",
+            {"no": ""},
+        ),
+        OtherKey("evals_per_epoch", _A, "train.eval_every", "in steps, not per epoch"),
+        OtherKey("do_eval", _T, "data.held_out", "held-out rows are always evaluated; 0: none"),
+        OtherKey("eval_max_new_tokens", _A, "evaluate.max_new_tokens"),
+        OtherKey("load_best_model_at_end", (TRAINER, AXOLOTL), "train.load_best_at_end"),
+        OtherKey(
+            "metric_for_best_model", _T, "", "the best weights are those with the lowest held-out completion loss"
+        ),
+        OtherKey("greater_is_better", _T, "", "the best weights are those with the lowest held-out completion loss"),
+        OtherKey("early_stopping_steps", _F, "train.early_stopping_patience"),
+        OtherKey("save_steps", (TRAINER, AXOLOTL), "train.save_every"),
+        OtherKey("save_strategy", (TRAINER, AXOLOTL), "train.save_every", "in steps; null (the default): ten per run"),
+        OtherKey("saves_per_epoch", _A, "train.save_every", "in steps, not per epoch"),
+        OtherKey("save_total_limit", (TRAINER, AXOLOTL), "train.keep_checkpoints"),
+        OtherKey("save_only_model", (TRAINER, AXOLOTL), "", "checkpoints can always be resumed"),
+        OtherKey("resume_from_checkpoint", (TRAINER, AXOLOTL), "", "the command resumes: tunelab train --resume RUN"),
+        OtherKey("output_dir", (TRAINER, AXOLOTL), "out"),
+        OtherKey("overwrite_output_dir", _T, "", "a run is never overwritten by a key of its recipe"),
+        OtherKey("logging_steps", (TRAINER, AXOLOTL), "", _ALWAYS),
+        OtherKey("logging_strategy", _T, "", _ALWAYS),
+        OtherKey("logging_dir", _T, "", "logs are in the run directory"),
+        OtherKey("plot_loss", _F, "", "the report of a study or of tunelab compare --out plots it"),
+        OtherKey("report_to", _T, "train.trackers", "a list: [wandb], [tensorboard], [trackio]"),
+        OtherKey("use_tensorboard", _A, "train.trackers", values=_switch("train.trackers=[tensorboard]")),
+        OtherKey("wandb_project", _A, "train.tracker_project"),
+        OtherKey("project", _T, "train.tracker_project"),
+        OtherKey("run_name", _T, "", "a run is named after its directory: out"),
+        OtherKey("wandb_name", _A, "", "a run is named after its directory: out"),
+        OtherKey("push_to_hub", _T, "", "upload the output of `tunelab export` with `hf upload`"),
+        OtherKey("hub_model_id", (TRAINER, AXOLOTL), "", "upload the output of `tunelab export` with `hf upload`"),
+        OtherKey("predict_with_generate", _F, "", "`tunelab eval` always generates answers to held-out rows"),
+    ),
+}
+
+_BY_NAME = {one.name: one for part in OTHER_KEYS.values() for one in part}
+
+
+def other_key(name: str) -> OtherKey | None:
+    """The entry of another tool's key; None if the table does not have it."""
+    return _BY_NAME.get(name)
+
+
+def other_key_names() -> list[str]:
+    """All keys of the table."""
+    return list(_BY_NAME)
