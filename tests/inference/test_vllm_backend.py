@@ -225,7 +225,7 @@ def test_where_it_is_not_installed_the_remedy_is_told(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(UsageError, match="vLLM cannot be imported") as refused:
         installed_version()
-    assert "pip install vllm" in (refused.value.hint or "")
+    assert 'pip install "tunelab[vllm]"' in (refused.value.hint or "")
 
 
 def adapter(folder: Path, **config: Any) -> Path:

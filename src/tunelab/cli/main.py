@@ -2,6 +2,8 @@
 
 A verb is a file in this folder whose name does not start with an underscore. It defines `add_arguments(parser)` and
 `run(arguments) -> int`. Its docstring is its help; the first line is its summary in the overview.
+
+PYTHON_ARGCOMPLETE_OK: the shell can ask this command for completions (_completion.py).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import tunelab
 from tunelab import plugins
@@ -49,6 +52,8 @@ def overview() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    if "_ARGCOMPLETE" in os.environ:
+        complete_line()
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         # A character that the stream cannot encode is escaped; it must not crash the command.
@@ -70,6 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         return BROKEN_PIPE
+
+
+def complete_line(**options: Any) -> None:
+    """Answer a shell that asks for completions, and exit. `options` are those of argcomplete.autocomplete()."""
+    from tunelab.cli._completion import complete
+
+    complete(verbs(), **options)
 
 
 def _dispatch(words: list[str]) -> int:

@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from tunelab.config.other_tools import other_key, other_key_names
 from tunelab.config.other_values import other_value_remedy
 from tunelab.config.recipe import ModelSettings, Recipe
-from tunelab.config.reference import field_type, in_words, keys, section_of
+from tunelab.config.reference import field_type, in_words, keys, literals, section_of
 from tunelab.config.renamed import recipe_renamed
 from tunelab.config.rules import broken_rules
 from tunelab.config.types import shown
@@ -223,7 +223,7 @@ def _unknown_key(path: str, value: Any) -> Problem:
 
 def _hint_for_value(value: Any, annotation: Any) -> str:
     words = in_words(annotation)
-    choices = [choice for choice in _choices(annotation) if isinstance(choice, str)]
+    choices = [choice for choice in literals(annotation) if isinstance(choice, str)]
     if isinstance(value, str) and choices:
         near = difflib.get_close_matches(value, choices, n=1)
         return f"did you mean {near[0]}?" if near else ""
@@ -234,13 +234,6 @@ def _hint_for_value(value: Any, annotation: Any) -> str:
     if isinstance(value, int | float) and "string" in words:
         return "put it in quotes; on the command line: key='\"123\"'"
     return ""
-
-
-def _choices(annotation: Any) -> list[Any]:
-    """All literals in an annotation, at any depth."""
-    if get_origin(annotation) is Literal:
-        return list(get_args(annotation))
-    return [choice for part in get_args(annotation) for choice in _choices(part)]
 
 
 def _mended(tree: dict[str, Any], error: ValidationError) -> Recipe:

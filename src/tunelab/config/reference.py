@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 
 from tunelab.config.recipe import Recipe, Section
 from tunelab.config.rules import RULES
-from tunelab.config.types import Words
+from tunelab.config.types import Flag, Words
 
 _PLAIN = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 
@@ -25,12 +25,15 @@ class Key:
         path: dotted; "N" and "NAME" stand for an entry's number or name.
         accepts: the accepted values in words.
         default: as written in YAML; "" = none (a section), "required" = must be given.
+        choices: the accepted words, if there are few.
     """
 
     path: str
     accepts: str
     default: str
     description: str
+    choices: tuple[str, ...] = ()
+    is_section: bool = False
 
 
 @cache
@@ -99,8 +102,20 @@ def described(path: str, field: Any, annotation: Any) -> Key:
     default = "required" if field.is_required() else ""
     if section_of(annotation) is not None:
         accepts = "a list of sections" if get_origin(annotation) is tuple else "a section"
-        return Key(path, accepts, default, field.description)
-    return Key(path, in_words(annotation), default or _default(field), field.description)
+        return Key(path, accepts, default, field.description, is_section=True)
+    words = ("true", "false") if annotation is Flag else tuple(filter(_is_text, literals(annotation)))
+    return Key(path, in_words(annotation), default or _default(field), field.description, words)
+
+
+def literals(annotation: Any) -> list[Any]:
+    """All literals in an annotation, at any depth."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [one for part in get_args(annotation) for one in literals(part)]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def json_schema() -> dict[str, Any]:

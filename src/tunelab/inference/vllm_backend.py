@@ -299,7 +299,7 @@ def _vllm() -> Any:
     except ImportError as error:
         raise UsageError(
             f"--backend vllm: vLLM cannot be imported: {error}",
-            "install it (pip install vllm), or omit --backend vllm",
+            'install it (pip install "tunelab[vllm]"), or omit --backend vllm',
         ) from error
 
 
