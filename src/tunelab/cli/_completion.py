@@ -87,9 +87,10 @@ def _changes(prefix: str, **more: Any) -> list[str]:
     return [f"{path}=" for path in paths if path.startswith(prefix)]
 
 
-def _recipes(prefix: str, **more: Any) -> Iterable[str]:
-    completed: Iterable[str] = FilesCompleter(("yaml", "yml"))(prefix)
-    return completed
+def _recipes(prefix: str, **more: Any) -> list[str]:
+    """YAML files, and directories that may contain some."""
+    found = FilesCompleter(("yaml", "yml"))(prefix)
+    return [path for path in found if not Run(Path(path)).recipe_file.exists()]
 
 
 def _runs(prefix: str, **more: Any) -> list[str]:

@@ -8,7 +8,6 @@ import re
 import textwrap
 from typing import Any, NoReturn
 
-from tunelab.config.other_tools import other_key
 from tunelab.errors import UsageError
 
 #: What a value was expected to be, by the name of the function that argparse converts it with.
@@ -64,6 +63,8 @@ class VerbParser(argparse.ArgumentParser):
     def _unknown(self, word: str) -> tuple[str, str]:
         if not word.startswith("-"):
             return f"unexpected word {word!r}", ""
+        from tunelab.config.other_tools import other_key  # the overview of verbs stays light
+
         flag = word.partition("=")[0]
         if other := other_key(flag.lstrip("-").replace("-", "_")):
             return f"unknown flag {flag} ({', '.join(other.tools)})", other.remedy()
