@@ -84,7 +84,7 @@ def _device_rows() -> list[tuple[str, str]]:
     if not torch.cuda.is_available():
         why = "torch is built without CUDA" if built is None else f"torch is built for CUDA {built}, but finds no GPU"
         return [("GPU", f"none: {why}")]
-    rows = [("CUDA", f"{built}, cuDNN {torch.backends.cudnn.version()}")]
+    rows = [("CUDA", f"{built}, cuDNN {torch.backends.cudnn.version()}")]  # type: ignore[no-untyped-call]
     for number in range(torch.cuda.device_count()):
         one = torch.cuda.get_device_properties(number)
         bf16 = "bf16" if one.major >= 8 else "no bf16"

@@ -18,6 +18,7 @@ import textwrap
 from collections.abc import Sequence
 
 from tunelab.cli._console import console, print_data
+from tunelab.config.other_tools import OtherKey
 from tunelab.config.reference import Key, recipe_keys
 from tunelab.config.rules import RULES
 from tunelab.config.study_reference import find_keys, study_keys
@@ -30,10 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the keys to stdout."""
-    if arguments.word is None:
-        recipe, study, others = recipe_keys(), study_keys(), []
-    else:
-        recipe, study, others = find_keys(arguments.word)
+    all_keys: tuple[list[Key], list[Key], list[OtherKey]] = (recipe_keys(), study_keys(), [])
+    recipe, study, others = all_keys if arguments.word is None else find_keys(arguments.word)
     _show("Recipe", recipe)
     _show("Study", study)
     if others:
