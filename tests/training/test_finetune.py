@@ -25,7 +25,7 @@ from tunelab.errors import DataError, Interrupted, RunError, TrainingError, Usag
 from tunelab.models.digest import weights_hash
 from tunelab.models.merge import logits_of
 from tunelab.preparation.rows import as_recipe, prepare
-from tunelab.records.runs import Run
+from tunelab.records.runs import CONTENTS, Run
 from tunelab.training import finetune as module
 from tunelab.training.checkpoint import CheckpointStore, trainable_weights
 from tunelab.training.finetune import finetune, resume
@@ -68,6 +68,8 @@ def test_a_run_leaves_its_result_and_says_what_ran(
             "tokenizer",
         ]
     )
+    written = {path.name for path in run.path.iterdir() if not path.name.startswith(".")}
+    assert written - {"recipe.yaml", "manifest.json"} <= set(CONTENTS), "--overwrite must know what it may remove"
     losses = [record["loss"] for record in run.metrics("train")]
     assert len(losses) == 6
     assert losses[-1] < losses[0]
