@@ -25,6 +25,7 @@ from tunelab.errors import UsageError
 
 if TYPE_CHECKING:
     from tunelab.config.study import Study
+    from tunelab.studies.toy_model import Toy
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", nargs="?", metavar="STUDY", help="a YAML file, or the name of a study that ships")
     parser.add_argument("--out", metavar="DIR", help="study directory (default: study-NAME)")
     parser.add_argument("--dry-run", action="store_true", help="list the jobs, run nothing")
-    parser.add_argument("--scale", choices=("full", "tiny"), default="full", help="tiny: the study's `tiny` settings")
+    parser.add_argument("--scale", choices=("full", "tiny"), default="full", help="tiny: a smoke test on toys, offline")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", help="override a key; model=NAME: of all arms")
     parser.add_argument("--executor", default="here", metavar="NAME", help="where jobs run: here, ray or slurm")
     parser.add_argument("--option", metavar="KEY=VALUE", action="append", help="of the executor; a wrong one lists all")
@@ -60,17 +61,22 @@ def run(arguments: argparse.Namespace) -> int:
     from tunelab.studies.run_study import checked_study, run_study
 
     study = checked_study(study)
-    _say_foreseen(study)
+    toys: list[Toy] = []
+    if tiny:
+        from tunelab.studies.tiny_scale import at_tiny_scale
+
+        study, toys = at_tiny_scale(study, out, changes)
+        say(study.note)
+    else:
+        _say_foreseen(study)
     if arguments.dry_run:
         show_jobs(study, out)
         return 0
     from tunelab.cli.report import report_study
     from tunelab.studies.study_trackers import log_report
 
-    if tiny:
-        from tunelab.studies.toy_model import with_toy_models
-
-        study = with_toy_models(study, out)
+    for toy in toys:
+        toy.write()
     with progress_bar() as progress:
         cells = run_study(study, out, executor=arguments.executor, options=_pairs(arguments.option), progress=progress)
     report_study(out)

@@ -112,6 +112,7 @@ class Study(_Part):
     price_per_hour: Positive | None = Field(None, description="Price of the machine, for the report's cost column.")
     published: tuple[Published, ...] = Field((), description="Published results, shown next to the measured ones.")
     tiny: Tree = Field(default_factory=dict, description="Overrides applied by `--scale tiny`.")
+    note: str = Field("", description="A sentence that the study's reports open with.")
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
@@ -155,7 +156,7 @@ def load_study(path: str | Path, changes: Sequence[str] = (), *, tiny: bool = Fa
         path: the file, or the name of a study that ships with the package.
         changes: "key.key=value" with the value in YAML, overrides of the study ("recipe.train.lr=1e-4"); "model=NAME"
             is short for recipe.model=NAME and also removes the model from every arm.
-        tiny: apply the file's `tiny` section.
+        tiny: apply the file's `tiny` section, and leave out `published`: toys have nothing to be compared with.
 
     Raises:
         ConfigError: lists every problem.
@@ -169,7 +170,7 @@ def load_study(path: str | Path, changes: Sequence[str] = (), *, tiny: bool = Fa
     if not isinstance(tree, dict):
         raise ConfigError(str(origin), [Problem("study", "expected a mapping of keys", "begin with `title: ...`")])
     if tiny:
-        tree = merged(tree, tree.get("tiny") or {})
+        tree = {**merged(tree, tree.get("tiny") or {}), "published": ()}
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals or not key.strip():

@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from tunelab.data.sources._source import HubDataset, NumberedRow, kind_of
 from tunelab.errors import BadRow, DataError
+from tunelab.hub import http_errors, hub_access, why_unreachable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -81,7 +82,7 @@ def hub_table(hub: HubDataset, revision: str | None, split: str) -> Dataset:
         # load_dataset would read the folder, and the run would claim to have read the hub.
         raise DataError(f"{where}: a local folder has the same name", "run in another directory, or rename the folder")
     try:
-        with _no_progress_bars():
+        with _no_progress_bars(), hub_access(hub.repository):
             table = datasets.load_dataset(hub.repository, hub.subset, revision=revision, split=split)
     except datasets.exceptions.DatasetNotFoundError as error:
         if "gated" in str(error):
@@ -93,10 +94,11 @@ def hub_table(hub: HubDataset, revision: str | None, split: str) -> Dataset:
         raise DataError(message, hint) from error
     except ConnectionError as error:
         raise DataError(
-            f"{where}: the hub cannot be reached, and the data is not in the cache: {_first_line(error)}",
+            f"{where}: the hub cannot be reached, and the data is not in the cache: "
+            f"{why_unreachable() or _first_line(error)}",
             f"go online (and unset HF_HUB_OFFLINE and HF_DATASETS_OFFLINE), or {hint}",
         ) from error
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+    except (ValueError, OSError, datasets.exceptions.DatasetsError, *http_errors()) as error:
         raise DataError(
             f"{where}: cannot be loaded: {_first_line(error)}", f"check split and revision, or {hint}"
         ) from error

@@ -9,6 +9,7 @@ from tunelab import plugins
 from tunelab.errors import DataError
 from tunelab.evaluation import items_file
 from tunelab.evaluation.benchmark import Benchmark, BenchmarkOptions, Item
+from tunelab.hub import http_errors, hub_access, why_unreachable
 
 FOLDER = "evaluation/benchmarks"
 
@@ -65,7 +66,6 @@ def benchmark_files(benchmark: Benchmark, data: str | None, *, name: str = "NAME
     hub = benchmark.hub
     if hub is None:
         raise DataError(f"{name}: its files are not on the hub", f"give the folder that holds them: {name}.data=FOLDER")
-    from httpx import HTTPError
     from huggingface_hub import errors, snapshot_download
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
@@ -74,16 +74,17 @@ def benchmark_files(benchmark: Benchmark, data: str | None, *, name: str = "NAME
     if silenced:
         disable_progress_bars()  # the library prints nothing
     try:
-        folder = snapshot_download(
-            hub.repository, repo_type="dataset", revision=hub.revision, allow_patterns=list(hub.patterns)
-        )
+        with hub_access():
+            folder = snapshot_download(
+                hub.repository, repo_type="dataset", revision=hub.revision, allow_patterns=list(hub.patterns)
+            )
     except errors.GatedRepoError as error:
         raise DataError(
             f"{where}: is gated: its owner asks you to accept terms first",
             f"accept them at its page on the hub, log in with `hf auth login`, or give {name}.data=FOLDER",
         ) from error
-    except (OSError, ValueError, HTTPError, errors.RevisionResolutionError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+    except (OSError, ValueError, errors.RevisionResolutionError, *http_errors()) as error:
+        first = why_unreachable() or (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"{where}: cannot be fetched, and is not in the cache: {first}",
             f"go online (and unset HF_HUB_OFFLINE), or give a folder with its files: {name}.data=FOLDER",
@@ -92,3 +93,9 @@ def benchmark_files(benchmark: Benchmark, data: str | None, *, name: str = "NAME
         if silenced:
             enable_progress_bars()
     return Path(folder)
+
+
+def are_complete(benchmark: Benchmark, folder: Path) -> bool:
+    """Whether a folder of the hub's cache has all of a benchmark's files; it may have some of them."""
+    patterns = benchmark.hub.patterns if benchmark.hub else ()
+    return all(any(folder.glob(pattern)) for pattern in patterns)

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils.logging import disable_progress_bar
 
 from tunelab.errors import ModelError
+from tunelab.hub import http_errors, hub_access, why_unreachable
 from tunelab.models.allocator import keep_freed_memory
 from tunelab.models.checkpoint_files import checkpoint_folder
 from tunelab.models.formats._format import WeightFormat
@@ -37,8 +38,9 @@ def load_tokenizer(
     """
     _check_folder(name, "config.json", "tokenizer.json")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        with hub_access(name):
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError, *http_errors()) as error:
         raise _explained(error, "tokenizer", name, revision) from error
     if not tokenizer.is_fast:
         raise ModelError(
@@ -78,19 +80,20 @@ def load_model(
     stored = stored_format(_quantization(config), name)
     check_format(form, stored, name)
     try:
-        if form is not None:
-            return load_quantized(
-                config,
-                checkpoint_folder(name, revision),
-                stored or form,
-                dtype=dtype,
-                device=torch.device(device),
-                trust_remote_code=trust_remote_code,
-                skip=skip,
-                is_stored=stored is not None,
-            )
-        model = _load_dense(name, dtype, revision, trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        with hub_access(name):
+            if form is not None:
+                return load_quantized(
+                    config,
+                    checkpoint_folder(name, revision),
+                    stored or form,
+                    dtype=dtype,
+                    device=torch.device(device),
+                    trust_remote_code=trust_remote_code,
+                    skip=skip,
+                    is_stored=stored is not None,
+                )
+            model = _load_dense(name, dtype, revision, trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, *http_errors()) as error:
         raise _explained(error, "model", name, revision) from error
     model.to(device)
     model.eval()
@@ -121,8 +124,9 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
     """
     _check_folder(name, "config.json")
     try:
-        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        with hub_access(name):
+            return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError, *http_errors()) as error:
         raise _explained(error, "model", name, revision) from error
 
 
@@ -209,8 +213,9 @@ def _explained(error: BaseException, what: str, name: str, revision: str | None)
             "read that code, then set model.trust_remote_code=true and pin model.revision",
         )
     if caused_by(hub.OfflineModeIsEnabled, hub.LocalEntryNotFoundError, ConnectionError) or "offline" in text.lower():
+        why = why_unreachable()
         return ModelError(
-            f"{what} {at}: not on this machine, and the hub cannot be reached",
+            f"{what} {at}: not on this machine, and the hub cannot be reached" + (f" ({why})" if why else ""),
             "download it on a machine with network access (`hf download NAME --local-dir DIR`), then give that folder",
         )
     if caused_by(hub.RepositoryNotFoundError):

@@ -33,8 +33,9 @@ class ConsoleTable:
 
 
 def answer_lines(report: StudyReport) -> list[str]:
-    """One line per question, with its answer."""
-    return [_one_line(f"{one.question} {one.answer}") for one in report.questions]
+    """The report's note, if it has one, and one line per question, with its answer."""
+    note = [_one_line(report.note)] if report.note else []
+    return [*note, *(_one_line(f"{one.question} {one.answer}") for one in report.questions)]
 
 
 def caveat_lines(report: StudyReport) -> list[str]:

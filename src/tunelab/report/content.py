@@ -232,6 +232,7 @@ class StudyReport:
         not_proved: caveats, in sentences.
         provenance: sections ("versions", "recipe of lora") of key -> value; values may be multi-line.
         currency: of the costs ("USD").
+        note: opens the report, before its title; "" = none.
     """
 
     title: str
@@ -248,6 +249,7 @@ class StudyReport:
     differences: tuple[SettingDifference, ...] = ()
     provenance: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     currency: str = ""
+    note: str = field(default="", metadata=LATER)
 
     def __post_init__(self) -> None:
         """Raises DataError if a part names an unknown arm, or if parts are duplicated."""

@@ -16,7 +16,8 @@ _SPECIAL = re.compile(r"[\\`*<>\[\]|&~$]|(?<!\w)_|_(?!\w)")
 def markdown_page(report: StudyReport, most_flips: int = MOST_FLIPS) -> str:
     """The report as Markdown with at most `most_flips` flips; it says how many are left out."""
     made = {table.title: table for table in tables(report)}
-    blocks = [f"# {_escape(report.title)}", _escape(report.created), *_answers(report)]
+    blocks = [f"**{_escape(report.note)}**"] if report.note else []
+    blocks += [f"# {_escape(report.title)}", _escape(report.created), *_answers(report)]
     for title, table in made.items():
         if title != "Differences between arms":
             blocks += [f"## {title}", *_table(table)]

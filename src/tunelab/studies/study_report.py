@@ -87,6 +87,7 @@ def study_report(folder: Path | str) -> StudyReport:
     return StudyReport(
         title=study.title,
         created=created,
+        note=study.note,
         questions=tuple(_answers(found, comparisons)),
         arms=arms,
         scores=tuple(scores),

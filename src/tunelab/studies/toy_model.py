@@ -1,67 +1,80 @@
-"""Tiny random models with the architecture, tokenizer and vocabulary of real ones, for `--scale tiny`."""
+"""Tiny random models with the architecture and tokenizer of real ones, for `--scale tiny`."""
 
 from __future__ import annotations
 
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunelab.config.study import Study, merged, parse_study
 from tunelab.files import directory_written_atomically
 from tunelab.models.load import load_config, load_tokenizer
-from tunelab.progress import Progress, silent
 
-#: The sizes of a toy configuration, under the names used by model families. Head dimension: 64 / 4 = 16.
+HIDDEN, INNER, LAYERS, HEADS = 64, 128, 2, 4
+
+#: The sizes of a toy configuration, under the names used by model families.
 SIZES = {
-    **dict.fromkeys(("hidden_size", "n_embd"), 64),
-    **dict.fromkeys(("intermediate_size", "n_inner"), 128),
-    **dict.fromkeys(("num_hidden_layers", "n_layer"), 2),
-    **dict.fromkeys(("num_attention_heads", "n_head"), 4),
-    "num_key_value_heads": 4,
-    "head_dim": 16,
+    **dict.fromkeys(("hidden_size", "n_embd"), HIDDEN),
+    **dict.fromkeys(("intermediate_size", "n_inner"), INNER),
+    **dict.fromkeys(("num_hidden_layers", "n_layer"), LAYERS),
+    **dict.fromkeys(("num_attention_heads", "n_head"), HEADS),
+    "head_dim": HIDDEN // HEADS,
 }
 
 
-def toy_model(name: str, folder: Path, *, revision: str | None = None, seed: int = 0) -> Path:
-    """A tiny random model of the same architecture, with its tokenizer, in a folder; created once.
+@dataclass(frozen=True)
+class Toy:
+    """A toy that is not written yet: its folder, its configuration in toy size, its tokenizer, and a seed."""
 
-    A local model that is already small is used as it is.
+    folder: Path
+    config: Any
+    tokenizer: Any
+    seed: int = 0
+
+    def write(self) -> None:
+        """Write model and tokenizer, unless they are there."""
+        import torch
+        from transformers import AutoModelForCausalLM
+        from transformers.utils.logging import disable_progress_bar
+
+        if self.folder.exists():
+            return
+        disable_progress_bar()  # the library is silent
+        with torch.random.fork_rng(), directory_written_atomically(self.folder) as fresh:
+            torch.manual_seed(self.seed)
+            AutoModelForCausalLM.from_config(self.config, dtype=torch.float32).save_pretrained(fresh)
+            self.tokenizer.save_pretrained(fresh)
+
+
+def toy_model(name: str, folder: Path, *, revision: str | None = None) -> Toy | None:
+    """A toy of the same architecture, with the model's own tokenizer; None if the model is local and already small.
 
     Raises:
         ModelError: configuration or tokenizer is not available.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
     config: Any = load_config(name, revision=revision)
-    width: Any = getattr(config, "hidden_size", None) or getattr(config, "n_embd", 0)
-    if width <= 2 * SIZES["hidden_size"] and Path(name).is_dir():
-        return Path(name)
-    if folder.exists():
-        return folder
+    if hidden_size(config) <= 2 * HIDDEN and Path(name).is_dir():
+        return None
+    return Toy(folder, shrunk(config), load_tokenizer(name, revision=revision), zlib.crc32(name.encode()))
+
+
+def hidden_size(config: Any) -> int:
+    """The hidden size of a configuration, under either of its names."""
+    width: int = getattr(config, "hidden_size", None) or getattr(config, "n_embd", 0)
+    return width
+
+
+def shrunk(config: Any) -> Any:
+    """The same configuration in toy size. What is no size stays: tied embeddings, rotary scaling, windows, and how
+    many heads share keys and values.
+    """
+    heads = getattr(config, "num_attention_heads", None) or HEADS
+    shared = getattr(config, "num_key_value_heads", None)
     for key, size in SIZES.items():
         if getattr(config, key, None) is not None:
             setattr(config, key, size)
+    if shared is not None:
+        config.num_key_value_heads = max(1, HEADS * shared // heads)
     if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[: SIZES["num_hidden_layers"]]
-    with torch.random.fork_rng(), directory_written_atomically(folder) as fresh:
-        torch.manual_seed(seed)
-        AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(fresh)
-        load_tokenizer(name, revision=revision).save_pretrained(fresh)
-    return folder
-
-
-def with_toy_models(study: Study, folder: Path, *, progress: Progress = silent) -> Study:
-    """The study with every model replaced by a toy model.
-
-    Raises:
-        ModelError: configuration or tokenizer is not available.
-    """
-    tree = study.model_dump(mode="json")
-    for number, arm in enumerate(study.arms):
-        progress("creating toy models", number, len(study.arms))
-        model = study.arm_recipe(arm, study.seeds[0]).model
-        name = model.name.strip("/").replace("/", "--")
-        toy = toy_model(model.name, folder / "models" / name, revision=model.revision)
-        own = {"model": {"name": str(toy), "revision": None, "tokenizer": None}}
-        tree["arms"][arm]["recipe"] = merged(tree["arms"][arm]["recipe"], own)
-    return parse_study(tree, study.title)
+        config.layer_types = config.layer_types[:LAYERS]
+    return config
