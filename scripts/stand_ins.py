@@ -205,9 +205,12 @@ def write(folder: Path) -> None:
         rows = multiple_choice(draw, subject, ITEMS)
         _mmlu(folder / "mmlu" / "test" / f"{subject}_test.csv", rows[:7])
         _mmlu(folder / "mmlu" / "dev" / f"{subject}_dev.csv", rows[7:])
-    rows = multiple_choice(draw, "stand_in_animals", ITEMS + EXAMPLES)
-    _json_lines(folder / "tinymmlu" / "stand_ins.jsonl", rows[:ITEMS])
-    _mmlu(folder / "tinymmlu" / "dev" / "stand_in_dev.csv", rows[ITEMS:])
+    subjects = {name: multiple_choice(draw, f"stand_in_{name}", ITEMS) for name in ("animals", "trades")}
+    pairs = zip(*(rows[:6] for rows in subjects.values()), strict=True)
+    mixed = [{**row, "subject": name} for pair in pairs for name, row in zip(subjects, pair, strict=True)]
+    _json_lines(folder / "tinymmlu" / "stand_ins.jsonl", mixed)
+    for name, rows in subjects.items():
+        _mmlu(folder / "tinymmlu" / "dev" / f"stand_in_{name}_dev.csv", rows[6:])
     _json_lines(folder / "ifeval" / "input_data.jsonl", ifeval())
     _json_lines(folder / "gsm8k" / "train.jsonl", gsm8k(draw, EXAMPLES))
     _json_lines(folder / "gsm8k" / "test.jsonl", gsm8k(draw, ITEMS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import importlib
 import os
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, errors, get_session
 
 from tunelab import hub
 from tunelab.data.reader import load_examples
@@ -96,6 +97,14 @@ def test_a_local_folder_and_offline_mode_ask_nobody(
     with hub.cache_only(), hub.hub_access("nobody/nothing"):
         assert constants.HF_HUB_OFFLINE
     assert not constants.HF_HUB_OFFLINE
+
+
+def test_a_request_that_fails_on_its_way_is_an_error_that_the_verbs_explain(silent_host: str) -> None:
+    library = importlib.import_module(type(get_session()).__module__.partition(".")[0])
+    with pytest.raises(ConnectionError, match="ReadTimeout: too slow"), hub.hub_access(str(Path.cwd())):
+        raise library.ReadTimeout("too slow")
+    with pytest.raises(errors.GatedRepoError), hub.hub_access(str(Path.cwd())):
+        raise errors.GatedRepoError.__new__(errors.GatedRepoError)
 
 
 class OneFile(http.server.BaseHTTPRequestHandler):

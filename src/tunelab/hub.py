@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,18 @@ def hub_access(name: str = "") -> Iterator[None]:
 
     Args:
         name: what is read; with a local folder of this name the hub is not asked.
+
+    Raises:
+        ConnectionError: a request failed on its way (the libraries raise httpx's own errors).
     """
-    if (name and Path(name).is_dir()) or not why_unreachable():
-        yield
-        return
-    with cache_only():
-        yield
+    is_online = (name and Path(name).is_dir()) or not why_unreachable()
+    try:
+        with nullcontext() if is_online else cache_only():
+            yield
+    except _http_errors() as error:
+        if isinstance(error, OSError):  # the hub's answers: no such repository, gated
+            raise
+        raise ConnectionError(f"{type(error).__name__}: {error}") from error
 
 
 @contextmanager
@@ -70,8 +76,8 @@ def why_unreachable() -> str:
     return reason
 
 
-def http_errors() -> tuple[type[Exception], ...]:
-    """The errors of failed requests: the hub's library uses httpx, or since 2.0 httpx2."""
+def _http_errors() -> tuple[type[Exception], ...]:
+    """What httpx raises for a failed request; since 2.0 the hub's library uses httpx2."""
     loaded = (sys.modules.get(name) for name in ("httpx", "httpx2"))
     return tuple(module.HTTPError for module in loaded if module is not None)
 

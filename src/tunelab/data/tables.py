@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from tunelab.data.sources._source import HubDataset, NumberedRow, kind_of
 from tunelab.errors import BadRow, DataError
-from tunelab.hub import http_errors, hub_access, why_unreachable
+from tunelab.hub import hub_access, why_unreachable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -98,7 +98,7 @@ def hub_table(hub: HubDataset, revision: str | None, split: str) -> Dataset:
             f"{why_unreachable() or _first_line(error)}",
             f"go online (and unset HF_HUB_OFFLINE and HF_DATASETS_OFFLINE), or {hint}",
         ) from error
-    except (ValueError, OSError, datasets.exceptions.DatasetsError, *http_errors()) as error:
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             f"{where}: cannot be loaded: {_first_line(error)}", f"check split and revision, or {hint}"
         ) from error

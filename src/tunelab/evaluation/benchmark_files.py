@@ -9,7 +9,7 @@ from tunelab import plugins
 from tunelab.errors import DataError
 from tunelab.evaluation import items_file
 from tunelab.evaluation.benchmark import Benchmark, BenchmarkOptions, Item
-from tunelab.hub import http_errors, hub_access, why_unreachable
+from tunelab.hub import hub_access, why_unreachable
 
 FOLDER = "evaluation/benchmarks"
 
@@ -83,7 +83,7 @@ def benchmark_files(benchmark: Benchmark, data: str | None, *, name: str = "NAME
             f"{where}: is gated: its owner asks you to accept terms first",
             f"accept them at its page on the hub, log in with `hf auth login`, or give {name}.data=FOLDER",
         ) from error
-    except (OSError, ValueError, errors.RevisionResolutionError, *http_errors()) as error:
+    except (OSError, ValueError, errors.RevisionResolutionError) as error:
         first = why_unreachable() or (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"{where}: cannot be fetched, and is not in the cache: {first}",

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils.logging import disable_progress_bar
 
 from tunelab.errors import ModelError
-from tunelab.hub import http_errors, hub_access, why_unreachable
+from tunelab.hub import hub_access, why_unreachable
 from tunelab.models.allocator import keep_freed_memory
 from tunelab.models.checkpoint_files import checkpoint_folder
 from tunelab.models.formats._format import WeightFormat
@@ -40,7 +40,7 @@ def load_tokenizer(
     try:
         with hub_access(name):
             tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError, *http_errors()) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise _explained(error, "tokenizer", name, revision) from error
     if not tokenizer.is_fast:
         raise ModelError(
@@ -93,7 +93,7 @@ def load_model(
                     is_stored=stored is not None,
                 )
             model = _load_dense(name, dtype, revision, trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, *http_errors()) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise _explained(error, "model", name, revision) from error
     model.to(device)
     model.eval()
@@ -126,7 +126,7 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
     try:
         with hub_access(name):
             return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError, *http_errors()) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise _explained(error, "model", name, revision) from error
 
 

@@ -60,8 +60,7 @@ def toy_model(name: str, folder: Path, *, revision: str | None = None) -> Toy | 
 
 def hidden_size(config: Any) -> int:
     """The hidden size of a configuration, under either of its names."""
-    width: int = getattr(config, "hidden_size", None) or getattr(config, "n_embd", 0)
-    return width
+    return int(getattr(config, "hidden_size", None) or getattr(config, "n_embd", 0))
 
 
 def shrunk(config: Any) -> Any:

@@ -91,9 +91,9 @@ ITEMS = """
 """
 PLACE_OF_DIGEST = {digest: int(place) for place, digest in (entry.split(":") for entry in ITEMS.split())}
 
-#: A file with this name, and a subject like this one, has items that stand in for tinyMMLU's where those are not at
-#: hand (studies at tiny scale). Only this name is exempt from the check that the items are the 100.
-STAND_INS, STAND_IN = "stand_ins.jsonl", "stand_in"
+#: A file with this name has items that stand in for tinyMMLU's where those are not at hand (studies at tiny scale); only
+#: it is exempt from the check that the items are the 100. Their subjects, and so their ids, begin with the prefix.
+STAND_INS, STAND_IN = "stand_ins.jsonl", "stand_in_"
 
 #: Mean absolute error of each estimate against the accuracy on all of MMLU, over models (repository's README).
 PUBLISHED_ERROR = {"irt": 0.024, "p_irt": 0.016, "gp_irt": 0.016}
@@ -112,7 +112,7 @@ def items(folder: Path, options: Options) -> list[Item]:
     Args:
         folder: contains the hub's all/test-*.parquet with the column input_formatted; or *mmlu*.jsonl with question,
             choices and answer, and MMLU's dev/ if shots > 0; or MMLU's own files (benchmark mmlu); or stand_ins.jsonl
-            with items that only stand in for the 100, and dev/stand_in_dev.csv if shots > 0.
+            with rows that only stand in for the 100, each with a subject, and dev/ if shots > 0.
         options: shots.
 
     Raises:
@@ -140,14 +140,16 @@ def items(folder: Path, options: Options) -> list[Item]:
 
 
 def _stand_in_items(folder: Path, options: Options) -> list[Item]:
-    """Items under ids that no item of MMLU has ("stand_in/0")."""
-    questions = [
-        make_question(path, row, STAND_IN, row - 1, (values["question"], *values["choices"]), values["answer"])
-        for path, row, values in _json_rows(folder / STAND_INS)
-    ]
+    """Items under ids that no item of MMLU has ("stand_in_animals/0")."""
     worked = read_questions(folder, "dev") if options.shots else {}
-    examples = few_shot_part(folder, STAND_IN, worked.get(STAND_IN, []), "lm-eval", options.shots)
-    return [item(question, examples, "lm-eval") for question in questions]
+    built = []
+    for path, row, values in _json_rows(folder / STAND_INS):
+        subject = STAND_IN + str(values.get("subject"))
+        texts = (values["question"], *values["choices"])
+        question = make_question(path, row, subject, row - 1, texts, values["answer"])
+        examples = few_shot_part(folder, subject, worked.get(subject, []), "lm-eval", options.shots)
+        built.append(item(question, examples, "lm-eval"))
+    return built
 
 
 def digest(texts: Iterable[str]) -> str:
@@ -182,7 +184,7 @@ def summarise(graded: Sequence[Graded], options: Options) -> Scored:
     """
     without = "accuracy of 100 items, no IRT estimate: no parameter file"
     estimate = "accuracy of 100 items, no estimate of MMLU" if options.parameters else without
-    if any(one.response.cluster == STAND_IN for one in graded):
+    if any(str(one.response.cluster).startswith(STAND_IN) for one in graded):
         estimate = "accuracy of stand-ins, which are not tinyMMLU's items"
     protocol = {"protocol": "lm-eval", "shots": options.shots, "estimate": estimate}
     scores = [accuracy(graded, protocol), clustered_accuracy(graded, protocol, "subject")]
