@@ -12,18 +12,15 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunelab import plugins
 from tunelab.config import Recipe
 from tunelab.config.study import Study, Tree, merged, parse_study
 from tunelab.data.reader import load_source
 from tunelab.data.tables import hub_table
 from tunelab.errors import DataError, ModelError
-from tunelab.evaluation.benchmark_files import are_complete, benchmark_files
+from tunelab.evaluation.benchmark_files import are_complete, benchmark_files, load_benchmark
 from tunelab.hub import cache_only
 from tunelab.studies.stand_ins import FAMILIES, ITEMS, ROWS, stand_in_config, stand_in_tokenizer
 from tunelab.studies.toy_model import Toy, shrunk, toy_model
-
-BENCHMARKS = "evaluation/benchmarks"
 
 
 def at_tiny_scale(study: Study, folder: Path, changes: Sequence[str] = ()) -> tuple[Study, list[Toy]]:
@@ -108,7 +105,7 @@ def _has_rows(source: Any) -> bool:
 
 def _has_items(name: str) -> bool:
     """Whether a benchmark's files are in the cache, all of them."""
-    benchmark = plugins.load(BENCHMARKS, name).BENCHMARK
+    benchmark = load_benchmark(name).BENCHMARK
     try:
         with cache_only():
             return are_complete(benchmark, benchmark_files(benchmark, None, name=name))
