@@ -91,7 +91,7 @@ ITEMS = """
 """
 PLACE_OF_DIGEST = {digest: int(place) for place, digest in (entry.split(":") for entry in ITEMS.split())}
 
-#: A file with this name has items that stand in for tinyMMLU's where those are not at hand (studies at tiny scale). Only
+#: A file with this name has items that stand in for tinyMMLU's where those are not at hand, as in a smoke test. Only
 #: it is exempt from the check that the items are the 100. Their subjects, and so their ids, begin with the prefix.
 STAND_INS, STAND_IN = "stand_ins.jsonl", "stand_in_"
 
