@@ -60,7 +60,8 @@ def toy_model(name: str, folder: Path, *, revision: str | None = None) -> Toy | 
 
 def hidden_size(config: Any) -> int:
     """The hidden size of a configuration, under either of its names."""
-    return int(getattr(config, "hidden_size", None) or getattr(config, "n_embd", 0))
+    width: Any = getattr(config, "hidden_size", None) or getattr(config, "n_embd", 0)
+    return int(width)
 
 
 def shrunk(config: Any) -> Any:
