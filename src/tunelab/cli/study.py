@@ -24,7 +24,6 @@ from tunelab.config.shipped_studies import study_file
 from tunelab.errors import UsageError
 
 if TYPE_CHECKING:
-    from tunelab.config.study import Study
     from tunelab.studies.toy_model import Toy
 
 
@@ -58,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_arms_follow(study, arguments)
     tiny = "-tiny" if arguments.scale == "tiny" else ""
     out = Path(arguments.out or f"study-{Path(arguments.file).stem}{tiny}")
-    from tunelab.studies.run_study import checked_study, run_study
+    from tunelab.studies.run_study import checked_study, foreseen, run_study
 
     study = checked_study(study)
     toys: list[Toy] = []
@@ -66,9 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
         from tunelab.studies.tiny_scale import at_tiny_scale
 
         study, toys = at_tiny_scale(study, out, changes)
-        say(study.note)
-    else:
-        _say_foreseen(study)
+    for sentence in [study.note] if tiny else foreseen(study):
+        say(sentence)
     if arguments.dry_run:
         show_jobs(study, out)
         return 0
@@ -93,10 +91,3 @@ def _pairs(words: list[str] | None) -> dict[str, str]:
         if not name or not equals:
             raise UsageError(f"--option {name}: expected KEY=VALUE", "for example --option workers=2")
     return {name: value for name, _, value in pairs}
-
-
-def _say_foreseen(study: Study) -> None:
-    from tunelab.studies.run_study import foreseen
-
-    for sentence in foreseen(study):
-        say(sentence)
