@@ -25,7 +25,7 @@ from tunelab.studies.tiny_scale import at_tiny_scale
 from tunelab.studies.toy_model import shrunk
 
 BY_NAME = {path.stem: path for path in STUDIES}
-RANDOM = "Tiny scale, a smoke test: the weights are random; stand-ins replace the tokenizer, the rows of "
+RANDOM = "Tiny scale, a smoke test: the weights are random; stand-ins replace the tokenizer"
 
 
 def test_what_ships_is_what_the_script_writes(tmp_path: Path) -> None:
@@ -164,6 +164,7 @@ def run_tiny(path: Path, out: Path, capsys: pytest.CaptureFixture[str], *more: s
 def test_a_study_runs_with_nothing_from_outside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The smallest; all six are in the slow tests."""
     report = run_tiny(BY_NAME["phi3-alpaca-cleaned"], tmp_path, capsys)
+    assert f"{RANDOM} and the rows of alpaca-cleaned." in report["note"]
     assert report["arms"][0]["model"] == "tiny-random-microsoft--Phi-3-mini-4k-instruct"
 
 

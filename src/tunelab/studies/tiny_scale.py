@@ -118,5 +118,5 @@ def _note(random: Collection[str], arms: Collection[str], replaced: Sequence[str
     weights = "the weights are random" if len(random) == len(arms) else f"the weights of {', '.join(random)} are random"
     parts = [weights] if random else ["a few steps on a few rows"]
     if replaced:
-        parts.append(f"stand-ins replace {', '.join(replaced)}")
+        parts.append("stand-ins replace " + " and ".join(filter(None, [", ".join(replaced[:-1]), replaced[-1]])))
     return f"Tiny scale, a smoke test: {'; '.join(parts)}. No figure here means anything."
