@@ -112,7 +112,7 @@ class Study(_Part):
     price_per_hour: Positive | None = Field(None, description="Price of the machine, for the report's cost column.")
     published: tuple[Published, ...] = Field((), description="Published results, shown next to the measured ones.")
     tiny: Tree = Field(default_factory=dict, description="Overrides applied by `--scale tiny`.")
-    note: str = Field("", description="A sentence that the study's reports open with.")
+    note: str = Field("", description="A sentence that the study's reports open with; empty: none.")
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
