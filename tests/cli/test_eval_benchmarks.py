@@ -13,7 +13,7 @@ from verbs import Bench, Command
 
 from tunelab.records.responses import read_responses
 
-VALUE = re.compile(r"[\d.]+ ± [\d.]+")
+VALUE = re.compile(r"[\d.,]+ ± [\d.,]+|[\d.]+ \([\d.]+ to [\d.]+\)")
 
 
 @pytest.fixture
