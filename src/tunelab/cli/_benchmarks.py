@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tunelab import plugins
 from tunelab.cli._console import print_data, progress_bar, say
+from tunelab.cli._json import benchmarks_document, print_json
 from tunelab.cli._words import is_change
 from tunelab.errors import UsageError
 
@@ -63,6 +64,9 @@ def evaluate_on(arguments: argparse.Namespace) -> int:
 
     with progress_bar() as progress:
         found = evaluate_benchmarks(subject, names, settings, progress=progress)
+    if arguments.json:
+        print_json(benchmarks_document(found))
+        return 0
     for one in found:
         show(one.benchmark, dict(one.arms))
         _say_how(one.responses.values())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tunelab.cli._benchmarks import compute_changes, one_subject
 from tunelab.cli._console import print_table, progress_bar, say
+from tunelab.cli._json import check_document, print_json
 from tunelab.cli._words import is_change
 from tunelab.errors import UsageError
 
@@ -35,6 +36,9 @@ def evaluate_check(arguments: argparse.Namespace) -> int:
     )
     with progress_bar() as progress:
         findings = check(subject, settings, progress=progress)
+    if arguments.json:
+        print_json(check_document(findings))
+        return 0
     print_table(["check", "found"], [[one.what, one.found] for one in findings])
     distrusted = [one for one in findings if one.distrust]
     for one in distrusted:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunelab.cli._console import print_table, progress_bar, say
+from tunelab.cli._json import held_out_document, print_json
 from tunelab.cli._recipe_arguments import given_flags, recipe_of
 from tunelab.cli._words import is_change, is_recipe_file
 from tunelab.errors import UsageError
@@ -32,7 +33,10 @@ def evaluate_held_out(arguments: argparse.Namespace) -> int:
             scores = evaluate(run_directory, **settings, progress=progress)
         else:
             scores = _evaluate_model(arguments, progress)
-    show(scores)
+    if arguments.json:
+        print_json(held_out_document(scores))
+    else:
+        show(scores)
     return 0
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunelab.cli._console import print_table, say
+from tunelab.cli._json import add_json_flag, comparisons_document, print_json
 from tunelab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--common-items-only", action="store_true", help="ignore items that only one of them has")
     parser.add_argument("--flips", action="store_true", help="list the items that only one of them gets right")
     parser.add_argument("--out", metavar="DIR", help="write the report (HTML, Markdown, JSON) into this directory")
+    add_json_flag(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -50,7 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
         allow_diff=_names(arguments.allow_diff),
         common_items_only=arguments.common_items_only,
     )
-    _show(found.comparisons, flips=arguments.flips)
+    if arguments.json:
+        print_json(comparisons_document(found.comparisons))
+    else:
+        _show(found.comparisons, flips=arguments.flips)
     for said in found.not_seen:
         say(said)
     if out:

@@ -19,6 +19,7 @@ import argparse
 from tunelab.cli._benchmarks import add_benchmark_arguments, check_flags, evaluate_on
 from tunelab.cli._check import evaluate_check
 from tunelab.cli._held_out import evaluate_held_out
+from tunelab.cli._json import add_json_flag
 from tunelab.cli._recipe_arguments import add_recipe_arguments
 from tunelab.errors import SAME_COMMAND, Interrupted
 
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags = add_benchmark_arguments(parser)
     flags.add_argument("--arm", choices=("base", "tuned"), help="evaluate only this arm; default: all")
     parser.add_argument("--check", action="store_true", help="sanity check on a few easy items")
+    add_json_flag(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -17,7 +17,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from tunelab.cli._console import print_table, progress_bar, say
+from tunelab.cli._json import add_json_flag, inspected_document, print_json
 from tunelab.cli._recipe_arguments import add_recipe_arguments, recipe_of
+from tunelab.cli._shown_rows import shown_rows
 from tunelab.cli._token_text import print_row
 from tunelab.config import Recipe
 
@@ -32,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A recipe, and how many rows to show."""
     add_recipe_arguments(parser)
     parser.add_argument("--rows", metavar="N", type=int, default=3, help="training rows to show (default 3)")
+    add_json_flag(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -44,11 +47,12 @@ def run(arguments: argparse.Namespace) -> int:
     skipping = recipe.model_copy(update={"data": recipe.data.model_copy(update={"on_bad_row": "skip"})})
     with progress_bar() as progress:
         data = prepare_with(tokenizer, skipping, progress=progress)
-    for index in range(min(arguments.rows, len(data.train))):
-        ids, mask = data.train.row(index)
-        targets = [True] * len(ids) if recipe.data.loss_on == "all" else mask.tolist()
-        targets[0] = False  # the first token has no context to predict it from
-        print_row(tokenizer, index + 1, ids.tolist(), targets, data.stop_token_ids)
+    rows = shown_rows(recipe, data, arguments.rows)
+    if arguments.json:
+        print_json(inspected_document(data, tokenizer, rows))
+        return 0
+    for number, (ids, targets) in enumerate(rows, 1):
+        print_row(tokenizer, number, ids, targets, data.stop_token_ids)
     _show_summary(recipe, data, tokenizer)
     return 0
 

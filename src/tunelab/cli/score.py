@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tunelab import plugins
 from tunelab.cli._console import print_table, say
+from tunelab.cli._json import add_json_flag, print_json, scores_document
 from tunelab.errors import UsageError
 from tunelab.records.evaluation_files import RESPONSES
 from tunelab.report.table import EQUAL_VALUES, has_equal_values, score_rows
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", help="the benchmark's files, for responses without targets")
     parser.add_argument("--workers", metavar="N", type=int, help="grading processes (default: one per core)")
     parser.add_argument("--by-group", action="store_true", help="also show scores by group, such as subjects")
+    add_json_flag(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -52,6 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
         given = {**({"data": arguments.data} if arguments.data else {}), **options.get(prefix, {})}
         found = score_file(path, benchmark=arguments.benchmark, options=given, workers=arguments.workers)
         tables.setdefault(prefix, {})[column] = found
+    if arguments.json:
+        print_json(scores_document(one for files in tables.values() for one in files.values()))
+        return 0
     for name, files in tables.items():
         show(name, files, groups=arguments.by_group)
     return 0

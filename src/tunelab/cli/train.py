@@ -19,6 +19,7 @@ import os
 from typing import Any
 
 from tunelab.cli._console import command, print_table, progress_bar, say
+from tunelab.cli._json import add_json_flag, print_json, run_document
 from tunelab.cli._recipe_arguments import add_recipe_arguments, given_flags, recipe_of
 from tunelab.errors import UsageError
 from tunelab.records.runs import Run, eval_command
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the run in --out, with its evaluations; nothing but a run"
     )
+    add_json_flag(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -56,7 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
             done = finetune(recipe, overwrite=arguments.overwrite, progress=progress, notify=say)
     if int(os.environ.get("RANK", "0")) > 0:  # under torchrun only rank 0 prints
         return 0
-    print_table(("what", "value"), summary(done))
+    if arguments.json:
+        print_json(run_document(done))
+    else:
+        print_table(("what", "value"), summary(done))
     say(f"\nNext:\n  {eval_command(done.path)}")
     if done.adapter.exists():
         say(f"  {command('merge', done.path, '--out', f'{done.path}-merged')}")

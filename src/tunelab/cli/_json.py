@@ -1,0 +1,122 @@
+"""`--json`: what a verb found as one JSON document on stdout; docs/reference/json.md describes the fields."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from tunelab.cli._console import print_data
+
+if TYPE_CHECKING:
+    from tunelab.answering.benchmark_responses import BenchmarkScores
+    from tunelab.answering.findings import Finding
+    from tunelab.answering.held_out_evaluation import Scores
+    from tunelab.comparison.paired_comparison import Comparison
+    from tunelab.data.prepared import PreparedData
+    from tunelab.records.runs import Run
+    from tunelab.scoring.score import ScoredFile
+
+Document = dict[str, Any]
+
+
+def add_json_flag(parser: argparse.ArgumentParser) -> None:
+    """--json."""
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout instead of tables")
+
+
+def print_json(document: Document) -> None:
+    """Print a document on stdout; characters that stdout cannot encode are escaped."""
+    readable = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    print_data(json.dumps(document, indent=2, ensure_ascii=not readable, allow_nan=False))
+
+
+def held_out_document(found: Scores) -> Document:
+    """`eval` on held-out rows."""
+    change = found.loss_change
+    return {
+        "rows": found.rows,
+        "path": str(found.path),
+        "arms": {arm: [score.to_json() for score in scores] for arm, scores in found.arms.items()},
+        "loss_change": None if change is None else {"value": change.value, "error": change.error, "n": change.n},
+    }
+
+
+def benchmarks_document(found: Sequence[BenchmarkScores]) -> Document:
+    """`eval --benchmarks`."""
+    return {"benchmarks": [_benchmark(one) for one in found]}
+
+
+def _benchmark(found: BenchmarkScores) -> Document:
+    arms = {}
+    for arm, file in found.arms.items():
+        stored = found.responses[arm]
+        asked = {"template": stored.template, "cut": stored.cut, "truncated": stored.truncated}
+        arms[arm] = {**scored_document(file), **asked, "notices": list(stored.notices)}
+    return {"benchmark": found.benchmark, "arms": arms}
+
+
+def scored_document(file: ScoredFile) -> Document:
+    """One response file, as `score` lists it."""
+    return {
+        "path": str(file.path),
+        "benchmark": file.benchmark,
+        "responses": len(file.graded),
+        "scores": [score.to_json() for score in file.scored.scores],
+        "groups": {name: [score.to_json() for score in scores] for name, scores in file.scored.groups.items()},
+        "warnings": list(file.scored.warnings),
+        "scores_path": str(file.scores_path),
+        "outputs": [str(path) for path in file.outputs],
+    }
+
+
+def scores_document(files: Iterable[ScoredFile]) -> Document:
+    """`score`."""
+    return {"files": [scored_document(one) for one in files]}
+
+
+def check_document(findings: Sequence[Finding]) -> Document:
+    """`eval --check`."""
+    return {"checks": [asdict(one) for one in findings]}
+
+
+def comparisons_document(found: Sequence[Comparison]) -> Document:
+    """`compare`."""
+    from tunelab.comparison.verdict import verdict
+
+    return {"comparisons": [{**one.to_json(), "shown": one.shown, "verdict": verdict(one)} for one in found]}
+
+
+def inspected_document(data: PreparedData, tokenizer: Any, rows: Iterable[tuple[list[int], list[bool]]]) -> Document:
+    """`inspect`; `rows` are the token ids and targets of those that it shows."""
+    shown = [{"ids": ids, "tokens": tokenizer.convert_ids_to_tokens(ids), "targets": targets} for ids, targets in rows]
+    return {
+        "rows": shown,
+        "training": asdict(data.train_counts),
+        "held_out": asdict(data.held_out_counts),
+        "sources": [asdict(source) for source in data.sources],
+        "bad_rows": list(data.bad_rows),
+        "stop_tokens": tokenizer.convert_ids_to_tokens(list(data.stop_token_ids)),
+    }
+
+
+def run_document(run: Run) -> Document:
+    """`train`: what a finished run's manifest says about outcome and cost; the manifest itself has everything."""
+    manifest = run.manifest
+    digest, trained, rows = manifest["model"]["digest"], manifest["trained"], manifest["data"]["train"]
+    return {
+        "run": str(run.path),
+        "status": manifest["status"],
+        "parameters": digest["parameters"],
+        "trained_parameters": digest["trainable"],
+        "rows": rows["kept"],
+        "dropped_rows": rows["given"] - rows["kept"],
+        **{name: trained[name] for name in ("steps", "targets", "tokens", "training_seconds", "tokens_per_second")},
+        **{name: trained[name] for name in ("best_step", "best_loss")},
+        **{name: manifest[name] for name in ("wall_seconds", "peak_resident_bytes", "peak_gpu_bytes")},
+        "held_out_loss_before": manifest.get("held_out_loss_before"),
+        "held_out_loss_after": manifest["held_out_loss_after"],
+    }
