@@ -51,9 +51,11 @@ def test_overview_names_every_verb_with_its_summary(words: list[str], capsys: py
     out, err = capsys.readouterr()
     assert err == ""
     assert out.startswith((tunelab.__doc__ or "").splitlines()[0])
+    flat = " ".join(out.split())
     for name in VERBS:
         summary = plugins.summary("cli", name)
-        assert summary and f"  {name}" in out and summary in out
+        assert summary and f"\n  {name} " in out and f" {name} {summary}" in flat
+    assert "\nmore:\n" not in out, "every verb of the package is in a group"
     assert out.count("\n  tunelab ") == 3
     assert "main" not in VERBS and not any(name.startswith("_") or name.startswith("-") for name in VERBS)
 
@@ -69,9 +71,13 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_every_verb_has_help_with_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_verb_has_help_with_examples_in_80_columns(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     assert cli.main([name, "--help"]) == 0
     out, _ = capsys.readouterr()
+    assert [line for line in out.splitlines() if len(line) > 80] == []
     assert f"usage: tunelab {name} " in out
     assert plugins.summary("cli", name).split()[0] in out
     assert "Examples:" in out and f"tunelab {name}" in out.partition("Examples:")[2]

@@ -4,7 +4,7 @@ Examples:
   tunelab compare runs/full runs/lora
   tunelab compare runs/lora
   tunelab compare runs/full runs/lora --out full-and-lora
-  tunelab compare evaluations/ifeval-base-14ecd344 evaluations/ifeval-base-a52ca363 --allow-diff template
+  tunelab compare evaluations/FIRST evaluations/SECOND --allow-diff template
 
 Both must have been evaluated on the same benchmarks with the same protocol (tunelab eval RUN --benchmarks mmlu,ifeval),
 or on the same held-out rows (tunelab eval RUN): completion loss, BLEU, ROUGE-L. One run is compared with its base.

@@ -3,9 +3,9 @@
 Examples:
   tunelab eval runs/alpaca
   tunelab eval runs/alpaca --limit 50 --max-new-tokens 64
-  tunelab eval --model distilgpt2 --adapter runs/alpaca/adapter --data alpaca --size 800
+  tunelab eval --model distilgpt2 --adapter runs/a/adapter --data alpaca
   tunelab eval runs/alpaca --benchmarks mmlu,ifeval --limit 50
-  tunelab eval distilgpt2 --benchmarks mmlu --precision nf4 mmlu.shots=0 mmlu.data=mmlu_files
+  tunelab eval distilgpt2 --benchmarks mmlu mmlu.shots=0 mmlu.data=mmlu_files
   tunelab eval runs/alpaca --check
 
 A run is evaluated next to its base. Answers are stored as they are generated: run the same command again to resume an

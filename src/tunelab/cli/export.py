@@ -5,10 +5,11 @@ Examples:
   tunelab export runs/alpaca --to peft --out adapter
   tunelab export runs/alpaca --to compressed-tensors --out for-vllm
   tunelab export runs/alpaca --to gguf --kind Q8_0 --out gguf
-  tunelab export runs/alpaca --to ollama --out ollama && cd ollama && ollama create alpaca
+  tunelab export runs/alpaca --to ollama --out ollama
 
 hf: a merged transformers checkpoint. compressed-tensors: MXFP4, for transformers and vLLM. gguf: for llama.cpp; every
-tensor is read back and compared. ollama: GGUF and a Modelfile with the prompt template and stop tokens of training.
+tensor is read back and compared. ollama: GGUF and a Modelfile with the prompt template and stop tokens of training,
+for `ollama create NAME` in that directory.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 Examples:
   tunelab generate runs/alpaca --prompt "Name three colors."
-  tunelab generate runs/alpaca --arm base --prompt "Name three colors." --temperature 0.7 --seed 1
+  tunelab generate runs/alpaca --arm base --prompt "Hello." --temperature 0.7
   tunelab generate runs/alpaca --file prompts.jsonl --out answers.jsonl
-  tunelab generate --model distilgpt2 --raw --prompt "The sun is" --max-new-tokens 20
-  tunelab generate --model distilgpt2 --adapter runs/alpaca/adapter --template alpaca --prompt "Name a color."
+  tunelab generate --model distilgpt2 --raw --prompt "The sun is"
+  tunelab generate --model distilgpt2 --adapter DIR --prompt "Name a color."
   tunelab generate runs/alpaca --benchmarks ifeval --limit 50
 
 A line of prompts.jsonl: {"prompt": "..."}, {"messages": [...]} or {"instruction": "...", "input": "..."}, and an

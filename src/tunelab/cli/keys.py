@@ -1,4 +1,4 @@
-"""Show the keys of recipes and studies, with types, defaults and reasons; also what other tools' keys are called here.
+"""Show the keys of recipes and studies with types, defaults and reasons, and what they are called in other tools.
 
 Examples:
   tunelab keys

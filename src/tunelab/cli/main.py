@@ -12,7 +12,9 @@ import difflib
 import inspect
 import os
 import shlex
+import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -29,6 +31,15 @@ EXAMPLES = """\
   tunelab train --model distilgpt2 --data alpaca --size 800 --method lora
   tunelab train recipe.yaml train.lr=1e-4 train.epochs=1"""
 
+#: Heading -> verbs, in the order of work.
+GROUPS = {
+    "train": ("inspect", "prepare", "train", "study", "demo"),
+    "measure": ("eval", "score", "compare", "report"),
+    "use": ("generate", "chat"),
+    "publish": ("merge", "quantize", "export"),
+    "look up": ("keys", "schema", "env"),
+}
+
 INTERRUPTED = 130  # 128 + SIGINT, as in shells
 BROKEN_PIPE = 141  # 128 + SIGPIPE: the reader of our output has exited
 
@@ -41,13 +52,27 @@ def verbs() -> list[str]:
 def overview() -> str:
     """What `tunelab` prints without arguments: purpose, verbs with their summaries, examples."""
     names = verbs()
-    width = max(map(len, names))
-    listed = "\n".join(f"  {name:<{width}}  {plugins.summary(FOLDER, name)}" for name in names)
-    purpose = (tunelab.__doc__ or "").partition("\n")[0]
-    return (
-        f"{purpose}\n\nusage: tunelab VERB [...]\n\nverbs:\n{listed}\n\nexamples:\n{EXAMPLES}\n\n"
-        "Help on a verb: tunelab VERB --help"
-    )
+    grouped = {name for group in GROUPS.values() for name in group}
+    groups = {**GROUPS, "more": tuple(name for name in names if name not in grouped)}
+    parts = [f"{heading}:\n{_listed(names, group)}" for heading, group in groups.items() if set(group) & set(names)]
+    purpose = textwrap.fill((tunelab.__doc__ or "").partition("\n")[0], _columns())
+    ends = (f"examples:\n{EXAMPLES}", "Help on a verb: tunelab VERB --help")
+    return "\n\n".join((purpose, "usage: tunelab VERB [...]", *parts, *ends))
+
+
+def _listed(known: Sequence[str], group: Sequence[str]) -> str:
+    """One paragraph per verb: its name and its summary."""
+    indent = max(map(len, known)) + 4
+    lines = []
+    for name in group:
+        if name in known:
+            said = f"  {name:<{indent - 4}}  {plugins.summary(FOLDER, name)}"
+            lines.append(textwrap.fill(said, _columns(), subsequent_indent=" " * indent, break_on_hyphens=False))
+    return "\n".join(lines)
+
+
+def _columns() -> int:
+    return min(shutil.get_terminal_size().columns, 120)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,10 +2,10 @@
 
 Examples:
   tunelab quantize meta-llama/Llama-3.1-8B --precision nf4 --out llama-nf4
-  tunelab quantize distilgpt2 --precision mxfp4 --out distilgpt2-mxfp4 precision.options.scale_rule=mse
+  tunelab quantize gpt2 --precision mxfp4 --out mx "precision.skip=[down_proj]"
   tunelab train --model llama-nf4 --precision nf4 --data alpaca
-  tunelab quantize distilgpt2 --precision nf4 --out distilgpt2-loftq --loftq-rank 16
-  tunelab train --model distilgpt2-loftq --precision nf4 --data alpaca adapter.rank=16 adapter.init=loftq
+  tunelab quantize gpt2 --precision nf4 --out loftq --loftq-rank 16
+  tunelab train --model loftq --precision nf4 --data alpaca adapter.init=loftq
 
 nf4, fp4 and int8 are written as bitsandbytes checkpoints, mxfp4 as compressed-tensors (mxfp4-pack-quantized).
 """

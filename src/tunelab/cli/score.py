@@ -1,7 +1,7 @@
 """Score response files from tunelab or other tools, without a model, on all CPU cores.
 
 Examples:
-  tunelab score evaluations/ifeval-base-1a2b3c4d evaluations/ifeval-tuned-5e6f7a8b
+  tunelab score evaluations/ifeval-base-* evaluations/ifeval-tuned-*
   tunelab score responses.jsonl ifeval.mode=reference
   tunelab score their_responses.jsonl --data ifeval_files
   tunelab score lm_eval_results/distilgpt2 --as mmlu
