@@ -50,8 +50,8 @@ def test_overview_names_every_verb_with_its_summary(words: list[str], capsys: py
     assert cli.main(words) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert out.startswith((tunelab.__doc__ or "").splitlines()[0])
     flat = " ".join(out.split())
+    assert flat.startswith((tunelab.__doc__ or "").splitlines()[0])
     for name in VERBS:
         summary = plugins.summary("cli", name)
         assert summary and f"\n  {name} " in out and f" {name} {summary}" in flat
