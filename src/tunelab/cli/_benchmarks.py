@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tunelab import plugins
 from tunelab.cli._console import print_data, progress_bar, say
 from tunelab.cli._json import benchmarks_document, print_json
-from tunelab.cli._words import is_change
+from tunelab.cli._words import comma_separated, is_change
 from tunelab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,8 +65,7 @@ def evaluate_on(arguments: argparse.Namespace) -> int:
     with progress_bar() as progress:
         found = evaluate_benchmarks(subject, names, settings, progress=progress)
     if arguments.json:
-        print_json(benchmarks_document(found))
-        return 0
+        return print_json(benchmarks_document(found))
     for one in found:
         show(one.benchmark, dict(one.arms))
         _say_how(one.responses.values())
@@ -105,7 +104,7 @@ def _asked(arguments: argparse.Namespace) -> tuple[str, list[str], BenchmarkSett
     if useless:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in useless)
         raise UsageError(f"{flags} cannot be used with --benchmarks", "the benchmark sets prompts and decoding")
-    names = [name.strip() for name in arguments.benchmarks.split(",") if name.strip()]
+    names = comma_separated(arguments.benchmarks)
     options, changes, subjects = _sorted_words(arguments.words, names)
     subject = one_subject(arguments, subjects)
     is_run = (Path(subject) / "recipe.yaml").exists()

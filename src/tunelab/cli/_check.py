@@ -37,8 +37,7 @@ def evaluate_check(arguments: argparse.Namespace) -> int:
     with progress_bar() as progress:
         findings = check(subject, settings, progress=progress)
     if arguments.json:
-        print_json(check_document(findings))
-        return 0
+        return print_json(check_document(findings))
     print_table(["check", "found"], [[one.what, one.found] for one in findings])
     distrusted = [one for one in findings if one.distrust]
     for one in distrusted:

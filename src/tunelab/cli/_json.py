@@ -28,10 +28,11 @@ def add_json_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout instead of tables")
 
 
-def print_json(document: Document) -> None:
-    """Print a document on stdout; characters that stdout cannot encode are escaped."""
+def print_json(document: Document) -> int:
+    """Print a document on stdout; characters that stdout cannot encode are escaped. Returns exit code 0."""
     readable = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     print_data(json.dumps(document, indent=2, ensure_ascii=not readable, allow_nan=False))
+    return 0
 
 
 def held_out_document(found: Scores) -> Document:

@@ -14,12 +14,12 @@ or on the same held-out rows (tunelab eval RUN): completion loss, BLEU, ROUGE-L.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunelab.cli._console import print_table, say
 from tunelab.cli._json import add_json_flag, comparisons_document, print_json
+from tunelab.cli._words import comma_separated
 from tunelab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,13 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
     out = report_folder(arguments.out) if arguments.out else None
     found = compared(
         *arguments.words,
-        benchmarks=_names(arguments.benchmarks),
-        allow_diff=_names(arguments.allow_diff),
+        benchmarks=comma_separated(arguments.benchmarks),
+        allow_diff=comma_separated(arguments.allow_diff),
         common_items_only=arguments.common_items_only,
     )
-    if arguments.json:
-        print_json(comparisons_document(found.comparisons))
-    else:
+    if not arguments.json:
         _show(found.comparisons, flips=arguments.flips)
     for said in found.not_seen:
         say(said)
@@ -62,10 +60,10 @@ def run(arguments: argparse.Namespace) -> int:
         _write_report(found, out)
     else:
         say("for costs, settings and answers side by side, add --out DIR")
-    return 0
+    return print_json(comparisons_document(found.comparisons)) if arguments.json else 0
 
 
-def _show(found: Sequence[Comparison], *, flips: bool) -> None:
+def _show(found: list[Comparison], *, flips: bool) -> None:
     from tunelab.comparison.verdict import verdict
 
     rows = []
@@ -73,9 +71,9 @@ def _show(found: Sequence[Comparison], *, flips: bool) -> None:
         shown = [one.benchmark, one.metric.replace("_", " "), f"{one.a_value:.4f}", f"{one.b_value:.4f}"]
         shown += [f"{one.difference:+.4f}", f"{one.low:+.4f} to {one.high:+.4f}"]
         rows.append([*shown, f"{one.p if one.p_holm is None else one.p_holm:.2g}", f"{one.n:,}"])
-    p_column = "p" if len(found) == 1 else f"p (Holm over {len(found)})"
-    names = [found[0].a_name, found[0].b_name]
-    print_table(["benchmark", "metric", *names, "difference", "95 % interval", p_column, "items"], rows)
+    p = "p" if len(found) == 1 else f"p (Holm over {len(found)})"
+    named = [found[0].a_name, found[0].b_name, "difference", "95 % interval", p, "items"]
+    print_table(["benchmark", "metric", *named], rows)
     said: set[tuple[str, str]] = set()
     for one in found:
         say(f"{one.benchmark}, {one.metric.replace('_', ' ')}: {verdict(one)}")
@@ -98,7 +96,3 @@ def _write_report(found: Compared, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_report(folder / REPORT, report)
     say(f"report: {write_pages(report, folder)}")
-
-
-def _names(value: str | None) -> list[str]:
-    return [name.strip() for name in (value or "").split(",") if name.strip()]

@@ -49,8 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         data = prepare_with(tokenizer, skipping, progress=progress)
     rows = shown_rows(recipe, data, arguments.rows)
     if arguments.json:
-        print_json(inspected_document(data, tokenizer, rows))
-        return 0
+        return print_json(inspected_document(data, tokenizer, rows))
     for number, (ids, targets) in enumerate(rows, 1):
         print_row(tokenizer, number, ids, targets, data.stop_token_ids)
     _show_summary(recipe, data, tokenizer)

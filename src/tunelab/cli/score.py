@@ -12,21 +12,18 @@ Writes scores.json and grades.jsonl (values per item) next to responses.jsonl; f
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from tunelab import plugins
 from tunelab.cli._console import print_table, say
 from tunelab.cli._json import add_json_flag, print_json, scores_document
+from tunelab.cli._words import paths_and_options
 from tunelab.errors import UsageError
 from tunelab.records.evaluation_files import RESPONSES
 from tunelab.report.table import EQUAL_VALUES, has_equal_values, score_rows
 from tunelab.scoring.read_responses import benchmark_of_file
 from tunelab.scoring.score import ScoredFile, score_file
-
-_OPTION = re.compile(r"([A-Za-z_][\w-]*)\.(\w+)=(.*)", re.DOTALL)
-Options = dict[str, dict[str, str]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Score each file, then show the files of a benchmark side by side."""
     if arguments.workers is not None and arguments.workers < 1:
         raise UsageError(f"--workers is {arguments.workers}, expected a positive integer")
-    paths, options = _paths_and_options(arguments.words)
+    paths, options = paths_and_options(arguments.words)
     prefixes = [plugins.label(arguments.benchmark or benchmark_of_file(path)) for path in paths]
     if strange := sorted(set(options) - set(prefixes)):
         known = ", ".join(sorted(set(prefixes)))
@@ -55,8 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         found = score_file(path, benchmark=arguments.benchmark, options=given, workers=arguments.workers)
         tables.setdefault(prefix, {})[column] = found
     if arguments.json:
-        print_json(scores_document(one for files in tables.values() for one in files.values()))
-        return 0
+        return print_json(scores_document(one for files in tables.values() for one in files.values()))
     for name, files in tables.items():
         show(name, files, groups=arguments.by_group)
     return 0
@@ -78,23 +74,6 @@ def show(benchmark: str, files: dict[str, ScoredFile], *, groups: bool = False) 
         for path in one.outputs:
             say(f"{column}: for other tools: {path}")
         say(f"{column}: {len(one.graded):,} responses of {benchmark}; ± is one standard error: {one.scores_path}")
-
-
-def _paths_and_options(words: Sequence[str]) -> tuple[list[Path], Options]:
-    """Files, and options by benchmark and key; a word that names a file is never an option."""
-    paths: list[Path] = []
-    options: Options = {}
-    for word in words:
-        found = _OPTION.fullmatch(word)
-        if found and not Path(word).exists():
-            options.setdefault(found[1], {})[found[2]] = found[3]
-        else:
-            paths.append(Path(word))
-    if not paths:
-        raise UsageError("no responses to score", "give a response file or its folder")
-    if len(set(paths)) < len(paths):
-        raise UsageError("a file is given twice")
-    return paths, options
 
 
 def _columns(paths: Sequence[Path]) -> list[str]:
