@@ -88,6 +88,25 @@ def test_a_refused_connection_says_why(silent_host: str, monkeypatch: pytest.Mon
     assert hub.why_unreachable().startswith(f"{nobody}: ") and "refused" in hub.why_unreachable()
 
 
+@pytest.mark.parametrize(("status", "reason"), [(200, ""), (404, ""), (503, "answered with status 503")])
+def test_a_server_s_error_is_no_answer(
+    status: int, reason: str, silent_host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Head(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            """Print nothing."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Head) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "5")
+        assert hub.why_unreachable().endswith(reason) and bool(hub.why_unreachable()) == bool(reason)
+
+
 def test_a_local_folder_and_offline_mode_ask_nobody(
     silent_host: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -83,7 +83,7 @@ def _http_errors() -> tuple[type[Exception], ...]:
 
 
 def _ask(endpoint: str) -> str:
-    """Why this address does not answer within the limit; "" if it does, with whatever status."""
+    """Why this address does not answer within the limit; "" if it does, unless with a server's error."""
     limit = float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or SECONDS_TO_ANSWER)
     found = [f"{endpoint} did not answer within {limit:g} s; HF_HUB_ETAG_TIMEOUT sets another limit"]
     # A thread, since a request's own limit does not cover the look-up of its address; it only ends the thread.
@@ -96,7 +96,8 @@ def _ask(endpoint: str) -> str:
 def _head(endpoint: str, limit: float, found: list[str]) -> None:
     session = importlib.import_module("huggingface_hub").get_session()
     try:
-        session.head(endpoint, timeout=limit, follow_redirects=False)
-        found.append("")
+        status = session.head(endpoint, timeout=limit, follow_redirects=False).status_code
+        # A server's error, often that of a proxy before it: the libraries would retry for half a minute.
+        found.append(f"{endpoint} answered with status {status}" if status >= 500 else "")
     except Exception as error:  # of httpx or httpx2, of ssl, of a proxy's settings: none of them is an answer
         found.append(f"{endpoint}: {error or type(error).__name__}")
