@@ -121,7 +121,7 @@ def test_answers_and_caveats_are_lines() -> None:
 
 
 def test_notes_say_what_the_tables_leave_out() -> None:
-    costs = "Times and costs are per run, mean over seeds. Peak memory is the accelerator's; on a CPU, the process's"
+    costs = "Times and costs are per run, mean over seeds. Peak memory is of the accelerator; on a CPU, of the process"
     assert [line.startswith(costs) for line in note_lines(REPORT)] == [True]
     nothing = dataclasses.replace(REPORT.scores[0], value=0.0, error=0.0, n=25)
     report = dataclasses.replace(REPORT, scores=(nothing, dataclasses.replace(REPORT.scores[1], is_blind=True)))

@@ -69,12 +69,12 @@ def test_unknown_is_not_zero() -> None:
 
 
 def test_memory_says_what_else_it_holds() -> None:
-    assert "on a CPU, the process's with Python and libraries" in arms_table(REPORT, "Cost").caption
+    assert "on a CPU, of the process with Python and libraries" in arms_table(REPORT, "Cost").caption
     started = [
         dataclasses.replace(arm, start_memory_bytes=(600 + place) * MIB) for place, arm in enumerate(REPORT.arms)
     ]
     known = dataclasses.replace(REPORT, arms=tuple(started))
-    assert "the process's and includes about 600.0 MiB of Python and libraries" in arms_table(known, "Cost").caption
+    assert "of the process and includes about 600.0 MiB of Python and libraries" in arms_table(known, "Cost").caption
 
 
 def test_money_is_shown_only_where_a_price_is_known() -> None:

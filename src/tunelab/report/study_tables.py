@@ -252,9 +252,9 @@ def start_memory(report: StudyReport) -> float | None:
 
 def _memory_words(report: StudyReport) -> str:
     if (start := start_memory(report)) is not None:
-        return f"Peak memory is the process's and includes about {format_bytes(start)} of Python and libraries. "
+        return f"Peak memory is of the process and includes about {format_bytes(start)} of Python and libraries. "
     if any(arm.peak_memory_bytes is not None for arm in report.arms):
-        return "Peak memory is the accelerator's; on a CPU, the process's with Python and libraries. "
+        return "Peak memory is of the accelerator; on a CPU, of the process with Python and libraries. "
     return ""
 
 
