@@ -19,6 +19,7 @@ from tunelab.comparison.evaluated import evaluated_in
 from tunelab.config.renamed import LIKELIHOOD_FIELDS
 from tunelab.errors import RunError
 from tunelab.publishing.merge import merge
+from tunelab.records.answers import read_answers
 from tunelab.records.cells import keep_cell, read_cell, read_study
 from tunelab.records.responses import ResponseFile, read_responses
 from tunelab.records.runs import Run
@@ -121,9 +122,12 @@ def test_a_run_that_was_stopped_goes_on(made: Path) -> None:
 
 def test_answers_in_a_file_are_kept(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nothing_is_made(monkeypatch)
-    before = (made / "answers.jsonl").read_bytes()
+    header, before = read_answers(made / "answers.jsonl")
     assert main(["generate", "runs/done", "--file", "prompts.jsonl", "--out", "answers.jsonl"]) == 0
-    assert (made / "answers.jsonl").read_bytes() == before
+    settings, after = read_answers(made / "answers.jsonl")
+    assert settings == header and len(after) == len(before)
+    for old in before:
+        assert any(old.items() <= new.items() for new in after), "the same answer, with its prompt"
 
 
 def test_every_job_of_a_study_is_found_under_its_key(made: Path) -> None:
@@ -173,7 +177,7 @@ def a_later_format(path: Path) -> None:
 LATER: dict[str, Callable[[Path], Any]] = {
     "runs/done/manifest.json": lambda path: Run(path.parent).manifest,
     "runs/stopped/manifest.json": lambda path: Run(path.parent).recipe,
-    "answers.jsonl": read_responses,
+    "answers.jsonl": read_answers,
     "runs/done/evaluations/tuned-7d140220/scores.json": lambda path: evaluated_in(path.parent),
     "study/study.json": lambda path: read_study(path.parent),
     "study/cells/train-92f6d64c8c.json": lambda path: read_cell(path.parents[1], path.stem),

@@ -71,7 +71,7 @@ def test_counts(count: float, text: str) -> None:
     ("value", "error", "text"),
     [
         (12.3412, 0.5612, "12.34 ± 0.56"),
-        (1234.5, 12.3, "1234 ± 12"),
+        (1234.5, 12.3, "1,234 ± 12"),
         (0.5, 0.0123, "0.500 ± 0.012"),
         (12.3456, None, "12.35 ± ?"),
         (12.3456, math.nan, "12.35 ± ?"),
@@ -82,3 +82,98 @@ def test_counts(count: float, text: str) -> None:
 )
 def test_values_with_errors(value: float, error: float | None, text: str) -> None:
     assert units.format_with_error(value, error) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "signed", "text"),
+    [
+        (-0.04, 1, False, "0.0"),
+        (-0.04, 1, True, "0.0"),
+        (0.04, 1, True, "0.0"),
+        (0.06, 1, True, "+0.1"),
+        (-0.06, 1, True, "-0.1"),
+        (12345.678, 2, False, "12,345.68"),
+        (-0.0, 0, True, "0"),
+        (math.nan, 2, False, "nan"),
+        (-math.inf, 2, True, "-inf"),
+    ],
+)
+def test_zero_has_no_sign(value: float, decimals: int, signed: bool, text: str) -> None:
+    assert units.format_number(value, decimals, signed=signed) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (12.3456, "12.35"),
+        (0.5, "0.5"),
+        (1.0, "1"),
+        (0, "0"),
+        (-1.23456, "-1.235"),
+        (50257.4, "50,257"),
+        (0.00123456, "0.001235"),
+        (1.23e-7, "1.23e-07"),
+        (5e-5, "5e-05"),
+    ],
+)
+def test_values_of_unknown_error(value: float, text: str) -> None:
+    assert units.format_significant(value) == text
+
+
+def test_one_column_has_one_number_of_decimals() -> None:
+    column = units.format_column([(0.4127, 0.0042), None, (0.41, 0.0123), (0.5, None), (1.0, 0.0)])
+    assert column == ["0.4127 ± 0.0042", "–", "0.4100 ± 0.0123", "0.5000 ± ?", "1.0000 ± 0"]
+    assert units.format_column([(12.3456, None), (3.0, 0.0), None]) == ["12.35 ± ?", "3 ± 0", "–"]
+    assert units.format_column([]) == []
+    assert units.format_values([105.7, 79.2, 0.0]) == ["105.70", "79.20", "0.00"] and units.format_values([]) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (-0.7702, 0.0123, "-0.770 ± 0.012"),
+        (0.7702, 0.0123, "+0.770 ± 0.012"),
+        (0.001, 0.12, "0.00 ± 0.12"),
+        (-0.001, 0.12, "0.00 ± 0.12"),
+        (1234.5, None, "+1,234 ± ?"),
+    ],
+)
+def test_changes_have_a_sign(value: float, error: float | None, text: str) -> None:
+    assert units.format_change(value, error) == text
+
+
+def test_an_interval_has_the_digits_of_its_standard_error() -> None:
+    low, high = -0.770 - 1.96 * 0.012, -0.770 + 1.96 * 0.012
+    assert units.interval_decimals(low, high) == units.decimals_of(0.012) == 3
+    assert units.format_interval(low, high, 3) == "-0.794 to -0.746"
+    assert units.format_interval(-0.04, 0.26, 1) == "0.0 to +0.3"
+    assert units.format_interval(0.04, 0.26, 1, signed=False) == "0.0 to 0.3"
+    assert units.interval_decimals(0.3, 0.3) == 2 and units.interval_decimals(0.0, 0.0) == 0
+
+
+@pytest.mark.parametrize(("size", "decimals"), [(0.0123, 3), (0.0996, 2), (0.95, 2), (9.96, 0), (250, 0), (1e-20, 10)])
+def test_decimals_of_two_digits(size: float, decimals: int) -> None:
+    assert units.decimals_of(size) == decimals
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [
+        (None, "–"),
+        (0.0004, "< 0.001"),
+        (0.0123, "0.012"),
+        (0.34, "0.340"),
+        (1.0, "1.000"),
+        (0.0496, "0.04960"),
+        (0.0504, "0.050"),
+        (0.04996, "0.04996"),
+    ],
+)
+def test_probabilities(p: float | None, text: str) -> None:
+    assert units.format_probability(p) == text
+
+
+def test_losses_shares_and_numerical_errors() -> None:
+    assert units.format_loss(2.31416) == "2.3142" and units.format_loss(-0.00001, signed=True) == "0.0000"
+    assert units.format_share(0.1234) == "12.3 %" and units.format_share(1.0, 0) == "100 %"
+    assert units.format_scientific(1.23e-7) == "1.2e-07" and units.format_scientific(0.0) == "0"

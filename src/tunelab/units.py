@@ -1,11 +1,24 @@
-"""Format numbers for people: GiB, tokens/s, durations, a value with its standard error."""
+"""Format numbers for people: GiB, tokens/s, durations, a value with its standard error.
+
+Every number on a screen or a page comes from here, so that the same fact has the same digits everywhere.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 GIB = 2**30
 MIB = 2**20
+
+#: Shown for a value that is not known or does not exist; never zero.
+UNKNOWN = "–"
+
+#: Half-width of a 95 % interval in standard errors.
+HALF_INTERVAL = 1.96
+
+#: Significance level that a rounded p-value must not cross.
+LEVEL = 0.05
 
 
 def format_bytes(count: int | float) -> str:
@@ -47,14 +60,103 @@ def format_count(count: int | float) -> str:
     return f"{count:.0f}"
 
 
-def format_with_error(value: float, error: float | None) -> str:
+def decimals_of(size: float, digits: int = 2) -> int:
+    """Decimals that show a size, such as a standard error, with this many significant digits; 0 to 10."""
+    if size == 0 or not math.isfinite(size):
+        return 0
+    exponent = int(f"{size:.{digits - 1}e}".partition("e")[2])  # of the rounded size: 0.0996 is 0.10
+    return min(10, max(0, digits - 1 - exponent))
+
+
+def format_number(value: float, decimals: int, *, signed: bool = False) -> str:
+    """A number in fixed-point notation: "1,234.5", signed "+0.3"; what rounds to zero has no sign, never "-0.0"."""
+    rounded = round(value, decimals) + 0.0  # -0.0 + 0.0 is 0.0
+    return f"{rounded:{'+' if signed and rounded else ''},.{decimals}f}"
+
+
+def format_significant(value: float, digits: int = 4) -> str:
+    """A number whose error is unknown, with at most this many significant digits: "12.35", "0.5", "1.2e-07"."""
+    if 0 < abs(value) < 1e-4:
+        return f"{value:.{digits}g}"
+    text = format_number(value, decimals_of(value, digits))
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def format_scientific(value: float, digits: int = 2) -> str:
+    """A number whose size is what matters, such as a numerical error: "1.2e-07"; "0" for zero."""
+    return f"{value:.{digits - 1}e}" if value else "0"
+
+
+def format_loss(nats: float, *, signed: bool = False) -> str:
+    """A loss or a difference of losses without a known error, in nats per token: "2.3142"."""
+    return format_number(nats, 4, signed=signed)
+
+
+def format_share(share: float, decimals: int = 1) -> str:
+    """A share between 0 and 1 as a percentage: "12.3 %"."""
+    return f"{format_number(100 * share, decimals)} %"
+
+
+def format_with_error(value: float, error: float | None, decimals: int | None = None) -> str:
     """A value and its standard error, both rounded to two significant digits of the error: "12.34 ± 0.56".
 
     An unknown error is shown as "12.34 ± ?", never as zero.
+
+    Args:
+        decimals: of both; None = from the error. Values in one column have the same (format_column).
     """
-    if error is None or not math.isfinite(error):
-        return f"{value:.4g} ± ?"
-    if error == 0:
-        return f"{value:.4g} ± 0"
-    decimals = max(0, 1 - math.floor(math.log10(error)))
-    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
+    is_known = error is not None and math.isfinite(error)
+    if decimals is None and error and is_known:
+        decimals = decimals_of(error)
+    shown = format_significant(value) if decimals is None else format_number(value, decimals)
+    if error is None or not is_known:
+        return f"{shown} ± ?"
+    return f"{shown} ± {format_number(error, decimals or 0) if error else '0'}"
+
+
+def format_column(estimates: Sequence[tuple[float, float | None] | None]) -> list[str]:
+    """Values of one quantity with their standard errors, all with the decimals that the smallest error needs.
+
+    Args:
+        estimates: (value, standard error or None = unknown); None = no value, shown as UNKNOWN.
+    """
+    decimals = column_decimals([None if one is None else one[1] for one in estimates])
+    return [UNKNOWN if one is None else format_with_error(*one, decimals) for one in estimates]
+
+
+def column_decimals(errors: Sequence[float | None]) -> int | None:
+    """The decimals that the smallest of these standard errors needs; None if none is known and above zero."""
+    known = [error for error in errors if error and math.isfinite(error)]
+    return max(map(decimals_of, known)) if known else None
+
+
+def format_values(values: Sequence[float], digits: int = 4) -> list[str]:
+    """Values of one quantity without errors, all with the decimals that the smallest needs for so many digits."""
+    decimals = max((decimals_of(value, digits) for value in values if value), default=0)
+    return [format_number(value, decimals) for value in values]
+
+
+def interval_decimals(low: float, high: float) -> int:
+    """Decimals of a difference with this 95 % interval: two significant digits of its standard error."""
+    return decimals_of((high - low) / (2 * HALF_INTERVAL) or abs(low))
+
+
+def format_interval(low: float, high: float, decimals: int, *, signed: bool = True) -> str:
+    """An interval: "-0.12 to +0.34"."""
+    return " to ".join(format_number(end, decimals, signed=signed) for end in (low, high))
+
+
+def format_change(value: float, error: float | None) -> str:
+    """A difference and its standard error: "-0.77 ± 0.12"; always second minus first, tuned minus base."""
+    shown = format_with_error(value, error)
+    return shown if value <= 0 or float(shown.split()[0].replace(",", "")) == 0 else f"+{shown}"
+
+
+def format_probability(p: float | None) -> str:
+    """A p-value: "0.023", "< 0.001", "–" if there is none; never rounded past the level 0.05."""
+    if p is None:
+        return UNKNOWN
+    if p < 0.001:
+        return "< 0.001"
+    shown = f"{p:.3f}"
+    return shown if (float(shown) < LEVEL) == (p < LEVEL) else f"{p:.5f}"

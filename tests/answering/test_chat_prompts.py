@@ -130,7 +130,7 @@ def test_what_the_tokenizer_cannot_spell_is_told(actor: Actor) -> None:
     backend.decoder = decoders.Fuse()
     chat = session(tokenizer=PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>"))
     assert chat.ask("red?").notices == ()
-    notice = "2 characters of this are not in the tokenizer's vocabulary: dropped"
+    notice = "2 characters are not in the tokenizer's vocabulary and dropped from this question: ö (1), и (1)"
     assert chat.ask("röd и?").notices == (notice,)
 
 

@@ -24,6 +24,7 @@ from tunelab.config import load_recipe
 from tunelab.data.prompts import as_prompts, read_prompts
 from tunelab.errors import DataError, Interrupted, ModelError, RunError, UsageError
 from tunelab.inference.sampling import Decoding
+from tunelab.records.answers import read_answers
 from tunelab.records.responses import ResponseFile, read_responses
 from tunelab.records.runs import Run
 from tunelab.training.finetune import finetune
@@ -168,7 +169,7 @@ def test_killed_and_started_again_it_holds_the_same_answers(
             tuned.answer_into(path, prompts, decoding, micro_batch_tokens=200)
     assert caught.value.hint == "run the same command again to resume"
     before = path.read_bytes()
-    assert len(before.splitlines()) == 1 + kept
+    assert len(before.splitlines()) == kept
     path.write_bytes(before + b'{"item": "0000')  # as a kill in the middle of a line leaves it
     told: list[tuple[int, int | None]] = []
     again = tuned.answer_into(
@@ -180,9 +181,9 @@ def test_killed_and_started_again_it_holds_the_same_answers(
     )
     assert again == whole == tuned.answer_into(path, prompts, decoding), "a third time nothing is made"
     assert told == [(number, 12) for number in range(kept, 13)]
-    assert path.read_bytes().startswith(before)
-    lines = path.read_bytes().splitlines()
-    assert sorted(lines) == sorted((tmp_path / "whole.jsonl").read_bytes().splitlines()) and len(lines) == 13
+    assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert [json.loads(line)["item"] for line in path.read_bytes().splitlines()] == [one.item for one in prompts]
+    assert set(before.splitlines()) <= set(path.read_bytes().splitlines())
 
 
 def answer_until_killed(words: list[str]) -> None:
@@ -207,20 +208,20 @@ def test_a_process_that_was_killed_leaves_a_file_to_go_on_with(
     _, status = os.waitpid(forked(lambda: answer_until_killed(words)), 0)
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     before = path.read_bytes()
-    assert len(before.splitlines()) == 1 + 3 + 1 and before.endswith(b'{"item": "0000')
+    assert len(before.splitlines()) == 3 + 1 and before.endswith(b'{"item": "0000')
     tuned.answer_into(path, read_prompts(rows), SHORT)
     tuned.answer_into(tmp_path / "whole.jsonl", read_prompts(rows), SHORT)
-    assert path.read_bytes().startswith(b"\n".join(before.splitlines()[:-1]))
-    assert sorted(path.read_bytes().splitlines()) == sorted((tmp_path / "whole.jsonl").read_bytes().splitlines())
+    assert set(before.splitlines()[:-1]) <= set(path.read_bytes().splitlines())
+    assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
 def test_a_file_of_something_else_is_refused(run: Run, tuned: Responder, tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     tuned.answer_into(path, ASKED, SHORT)
     before = path.read_bytes()
-    header, records = read_responses(path)
+    header, records = read_answers(path)
     assert header == tuned.header(SHORT) and header["decoding"]["stop_token_ids"] == [256]
-    assert {"item", "prompt_hash", "text", "token_ids", "stop_reason", "prompt_tokens"} == records[0].keys()
+    assert {"item", "prompt", "prompt_hash", "text", "token_ids", "stop_reason", "prompt_tokens"} == records[0].keys()
     with pytest.raises(RunError, match=r"made with another model .*\n  decoding.seed: 0 in the file, 1 now"):
         tuned.answer_into(path, ASKED, dataclasses.replace(SHORT, seed=1))
     with pytest.raises(
@@ -244,9 +245,9 @@ def test_a_file_that_cannot_be_written(tuned: Responder, tmp_path: Path) -> None
         tuned.answer_into(tmp_path, ASKED, SHORT)
     tuned.answer_into(path, ASKED, SHORT)
     lines = path.read_text().splitlines(keepends=True)
-    first = json.loads(lines[1])
+    first = json.loads(lines[0])
     del first["text"]
-    path.write_text(lines[0] + json.dumps(first) + "\n")
+    path.write_text(json.dumps(first) + "\n")
     with pytest.raises(RunError, match=rf"item '{first['item']}' has no 'text': not an answer"):
         tuned.answer_into(path, ASKED, SHORT)
 

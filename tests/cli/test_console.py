@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 import sys
 
 import pytest
@@ -48,10 +49,39 @@ def test_a_table_in_a_pipe_is_plain_aligned_and_whole(capsys: pytest.CaptureFixt
     assert lines[2].split() == ["[red]tuned", "9"]
 
 
+def test_numbers_are_aligned_to_the_right_and_texts_to_the_left(capsys: pytest.CaptureFixture[str]) -> None:
+    _console.print_table(["arm", "score", "unit"], [["base", "12.34 ± 0.56", "per token"], ["tuned", "–", "0-1"]])
+    lines = ["arm           score  unit", "base   12.34 ± 0.56  per token", "tuned             –  0-1"]
+    assert capsys.readouterr().out.splitlines() == lines
+
+
 def test_a_table_on_a_terminal_shows_every_cell(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", terminal)
     _console.print_table(["arm", "perplexity"], [["[red]base", "12.34 ± 0.56"]])
     assert "[red]base" in terminal.getvalue() and "12.34 ± 0.56" in terminal.getvalue()
+
+
+def test_a_table_too_wide_for_the_terminal_goes_on_below(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("NO_COLOR", "1")
+    columns = ["benchmark", "metric", "difference", "95 % interval", "p (Holm over 3)"]
+    row = ["held-out", "completion loss", "-0.770", "-0.794 to -0.746", "< 0.001"]
+    _console.print_table(columns, [row, [*row[:1], "bleu", *row[2:]]], keys=2)
+    shown = re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue())
+    lines = [line.strip() for line in shown.splitlines() if line.strip()]
+    assert all(len(line) <= 60 for line in lines)
+    assert sum(line.startswith("held-out") for line in lines) == 6, "each part names its rows"
+    assert sum("-0.794 to -0.746" in line for line in lines) == sum("< 0.001" in line for line in lines) == 2
+
+
+def test_what_fits_no_table_is_wrapped_between_words(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", terminal)
+    path = "/a/path" * 10
+    _console.print_table(["what", "value"], [["written", path], ["checked", "every tensor, one by one, " * 4]])
+    lines = terminal.getvalue().split("\n")
+    assert f"written  {path}" in lines
+    assert [line for line in lines if "tensor" in line][1].startswith("         ")
+    assert all(len(line) <= 60 for line in lines if path not in line)
 
 
 def test_a_table_needs_whole_rows() -> None:

@@ -67,6 +67,15 @@ def test_it_says_what_the_library_says_and_stores_it(tunelab: Command, run: Path
     ]
 
 
+def test_eval_and_compare_say_the_same_change(tunelab: Command, run: Path) -> None:
+    said, compared = tunelab("eval", run), tunelab("compare", run)
+    change = re.search(r"tuned minus base = (-[\d.]+) ± ", said.err)
+    (line,) = [line for line in compared.out.splitlines() if "completion loss" in line]
+    base, tuned, difference = re.split(r"  +", line)[2:5]
+    assert change is not None and difference.startswith("-") and float(base) > float(tuned)
+    assert float(difference) == pytest.approx(float(change[1]), abs=0.006)
+
+
 def test_full_runs_are_measured_beside_their_base_too(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
     shutil.copytree(bench.full, tmp_path / "copy")
     said = tunelab("eval", tmp_path / "copy", "--limit", "3")

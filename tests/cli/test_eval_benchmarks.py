@@ -38,8 +38,8 @@ def test_a_run_is_measured_beside_its_base(tunelab: Command, own: OwnBenchmarks,
     assert said.cells["choices"] == said.cells["writing"] == ["base", "tuned", "unit", "better"]
     rows = [line for line in said.out.splitlines() if line.startswith("right")]
     assert len(rows) == 2 and all(len(VALUE.findall(row)) == 2 for row in rows)
-    assert "warning: tuned: made for a test" in said.err
-    assert "choices base: 8 items, prompted without a template\n" in said.err
+    assert "warning: base, tuned: made for a test" in said.err
+    assert f"choices base: 8 items, prompted without a template; scores: {run}/evaluations/choices-base-" in said.err
     cut = r"writing tuned: 8 items, prompted as one user turn in the template plain; \d answers hit the token limit"
     assert re.search(cut, said.err)
     found = sorted(path.relative_to(run).as_posix() for path in run.glob("evaluations/*/responses.jsonl"))
@@ -47,7 +47,8 @@ def test_a_run_is_measured_beside_its_base(tunelab: Command, own: OwnBenchmarks,
         f"evaluations/{name}-{arm}/responses.jsonl" for name in ("choices", "writing") for arm in ("base", "tuned")
     ]
     for path in run.glob("evaluations/*/"):
-        assert str(path / "scores.json").removeprefix(str(run)) in said.err
+        assert said.err.count(str(path / "scores.json").removeprefix(str(run))) == 1
+    assert said.err.endswith("\n± is one standard error over items\n") and said.err.count("one standard error") == 1
     header, records = read_responses(next(run.glob("evaluations/choices-base-*/responses.jsonl")))
     assert header["benchmark_options"]["shots"] == 1 and len(records) == 8
     again = tunelab("eval", run, *on(own, "choices", "writing"), "--limit", "8", "choices.shots=1")

@@ -12,9 +12,11 @@ from verbs import Bench, Command
 
 from tunelab.answering.generate import open_responder
 from tunelab.answering.responder import Responder
+from tunelab.errors import RunError
 from tunelab.inference import engine
 from tunelab.inference.sampling import Decoding
-from tunelab.records.responses import ResponseFile, read_responses
+from tunelab.records.answers import read_answers
+from tunelab.records.responses import ResponseFile
 
 FEW = ("--max-new-tokens", "5")
 
@@ -75,11 +77,75 @@ def test_a_file_is_answered_as_json_lines(tunelab: Command, bench: Bench, prompt
     kept = tunelab(
         "generate", bench.lora, "--file", prompts, "--out", "deep/answers.jsonl", *FEW, "--micro-batch-tokens", "99"
     )
-    assert (kept.code, kept.out, kept.err) == (0, "", "6 answers: deep/answers.jsonl\n")
-    header, records = read_responses(Path("deep/answers.jsonl"))
-    assert header["arm"] == "tuned" and header["decoding"]["max_new_tokens"] == 5
-    texts = {record["item"]: record["text"] for record in records}
-    assert texts == {line["item"]: line["text"] for line in lines}
+    told = "6 answers: deep/answers.jsonl; settings: deep/answers.settings.json\n"
+    assert (kept.code, kept.out, kept.err) == (0, "", told)
+    settings, records = read_answers(Path("deep/answers.jsonl"))
+    assert settings["arm"] == "tuned" and settings["decoding"]["max_new_tokens"] == 5
+    assert {record["item"]: (record["prompt"], record["text"]) for record in records} == {
+        line["item"]: (line["prompt"], line["text"]) for line in lines
+    }
+
+
+def test_answers_are_in_the_prompts_order_and_other_programs_read_them(
+    tunelab: Command, bench: Bench, prompts: Path
+) -> None:
+    import datasets
+    import pandas
+
+    assert tunelab("generate", bench.lora, "--file", prompts, "--out", "answers.jsonl", *FEW).code == 0
+    asked = [json.loads(line)["prompt"] for line in prompts.read_text().splitlines()]
+    table = pandas.read_json("answers.jsonl", lines=True)
+    assert list(table["item"]) == [f"q{n}" for n in range(6)] and list(table["prompt"]) == asked
+    read = datasets.load_dataset("json", data_files="answers.jsonl", split="train", cache_dir="cache")
+    assert read["prompt"] == asked and list(read["text"]) == list(table["text"])
+
+
+def test_prompts_of_several_turns_keep_them_all(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
+    turns = [{"role": "system", "content": "Brief."}, {"role": "user", "content": "Red?"}]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(f'{{"instruction": "Sort.", "input": "b, a"}}\n{json.dumps({"messages": turns})}\n')
+    assert tunelab("generate", bench.lora, "--file", path, "--out", "answers.jsonl", *FEW).code == 0
+    first, second = map(json.loads, Path("answers.jsonl").read_text().splitlines())
+    assert first["prompt"] == "Sort.\n\nb, a" and first["messages"] == [{"role": "user", "content": "Sort.\n\nb, a"}]
+    assert second["prompt"] == "Red?" and second["messages"] == turns
+
+
+def test_a_limit_answers_the_first_prompts_and_more_may_follow(tunelab: Command, bench: Bench, prompts: Path) -> None:
+    words = ("generate", bench.lora, "--file", prompts, "--out", "answers.jsonl", *FEW)
+    assert tunelab(*words, "--limit", "2").err.startswith("2 answers: ")
+    few = Path("answers.jsonl").read_text()
+    assert [json.loads(line)["item"] for line in few.splitlines()] == ["q0", "q1"]
+    assert tunelab(*words).code == 0
+    whole = Path("answers.jsonl").read_text()
+    assert whole.startswith(few) and len(whole.splitlines()) == 6
+    assert tunelab(*words, "--limit", "2").code == 0
+    assert Path("answers.jsonl").read_text() == whole, "answers to other prompts stay"
+
+
+def test_answers_without_their_settings_are_refused(tunelab: Command, bench: Bench, prompts: Path) -> None:
+    words = ("generate", bench.lora, "--file", prompts, "--out", "answers.jsonl", *FEW)
+    assert tunelab(*words).code == 0
+    Path("answers.settings.json").write_text("{")
+    assert "error: answers.settings.json: not JSON: " in tunelab(*words).err
+    Path("answers.settings.json").unlink()
+    said = tunelab(*words)
+    assert said.code == 1 and "answers.jsonl: its settings file answers.settings.json is missing" in said.err
+    assert "hint: restore it, or choose another output file" in said.err
+    with pytest.raises(RunError, match=r"nowhere\.jsonl: no answers"):
+        read_answers(Path("nowhere.jsonl"))
+
+
+def test_a_file_with_its_settings_in_the_first_line_is_resumed(tunelab: Command, bench: Bench, prompts: Path) -> None:
+    words = ("generate", bench.lora, "--file", prompts, "--out", "answers.jsonl", *FEW)
+    assert tunelab(*words).code == 0
+    path, settings = Path("answers.jsonl"), Path("answers.settings.json")
+    whole = path.read_text()
+    header = json.dumps(json.loads(settings.read_text()))
+    old = [{key: value for key, value in json.loads(line).items() if key != "prompt"} for line in whole.splitlines()]
+    path.write_text("".join(f"{line}\n" for line in (header, *map(json.dumps, (old[4], old[1])))))
+    settings.unlink()
+    assert tunelab(*words).code == 0
+    assert path.read_text() == whole and settings.exists()
 
 
 def test_ctrl_c_keeps_what_was_made(
@@ -104,9 +170,8 @@ def test_ctrl_c_keeps_what_was_made(
         "error: interrupted; 4 of 6 answers are in answers.jsonl\n"
         f"hint: run the same command again to resume: {again}\n"
     )
-    assert tunelab(*words, "--out", "answers.jsonl").err == "6 answers: answers.jsonl\n"
-    pair = [sorted(Path(name).read_bytes().splitlines()) for name in ("whole.jsonl", "answers.jsonl")]
-    assert pair[0] == pair[1] and len(pair[0]) == 7
+    assert tunelab(*words, "--out", "answers.jsonl").err.startswith("6 answers: answers.jsonl; ")
+    assert Path("answers.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
 
 
 def test_ctrl_c_without_a_file(tunelab: Command, bench: Bench, prompts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,19 +216,19 @@ def test_another_decoding_is_refused(tunelab: Command, bench: Bench, prompts: Pa
     assert said.code == 1 and "decoding.max_new_tokens: 5 in the file, 4 now" in said.err
 
 
-def test_what_the_tokenizer_cannot_spell_is_told(
-    tunelab: Command, bench: Bench, prompts: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = Responder.encode
-
-    def encode(self: Responder, asked: Any) -> Any:
-        self.notices.append("a notice")
-        return real(self, asked)
-
-    monkeypatch.setattr(Responder, "encode", encode)
-    for asked in (("--prompt", "x"), ("--prompt", "x", "--prompt", "y"), ("--file", prompts)):
-        assert "a notice\n" in tunelab("generate", bench.lora, *asked, *FEW).err
-    assert "a notice\n" in tunelab("generate", bench.lora, "--file", prompts, "--out", "a.jsonl", *FEW).err
+def test_what_the_tokenizer_cannot_spell_is_told_once(tunelab: Command, shared_data: Path, tmp_path: Path) -> None:
+    model = ("--model", shared_data / "models/tinystories656k", "--template", "alpaca")
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "Go (now)"}\n{"prompt": "Stay"}\n{"prompt": "Caf\u00e9 (red)"}\n')
+    own = "the prompt template's own # is not in the tokenizer's vocabulary and dropped from every prompt\n"
+    users = "5 characters are not in the tokenizer's vocabulary and dropped from 2 of 3 prompts: ( (2), ) (2), é (1)\n"
+    for words in ((), ("--out", "a.jsonl")):
+        said = tunelab("generate", *model, "--file", path, *words, *FEW)
+        assert said.code == 0 and said.err.endswith(users + own) and said.err.count("vocabulary") == 2
+    said = tunelab("generate", *model, "--prompt", "Go", "--prompt", "(", *FEW)
+    assert "1 character is not in the tokenizer's vocabulary and dropped from 1 of 2 prompts: (\n" in said.err
+    raw = tunelab("generate", *model[:2], "--raw", "--prompt", "Go # on", *FEW)
+    assert "dropped from 1 of 1 prompts: #\n" in raw.err and own not in raw.err
 
 
 @pytest.mark.parametrize(
@@ -172,6 +237,8 @@ def test_what_the_tokenizer_cannot_spell_is_told(
         (["RUN"], "give either --prompt TEXT or --file PROMPTS.jsonl"),
         (["RUN", "--prompt", "x", "--file", "y"], "give either --prompt TEXT or --file PROMPTS.jsonl"),
         (["RUN", "--prompt", "x", "--out", "y"], "--out needs --file"),
+        (["RUN", "--prompt", "x", "--limit", "3"], "--limit needs --file or --benchmarks"),
+        (["RUN", "--file", "x", "--limit", "0"], "--limit is 0, expected a positive integer"),
         (["--prompt", "x"], "no model to answer with"),
         (["nowhere", "--prompt", "x"], "nowhere: no such run"),
         (["RUN", "red", "--prompt", "x"], "two runs: "),

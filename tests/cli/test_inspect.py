@@ -89,8 +89,8 @@ def test_the_summary_gives_the_spread_of_lengths_and_the_steps(tunelab: Command,
     said = tunelab("inspect", *words, "train.batch_size=8", "train.epochs=2")
     shortest = int(said.cells["longest row"][0]) - 99
     for share in (50, 90, 99):
-        assert said.cells[f"length, p{share}"] == [str(shortest + share - 1), "-"]
-    assert said.cells["steps"] == ["26", "-"], "13 per epoch of 100 rows"
+        assert said.cells[f"length, p{share}"] == [str(shortest + share - 1), "–"]
+    assert said.cells["steps"] == ["26", "–"], "13 per epoch of 100 rows"
     assert "held-out rows can" not in said.err
     said = tunelab("inspect", *words, "data.held_out=15")
     assert "warning: 15 held-out rows can only show a difference of" in said.err
@@ -99,6 +99,24 @@ def test_the_summary_gives_the_spread_of_lengths_and_the_steps(tunelab: Command,
 def test_the_number_of_rows_shown(tunelab: Command, bench: Bench) -> None:
     for words, shown in ((), 3), (("--rows", "2"), 2), (("--rows", "99"), 18):
         assert len(re.findall(r"^row \d+:", tunelab("inspect", bench.recipe, *words).out, re.M)) == shown
+
+
+def test_rows_that_are_all_too_long_are_counted(tunelab: Command, bench: Bench) -> None:
+    words = ("--model", bench.model, "--data", bench.rows, "data.template=plain", "data.max_length=8")
+    said = tunelab("inspect", *words, "data.held_out=6")
+    assert said.code == 0, said.err
+    assert said.cells["rows"] == ["0", "0"] and said.cells["dropped, too long"] == ["18", "6"]
+    why = r"no training row is left: of 18 rows 18 are longer than 8 tokens \(the longest has \d+\) and 0 are bad; "
+    assert re.search(why, said.err) and "row 1:" not in said.out
+    refused = tunelab("prepare", *words, "data.held_out=6")
+    assert refused.code == 1 and "no training row is left" in refused.err, "what was inspected is not cached"
+
+
+def test_flags_that_cannot_be_obeyed_are_refused(tunelab: Command, bench: Bench) -> None:
+    for flag, value in (("--out", "there"), ("--limit", "3")):
+        said = tunelab("inspect", bench.recipe, flag, value)
+        assert said.code == 2 and said.out == "" and f"error: {flag}: nothing is trained or evaluated" in said.err
+        assert "--rows N shows N rows" in said.err
 
 
 def test_bad_rows_are_counted_and_listed_not_fatal(tunelab: Command, bench: Bench, tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ def test_it_says_how_far_the_two_are_apart(tunelab: Command, bench: Bench) -> No
     said = tunelab("merge", bench.lora, "--out", "merged")
     assert said.cells["merged checkpoint"] == ["merged"] and said.cells["dtype"] == ["fp32"]
     assert float(said.cells["KL from the trained model"][0].split()[0]) < 1e-6
-    assert said.cells["changed tokens"] == ["0.00%"] and said.cells["improvement kept"][0] in (
-        "100.0%",
+    assert said.cells["changed tokens"] == ["0.00 %"] and said.cells["improvement kept"][0] in (
+        "100.0 %",
         "no improvement",
     )
     found = re.search(r"outputs of (\d+) layers differ by at most (\S+) of the largest \(tolerance 1e-05\)", said.err)
@@ -53,7 +53,10 @@ def test_all_ways_side_by_side(tunelab: Command, bench: Bench) -> None:
     said = tunelab("merge", bench.lora, "--compare")
     assert said.code == 0, said.err
     assert {"fp32", "bf16", "fp16", "nf4", "fp4", "int8", "mxfp4"} <= set(said.cells)
-    assert "Recommended: --format " in said.err and "completion tokens of held-out rows" in said.err
+    assert said.cells["format"][0] == "size" and said.cells["fp32"][0] != said.cells["bf16"][0]
+    assert all(re.fullmatch(r"[\d.,]+ [KMG]iB", said.cells[name][0]) for name in ("fp32", "bf16", "int8", "nf4"))
+    assert len({len(said.cells[name][2].partition(".")[2]) for name in ("fp32", "bf16", "nf4")}) == 1, "same decimals"
+    assert "Recommended: --format fp32\n" in said.err and "completion tokens of held-out rows" in said.err
     assert (bench.lora / "merges.json").exists()
 
 
@@ -102,7 +105,7 @@ def test_a_run_without_a_result_is_refused(tunelab: Command, bench: Bench, tmp_p
 def test_wrong_uses(tunelab: Command, bench: Bench) -> None:
     for words, message in (
         ([bench.lora], "give either --out DIR or --compare"),
-        (["--out", "merged"], "required: RUN"),
+        (["--out", "merged"], "RUN: missing"),
         ([bench.lora, "--out", "merged", "--format", "int3"], "no format named 'int3' to merge into"),
     ):
         said = tunelab("merge", *words)

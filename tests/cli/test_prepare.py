@@ -72,7 +72,11 @@ def test_characters_that_the_tokenizer_cannot_spell_are_said(
     model = shared_data / "models/tinystories656k"
     said = tunelab("prepare", "--model", model, "--data", rows, "data.template=plain", "data.held_out=0")
     assert said.code == 0 and said.cells["training"][-1] == "1"
-    assert "2 characters are not in the vocabulary and are dropped" in said.err
+    told = "2 characters are not in the tokenizer's vocabulary and dropped from 1 of 2 rows: ( (1), ) (1)\n"
+    assert said.err.startswith(told)
+    again = tunelab("inspect", "--model", model, "--data", rows, "data.held_out=0", "data.template=alpaca")
+    own = "the prompt template's own # is not in the tokenizer's vocabulary and dropped from every prompt\n"
+    assert told + own in again.err
 
 
 def test_longer_rows_than_the_model_has_a_window_for_are_refused(tunelab: Command, bench: Bench) -> None:
@@ -80,6 +84,13 @@ def test_longer_rows_than_the_model_has_a_window_for_are_refused(tunelab: Comman
     assert said.code == 2 and said.out == ""
     assert f"error: data.max_length=200, but {bench.model} has a context window of 128 tokens\n" in said.err
     assert "hint: set data.max_length=128 or less" in said.err
+
+
+def test_flags_that_cannot_be_obeyed_are_refused(tunelab: Command, bench: Bench, own_cache: Path) -> None:
+    for flag, value in (("--out", "there"), ("--limit", "3")):
+        said = tunelab("prepare", "--model", bench.model, "--data", bench.rows, *PLAIN, flag, value)
+        assert said.code == 2 and f"error: {flag}: rows go into the cache" in said.err
+        assert "TUNELAB_CACHE" in said.err and not own_cache.exists() and not Path("there").exists()
 
 
 def test_no_data_is_wrong_usage(tunelab: Command, bench: Bench) -> None:

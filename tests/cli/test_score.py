@@ -29,11 +29,11 @@ def test_files_are_shown_side_by_side(tunelab: Command, tmp_path: Path, benchmar
         "right": ["0.25 ± 0.25", "0.75 ± 0.25", "0-1", "higher"],
     }
     assert said.err.splitlines() == [
-        "warning: base: only sums",
-        f"base: 4 responses of sums; ± is one standard error: {base.with_name('scores.json')}",
+        "warning: base, tuned: only sums",
         "warning: tuned: the file has answers to 4 of 5 items: the evaluation is not finished",
-        "warning: tuned: only sums",
-        f"tuned: 4 responses of sums; ± is one standard error: {tuned.with_name('scores.json')}",
+        f"base: 4 responses of sums; scores: {base.with_name('scores.json')}",
+        f"tuned: 4 responses of sums; scores: {tuned.with_name('scores.json')}",
+        "± is one standard error over items",
     ]
     assert tunelab("score", base, tuned, "--workers", "1").out == said.out
 

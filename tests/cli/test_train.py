@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tiny_tokenizers import byte_tokenizer
 from verbs import Bench, Command, run_recipe
 
 from tunelab.config import load_recipe
@@ -32,6 +34,15 @@ def test_a_recipe_file_gives_a_run_and_a_summary(tunelab: Command, bench: Bench,
     before, after = manifest["held_out_loss_before"], manifest["held_out_loss_after"]
     assert said.cells["held-out loss"] == [f"{before:.4f} -> {after:.4f} nats per target token"]
     assert after < before
+
+
+def test_rows_with_dropped_characters_are_counted(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
+    byte_tokenizer(replaced=("é", "")).save_pretrained(shutil.copytree(bench.model, tmp_path / "model"))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "café", "completion": "red"}\n{"prompt": "cafe", "completion": "blue"}\n')
+    said = tunelab("train", "--model", tmp_path / "model", "--data", rows, *QUICK)
+    assert said.code == 0 and said.cells["rows with dropped characters"] == ["1"]
+    assert "rows with dropped characters" not in tunelab("train", bench.recipe, "--out", "plain", "train.steps=1").cells
 
 
 def test_the_next_commands_are_words_and_go_to_stderr(tunelab: Command, bench: Bench, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_right_and_wrong_answers() -> None:
     assert (found.n, found.clusters, found.left_out, found.p_holm, found.family) == (12_343, None, 1, None, 1)
     assert found.detectable == detectable_accuracy_difference(12_343, 1268 / 12_343)
     assert found.method.startswith("p: exact McNemar; interval: paired bootstrap (BCa, 2,000 resamples, seed 0")
-    assert verdict(found) == "tuned is worse than base by 0.7 points (95 % interval 0.1 to 1.2, p = 0.023)"
+    assert verdict(found) == "tuned is worse than base by 0.66 points (95 % interval 0.08 to 1.22, p = 0.023)"
 
 
 def test_few_discordant_answers_are_not_resampled() -> None:
@@ -64,8 +64,8 @@ def test_few_discordant_answers_are_not_resampled() -> None:
     same = _compare(_answers(0, 0, 500))
     assert same.p == 1 and same.low == -same.high < 0
     assert verdict(same) == (
-        "no difference shown: 0.0 points (95 % interval -0.6 to +0.6, p = 1.00), differences below 1.6 points could"
-        " not have been seen (with 80 % power)"
+        "no difference shown: 0.00 points (95 % interval -0.55 to +0.55, p = 1.000), differences below 1.56 points"
+        " could not have been seen (with 80 % power)"
     )
 
 
@@ -108,17 +108,17 @@ def test_any_mean() -> None:
     found = _compare(_pairs(a.tolist(), b.tolist()), metric="loss", unit="nats", higher_is_better=False, resamples=9999)
     assert found.gained is found.lost is found.p_mcnemar is None
     assert found.detectable == pytest.approx(detectable_difference(400, float(np.std(b - a, ddof=1))))
-    assert verdict(found) == "tuned is better than base by 0.50 nats (95 % interval 0.46 to 0.54, p < 0.001)"
+    assert verdict(found) == "tuned is better than base by 0.500 nats (95 % interval 0.458 to 0.542, p < 0.001)"
     other = _compare(_pairs(a.tolist(), b.tolist()), unit="0-100", bootstrap="percentile")
     assert "percentile" in other.method
-    assert verdict(other).startswith("tuned is worse than base by 0.50 points (95 % interval 0.4")
+    assert verdict(other).startswith("tuned is worse than base by 0.500 points (95 % interval 0.4")
 
 
 def test_values_that_never_differ_are_told_as_such() -> None:
     found = _compare(_pairs([0.2, 0.7, 0.9], [0.2, 0.7, 0.9]), unit="0-100")
     assert found.detectable is None
     assert verdict(found) == (
-        "no difference shown: 0.0 points (95 % interval 0.0 to 0.0, p = 1.00), the same whichever of the 3 items are"
+        "no difference shown: 0.0 points (95 % interval 0.0 to 0.0, p = 1.000), the same whichever of the 3 items are"
         " drawn (up to 56 % of others may differ)"
     )
 
@@ -131,7 +131,7 @@ def test_only_shares_are_right_or_wrong() -> None:
 
 
 def test_too_few_items_to_see_anything() -> None:
-    assert verdict(_compare(_answers(0, 1, 3))).endswith(", p = 1.00), 3 items could not have shown any difference")
+    assert verdict(_compare(_answers(0, 1, 3))).endswith(", p = 1.000), 3 items could not have shown any difference")
     with pytest.raises(DataError, match="there is 1 item: expected two or more"):
         _compare(_answers(0, 1, 1))
     with pytest.raises(DataError, match="all 2 items are in one cluster"):
@@ -152,11 +152,11 @@ def test_a_family_is_corrected_together() -> None:
     assert correct([]) == []
     # The ends of a bootstrap's interval are told as they are; here some that round the same way everywhere.
     assert verdict(dataclasses.replace(corrected[0], low=0.0134, high=0.0508)) == (
-        "tuned is better than base by 3.2 points (95 % interval 1.3 to 5.1, p = 0.003 after Holm over 3 comparisons)"
+        "tuned is better than base by 3.20 points (95 % interval 1.34 to 5.08, p = 0.003 after Holm over 3 comparisons)"
     )
     assert verdict(dataclasses.replace(corrected[1], low=0.0021, high=0.0379)) == (
-        "no difference shown: +2.0 points (95 % interval +0.2 to +3.8, p = 0.075 after Holm over 3 comparisons),"
-        " differences below 3.0 points could not have been seen (with 80 % power)"
+        "no difference shown: +2.00 points (95 % interval +0.21 to +3.79, p = 0.075 after Holm over 3 comparisons),"
+        " differences below 2.96 points could not have been seen (with 80 % power)"
     )
     assert verdict(correct(family[:1])[0]).endswith(" after Holm over 1 comparison)")
 
@@ -165,13 +165,13 @@ def test_p_is_never_rounded_over_the_line() -> None:
     one = _compare(_answers(30, 50, 1000))
     assert "p = 0.04960)" in verdict(dataclasses.replace(one, p=0.0496))
     assert "p = 0.050)" in verdict(dataclasses.replace(one, p=0.0504))
-    assert "p = 0.27)" in verdict(dataclasses.replace(one, p=0.2683))
+    assert "p = 0.268)" in verdict(dataclasses.replace(one, p=0.2683))
 
 
 def test_small_differences_get_the_digits_they_need() -> None:
     one = dataclasses.replace(_compare(_answers(30, 60, 1000)), unit="bits/byte")
     tiny = dataclasses.replace(one, difference=0.00123, low=0.0009, high=0.0015)
-    assert "by 0.0012 bits/byte (95 % interval 0.0009 to 0.0015" in verdict(tiny)
+    assert "by 0.00123 bits/byte (95 % interval 0.00090 to 0.00150" in verdict(tiny)
     large = dataclasses.replace(one, difference=123.4, low=88.0, high=160.2)
     assert "by 123 bits/byte (95 % interval 88 to 160" in verdict(large)
 
@@ -213,7 +213,7 @@ def test_a_difference_between_items_may_be_no_more_than_that_between_seeds() -> 
     low, high = 100 * of_seeds.low, 100 * of_seeds.high
     assert verdict(of_seeds) == (
         f"no difference shown beyond seed variation: +10.0 points (95 % interval over items {low:+.1f} to {high:+.1f},"
-        " p < 0.001; SE across 3 seeds 4.62, p = 0.16)"
+        " p < 0.001; SE across 3 seeds 4.6, p = 0.163)"
     )
     assert (outcome(one), outcome(of_seeds)) == ("better", "no difference"), "the sentence and the word agree"
     sure = dataclasses.replace(of_seeds, seed_error=0.001)

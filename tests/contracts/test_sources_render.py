@@ -60,7 +60,7 @@ def test_nothing_of_a_conversation_is_lost(template: str, examples: list[Example
     encoder = RowEncoder(TOKENIZER, get_template(template, TOKENIZER))
     for example in examples:
         row = encoder.encode(example)
-        assert row.lost_characters == 0 and not row.truncated
+        assert row.lost == "" and not row.truncated
         if isinstance(example, Conversation):
             text = TOKENIZER.decode(row.input_ids)
             place = 0

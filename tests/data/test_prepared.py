@@ -107,7 +107,8 @@ def test_rows_that_cannot_be_used_are_skipped_by_count_and_listed() -> None:
 
 def test_no_training_row_left_says_where_they_went() -> None:
     message = (
-        "no training row is left: of 2 rows 1 are longer than 60 tokens and 1 are bad; the first: ids row 1: input_ids"
+        r"no training row is left: of 2 rows 1 are longer than 60 tokens \(the longest has 1\d\d\) and 1 are bad; "
+        "the first: ids row 1: input_ids"
     )
     bad = PretokenizedRow((1, 999), origin="ids row 1")
     with pytest.raises(DataError, match=message) as error:
@@ -116,7 +117,7 @@ def test_no_training_row_left_says_where_they_went() -> None:
 
 
 def test_no_held_out_row_left_says_where_they_went() -> None:
-    message = "no held-out row is left: of 1 rows 1 are longer than 60 tokens and 0 are bad"
+    message = r"no held-out row is left: of 1 rows 1 are longer than 60 tokens \(the longest has 1\d\d\) and 0 are bad"
     with pytest.raises(DataError, match=message) as error:
         prepared([ask("A", "b")], [ask("A" * 90, "b")])
     assert "data.held_out=0" in error.value.hint

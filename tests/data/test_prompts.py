@@ -141,4 +141,9 @@ def test_characters_that_the_tokenizer_cannot_spell_are_told(tmp_path: Path) -> 
     tiny_tokenizers.byte_tokenizer(replaced=("é", "")).save_pretrained(folder)
     ours = open_responder(model=str(folder), template="plain")
     ours.encode(as_prompts(["cafe", "café"]))
-    assert ours.notices == ["prompt 2: 1 characters of it are not in the tokenizer's vocabulary: dropped"]
+    told = "1 character is not in the tokenizer's vocabulary and dropped from 1 of 2 prompts: é"
+    assert ours.notices == [told]
+    ours.encode(as_prompts(["café"] * 3))
+    assert ours.notices == [told.replace("1 character is", "3 characters are").replace("1 of 2", "3 of 3") + " (3)"]
+    ours.encode(as_prompts(["cafe"]))
+    assert ours.notices == []

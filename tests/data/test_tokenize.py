@@ -10,7 +10,8 @@ from tiny_tokenizers import begin_of_text_tokenizer, byte_tokenizer, dummy_prefi
 
 from tunelab.data.messages import Conversation, Message, PretokenizedRow
 from tunelab.data.templates import get_template
-from tunelab.data.tokenize import EncodedRow, RowEncoder, answer_runs, leading_special_ids, spells_everything
+from tunelab.data.tokenize import EncodedRow, RowEncoder, answer_runs, leading_special_ids
+from tunelab.data.vocabulary import spells_everything
 from tunelab.errors import BadRow, ModelError
 
 BYTES = byte_tokenizer()

@@ -214,7 +214,7 @@ def test_choices_are_scored_with_and_without_their_length() -> None:
     found = summarise([chosen(n, -3.0, -2.0 - n) for n in range(4)], Options())
     assert [(one.name, one.value) for one in found.scores] == [("accuracy", 0.25), ("accuracy_norm", 1.0)]
     assert found.facts["chance"] == 0.5 and found.facts["ties"] == 1
-    assert "within two standard errors of chance (0.500)" in found.warnings[0]
+    assert "within two standard errors of chance (0.50)" in found.warnings[0]
 
 
 def test_a_response_of_another_benchmark_is_refused() -> None:

@@ -19,7 +19,7 @@ from tunelab.models.load import load_model
 from tunelab.models.merge import logits_of
 from tunelab.models.precision import weight_format
 from tunelab.publishing import merge as story
-from tunelab.publishing.merge import compare_merges, merge, recommended_merge
+from tunelab.publishing.merge import MergeFormat, compare_merges, merge, recommended_merge
 from tunelab.records.runs import Run
 from tunelab.training.finetune import finetune
 
@@ -196,12 +196,16 @@ def test_into_the_weights_that_the_codes_stand_for_it_is_the_trained_model(
 def test_all_ways_are_measured_and_one_is_recommended(over_nf4: Run) -> None:
     found = compare_merges(over_nf4)
     assert set(found) == {"fp32", "bf16", "fp16", "dequantised", "nf4", "fp4", "int8", "mxfp4"}
-    assert found["dequantised"].kl < 1e-6 < found["bf16"].kl
-    assert found["int8"].kl < found["nf4"].kl
-    assert all(quality.trained_loss < quality.base_loss for quality in found.values())
-    assert recommended_merge(found) in found
+    kl = {name: one.quality.kl for name, one in found.items()}
+    assert kl["dequantised"] < 1e-6 < kl["bf16"] and kl["int8"] < kl["nf4"]
+    assert all(one.quality.trained_loss < one.quality.base_loss for one in found.values())
+    assert recommended_merge(over_nf4.recipe, found) in found
+    size = {name: one.bytes for name, one in found.items()}
+    assert size["nf4"] < size["int8"] < size["fp32"] == size["dequantised"] and size["bf16"] == size["fp16"]
+    assert 2 * size["bf16"] == size["fp32"]
     stored = json.loads((over_nf4.path / "merges.json").read_text(encoding="utf-8"))
-    assert stored["nf4"]["kept_improvement"] == found["nf4"].kept_improvement
+    assert stored["nf4"]["kept_improvement"] == found["nf4"].quality.kept_improvement
+    assert stored["nf4"]["bytes"] == size["nf4"]
 
 
 def test_without_answers_nothing_can_be_compared(over_nf4: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,14 +218,31 @@ def quality(kept: float, kl: float = 0.1) -> Divergence:
     return Divergence(tokens=10, kl=kl, changed=0.0, base_loss=2.0, trained_loss=1.0, loss=2.0 - kept)
 
 
-def test_what_is_recommended_has_the_fewest_bits_of_those_that_keep_the_gain() -> None:
+SIZES = {"fp32": 32, "bf16": 16, "fp16": 16, "dequantised": 16, "int8": 8, "nf4": 4, "mxfp4": 4}
+NO_GAIN = Divergence(tokens=10, kl=0.1, changed=0.0, base_loss=1.0, trained_loss=1.0, loss=1.0)
+
+
+def sized(**qualities: Divergence) -> dict[str, MergeFormat]:
+    return {name: MergeFormat(quality, SIZES[name]) for name, quality in qualities.items()}
+
+
+def test_over_a_quantized_base_the_smallest_that_keeps_the_gain_is_recommended(over_nf4: Run) -> None:
+    asked = over_nf4.recipe
     good = {"bf16": quality(0.99), "int8": quality(0.97), "nf4": quality(0.96), "mxfp4": quality(0.5)}
-    assert recommended_merge(good) == "nf4"
-    assert recommended_merge({**good, "nf4": quality(0.94)}) == "int8"
-    assert recommended_merge({"bf16": quality(1.0, 0.2), "dequantised": quality(1.0, 0.0)}) == "dequantised"
-    assert recommended_merge({"bf16": quality(0.7), "nf4": quality(0.8)}) == "nf4"
-    no_gain = Divergence(tokens=10, kl=0.1, changed=0.0, base_loss=1.0, trained_loss=1.0, loss=1.0)
-    assert no_gain.kept_improvement is None and recommended_merge({"bf16": no_gain}) == "bf16"
+    assert recommended_merge(asked, sized(**good)) == "nf4"
+    assert recommended_merge(asked, sized(**{**good, "nf4": quality(0.94)})) == "int8"
+    assert recommended_merge(asked, sized(bf16=quality(1.0, 0.2), dequantised=quality(1.0, 0.0))) == "dequantised"
+    assert recommended_merge(asked, sized(bf16=quality(0.7), nf4=quality(0.8))) == "nf4"
+    assert NO_GAIN.kept_improvement is None and recommended_merge(asked, sized(bf16=NO_GAIN)) == "bf16"
+
+
+def test_over_a_plain_base_a_dense_dtype_is_recommended_however_well_a_quantized_one_does(run: Run) -> None:
+    dense = {"fp32": quality(1.0, 0.0), "bf16": quality(0.99, 0.1), "fp16": quality(0.99, 0.05)}
+    found = sized(**dense, int8=quality(1.2, 0.0), nf4=quality(1.1, 0.0))
+    assert recommended_merge(run.recipe, found) == "fp32", "the checkpoint's own dtype"
+    lossy = sized(**{**dense, "fp32": quality(0.5, 0.2)}, int8=quality(1.2, 0.0))
+    assert recommended_merge(run.recipe, lossy) == "fp16", "the nearest dense one"
+    assert recommended_merge(run.recipe, sized(fp32=NO_GAIN, bf16=NO_GAIN, fp16=NO_GAIN)) == "fp32"
 
 
 def test_a_merge_that_loses_the_gain_is_refused_unless_told(

@@ -144,7 +144,7 @@ def test_comparisons() -> None:
     assert table.rows[0][0].notes == ("prompt strict",)
     same = dataclasses.replace(REPORT.comparisons[0], difference=0.0, low=0.0, high=0.0)
     cells = comparisons_table(dataclasses.replace(REPORT, comparisons=(same,))).rows[0]
-    assert (cells[2].text, cells[3].text) == ("+0.000", "+0.000 to +0.000")
+    assert (cells[2].text, cells[3].text) == ("0", "0 to 0")
 
 
 @pytest.mark.parametrize(

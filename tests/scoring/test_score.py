@@ -259,6 +259,6 @@ def test_an_error_of_zero_is_not_certainty(tmp_path: Path) -> None:
     read = ReadResponses("sums", Alike, None, {}, [], [], None)  # type: ignore[arg-type]
     made = score._summarised(read, [], tmp_path)
     assert made.warnings == [
-        "right: all 60 items have the same value: a standard error of 0 says nothing; up to 5.0% of items may have the "
-        "other value (95 % confidence)"
+        "right: all 60 items have the same value: a standard error of 0 says nothing; up to 5.0 % of items may have "
+        "the other value (95 % confidence)"
     ]

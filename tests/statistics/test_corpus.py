@@ -168,7 +168,7 @@ def test_a_comparison_of_a_corpus_figure() -> None:
     assert found.gained is found.lost is found.p_mcnemar is found.clusters is None
     assert found.method == f"interval and p: {one.method}"
     assert found.detectable == pytest.approx(detectable_difference(200, one.error * math.sqrt(200)))
-    assert verdict(found).startswith(f"tuned is better than base by {one.value:.1f} points (95 % interval ")
+    assert verdict(found).startswith(f"tuned is better than base by {one.value:.2f} points (95 % interval ")
     assert Comparison.from_json(found.to_json()) == found
 
 
@@ -176,7 +176,9 @@ def test_figures_that_never_differ_are_told_as_such() -> None:
     a, _ = rows(20)
     found = _compare(a, a)
     assert (found.difference, found.error, found.p, found.detectable) == (0, 0, 1.0, None)
-    assert verdict(found).endswith("p = 1.00), the same whichever of the 20 items are drawn")
+    assert verdict(found).endswith(
+        "p = 1.000), the same whichever of the 20 items are drawn (up to 16 % of others may differ)"
+    )
     # Twice the hits and twice the words of everything: the figures are equal but for rounding.
     assert _compare(a, 3 * a).p == 1.0
 

@@ -75,6 +75,7 @@ def generation_prompts(
     for batch in _batches(items):
         encoder.learn((item.examples, item.question) for item in batch)
         for item in batch:
+            responder.note_prompt(item.prompt)
             ids = encoder.ids((item.examples, item.question))
             cut = 0
             if context is not None:
@@ -105,6 +106,7 @@ def choice_questions(
         for item, of_item in known:
             if not of_item:
                 continue
+            responder.note_prompt("".join((item.prompt, *item.choices)))
             prompt, *wholes = ([*texts.leading, *encoder.ids(text)] for text in of_item)
             try:
                 questions.append(choice_question(prompt, wholes, context=responder.context))

@@ -199,7 +199,7 @@ def respond(
         As generate_benchmarks() does.
     """
     responder.raw = not _is_asked_in_template(responder, benchmark, settings)
-    responder.notices.clear()
+    responder.forget_prompts()
     asks = _Choices if benchmark.about.kind == "likelihood" else _Answers
     asking = asks(responder, benchmark, settings, named(progress, f"{benchmark.label} {responder.arm}"))
     header = {**benchmark.header, **asking.header(), "tunelab": __version__}

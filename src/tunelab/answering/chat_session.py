@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tunelab.data.messages import Conversation, Message, check_conversation
 from tunelab.data.templates import Template
 from tunelab.data.tokenize import EncodedRow, RowEncoder
+from tunelab.data.vocabulary import dropped_characters
 from tunelab.errors import BadRow, DataError, ModelError, UsageError
 from tunelab.inference import engine
 from tunelab.inference.sampling import Decoding
@@ -201,8 +203,8 @@ class ChatSession:
         if first > self._first and self.takes_several_turns:
             left_out = "question and its answer is" if first == 1 else f"{first} questions and their answers are"
             notices.append(f"the conversation exceeds the model's context window: the oldest {left_out} left out")
-        if row.lost_characters:
-            notices.append(f"{row.lost_characters} characters of this are not in the tokenizer's vocabulary: dropped")
+        if lost := self._encoder.vocabulary.lost(question):
+            notices.append(dropped_characters(Counter(lost), len(lost), "this question"))
         self._first = first
         self._told_alone = self._told_alone or bool(self.exchanges)
         self._answers_made += 1

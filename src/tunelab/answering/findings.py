@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tunelab.units import format_scientific, format_significant
+
 LogProbabilities = Sequence[tuple[float, ...]]
 
 #: In fp32 log-probabilities that should be equal may differ by this much, from the order of sums alone (nats).
@@ -72,17 +74,19 @@ def _same_likelihoods(
 ) -> Finding:
     largest = largest_difference(expected, made)
     changed = sum(a.index(max(a)) != b.index(max(b)) for a, b in zip(expected, made, strict=True))
-    found = f"largest difference {largest:.1e} nats, {changed} of {len(made)} answers changed"
+    found = f"largest difference {format_scientific(largest)} nats, {changed} of {len(made)} answers changed"
     exact, most = largest, FP32_TOLERANCE
     if rounding is not None:
         exact = largest_difference(rounding.expected, rounding.made)
-        found += f"; rounding alone {rounding.floor:.1e} nats; in fp32 {exact:.1e}"
+        found += f"; rounding alone {format_scientific(rounding.floor)} nats; in fp32 {format_scientific(exact)}"
         most += FLOOR_MULTIPLE * rounding.floor
     if exact > FP32_TOLERANCE:
         return Finding(what, found, f"{distrust}: this architecture is computed incorrectly")
     if largest > most:
         return Finding(
-            what, found, f"{distrust} by more than {FLOOR_MULTIPLE:g} times the rounding error of this model"
+            what,
+            found,
+            f"{distrust} by more than {format_significant(FLOOR_MULTIPLE)} times the rounding error of this model",
         )
     if changed:
         return Finding(what, found, f"{distrust} if two choices are almost equally likely; train.dtype=fp32 is exact")

@@ -69,7 +69,7 @@ def open_responder(
         has_prompt_template = of_run or bool(tokenizer.chat_template)
     laid_on = Path(adapter) if adapter is not None and arm != "base" else None
     weights = Weights(recipe.model.name, recipe.model.revision, laid_on)
-    return Responder(recipe, tokenizer, "base" if laid_on is None else "tuned", raw, weights, [], has_prompt_template)
+    return Responder(recipe, tokenizer, "base" if laid_on is None else "tuned", raw, weights, has_prompt_template)
 
 
 def _of_run(run: Run, arm: str, raw: bool) -> Responder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -12,8 +13,9 @@ from torch import nn
 
 from tunelab.config import Recipe
 from tunelab.data.messages import Conversation, Message
-from tunelab.data.prompts import PLACEHOLDER, Prompt, as_prompts, bad_prompts, in_words
+from tunelab.data.prompts import PLACEHOLDER, Prompt, as_prompts, bad_prompts, in_words, prompt_columns
 from tunelab.data.tokenize import RowEncoder, leading_special_ids
+from tunelab.data.vocabulary import dropped_characters, dropped_from_template
 from tunelab.errors import BadRow, Interrupted, RunError, UsageError
 from tunelab.inference import engine
 from tunelab.inference.engine import Generation
@@ -24,7 +26,8 @@ from tunelab.models.load import check_tokenizer_fits, context_window, model_fing
 from tunelab.preparation.model import autocast, compute_dtype, load_base, load_trained
 from tunelab.preparation.rows import recipe_template
 from tunelab.progress import Progress, silent
-from tunelab.records.responses import ResponseFile, held, prompt_hash
+from tunelab.records.answers import AnswersFile
+from tunelab.records.responses import held, prompt_hash
 from tunelab.version import __version__
 
 ARMS = ("base", "tuned")
@@ -67,7 +70,6 @@ class Responder:
     Args:
         recipe: its model, template, dtype and device are used.
         raw: a prompt's text goes to the model as it is, including special tokens.
-        notices: what the user should know about the prompts.
         has_prompt_template: the template comes from a run, a chat template or the caller; otherwise it is a guess.
     """
 
@@ -76,8 +78,10 @@ class Responder:
     arm: str
     raw: bool
     weights: Weights = field(repr=False)
-    notices: list[str] = field(default_factory=list)
     has_prompt_template: bool = True
+    _lost: Counter[str] = field(default_factory=Counter, init=False, repr=False)
+    _prompts: int = field(default=0, init=False, repr=False)
+    _lossy_prompts: int = field(default=0, init=False, repr=False)
 
     @cached_property
     def encoder(self) -> RowEncoder:
@@ -87,6 +91,29 @@ class Responder:
     def stop_token_ids(self) -> tuple[int, ...]:
         """Ids that end an answer, as in evaluation."""
         return tuple(self.encoder.stop_token_ids())
+
+    @property
+    def notices(self) -> list[str]:
+        """What the user should know about the prompts since forget_prompts(): which characters were dropped."""
+        found = []
+        if self._lost:
+            prompts = f"{self._lossy_prompts:,} of {self._prompts:,} prompts"
+            found.append(dropped_characters(self._lost, self._lost.total(), prompts))
+        if self._prompts and not self.raw and (lost := self.encoder.lost_of_template()):
+            found.append(dropped_from_template(lost))
+        return found
+
+    def forget_prompts(self) -> None:
+        """Start the notices anew, before other prompts."""
+        self._lost.clear()
+        self._prompts = self._lossy_prompts = 0
+
+    def note_prompt(self, text: str) -> None:
+        """Count the characters of a prompt that the tokenizer drops, for the notices."""
+        lost = self.encoder.vocabulary.lost(text)
+        self._lost.update(lost)
+        self._prompts += 1
+        self._lossy_prompts += bool(lost)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -133,7 +160,9 @@ class Responder:
             DataError: lists every prompt that cannot be rendered or leaves no room in the model's context.
         """
         rows, bad = [], []
+        self.forget_prompts()
         for prompt in prompts:
+            self.note_prompt("".join(turn.text for turn in prompt.messages))
             try:
                 rows.append(self._prompt_ids(prompt))
             except BadRow as reason:
@@ -200,7 +229,7 @@ class Responder:
         """Answers to all prompts, in their order. Each is appended to a file as soon as it is generated.
 
         An existing file is resumed: no prompt is answered twice, and the final content is the same as without an
-        interruption.
+        interruption (records/answers.py).
 
         Raises:
             DataError: lists every prompt that cannot be used; nothing is written.
@@ -211,25 +240,30 @@ class Responder:
         rows = self.encode(asked)
         if target.is_dir():
             raise UsageError(f"{target}: is a directory", "give the path of a file, such as answers.jsonl")
-        header = self.header(how)
+        header, texts = self.header(how), prompt_columns(asked)
         made: dict[int, Answer] = {}
-        with held(target), ResponseFile(target, header) as file:
+
+        def record(index: int) -> dict[str, Any]:
+            answer = asdict(made[index])
+            return {"item": answer.pop("item"), **texts[index], **answer, "prompt_hash": hashes[index]}
+
+        with held(target), AnswersFile(target, header) as file:
             hashes = [prompt_hash(header, ids, header["decoding"]) for ids in rows]
             for index, prompt in enumerate(asked):
-                if (record := file.get(prompt.item, hashes[index])) is not None:
-                    made[index] = _from_record(target, record)
+                if (stored := file.get(prompt.item, hashes[index])) is not None:
+                    made[index] = _from_record(target, stored)
             progress("answering", len(made), len(asked))
             try:
                 for generation in self.generations(rows, how, micro_batch_tokens, frozenset(made)):
-                    answer = self._answer(asked[generation.index].item, generation)
-                    file.append({**asdict(answer), "prompt_hash": hashes[generation.index]})
-                    made[generation.index] = answer
+                    made[generation.index] = self._answer(asked[generation.index].item, generation)
+                    file.append(record(generation.index))
                     progress("answering", len(made), len(asked))
             except KeyboardInterrupt:
                 raise Interrupted(
                     f"interrupted; {len(file):,} of {len(asked):,} answers are in {target}",
                     "run the same command again to resume",
                 ) from None
+            file.finish([record(index) for index in range(len(asked))])
         return [made[index] for index in range(len(asked))]
 
     def generations(
@@ -299,9 +333,6 @@ class Responder:
             row = self.encoder.encode(
                 Conversation((*prompt.messages, Message("assistant", PLACEHOLDER)), prompt.origin)
             )
-            if row.lost_characters:
-                lost = f"{prompt.origin}: {row.lost_characters} characters of it are not in the tokenizer's vocabulary"
-                self.notices.append(f"{lost}: dropped")
             ids = row.input_ids[: row.prompt_length].tolist()
         if self.context is not None and len(ids) >= self.context:
             raise BadRow(f"{len(ids)} tokens, but the model's context is {self.context}: no room for an answer")

@@ -88,7 +88,7 @@ def on_vllm(opened: Responder) -> VllmResponder:
         ModelError: see VllmResponder.engine.
     """
     installed_version()
-    responder = VllmResponder(**{part.name: getattr(opened, part.name) for part in fields(Responder)})
+    responder = VllmResponder(**{part.name: getattr(opened, part.name) for part in fields(Responder) if part.init})
     _ = responder.engine  # refuse before anything is encoded
     return responder
 

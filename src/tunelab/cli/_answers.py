@@ -6,12 +6,14 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from tunelab.answering.responder import Answer, Responder
 from tunelab.cli._console import progress_bar, say
-from tunelab.data.prompts import Prompt
+from tunelab.data.prompts import Prompt, prompt_columns
 from tunelab.errors import Interrupted
 from tunelab.inference.sampling import Decoding
+from tunelab.records.answers import settings_file
 
 CUT = {
     "length": "the answer was cut off at {} tokens; raise --max-new-tokens",
@@ -51,14 +53,16 @@ def answer_file(
             answers = responder.answer_into(
                 out, prompts, decoding, micro_batch_tokens=micro_batch_tokens, progress=progress
             )
-        say(f"{len(answers):,} answers: {out}")
+        say(f"{len(answers):,} answers: {out}; settings: {settings_file(Path(out))}")
         _say_notices(responder)
         return
     readable = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    asked = {prompt.item: columns for prompt, columns in zip(prompts, prompt_columns(prompts), strict=True)}
     written = 0
     try:
         for answer in responder.answer(prompts, decoding, micro_batch_tokens=micro_batch_tokens):
-            print(json.dumps(dataclasses.asdict(answer), ensure_ascii=not readable), flush=True)
+            line = {"item": answer.item, **asked[answer.item], **dataclasses.asdict(answer)}
+            print(json.dumps(line, ensure_ascii=not readable), flush=True)
             written += 1
     except KeyboardInterrupt:
         raise Interrupted(

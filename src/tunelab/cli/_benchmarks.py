@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from tunelab.errors import UsageError
 
 if TYPE_CHECKING:
     from tunelab.answering.benchmark_responses import BenchmarkSettings, StoredResponses
+    from tunelab.scoring.score import ScoredFile
 
 FOLDER = "evaluation/benchmarks"
 _OPTION = re.compile(r"([A-Za-z_][\w-]*)\.([\w.]+)\s*=(.*)", re.DOTALL)
@@ -60,15 +61,17 @@ def evaluate_on(arguments: argparse.Namespace) -> int:
     """Generate and score; one table per benchmark, one column per arm."""
     subject, names, settings = _asked(arguments)
     from tunelab.answering.benchmark_responses import evaluate_benchmarks
-    from tunelab.cli.score import show
+    from tunelab.cli._scored import ONE_ERROR, say_doubts, show_scores
 
     with progress_bar() as progress:
         found = evaluate_benchmarks(subject, names, settings, progress=progress)
     if arguments.json:
         return print_json(benchmarks_document(found))
     for one in found:
-        show(one.benchmark, dict(one.arms))
-        _say_how(one.responses.values())
+        show_scores(one.benchmark, dict(one.arms))
+        _say_how(one.responses.values(), one.arms)
+        say_doubts(dict(one.arms))
+    say(ONE_ERROR)
     return 0
 
 
@@ -86,15 +89,21 @@ def generate_on(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _say_how(stored: Iterable[StoredResponses]) -> None:
+def _say_how(stored: Iterable[StoredResponses], scored: Mapping[str, ScoredFile] | None = None) -> None:
+    """One line per arm: items, prompts, what was cut (unless scoring warns of it), and the file with its scores."""
+    notices: dict[str, None] = {}
     for one in stored:
         how = "without a template" if one.template is None else f"as one user turn in the template {one.template}"
         said = [f"{one.benchmark} {one.arm}: {one.count:,} items, prompted {how}"]
-        said += [f"{one.cut:,} answers hit the token limit"] if one.cut else []
+        file = (scored or {}).get(one.arm)
+        is_warned = file is not None and any("token limit" in warning for warning in file.scored.warnings)
+        said += [f"{one.cut:,} answers hit the token limit"] if one.cut and not is_warned else []
         said += [f"{one.truncated:,} prompts were left-truncated to fit"] if one.truncated else []
+        said += [f"scores: {file.scores_path}"] if file else []
         say("; ".join(said))
-        for notice in one.notices:
-            say(notice)
+        notices.update(dict.fromkeys(f"{one.benchmark}: {notice}" for notice in one.notices))
+    for notice in notices:  # arms with the same prompts have the same ones
+        say(notice)
 
 
 def _asked(arguments: argparse.Namespace) -> tuple[str, list[str], BenchmarkSettings]:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from tunelab.cli._progress import Bars, Lines
 from tunelab.progress import Progress, silent
+from tunelab.report.table_layout import column_parts, fits, named_lines, number_columns
 
 UNBOUNDED = 1_000_000  # columns: piped output is never truncated or wrapped
 
@@ -55,10 +56,14 @@ def print_data(text: str) -> None:
     print(text, end="" if text.endswith("\n") else "\n")
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on stdout: first column left-aligned, the others right-aligned.
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, keys: int = 1) -> None:
+    """Print a table on stdout: columns of numbers right-aligned, all others left-aligned.
 
-    Drawn on a terminal; elsewhere plain text of any width, with aligned columns two spaces apart.
+    Drawn on a terminal, in several parts below each other if it is too wide, so that no word is broken; elsewhere plain
+    text of any width, with aligned columns two spaces apart.
+
+    Args:
+        keys: number of columns at the left that name a row; every part has them.
 
     Raises:
         ValueError: a row's number of cells differs from the number of columns.
@@ -69,22 +74,34 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if not is_terminal(sys.stdout):
         print_data(_plain_table(columns, rows))
         return
+    screen = console(sys.stdout)
+    for part in column_parts(columns, rows, keys, screen.width):
+        names, cells = [columns[place] for place in part], [[row[place] for place in part] for row in rows]
+        if fits(columns, rows, part, screen.width):
+            screen.print(_drawn_table(names, cells))
+        else:
+            named = [(", ".join(line[:keys]), line[-1]) for line in (names, *cells)]
+            print_data("\n".join(["", *named_lines(named, screen.width), ""]))
+
+
+def _drawn_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
-    for index, column in enumerate(columns):
-        table.add_column(Text(column), justify="right" if index else "left", overflow="fold")
+    for column, is_number in zip(columns, number_columns(columns, rows), strict=True):
+        table.add_column(Text(column), justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console(sys.stdout).print(table)
+    return table
 
 
 def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [list(columns), *(list(row) for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    to_the_right = number_columns(columns, rows)
     aligned = []
     for line in lines:
         cells = [
-            cell.rjust(width) if index else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+            cell.rjust(width) if is_number else cell.ljust(width)
+            for cell, width, is_number in zip(line, widths, to_the_right, strict=True)
         ]
         aligned.append("  ".join(cells).rstrip())
     return "\n".join(aligned) + "\n"

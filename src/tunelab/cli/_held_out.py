@@ -14,6 +14,7 @@ from tunelab.errors import UsageError
 from tunelab.evaluation.metrics.unseen import not_seen
 from tunelab.progress import Progress
 from tunelab.report.table import EQUAL_VALUES, has_equal_values, score_rows
+from tunelab.units import format_change, format_number
 
 if TYPE_CHECKING:
     from tunelab.answering.held_out_evaluation import Scores
@@ -51,9 +52,9 @@ def show(scores: Scores) -> None:
     change = scores.loss_change
     if change is not None and change.error:
         say(
-            f"\ncompletion loss: tuned minus base = {change.value:+.4f} ± {change.error:.4f} nats per token "
-            f"(negative is better), paired over {change.n} rows "
-            f"({abs(change.value) / change.error:.1f} standard errors)"
+            f"\ncompletion loss: tuned minus base = {format_change(change.value, change.error)} nats per token "
+            f"(negative is better), paired over {change.n:,} rows "
+            f"({format_number(abs(change.value) / change.error, 1)} standard errors)"
         )
     say(f"± is one standard error over {scores.rows:,} held-out rows; answers and scores: {scores.path}")
 

@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.text import Text
 
 from tunelab.progress import SEPARATOR, TRAINING
+from tunelab.units import format_number
 
 #: Seconds without a line after which the next call gives one.
 QUIET_S = 30.0
@@ -71,7 +72,7 @@ class Stage:
         if self.detail:
             figures += self.detail.split(SEPARATOR)
         if units > 0 and took > 0 and "/s" not in self.detail:
-            figures.append(f"{units / took:,.1f}/s")
+            figures.append(f"{format_number(units / took, 1)}/s")
         return figures
 
 

@@ -97,6 +97,16 @@ def given_flags(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def refuse_flags(arguments: argparse.Namespace, names: Sequence[str], why: str, instead: str) -> None:
+    """Refuse flags of add_recipe_arguments() that the verb cannot obey, rather than ignore them.
+
+    Raises:
+        UsageError: names the flags that were given.
+    """
+    if given := [name for name in given_flags(arguments) if name in names]:
+        raise UsageError(f"{', '.join(given)}: {why}", instead)
+
+
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
     """The resolved recipe of a command line.
 

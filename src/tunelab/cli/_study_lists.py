@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tunelab.cli._console import console, print_data, print_table, say
 from tunelab.config.shipped_studies import shipped_studies
-from tunelab.units import format_bytes, format_duration
+from tunelab.units import UNKNOWN, format_bytes, format_duration
 
 if TYPE_CHECKING:
     from tunelab.config.study import Study
@@ -36,8 +36,8 @@ def show_jobs(study: Study, out: Path) -> None:
     rows = []
     for cell in cells:
         cost = expected.get(cell.key, cell)
-        time = "-" if cost.seconds is None else format_duration(cost.seconds)
-        memory = "-" if cost.memory_bytes is None else format_bytes(cost.memory_bytes)
+        time = UNKNOWN if cost.seconds is None else format_duration(cost.seconds)
+        memory = UNKNOWN if cost.memory_bytes is None else format_bytes(cost.memory_bytes)
         rows.append([cell.title, cell.status, time, memory, cell.key])
     print_table(["job", "status", "time", "peak memory", "key"], rows)
     known = [one.seconds for one in expected.values() if one.seconds is not None]

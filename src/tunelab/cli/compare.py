@@ -17,14 +17,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunelab.cli._console import print_table, say
+from tunelab.cli._comparison_table import show_comparisons
+from tunelab.cli._console import say
 from tunelab.cli._json import add_json_flag, comparisons_document, print_json
 from tunelab.cli._words import comma_separated
 from tunelab.errors import UsageError
 
 if TYPE_CHECKING:
     from tunelab.comparison.compare_runs import Compared
-    from tunelab.comparison.paired_comparison import Comparison
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         common_items_only=arguments.common_items_only,
     )
     if not arguments.json:
-        _show(found.comparisons, flips=arguments.flips)
+        show_comparisons(found.comparisons, flips=arguments.flips)
     for said in found.not_seen:
         say(said)
     if out:
@@ -61,30 +61,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         say("for costs, settings and answers side by side, add --out DIR")
     return print_json(comparisons_document(found.comparisons)) if arguments.json else 0
-
-
-def _show(found: list[Comparison], *, flips: bool) -> None:
-    from tunelab.comparison.verdict import verdict
-
-    rows = []
-    for one in found:
-        shown = [one.benchmark, one.metric.replace("_", " "), f"{one.a_value:.4f}", f"{one.b_value:.4f}"]
-        shown += [f"{one.difference:+.4f}", f"{one.low:+.4f} to {one.high:+.4f}"]
-        rows.append([*shown, f"{one.p if one.p_holm is None else one.p_holm:.2g}", f"{one.n:,}"])
-    p = "p" if len(found) == 1 else f"p (Holm over {len(found)})"
-    named = [found[0].a_name, found[0].b_name, "difference", "95 % interval", p, "items"]
-    print_table(["benchmark", "metric", *named], rows)
-    said: set[tuple[str, str]] = set()
-    for one in found:
-        say(f"{one.benchmark}, {one.metric.replace('_', ' ')}: {verdict(one)}")
-        for key, (a, b) in one.differing.items():
-            of_the_model = key.split(".")[0] in ("model_name", "revision", "model", "weights", "adapter", "arm")
-            if not of_the_model and (one.benchmark, key) not in said:
-                say(f"  {key} differs: {a} and {b}")
-                said.add((one.benchmark, key))
-        if flips and one.gained is not None and one.lost is not None:
-            flipped = [*([item, one.b_name] for item in one.gained), *([item, one.a_name] for item in one.lost)]
-            print_table(["item", "only right in"], flipped)
 
 
 def _write_report(found: Compared, folder: Path) -> None:

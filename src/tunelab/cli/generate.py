@@ -9,20 +9,20 @@ Examples:
   tunelab generate runs/alpaca --benchmarks ifeval --limit 50
 
 A line of prompts.jsonl: {"prompt": "..."}, {"messages": [...]} or {"instruction": "...", "input": "..."}, and an
-optional "id". With --out, answers are written as they are generated: after an interruption, the same command resumes.
+optional "id". With --out, answers are appended as they finish: after an interruption, the same command resumes. At the
+end they are in the order of the prompts: JSON Lines with prompt and text; ANSWERS.settings.json has the settings.
 With --benchmarks, responses are stored and their paths printed; `tunelab score` scores them on any machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 from tunelab.cli._benchmarks import add_benchmark_arguments, check_flags, generate_on
+from tunelab.cli._decoding_arguments import add_decoding_arguments, decoding_of
 from tunelab.cli._words import is_change
 from tunelab.errors import UsageError
-from tunelab.inference.sampling import Decoding
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,44 +39,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="ANSWERS.jsonl", help="output file; with --benchmarks: output directory")
     parser.add_argument("--micro-batch-tokens", metavar="N", type=int, help="tokens per forward pass (default 4096)")
     flags = add_benchmark_arguments(parser)
-    flags.add_argument("--limit", metavar="N", type=int, help="maximum items per benchmark")
+    flags.add_argument("--limit", metavar="N", type=int, help="maximum prompts of --file, or items per benchmark")
     flags.add_argument("--precision", metavar="FORMAT", help="with a model: weight format, such as nf4")
-    how = parser.add_argument_group("decoding")
-    for field in dataclasses.fields(Decoding):
-        if field.name == "stop_strings":
-            continue
-        flag, kind = f"--{field.name.replace('_', '-')}", int if isinstance(field.default, int) else float
-        how.add_argument(flag, metavar="N" if kind is int else "X", type=kind, help=HELP[field.name])
-    how.add_argument("--stop", metavar="TEXT", action="append", help="stop string; may be repeated")
-
-
-HELP = {
-    "max_new_tokens": "maximum tokens per answer (default 128)",
-    "temperature": "0 = greedy (default); higher = more random",
-    "top_p": "nucleus sampling: smallest set of tokens with this total probability (default 1: off)",
-    "top_k": "sample from the k most likely tokens (default 0: off)",
-    "min_p": "minimum probability relative to the most likely token (default 0: off)",
-    "repetition_penalty": "above 1 penalizes tokens that already occurred (default 1: off)",
-    "seed": "sampling seed (default 0); prompt number i uses (seed, i)",
-}
+    add_decoding_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Check the arguments, open the model, generate."""
     if arguments.benchmarks is not None:
         return generate_on(arguments)
-    check_flags(arguments, ("chat_template", "limit", "precision", "backend"))
+    check_flags(arguments, ("chat_template", "precision", "backend"))
     if (arguments.file is None) == (arguments.prompt is None):
         raise UsageError("give either --prompt TEXT or --file PROMPTS.jsonl", "tunelab generate --help shows examples")
     if arguments.out is not None and arguments.file is None:
         raise UsageError("--out needs --file", "answers to --prompt go to stdout: redirect with > FILE")
-    given = {name: value for name in HELP if (value := getattr(arguments, name)) is not None}
-    decoding = Decoding(**given, stop_strings=tuple(arguments.stop or ()))
+    if arguments.limit is not None and arguments.file is None:
+        raise UsageError("--limit needs --file or --benchmarks", "it is the number of prompts, or of items")
+    if arguments.limit is not None and arguments.limit < 1:
+        raise UsageError(f"--limit is {arguments.limit}, expected a positive integer")
+    decoding = decoding_of(arguments)
     from tunelab.answering.generate import open_responder
     from tunelab.cli._answers import answer_file, answer_prompts
     from tunelab.data.prompts import read_prompts
 
-    prompts = read_prompts(arguments.file) if arguments.file is not None else []
+    prompts = read_prompts(arguments.file)[: arguments.limit] if arguments.file is not None else []
     asked = {name: getattr(arguments, name) for name in ("model", "adapter", "arm", "template", "raw")}
     changes = [word for word in arguments.words if is_change(word)]
     responder = open_responder(_run_directory(arguments), **asked, changes=changes)

@@ -21,6 +21,7 @@ from typing import Any
 
 import tunelab
 from tunelab import plugins
+from tunelab.cli._import_notices import silence_import_notices
 from tunelab.cli._parser import VerbParser
 from tunelab.cli._renamed_flags import check_flags_are_current
 from tunelab.errors import SAME_COMMAND, TunelabError, UsageError
@@ -80,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "_ARGCOMPLETE" in os.environ:
         complete_line()
     words = list(sys.argv[1:] if argv is None else argv)
+    silence_import_notices()
     for stream in (sys.stdout, sys.stderr):
         # A character that the stream cannot encode is escaped; it must not crash the command.
         if hasattr(stream, "reconfigure"):

@@ -13,14 +13,11 @@ formats and writes nothing.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from tunelab.cli._console import print_table, progress_bar, say
+from tunelab.cli._merge_formats import COLUMNS, quality_cells, show_merge_formats
 from tunelab.errors import UsageError
-from tunelab.units import format_bytes
-
-if TYPE_CHECKING:
-    from tunelab.evaluation.divergence import Divergence
+from tunelab.units import format_bytes, format_scientific, format_share, format_significant
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,24 +42,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.compare == (arguments.out is not None):
         raise UsageError("give either --out DIR or --compare", "tunelab merge --help shows examples")
     from tunelab.models.merge import EXACT
-    from tunelab.publishing.merge import FLOOR_MULTIPLE, compare_merges, merge, recommended_merge
+    from tunelab.publishing.merge import FLOOR_MULTIPLE, merge
 
-    with progress_bar() as progress:
-        if arguments.compare:
-            found = compare_merges(arguments.run, progress=progress)
-        else:
-            merged = merge(
-                arguments.run, arguments.out, format=arguments.format, force=arguments.force, progress=progress
-            )
     if arguments.compare:
-        print_table(("format", *COLUMNS), [(name, *_cells(quality)) for name, quality in found.items()])
-        first = next(iter(found.values()))
-        say(
-            f"On {first.tokens:,} completion tokens of held-out rows. Loss: base {first.base_loss:.4f}, "
-            f"trained model {first.trained_loss:.4f} nats per token."
-        )
-        say(f"Recommended: --format {recommended_merge(found)}")
+        show_merge_formats(arguments.run)
         return 0
+    with progress_bar() as progress:
+        merged = merge(arguments.run, arguments.out, format=arguments.format, force=arguments.force, progress=progress)
     print_table(
         ("what", "value"),
         [
@@ -70,28 +56,22 @@ def run(arguments: argparse.Namespace) -> int:
             ("format", merged.format),
             ("dtype", merged.dtype),
             ("size of the weights", format_bytes(merged.bytes)),
-            *([] if merged.quality is None else list(zip(COLUMNS, _cells(merged.quality), strict=True))),
+            *([] if merged.quality is None else list(zip(COLUMNS, *quality_cells([merged.quality]), strict=True))),
         ],
     )
     if merged.check is not None:
         say(
             f"the merged weights match base + adapter: in float32, the outputs of {merged.check.layers} layers differ "
-            f"by at most {merged.check.largest_difference:.1e} of the largest (tolerance {EXACT:.0e})"
+            f"by at most {format_scientific(merged.check.largest_difference)} of the largest "
+            f"(tolerance {format_scientific(EXACT, 1)})"
         )
     if merged.quality is not None and merged.floor is not None:
         say(
-            f"rounded to {merged.dtype}: KL from base + adapter {merged.quality.kl:.1e} nats, "
-            f"top-1 agreement {1 - merged.quality.changed:.1%}; base + adapter in {merged.dtype}: "
-            f"{merged.floor.kl:.1e}, {1 - merged.floor.changed:.1%}; limit: {FLOOR_MULTIPLE:g} times that KL"
+            f"rounded to {merged.dtype}: KL from base + adapter {format_scientific(merged.quality.kl)} nats, "
+            f"top-1 agreement {format_share(1 - merged.quality.changed)}; base + adapter in {merged.dtype}: "
+            f"{format_scientific(merged.floor.kl)}, {format_share(1 - merged.floor.changed)}; limit: "
+            f"{format_significant(FLOOR_MULTIPLE)} times that KL"
         )
     if merged.check is None:
         say("the merged model differs from the trained one; `tunelab merge RUN --compare` compares all formats")
     return 0
-
-
-COLUMNS = ("KL from the trained model", "perplexity", "changed tokens", "improvement kept")
-
-
-def _cells(quality: Divergence) -> tuple[str, str, str, str]:
-    kept = "no improvement" if quality.kept_improvement is None else f"{quality.kept_improvement:.1%}"
-    return f"{quality.kl:.2e} nats", f"{quality.perplexity:.4g}", f"{quality.changed:.2%}", kept

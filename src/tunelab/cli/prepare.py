@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 
 from tunelab.cli._console import print_table, progress_bar, say
-from tunelab.cli._recipe_arguments import add_recipe_arguments, recipe_of
+from tunelab.cli._recipe_arguments import add_recipe_arguments, recipe_of, refuse_flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prepare, and show the row counts."""
+    why = "rows go into the cache, whose key finds them, and all of them are prepared"
+    refuse_flags(arguments, ("--out", "--limit"), why, "set TUNELAB_CACHE to move the cache, --size N to sample rows")
     recipe = recipe_of(arguments)
+    from tunelab.cli._dropped_characters import say_dropped_characters
     from tunelab.data.prepared import MOST_SHOWN, cache_directory
     from tunelab.preparation.rows import prepare
 
@@ -45,9 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         for split, counts in (("training", data.train_counts), ("held-out", data.held_out_counts))
     ]
     print_table(columns, rows)
-    lost = data.train_counts.lost_characters + data.held_out_counts.lost_characters
-    if lost:
-        say(f"{lost:,} characters are not in the vocabulary and are dropped (lossy: rows with such characters)")
+    say_dropped_characters(data)
     for reason in data.bad_rows[:MOST_SHOWN]:
         say(f"dropped: {reason}")
     if len(data.bad_rows) > MOST_SHOWN:

@@ -17,7 +17,7 @@ import argparse
 from tunelab.cli._console import print_table
 from tunelab.cli._words import is_change
 from tunelab.errors import UsageError
-from tunelab.units import format_bytes
+from tunelab.units import format_bytes, format_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         [
             ("checkpoint", str(made.path)),
             ("precision", f"{made.precision}, {made.layers} layers"),
-            ("bits per weight in these layers", f"{made.bits_per_weight:.3f}"),
+            ("bits per weight in these layers", format_number(made.bits_per_weight, 3)),
             ("size of the weights", f"{format_bytes(made.bytes)}, {format_bytes(made.dense_bytes)} in {made.dtype}"),
         ],
     )

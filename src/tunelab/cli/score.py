@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tunelab import plugins
-from tunelab.cli._console import print_table, say
+from tunelab.cli._console import say
 from tunelab.cli._json import add_json_flag, print_json, scores_document
+from tunelab.cli._scored import ONE_ERROR, say_doubts, show_scores
 from tunelab.cli._words import paths_and_options
 from tunelab.errors import UsageError
 from tunelab.records.evaluation_files import RESPONSES
-from tunelab.report.table import EQUAL_VALUES, has_equal_values, score_rows
 from tunelab.scoring.read_responses import benchmark_of_file
 from tunelab.scoring.score import ScoredFile, score_file
 
@@ -54,26 +54,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         return print_json(scores_document(one for files in tables.values() for one in files.values()))
     for name, files in tables.items():
-        show(name, files, groups=arguments.by_group)
+        show_scores(name, files, groups=arguments.by_group)
+        say_doubts(files)
+        for column, one in files.items():
+            say(f"{column}: {len(one.graded):,} responses of {name}; scores: {one.scores_path}")
+    say(ONE_ERROR)
     return 0
-
-
-def show(benchmark: str, files: dict[str, ScoredFile], *, groups: bool = False) -> None:
-    """Tables with one column per file on stdout; warnings and the paths of the scores on stderr."""
-    parts = {benchmark: {column: one.scored.scores for column, one in files.items()}}
-    for name in dict.fromkeys(name for one in files.values() for name in one.scored.groups if groups):
-        parts[name] = {column: list(one.scored.groups.get(name, [])) for column, one in files.items()}
-    for name, scores in parts.items():
-        columns, rows = score_rows(scores)
-        print_table([name, *columns[1:]], rows)
-    if any(has_equal_values(score) for scores in parts.values() for found in scores.values() for score in found):
-        say(EQUAL_VALUES)
-    for column, one in files.items():
-        for warning in one.scored.warnings:
-            say(f"warning: {column}: {warning}")
-        for path in one.outputs:
-            say(f"{column}: for other tools: {path}")
-        say(f"{column}: {len(one.graded):,} responses of {benchmark}; ± is one standard error: {one.scores_path}")
 
 
 def _columns(paths: Sequence[Path]) -> list[str]:

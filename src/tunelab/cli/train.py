@@ -23,7 +23,7 @@ from tunelab.cli._json import add_json_flag, print_json, run_document
 from tunelab.cli._recipe_arguments import add_recipe_arguments, given_flags, recipe_of
 from tunelab.errors import UsageError
 from tunelab.records.runs import Run, eval_command
-from tunelab.units import format_bytes, format_count, format_duration, format_rate
+from tunelab.units import format_bytes, format_count, format_duration, format_loss, format_rate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,6 +78,7 @@ def summary(done: Run) -> list[tuple[str, str]]:
         ("status", manifest["status"]),
         ("trained parameters", f"{format_count(digest['trainable'])} of {format_count(digest['parameters'])}"),
         ("rows", f"{counts['kept']:,}" + (f" ({lost:,} dropped)" if lost else "")),
+        *([("rows with dropped characters", f"{counts['lossy']:,}")] if counts.get("lossy") else []),
         ("steps", f"{trained['steps']:,}"),
         ("target tokens", f"{trained['targets']:,}"),
         ("training time", format_duration(trained["training_seconds"])),
@@ -87,6 +88,6 @@ def summary(done: Run) -> list[tuple[str, str]]:
     if manifest["peak_gpu_bytes"] is not None:
         rows.append(("peak GPU memory", format_bytes(manifest["peak_gpu_bytes"])))
     before, after = manifest.get("held_out_loss_before"), manifest["held_out_loss_after"]
-    if after is not None:
-        rows.append(("held-out loss", f"{before:.4f} -> {after:.4f} nats per target token"))
+    if before is not None and after is not None:
+        rows.append(("held-out loss", f"{format_loss(before)} -> {format_loss(after)} nats per target token"))
     return rows

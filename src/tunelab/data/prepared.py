@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from tunelab.version import __version__
 #: Source files that affect the tokens of the same rows, or the form of what is stored.
 TOKENISING_SOURCES = (
     "tokenize.py",
+    "vocabulary.py",
     "templates.py",
     "messages.py",
     "select.py",
@@ -47,6 +49,8 @@ class RowCounts:
 
     Args:
         lossy: rows with characters not in the vocabulary, which the tokenizer drops: `lost_characters` in all.
+        longest, longest_given: tokens of the longest row that is kept, and of the longest before rows are dropped.
+        lost: the most frequent of these characters -> how often each was dropped.
     """
 
     given: int
@@ -59,6 +63,8 @@ class RowCounts:
     tokens: int
     targets: int
     longest: int
+    longest_given: int = 0
+    lost: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,7 @@ class PreparedData:
         key: hash of everything that determines the tokens; two equal keys mean equal tables.
         bad_rows: "FILE row N: reason" of rows that were skipped, in reading and in tokenizing.
         references: one for each held-out row.
+        lost_of_template: the template's own characters that are not in the vocabulary and dropped from every prompt.
     """
 
     key: str
@@ -105,6 +112,7 @@ class PreparedData:
     held_out_counts: RowCounts
     bad_rows: tuple[str, ...]
     stop_token_ids: tuple[int, ...]
+    lost_of_template: str = ""
     from_cache: bool = False
 
 
@@ -150,37 +158,38 @@ def prepare(
     on_bad_row: Literal["error", "skip"],
     sources: Sequence[SourceRecord] = (),
     bad_rows: Sequence[str] = (),
+    may_be_empty: bool = False,
     progress: Progress = silent,
 ) -> PreparedData:
     """Tokenize both splits.
 
     Args:
+        may_be_empty: return what there is, for inspection, even if no row is left.
         sources: where the rows came from.
         bad_rows: those that reading already skipped; listed with the ones found here.
 
     Raises:
-        DataError: rows cannot be used and `on_bad_row` is error; or no training row is left.
+        DataError: rows cannot be used and `on_bad_row` is error; or no row of a split is left.
     """
     bad: list[str] = []
     total = len(train) + len(held_out)
     sides = []
     for done, examples in ((0, train), (len(train), held_out)):
         before = len(bad)
-        rows, dropped = _encode(examples, encoder, max_length, on_overflow, bad, progress, done, total)
-        sides.append((rows, _counts(len(examples), rows, dropped, len(bad) - before)))
+        rows, lengths = _encode(examples, encoder, max_length, on_overflow, bad, progress, done, total)
+        sides.append((rows, _counts(len(examples), rows, lengths, len(bad) - before)))
     if bad and on_bad_row == "error":
         raise _bad_rows_error(bad)
     (train_rows, train_counts), (held_out_rows, held_out_counts) = sides
-    if not train_rows:
+    if not (train_rows or may_be_empty):
+        first = f"; the first: {bad[0]}" if bad else ""
         raise DataError(
-            f"no training row is left: of {train_counts.given} rows {train_counts.dropped_too_long} are longer than "
-            f"{max_length} tokens and {train_counts.bad} are bad" + (f"; the first: {bad[0]}" if bad else ""),
+            f"no training row is left: {what_was_dropped(train_counts, max_length)}{first}",
             "raise data.max_length or set data.on_overflow=truncate; check bad rows with `tunelab inspect`",
         )
-    if held_out and not held_out_rows:
+    if held_out and not (held_out_rows or may_be_empty):
         raise DataError(
-            f"no held-out row is left: of {held_out_counts.given} rows {held_out_counts.dropped_too_long} are longer "
-            f"than {max_length} tokens and {held_out_counts.bad} are bad",
+            f"no held-out row is left: {what_was_dropped(held_out_counts, max_length)}",
             "raise data.max_length, hold out more rows, or none (data.held_out=0)",
         )
     return PreparedData(
@@ -193,6 +202,16 @@ def prepare(
         held_out_counts=held_out_counts,
         bad_rows=(*bad_rows, *bad),
         stop_token_ids=tuple(encoder.stop_token_ids()),
+        lost_of_template=encoder.lost_of_template(),
+    )
+
+
+def what_was_dropped(counts: RowCounts, max_length: int) -> str:
+    """Why a split has no rows: "of 24 rows 24 are longer than 32 tokens (the longest has 57) and 0 are bad"."""
+    longest = f" (the longest has {counts.longest_given:,})" if counts.dropped_too_long else ""
+    return (
+        f"of {counts.given:,} rows {counts.dropped_too_long:,} are longer than {max_length:,} tokens{longest} and "
+        f"{counts.bad:,} are bad"
     )
 
 
@@ -210,6 +229,7 @@ def store(data: PreparedData) -> Path:
             "held_out": asdict(data.held_out_counts),
             "bad_rows": list(data.bad_rows),
             "stop_token_ids": list(data.stop_token_ids),
+            "lost_of_template": data.lost_of_template,
             "sources": [asdict(source) for source in data.sources],
             "references": [asdict(reference) for reference in data.references],
         }
@@ -236,6 +256,7 @@ def cached(key: str) -> PreparedData | None:
         held_out_counts=RowCounts(**report["held_out"]),
         bad_rows=tuple(report["bad_rows"]),
         stop_token_ids=tuple(report["stop_token_ids"]),
+        lost_of_template=report["lost_of_template"],
         from_cache=True,
     )
 
@@ -249,38 +270,40 @@ def _encode(
     progress: Progress,
     done: int,
     total: int,
-) -> tuple[list[EncodedRow], int]:
-    """Encoded rows, and how many were dropped for their length; appends reasons of bad rows to `bad`."""
+) -> tuple[list[EncodedRow], list[int]]:
+    """Encoded rows, and the lengths of all, dropped ones included; appends reasons of bad rows to `bad`."""
     rows = []
-    dropped = 0
+    lengths = []
     for number, example in enumerate(examples, done + 1):
         try:
-            row = encoder.fit(encoder.encode(example), max_length, on_overflow)
+            whole = encoder.encode(example)
+            row = encoder.fit(whole, max_length, on_overflow)
         except BadRow as reason:
             bad.append(f"{example.origin}: {reason}")
             continue
         finally:
             if number % 100 == 0 or number == total:
                 progress("tokenizing", number, total)
-        if row is None:
-            dropped += 1
-        else:
+        lengths.append(len(whole.input_ids))
+        if row is not None:
             rows.append(row)
-    return rows, dropped
+    return rows, lengths
 
 
-def _counts(given: int, rows: Sequence[EncodedRow], dropped: int, bad: int) -> RowCounts:
+def _counts(given: int, rows: Sequence[EncodedRow], lengths: Sequence[int], bad: int) -> RowCounts:
     return RowCounts(
         given=given,
         kept=len(rows),
         truncated=sum(row.truncated for row in rows),
-        dropped_too_long=dropped,
+        dropped_too_long=len(lengths) - len(rows),
         bad=bad,
-        lossy=sum(row.lost_characters > 0 for row in rows),
-        lost_characters=sum(row.lost_characters for row in rows),
+        lossy=sum(bool(row.lost) for row in rows),
+        lost_characters=sum(len(row.lost) for row in rows),
         tokens=sum(len(row.input_ids) for row in rows),
         targets=sum(int(row.answer_mask[1:].sum()) for row in rows),
         longest=max((len(row.input_ids) for row in rows), default=0),
+        longest_given=max(lengths, default=0),
+        lost=dict(Counter("".join(row.lost for row in rows)).most_common(MOST_SHOWN)),
     )
 
 

@@ -88,6 +88,19 @@ def as_prompts(prompts: Sequence[str | Prompt]) -> list[Prompt]:
     return made
 
 
+def prompt_columns(prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+    """How each prompt is stored next to its answer: `prompt`, the text of the last user turn; and, if any of them has
+    several turns, `messages`, all turns as {"role", "content"}. All have the same columns, as tables require.
+    """
+    has_turns = any(len(prompt.messages) > 1 for prompt in prompts)
+    columns: list[dict[str, Any]] = []
+    for prompt in prompts:
+        columns.append({"prompt": prompt.messages[-1].text})
+        if has_turns:
+            columns[-1]["messages"] = [{"role": turn.role, "content": turn.text} for turn in prompt.messages]
+    return columns
+
+
 def bad_prompts(bad: Sequence[str], of: int) -> DataError:
     """The error for prompts that cannot be used: "where: why" of each."""
     shown = "".join(f"\n  {line}" for line in bad[:MOST_SHOWN])

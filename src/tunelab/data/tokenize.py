@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from tunelab.data.messages import Conversation, Example, Message, PretokenizedRow
 from tunelab.data.templates import ChatTemplate, Section, Segment, Template
+from tunelab.data.vocabulary import Vocabulary
 from tunelab.errors import BadRow, ModelError
 
 #: Characters after which a continuation is tokenized; the first that stays a separate token is used.
@@ -36,7 +37,7 @@ class EncodedRow:
         answer_mask: [tokens], True where a token belongs to an answer (its end-of-sequence token included).
         reference: text of the last answer that the row holds, uncut.
         truncated: the row was cut at `max_length`; an answer that is cut has no end-of-sequence token.
-        lost_characters: characters that are not in the vocabulary and dropped; 0 with most tokenizers.
+        lost: the messages' characters that are not in the vocabulary and dropped; "" with most tokenizers.
         earlier_answers: text of the answers before the last; one of these is the reference where a cut takes the last.
     """
 
@@ -45,7 +46,7 @@ class EncodedRow:
     reference: str
     origin: str
     truncated: bool = False
-    lost_characters: int = 0
+    lost: str = ""
     earlier_answers: tuple[str, ...] = ()
 
     @property
@@ -75,7 +76,7 @@ class RowEncoder:
                 "use a tokenizer that has one, or its chat template (data.template=chat)",
             )
         self.largest_id = max(tokenizer.get_vocab().values())
-        self.spells_everything = spells_everything(tokenizer)
+        self.vocabulary = Vocabulary(tokenizer)
         self.leading_ids = [] if template.parses_special_tokens else leading_special_ids(tokenizer)
 
     def encode(self, example: Example) -> EncodedRow:
@@ -89,12 +90,10 @@ class RowEncoder:
         ids: list[int] = list(self.leading_ids)
         mask: list[bool] = [False] * len(ids)
         sections = self.template.render(example)
-        lost = 0
         for section in sections:
             section_ids, section_mask = self._encode_section(section)
             ids += section_ids
             mask += section_mask
-            lost += 0 if self.spells_everything else self._lost_characters(section, section_ids)
             if section.ends_with_eos:
                 ids.append(self.tokenizer.eos_token_id)
                 mask.append(True)
@@ -103,7 +102,7 @@ class RowEncoder:
             answer_mask=np.asarray(mask, dtype=np.bool_),
             reference=example.messages[-1].text,
             origin=example.origin,
-            lost_characters=lost,
+            lost="".join(self.vocabulary.lost(message.text) for message in example.messages),
             earlier_answers=tuple(turn.text for turn in example.messages[:-1] if turn.role == "assistant"),
         )
         return _with_targets(row)
@@ -124,6 +123,14 @@ class RowEncoder:
             row, input_ids=ids, answer_mask=mask, truncated=True, reference=answers[-1], earlier_answers=answers[:-1]
         )
 
+    def lost_of_template(self) -> str:
+        """The template's own characters that are not in the vocabulary and dropped from every prompt."""
+        sample = Conversation((Message("user", "a", "a"), Message("assistant", "a")))
+        text = "".join(part.text for section in self.template.render(sample) for part in section.segments)
+        for token in self._special_strings():
+            text = text.replace(token, "")
+        return self.vocabulary.lost(text)
+
     def stop_token_ids(self) -> list[int]:
         """Ids that end an answer under this template: end of sequence, and the chat template's closing token."""
         stops = {self.tokenizer.eos_token_id} - {None}
@@ -135,7 +142,7 @@ class RowEncoder:
 
     def _encode_section(self, section: Section) -> tuple[list[int], list[bool]]:
         text = "".join(segment.text for segment in section.segments)
-        if self.spells_everything:
+        if self.vocabulary.spells_everything:
             encoding = self._tokenize(text)
             ids: list[int] = encoding["input_ids"]
             spans = _answer_spans(section.segments)
@@ -224,11 +231,6 @@ class RowEncoder:
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
-    def _lost_characters(self, section: Section, ids: Sequence[int]) -> int:
-        spelled = self._decode(ids)
-        text = "".join(segment.text for segment in section.segments)
-        return max(0, len(text.strip()) - len(spelled.strip()))
-
     def _pretokenized(self, row: PretokenizedRow) -> EncodedRow:
         largest = max(row.input_ids, default=0)
         if largest > self.largest_id:
@@ -248,13 +250,6 @@ def answer_runs(mask: Mask) -> list[tuple[int, int]]:
     """Runs [start, end) of an answer mask, one per answer: between two answers there is always a turn."""
     borders = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
     return [(int(start), int(end)) for start, end in borders.reshape(-1, 2)]
-
-
-def spells_everything(tokenizer: Any) -> bool:
-    """Whether the vocabulary covers any text: printable ASCII and a few other characters survive a round trip."""
-    probe = "a" + "a".join(chr(code) for code in range(33, 127)) + "a\ta\na \u00e9 \u20ac \u4e2d \U0001f600 a"
-    ids = tokenizer(probe, add_special_tokens=False)["input_ids"]
-    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)).strip() == probe
 
 
 def leading_special_ids(tokenizer: Any) -> list[int]:

@@ -32,6 +32,7 @@ from tunelab.evaluation.benchmarks._scores import cut_warnings, is_cut, mean_sco
 from tunelab.evaluation.match_rules import MATCHES, Match, matches, normalized, number_of
 from tunelab.evaluation.multiple_choice import by_cluster, grade_choice
 from tunelab.statistics.standard_errors import clustered_mean_with_error
+from tunelab.units import format_number, format_with_error
 
 FIELDS = ("prompt", "answer", "choices", "match", "id", "group", "metadata")
 
@@ -329,7 +330,8 @@ def _near_chance(score: Score, chance: float) -> list[str]:
     if score.error is None or abs(score.value - chance) > 2 * score.error:
         return []
     return [
-        f"{score.name} {score.value:.3f} ± {score.error:.3f} is within two standard errors of chance ({chance:.3f})"
+        f"{score.name} {format_with_error(score.value, score.error)} is within two standard errors of chance "
+        f"({format_number(chance, 2)})"
     ]
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from tunelab.errors import DataError
 from tunelab.evaluation.benchmark import Graded, Response, Score
 from tunelab.statistics.standard_errors import Estimate, clustered_mean_with_error, mean_with_error
+from tunelab.units import format_number, format_share, format_significant, format_with_error
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -135,17 +136,18 @@ def doubts(graded: Sequence[Graded], scores: Sequence[Score], chance: float) -> 
     widest = max(known, key=lambda score: score.error or 0.0, default=None)
     if widest is not None and widest.error is not None and widest.value - chance <= 2 * widest.error:
         below = chance - widest.value > 2 * widest.error
+        shown = format_with_error(widest.value, widest.error) if widest.error else format_significant(widest.value)
         found.append(
-            f"{widest.name} {widest.value:.4f} is {'below' if below else 'within two standard errors of'} chance"
-            f" ({chance:.2f}; standard error {widest.error:.4f}): "
+            f"{widest.name} {shown} is "
+            f"{'below' if below else 'within two standard errors of'} chance ({format_number(chance, 2)}): "
             + ("wrong answers are preferred, or choices are mixed up" if below else "the model may be guessing")
         )
     counts = Counter(int(one.values["chosen"]) for one in graded)
     for place, count in counts.most_common(1):
         if len(graded) > 1 and count > LETTER_SHARE * len(graded):
             found.append(
-                f"{count / len(graded):.0%} of the answers are {LETTERS[place]}: the model may be choosing by letter"
-                " and not by content"
+                f"{format_share(count / len(graded), 0)} of the answers are {LETTERS[place]}: the model may be choosing"
+                " by letter and not by content"
             )
     if cut := sum(one.response.truncated_tokens > 0 for one in graded):
         found.append(

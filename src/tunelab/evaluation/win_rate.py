@@ -19,6 +19,7 @@ from tunelab.errors import BadRow, DataError
 from tunelab.evaluation.benchmark import Score, Scored
 from tunelab.evaluation.benchmarks._rows import read_rows
 from tunelab.statistics.standard_errors import clustered_mean_with_error
+from tunelab.units import format_number
 
 ANNOTATIONS, LEADERBOARD = "annotations.json", "leaderboard.csv"
 
@@ -136,7 +137,8 @@ def _length_controlled(folder: Path, name: str, plain: Score) -> tuple[Score | N
     listed = _number(path, row, "win_rate")
     if listed is not None and abs(listed - plain.value) > TOLERANCE:
         raise DataError(
-            f"{path}: {name!r} has win_rate {listed:.3f}, but {ANNOTATIONS} gives {plain.value:.3f}",
+            f"{path}: {name!r} has win_rate {format_number(listed, 3)}, but {ANNOTATIONS} gives "
+            f"{format_number(plain.value, 3)}",
             "the two files are from different evaluations: use files that alpaca_eval wrote together",
         )
     value, error = _number(path, row, "length_controlled_winrate"), _number(path, row, "lc_standard_error")

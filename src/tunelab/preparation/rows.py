@@ -94,8 +94,14 @@ def load_recipe_tokenizer(recipe: Recipe) -> Any:
     )
 
 
-def prepare_with(tokenizer: Any, recipe: Recipe, *, progress: Progress = silent) -> PreparedData:
-    """Like prepare(), with a tokenizer that is already loaded."""
+def prepare_with(
+    tokenizer: Any, recipe: Recipe, *, may_be_empty: bool = False, progress: Progress = silent
+) -> PreparedData:
+    """Like prepare(), with a tokenizer that is already loaded.
+
+    Args:
+        may_be_empty: return what there is, for inspection, even if no row is left; then nothing is cached.
+    """
     data = fit_to_model(recipe).data
     template = recipe_template(tokenizer, data)
     sources = [read_source(data, number, progress) for number in range(len(data.sources))]
@@ -133,9 +139,11 @@ def prepare_with(tokenizer: Any, recipe: Recipe, *, progress: Progress = silent)
             for source in sources
         ],
         bad_rows=[reason for source in sources for reason in source.bad_rows],
+        may_be_empty=may_be_empty,
         progress=progress,
     )
-    store(prepared)
+    if len(prepared.train) and (len(prepared.held_out) or not selection.held_out):
+        store(prepared)
     return prepared
 
 

@@ -100,6 +100,22 @@ class Merged:
 
 
 @dataclass(frozen=True)
+class MergeFormat:
+    """What a run's merged model would be in one format.
+
+    Args:
+        quality: next-token distributions compared with the trained model's on held-out rows.
+        bytes: of the merged model's parameters.
+    """
+
+    quality: Divergence
+    bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.quality.to_json(), "bytes": self.bytes}
+
+
+@dataclass(frozen=True)
 class _Trained:
     """The trained model, for comparison with the merged one."""
 
@@ -160,7 +176,7 @@ def merge(
     return merged
 
 
-def compare_merges(run: Run | Path | str, *, progress: Progress = silent) -> dict[str, Divergence]:
+def compare_merges(run: Run | Path | str, *, progress: Progress = silent) -> dict[str, MergeFormat]:
     """Measure all formats of a run's merged adapter on held-out rows; writes only merges.json in the run.
 
     Raises:
@@ -172,7 +188,7 @@ def compare_merges(run: Run | Path | str, *, progress: Progress = silent) -> dic
     formats = merge_formats(recipe)
     progress("measuring", 0, len(formats) + 1, "loading the trained model")
     trained = _trained(recipe, run, rows)
-    found: dict[str, Divergence] = {}
+    found: dict[str, MergeFormat] = {}
     for number, name in enumerate(formats, start=1):
         progress("measuring", number, len(formats) + 1, name)
         model, _, _ = merged_model(recipe, run, name)
@@ -181,21 +197,29 @@ def compare_merges(run: Run | Path | str, *, progress: Progress = silent) -> dic
             raise ModelError(
                 f"{run.path}: no held-out row has an answer to compare on", "train with data.held_out=0.05"
             )
-        found[name] = quality
+        found[name] = MergeFormat(quality, digest(model).bytes)
     progress("measuring", len(formats) + 1, len(formats) + 1)
-    write_json_atomically(run.path / "merges.json", {name: quality.to_json() for name, quality in found.items()})
+    write_json_atomically(run.path / "merges.json", {name: one.to_json() for name, one in found.items()})
     return found
 
 
-def recommended_merge(found: Mapping[str, Divergence]) -> str:
-    """The format with the fewest bits among those that keep the improvement well, or else the one that keeps most."""
-    bits = {name: weight_format(name).bits_per_weight for name in found if name in plugins.names(FOLDER)}
-    kept = {name: quality.kept_improvement or 0.0 for name, quality in found.items()}
-    well = [name for name, share in kept.items() if share >= WELL_KEPT]
+def recommended_merge(recipe: Recipe, found: Mapping[str, MergeFormat]) -> str:
+    """The format to merge a run of this recipe into.
+
+    Over a base that is not quantized: the dtype of its checkpoint, or the dense one nearest to the trained model if
+    that one does not keep the improvement well. Nobody asked to quantize it, so no quantized format is recommended.
+    Over a quantized base: the smallest format that keeps the improvement well, or else the one that keeps most.
+    """
+    kept = {name: one.quality.kept_improvement for name, one in found.items()}
+    if recipe.precision.name == "none":
+        own = _name(checkpoint_dtype(recipe))
+        share = kept[own]
+        keeps = share is None or share >= WELL_KEPT
+        return own if keeps else min(DTYPES, key=lambda name: found[name].quality.kl)
+    well = [name for name, share in kept.items() if share is not None and share >= WELL_KEPT]
     if not well:
-        return max(kept, key=lambda name: kept[name])
-    sixteen = {"fp32": 32.0}
-    return min(well, key=lambda name: (bits.get(name, sixteen.get(name, 16.0)), found[name].kl))
+        return max(kept, key=lambda name: kept[name] or 0.0)
+    return min(well, key=lambda name: (found[name].bytes, found[name].quality.kl))
 
 
 def _opened(run: Run | Path | str) -> tuple[Run, Recipe, Any]:

@@ -18,13 +18,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from tunelab.errors import RunError
 from tunelab.files import read_json_lines, truncate_file
 from tunelab.records.old_format import likelihood_renamed, stamped, unstamped
 
 Record = dict[str, Any]
+File = TypeVar("File", bound="ResponseFile")
 
 
 def prompt_hash(header: Mapping[str, Any], prompt_ids: Iterable[int], decoding: Mapping[str, Any]) -> str:
@@ -81,7 +82,7 @@ class ResponseFile:
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
         self.path = path
         self.header: Record = _canonical(header)
-        stored, records, length = _read(path)
+        stored, records, length = self._stored()
         if stored is not None and stored != self.header:
             lines = "\n".join(f"  {line}" for line in _differences(stored, self.header))
             raise RunError(
@@ -94,9 +95,16 @@ class ResponseFile:
             truncate_file(path, length)
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
         if stored is None:
-            self._write(stamped(self.header))
+            self._keep_header()
 
-    def __enter__(self) -> ResponseFile:
+    def _stored(self) -> tuple[Record | None, list[Record], int]:
+        """Header (None if there is none yet), records, and the length in bytes of the complete lines."""
+        return _read(self.path)
+
+    def _keep_header(self) -> None:
+        self._write(stamped(self.header))
+
+    def __enter__(self: File) -> File:
         return self
 
     def __exit__(
@@ -141,12 +149,12 @@ class ResponseFile:
         return kept
 
     def _write(self, value: Record) -> None:
-        line = memoryview(_line(value))
+        line = memoryview(json_line(value))
         while line:  # an unbuffered write may be partial (a full disk raises)
             line = line[self._file.write(line) :]
 
 
-def _line(value: Record) -> bytes:
+def json_line(value: Record) -> bytes:
     """One line of JSON, in UTF-8 if possible, else escaped (a lone surrogate in a text)."""
     try:
         return (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode()
@@ -162,6 +170,20 @@ def _canonical(value: Mapping[str, Any]) -> Record:
 
 def _read(path: Path) -> tuple[Record | None, list[Record], int]:
     """Header (None if there is none yet), records, and the length in bytes of the complete lines."""
+    lines, length = json_objects(path)
+    if not lines:
+        return None, [], 0
+    header, version = unstamped(lines[0], path)
+    records = checked_records(lines[1:], path, first_line=2)
+    return header, [likelihood_renamed(record) for record in records] if version == 1 else records, length
+
+
+def json_objects(path: Path) -> tuple[list[Record], int]:
+    """The JSON objects of a file, one per line, and the length in bytes of the complete lines; without a torn last one.
+
+    Raises:
+        RunError: a line is not a JSON object.
+    """
     try:
         lines, length = read_json_lines(path)
     except ValueError as error:
@@ -171,10 +193,17 @@ def _read(path: Path) -> tuple[Record | None, list[Record], int]:
     for number, line in enumerate(lines, 1):
         if not isinstance(line, dict):
             raise RunError(f"{path}: line {number} is {type(line).__name__}, expected a JSON object")
-    if not lines:
-        return None, [], 0
+    return lines, length
+
+
+def checked_records(lines: list[Record], path: Path, *, first_line: int) -> list[Record]:
+    """The records, if each has an item and a prompt hash.
+
+    Raises:
+        RunError: one has not, or two answer the same item.
+    """
     seen: dict[str, int] = {}
-    for number, line in enumerate(lines[1:], 2):
+    for number, line in enumerate(lines, first_line):
         item = _checked(line, path, f"line {number}")["item"]
         if item in seen:
             raise RunError(
@@ -182,9 +211,7 @@ def _read(path: Path) -> tuple[Record | None, list[Record], int]:
                 "two processes wrote to it, or it was edited; remove it",
             )
         seen[item] = number
-    header, version = unstamped(lines[0], path)
-    records = [likelihood_renamed(record) for record in lines[1:]] if version == 1 else lines[1:]
-    return header, records, length
+    return lines
 
 
 def _checked(record: Record, path: Path, what: str) -> Record:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tunelab.report.content import StudyReport
@@ -18,9 +16,7 @@ from tunelab.report.study_tables import (
     published_table,
     unfinished_arms,
 )
-
-#: Width of a terminal table besides its text: two edges, and per column two spaces and a rule.
-_EDGES, _AROUND = 1, 3
+from tunelab.report.table_layout import column_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,45 +72,14 @@ def _without_last(table: ConsoleTable) -> ConsoleTable:
 
 def _split(table: ConsoleTable, keys: int, width: int) -> list[ConsoleTable]:
     """Split the table into as few parts as possible without breaking words; each repeats the key columns."""
-    named = list(range(keys))
-    parts = [list(named)]
-    for place in range(keys, len(table.columns)):
-        if len(parts[-1]) > keys and not _fits(table, [*parts[-1], place], width):
-            parts.append(list(named))
-        parts[-1].append(place)
     return [
         ConsoleTable(
             table.title if number == 0 else f"{table.title} (continued)",
             [table.columns[place] for place in part],
             [[row[place] for place in part] for row in table.rows],
         )
-        for number, part in enumerate(parts)
+        for number, part in enumerate(column_parts(table.columns, table.rows, keys, width))
     ]
-
-
-def _fits(table: ConsoleTable, places: Sequence[int], width: int) -> bool:
-    """Whether the columns fit a terminal without broken words or line breaks inside "value ± error".
-
-    Like rich (Table._collapse_widths), narrows the widest columns first, to an equal width. Leaves a margin of one
-    cell, since rich rounds each column separately.
-    """
-    texts = [[table.columns[place], *(row[place] for row in table.rows)] for place in places]
-    wanted = [max(map(_width, column)) for column in texts]
-    room = width - _EDGES - _AROUND * len(places)
-    if sum(wanted) <= room:
-        return True
-    words = [max((_width(word) for text in column for word in _words(text)), default=0) for column in texts]
-    most = max(most for most in range(max(wanted) + 1) if sum(min(one, most) for one in wanted) <= max(room, 0))
-    return all(word <= min(want, most - 1) or want < most for word, want in zip(words, wanted, strict=True))
-
-
-def _words(text: str) -> list[str]:
-    return text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}").split(" ")
-
-
-def _width(text: str) -> int:
-    """Width of a text in terminal cells."""
-    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def _heading(column: Column) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tunelab.report.content import Curve, StudyReport
 from tunelab.report.drawing import COLOURS, INK, PAPER, SMALL, Plot, new_panels, series, set_tooltip
 from tunelab.report.labels import shortened
+from tunelab.units import format_significant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +38,10 @@ def curves_plot(report: StudyReport) -> Plot:
     for arm, axes in zip(arms, all_axes, strict=False):
         _draw_arm(axes, report, arm, drawn, lines)
     _share_axes(all_axes[: len(arms)], columns)
-    ends = "; ".join(f"{one.arm}, seed {one.seed}: ends at {points[-1][1]:.3g}" for one, (points, _) in drawn.items())
+    ends = "; ".join(
+        f"{one.arm}, seed {one.seed}: ends at {format_significant(points[-1][1], 3)}"
+        for one, (points, _) in drawn.items()
+    )
     title = "Training loss (nats per target token) over optimizer steps"
     return Plot("training-loss", title, _caption(drawn), f"Training loss. {ends}", figure)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tunelab.report.content import PairedComparison, StudyReport
 from tunelab.report.drawing import COLOURS, INK, MUTED, SMALL, STRONG_LINE, WIDTH, Plot, new_panels, set_tooltip
 from tunelab.report.labels import shortened, text_width
-from tunelab.report.study_tables import two_digit_decimals
+from tunelab.units import format_interval, format_number, interval_decimals
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,7 +82,7 @@ def _panel_title(one: PairedComparison) -> str:
 
 def _value(one: PairedComparison) -> str:
     scale = POINTS.get(one.unit, 1.0)
-    half = scale * (one.high - one.low) / 2
-    decimals = two_digit_decimals(half)
-    shift, low, high = (f"{scale * end:+.{decimals}f}" for end in (one.difference, one.low, one.high))
-    return f"{shift} ({low} to {high})".replace("-", "\N{MINUS SIGN}")
+    shift, low, high = (scale * end for end in (one.difference, one.low, one.high))
+    decimals = interval_decimals(low, high)
+    shown = format_number(shift, decimals, signed=True)
+    return f"{shown} ({format_interval(low, high, decimals)})".replace("-", "\N{MINUS SIGN}")

@@ -30,7 +30,7 @@ from tunelab.report.drawing import (
 from tunelab.report.labels import LEADER, MARK, Box, place_labels, shortened
 from tunelab.report.study_tables import start_memory
 from tunelab.report.table import score_text
-from tunelab.units import GIB, MIB, format_bytes, format_duration
+from tunelab.units import GIB, MIB, format_bytes, format_duration, format_significant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,7 +120,7 @@ def _cost_title(report: StudyReport, cost: Cost, size: float, unit: str) -> str:
     start = start_memory(report) if cost.name == "peak memory" else None
     if start is None:
         return f"{cost.name} ({unit}), lower is better"
-    return f"peak process memory ({unit}); {start / size:.3g} {unit} of it Python and libraries"
+    return f"peak process memory ({unit}); {format_significant(start / size, 3)} {unit} of it Python and libraries"
 
 
 def _point(report: StudyReport, arm: Arm, benchmark: str, cost: Cost) -> list[tuple[ArmScore, float]]:

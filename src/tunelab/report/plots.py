@@ -36,6 +36,7 @@ from tunelab.report.labels import shortened, text_width
 from tunelab.report.pareto import COSTS, pareto_plot
 from tunelab.report.svg import svg_file
 from tunelab.report.table import score_text
+from tunelab.units import format_significant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,4 +128,4 @@ def _draw_score(axes: Axes, report: StudyReport, score: ArmScore, row: int) -> N
     for one in report.published_of(score.arm, score.benchmark):
         face: dict[str, Any] = {"markerfacecolor": PAPER, "markeredgecolor": INK, "markeredgewidth": 1.4}
         (diamond,) = axes.plot(one.value, row, "D", markersize=7.5, zorder=4, **face)
-        set_tooltip(diamond, f"published: {one.value:g}")
+        set_tooltip(diamond, f"published: {format_significant(one.value, 6)}")

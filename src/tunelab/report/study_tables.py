@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from tunelab.report.content import Arm, ArmScore, PairedComparison, Published, StudyReport, Verdict
-from tunelab.report.table import BLIND, EQUAL_VALUES, has_equal_values, score_text
-from tunelab.units import format_bytes, format_count, format_duration, format_rate, format_with_error
-
-UNKNOWN = "–"
+from tunelab.report.table import BLIND, EQUAL_VALUES, has_equal_values, score_text, score_texts
+from tunelab.units import (
+    UNKNOWN,
+    decimals_of,
+    format_bytes,
+    format_count,
+    format_duration,
+    format_interval,
+    format_number,
+    format_probability,
+    format_rate,
+    format_significant,
+    format_with_error,
+    interval_decimals,
+)
 
 #: Prefix of the note with a published value.
 PUBLISHED = "published "
@@ -85,6 +95,7 @@ def arms_table(report: StudyReport, *groups: str) -> StudyTable:
 
 def all_scores_table(report: StudyReport) -> StudyTable:
     """All scores of all arms, including the main ones."""
+    shown = shown_scores(report)
     columns = (
         *(Column(name, is_number=False) for name in ("Benchmark", "Metric", "Arm")),
         *(Column(name) for name in ("Value", "SE across seeds", "Items", "Seeds")),
@@ -98,7 +109,7 @@ def all_scores_table(report: StudyReport) -> StudyTable:
                 score.benchmark,
                 _words(score.name),
                 score.arm,
-                score_text(score),
+                shown[score.arm, score.benchmark, score.name],
                 UNKNOWN if score.seed_error is None else _two_digits(score.seed_error),
                 f"{score.n:,}",
                 str(score.seeds),
@@ -162,14 +173,14 @@ def _published_row(report: StudyReport, one: Published) -> tuple[Cell, ...]:
     measured, unit = UNKNOWN, one.unit
     if one.measured is not None:
         # Costs have no items and so no standard error.
-        measured = format_with_error(one.measured, one.error) if one.metric else f"{one.measured:.4g}"
+        measured = format_with_error(one.measured, one.error) if one.metric else format_significant(one.measured)
         if scored := report.score(one.arm, one.benchmark, one.metric):
             measured = score_text(scored)
     elif not one.metric and (score := report.main_score(one.arm, one.benchmark)):
         # Older reports have no measured values next to the published ones.
         measured, unit = score_text(score), score.unit
     figure = Cell(one.benchmark, (_words(one.metric),) if one.metric else ())
-    return (Cell(one.arm), figure, *map(Cell, (f"{one.value:g}", measured, unit, one.source)))
+    return (Cell(one.arm), figure, *map(Cell, (format_significant(one.value, 6), measured, unit, one.source)))
 
 
 def differences_table(report: StudyReport) -> StudyTable:
@@ -206,7 +217,17 @@ def _name_cell(arm: Arm) -> Cell:
 
 def _score_columns(report: StudyReport) -> list[_Maker]:
     """One column per metric in the table."""
-    return [(_score_column(one), partial(_score_cell, report, one)) for one in report.table_scores()]
+    shown = shown_scores(report)
+    return [(_score_column(one), partial(_score_cell, report, shown, one)) for one in report.table_scores()]
+
+
+def shown_scores(report: StudyReport) -> dict[tuple[str, str, str], str]:
+    """Every score as in score_texts(), by arm, benchmark and metric; a metric has the same decimals in all arms."""
+    shown = {}
+    for metric in dict.fromkeys((score.benchmark, score.name) for score in report.scores):
+        scores = [score for score in report.scores if (score.benchmark, score.name) == metric]
+        shown.update({(one.arm, *metric): text for one, text in zip(scores, score_texts(scores), strict=True)})
+    return shown
 
 
 def _score_column(score: ArmScore) -> Column:
@@ -214,12 +235,13 @@ def _score_column(score: ArmScore) -> Column:
     return Column(score.benchmark, f"{_words(score.name)}, {score.unit} {arrow}", "Quality")
 
 
-def _score_cell(report: StudyReport, like: ArmScore, arm: Arm) -> Cell:
+def _score_cell(report: StudyReport, shown: Mapping[tuple[str, str, str], str], like: ArmScore, arm: Arm) -> Cell:
     """An arm's score on the metric of `like`, which may be another arm's score."""
     score = report.score(arm.name, like.benchmark, like.name)
     notes = () if score is None else _seed_notes(score)
-    notes += tuple(f"{PUBLISHED}{one.value:g}" for one in report.published_of(arm.name, like.benchmark, like.name))
-    return Cell(UNKNOWN if score is None else score_text(score), notes)
+    published = report.published_of(arm.name, like.benchmark, like.name)
+    notes += tuple(f"{PUBLISHED}{format_significant(one.value, 6)}" for one in published)
+    return Cell(shown.get((arm.name, like.benchmark, like.name), UNKNOWN), notes)
 
 
 def _seed_notes(score: ArmScore) -> tuple[str, ...]:
@@ -240,7 +262,7 @@ def _cost_columns(report: StudyReport) -> list[_Maker]:
         _cost("On disk", lambda arm: arm.disk_bytes, format_bytes),
     ]
     if any(arm.cost is not None for arm in report.arms):
-        columns.append(_cost("Cost", lambda arm: arm.cost, lambda value: f"{value:,.2f}", report.currency))
+        columns.append(_cost("Cost", lambda arm: arm.cost, lambda value: format_number(value, 2), report.currency))
     return columns
 
 
@@ -275,7 +297,10 @@ def _comparison_columns(report: StudyReport) -> list[_ComparisonMaker]:
         (Column("Benchmark", is_number=False), lambda one: Cell(one.benchmark, (_words(one.metric),))),
         (Column("Arms", is_number=False), lambda one: Cell(f"{one.a} → {one.b}")),
         (Column("Difference"), _difference_cell),
-        (Column("95 % interval"), lambda one: Cell(f"{_signed(one, one.low)} to {_signed(one, one.high)}")),
+        (
+            Column("95 % interval"),
+            lambda one: Cell(format_interval(one.low, one.high, interval_decimals(one.low, one.high))),
+        ),
         (Column("p", "Holm"), _probability_cell),
         (Column("Items"), lambda one: Cell(f"{one.n:,}")),
         (Column("Gained / lost"), _flips_cell),
@@ -292,12 +317,8 @@ def _comparison_columns(report: StudyReport) -> list[_ComparisonMaker]:
 
 def _difference_cell(one: PairedComparison) -> Cell:
     of_seeds = () if one.seed_error is None else (f"SE across {one.seeds} seeds: {_two_digits(one.seed_error)}",)
-    return Cell(_signed(one, one.difference), of_seeds)
-
-
-def _signed(one: PairedComparison, value: float) -> str:
-    """A difference with as many digits as its interval allows."""
-    return f"{value:+.{two_digit_decimals((one.high - one.low) / 2)}f}"
+    decimals = interval_decimals(one.low, one.high)
+    return Cell(format_number(one.difference, decimals, signed=True), of_seeds)
 
 
 def _probability_cell(one: PairedComparison) -> Cell:
@@ -316,17 +337,5 @@ def _words(metric: str) -> str:
 
 
 def _two_digits(value: float) -> str:
-    """A number with two significant digits: "0.010", "1.2", "14"."""
-    return f"{value:.{two_digit_decimals(abs(value))}f}"
-
-
-def two_digit_decimals(error: float) -> int:
-    """Decimal places for two significant digits."""
-    return max(0, 1 - math.floor(math.log10(error))) if error > 0 else 3
-
-
-def format_probability(p: float | None) -> str:
-    """A p-value: "0.023", "< 0.001", "–" if there is none."""
-    if p is None:
-        return UNKNOWN
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    """A standard error or a detectable difference with two significant digits: "0.010", "1.2", "14"."""
+    return format_number(value, decimals_of(value))

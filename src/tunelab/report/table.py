@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunelab.statistics.proportions import BOUNDS, interval_of_equal_values
-from tunelab.units import format_with_error
+from tunelab.units import UNKNOWN, column_decimals, decimals_of, format_significant, format_with_error
 
 #: Shown for a metric that cannot see the references.
 BLIND = "n/a"
@@ -16,19 +15,26 @@ BLIND = "n/a"
 EQUAL_VALUES = "An interval in place of ± is a 95 % interval: every item scored the same, and others may differ."
 
 
-def score_text(score: Any) -> str:
+def score_text(score: Any, decimals: int | None = None) -> str:
     """A score as "value ± standard error"; a bound in place of an error of 0: "0 (0 to 0.13)".
 
     Args:
         score: an object with value, error, n, unit and is_blind.
+        decimals: of value and error; None = from the error.
     """
     if score.is_blind:
         return BLIND
     if not has_equal_values(score):
-        return format_with_error(score.value, score.error)
+        return format_with_error(score.value, score.error, decimals)
     low, high = interval_of_equal_values(score.value, score.n, *BOUNDS[score.unit])
-    decimals = max(0, 1 - math.floor(math.log10(high - low)))
-    return f"{score.value:.4g} ({round(low, decimals):g} to {round(high, decimals):g})"
+    ends = (format_significant(round(end, decimals_of(high - low)), 6) for end in (low, high))
+    return f"{format_significant(score.value)} ({' to '.join(ends)})"
+
+
+def score_texts(scores: Sequence[Any]) -> list[str]:
+    """Scores of one metric like score_text(), all with the same decimals; UNKNOWN for None."""
+    decimals = column_decimals([None if one is None or one.is_blind else one.error for one in scores])
+    return [UNKNOWN if one is None else score_text(one, decimals) for one in scores]
 
 
 def has_equal_values(score: Any) -> bool:
@@ -37,7 +43,7 @@ def has_equal_values(score: Any) -> bool:
 
 
 def score_rows(arms: Mapping[str, Sequence[Any]]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows: one row per metric, one column per arm (see score_text); "-" if missing.
+    """Columns and rows: one row per metric, one column per arm (see score_texts).
 
     Args:
         arms: name -> its scores (objects with name, value, error, n, unit, higher_is_better, is_blind).
@@ -49,7 +55,6 @@ def score_rows(arms: Mapping[str, Sequence[Any]]) -> tuple[list[str], list[list[
             names.setdefault(score.name, score)
     rows = []
     for name, score in names.items():
-        cells = [by_arm[arm].get(name) for arm in arms]
-        shown = ["-" if cell is None else score_text(cell) for cell in cells]
+        shown = score_texts([by_arm[arm].get(name) for arm in arms])
         rows.append([name.replace("_", " "), *shown, score.unit, "higher" if score.higher_is_better else "lower"])
     return ["metric", *arms, "unit", "better"], rows

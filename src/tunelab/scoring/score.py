@@ -36,6 +36,7 @@ from tunelab.scoring.read_responses import (
     read_our_file,
     response_files,
 )
+from tunelab.units import format_share
 from tunelab.version import __version__
 
 
@@ -121,7 +122,7 @@ def _summarised(read: ReadResponses, graded: list[Graded], path: Path) -> Scored
             # Rule of three: a rate above 3 / n would have shown at least once with 95 % probability.
             warnings.append(
                 f"{score.name}: all {score.n:,} items have the same value: a standard error of 0 says nothing; up to "
-                f"{min(1.0, 3 / score.n):.1%} of items may have the other value (95 % confidence)"
+                f"{format_share(min(1.0, 3 / score.n))} of items may have the other value (95 % confidence)"
             )
     if read.prompts:
         scored = _with_protocol(scored, {"prompts": read.prompts})

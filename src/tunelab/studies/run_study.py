@@ -18,6 +18,7 @@ from tunelab.progress import Progress, silent
 from tunelab.records.cells import Cell, keep_study, known_cells
 from tunelab.scoring.read_responses import checked_options
 from tunelab.statistics.power import detectable_accuracy_difference, detectable_effect
+from tunelab.units import format_number, format_share, format_significant
 
 EXECUTORS = "studies/executors"
 
@@ -102,12 +103,14 @@ def foreseen(study: Study) -> list[str]:
             said.append(f"{name}: the number of items, and so the detectable difference, is not known yet")
         elif name == HELD_OUT:
             smallest = detectable_effect(items, alpha=0.05 / family)
-            deviations = f"{smallest:.2g} standard deviations of the paired differences or more"
+            deviations = f"{format_significant(smallest, 2)} standard deviations of the paired differences or more"
             said.append(f"{name}: {items:,} rows can show a difference of {deviations} ({design})")
         else:
             share = detectable_accuracy_difference(items, DISCORDANT, alpha=0.05 / family)
-            shown = "no difference" if share is None else f"differences of {100 * share:.1f} points or more"
-            assumed = f"if {DISCORDANT:.0%} of items are right in only one arm"
+            shown = (
+                "no difference" if share is None else f"differences of {format_number(100 * share, 1)} points or more"
+            )
+            assumed = f"if {format_share(DISCORDANT, 0)} of items are right in only one arm"
             said.append(f"{name}: {items:,} items can show {shown} ({design}, {assumed})")
     return said
 

@@ -40,6 +40,7 @@ from tunelab.training.meter import Meter
 from tunelab.training.optimizer import adamw
 from tunelab.training.setup import build_model, loop_settings, make_accelerator, release, training_plan
 from tunelab.training.trackers import tracked
+from tunelab.units import format_number
 
 #: The stage of a pass over the held-out rows, before, during and after training.
 HELD_OUT_STAGE = "held-out loss"
@@ -289,5 +290,5 @@ def _held_out_loss(
             "lower train.lr, or use train.dtype=fp32 or bf16",
         )
     loss = float(total / count)
-    progress(HELD_OUT_STAGE, len(table), len(table), f"loss {loss:.3f}")
+    progress(HELD_OUT_STAGE, len(table), len(table), f"loss {format_number(loss, 3)}")
     return loss

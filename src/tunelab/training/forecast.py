@@ -9,7 +9,7 @@ from tunelab.data.loader import TrainingPlan
 from tunelab.models.digest import digest
 from tunelab.statistics.power import detectable_effect
 from tunelab.training.checkpoint import trainable_weights
-from tunelab.units import format_bytes, format_count
+from tunelab.units import format_bytes, format_count, format_significant
 
 #: Held-out rows below which a difference has to be large to be detected.
 FEW_ROWS = 100
@@ -30,7 +30,7 @@ def forecast(recipe: Recipe, plan: TrainingPlan, model: nn.Module, *, held_out: 
     reached = plan.step(plan.total_steps - 1)[1]
     said = [
         f"{len(table):,} rows, {table.tokens:,} tokens per epoch ({targets:,} in the loss); "
-        f"{plan.total_steps:,} steps, {reached:.3g} epoch{'' if reached == 1 else 's'}"
+        f"{plan.total_steps:,} steps, {format_significant(reached, 3)} epoch{'' if reached == 1 else 's'}"
         + (f"; resuming after step {step:,}" if step else "")
     ]
     found = digest(model)
@@ -56,9 +56,7 @@ def few_rows_warning(held_out: int) -> str | None:
         return None
     shows = "show no difference with an error"
     if held_out > 1:
-        shows = (
-            f"only show a difference of {detectable_effect(held_out):.2g} or more standard deviations of the paired "
-            "differences (power 80 %)"
-        )
+        least = format_significant(detectable_effect(held_out), 2)
+        shows = f"only show a difference of {least} or more standard deviations of the paired differences (power 80 %)"
     rows = f"{held_out} held-out row{'' if held_out == 1 else 's'} can"
     return f"warning: {rows} {shows}; hold out more, for example data.held_out=200"

@@ -11,7 +11,7 @@ import torch
 
 from tunelab.progress import SEPARATOR
 from tunelab.training.meter import resident_peak_bytes
-from tunelab.units import format_bytes, format_rate
+from tunelab.units import format_bytes, format_number, format_rate, format_significant
 
 #: Fields of a step's record that depend on the machine and the moment: a resumed run repeats all others, bit for bit.
 TIMING_FIELDS = ("seconds", "tokens_per_second", "seconds_left", "peak_resident_bytes", "peak_gpu_bytes")
@@ -56,11 +56,11 @@ def shown(record: Mapping[str, Any]) -> str:
     """A step's record as the detail of a progress: loss and tokens/s first."""
     norm = record["gradient_norm"]
     fields = [
-        f"loss {record['loss']:.3f}",
+        f"loss {format_number(record['loss'], 3)}",
         format_rate(record["tokens_per_second"]),
-        f"lr {record['lr']:.3g}",
-        "gradients overflowed" if norm is None else f"gradient norm {norm:.3g}",
-        f"epoch {record['epoch']:.2f}",
+        f"lr {format_significant(record['lr'], 3)}",
+        "gradients overflowed" if norm is None else f"gradient norm {format_significant(norm, 3)}",
+        f"epoch {format_number(record['epoch'], 2)}",
         f"peak {format_bytes(record.get('peak_gpu_bytes', record['peak_resident_bytes']))}",
     ]
     return SEPARATOR.join(fields)

@@ -217,7 +217,7 @@ def test_scores_have_errors_and_chance(tmp_path: Path) -> None:
     assert mc1.protocol["answers"] == ["hub"]
     assert scored.facts == {"prompts_truncated": 1}
     assert any("1 of 6 prompts exceed the model's context" in one for one in scored.warnings)
-    assert any("mc1 is 0.833 ± 0.167, within two SE of chance (0.500)" in one for one in scored.warnings)
+    assert any("mc1 0.83 ± 0.17 is within two standard errors of chance (0.50)" in one for one in scored.warnings)
 
 
 def test_a_score_far_from_chance_has_no_warning(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from tunelab.evaluation.benchmark import (
 )
 from tunelab.evaluation.benchmarks._rows import find_files, read_rows
 from tunelab.evaluation.benchmarks._scores import mean_score, truncated_warnings
+from tunelab.units import format_number, format_with_error
 
 BENCHMARK = Benchmark(
     kind="likelihood",
@@ -253,4 +254,5 @@ def _chance(name: str, target: dict[str, Any]) -> float:
 def _chance_warnings(score: Score, chance: float) -> list[str]:
     if score.error is None or abs(score.value - chance) > 2 * score.error:
         return []
-    return [f"{score.name} is {score.value:.3f} ± {score.error:.3f}, within two SE of chance ({chance:.3f})"]
+    shown = format_with_error(score.value, score.error)
+    return [f"{score.name} {shown} is within two standard errors of chance ({format_number(chance, 2)})"]

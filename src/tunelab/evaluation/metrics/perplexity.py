@@ -13,6 +13,7 @@ from tunelab.errors import DataError
 from tunelab.evaluation.benchmark import Score
 from tunelab.evaluation.held_out import LikelihoodRecord
 from tunelab.statistics.standard_errors import Estimate, ratio_with_error
+from tunelab.units import format_significant
 
 BYTES = "UTF-8 bytes of the decoded text after the row's first token, special tokens left out (their nats are counted)"
 ERROR = "ratio estimator, rows as clusters (Cochran 1977, section 2.11)"
@@ -89,7 +90,8 @@ def _perplexity(part: str, nats_per_token: Estimate) -> Estimate:
         value = math.exp(nats_per_token.value)
     except OverflowError:
         raise DataError(
-            f"{part}: {nats_per_token.value:.4g} nats per token have no finite perplexity", "the model is broken"
+            f"{part}: {format_significant(nats_per_token.value)} nats per token have no finite perplexity",
+            "the model is broken",
         ) from None
     error = None if nats_per_token.error is None else value * nats_per_token.error
     return Estimate(value, error, nats_per_token.n)

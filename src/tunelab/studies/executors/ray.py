@@ -27,6 +27,7 @@ from tunelab.studies.executors._ray_cluster import OWN, connected, fits
 from tunelab.studies.executors._ray_files import lay_out, packed_files, packed_folder
 from tunelab.studies.executors._ray_task import CHECKPOINTS, Order, Outcome, work
 from tunelab.training.interrupt import asked_to_stop
+from tunelab.units import format_significant
 
 OPTIONS = {
     "address": "cluster address, HOST:PORT or auto; local: a cluster on this machine; default: RAY_ADDRESS, or local",
@@ -235,4 +236,4 @@ class _Tasks:
 
 
 def _in_words(needs: Mapping[str, float]) -> str:
-    return " and ".join(f"{amount:g} {name}" for name, amount in needs.items() if amount)
+    return " and ".join(f"{format_significant(amount)} {name}" for name, amount in needs.items() if amount)

@@ -1,0 +1,21 @@
+"""What `prepare` and `inspect` say about characters that the tokenizer drops."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tunelab.cli._console import say
+from tunelab.data.prepared import PreparedData
+from tunelab.data.vocabulary import dropped_characters, dropped_from_template
+
+
+def say_dropped_characters(data: PreparedData) -> None:
+    """One line for both splits, and one if the prompt template itself has such characters."""
+    splits = (data.train_counts, data.held_out_counts)
+    total = sum(one.lost_characters for one in splits)
+    if total:
+        counts = sum((Counter(one.lost) for one in splits), Counter[str]())
+        rows = f"{sum(one.lossy for one in splits):,} of {sum(one.kept for one in splits):,} rows"
+        say(dropped_characters(counts, total, rows))
+    if data.lost_of_template:
+        say(dropped_from_template(data.lost_of_template))

@@ -1,0 +1,48 @@
+"""`merge --compare`: every format that a run can be merged into, with its size and what it loses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunelab.cli._console import print_table, progress_bar, say
+from tunelab.units import format_bytes, format_loss, format_scientific, format_share, format_values
+
+if TYPE_CHECKING:
+    from tunelab.evaluation.divergence import Divergence
+
+COLUMNS = ("KL from the trained model", "perplexity", "changed tokens", "improvement kept")
+
+
+def show_merge_formats(run: str) -> None:
+    """Measure all formats; the table on stdout, what to choose on stderr."""
+    from tunelab.publishing.merge import compare_merges, recommended_merge
+    from tunelab.records.runs import open_run
+
+    with progress_bar() as progress:
+        found = compare_merges(run, progress=progress)
+    cells = quality_cells([one.quality for one in found.values()])
+    sizes = [format_bytes(one.bytes) for one in found.values()]
+    rows = [(name, size, *row) for name, size, row in zip(found, sizes, cells, strict=True)]
+    print_table(("format", "size", *COLUMNS), rows)
+    first = next(iter(found.values())).quality
+    say(
+        f"On {first.tokens:,} completion tokens of held-out rows. Loss: base {format_loss(first.base_loss)}, "
+        f"trained model {format_loss(first.trained_loss)} nats per token."
+    )
+    say(f"Recommended: --format {recommended_merge(open_run(Path(run)).recipe, found)}")
+
+
+def quality_cells(qualities: Sequence[Divergence]) -> list[tuple[str, str, str, str]]:
+    """One row of cells under COLUMNS for each."""
+    perplexities = format_values([one.perplexity for one in qualities])
+    return [
+        (
+            f"{format_scientific(one.kl)} nats",
+            perplexity,
+            format_share(one.changed, 2),
+            "no improvement" if one.kept_improvement is None else format_share(one.kept_improvement),
+        )
+        for one, perplexity in zip(qualities, perplexities, strict=True)
+    ]
