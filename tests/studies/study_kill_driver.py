@@ -33,7 +33,14 @@ from tunelab.studies.study_report import study_report
 from tunelab.studies.tiny_scale import at_tiny_scale
 from tunelab.training import finetune  # noqa: F401  (imported before the children are)
 
-COSTS = ("peak_memory_bytes", "training_seconds", "evaluation_seconds", "tokens_per_second", "cost")
+COSTS = (
+    "peak_memory_bytes",
+    "start_memory_bytes",
+    "training_seconds",
+    "evaluation_seconds",
+    "tokens_per_second",
+    "cost",
+)
 
 
 class Stage:
