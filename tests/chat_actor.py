@@ -63,9 +63,8 @@ def session(
         return model
 
     chosen = get_template(template, tokenizer, jinja)
-    made = ChatSession(
-        {name: source(name) for name in models.split()}, tokenizer, chosen, **{"context": None, **options}
-    )
+    encoder = RowEncoder(tokenizer, chosen)
+    made = ChatSession({name: source(name) for name in models.split()}, encoder, **{"context": None, **options})
     made.opened = opened  # type: ignore[attr-defined]
     return made
 

@@ -288,7 +288,11 @@ BROKEN = [
     (["data=auto"], "data.sources", "a source named `auto` needs a path"),
     (["data=[{name: a, weight: 1}, b]"], "data.sources", "either all sources have a weight or none"),
     (["data.held_out=1.5"], "data.held_out", "expected a fraction below 1, or an integer number of rows"),
-    (["data.chat_template=x.jinja"], "data.chat_template", "a chat template is used only with `template: chat`"),
+    (
+        ["data.chat_template=x.jinja", "data.template=alpaca"],
+        "data.chat_template",
+        "a chat template is used only with `template: chat`",
+    ),
     (["data.max_length=5000"], "data.max_length", "the longest row must fit into one micro-batch"),
     (["train.batch_size=1", "train.batch_tokens=9"], "train.batch_size", "set in rows or in tokens"),
     (["train.warmup=1.5"], "train.warmup", "expected a fraction below 1, or an integer number of steps"),

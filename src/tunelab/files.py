@@ -57,6 +57,7 @@ def directory_written_atomically(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         for file in temporary.rglob("*"):
+            file.chmod((0o666 if file.is_file() else 0o777) & ~_umask())  # some libraries write weights as 0600
             if file.is_file():
                 with open(file, "rb") as handle:
                     os.fsync(handle.fileno())
@@ -73,6 +74,13 @@ def directory_written_atomically(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _umask() -> int:
+    """The process's umask, which the system tells only while it is set."""
+    current = os.umask(0o022)
+    os.umask(current)
+    return current
 
 
 def recover_directory(path: Path) -> None:

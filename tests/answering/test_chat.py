@@ -111,9 +111,13 @@ def test_a_model_with_an_adapter_is_asked_as_its_run_is(folder: Path, logits: li
     )
 
 
-def test_an_adapter_that_lies_apart_is_asked_in_the_default_wording(folder: Path, tmp_path: Path) -> None:
+def test_an_adapter_that_lies_apart_brings_its_template(
+    folder: Path, tmp_path: Path, logits: list[torch.Tensor]
+) -> None:
     shutil.copytree(folder / "lora/adapter", tmp_path / "adapter")
-    assert chat_with_model(str(folder / "base"), adapter=tmp_path / "adapter").template == "alpaca"
+    apart = chat_with_model(str(folder / "base"), adapter=tmp_path / "adapter")
+    assert apart.template == "chat" and chat_with_run(folder / "lora").template == "plain"
+    assert ask(apart, "tuned") == ask(chat_with_run(folder / "lora"), "tuned")
 
 
 def test_a_model_alone_is_asked_in_its_own_template(folder: Path, tmp_path: Path, logits: list[torch.Tensor]) -> None:
@@ -151,8 +155,13 @@ def test_a_run_is_asked_with_its_own_chat_template_and_tokenizer(
     text = tokenizer.decode(ask(chat, "tuned"))
     assert text == "<|im_start|>USER\nWhat?<|im_end|>\n<|im_start|>ASSISTANT\n"
     assert chat.session.stop_token_ids == {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")}
+    jinja.write_text(CHATML)  # the run keeps the text that its rows were rendered with
+    assert tokenizer.decode(ask(chat_with_run(tmp_path / "run"), "tuned")) == text
     jinja.unlink()
-    with pytest.raises(UsageError, match=r"data.chat_template: .*shout.jinja: no such file"):
+    assert tokenizer.decode(ask(chat_with_run(tmp_path / "run"), "tuned")) == text
+    kept = tmp_path / "run/tokenizer/chat_template.jinja"
+    kept.write_text(CHATML)
+    with pytest.raises(RunError, match=r"chat_template.jinja: not the chat template that the run was trained with"):
         chat_with_run(tmp_path / "run")
 
 

@@ -18,6 +18,7 @@ from tunelab.answering.chat_session import ChatSession, changed
 from tunelab.data.messages import Conversation, Message
 from tunelab.data.reader import load_examples
 from tunelab.data.templates import get_template
+from tunelab.data.tokenize import RowEncoder
 from tunelab.errors import DataError, ModelError, UsageError
 from tunelab.inference.sampling import Decoding
 
@@ -225,8 +226,8 @@ def test_a_real_model_says_its_most_likely_tokens() -> None:
     def source() -> Iterator[torch.nn.Module]:
         yield model
 
-    template = get_template("plain", tokenizer)
-    chat = ChatSession({"tuned": source}, tokenizer, template, context=128, decoding=Decoding(max_new_tokens=12))
+    encoder = RowEncoder(tokenizer, get_template("plain", tokenizer))
+    chat = ChatSession({"tuned": source}, encoder, context=128, decoding=Decoding(max_new_tokens=12))
     reply = chat.ask("What?")
     shown = "".join(piece.text for piece in reply.pieces)
     assert shown and reply.ends["tuned"] in ("length", "stop")

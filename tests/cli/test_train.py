@@ -62,6 +62,8 @@ def test_the_next_commands_can_be_pasted_into_a_shell(tunelab: Command, bench: B
 def test_without_a_terminal_a_run_is_followed_in_lines(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
     said = tunelab("train", run_recipe(tmp_path, bench.model, bench.rows))
     lines = said.err.splitlines()
+    resolved = lines.pop(0)
+    assert resolved.startswith("cpu, fp32, ") and "; template plain, rows up to 128 tokens; lr 0.01, " in resolved
     assert lines[0].startswith("18 rows, ") and "; 4 steps, " in lines[0]
     assert " parameters are trained; weights, gradients and optimizer state need " in lines[1]
     assert lines[2].startswith("warning: 6 held-out rows can only show a difference of ")

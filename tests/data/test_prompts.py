@@ -17,7 +17,7 @@ from tunelab.data.templates import NAMES, get_template
 from tunelab.data.tokenize import RowEncoder
 from tunelab.errors import DataError
 from tunelab.inference.sampling import Decoding
-from tunelab.models.load import load_tokenizer
+from tunelab.models.load import end_token_ids, load_tokenizer
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_prompt_is_what_training_put_before_the_answer(
     )
     ours = open_responder(model=str(folder), template=template)
     tokenizer = load_tokenizer(str(folder))
-    encoder = RowEncoder(tokenizer, get_template(template, tokenizer))
+    encoder = RowEncoder(tokenizer, get_template(template, tokenizer), end_token_ids(str(folder)))
     turns = [
         (Message("user", "Sort."),),
         (Message("user", "Sort.", input="b, a"),),

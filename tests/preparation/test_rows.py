@@ -24,15 +24,17 @@ def test_a_model_whose_window_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "model" / "config.json").write_text('{"model_type": "no-such-family"}', encoding="utf-8")
     tree = tiny.recipe(tmp_path / "model", tmp_path / "rows.jsonl", tmp_path / "run")
     with pytest.raises(ModelError, match=r"model .*model: cannot be loaded: .*no-such-family"):
-        fit_to_model(resolve(parse_recipe(tree)))
+        fit_to_model(resolve(parse_recipe(tree)), tiny.tiny_tokenizer())
 
 
 def test_rows_are_as_long_as_the_model_s_window_allows(tmp_path: Path) -> None:
-    model = tiny.model_folder(tmp_path / "model")
+    model, tokenizer = tiny.model_folder(tmp_path / "model"), tiny.tiny_tokenizer()
     tree = tiny.recipe(model, tmp_path / "rows.jsonl", tmp_path / "run")
     del tree["data"]["max_length"]
-    fitted = fit_to_model(resolve(parse_recipe({**tree, "train": {**tree["train"], "micro_batch_tokens": 4096}})))
+    fitted = fit_to_model(
+        resolve(parse_recipe({**tree, "train": {**tree["train"], "micro_batch_tokens": 4096}})), tokenizer
+    )
     assert fitted.data.max_length == tiny.CONTEXT
     tree["data"]["max_length"] = tiny.CONTEXT + 1
     with pytest.raises(UsageError, match=f"has a context window of {tiny.CONTEXT} tokens"):
-        fit_to_model(resolve(parse_recipe({**tree, "train": {**tree["train"], "micro_batch_tokens": 4096}})))
+        fit_to_model(resolve(parse_recipe(tree)), tokenizer)

@@ -13,7 +13,7 @@ from tiny import FAMILIES, model_folder, recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tunelab.errors import Interrupted, ModelError, RunError, UsageError
-from tunelab.evaluation.divergence import Divergence
+from tunelab.inference.divergence import Divergence
 from tunelab.models.adapters import load_adapter
 from tunelab.models.load import load_model
 from tunelab.models.merge import logits_of

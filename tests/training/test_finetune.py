@@ -62,6 +62,7 @@ def test_a_run_leaves_its_result_and_says_what_ran(
         [
             "adapter" if method == "lora" else "model",
             "checkpoints",
+            "compared_rows.safetensors",
             "manifest.json",
             "metrics.jsonl",
             "recipe.yaml",
@@ -109,7 +110,7 @@ def test_the_saved_adapter_loads_in_plain_peft_with_the_logits_that_were_trained
     trained: list[Any] = []
     save = module.save_result
     monkeypatch.setattr(
-        module, "save_result", lambda run, model, tokenizer: (trained.append(model), save(run, model, tokenizer))
+        module, "save_result", lambda run, recipe, model, *how: (trained.append(model), save(run, recipe, model, *how))
     )
     run = finetune(recipe(models[family], rows, tmp_path / "run"))
     expected = logits_of(trained[0], ROWS)
@@ -340,11 +341,13 @@ def test_what_is_about_to_run_is_said_before_the_first_step(
     made = recipe(models["llama"], rows, tmp_path / "run", data__held_out=6)
     with pytest.raises(Interrupted):
         finetune(made, notify=said.append, progress=signals_after(2))
-    assert said[0].startswith("18 rows, ") and "; 6 steps, 1.2 epochs" in said[0]
-    assert said[2].startswith("warning: 6 held-out rows can only show a difference of")
+    assert said[0].startswith("cpu, fp32, ") and "; template plain, rows up to 128 tokens; lr 0.01, " in said[0]
+    assert said[0].endswith("batches of 4 rows in micro-batches of up to 160 tokens, packed")
+    assert said[1].startswith("18 rows, ") and "; 6 steps, 1.2 epochs" in said[1]
+    assert said[3].startswith("warning: 6 held-out rows can only show a difference of")
     resumed: list[str] = []
     resume(tmp_path / "run", notify=resumed.append)
-    assert resumed == [f"{said[0]}; resuming after step 2", *said[1:]]
+    assert resumed == [said[0], f"{said[1]}; resuming after step 2", *said[2:]]
 
 
 def test_a_missing_data_file_is_reported_before_the_hub_is_asked(rows: Path, tmp_path: Path) -> None:

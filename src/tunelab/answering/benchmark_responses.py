@@ -53,6 +53,7 @@ class BenchmarkSettings:
         micro_batch_tokens: tokens computed at once; overrides the recipe's.
         out: with a model: directory of the responses; a run stores them in its own directory.
         backend: "tunelab" or "vllm"; likelihoods always come from tunelab.
+        base: with a run: the folder where its base is now, if it moved.
     """
 
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -66,6 +67,7 @@ class BenchmarkSettings:
     micro_batch_tokens: int | None = None
     out: Path = Path("evaluations")
     backend: str = "tunelab"
+    base: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,13 @@ def generate_benchmarks(
     stored: list[StoredResponses] = []
     for arm in _arms(run, settings):
         responder = open_responder(
-            run, model=model, adapter=settings.adapter, arm=arm, template=settings.template, changes=settings.changes
+            run,
+            model=model,
+            adapter=settings.adapter,
+            arm=arm,
+            template=settings.template,
+            changes=settings.changes,
+            base=settings.base,
         )
         if settings.backend == "vllm":
             responder = on_vllm(responder)

@@ -12,14 +12,15 @@ from typing import Any
 from torch import nn
 
 from tunelab.answering.chat_session import BASE, TUNED, ChatSession, ModelSource
+from tunelab.answering.generate import prompted
 from tunelab.config import Recipe, load_recipe, resolve
-from tunelab.data.templates import Template, get_template
 from tunelab.inference.engine import context_length
 from tunelab.inference.sampling import Decoding
 from tunelab.models.adapters import load_adapter
-from tunelab.models.load import check_tokenizer_fits, load_tokenizer
+from tunelab.models.load import check_tokenizer_fits
+from tunelab.preparation.base import check_base_of_adapter, own_recipe, run_tokenizer, trained_recipe, trained_weights
 from tunelab.preparation.model import autocast, load_base, load_trained
-from tunelab.preparation.rows import default_data_settings, recipe_template
+from tunelab.preparation.rows import row_encoder
 from tunelab.records.runs import Run, check_finished, open_run
 
 
@@ -32,30 +33,30 @@ class Chat:
     template: str
 
 
-def chat_with_run(run: Run | Path | str, *, decoding: Decoding | None = None) -> Chat:
+def chat_with_run(run: Run | Path | str, *, base: Path | str | None = None, decoding: Decoding | None = None) -> Chat:
     """A chat with a finished run and its base model, in the template that it was trained with.
 
     Args:
+        base: the folder where the run's base is now, if it moved.
         decoding: None = greedy, at most 128 new tokens, or half of the model's context window if that is less.
 
     Raises:
-        RunError: there is no run, or it is not finished.
-        UsageError: the run's chat template is missing, or its device is not available.
+        RunError: there is no run, it is not finished, or its base is not the one that it was trained on.
+        UsageError: the run's device is not available.
         ModelError: model or adapter cannot be loaded.
     """
     run = run if isinstance(run, Run) else open_run(Path(run))
     check_finished(run)
-    recipe = run.recipe
-    tokenizer = load_tokenizer(str(run.tokenizer))
-    template = recipe_template(tokenizer, recipe.data)
+    tokenizer = run_tokenizer(run)
     if run.adapter.exists():
+        recipe = trained_recipe(run, base)
         models, context = _with_adapter(recipe, run.adapter, tokenizer)
-        what = "adapter"
+        encoder, what = row_encoder(tokenizer, recipe), "adapter"
     else:
-        models, context = _with_own_weights(recipe, run.model, tokenizer)
-        what = "full fine-tuning"
-    session = ChatSession(models, tokenizer, template, context=context, decoding=decoding or _fitting(context))
-    return Chat(session, f"{run.path} ({what}, base {recipe.model.name})", recipe.data.template)
+        models, context = _with_own_weights(run, base, tokenizer)
+        encoder, what = row_encoder(tokenizer, trained_weights(run)), "full fine-tuning"
+    session = ChatSession(models, encoder, context=context, decoding=decoding or _fitting(context))
+    return Chat(session, f"{run.path} ({what}, base {run.recipe.model.name})", run.recipe.data.template)
 
 
 def chat_with_model(
@@ -79,32 +80,25 @@ def chat_with_model(
         UsageError: unknown template.
         ModelError: model, adapter or tokenizer cannot be loaded, or the tokenizer has no chat template.
     """
-    saved = adapter is not None and (adapter / "tokenizer.json").exists()
-    tokenizer = load_tokenizer(str(adapter) if saved else model)
     # A recipe requires data sources; none are read here.
-    recipe = resolve(load_recipe(None, [], {"model": model, "precision": precision, "data.sources": ["alpaca"]}))
-    name, chosen = _template_for(tokenizer, adapter, template)
+    flags = {"model": model, "precision": precision, "data.template": template, "data.sources": ["alpaca"]}
+    recipe, tokenizer, _ = prompted(resolve(load_recipe(None, [], flags)), adapter)
     if adapter is None:
         loaded = _fitted(load_base(recipe), tokenizer)
         models: dict[str, ModelSource] = {BASE: lambda: _computing(recipe, loaded)}
         context = context_length(loaded)
     else:
+        check_base_of_adapter(adapter, model)
         models, context = _with_adapter(recipe, adapter, tokenizer)
-    session = ChatSession(models, tokenizer, chosen, context=context, decoding=decoding or _fitting(context))
-    return Chat(session, model if adapter is None else f"{adapter} (adapter, base {model})", name)
+    encoder = row_encoder(tokenizer, recipe)
+    session = ChatSession(models, encoder, context=context, decoding=decoding or _fitting(context))
+    return Chat(session, model if adapter is None else f"{adapter} (adapter, base {model})", recipe.data.template)
 
 
 def _fitting(context: int | None) -> Decoding:
     """Default settings; answers take at most half of the context window and leave the rest for the conversation."""
     usual = Decoding()
     return usual if context is None else replace(usual, max_new_tokens=max(1, min(usual.max_new_tokens, context // 2)))
-
-
-def _template_for(tokenizer: Any, adapter: Path | None, asked: str | None) -> tuple[str, Template]:
-    if asked is not None:
-        return asked, get_template(asked, tokenizer)
-    data = default_data_settings(tokenizer, adapter)
-    return data.template, recipe_template(tokenizer, data)
 
 
 def _with_adapter(recipe: Recipe, folder: Path, tokenizer: Any) -> tuple[dict[str, ModelSource], int | None]:
@@ -119,16 +113,21 @@ def _with_adapter(recipe: Recipe, folder: Path, tokenizer: Any) -> tuple[dict[st
     return {BASE: without_adapter, TUNED: lambda: _computing(recipe, model)}, context_length(model)
 
 
-def _with_own_weights(recipe: Recipe, folder: Path, tokenizer: Any) -> tuple[dict[str, ModelSource], int | None]:
+def _with_own_weights(run: Run, base: Path | str | None, tokenizer: Any) -> tuple[dict[str, ModelSource], int | None]:
     """Two models: the tuned one is loaded now, the base on first use; both stay in memory."""
-    tuned = _fitted(load_trained(recipe, folder), tokenizer)
+    recipe = own_recipe(run)
+    tuned = _fitted(load_trained(recipe, run.model), tokenizer)
 
     @cache
-    def base() -> nn.Module:
-        loaded: nn.Module = _fitted(load_base(recipe), tokenizer)
+    def untuned() -> nn.Module:
+        loaded: nn.Module = _fitted(load_base(trained_recipe(run, base)), tokenizer)
         return loaded
 
-    return {BASE: lambda: _computing(recipe, base()), TUNED: lambda: _computing(recipe, tuned)}, context_length(tuned)
+    models: dict[str, ModelSource] = {
+        BASE: lambda: _computing(recipe, untuned()),
+        TUNED: lambda: _computing(recipe, tuned),
+    }
+    return models, context_length(tuned)
 
 
 @contextmanager

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunelab.data.messages import Conversation, Message, check_conversation
-from tunelab.data.templates import Template
 from tunelab.data.tokenize import EncodedRow, RowEncoder
 from tunelab.data.vocabulary import dropped_characters
 from tunelab.errors import BadRow, DataError, ModelError, UsageError
@@ -100,8 +99,7 @@ class ChatSession:
 
     Args:
         models: "tuned", "base" or both -> how to get the model.
-        tokenizer: a fast transformers tokenizer.
-        template: the one that the tuned model was trained with.
+        encoder: of the template that the tuned model was trained with.
         context: context length of the models; None = unknown.
         decoding: sampling settings.
 
@@ -113,15 +111,14 @@ class ChatSession:
     def __init__(
         self,
         models: Mapping[str, ModelSource],
-        tokenizer: Any,
-        template: Template,
+        encoder: RowEncoder,
         *,
         context: int | None,
         decoding: Decoding | None = None,
     ) -> None:
         self._models = dict(models)
-        self._tokenizer = tokenizer
-        self._encoder = RowEncoder(tokenizer, template)
+        self._tokenizer = encoder.tokenizer
+        self._encoder = encoder
         self._context = context
         self.decoding = decoding or Decoding()
         self.stop_token_ids = frozenset(self._encoder.stop_token_ids())

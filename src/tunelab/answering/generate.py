@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tunelab.answering.responder import ARMS, Responder, Weights
-from tunelab.config import load_recipe, resolve
+from tunelab.config import Recipe, load_recipe, resolve
+from tunelab.data.templates import AUTO
 from tunelab.errors import RunError, UsageError
 from tunelab.models.load import load_tokenizer
-from tunelab.preparation.rows import default_data_settings, load_recipe_tokenizer
+from tunelab.preparation.base import base_name, check_base_of_adapter, own_recipe, run_tokenizer, trained_recipe
+from tunelab.preparation.rows import load_recipe_tokenizer, with_template
 from tunelab.records.runs import Run, check_finished, open_run
 
 
@@ -28,18 +31,21 @@ def open_responder(
     template: str | None = None,
     changes: Sequence[str] = (),
     raw: bool = False,
+    base: Path | str | None = None,
 ) -> Responder:
     """Open a finished run, or a model with or without an adapter, for answering.
 
     Args:
         arm: "tuned" or "base"; None = tuned if there is one.
-        template: with `model`: its prompt template; None = see default_data_settings(). A run has its own.
+        template: with `model`: its prompt template; None = that of the adapter's run, else the model's chat template,
+            else alpaca. A run has its own.
         changes: with `model`: recipe overrides as on the command line, such as "train.dtype=bf16".
         raw: use a prompt's text as it is, without the template.
+        base: with a run: the folder where its base is now, if it moved.
 
     Raises:
         UsageError: conflicting arguments.
-        RunError: there is no such run, or it is not finished.
+        RunError: there is no such run, it is not finished, or its base is not the one that it was trained on.
         ModelError: the tokenizer cannot be loaded, or has no chat template.
     """
     if arm not in (None, *ARMS):
@@ -54,33 +60,50 @@ def open_responder(
                 f"a run answers with its own model and template; {', '.join(wrong)} cannot change it",
                 "omit it (--raw and --arm are allowed), or give --model instead of the run",
             )
-        return _of_run(run if isinstance(run, Run) else open_run(Path(run)), arm or "tuned", raw)
+        return _of_run(run if isinstance(run, Run) else open_run(Path(run)), arm or "tuned", raw, base)
+    if base is not None:
+        raise UsageError(f"--base {base} without a run", "a model is named with --model alone")
     if arm == "tuned" and adapter is None:
         raise UsageError(f"{model} has no tuned arm", "give an adapter (--adapter DIR), or a run")
     # A recipe requires data sources; none are read here.
     flags = {"model": model, "data.template": template, "data.sources": ["alpaca"]}
     recipe = resolve(load_recipe(None, list(changes), flags))
-    tokenizer = load_recipe_tokenizer(recipe)
-    has_prompt_template = True
-    if template is None and not any(change.startswith("data.") for change in changes):
-        data = default_data_settings(tokenizer, Path(adapter) if adapter is not None else None)
-        recipe = recipe.model_copy(update={"data": data})
-        of_run = adapter is not None and Run(Path(adapter).parent).recipe_file.exists()
-        has_prompt_template = of_run or bool(tokenizer.chat_template)
+    if adapter is not None:
+        check_base_of_adapter(Path(adapter), recipe.model.name)
+    recipe, tokenizer, has_prompt_template = prompted(recipe, Path(adapter) if adapter is not None else None)
     laid_on = Path(adapter) if adapter is not None and arm != "base" else None
     weights = Weights(recipe.model.name, recipe.model.revision, laid_on)
     return Responder(recipe, tokenizer, "base" if laid_on is None else "tuned", raw, weights, has_prompt_template)
 
 
-def _of_run(run: Run, arm: str, raw: bool) -> Responder:
+def prompted(recipe: Recipe, adapter: Path | None) -> tuple[Recipe, Any, bool]:
+    """A model's recipe with the template to prompt it in, the tokenizer, and whether the template is more than a guess.
+
+    An adapter in a run's folder is prompted as it was trained, with the run's own tokenizer and template; another one
+    with the tokenizer beside it, if there is one.
+    """
+    is_named = recipe.data.template != AUTO or recipe.data.chat_template is not None
+    run = Run(adapter.parent) if adapter is not None else None
+    if run is None or not run.recipe_file.exists() or is_named:
+        own = adapter is not None and (adapter / "tokenizer.json").exists() and recipe.model.tokenizer is None
+        tokenizer = load_tokenizer(str(adapter)) if own else load_recipe_tokenizer(recipe)
+        recipe = with_template(recipe, tokenizer)
+        return recipe, tokenizer, is_named or recipe.data.template == "chat"
+    data = own_recipe(run).data
+    return recipe.model_copy(update={"data": data}), run_tokenizer(run), True
+
+
+def _of_run(run: Run, arm: str, raw: bool, base: Path | str | None) -> Responder:
     check_finished(run)
-    recipe = run.recipe
-    weights = Weights(recipe.model.name, recipe.model.revision)
-    if arm == "tuned" and run.adapter.exists():
-        weights = Weights(recipe.model.name, recipe.model.revision, run.adapter)
-    elif arm == "tuned":
-        weights = Weights(str(run.model), digest=run.manifest["weights_after"])
-    return Responder(recipe, load_tokenizer(str(run.tokenizer)), arm, raw, weights)
+    recipe, tokenizer, called = own_recipe(run), run_tokenizer(run), base_name(run)
+    if arm == "tuned" and not run.adapter.exists():
+        weights = Weights(str(run.model), digest=run.manifest["weights_after"], called=called)
+        return Responder(recipe, tokenizer, arm, raw, weights)
+    place = trained_recipe(run, base).model
+    adapter = run.adapter if arm == "tuned" else None
+    known = run.manifest["model"]["fingerprint"]
+    weights = Weights(place.name, place.revision, adapter, called=called, fingerprint=known)
+    return Responder(recipe, tokenizer, arm, raw, weights)
 
 
 def subject_of(subject: Run | Path | str) -> tuple[Run | None, str | None]:

@@ -22,9 +22,10 @@ from tunelab.evaluation.runner import answer_scores, held_out_likelihoods, held_
 from tunelab.files import write_json_atomically
 from tunelab.models.adapters import load_adapter
 from tunelab.models.digest import adapter_hash
-from tunelab.models.load import check_tokenizer_fits, load_tokenizer, model_fingerprint
+from tunelab.models.load import check_tokenizer_fits, model_fingerprint
+from tunelab.preparation.base import check_base_of_adapter, run_tokenizer, trained_recipe, trained_weights
 from tunelab.preparation.model import autocast, compute_dtype, load_base, load_trained
-from tunelab.preparation.rows import check_local_files, load_recipe_tokenizer, prepare_with
+from tunelab.preparation.rows import check_local_files, fit_to_model, load_recipe_tokenizer, prepare_with
 from tunelab.progress import Progress, named, silent
 from tunelab.records.evaluation_files import LIKELIHOODS, RESPONSES, SCORES
 from tunelab.records.old_format import stamped
@@ -71,21 +72,25 @@ def evaluate(
     max_new_tokens: int | None = None,
     micro_batch_tokens: int | None = None,
     arms: tuple[str, ...] = ("base", "tuned"),
+    base: Path | str | None = None,
     progress: Progress = silent,
 ) -> Scores:
     """Evaluate a finished run and its base model on the run's held-out rows.
 
     Args:
         limit, max_new_tokens, micro_batch_tokens: override the recipe's `evaluate` section.
+        base: the folder where the run's base is now, if it moved.
 
     Raises:
-        RunError: the run is not finished, or the data is not what it was trained with.
+        RunError: the run is not finished, or data or base are not what it was trained with.
         DataError: the run has no held-out rows.
     """
     run = run if isinstance(run, Run) else open_run(Path(run))
     check_finished(run)
-    recipe = _with_evaluation(run.recipe, limit, max_new_tokens, micro_batch_tokens)
-    tokenizer = load_tokenizer(str(run.tokenizer))
+    needs_base = "base" in arms or run.adapter.exists()
+    recipe = trained_recipe(run, base) if needs_base else trained_weights(run)
+    recipe = _with_evaluation(recipe, limit, max_new_tokens, micro_batch_tokens)
+    tokenizer = run_tokenizer(run)
     data = prepare_with(tokenizer, recipe, progress=progress)
     if data.held_out.sha256 != run.manifest["data"]["held_out"]["sha256"]:
         raise RunError(
@@ -94,7 +99,7 @@ def evaluate(
             "the new rows may be in the training set; restore the data, or train again",
         )
     known = _run_arms(run, recipe)
-    chosen = [known[name] for name in arms]
+    chosen = [known[name]() for name in arms]
     with run.locked():
         return _evaluate_arms(chosen, recipe, tokenizer, data, run.evaluations, progress)
 
@@ -106,7 +111,10 @@ def evaluate_model(
     recipe = resolve(recipe)
     check_local_files(recipe.data)
     tokenizer = load_recipe_tokenizer(recipe)
+    recipe = fit_to_model(recipe, tokenizer)
     data = prepare_with(tokenizer, recipe, progress=progress)
+    if adapter is not None:
+        check_base_of_adapter(adapter, recipe.model.name)
     base = _base_arm(recipe) if adapter is None else None
     arms = [base] if base else list(_adapter_arms(recipe, adapter or Path()).values())
     return _evaluate_arms(arms, recipe, tokenizer, data, out, progress)
@@ -197,24 +205,27 @@ def held_out_rows(
     return rows, items
 
 
-def _run_arms(run: Run, recipe: Recipe) -> dict[str, Arm]:
+def _run_arms(run: Run, recipe: Recipe) -> dict[str, Callable[[], Arm]]:
+    """How to load each arm of a run; its base's weights are known to be those that the run names."""
+    fingerprint = run.manifest["model"]["fingerprint"]
     if run.adapter.exists():
-        return _adapter_arms(recipe, run.adapter)
-    tuned = Arm(
-        "tuned", {"weights": run.manifest["weights_after"]}, lambda: nullcontext(load_trained(recipe, run.model))
-    )
-    return {"base": _base_arm(recipe), "tuned": tuned}
+        both = _adapter_arms(recipe, run.adapter, fingerprint)
+        return {"base": lambda: both["base"], "tuned": lambda: both["tuned"]}
+    weights = {"weights": run.manifest["weights_after"]}
+    tuned = Arm("tuned", weights, lambda: nullcontext(load_trained(recipe, run.model)))
+    return {"base": lambda: _base_arm(recipe, fingerprint), "tuned": lambda: tuned}
 
 
-def _base_arm(recipe: Recipe) -> Arm:
+def _base_arm(recipe: Recipe, fingerprint: str | None = None) -> Arm:
     model = load_base(recipe)
-    return Arm("base", {"model": model_fingerprint(recipe.model.name, model)}, lambda: nullcontext(model))
+    known = fingerprint or model_fingerprint(recipe.model.name, model)
+    return Arm("base", {"model": known}, lambda: nullcontext(model))
 
 
-def _adapter_arms(recipe: Recipe, adapter: Path) -> dict[str, Arm]:
+def _adapter_arms(recipe: Recipe, adapter: Path, fingerprint: str | None = None) -> dict[str, Arm]:
     """Base and tuned from a single load of the weights: adapter off and on."""
     base = load_base(recipe)
-    fingerprint = model_fingerprint(recipe.model.name, base)
+    known = fingerprint or model_fingerprint(recipe.model.name, base)
     model = load_adapter(base, adapter)
 
     @contextmanager
@@ -222,9 +233,9 @@ def _adapter_arms(recipe: Recipe, adapter: Path) -> dict[str, Arm]:
         with model.disable_adapter():
             yield model
 
-    identity = {"model": fingerprint, "adapter": adapter_hash(adapter)}
+    identity = {"model": known, "adapter": adapter_hash(adapter)}
     return {
-        "base": Arm("base", {"model": fingerprint}, without_adapter),
+        "base": Arm("base", {"model": known}, without_adapter),
         "tuned": Arm("tuned", identity, lambda: nullcontext(model)),
     }
 

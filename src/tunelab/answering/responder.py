@@ -24,7 +24,7 @@ from tunelab.models.adapters import load_adapter
 from tunelab.models.digest import adapter_hash
 from tunelab.models.load import check_tokenizer_fits, context_window, model_fingerprint
 from tunelab.preparation.model import autocast, compute_dtype, load_base, load_trained
-from tunelab.preparation.rows import recipe_template
+from tunelab.preparation.rows import row_encoder
 from tunelab.progress import Progress, silent
 from tunelab.records.answers import AnswersFile
 from tunelab.records.responses import held, prompt_hash
@@ -55,12 +55,20 @@ class Answer:
 
 @dataclass(frozen=True)
 class Weights:
-    """Which weights answer: a model, optionally with an adapter. `digest` is set for weights that a run trained."""
+    """Which weights answer: a model, optionally with an adapter.
+
+    Args:
+        digest: of weights that a run trained; None for others.
+        called: the model's name in the records; None = the recipe's.
+        fingerprint: of the model's files, where a run knows it; None = computed on first use.
+    """
 
     name: str
     revision: str | None = None
     adapter: Path | None = None
     digest: Any = None
+    called: str | None = None
+    fingerprint: str | None = None
 
 
 @dataclass
@@ -85,7 +93,14 @@ class Responder:
 
     @cached_property
     def encoder(self) -> RowEncoder:
-        return RowEncoder(self.tokenizer, recipe_template(self.tokenizer, self.recipe.data))
+        """Renders and tokenizes prompts. Its end tokens are those of the weights that answer."""
+        return row_encoder(self.tokenizer, self._placed_recipe)
+
+    @property
+    def _placed_recipe(self) -> Recipe:
+        """The recipe with its weights where they are now."""
+        update = {"name": self.weights.name, "revision": self.weights.revision}
+        return self.recipe.model_copy(update={"model": self.recipe.model.model_copy(update=update)})
 
     @cached_property
     def stop_token_ids(self) -> tuple[int, ...]:
@@ -119,7 +134,7 @@ class Responder:
     def model(self) -> nn.Module:
         """The weights, with the adapter applied if there is one."""
         trained = self.weights.digest is not None
-        loaded = load_trained(self.recipe, Path(self.weights.name)) if trained else load_base(self.recipe)
+        loaded = load_trained(self.recipe, Path(self.weights.name)) if trained else load_base(self._placed_recipe)
         check_tokenizer_fits(loaded, self.tokenizer)
         adapted: nn.Module = load_adapter(loaded, self.weights.adapter) if self.weights.adapter else loaded
         return adapted
@@ -139,7 +154,7 @@ class Responder:
         # A local path is reduced to its last part: its location varies by machine, and the fingerprint identifies it.
         name = Path(model.name).resolve().name if Path(model.name).is_dir() else model.name
         return {
-            "model_name": name,
+            "model_name": self.weights.called or name,
             "revision": model.revision,
             **own,
             "arm": self.arm,
@@ -150,8 +165,8 @@ class Responder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identifies weights that no run trained. Loads them."""
-        return model_fingerprint(self.weights.name, cast(Any, self.model))
+        """Identifies weights that no run trained. Loads them, unless a run knows it."""
+        return self.weights.fingerprint or model_fingerprint(self.weights.name, cast(Any, self.model))
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of each prompt: what training would have put before the answer.

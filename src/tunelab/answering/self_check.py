@@ -63,7 +63,13 @@ def check(
     run, model = subject_of(subject)
     arm = settings.arms[0] if settings.arms else None
     responder = open_responder(
-        run, model=model, adapter=settings.adapter, arm=arm, template=settings.template, changes=settings.changes
+        run,
+        model=model,
+        adapter=settings.adapter,
+        arm=arm,
+        template=settings.template,
+        changes=settings.changes,
+        base=settings.base,
     )
     items, requests = _items()
     exact = compute_dtype(responder.recipe) == "fp32"

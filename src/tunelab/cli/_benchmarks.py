@@ -133,6 +133,7 @@ def _asked(arguments: argparse.Namespace) -> tuple[str, list[str], BenchmarkSett
         micro_batch_tokens=arguments.micro_batch_tokens,
         out=Path(arguments.out or "evaluations"),
         backend=arguments.backend or "tunelab",
+        base=Path(arguments.base) if arguments.base else None,
     )
     return subject, names, settings
 

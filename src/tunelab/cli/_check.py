@@ -33,6 +33,7 @@ def evaluate_check(arguments: argparse.Namespace) -> int:
         adapter=Path(arguments.adapter) if arguments.adapter else None,
         template=arguments.template,
         changes=(*compute_changes(arguments), *changes),
+        base=Path(arguments.base) if arguments.base else None,
     )
     with progress_bar() as progress:
         findings = check(subject, settings, progress=progress)

@@ -31,7 +31,7 @@ def evaluate_held_out(arguments: argparse.Namespace) -> int:
         if run_directory:
             from tunelab.answering.held_out_evaluation import evaluate
 
-            scores = evaluate(run_directory, **settings, progress=progress)
+            scores = evaluate(run_directory, **settings, base=arguments.base, progress=progress)
         else:
             scores = _evaluate_model(arguments, progress)
     if arguments.json:
@@ -65,6 +65,8 @@ def _run_directory(arguments: argparse.Namespace) -> str | None:
     named = [word for word in words if not is_change(word) and not is_recipe_file(word)]
     if not named:
         if arguments.model or any(is_recipe_file(word) for word in words):
+            if arguments.base is not None:
+                raise UsageError("--base without a run", "a model is named with --model alone")
             return None
         raise UsageError("nothing to evaluate", "give a run directory, or --model with --data")
     if not Path(named[0]).is_dir():

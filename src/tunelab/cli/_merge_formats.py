@@ -10,18 +10,18 @@ from tunelab.cli._console import print_table, progress_bar, say
 from tunelab.units import format_bytes, format_loss, format_scientific, format_share, format_values
 
 if TYPE_CHECKING:
-    from tunelab.evaluation.divergence import Divergence
+    from tunelab.inference.divergence import Divergence
 
 COLUMNS = ("KL from the trained model", "perplexity", "changed tokens", "improvement kept")
 
 
-def show_merge_formats(run: str) -> None:
+def show_merge_formats(run: str, base: str | None) -> None:
     """Measure all formats; the table on stdout, what to choose on stderr."""
     from tunelab.publishing.merge import compare_merges, recommended_merge
     from tunelab.records.runs import open_run
 
     with progress_bar() as progress:
-        found = compare_merges(run, progress=progress)
+        found = compare_merges(run, base=base, progress=progress)
     cells = quality_cells([one.quality for one in found.values()])
     sizes = [format_bytes(one.bytes) for one in found.values()]
     rows = [(name, size, *row) for name, size, row in zip(found, sizes, cells, strict=True)]

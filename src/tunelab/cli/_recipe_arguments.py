@@ -97,6 +97,11 @@ def given_flags(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def add_base_argument(parser: argparse._ActionsContainer) -> None:
+    """--base, for verbs that take a run."""
+    parser.add_argument("--base", metavar="DIR", help="with a run: where its base model is now, if it moved")
+
+
 def refuse_flags(arguments: argparse.Namespace, names: Sequence[str], why: str, instead: str) -> None:
     """Refuse flags of add_recipe_arguments() that the verb cannot obey, rather than ignore them.
 

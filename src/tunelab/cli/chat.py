@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunelab.cli._console import say
+from tunelab.cli._recipe_arguments import add_base_argument
 from tunelab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "tokenizer's chat template, else alpaca",
     )
     parser.add_argument("--precision", metavar="FORMAT", help="with --model: weight format: nf4, int8, mxfp4, ...")
+    add_base_argument(parser)
     parser.add_argument("--system", metavar="TEXT", default="", help="the system message")
     parser.add_argument(
         "--set",
@@ -69,7 +71,7 @@ def _open(arguments: argparse.Namespace) -> Chat:
     from tunelab.answering import chat
 
     if arguments.run is not None:
-        return chat.chat_with_run(Path(arguments.run))
+        return chat.chat_with_run(Path(arguments.run), base=arguments.base)
     adapter = Path(arguments.adapter) if arguments.adapter else None
     how = {"template": arguments.template, "precision": arguments.precision or "none"}
     return chat.chat_with_model(arguments.model, adapter=adapter, **how)
@@ -82,6 +84,8 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UsageError("--adapter without --model", "give the base model that it was trained on: --model NAME")
         raise UsageError("nothing to chat with", "give a run directory, or --model NAME")
     if arguments.run is None:
+        if arguments.base is not None:
+            raise UsageError("--base without a run", "a model is named with --model alone")
         return
     for name in ("model", "adapter", "template", "precision"):
         if getattr(arguments, name) is not None:

@@ -17,17 +17,17 @@ from __future__ import annotations
 import argparse
 
 from tunelab.cli._console import print_table, progress_bar
+from tunelab.cli._recipe_arguments import add_base_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, --to, --out, --kind, --force."""
+    """RUN, --to, --out, --kind, --base, --force."""
     parser.add_argument("run", metavar="RUN", help="directory of a finished run")
     parser.add_argument("--to", required=True, choices=("hf", "peft", "compressed-tensors", "gguf", "ollama"))
     parser.add_argument("--out", metavar="DIR", required=True, help="a new directory")
     parser.add_argument("--kind", choices=("F16", "Q8_0"), default="F16", help="dtype of matrices in a GGUF file")
-    parser.add_argument(
-        "--force", action="store_true", help="write even if rounding or the format degrades the model too much"
-    )
+    add_base_argument(parser)
+    parser.add_argument("--force", action="store_true", help="write even if rounding or the format costs too much")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.out,
             to=arguments.to,
             kind=arguments.kind,
+            base=arguments.base,
             force=arguments.force,
             progress=progress,
         )

@@ -16,12 +16,13 @@ import argparse
 
 from tunelab.cli._console import print_table, progress_bar, say
 from tunelab.cli._merge_formats import COLUMNS, quality_cells, show_merge_formats
+from tunelab.cli._recipe_arguments import add_base_argument
 from tunelab.errors import UsageError
 from tunelab.units import format_bytes, format_scientific, format_share, format_significant
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, --out, --format, --compare, --force."""
+    """RUN, --out, --format, --compare, --base, --force."""
     parser.add_argument("run", metavar="RUN", help="run directory with an adapter")
     parser.add_argument("--out", metavar="DIR", help="output directory; must not exist")
     parser.add_argument(
@@ -32,23 +33,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "base, else the dtype of the base's checkpoint",
     )
     parser.add_argument("--compare", action="store_true", help="compare all formats, write nothing")
-    parser.add_argument(
-        "--force", action="store_true", help="write even if rounding or the format degrades the model too much"
-    )
+    add_base_argument(parser)
+    parser.add_argument("--force", action="store_true", help="write even if rounding or the format costs too much")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Merge and show the quality of the result, or compare all formats."""
     if arguments.compare == (arguments.out is not None):
         raise UsageError("give either --out DIR or --compare", "tunelab merge --help shows examples")
+    from tunelab.inference.divergence import FLOOR_MULTIPLE
     from tunelab.models.merge import EXACT
-    from tunelab.publishing.merge import FLOOR_MULTIPLE, merge
+    from tunelab.publishing.merge import NOT_MEASURED, merge
 
     if arguments.compare:
-        show_merge_formats(arguments.run)
+        show_merge_formats(arguments.run, arguments.base)
         return 0
     with progress_bar() as progress:
-        merged = merge(arguments.run, arguments.out, format=arguments.format, force=arguments.force, progress=progress)
+        how = {name: getattr(arguments, name) for name in ("format", "base", "force")}
+        merged = merge(arguments.run, arguments.out, **how, progress=progress)
     print_table(
         ("what", "value"),
         [
@@ -72,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"{format_scientific(merged.floor.kl)}, {format_share(1 - merged.floor.changed)}; limit: "
             f"{format_significant(FLOOR_MULTIPLE)} times that KL"
         )
+    if merged.quality is None:
+        say(NOT_MEASURED)
     if merged.check is None:
         say("the merged model differs from the trained one; `tunelab merge RUN --compare` compares all formats")
     return 0

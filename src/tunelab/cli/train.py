@@ -20,7 +20,7 @@ from typing import Any
 
 from tunelab.cli._console import command, print_table, progress_bar, say
 from tunelab.cli._json import add_json_flag, print_json, run_document
-from tunelab.cli._recipe_arguments import add_recipe_arguments, given_flags, recipe_of
+from tunelab.cli._recipe_arguments import add_base_argument, add_recipe_arguments, given_flags, recipe_of
 from tunelab.errors import UsageError
 from tunelab.records.runs import Run, eval_command
 from tunelab.units import format_bytes, format_count, format_duration, format_loss, format_rate
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A recipe, or --resume."""
     add_recipe_arguments(parser)
     parser.add_argument("--resume", metavar="RUN", help="resume an interrupted run; takes no recipe")
+    add_base_argument(parser)
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the run in --out, with its evaluations; nothing but a run"
     )
@@ -46,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError("--resume and --overwrite exclude each other", "keep the run, or replace it")
         recipe = None
     else:
+        if arguments.base is not None:
+            raise UsageError("--base without --resume", "a new run's base is named with --model")
         recipe = recipe_of(arguments)
         if arguments.overwrite and not recipe.out:
             raise UsageError("--overwrite: no run directory is named", "name it with --out")
@@ -53,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     with progress_bar() as progress:
         if recipe is None:
-            done = resume(arguments.resume, progress=progress, notify=say)
+            done = resume(arguments.resume, base=arguments.base, progress=progress, notify=say)
         else:
             done = finetune(recipe, overwrite=arguments.overwrite, progress=progress, notify=say)
     if int(os.environ.get("RANK", "0")) > 0:  # under torchrun only rank 0 prints
@@ -87,6 +90,9 @@ def summary(done: Run) -> list[tuple[str, str]]:
     ]
     if manifest["peak_gpu_bytes"] is not None:
         rows.append(("peak GPU memory", format_bytes(manifest["peak_gpu_bytes"])))
+    saved = manifest.get("saved")
+    if saved is not None:
+        rows.append(("weights saved as", saved["dtype"] + (f" ({saved['because']})" if "because" in saved else "")))
     before, after = manifest.get("held_out_loss_before"), manifest["held_out_loss_after"]
     if before is not None and after is not None:
         rows.append(("held-out loss", f"{format_loss(before)} -> {format_loss(after)} nats per target token"))

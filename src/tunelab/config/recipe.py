@@ -169,11 +169,12 @@ class DataSettings(Section):
         0.05, description="Rows held out for evaluation: a fraction of all rows, or a count. 0: none."
     )
     template: Text = Field(
-        "alpaca",
-        description="Prompt template: `alpaca`, `alpaca-short`, `plain`, `human-assistant`, or `chat` (the model's).",
+        "auto",
+        description="Prompt template: `chat` (the model's), `alpaca`, `alpaca-short`, `plain` or `human-assistant`. "
+        "auto: `chat` if the tokenizer has a chat template, else `alpaca`.",
     )
     chat_template: Text | None = Field(
-        None, description="Jinja file used by `template: chat` instead of the tokenizer's chat template."
+        None, description="Jinja file used by `template: chat` instead of the tokenizer's; the run keeps its text."
     )
     loss_on: Literal["completion", "all"] = Field(
         "completion", description="Tokens in the loss: completions only, or prompts as well."
@@ -244,6 +245,10 @@ class TrainSettings(Section):
     )
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Compute dtype of forward and backward. auto: bf16 on a GPU that supports it, else fp32."
+    )
+    save_dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="Dtype of fully trained weights on disk. auto: the checkpoint's, unless rounding costs too much.",
     )
     eval_every: Count | None = Field(
         None, description="Steps between evaluations on held-out rows. null: only at the end."

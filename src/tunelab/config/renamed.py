@@ -104,18 +104,31 @@ def recipe_as_before(tree: Mapping[str, Any]) -> Tree:
         section, _, old_name = key.old.partition(".")
         back = {new: old for old, new in (key.values or {}).items()}
         result.setdefault(section, {})[old_name] = back.get(value, value) if key.values else value
+    if isinstance(train := result.get("train"), dict) and train.get("save_dtype") == "auto":
+        del train["save_dtype"]  # it did not exist
     return result
 
 
 def study_renamed(tree: Mapping[str, Any]) -> Tree:
-    """A study's tree of format 1, or its `tiny` section, with the new names."""
+    """A study's tree of format 1 with the new names, and with the default template of then."""
+    result = _study_renamed(tree)
+    recipe = dict(result.get("recipe") or {})
+    data = recipe.get("data")
+    if data is not None:
+        section = data if isinstance(data, Mapping) else {"sources": data}
+        result["recipe"] = {**recipe, "data": {"template": "alpaca", **section}}
+    return result
+
+
+def _study_renamed(tree: Mapping[str, Any]) -> Tree:
+    """A study's tree, or its `tiny` section, with the new names."""
     result = dict(tree)
     if isinstance(recipe := result.get("recipe"), Mapping):
         result["recipe"], _ = recipe_renamed(recipe)
     if isinstance(arms := result.get("arms"), Mapping):
-        result["arms"] = {name: study_renamed(arm) if isinstance(arm, Mapping) else arm for name, arm in arms.items()}
+        result["arms"] = {name: _study_renamed(arm) if isinstance(arm, Mapping) else arm for name, arm in arms.items()}
     if isinstance(tiny := result.get("tiny"), Mapping):
-        result["tiny"] = study_renamed(tiny)
+        result["tiny"] = _study_renamed(tiny)
     result |= {
         part: [{**one, key: metric_renamed(one[key])} if isinstance(one.get(key), str) else one for one in result[part]]
         for part, key in (("questions", "metric"), ("published", "what"))

@@ -96,7 +96,7 @@ RULES = (
         ("data.chat_template", "data.template"),
         "a chat template is used only with `template: chat`",
         "set data.template=chat or omit data.chat_template",
-        lambda r: r.data.chat_template is not None and r.data.template != "chat",
+        lambda r: r.data.chat_template is not None and r.data.template not in ("chat", "auto"),
     ),
     Rule(
         ("data.max_length", "train.micro_batch_tokens"),

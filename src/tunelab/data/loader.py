@@ -59,6 +59,14 @@ class TokenTable:
         start, end = self.row_starts[index], self.row_starts[index + 1]
         return self.input_ids[start:end], self.answer_mask[start:end]
 
+    def first(self, count: int) -> TokenTable:
+        """The table of the first rows, at most `count`."""
+        count = min(count, len(self))
+        end = self.row_starts[count]
+        return TokenTable(
+            self.input_ids[:end], self.answer_mask[:end], self.row_starts[: count + 1], self.prompt_lengths[:count]
+        )
+
     @cached_property
     def lengths(self) -> list[int]:
         """Tokens of each row."""

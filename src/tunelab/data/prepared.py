@@ -217,12 +217,10 @@ def what_was_dropped(counts: RowCounts, max_length: int) -> str:
 
 def store(data: PreparedData) -> Path:
     """Write prepared data to the cache under its key; returns the directory."""
-    from safetensors.numpy import save_file
-
     folder = cache_directory() / data.key
     with directory_written_atomically(folder) as temporary:
-        save_file(data.train.arrays(), temporary / "train.safetensors")
-        save_file(data.held_out.arrays(), temporary / "held_out.safetensors")
+        save_table(data.train, temporary / "train.safetensors")
+        save_table(data.held_out, temporary / "held_out.safetensors")
         report = {
             "key": data.key,
             "train": asdict(data.train_counts),
@@ -237,10 +235,22 @@ def store(data: PreparedData) -> Path:
     return folder
 
 
-def cached(key: str) -> PreparedData | None:
-    """Prepared data of this key from the cache; None if there is none."""
+def save_table(table: TokenTable, path: Path) -> None:
+    """Write rows to a safetensors file."""
+    from safetensors.numpy import save_file
+
+    save_file(table.arrays(), path)
+
+
+def load_table(path: Path) -> TokenTable:
+    """The rows of save_table()."""
     from safetensors.numpy import load_file
 
+    return TokenTable(**load_file(path))
+
+
+def cached(key: str) -> PreparedData | None:
+    """Prepared data of this key from the cache; None if there is none."""
     folder = cache_directory() / key
     recover_directory(folder)
     if not (folder / "report.json").exists():
@@ -248,8 +258,8 @@ def cached(key: str) -> PreparedData | None:
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     return PreparedData(
         key=key,
-        train=TokenTable(**load_file(folder / "train.safetensors")),
-        held_out=TokenTable(**load_file(folder / "held_out.safetensors")),
+        train=load_table(folder / "train.safetensors"),
+        held_out=load_table(folder / "held_out.safetensors"),
         sources=tuple(SourceRecord(**source) for source in report["sources"]),
         references=tuple(Reference(**reference) for reference in report["references"]),
         train_counts=RowCounts(**report["train"]),

@@ -9,6 +9,7 @@ where every answer is; this is never guessed from the length of a prefix that wa
     plain            `Instruction: / Input: / Response:`
     human-assistant  `### Human:` / `### Assistant:`
     chat             the tokenizer's own chat template
+    auto             chat where the tokenizer has a chat template, else alpaca
 """
 
 from __future__ import annotations
@@ -128,7 +129,8 @@ TEXT_TEMPLATES = {
         ),
     )
 }
-NAMES = (*TEXT_TEMPLATES, "chat")
+AUTO = "auto"
+NAMES = (AUTO, *TEXT_TEMPLATES, "chat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,13 +237,21 @@ def _interleaved(pieces: Sequence[str], answers: Sequence[str]) -> str:
     return pieces[0] + "".join(answer + piece for answer, piece in zip(answers, pieces[1:], strict=True))
 
 
+def resolved_name(name: str, tokenizer: Any) -> str:
+    """The template's name with `auto` resolved: the tokenizer's chat template where it has one, else alpaca."""
+    if name != AUTO:
+        return name
+    return "chat" if tokenizer.chat_template else "alpaca"
+
+
 def get_template(name: str, tokenizer: Any, chat_template: str | None = None) -> Template:
-    """The template of this name; `tokenizer` and `chat_template` (Jinja source) matter only to "chat".
+    """The template of this name; `tokenizer` and `chat_template` (Jinja source) matter only to "chat" and "auto".
 
     Raises:
         UsageError: no template has this name.
         ModelError: "chat" is requested, but the tokenizer has no chat template and none is given.
     """
+    name = "chat" if name == AUTO and chat_template is not None else resolved_name(name, tokenizer)
     if name in TEXT_TEMPLATES:
         return TEXT_TEMPLATES[name]
     if name != "chat":

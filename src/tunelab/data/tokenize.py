@@ -61,14 +61,16 @@ class RowEncoder:
     Args:
         tokenizer: a fast transformers tokenizer.
         template: from tunelab.data.templates.get_template.
+        end_token_ids: ids that end an answer of this model besides those of tokenizer and template.
 
     Raises:
         ModelError: the tokenizer has no end-of-sequence token, with which a text template closes answers.
     """
 
-    def __init__(self, tokenizer: Any, template: Template) -> None:
+    def __init__(self, tokenizer: Any, template: Template, end_token_ids: Sequence[int] = ()) -> None:
         self.tokenizer = tokenizer
         self.template = template
+        self.end_token_ids = frozenset(end_token_ids)
         self.special_ids = frozenset(id for id, token in tokenizer.added_tokens_decoder.items() if token.special)
         if tokenizer.eos_token_id is None and not template.parses_special_tokens:
             raise ModelError(
@@ -132,8 +134,12 @@ class RowEncoder:
         return self.vocabulary.lost(text)
 
     def stop_token_ids(self) -> list[int]:
-        """Ids that end an answer under this template: end of sequence, and the chat template's closing token."""
-        stops = {self.tokenizer.eos_token_id} - {None}
+        """Ids that end an answer: end of sequence, the chat template's closing token, and those that the model names.
+
+        The model's own end tokens count under every template: a model that was tuned to end with one of them still
+        does when it is prompted in another template.
+        """
+        stops = ({self.tokenizer.eos_token_id} - {None}) | {id for id in self.end_token_ids if id <= self.largest_id}
         if self.template.parses_special_tokens:
             sample = Conversation((Message("user", "a"), Message("assistant", "b")))
             ids, mask = self._encode_section(self.template.render(sample)[0])

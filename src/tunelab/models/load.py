@@ -8,16 +8,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import errors as hub
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from tunelab.errors import ModelError
+from tunelab.files import cache_home, write_text_atomically
 from tunelab.hub import hub_access, why_unreachable
 from tunelab.models.allocator import keep_freed_memory
 from tunelab.models.checkpoint_files import checkpoint_folder
@@ -143,6 +152,23 @@ def _quantization(config: Any) -> dict[str, Any] | None:
     return None if found is None else dict(found.to_dict() if hasattr(found, "to_dict") else found)
 
 
+def end_token_ids(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> tuple[int, ...]:
+    """Ids that end an answer: those of the model's generation_config.json and of its config.json together.
+
+    Instruct models often name several: the end of a turn and the end of a text.
+    """
+    config = load_config(name, revision=revision, trust_remote_code=trust_remote_code)
+    try:
+        generation = GenerationConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError):  # most base models have no such file
+        generation = None
+    named: set[int] = set()
+    for source in (config.get_text_config(), generation):
+        found: Any = getattr(source, "eos_token_id", None)
+        named |= set(found if isinstance(found, list | tuple) else [] if found is None else [found])
+    return tuple(sorted(named))
+
+
 def check_tokenizer_fits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
     """Check that every id that the tokenizer can give has an embedding.
 
@@ -163,13 +189,37 @@ def model_fingerprint(name: str, model: PreTrainedModel) -> str:
     commit = getattr(model.config, "_commit_hash", None)
     if commit:
         return f"{name}@{commit}"
+    return weights_digest(Path(name))
+
+
+def weights_digest(folder: Path) -> str:
+    """sha256 over the weight files' names, sizes and bytes, as "sha256:HEX".
+
+    Kept in the cache for files that have not changed since (place, size, times and inode), since every command compares
+    it before it uses a run's base.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    states = [(str(file.resolve()), *_state(file)) for file in files]
+    known = cache_home() / "digests" / hashlib.sha256(repr(states).encode()).hexdigest()
+    if known.exists():
+        return known.read_text(encoding="utf-8").strip()
     digest = hashlib.sha256()
-    for path in sorted(Path(name).glob("*.safetensors")):
+    for path in files:
         digest.update(path.name.encode())
         with open(path, "rb") as file:
             while block := file.read(1 << 22):
                 digest.update(block)
-    return f"sha256:{digest.hexdigest()}"
+    found = f"sha256:{digest.hexdigest()}"
+    with suppress(OSError):  # a cache that cannot be written costs time, nothing else
+        known.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(known, found + "\n")
+    return found
+
+
+def _state(file: Path) -> tuple[int, int, int, int]:
+    """What changes when a file's bytes do: size, times of content and of inode, inode number."""
+    state = file.stat()
+    return state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:

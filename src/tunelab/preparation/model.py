@@ -43,6 +43,11 @@ def compute_dtype(recipe: Recipe) -> str:
     return dtype
 
 
+def with_dtype(recipe: Recipe) -> Recipe:
+    """The recipe with `train.dtype: auto` resolved for this machine, so that the run keeps it on every other."""
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"dtype": compute_dtype(recipe)})})
+
+
 @contextmanager
 def autocast(recipe: Recipe) -> Iterator[None]:
     """Forward passes in the dtype that the recipe trains with."""

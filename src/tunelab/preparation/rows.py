@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunelab.config import DataSettings, Recipe, SourceSettings, load_recipe, parse_recipe, resolve
+from tunelab.config import DataSettings, Recipe, load_recipe, parse_recipe, resolve
+from tunelab.data.loader import TokenTable
 from tunelab.data.messages import Example
 from tunelab.data.prepared import PreparedData, SourceRecord, cache_key, cached, store
 from tunelab.data.prepared import prepare as tokenize
 from tunelab.data.reader import LoadedSource, check_source, load_examples
 from tunelab.data.select import mix, sample, split_held_out
-from tunelab.data.templates import Template, get_template
+from tunelab.data.templates import get_template, resolved_name
 from tunelab.data.tokenize import RowEncoder
 from tunelab.errors import UsageError
-from tunelab.models.load import context_window, load_tokenizer, tokenizer_fingerprint
+from tunelab.models.load import context_window, end_token_ids, load_tokenizer, tokenizer_fingerprint
 from tunelab.progress import Progress, silent
-from tunelab.records.runs import Run
 
 RecipeLike = Recipe | Mapping[str, Any] | str | Path
 
 #: Maximum tokens per row, if neither the recipe nor the context window limits it.
 DEFAULT_MAX_LENGTH = 1024
+
+#: Training rows that a run keeps for comparisons if no rows are held out.
+TRAINING_ROWS_KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ def check_local_files(data: DataSettings) -> None:
     chat_template_source(data)
 
 
-def fit_to_model(recipe: Recipe) -> Recipe:
-    """The recipe with `data.max_length` as a number that fits the context window and a packed sequence.
+def fit_to_model(recipe: Recipe, tokenizer: Any) -> Recipe:
+    """The recipe with `data.template` as a name, and `data.max_length` as a number that fits context and packing.
 
     Raises:
         UsageError: the recipe allows longer rows than the model's context window.
@@ -74,24 +77,52 @@ def fit_to_model(recipe: Recipe) -> Recipe:
     length = recipe.data.max_length
     if length is None:
         length = min(DEFAULT_MAX_LENGTH, window or DEFAULT_MAX_LENGTH, recipe.train.micro_batch_tokens)
-        return recipe.model_copy(update={"data": recipe.data.model_copy(update={"max_length": length})})
-    if window is not None and length > window:
+    elif window is not None and length > window:
         raise UsageError(
             f"data.max_length={length}, but {model.name} has a context window of {window} tokens",
             f"set data.max_length={window} or less",
         )
-    return recipe
+    return with_template(_with_data(recipe, max_length=length), tokenizer)
+
+
+def with_template(recipe: Recipe, tokenizer: Any) -> Recipe:
+    """The recipe with `data.template: auto` resolved for its tokenizer."""
+    return _with_data(recipe, template=resolved_name(recipe.data.template, tokenizer))
+
+
+def _with_data(recipe: Recipe, **changes: Any) -> Recipe:
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=changes)})
 
 
 def load_recipe_tokenizer(recipe: Recipe) -> Any:
-    """The tokenizer that a recipe names: its own, or the model's."""
+    """The tokenizer that a recipe names: its own, or the model's; with the recipe's chat template if it names one.
+
+    Raises:
+        UsageError: there is no such template file.
+    """
     settings = recipe.model
     own = settings.tokenizer
-    return load_tokenizer(
+    tokenizer = load_tokenizer(
         own or settings.name,
         revision=None if own else settings.revision,
         trust_remote_code=settings.trust_remote_code,
     )
+    template = chat_template_source(recipe.data)
+    if template is not None:
+        tokenizer.chat_template = template
+    return tokenizer
+
+
+def row_encoder(tokenizer: Any, recipe: Recipe) -> RowEncoder:
+    """The encoder of the recipe's rows, and of prompts to its model."""
+    model = recipe.model
+    # Another tokenizer's ids do not mean what the model's configuration says of them.
+    ends = (
+        ()
+        if model.tokenizer
+        else end_token_ids(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    )
+    return RowEncoder(tokenizer, get_template(recipe.data.template, tokenizer), ends)
 
 
 def prepare_with(
@@ -102,17 +133,21 @@ def prepare_with(
     Args:
         may_be_empty: return what there is, for inspection, even if no row is left; then nothing is cached.
     """
-    data = fit_to_model(recipe).data
-    template = recipe_template(tokenizer, data)
+    recipe = fit_to_model(recipe, tokenizer)
+    data, encoder = recipe.data, row_encoder(tokenizer, recipe)
     sources = [read_source(data, number, progress) for number in range(len(data.sources))]
     settings = data.model_dump(mode="json", exclude={"loss_on", "chat_template"})
     for source in settings["sources"]:
         del source["path"]  # the fingerprint covers a file's contents; its location does not matter
     key = cache_key(
         sources=[source.fingerprint for source in sources],
-        template=template,
+        template=encoder.template,
         tokenizer=tokenizer_fingerprint(tokenizer),
-        settings={**settings, "chat_template": chat_template_source(data) or tokenizer.chat_template},
+        settings={
+            **settings,
+            "chat_template": tokenizer.chat_template if data.template == "chat" else None,
+            "stop_token_ids": encoder.stop_token_ids(),
+        },
     )
     found = cached(key)
     if found is not None:
@@ -122,7 +157,7 @@ def prepare_with(
         key,
         selection.train,
         selection.held_out,
-        RowEncoder(tokenizer, template),
+        encoder,
         max_length=data.max_length or DEFAULT_MAX_LENGTH,
         on_overflow=data.on_overflow,
         on_bad_row=data.on_bad_row,
@@ -147,21 +182,15 @@ def prepare_with(
     return prepared
 
 
-def recipe_template(tokenizer: Any, data: DataSettings) -> Template:
-    """The template that the data section names."""
-    return get_template(data.template, tokenizer, chat_template_source(data))
+def rows_to_keep(data: PreparedData) -> TokenTable:
+    """Rows on which a run's model is compared with other forms of it: those held out, or else a few of training's."""
+    return data.held_out if len(data.held_out) else data.train.first(TRAINING_ROWS_KEPT)
 
 
-def default_data_settings(tokenizer: Any, adapter: Path | None) -> DataSettings:
-    """How to prompt a model that no run describes: a data section without rows of its own.
-
-    For an adapter in a run's directory, as it was trained; else with the tokenizer's chat template if there is one,
-    else with the default prompt template.
-    """
-    if adapter is not None and (run := Run(adapter.parent)).recipe_file.exists():
-        return run.recipe.data
-    data = DataSettings(sources=(SourceSettings(name="alpaca"),))
-    return data.model_copy(update={"template": "chat"}) if tokenizer.chat_template else data
+def table_rows(table: TokenTable) -> list[tuple[Sequence[int], Sequence[bool]]]:
+    """The rows of a table: ids, and which belong to answers."""
+    rows = (table.row(index) for index in range(len(table)))
+    return [(ids.tolist(), mask.tolist()) for ids, mask in rows]
 
 
 def chat_template_source(data: DataSettings) -> str | None:

@@ -11,17 +11,18 @@ import torch
 from transformers import PreTrainedModel
 
 from tunelab.config import Recipe
-from tunelab.data.tokenize import RowEncoder
 from tunelab.errors import ModelError, RunError, UsageError
 from tunelab.files import directory_written_atomically
 from tunelab.inference.engine import context_length
 from tunelab.models.formats.mxfp4 import BLOCK as MXFP4_BLOCK
-from tunelab.models.load import load_config, load_model, load_tokenizer
+from tunelab.models.load import load_config, load_model
 from tunelab.models.quantized_load import empty_model, layers_to_quantize
-from tunelab.preparation.rows import chat_template_source, recipe_template
+from tunelab.preparation.base import own_recipe, run_tokenizer, trained_recipe, trained_weights
+from tunelab.preparation.published import published_tokenizer
+from tunelab.preparation.rows import row_encoder
 from tunelab.progress import Progress, silent
 from tunelab.publishing.gguf_file import check_gguf, write_gguf
-from tunelab.publishing.merge import merge, merged_model
+from tunelab.publishing.merge import NOT_MEASURED, merge, merged_model
 from tunelab.publishing.modelfile import modelfile, prompt_start
 from tunelab.records.runs import Run, check_finished, open_run
 
@@ -52,6 +53,7 @@ def export(
     *,
     to: Target,
     kind: GgufKind = "F16",
+    base: Path | str | None = None,
     force: bool = False,
     progress: Progress = silent,
 ) -> Exported:
@@ -61,6 +63,7 @@ def export(
         to: "hf" = a transformers checkpoint, the adapter merged as merge() does by default; "peft" = the adapter alone;
             "compressed-tensors" = merged and stored in MXFP4; "gguf" = for llama.cpp; "ollama" = that and a Modelfile.
         kind: of a GGUF file's matrices.
+        base: the folder where the run's base is now, if it moved.
         force: as for merge().
 
     Raises:
@@ -78,15 +81,14 @@ def export(
     if to == "peft":
         return _adapter(run, target)
     if to in ("gguf", "ollama"):
-        return _gguf(run, target, kind, to == "ollama", progress)
+        return _gguf(run, base, target, kind, to == "ollama", progress)
     if to == "hf" and run.model.exists():
         return _own_weights(run, target)
     if to == "compressed-tensors":
-        _check_linear_layers(run.recipe)
-    merged = merge(
-        run, target, format="mxfp4" if to == "compressed-tensors" else "auto", force=force, progress=progress
-    )
-    measured = "measured on held-out rows (merge.json)"
+        _check_linear_layers(trained_recipe(run, base))
+    format = "mxfp4" if to == "compressed-tensors" else "auto"
+    merged = merge(run, target, format=format, base=base, force=force, progress=progress)
+    measured = "measured on held-out rows (merge.json)" if merged.quality else NOT_MEASURED
     what = f"layers compared with base + adapter; {measured}" if merged.check else measured
     return Exported(target, _files(target), what)
 
@@ -96,25 +98,28 @@ def _adapter(run: Run, target: Path) -> Exported:
         raise RunError(f"{run.path}: full fine-tuning, there is no adapter", "export with --to hf")
     with directory_written_atomically(target) as folder:
         shutil.copytree(run.adapter, folder, dirs_exist_ok=True)
-        load_tokenizer(str(run.tokenizer)).save_pretrained(folder)
+        published_tokenizer(run_tokenizer(run), own_recipe(run)).save_pretrained(folder)
     return Exported(target, _files(target), "a copy of the run's adapter")
 
 
 def _own_weights(run: Run, target: Path) -> Exported:
     with directory_written_atomically(target) as folder:
         shutil.copytree(run.model, folder, dirs_exist_ok=True)
-        load_tokenizer(str(run.tokenizer)).save_pretrained(folder)
+        published_tokenizer(run_tokenizer(run), own_recipe(run)).save_pretrained(folder)
     return Exported(target, _files(target), "a copy of the run's weights")
 
 
-def _gguf(run: Run, target: Path, kind: GgufKind, with_modelfile: bool, progress: Progress) -> Exported:
-    recipe, tokenizer = run.recipe, load_tokenizer(str(run.tokenizer))
+def _gguf(
+    run: Run, base: Path | str | None, target: Path, kind: GgufKind, with_modelfile: bool, progress: Progress
+) -> Exported:
+    recipe = trained_weights(run) if run.model.exists() else trained_recipe(run, base)
+    tokenizer = run_tokenizer(run)
     progress("exporting", 0, 3, "loading")
     model = _dense(run, recipe)
     with directory_written_atomically(target) as folder:
         path = folder / GGUF_NAME
-        template = recipe_template(tokenizer, recipe.data)
-        stops = list(RowEncoder(tokenizer, template).stop_token_ids())
+        encoder = row_encoder(tokenizer, recipe)
+        template, stops = encoder.template, encoder.stop_token_ids()
         if with_modelfile:
             context = context_length(model)
             text = modelfile(GGUF_NAME, template, tokenizer, context=context, stop_token_ids=stops)
@@ -127,7 +132,7 @@ def _gguf(run: Run, target: Path, kind: GgufKind, with_modelfile: bool, progress
             kind=kind,
             name=run.path.name,
             start=prompt_start(template, tokenizer),
-            chat_template=chat_template_source(recipe.data),
+            chat_template=published_tokenizer(tokenizer, recipe).chat_template or "",
             stop_token_ids=stops,
         )
         progress("exporting", 2, 3, "verifying")

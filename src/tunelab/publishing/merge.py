@@ -13,7 +13,7 @@ model itself, with a separate adapter, on the same rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,21 @@ from transformers import PreTrainedModel
 
 from tunelab import plugins
 from tunelab.config import Recipe
-from tunelab.data.loader import TokenTable
-from tunelab.errors import ModelError, RunError, UsageError
-from tunelab.evaluation.divergence import AnswerDistributions, Divergence, answer_distributions, divergence
+from tunelab.data.prepared import load_table
+from tunelab.errors import DataError, ModelError, RunError, UsageError
 from tunelab.files import directory_written_atomically, write_json_atomically
+from tunelab.inference.divergence import (
+    FLOOR_LEAST,
+    FLOOR_MULTIPLE,
+    AnswerDistributions,
+    Divergence,
+    Row,
+    answer_distributions,
+    divergence,
+)
 from tunelab.models.adapters import load_adapter
 from tunelab.models.digest import digest
-from tunelab.models.load import DTYPES, load_model, load_tokenizer
+from tunelab.models.load import DTYPES, load_model
 from tunelab.models.merge import (
     EXACT,
     MergeCheck,
@@ -44,22 +52,12 @@ from tunelab.models.merge import (
 from tunelab.models.precision import FOLDER, weight_format
 from tunelab.models.quantized_linear import quantized_layers
 from tunelab.models.quantized_save import save_quantized
+from tunelab.preparation.base import run_tokenizer, trained_recipe
 from tunelab.preparation.model import checkpoint_dtype, load_base
-from tunelab.preparation.rows import prepare_with
+from tunelab.preparation.published import published_tokenizer, set_end_tokens
+from tunelab.preparation.rows import prepare_with, rows_to_keep, table_rows
 from tunelab.progress import Progress, silent
 from tunelab.records.runs import Run, open_run, resume_command
-
-#: A merge is refused, unless forced, if its KL from the trained model is more than this many times what its dtype alone
-#: costs the trained model, base and adapter apart. Sound merges were between 0.25 and 1.62 times that, and 0.96 for a
-#: real bf16 model (docs/decisions/0017).
-FLOOR_MULTIPLE = 4.0
-
-#: Added to that limit, nats: in float32 the floor is zero, and only summation order is left. It changes a perplexity by
-#: a factor of 1.00001.
-FLOOR_LEAST = 1e-5
-
-#: Training rows to compare on if no rows are held out.
-ROWS_COMPARED = 8
 
 #: A merge that keeps less than this share of the adapter's improvement is refused unless forced.
 LEAST_KEPT = 0.5
@@ -68,6 +66,7 @@ LEAST_KEPT = 0.5
 WELL_KEPT = 0.95
 
 DEQUANTISED = "dequantised"
+NOT_MEASURED = "not measured: the run has no row with an answer to compare on"
 
 
 @dataclass(frozen=True)
@@ -130,34 +129,44 @@ def merge_formats(recipe: Recipe) -> tuple[str, ...]:
 
 
 def merge(
-    run: Run | Path | str, out: Path | str, *, format: str = "auto", force: bool = False, progress: Progress = silent
+    run: Run | Path | str,
+    out: Path | str,
+    *,
+    format: str = "auto",
+    base: Path | str | None = None,
+    force: bool = False,
+    progress: Progress = silent,
 ) -> Merged:
     """Merge a run's adapter into its base and write one checkpoint, with tokenizer and measurement (merge.json).
 
+    It is measured on rows that the run keeps, so the data is not needed.
+
     Args:
         format: see Merged; "auto" = "dequantised" over a quantized base, else the dtype of the base's checkpoint.
+        base: the folder where the run's base is now, if it moved.
         force: write it even if rounding costs it more than FLOOR_MULTIPLE times what it costs the trained model; or, if
             it is not meant to be the same model, even if it keeps less than half of the adapter's improvement.
 
     Raises:
-        RunError: the run has no adapter, or is not finished.
+        RunError: the run has no adapter, is not finished, or its base is not the one that it was trained on.
         UsageError: `out` exists, or there is no such format.
         ModelError: a layer with the sum does not match the layer with its adapter, or the written weights do not match
             the sum; or rounding, or the format, loses too much (see `force`).
     """
-    run, recipe, tokenizer = _opened(run)
     target = Path(out)
     if target.exists():
         raise UsageError(f"{target}: exists already", "choose another directory with --out")
+    run, recipe, tokenizer = _opened(run, base)
     into = _resolved(recipe, format)
-    rows = _rows_to_compare(tokenizer, recipe, progress)
+    rows = _rows_to_compare(run, tokenizer, recipe, progress)
     progress("merging", 0, 4, "loading the trained model")
     trained = _trained(recipe, run, rows)
     progress("merging", 1, 4, "writing")
     model, dtype, check = merged_model(recipe, run, into)
     with directory_written_atomically(target) as folder:
+        set_end_tokens(model, tokenizer, recipe)
         _save(model, folder)
-        tokenizer.save_pretrained(folder)
+        published_tokenizer(tokenizer, recipe).save_pretrained(folder)
         weights = weight_digests(model, dtype)
         del model
         progress("merging", 2, 4, "measuring")
@@ -176,15 +185,17 @@ def merge(
     return merged
 
 
-def compare_merges(run: Run | Path | str, *, progress: Progress = silent) -> dict[str, MergeFormat]:
+def compare_merges(
+    run: Run | Path | str, *, base: Path | str | None = None, progress: Progress = silent
+) -> dict[str, MergeFormat]:
     """Measure all formats of a run's merged adapter on held-out rows; writes only merges.json in the run.
 
     Raises:
-        RunError: the run has no adapter, or is not finished.
+        RunError: the run has no adapter, is not finished, or its base is not the one that it was trained on.
         ModelError: no held-out row has an answer.
     """
-    run, recipe, tokenizer = _opened(run)
-    rows = _rows_to_compare(tokenizer, recipe, progress)
+    run, recipe, tokenizer = _opened(run, base)
+    rows = _rows_to_compare(run, tokenizer, recipe, progress)
     formats = merge_formats(recipe)
     progress("measuring", 0, len(formats) + 1, "loading the trained model")
     trained = _trained(recipe, run, rows)
@@ -222,13 +233,13 @@ def recommended_merge(recipe: Recipe, found: Mapping[str, MergeFormat]) -> str:
     return min(well, key=lambda name: (found[name].bytes, found[name].quality.kl))
 
 
-def _opened(run: Run | Path | str) -> tuple[Run, Recipe, Any]:
+def _opened(run: Run | Path | str, base: Path | str | None) -> tuple[Run, Recipe, Any]:
     run = run if isinstance(run, Run) else open_run(Path(run))
     if run.model.exists():
         raise RunError(f"{run.path}: full fine-tuning, there is no adapter to merge", f"use {run.model} as it is")
     if not run.adapter.exists():
         raise RunError(f"{run.path}: no trained adapter; the run is {run.status}", resume_command(run.path))
-    return run, run.recipe, load_tokenizer(str(run.tokenizer))
+    return run, trained_recipe(run, base), run_tokenizer(run)
 
 
 def _resolved(recipe: Recipe, into: str) -> str:
@@ -239,16 +250,20 @@ def _resolved(recipe: Recipe, into: str) -> str:
     return into
 
 
-def _rows_to_compare(tokenizer: object, recipe: Recipe, progress: Progress) -> list[tuple[list[int], list[bool]]]:
-    """The held-out rows, or the first training rows if none are held out: ids, and which belong to answers."""
-    data = prepare_with(tokenizer, recipe, progress=progress)
-    table: TokenTable = data.held_out if len(data.held_out) else data.train
-    count = len(table) if len(data.held_out) else min(ROWS_COMPARED, len(table))
-    rows = (table.row(index) for index in range(count))
-    return [(ids.tolist(), mask.tolist()) for ids, mask in rows]
+def _rows_to_compare(run: Run, tokenizer: Any, recipe: Recipe, progress: Progress) -> Sequence[Row]:
+    """The rows that the run keeps for this: ids, and which belong to answers.
+
+    Runs of before kept none: they are prepared again from the data, and none are left if that is gone.
+    """
+    if run.compared_rows.exists():
+        return table_rows(load_table(run.compared_rows))
+    try:
+        return table_rows(rows_to_keep(prepare_with(tokenizer, recipe, progress=progress)))
+    except (DataError, UsageError):
+        return []
 
 
-def _trained(recipe: Recipe, run: Run, rows: list[tuple[list[int], list[bool]]]) -> _Trained:
+def _trained(recipe: Recipe, run: Run, rows: Sequence[Row]) -> _Trained:
     model = load_adapter(load_base(recipe, dtype=torch.float32, device="cpu"), run.adapter)
     has_answers = any(any(mask[1:]) for _, mask in rows)
     answers = answer_distributions(model, rows) if has_answers else None
@@ -313,9 +328,7 @@ def _check_written(merged: Mapping[str, str], written: Mapping[str, str]) -> Non
         )
 
 
-def _floor(
-    recipe: Recipe, run: Run, trained: _Trained, rows: list[tuple[list[int], list[bool]]], dtype: torch.dtype
-) -> Divergence | None:
+def _floor(recipe: Recipe, run: Run, trained: _Trained, rows: Sequence[Row], dtype: torch.dtype) -> Divergence | None:
     """What a dtype alone costs the trained model, with a separate adapter, computed as an evaluation computes it."""
     if trained.answers is None:
         return None
@@ -326,7 +339,7 @@ def _floor(
         return divergence(trained.base_loss, trained.answers, answer_distributions(model, rows))
 
 
-def _quality(trained: _Trained, model: PreTrainedModel, rows: list[tuple[list[int], list[bool]]]) -> Divergence | None:
+def _quality(trained: _Trained, model: PreTrainedModel, rows: Sequence[Row]) -> Divergence | None:
     if trained.answers is None:
         return None
     return divergence(trained.base_loss, trained.answers, answer_distributions(model, rows))

@@ -5,7 +5,8 @@ manifest.json      what ran: versions, hardware, hashes, counts, cost, outcome
 metrics.jsonl      one line per step and per evaluation
 checkpoints/       for resuming; `best/` has the weights of the best evaluation
 adapter/ | model/  the result: a PEFT adapter, or a transformers checkpoint
-tokenizer/         the tokenizer used for the rows
+tokenizer/         the tokenizer used for the rows, with the chat template they were rendered in
+compared_rows.safetensors  held-out rows as tokens: a merge or a rounded model is measured on them
 evaluations/       responses and scores of `tunelab eval`
 trackers/          local files of W&B and TensorBoard
 """
@@ -33,7 +34,16 @@ from tunelab.files import read_json_lines, truncate_file, write_json_atomically,
 from tunelab.records.old_format import stamped, unstamped
 
 #: What a run's directory contains besides the recipe and the manifest, which are removed last.
-CONTENTS = ("metrics.jsonl", "checkpoints", "adapter", "model", "tokenizer", "evaluations", "trackers")
+CONTENTS = (
+    "metrics.jsonl",
+    "compared_rows.safetensors",
+    "checkpoints",
+    "adapter",
+    "model",
+    "tokenizer",
+    "evaluations",
+    "trackers",
+)
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "safetensors", "numpy", "datasets")
 
@@ -73,6 +83,11 @@ class Run:
     @property
     def tokenizer(self) -> Path:
         return self.path / "tokenizer"
+
+    @property
+    def compared_rows(self) -> Path:
+        """Rows as tokens for comparing forms of the model; missing in runs of before."""
+        return self.path / "compared_rows.safetensors"
 
     @property
     def evaluations(self) -> Path:

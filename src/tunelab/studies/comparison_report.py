@@ -43,6 +43,7 @@ from tunelab.studies.report_parts import (
     source_name,
     trainable_parameters,
     training_curve,
+    unlike_machines,
     unlike_training,
     unseen_references,
 )
@@ -228,6 +229,7 @@ def _caveats(
         yield TRAINED_ONCE
         yield "Peak memory is that of training: memory and time of the evaluation were not recorded."
     yield from unlike_training({"": trained})
+    yield from unlike_machines(trained)
     yield from unseen_references(one for side in sides for one in side.evaluated)
     for side in sides:
         if side.run is not None and not side.is_tuned and not with_base:

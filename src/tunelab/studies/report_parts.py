@@ -260,6 +260,22 @@ def unlike_training(groups: Mapping[str, Mapping[str, Run]]) -> Iterator[str]:
             yield f"Arms were trained on different {what}: {listed}. This may explain differences between them."
 
 
+def unlike_machines(runs: Mapping[str, Run]) -> Iterator[str]:
+    """A caveat if trainings ran on unlike hardware or in unlike precision.
+
+    Args:
+        runs: the displayed name of each training ("lora, seed 0") -> its finished run.
+    """
+    by_machine: dict[str, list[str]] = {}
+    for name, run in runs.items():
+        compute, environment = run.manifest["compute"], run.manifest["sessions"][-1]["environment"]
+        machine = compute["gpu"] or f"{environment['processor']}, {compute['threads']} threads"
+        by_machine.setdefault(f"{machine}, {run.recipe.train.dtype}", []).append(name)
+    if len(by_machine) > 1:
+        listed = "; ".join(f"{'; '.join(names)} on {machine}" for machine, names in by_machine.items())
+        yield f"Trainings ran on unlike hardware: {listed}. Their times and memory cannot be compared."
+
+
 def machine_and_versions(run: Run) -> dict[str, str]:
     """Machine and library versions of a run's last session."""
     session = run.manifest["sessions"][-1]["environment"]

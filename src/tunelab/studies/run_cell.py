@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import platform
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from tunelab import plugins
 from tunelab.config import Recipe
 from tunelab.config.study import HELD_OUT, Study
 from tunelab.errors import SAME_COMMAND, Interrupted, RunError
-from tunelab.files import write_text_atomically
+from tunelab.files import write_json_atomically, write_text_atomically
 from tunelab.progress import Progress, named, silent
 from tunelab.records.cells import RECORDS, Cell, keep_cell, read_cell, read_study
 from tunelab.records.runs import Run, open_run
@@ -23,6 +26,10 @@ from tunelab.training.tracked_run import in_group
 
 #: Peak in bytes, and how much of it the process had before the job began; None = of an accelerator, or unknown.
 Memory = tuple[int, int | None]
+
+
+#: In the study's directory: what `auto` became, for all of its jobs.
+RESOLVED = "resolved.json"
 
 
 def run_cell(folder: Path | str, key: str, *, progress: Progress = silent) -> Cell:
@@ -73,7 +80,7 @@ def _make(study: Study, cell: Cell, folder: Path, memory: list[Memory], progress
     from tunelab.preparation.model import compute_device
     from tunelab.training.meter import Meter
 
-    recipe = study.arm_recipe(cell.arm, study.seeds[0] if cell.seed is None else cell.seed)
+    recipe = _in_dtype_of_study(study.arm_recipe(cell.arm, study.seeds[0] if cell.seed is None else cell.seed), folder)
     if not cell.benchmark:
         run = _train(in_group(study, recipe), folder / "runs" / cell.key, progress)
         memory.append(run.peak_memory)
@@ -94,6 +101,23 @@ def _make(study: Study, cell: Cell, folder: Path, memory: list[Memory], progress
             memory.append((cost.gpu_peak, None) if cost.gpu_peak else (cost.resident_peak, cost.resident_start))
         log_scores(made)
     return made
+
+
+def _in_dtype_of_study(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with `train.dtype: auto` as the study's first job resolved it, on whatever machine this one runs."""
+    from tunelab.preparation.model import compute_dtype, with_dtype
+
+    if recipe.train.dtype != "auto":
+        return recipe
+    path = folder / RESOLVED
+    if not path.exists():
+        own = folder / f".{RESOLVED}.{platform.node()}.{os.getpid()}"
+        write_json_atomically(own, {"train.dtype": compute_dtype(recipe)})
+        with suppress(FileExistsError):  # the first job's stands
+            os.link(own, path)
+        own.unlink()
+    dtype = json.loads(path.read_text(encoding="utf-8"))["train.dtype"]
+    return with_dtype(recipe.model_copy(update={"train": recipe.train.model_copy(update={"dtype": dtype})}))
 
 
 def _import_what_cells_use() -> None:

@@ -34,6 +34,7 @@ from tunelab.studies.report_parts import (
     source_name,
     trainable_parameters,
     training_curve,
+    unlike_machines,
     unlike_training,
     unseen_references,
 )
@@ -243,6 +244,7 @@ def _caveats(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[str]:
     if len(study.seeds) == 1 and any(arm.tuned for arm in study.arms.values()):
         yield TRAINED_ONCE
     yield from _unlike_training(found)
+    yield from unlike_machines({f"{arm}, seed {seed}": run for arm in study.arms for seed, run in found.runs(arm)})
     yield from unseen_references(
         one for benchmark in study.benchmarks for arm in study.arms for one in found.evaluated(arm, benchmark)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,9 +18,14 @@ from torch import nn
 
 from tunelab.config import Recipe, resolve, to_yaml
 from tunelab.data.loader import TokenTable, TrainingPlan
+from tunelab.data.prepared import save_table
 from tunelab.errors import Interrupted, RunError, TrainingError, TunelabError, UsageError
 from tunelab.files import directory_written_atomically
+from tunelab.models.digest import weights_hash
 from tunelab.models.forward import underlying
+from tunelab.preparation.base import run_tokenizer, trained_recipe
+from tunelab.preparation.model import with_dtype
+from tunelab.preparation.published import published_tokenizer, set_end_tokens
 from tunelab.preparation.rows import (
     RecipeLike,
     as_recipe,
@@ -27,17 +33,20 @@ from tunelab.preparation.rows import (
     fit_to_model,
     load_recipe_tokenizer,
     prepare_with,
+    rows_to_keep,
+    table_rows,
 )
 from tunelab.progress import Progress, silent, unheard
 from tunelab.records.runs import Run, eval_command, new_run, now, open_run, resume_command
-from tunelab.training.checkpoint import CheckpointStore, LoopState
+from tunelab.training.checkpoint import CheckpointStore, LoopState, trainable_weights
 from tunelab.training.forecast import forecast
 from tunelab.training.interrupt import asked_to_stop
 from tunelab.training.loop import Outcome, TrainingLoop
 from tunelab.training.loss import TargetLoss, table_loss
-from tunelab.training.manifest import check_unchanged, closing, opening
+from tunelab.training.manifest import check_unchanged, closing, opening, resolved_sentence, resolved_settings
 from tunelab.training.meter import Meter
 from tunelab.training.optimizer import adamw
+from tunelab.training.saved_weights import round_for_saving, saved_dtype
 from tunelab.training.setup import build_model, loop_settings, make_accelerator, release, training_plan
 from tunelab.training.trackers import tracked
 from tunelab.units import format_number
@@ -63,25 +72,33 @@ def finetune(
         TunelabError: the recipe, its data or its model cannot be used, or training had to stop; the message says why.
         Interrupted: Ctrl-C or SIGTERM arrived; a checkpoint was saved, and resume() continues from it.
     """
-    known = resolve(as_recipe(recipe))
-    check_local_files(known.data)
-    resolved = fit_to_model(known)
+    given = resolve(as_recipe(recipe))
+    check_local_files(given.data)
+    tokenizer = load_recipe_tokenizer(given)
+    resolved = with_dtype(fit_to_model(given, tokenizer))
     accelerator = make_accelerator(resolved)
     try:
         run = start_on_main(accelerator, resolved, overwrite=overwrite)
-        return _execute(run, resolved, accelerator, progress, notify)
+        return _execute(run, resolved, tokenizer, accelerator, progress, notify)
     finally:
         release(accelerator)
 
 
-def resume(path: Path | str, *, progress: Progress = silent, notify: Callable[[str], None] = unheard) -> Run:
+def resume(
+    path: Path | str,
+    *,
+    base: Path | str | None = None,
+    progress: Progress = silent,
+    notify: Callable[[str], None] = unheard,
+) -> Run:
     """Resume a run from its newest checkpoint; the result is what an uninterrupted run would have given.
 
     Args:
+        base: the folder where the run's base is now, if it moved.
         notify: as for finetune().
 
     Raises:
-        RunError: there is no run, or it is finished.
+        RunError: there is no run, it is finished, or its base or rows are not those that it started with.
     """
     run = open_run(Path(path))
     if run.is_done:
@@ -89,21 +106,36 @@ def resume(path: Path | str, *, progress: Progress = silent, notify: Callable[[s
             f"{path}: the run is {run.status}; there is nothing to resume",
             f"evaluate it ({eval_command(path)}), or train again with --overwrite or another --out",
         )
-    recipe = run.recipe
+    started = "data" in run.manifest
+    keep_threads(run.manifest)
+    recipe = trained_recipe(run, base)
     check_local_files(recipe.data)
+    tokenizer = run_tokenizer(run) if started else load_recipe_tokenizer(recipe)
     accelerator = make_accelerator(recipe)
     try:
-        return _execute(run, recipe, accelerator, progress, notify)
+        return _execute(run, recipe, tokenizer, accelerator, progress, notify)
     finally:
         release(accelerator)
 
 
+def keep_threads(manifest: dict[str, Any]) -> None:
+    """Compute with as many threads as the run began with, where there are as many cores: sums keep their order."""
+    threads = manifest.get("compute", {}).get("threads")
+    if threads is not None and threads <= (os.cpu_count() or 1):
+        torch.set_num_threads(threads)
+
+
 def _execute(
-    run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progress, notify: Callable[[str], None]
+    run: Run,
+    recipe: Recipe,
+    tokenizer: Any,
+    accelerator: Accelerator,
+    progress: Progress,
+    notify: Callable[[str], None],
 ) -> Run:
     with run.locked() if accelerator.is_main_process else nullcontext():
         try:
-            _train(run, recipe, accelerator, progress, notify if accelerator.is_main_process else unheard)
+            _train(run, recipe, tokenizer, accelerator, progress, notify if accelerator.is_main_process else unheard)
         except (Interrupted, KeyboardInterrupt) as stop:
             if accelerator.is_main_process:
                 run.update_manifest(status="interrupted", ended=now())
@@ -121,14 +153,18 @@ def _execute(
 
 
 def _train(
-    run: Run, recipe: Recipe, accelerator: Accelerator, progress: Progress, notify: Callable[[str], None]
+    run: Run,
+    recipe: Recipe,
+    tokenizer: Any,
+    accelerator: Accelerator,
+    progress: Progress,
+    notify: Callable[[str], None],
 ) -> None:
     meter = Meter(accelerator.device)
-    tokenizer = load_recipe_tokenizer(recipe)
     with accelerator.main_process_first():
         data = prepare_with(tokenizer, recipe, progress=progress)
     model = build_model(recipe, tokenizer, accelerator)
-    check_unchanged(run, recipe, data, model)
+    check_unchanged(run, data)
     module = TargetLoss(model)
     plan = training_plan(recipe, data.train)
     checkpoints = CheckpointStore(run.checkpoints, recipe.train.keep_checkpoints)
@@ -136,6 +172,7 @@ def _train(
         checkpoints.recover()
         resumed = bool(checkpoints.paths())
         tokenizer.save_pretrained(run.tokenizer)
+        save_table(rows_to_keep(data), run.compared_rows)
         run.update_manifest(**opening(run, recipe, data, model, tokenizer, plan, accelerator, resumed))
         run.keep_metrics_up_to(checkpoints.newest_step())
     accelerator.wait_for_everyone()
@@ -144,6 +181,7 @@ def _train(
         return _held_out_loss(module, data.held_out, recipe, accelerator, progress)
 
     step = checkpoints.newest_step()
+    notify(resolved_sentence(resolved_settings(recipe, accelerator)))
     for sentence in forecast(recipe, plan, model, held_out=len(data.held_out), step=step):
         notify(sentence)
     measure = held_out_loss if len(data.held_out) else None
@@ -160,10 +198,14 @@ def _train(
         )
     if recipe.train.load_best_at_end:
         checkpoints.load_best(model)
+    trained = weights_hash(trainable_weights(model))  # before they are rounded: the proof that they changed
+    saved = None
+    if recipe.method == "full":
+        saved = round_for_saving(recipe, underlying(model), table_rows(rows_to_keep(data)))
     after = measure() if measure is not None else None
     if accelerator.is_main_process:
-        proof = closing(run, model, state, meter, outcome, after)
-        save_result(run, model, tokenizer)
+        proof = {**closing(run, trained, state, meter, outcome, after), "saved": saved}
+        save_result(run, recipe, model, tokenizer, saved_dtype(saved))
         run.update_manifest(**proof)
     accelerator.wait_for_everyone()
 
@@ -251,18 +293,19 @@ def default_path(recipe: Recipe) -> Path:
     return path
 
 
-def save_result(run: Run, model: nn.Module, tokenizer: Any) -> None:
-    """Write the adapter in PEFT's format, or the whole model in transformers' format."""
-    base = underlying(model)
+def save_result(run: Run, recipe: Recipe, model: nn.Module, tokenizer: Any, dtype: torch.dtype) -> None:
+    """Write the adapter in PEFT's format, or the whole model in a dtype in transformers' format."""
+    base, published = underlying(model), published_tokenizer(tokenizer, recipe)
     if not isinstance(model, PeftModel):
+        set_end_tokens(base, tokenizer, recipe)
         with directory_written_atomically(run.model) as folder:
-            base.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+            base.to(dtype).save_pretrained(folder)
+            published.save_pretrained(folder)
         return
     with directory_written_atomically(run.adapter) as folder:
         model.save_pretrained(folder, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's is an empty template
-        tokenizer.save_pretrained(folder)
+        published.save_pretrained(folder)
 
 
 def _held_out_loss(

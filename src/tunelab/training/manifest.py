@@ -16,16 +16,17 @@ from tunelab.errors import RunError, TrainingError
 from tunelab.models.digest import digest, weights_hash
 from tunelab.models.forward import underlying
 from tunelab.models.load import model_fingerprint, tokenizer_fingerprint
+from tunelab.preparation.base import base_identity, template_digest
 from tunelab.records.runs import Run, environment, now
 from tunelab.training.checkpoint import LoopState, trainable_weights
 from tunelab.training.meter import Meter
 
 
-def check_unchanged(run: Run, recipe: Recipe, data: PreparedData, model: nn.Module) -> None:
-    """Check that a resumed run has the rows and the base that it started with.
+def check_unchanged(run: Run, data: PreparedData) -> None:
+    """Check that a resumed run has the rows that it started with; trained_recipe() checks its base.
 
     Raises:
-        RunError: the training rows, the held-out rows or the base weights have changed since its first session.
+        RunError: the training rows or the held-out rows have changed since its first session.
     """
     begun = run.manifest
     if "data" not in begun:
@@ -33,13 +34,12 @@ def check_unchanged(run: Run, recipe: Recipe, data: PreparedData, model: nn.Modu
     compared = {
         "training rows": (data.train.sha256, begun["data"]["train"]["sha256"]),
         "held-out rows": (data.held_out.sha256, begun["data"]["held_out"]["sha256"]),
-        "base weights": (model_fingerprint(recipe.model.name, underlying(model)), begun["model"]["fingerprint"]),
     }
     changed = [what for what, (found, then) in compared.items() if found != then]
     if changed:
         raise RunError(
             f"{run.path}: the {' and the '.join(changed)} have changed since the run started",
-            "restore them (pin data and model revisions), or start a new run with another --out",
+            "restore them (pin data revisions), or start a new run with another --out",
         )
 
 
@@ -60,20 +60,18 @@ def opening(
         "ended": None,
         "error": None,  # of an earlier session
         "sessions": sessions,
-        "model": {
-            "name": recipe.model.name,
-            "fingerprint": model_fingerprint(recipe.model.name, underlying(model)),
-            "digest": digest(model).to_json(),
-        },
+        "model": {**_base(run, recipe, model), "digest": digest(model).to_json()},
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "data": {
             "key": data.key,
             "sources": [asdict(source) for source in data.sources],
             "template": recipe.data.template,
+            "chat_template_sha256": template_digest(tokenizer) if recipe.data.template == "chat" else None,
             "train": {**asdict(data.train_counts), "sha256": data.train.sha256},
             "held_out": {**asdict(data.held_out_counts), "sha256": data.held_out.sha256},
             "bad_rows": list(data.bad_rows),
         },
+        "resolved": resolved_settings(recipe, accelerator),
         "seeds": {"data": recipe.data.seed, "train": recipe.train.seed},
         "compute": {
             "device": str(accelerator.device),
@@ -89,15 +87,52 @@ def opening(
     return entries
 
 
+def _base(run: Run, recipe: Recipe, model: nn.Module) -> dict[str, Any]:
+    """What identifies the base; a resumed run's is known and checked."""
+    known: dict[str, Any] | None = run.manifest.get("model")
+    return known or base_identity(recipe, model_fingerprint(recipe.model.name, underlying(model)))
+
+
+def resolved_settings(recipe: Recipe, accelerator: Accelerator) -> dict[str, Any]:
+    """What every `auto` and every null became for this run, by its key; evaluation and resuming use the same."""
+    train = recipe.train
+    batch = {"train.batch_size": train.batch_size} if train.batch_size else {"train.batch_tokens": train.batch_tokens}
+    return {
+        "train.device": accelerator.device.type,
+        "train.dtype": train.dtype,
+        "train.lr": train.lr,
+        "data.template": recipe.data.template,
+        "data.max_length": recipe.data.max_length,
+        **batch,
+        "train.micro_batch_tokens": train.micro_batch_tokens,
+        "train.packing": train.packing,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def resolved_sentence(resolved: dict[str, Any]) -> str:
+    """The settings of resolved_settings() in one line."""
+    batch = f"{resolved['train.batch_size']} rows" if "train.batch_size" in resolved else None
+    batch = batch or f"{resolved['train.batch_tokens']:,} tokens"
+    return (
+        f"{resolved['train.device']}, {resolved['train.dtype']}, {resolved['threads']} threads; "
+        f"template {resolved['data.template']}, rows up to {resolved['data.max_length']:,} tokens; "
+        f"lr {resolved['train.lr']:g}, batches of {batch} in micro-batches of up to "
+        f"{resolved['train.micro_batch_tokens']:,} tokens, {'packed' if resolved['train.packing'] else 'not packed'}"
+    )
+
+
 def closing(
-    run: Run, model: nn.Module, state: LoopState, meter: Meter, outcome: str, held_out_loss: float | None
+    run: Run, after: str, state: LoopState, meter: Meter, outcome: str, held_out_loss: float | None
 ) -> dict[str, Any]:
     """Manifest entries from after the last step: the proof that it trained, and what it cost.
+
+    Args:
+        after: hash of the trained weights.
 
     Raises:
         TrainingError: the trained weights are bit-identical to the initial ones.
     """
-    after = weights_hash(trainable_weights(model))
     if after == run.manifest["weights_before"]:
         raise TrainingError("the trained weights did not change", "is train.lr zero, or too small?")
     cost = meter.read()

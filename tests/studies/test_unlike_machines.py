@@ -1,0 +1,41 @@
+"""Jobs of one study: one dtype on every machine, and unlike machines are named in its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from tunelab.config import parse_recipe, resolve
+from tunelab.records.runs import Run
+from tunelab.studies.report_parts import unlike_machines
+from tunelab.studies.run_cell import RESOLVED, _in_dtype_of_study
+from tunelab.training.finetune import finetune
+
+
+def test_auto_is_what_the_first_job_made_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = resolve(parse_recipe(tiny.recipe(Path("base"), Path("rows.jsonl"), Path("run"), train__dtype="auto")))
+    asked: list[Any] = []
+
+    def dtype(recipe: Any) -> str:
+        asked.append(recipe)
+        return "fp32" if recipe.train.dtype == "auto" else str(recipe.train.dtype)
+
+    monkeypatch.setattr("tunelab.preparation.model.compute_dtype", dtype)
+    assert _in_dtype_of_study(recipe, tmp_path).train.dtype == "fp32"
+    (tmp_path / RESOLVED).write_text('{"train.dtype": "bf16"}')  # as a first job on a GPU leaves it
+    assert _in_dtype_of_study(recipe, tmp_path).train.dtype == "bf16"
+    named = recipe.model_copy(update={"train": recipe.train.model_copy(update={"dtype": "fp16"})})
+    assert _in_dtype_of_study(named, tmp_path).train.dtype == "fp16"
+    assert [path.name for path in tmp_path.iterdir()] == [RESOLVED]
+
+
+def test_unlike_machines_are_named(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    run = finetune(tiny.recipe(models["llama"], rows, tmp_path / "run", train__steps=1))
+    assert list(unlike_machines({"a": run, "b": run})) == []
+    other = finetune(tiny.recipe(models["llama"], rows, tmp_path / "other", train__steps=1))
+    other.update_manifest(compute={**other.manifest["compute"], "gpu": "NVIDIA H200"})
+    (caveat,) = unlike_machines({"lora, seed 0": run, "lora, seed 1": Run(other.path)})
+    assert "unlike hardware" in caveat and "lora, seed 1 on NVIDIA H200, fp32" in caveat
