@@ -80,7 +80,7 @@ def test_the_summary_counts_both_sides(tunelab: Command, bench: Bench) -> None:
     tokens, targets = (int(said.cells[name][0]) for name in ("tokens", "target tokens"))
     assert 0 < targets < tokens
     assert f"{bench.rows}: 24 rows read, 0 bad; license: unknown (data of your own)\n" in said.err
-    assert said.err.endswith("stop tokens: <eos>\n")
+    assert said.err.endswith("template: plain; stop tokens: <eos>\n")
 
 
 def test_the_summary_gives_the_spread_of_lengths_and_the_steps(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_chat_template_shows_its_own_tokens_and_its_stops(tunelab: Command, tm
     said = tunelab("inspect", "--model", model, "--data", rows, *PLAIN, "data.template=chat")
     assert "<|im_start|>|u|s|e|r|↵\n|H|i|<|im_end|>|↵\n" in said.out
     assert re.findall(r"\[\[(.*?)\]\]", said.out) == ["Y|o|<|im_end|>"]
-    assert said.err.endswith("stop tokens: <eos>, <|im_end|>\n")
+    assert said.err.endswith("template: chat; stop tokens: <eos>, <|im_end|>\n")
 
 
 class Terminal:

@@ -48,7 +48,7 @@ def show_summary(recipe: Recipe, data: PreparedData, tokenizer: Any) -> None:
     if warning := few_rows_warning(len(data.held_out)):
         say(warning)
     stops = ", ".join(str(tokenizer.convert_ids_to_tokens(id)) for id in data.stop_token_ids)
-    say(f"stop tokens: {stops}")
+    say(f"template: {recipe.data.template}; stop tokens: {stops}")
 
 
 def _percentile(lengths: list[int], share: int) -> str:

@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_local_files(recipe.data)
     tokenizer = load_recipe_tokenizer(recipe)
+    recipe = fit_to_model(recipe, tokenizer)
     skipping = recipe.model_copy(update={"data": recipe.data.model_copy(update={"on_bad_row": "skip"})})
     with progress_bar() as progress:
         data = prepare_with(tokenizer, skipping, may_be_empty=True, progress=progress)
@@ -49,6 +50,6 @@ def run(arguments: argparse.Namespace) -> int:
         print_row(tokenizer, number, ids, targets, data.stop_token_ids)
     show_summary(recipe, data, tokenizer)
     if not len(data.train):
-        dropped = what_was_dropped(data.train_counts, fit_to_model(recipe).data.max_length or 0)
+        dropped = what_was_dropped(data.train_counts, recipe.data.max_length or 0)
         say(f"no training row is left: {dropped}; raise data.max_length, or set data.on_overflow=truncate")
     return 0

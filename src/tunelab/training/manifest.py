@@ -20,6 +20,7 @@ from tunelab.preparation.base import base_identity, template_digest
 from tunelab.records.runs import Run, environment, now
 from tunelab.training.checkpoint import LoopState, trainable_weights
 from tunelab.training.meter import Meter
+from tunelab.units import format_significant
 
 
 def check_unchanged(run: Run, data: PreparedData) -> None:
@@ -117,7 +118,7 @@ def resolved_sentence(resolved: dict[str, Any]) -> str:
     return (
         f"{resolved['train.device']}, {resolved['train.dtype']}, {resolved['threads']} threads; "
         f"template {resolved['data.template']}, rows up to {resolved['data.max_length']:,} tokens; "
-        f"lr {resolved['train.lr']:g}, batches of {batch} in micro-batches of up to "
+        f"lr {format_significant(resolved['train.lr'])}, batches of {batch} in micro-batches of up to "
         f"{resolved['train.micro_batch_tokens']:,} tokens, {'packed' if resolved['train.packing'] else 'not packed'}"
     )
 

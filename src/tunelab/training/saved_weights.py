@@ -25,6 +25,7 @@ from tunelab.inference.divergence import (
 )
 from tunelab.models.load import DTYPES
 from tunelab.preparation.model import checkpoint_dtype
+from tunelab.units import format_scientific
 
 
 def round_for_saving(recipe: Recipe, model: PreTrainedModel, rows: Sequence[Row]) -> dict[str, Any] | None:
@@ -68,7 +69,7 @@ def round_for_saving(recipe: Recipe, model: PreTrainedModel, rows: Sequence[Row]
         with torch.no_grad():
             for key, parameter in model.named_parameters():
                 parameter.copy_(weights[key])
-        return {**found, "dtype": "fp32", "because": f"{name} would cost a KL of {costs.kl:.1e} nats"}
+        return {**found, "dtype": "fp32", "because": f"{name} would cost a KL of {format_scientific(costs.kl)} nats"}
     return found
 
 
