@@ -1,0 +1,201 @@
+"""Every verb of the README on a real instruct model; the output goes to benchmarks/results/DATE-real-model.md.
+
+    make real-model                                         (or: python scripts/real_model.py [--folder DIR])
+    TUNELAB_REAL_MODEL=DIR    a small instruct model saved by transformers, such as SmolLM2-135M-Instruct in bfloat16
+    TUNELAB_REAL_DATA=DIR     alpaca/alpaca_cleaned.json, ifeval/ and mmlu/ (default: ../shared/data)
+
+What is not there is skipped, and said. 135M parameters take under 20 minutes on 2 CPU cores. With --folder, finished work
+is kept. The page holds no absolute path: commands run in one folder, which links to the model and the data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pty
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from benchmarks.measuring import machine  # noqa: E402
+
+RESULTS = REPOSITORY / "benchmarks" / "results"
+MODEL, DATA = "TUNELAB_REAL_MODEL", "TUNELAB_REAL_DATA"
+
+#: 300 Alpaca rows, one epoch; rows of up to 128 tokens keep the time on a CPU down.
+TRAINING = (
+    *("--model", "model", "--data", "alpaca_cleaned.json", "--size", "300", "--epochs", "1", "--lr", "2e-4"),
+    *("--dtype", "bf16", "data.held_out=30", "data.max_length=128"),
+)
+BF16, NF4, FULL = "runs/lora-bf16", "runs/lora-nf4", "runs/full"
+EXPORTS = ("hf", "peft", "compressed-tensors", "gguf", "ollama")
+QUESTION = "Name the three primary colors."
+
+#: What plain transformers answers, with the chat template and the generation settings that the merge brought along.
+PLAIN = """
+import sys
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder, question = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+turns = [{"role": "user", "content": question}]
+prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+answer = model.generate(**prompt, max_new_tokens=48, do_sample=False)
+print(tokenizer.decode(answer[0][prompt["input_ids"].shape[1]:], skip_special_tokens=True))
+"""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command: its words, what it needs, and where its output goes if a step of before left that."""
+
+    words: Sequence[str]
+    needs: str = ""
+    makes: str = ""
+
+
+def steps() -> list[Step]:
+    """The commands in their order."""
+    asked = ("--prompt", QUESTION, "--max-new-tokens", "48")
+    return [
+        Step(("env",)),
+        Step(("inspect", *TRAINING, "--rows", "1")),
+        Step(("train", *TRAINING, "--out", BF16), makes=BF16),
+        Step(("train", *TRAINING, "--precision", "nf4", "--out", NF4), makes=NF4),
+        Step(("train", *TRAINING, "--method", "full", "train.steps=2", "--out", FULL), makes=FULL),
+        *(Step(("eval", run, "--limit", "12", "--max-new-tokens", "48")) for run in (BF16, NF4)),
+        Step(("eval", BF16, "--benchmarks", "ifeval", "--limit", "8", "--max-new-tokens", "96"), needs="ifeval"),
+        Step(("eval", BF16, "--benchmarks", "mmlu", "--limit", "60"), needs="mmlu"),
+        Step(("compare", BF16, NF4)),
+        Step(("chat", BF16)),
+        Step(("generate", BF16, *asked)),
+        Step(("generate", "--model", "model", *asked)),
+        Step(("merge", BF16, "--compare")),
+        Step(("merge", BF16, "--out", "merged"), makes="merged"),
+        Step(("merge", NF4, "--out", "merged-nf4"), makes="merged-nf4"),
+        *(Step(("export", BF16, "--to", to, "--out", f"exported-{to}"), makes=f"exported-{to}") for to in EXPORTS),
+        Step(("python", "plain.py", "merged", QUESTION), needs="merged"),
+    ]
+
+
+def run(step: Step, folder: Path) -> tuple[str, int]:
+    """A command's output, both streams in their order without a terminal, and its exit code."""
+    if step.words[0] == "chat":
+        return chat(step.words, folder)
+    words = [sys.executable, *(step.words[1:] if step.words[0] == "python" else ("-m", "tunelab", *step.words))]
+    done = subprocess.run(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=offline())
+    return done.stdout, done.returncode
+
+
+def chat(words: Sequence[str], folder: Path) -> tuple[str, int]:
+    """A conversation at a terminal: a question, the base's answer to the same, and the end."""
+    lines = [QUESTION, "/base", QUESTION, "/quit"]
+    main, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tunelab", *words], cwd=folder, stdin=terminal, stdout=terminal, stderr=terminal,
+        env={**offline(), "COLUMNS": "100", "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(terminal)
+    shown = bytearray()
+    while True:
+        try:
+            piece = os.read(main, 4096)
+        except OSError:  # the terminal is closed
+            break
+        if not piece:
+            break
+        shown += piece
+        if lines and shown.rstrip().endswith(b">"):
+            os.write(main, lines.pop(0).encode() + b"\n")
+            shown += b" "
+    text = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][AB0]|\r", b"", bytes(shown)).decode(errors="replace")
+    return text, process.wait()
+
+
+def offline() -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1"}
+
+
+@contextmanager
+def prepared(model: Path, data: Path, folder: Path) -> Iterator[Path]:
+    """The folder that the commands run in, with links to what they use."""
+    folder.mkdir(parents=True, exist_ok=True)
+    links = {"model": model, "alpaca_cleaned.json": data / "alpaca" / "alpaca_cleaned.json"}
+    links |= {name: data / name for name in ("ifeval", "mmlu")}
+    for name, place in links.items():
+        if place.exists() and not (folder / name).exists():
+            (folder / name).symlink_to(place.resolve())
+    (folder / "plain.py").write_text(PLAIN, encoding="utf-8")
+    yield folder
+
+
+def record(folder: Path) -> tuple[list[str], list[str]]:
+    """Run everything; the page's sections, and the commands that failed."""
+    sections, failed = [], []
+    for step in steps():
+        shown = " ".join(f'"{word}"' if " " in word else word for word in options(step, folder))
+        name = shown if step.words[0] == "python" else f"tunelab {shown}"
+        if step.needs and not (folder / step.needs).exists():
+            sections.append(f"## {name}\n\nSkipped: {step.needs} is not there.\n")
+            print(f"skipped: {name}", flush=True)
+            continue
+        if step.makes and (folder / step.makes).exists():
+            print(f"kept: {name}", flush=True)
+            continue
+        started = time.monotonic()
+        printed, code = run(Step(options(step, folder)), folder)
+        seconds = time.monotonic() - started
+        print(f"{seconds:6.1f} s, exit {code}: {name}", flush=True)
+        failed += [name] if code else []
+        sections.append(f"## {name}\n\n{seconds:.0f} s, exit code {code}\n\n```\n{printed.strip()}\n```\n")
+    return sections, failed
+
+
+def options(step: Step, folder: Path) -> tuple[str, ...]:
+    """The words, with the folder of a benchmark's files."""
+    return (*step.words, f"{step.needs}.data={step.needs}") if step.words[0] == "eval" and step.needs else tuple(step.words)
+
+
+def page(sections: Sequence[str], today: str, seconds: float) -> str:
+    here = machine()
+    versions = ", ".join(f"{name} {version}" for name, version in here["libraries"].items())
+    return (
+        f"# A real model, {today}\n\n`make real-model` with SmolLM2-135M-Instruct (bfloat16, from a Q4_1 file: its scores "
+        f"are this file's); {here['processor']}, {here['cores']} cores; python {here['python']}, {versions}. "
+        f"{seconds / 60:.0f} minutes in all.\n\n" + "\n".join(sections)
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path)
+    given = parser.parse_args().folder
+    model, data = os.environ.get(MODEL), Path(os.environ.get(DATA, REPOSITORY.parent / "shared" / "data"))
+    if not model or not (data / "alpaca" / "alpaca_cleaned.json").is_file():
+        print(f"skipped: {MODEL} names no folder" if not model else f"skipped: no alpaca/alpaca_cleaned.json in {DATA}")
+        return 0
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as temporary, prepared(Path(model), data, given or Path(temporary)) as folder:
+        sections, failed = record(folder)
+        text = page(sections, str(date.today()), time.monotonic() - started).replace(str(folder.resolve()), ".")
+    for place in (str(Path(model).resolve()), str(data.resolve()), str(REPOSITORY), str(Path.home())):
+        text = text.replace(place, "...")
+    target = RESULTS / f"{date.today()}-real-model.md"
+    target.write_text(text, encoding="utf-8")
+    print(f"wrote {target.relative_to(REPOSITORY)}" + (f"; failed: {'; '.join(failed)}" if failed else ""))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
