@@ -4,8 +4,8 @@
     TUNELAB_REAL_MODEL=DIR    a small instruct model saved by transformers, such as SmolLM2-135M-Instruct in bfloat16
     TUNELAB_REAL_DATA=DIR     alpaca/alpaca_cleaned.json, ifeval/ and mmlu/ (default: ../shared/data)
 
-What is not there is skipped, and said. 135M parameters take under 20 minutes on 2 CPU cores. With --folder, finished work
-is kept. The page holds no absolute path: commands run in one folder, which links to the model and the data.
+What is not there is skipped, and said. 135M parameters take under 20 minutes on 2 CPU cores. With --folder, finished
+work is kept. The page holds no absolute path: commands run in one folder, which links to the model and the data.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def chat(words: Sequence[str], folder: Path) -> tuple[str, int]:
     main, terminal = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "tunelab", *words], cwd=folder, stdin=terminal, stdout=terminal, stderr=terminal,
-        env={**offline(), "COLUMNS": "100", "TERM": "xterm"},
+        env={**offline(), "COLUMNS": "100", "TERM": "xterm", "NO_COLOR": "1"},
     )  # fmt: skip
     os.close(terminal)
     shown = bytearray()
@@ -164,15 +164,19 @@ def record(folder: Path) -> tuple[list[str], list[str]]:
 
 def options(step: Step, folder: Path) -> tuple[str, ...]:
     """The words, with the folder of a benchmark's files."""
-    return (*step.words, f"{step.needs}.data={step.needs}") if step.words[0] == "eval" and step.needs else tuple(step.words)
+    return (
+        (*step.words, f"{step.needs}.data={step.needs}")
+        if step.words[0] == "eval" and step.needs
+        else tuple(step.words)
+    )
 
 
 def page(sections: Sequence[str], today: str, seconds: float) -> str:
     here = machine()
     versions = ", ".join(f"{name} {version}" for name, version in here["libraries"].items())
     return (
-        f"# A real model, {today}\n\n`make real-model` with SmolLM2-135M-Instruct (bfloat16, from a Q4_1 file: its scores "
-        f"are this file's); {here['processor']}, {here['cores']} cores; python {here['python']}, {versions}. "
+        f"# A real model, {today}\n\n`make real-model` with SmolLM2-135M-Instruct (bfloat16, from a Q4_1 file: the scores "
+        f"are that file's); {here['processor']}, {here['cores']} cores; python {here['python']}, {versions}. "
         f"{seconds / 60:.0f} minutes in all.\n\n" + "\n".join(sections)
     )
 

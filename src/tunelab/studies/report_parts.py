@@ -268,6 +268,8 @@ def unlike_machines(runs: Mapping[str, Run]) -> Iterator[str]:
     """
     by_machine: dict[str, list[str]] = {}
     for name, run in runs.items():
+        if "compute" not in run.manifest:  # made by another tool, or before it was kept
+            continue
         compute, environment = run.manifest["compute"], run.manifest["sessions"][-1]["environment"]
         machine = compute["gpu"] or f"{environment['processor']}, {compute['threads']} threads"
         by_machine.setdefault(f"{machine}, {run.recipe.train.dtype}", []).append(name)
