@@ -10,6 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tunelab.errors import UsageError
+
+
+def as_path(value: object, what: str = "path") -> Path:
+    """A path from a path or a string.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if isinstance(value, str | os.PathLike):
+        return Path(value)
+    raise UsageError(f"{what} is {type(value).__name__}, expected a path", "give a string or a pathlib.Path")
+
 
 def cache_home() -> Path:
     """Tunelab's cache of reproducible files: $TUNELAB_CACHE, or tunelab in the user's cache directory."""

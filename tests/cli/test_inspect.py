@@ -14,6 +14,7 @@ from tiny_tokenizers import byte_tokenizer
 from verbs import Bench, Command
 
 from tunelab.cli import _console, _token_text
+from tunelab.preparation.inspection import token_text
 
 PLAIN = ["data.template=plain", "data.held_out=0", "data.max_length=128"]
 
@@ -182,4 +183,4 @@ def test_spelling_of_sentencepiece_tokens_keeps_their_space() -> None:
         def decode(self, ids: list[int], **settings: Any) -> str:
             return {1: "Yes", 2: "no"}[ids[0]]
 
-    assert [_token_text._shown(Pieces(), id) for id in (1, 2, 9)] == [" Yes", "no", "</s>"]
+    assert [token_text(Pieces(), id) for id in (1, 2, 9)] == [" Yes", "no", "</s>"]

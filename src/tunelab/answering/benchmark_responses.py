@@ -11,63 +11,36 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunelab.answering.benchmark_items import LoadedBenchmark, load_benchmarks
 from tunelab.answering.benchmark_prompts import EncodedPrompt, choice_questions, generation_prompts
+from tunelab.answering.benchmark_settings import BenchmarkSettings, as_settings, names_of
 from tunelab.answering.generate import open_responder, subject_of
 from tunelab.answering.responder import ARMS, Responder
 from tunelab.answering.vllm_responder import on_vllm
 from tunelab.errors import Interrupted, ModelError, UsageError
-from tunelab.evaluation.benchmark import Response
+from tunelab.evaluation.benchmark import Response, Score
 from tunelab.evaluation.choices import choice_likelihoods
 from tunelab.inference.sampling import Decoding
+from tunelab.notebook import data_frame, html_table, shown_in_notebooks
 from tunelab.progress import Progress, named, silent
 from tunelab.records.evaluation_files import RESPONSES
 from tunelab.records.responses import Record, ResponseFile, held, prompt_hash
 from tunelab.records.runs import Run
+from tunelab.report.table import score_notes, score_records, score_rows, score_text
 from tunelab.scoring.score import ScoredFile, score_file
 from tunelab.version import __version__
+
+if TYPE_CHECKING:
+    import pandas
 
 BACKENDS = ("tunelab", "vllm")
 
 #: In the header of a file of log-probabilities, in place of the decoding settings of a file of answers.
 LIKELIHOOD = {"method": "likelihood of the choices"}
-
-
-@dataclass(frozen=True)
-class BenchmarkSettings:
-    """How benchmarks are evaluated. Only `limit`, `options` and `template` change what is measured.
-
-    Args:
-        options: benchmark -> its options by name; `data` is a folder with its files.
-        limit: items per benchmark, spread evenly over clusters; None = all.
-        arms: of a run, or of a model with an adapter; () = base and tuned.
-        adapter: with a model: the PEFT adapter to apply.
-        template: with a model: its prompt template; None = its chat template, or that of the adapter's run.
-        in_template: True = prompt in the template, False = raw text; None = the benchmark's default.
-        changes: with a model: recipe overrides as on the command line, such as "train.dtype=bf16".
-        max_new_tokens: of a generated answer; overrides the benchmark's.
-        micro_batch_tokens: tokens computed at once; overrides the recipe's.
-        out: with a model: directory of the responses; a run stores them in its own directory.
-        backend: "tunelab" or "vllm"; likelihoods always come from tunelab.
-        base: with a run: the folder where its base is now, if it moved.
-    """
-
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    limit: int | None = None
-    arms: tuple[str, ...] = ()
-    adapter: Path | None = None
-    template: str | None = None
-    in_template: bool | None = None
-    changes: tuple[str, ...] = ()
-    max_new_tokens: int | None = None
-    micro_batch_tokens: int | None = None
-    out: Path = Path("evaluations")
-    backend: str = "tunelab"
-    base: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -101,20 +74,42 @@ class BenchmarkScores:
     responses: Mapping[str, StoredResponses]
     arms: Mapping[str, ScoredFile]
 
+    def __repr__(self) -> str:
+        main = {arm: one.scored.scores[0] for arm, one in self.arms.items()}
+        metric = next(iter(main.values())).name.replace("_", " ")
+        shown = ", ".join(f"{arm} {score_text(one)}" for arm, one in main.items())
+        return f"BenchmarkScores({self.benchmark}: {metric} {shown})"
+
+    def _repr_html_(self) -> str:
+        return html_table(self.benchmark, *score_rows(self._scores), score_notes(self._scores))
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row per arm and metric: arm, metric, value, error (standard error), n, unit, higher_is_better.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        return data_frame([{"benchmark": self.benchmark, **one} for one in score_records(self._scores)])
+
+    @property
+    def _scores(self) -> dict[str, list[Score]]:
+        return {arm: one.scored.scores for arm, one in self.arms.items()}
+
 
 def evaluate_benchmarks(
     subject: Run | Path | str,
-    benchmarks: Sequence[str],
-    settings: BenchmarkSettings | None = None,
+    benchmarks: str | Sequence[str],
+    settings: BenchmarkSettings | Mapping[str, Any] | None = None,
     *,
     workers: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = shown_in_notebooks,
 ) -> list[BenchmarkScores]:
     """Evaluate a finished run, or a model, on benchmarks and score the responses; one entry per benchmark.
 
     Args:
         subject: a run or its directory; otherwise a model's name or folder.
-        benchmarks: names, or paths of a user's own .py files.
+        benchmarks: names, or paths of your own .jsonl or .py files; one text may name several, comma-separated.
+        settings: or a mapping with its fields, such as {"limit": 50}.
         workers: grading processes; None = one per core.
 
     Raises:
@@ -131,10 +126,10 @@ def evaluate_benchmarks(
 
 def generate_benchmarks(
     subject: Run | Path | str,
-    benchmarks: Sequence[str],
-    settings: BenchmarkSettings | None = None,
+    benchmarks: str | Sequence[str],
+    settings: BenchmarkSettings | Mapping[str, Any] | None = None,
     *,
-    progress: Progress = silent,
+    progress: Progress = shown_in_notebooks,
 ) -> list[StoredResponses]:
     """Generate the responses of a finished run, or of a model; each is stored at once, and stored ones are reused.
 
@@ -145,8 +140,8 @@ def generate_benchmarks(
         ModelError: the model cannot be loaded, or has no template although one is required.
         Interrupted: Ctrl-C; the responses so far are in the files.
     """
-    settings = settings or BenchmarkSettings()
-    loaded = load_benchmarks(benchmarks, settings.options, settings.limit)
+    settings = as_settings(settings)
+    loaded = load_benchmarks(names_of(benchmarks), settings.options, settings.limit)
     _check_backend(settings, loaded)
     run, model = subject_of(subject)
     if run is not None and (settings.adapter or settings.template or settings.changes):
@@ -155,7 +150,7 @@ def generate_benchmarks(
             f"a run is evaluated with its own model and template; {', '.join(wrong)} cannot change it",
             "omit it, or give the model's name instead of the run",
         )
-    out = run.evaluations if run is not None else settings.out
+    out = run.evaluations if run is not None else Path(settings.out)
     stored: list[StoredResponses] = []
     for arm in _arms(run, settings):
         responder = open_responder(
@@ -343,7 +338,7 @@ def _is_asked_in_template(responder: Responder, benchmark: LoadedBenchmark, sett
 def _arms(run: Run | None, settings: BenchmarkSettings) -> tuple[str, ...]:
     """Raises UsageError if an arm is requested that a model without adapter does not have."""
     if settings.arms:
-        return settings.arms
+        return tuple(settings.arms)
     return ARMS if run is not None or settings.adapter is not None else ("base",)
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from tunelab.answering.chat_session import BASE, TUNED, ChatSession, ModelSource
 from tunelab.answering.generate import prompted
 from tunelab.config import Recipe, load_recipe, resolve
+from tunelab.files import as_path
 from tunelab.inference.engine import context_length
 from tunelab.inference.sampling import Decoding
 from tunelab.models.adapters import load_adapter
@@ -32,6 +33,19 @@ class Chat:
     title: str
     template: str
 
+    def ask(self, question: str) -> str:
+        """The answer to a question, in the conversation so far; if base and tuned both answer, under their names.
+
+        Raises:
+            UsageError, BadRow, ModelError: see ChatSession.ask(); the conversation stays as it was.
+        """
+        reply = self.session.ask(question)
+        for _ in reply.pieces:
+            pass
+        if len(reply.texts) == 1:
+            return next(iter(reply.texts.values()))
+        return "\n".join(f"{name}: {text}" for name, text in reply.texts.items())
+
 
 def chat_with_run(run: Run | Path | str, *, base: Path | str | None = None, decoding: Decoding | None = None) -> Chat:
     """A chat with a finished run and its base model, in the template that it was trained with.
@@ -45,7 +59,7 @@ def chat_with_run(run: Run | Path | str, *, base: Path | str | None = None, deco
         UsageError: the run's device is not available.
         ModelError: model or adapter cannot be loaded.
     """
-    run = run if isinstance(run, Run) else open_run(Path(run))
+    run = open_run(run)
     check_finished(run)
     tokenizer = run_tokenizer(run)
     if run.adapter.exists():
@@ -60,9 +74,9 @@ def chat_with_run(run: Run | Path | str, *, base: Path | str | None = None, deco
 
 
 def chat_with_model(
-    model: str,
+    model: Path | str,
     *,
-    adapter: Path | None = None,
+    adapter: Path | str | None = None,
     template: str | None = None,
     precision: str = "none",
     decoding: Decoding | None = None,
@@ -80,6 +94,7 @@ def chat_with_model(
         UsageError: unknown template.
         ModelError: model, adapter or tokenizer cannot be loaded, or the tokenizer has no chat template.
     """
+    model, adapter = str(as_path(model, "model")), None if adapter is None else as_path(adapter, "adapter")
     # A recipe requires data sources; none are read here.
     flags = {"model": model, "precision": precision, "data.template": template, "data.sources": ["alpaca"]}
     recipe, tokenizer, _ = prompted(resolve(load_recipe(None, [], flags)), adapter)

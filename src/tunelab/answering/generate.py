@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tunelab.answering.responder import ARMS, Responder, Weights
+from tunelab.answering.responder import Responder, Weights, checked_arms
 from tunelab.config import Recipe, load_recipe, resolve
 from tunelab.data.templates import AUTO
 from tunelab.errors import RunError, UsageError
+from tunelab.files import as_path
 from tunelab.models.load import load_tokenizer
 from tunelab.preparation.base import base_name, check_base_of_adapter, own_recipe, run_tokenizer, trained_recipe
 from tunelab.preparation.rows import load_recipe_tokenizer, with_template
@@ -48,8 +49,8 @@ def open_responder(
         RunError: there is no such run, it is not finished, or its base is not the one that it was trained on.
         ModelError: the tokenizer cannot be loaded, or has no chat template.
     """
-    if arm not in (None, *ARMS):
-        raise UsageError(f"no arm named {arm!r}", f"known: {', '.join(ARMS)}")
+    if arm is not None:
+        checked_arms(arm)
     if run is None and model is None:
         raise UsageError("no model to answer with", "give a run's directory, or --model NAME")
     if run is not None:
@@ -60,7 +61,7 @@ def open_responder(
                 f"a run answers with its own model and template; {', '.join(wrong)} cannot change it",
                 "omit it (--raw and --arm are allowed), or give --model instead of the run",
             )
-        return _of_run(run if isinstance(run, Run) else open_run(Path(run)), arm or "tuned", raw, base)
+        return _of_run(open_run(run), arm or "tuned", raw, base)
     if base is not None:
         raise UsageError(f"--base {base} without a run", "a model is named with --model alone")
     if arm == "tuned" and adapter is None:
@@ -115,7 +116,7 @@ def subject_of(subject: Run | Path | str) -> tuple[Run | None, str | None]:
     """
     if isinstance(subject, Run):
         return subject, None
-    path = Path(subject)
+    path = as_path(subject, "run or model")
     if path.suffix in (".yaml", ".yml"):
         raise UsageError(f"{path}: is a recipe, not a model", "give the run that it made, or a model's name or folder")
     if not path.is_dir():

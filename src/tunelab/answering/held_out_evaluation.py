@@ -4,34 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from tunelab.config import Recipe, resolve
+from tunelab.answering.responder import ARMS, checked_arms
+from tunelab.config import Recipe, RecipeLike, as_recipe, resolve
 from tunelab.data.prepared import PreparedData
 from tunelab.errors import DataError, RunError, UsageError
 from tunelab.evaluation.benchmark import Score
 from tunelab.evaluation.held_out import HeldOutPrompt, HeldOutRow, LikelihoodRecord, write_answer_scores
 from tunelab.evaluation.metrics.perplexity import predicted_bytes
 from tunelab.evaluation.runner import answer_scores, held_out_likelihoods, held_out_responses, score_held_out
-from tunelab.files import write_json_atomically
+from tunelab.files import as_path, write_json_atomically
 from tunelab.models.adapters import load_adapter
 from tunelab.models.digest import adapter_hash
 from tunelab.models.load import check_tokenizer_fits, model_fingerprint
+from tunelab.notebook import data_frame, html_table, shown_in_notebooks
 from tunelab.preparation.base import check_base_of_adapter, run_tokenizer, trained_recipe, trained_weights
 from tunelab.preparation.model import autocast, compute_dtype, load_base, load_trained
 from tunelab.preparation.rows import check_local_files, fit_to_model, load_recipe_tokenizer, prepare_with
-from tunelab.progress import Progress, named, silent
+from tunelab.progress import Progress, named
 from tunelab.records.evaluation_files import LIKELIHOODS, RESPONSES, SCORES
 from tunelab.records.old_format import stamped
 from tunelab.records.runs import Run, check_finished, open_run
+from tunelab.report.table import score_notes, score_records, score_rows, score_text
 from tunelab.statistics.standard_errors import Estimate, paired_ratio_difference
 from tunelab.version import __version__
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,22 @@ class Scores:
     likelihoods: Mapping[str, list[LikelihoodRecord]]
     folders: Mapping[str, Path] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        shown = [f"{arm} {score_text(found[0])}" for arm, found in self.arms.items()]
+        metric = next(iter(self.arms.values()))[0].name.replace("_", " ")
+        return f"Scores({self.rows:,} held-out rows: {metric} {', '.join(shown)})"
+
+    def _repr_html_(self) -> str:
+        return html_table(f"{self.rows:,} held-out rows", *score_rows(self.arms), score_notes(self.arms))
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row per arm and metric: arm, metric, value, error (standard error), n, unit, higher_is_better.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        return data_frame(score_records(self.arms))
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -71,21 +93,26 @@ def evaluate(
     limit: int | None = None,
     max_new_tokens: int | None = None,
     micro_batch_tokens: int | None = None,
-    arms: tuple[str, ...] = ("base", "tuned"),
+    arms: str | Sequence[str] = ARMS,
     base: Path | str | None = None,
-    progress: Progress = silent,
+    progress: Progress = shown_in_notebooks,
 ) -> Scores:
     """Evaluate a finished run and its base model on the run's held-out rows.
 
     Args:
         limit, max_new_tokens, micro_batch_tokens: override the recipe's `evaluate` section.
+        arms: "base", "tuned" or both.
         base: the folder where the run's base is now, if it moved.
 
     Raises:
+        UsageError: unknown arm, or an override that is not an integer.
         RunError: the run is not finished, or data or base are not what it was trained with.
         DataError: the run has no held-out rows.
     """
-    run = run if isinstance(run, Run) else open_run(Path(run))
+    arms = checked_arms(arms)
+    if not arms:
+        raise UsageError("no arm is named", f"known: {', '.join(ARMS)}")
+    run = open_run(run)
     check_finished(run)
     needs_base = "base" in arms or run.adapter.exists()
     recipe = trained_recipe(run, base) if needs_base else trained_weights(run)
@@ -105,19 +132,30 @@ def evaluate(
 
 
 def evaluate_model(
-    recipe: Recipe, *, adapter: Path | None = None, out: Path = Path("evaluations"), progress: Progress = silent
+    recipe: RecipeLike,
+    *,
+    adapter: Path | str | None = None,
+    out: Path | str = "evaluations",
+    progress: Progress = shown_in_notebooks,
 ) -> Scores:
-    """Evaluate the recipe's model, optionally with an adapter, on the recipe's held-out rows."""
-    recipe = resolve(recipe)
+    """Evaluate the recipe's model, optionally with an adapter, on the recipe's held-out rows.
+
+    Args:
+        recipe: its object, a mapping, or a YAML file's path.
+
+    Raises:
+        TunelabError: the recipe, its data, model or adapter cannot be used; the message says why.
+    """
+    recipe = resolve(as_recipe(recipe))
+    adapter = None if adapter is None else as_path(adapter, "adapter")
     check_local_files(recipe.data)
     tokenizer = load_recipe_tokenizer(recipe)
     recipe = fit_to_model(recipe, tokenizer)
     data = prepare_with(tokenizer, recipe, progress=progress)
     if adapter is not None:
         check_base_of_adapter(adapter, recipe.model.name)
-    base = _base_arm(recipe) if adapter is None else None
-    arms = [base] if base else list(_adapter_arms(recipe, adapter or Path()).values())
-    return _evaluate_arms(arms, recipe, tokenizer, data, out, progress)
+    arms = list(_adapter_arms(recipe, adapter).values()) if adapter else [_base_arm(recipe)]
+    return _evaluate_arms(arms, recipe, tokenizer, data, as_path(out, "out"), progress)
 
 
 def _evaluate_arms(
@@ -255,6 +293,9 @@ def _with_evaluation(
 ) -> Recipe:
     given = {"limit": limit, "max_new_tokens": max_new_tokens, "micro_batch_tokens": micro_batch_tokens}
     changes = {name: value for name, value in given.items() if value is not None}
+    for name, value in changes.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise UsageError(f"{name} is {value!r}, expected a positive integer", f"for example {name}=100")
     return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=changes)})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -33,6 +34,21 @@ from tunelab.version import __version__
 ARMS = ("base", "tuned")
 T = TypeVar("T")
 _VERSION = {"tunelab": __version__}
+
+
+def checked_arms(arms: str | Sequence[str]) -> tuple[str, ...]:
+    """The named arms, each once.
+
+    Raises:
+        UsageError: unknown arm.
+    """
+    named = (arms,) if isinstance(arms, str) else tuple(dict.fromkeys(arms))
+    for arm in named:
+        if arm not in ARMS:
+            near = difflib.get_close_matches(str(arm), ARMS, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"no arm named {arm!r}{meant}", f"known: {', '.join(ARMS)}")
+    return named
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tunelab.answering.benchmark_prompts import choice_questions, generation_prompts
-from tunelab.answering.benchmark_responses import BenchmarkSettings
+from tunelab.answering.benchmark_settings import BenchmarkSettings
 from tunelab.answering.findings import (
     Finding,
     InSixteenBits,

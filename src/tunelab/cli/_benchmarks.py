@@ -16,7 +16,8 @@ from tunelab.cli._words import comma_separated, is_change
 from tunelab.errors import UsageError
 
 if TYPE_CHECKING:
-    from tunelab.answering.benchmark_responses import BenchmarkSettings, StoredResponses
+    from tunelab.answering.benchmark_responses import StoredResponses
+    from tunelab.answering.benchmark_settings import BenchmarkSettings
     from tunelab.scoring.score import ScoredFile
 
 FOLDER = "evaluation/benchmarks"
@@ -119,7 +120,7 @@ def _asked(arguments: argparse.Namespace) -> tuple[str, list[str], BenchmarkSett
     is_run = (Path(subject) / "recipe.yaml").exists()
     if is_run and arguments.out is not None:
         raise UsageError(f"{subject}: a run stores its own responses", "omit --out")
-    from tunelab.answering.benchmark_responses import BenchmarkSettings
+    from tunelab.answering.benchmark_settings import BenchmarkSettings
 
     settings = BenchmarkSettings(
         options=options,

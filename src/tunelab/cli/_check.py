@@ -25,7 +25,7 @@ def evaluate_check(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{flags} cannot be used with --check", "the check has its own items and prompts")
     changes = [word for word in arguments.words if is_change(word)]
     subject = one_subject(arguments, [word for word in arguments.words if word not in changes])
-    from tunelab.answering.benchmark_responses import BenchmarkSettings
+    from tunelab.answering.benchmark_settings import BenchmarkSettings
     from tunelab.answering.self_check import check
 
     settings = BenchmarkSettings(

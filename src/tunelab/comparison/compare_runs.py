@@ -17,14 +17,15 @@ from typing import Any
 from tunelab import plugins
 from tunelab.comparison.align import NEVER_REFUSED, OF_THE_MODEL
 from tunelab.comparison.evaluated import Evaluated, evaluated_in
-from tunelab.comparison.paired_comparison import Comparison, correct
+from tunelab.comparison.paired_comparison import Comparison, Comparisons, correct
 from tunelab.comparison.paired_evaluations import Side, compare_sides
 from tunelab.config.study import HELD_OUT_SUBSTITUTES
 from tunelab.errors import RunError, UsageError
 from tunelab.evaluation.metrics.unseen import not_seen
+from tunelab.files import as_path
 from tunelab.records.evaluation_files import RESPONSES
 from tunelab.records.responses import read_responses
-from tunelab.records.runs import eval_command
+from tunelab.records.runs import Run, eval_command
 
 Tree = dict[str, Any]
 
@@ -60,18 +61,20 @@ class Compared:
 
 
 def compare_runs(
-    a: Path | str,
-    b: Path | str | None = None,
+    a: Run | Path | str,
+    b: Run | Path | str | None = None,
     *,
-    benchmarks: Sequence[str] = (),
-    allow_diff: Collection[str] = (),
+    benchmarks: str | Sequence[str] = (),
+    allow_diff: str | Collection[str] = (),
     common_items_only: bool = False,
-) -> list[Comparison]:
+) -> Comparisons:
     """Compare the tuned arms of two runs (or any two evaluations) on all benchmarks that both have, and on held-out
     rows if both were evaluated on the same ones. Given one run, compare its base with its tuned arm.
 
     Args:
-        benchmarks: names ("held-out" for held-out rows); () = all that both have.
+        a, b: a run, its directory, or the folder of an evaluation.
+        benchmarks: names ("held-out" for held-out rows); () = all that both have. One text may name several,
+            comma-separated; so may `allow_diff`.
         allow_diff: header or protocol keys that may differ, in addition to those of the model ("template").
         common_items_only: leave out items that one side lacks, instead of refusing.
 
@@ -85,18 +88,21 @@ def compare_runs(
         UsageError: one side has several evaluations of a benchmark, and it is unclear which to use.
         DataError: the two were not evaluated in the same way; lists every difference.
     """
-    return compared(a, b, benchmarks=benchmarks, allow_diff=allow_diff, common_items_only=common_items_only).comparisons
+    found = compared(a, b, benchmarks=benchmarks, allow_diff=allow_diff, common_items_only=common_items_only)
+    return Comparisons(found.comparisons)
 
 
 def compared(
-    a: Path | str,
-    b: Path | str | None = None,
+    a: Run | Path | str,
+    b: Run | Path | str | None = None,
     *,
-    benchmarks: Sequence[str] = (),
-    allow_diff: Collection[str] = (),
+    benchmarks: str | Sequence[str] = (),
+    allow_diff: str | Collection[str] = (),
     common_items_only: bool = False,
 ) -> Compared:
     """Like compare_runs(), together with what was compared."""
+    a, b = _path(a), None if b is None else _path(b)
+    benchmarks, allow_diff = _named(benchmarks), _named(allow_diff)
     names: tuple[str, str]
     if b is None:
         sides = [[one for one in evaluated_in(a) if one.arm == arm] for arm in ARMS_OF_A_RUN]
@@ -122,6 +128,14 @@ def compared(
     only_in = [[name for name in one if name not in common and not benchmarks] for one in known]
     paths = (Path(a), Path(a if b is None else b))
     return Compared(paths, names, pairs, correct(found), (only_in[0], only_in[1]), with_base=b is None)
+
+
+def _path(one: Run | Path | str) -> Path:
+    return one.path if isinstance(one, Run) else as_path(one, "run")
+
+
+def _named(names: str | Collection[str]) -> list[str]:
+    return [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
 
 
 def _nothing_common(a: Path | str, b: Path | str | None, wanted: str) -> RunError:

@@ -6,19 +6,24 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 from scipy.special import stdtr
 
 from tunelab.comparison.align import Pairs
 from tunelab.errors import DataError, RunError
+from tunelab.notebook import data_frame, html_table
 from tunelab.statistics.bootstrap import RESAMPLES, BootstrapMethod, paired_bootstrap
 from tunelab.statistics.corpus import Statistic, paired_corpus_bootstrap
 from tunelab.statistics.paired_tests import discordant_interval, holm, mcnemar
 from tunelab.statistics.power import detectable_accuracy_difference, detectable_difference
 from tunelab.statistics.standard_errors import clustered_mean_with_error, mean_with_error
 from tunelab.statistics.units import Difference
+from tunelab.units import format_interval, format_number, format_probability, interval_decimals
+
+if TYPE_CHECKING:
+    import pandas
 
 ALPHA = 0.05
 POWER = 0.8
@@ -106,6 +111,25 @@ class Comparison:
         """Whether a difference was shown: p is below 0.05, after correction if there was one."""
         return (self.p if self.p_holm is None else self.p_holm) < ALPHA
 
+    def __repr__(self) -> str:
+        p = self.p if self.p_holm is None else self.p_holm
+        decimals = interval_decimals(self.low, self.high)
+        interval = f"95 % interval {format_interval(self.low, self.high, decimals)}, p {format_probability(p)}"
+        of = f"{self.b_name} minus {self.a_name}, {self.benchmark} {self.metric.replace('_', ' ')}"
+        difference = f"{format_number(self.difference, decimals, signed=True)} {self.unit}"
+        return f"Comparison({of}: {difference} ({interval}), {self.n:,} items)"
+
+    def _repr_html_(self) -> str:
+        return comparisons_table([self])
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row with every attribute.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        return data_frame([self.to_json()])
+
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -119,6 +143,35 @@ class Comparison:
         flips = {name: None if value[name] is None else tuple(value[name]) for name in ("gained", "lost")}
         differing = {key: (left, right) for key, (left, right) in value["differing"].items()}
         return cls(**{**value, **flips, "differing": differing})
+
+
+class Comparisons(list[Comparison]):
+    """Comparisons that were corrected together; a list that a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        return comparisons_table(self)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row per comparison, with every attribute.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        return data_frame([one.to_json() for one in self])
+
+
+def comparisons_table(comparisons: Sequence[Comparison]) -> str:
+    """Comparisons as an HTML table for a notebook."""
+    columns = ("b", "minus a", "benchmark", "metric", "difference", "95 % interval", "p", "items")
+    rows = []
+    for one in comparisons:
+        p = one.p if one.p_holm is None else one.p_holm
+        decimals = interval_decimals(one.low, one.high)
+        difference = f"{format_number(one.difference, decimals, signed=True)} {one.unit}"
+        figures = (difference, format_interval(one.low, one.high, decimals), format_probability(p), f"{one.n:,}")
+        rows.append((one.b_name, one.a_name, one.benchmark, one.metric.replace("_", " "), *figures))
+    corrected = any(one.p_holm is not None for one in comparisons)
+    return html_table(f"p after Holm over {len(rows)}" if corrected and len(rows) > 1 else "", columns, rows)
 
 
 def compare_values(

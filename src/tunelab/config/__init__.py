@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tunelab.config.reading import load_recipe, parse_recipe, to_yaml
+from tunelab.config.reading import RecipeLike, as_recipe, load_recipe, parse_recipe, to_yaml
 from tunelab.config.recipe import (
     AdapterSettings,
     DataSettings,
@@ -21,8 +21,10 @@ __all__ = [
     "EvaluateSettings",
     "ModelSettings",
     "Recipe",
+    "RecipeLike",
     "SourceSettings",
     "TrainSettings",
+    "as_recipe",
     "json_schema",
     "load_recipe",
     "parse_recipe",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import difflib
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -21,6 +22,10 @@ from tunelab.config.rules import broken_rules
 from tunelab.config.types import shown
 from tunelab.config.yaml_text import dump_yaml, parse_yaml
 from tunelab.errors import ConfigError, Problem, UsageError
+from tunelab.files import as_path
+
+#: What the Python API takes as a recipe.
+RecipeLike = Recipe | Mapping[str, Any] | str | Path
 
 
 def load_recipe(
@@ -74,7 +79,56 @@ def parse_recipe(tree: Mapping[str, Any], origin: str = "recipe") -> Recipe:
     Raises:
         ConfigError: lists every problem.
     """
-    return _parse(_expand(dict(tree)), origin, [])
+    return _parse(_expand(_with_plain_paths(tree)), origin, [])
+
+
+def as_recipe(recipe: RecipeLike | None, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """A recipe from any form that the Python API accepts, with changes applied.
+
+    Args:
+        recipe: its object, a mapping, or a YAML file's path; None = only the changes.
+        changes: key -> value. A mapping is merged into its section, any other value replaces; "train.lr" is a key too.
+
+    Raises:
+        ConfigError: lists every problem.
+        UsageError: the file cannot be read, or the recipe is something else.
+    """
+    if isinstance(recipe, Recipe) and not changes:
+        return recipe
+    if isinstance(recipe, Recipe):
+        tree, origin = recipe.model_dump(mode="json"), "recipe"
+    elif recipe is None or isinstance(recipe, Mapping):
+        tree, origin = _with_plain_paths(recipe or {}), "recipe"
+    else:
+        tree, origin = _read_file(as_path(recipe, "recipe")), str(recipe)
+    problems: list[Problem] = []
+    tree = _expand(tree)
+    for key, value in (changes or {}).items():
+        section = section_of(field_type(Recipe, key)) if key in Recipe.model_fields else None
+        value = _with_plain_paths(value)
+        # A new model comes without the old one's revision and tokenizer; other shorthands set one key of the section.
+        expanded = section.expand(value) if section is not None and key != "model" else value
+        for path, leaf in _leaves(key, expanded):
+            tree = _changed(tree, path, leaf, problems)
+    return _parse(tree, origin, problems)
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Dotted paths and values of nested mappings; lists are values."""
+    if isinstance(value, Mapping) and value:
+        for key, below in value.items():
+            yield from _leaves(f"{path}.{key}", below)
+    else:
+        yield path, copy.deepcopy(value)
+
+
+def _with_plain_paths(value: Any) -> Any:
+    """A tree with mappings as dicts and paths as strings."""
+    if isinstance(value, Mapping):
+        return {key: _with_plain_paths(below) for key, below in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_plain_paths(below) for below in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def to_yaml(recipe: Recipe) -> str:

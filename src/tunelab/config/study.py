@@ -18,6 +18,7 @@ from tunelab.config.shipped_studies import study_file
 from tunelab.config.types import Positive, Text
 from tunelab.config.yaml_text import parse_yaml
 from tunelab.errors import ConfigError, Problem, UsageError
+from tunelab.files import as_path
 
 #: The benchmark of the recipe's own held-out rows: perplexity, BLEU, ROUGE, chrF, exact match.
 HELD_OUT = "held-out"
@@ -177,6 +178,20 @@ def load_study(path: str | Path, changes: Sequence[str] = (), *, tiny: bool = Fa
             raise UsageError(f"--set {change}: expected KEY=VALUE", "for example --set recipe.train.lr=1e-4")
         tree = _changed(tree, key.strip(), parse_yaml(text, origin=change))
     return parse_study(tree, str(origin))
+
+
+def as_study(study: Study | Mapping[str, Any] | Path | str) -> Study:
+    """A study from any form that the Python API accepts: its object, a mapping, or a YAML file's path.
+
+    Raises:
+        ConfigError: lists every problem.
+        UsageError: the file cannot be read, or the study is something else.
+    """
+    if isinstance(study, Study):
+        return study
+    if isinstance(study, Mapping):
+        return parse_study(study)
+    return load_study(as_path(study, "study"))
 
 
 def parse_study(tree: Mapping[str, Any], origin: str = "study") -> Study:

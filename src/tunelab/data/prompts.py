@@ -68,11 +68,11 @@ def read_prompts(path: Path | str) -> list[Prompt]:
     return prompts
 
 
-def as_prompts(prompts: Sequence[str | Prompt]) -> list[Prompt]:
-    """Prompts of one user turn from texts, named by their position from 1.
+def as_prompts(prompts: Sequence[str | Prompt | Mapping[str, Any]]) -> list[Prompt]:
+    """Prompts from texts (one user turn) and from mappings as in a file, named by their position from 1.
 
     Raises:
-        DataError: a text is blank, or two prompts have one name.
+        DataError: a text is blank, a mapping cannot be used, or two prompts have one name.
     """
     made: list[Prompt] = []
     names: set[str] = set()
@@ -81,6 +81,13 @@ def as_prompts(prompts: Sequence[str | Prompt]) -> list[Prompt]:
             if not prompt.strip():
                 raise DataError(f"prompt {number} has no text")
             prompt = Prompt(f"{number:06d}", (Message("user", prompt),), f"prompt {number}")
+        elif isinstance(prompt, Mapping):
+            try:
+                prompt = Prompt(_item(prompt, number), _turns(prompt), f"prompt {number}")
+            except BadRow as reason:
+                raise DataError(f"prompt {number}: {in_words(reason)}", f"expected a text, {EXPECTED}") from None
+        elif not isinstance(prompt, Prompt):
+            raise DataError(f"prompt {number} is {type(prompt).__name__}", f"expected a text, {EXPECTED}")
         if prompt.item in names:
             raise DataError(f"two prompts are named {prompt.item!r}", "answers are stored under their prompts' names")
         names.add(prompt.item)

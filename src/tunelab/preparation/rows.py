@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunelab.config import DataSettings, Recipe, load_recipe, parse_recipe, resolve
+from tunelab.config import DataSettings, Recipe, RecipeLike, as_recipe, resolve
 from tunelab.data.loader import TokenTable
 from tunelab.data.messages import Example
 from tunelab.data.prepared import PreparedData, SourceRecord, cache_key, cached, store
@@ -18,9 +18,8 @@ from tunelab.data.templates import get_template, resolved_name
 from tunelab.data.tokenize import RowEncoder
 from tunelab.errors import UsageError
 from tunelab.models.load import context_window, end_token_ids, load_tokenizer, tokenizer_fingerprint
+from tunelab.notebook import shown_in_notebooks
 from tunelab.progress import Progress, silent
-
-RecipeLike = Recipe | Mapping[str, Any] | str | Path
 
 #: Maximum tokens per row, if neither the recipe nor the context window limits it.
 DEFAULT_MAX_LENGTH = 1024
@@ -38,20 +37,21 @@ class Selection:
     sources: list[LoadedSource]
 
 
-def prepare(recipe: RecipeLike, *, progress: Progress = silent) -> PreparedData:
-    """The recipe's training and held-out rows as tokens, from the cache if it has exactly these."""
-    known = resolve(as_recipe(recipe))
+def prepare(
+    recipe: RecipeLike | None = None, *, progress: Progress = shown_in_notebooks, **changes: Any
+) -> PreparedData:
+    """The recipe's training and held-out rows as tokens, from the cache if it has exactly these.
+
+    Args:
+        recipe: its object, a mapping, or a YAML file's path.
+        changes: recipe keys, as in finetune().
+
+    Raises:
+        TunelabError: the recipe, its data or its tokenizer cannot be used; the message says why.
+    """
+    known = resolve(as_recipe(recipe, changes))
     check_local_files(known.data)
     return prepare_with(load_recipe_tokenizer(known), known, progress=progress)
-
-
-def as_recipe(recipe: RecipeLike) -> Recipe:
-    """A recipe from any form that the Python API accepts."""
-    if isinstance(recipe, Recipe):
-        return recipe
-    if isinstance(recipe, str | Path):
-        return load_recipe(Path(recipe))
-    return parse_recipe(recipe)
 
 
 def check_local_files(data: DataSettings) -> None:

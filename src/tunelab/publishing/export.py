@@ -12,15 +12,16 @@ from transformers import PreTrainedModel
 
 from tunelab.config import Recipe
 from tunelab.errors import ModelError, RunError, UsageError
-from tunelab.files import directory_written_atomically
+from tunelab.files import as_path, directory_written_atomically
 from tunelab.inference.engine import context_length
 from tunelab.models.formats.mxfp4 import BLOCK as MXFP4_BLOCK
 from tunelab.models.load import load_config, load_model
 from tunelab.models.quantized_load import empty_model, layers_to_quantize
+from tunelab.notebook import shown_in_notebooks
 from tunelab.preparation.base import own_recipe, run_tokenizer, trained_recipe, trained_weights
 from tunelab.preparation.published import published_tokenizer
 from tunelab.preparation.rows import row_encoder
-from tunelab.progress import Progress, silent
+from tunelab.progress import Progress
 from tunelab.publishing.gguf_file import check_gguf, write_gguf
 from tunelab.publishing.merge import NOT_MEASURED, merge, merged_model
 from tunelab.publishing.modelfile import modelfile, prompt_start
@@ -55,7 +56,7 @@ def export(
     kind: GgufKind = "F16",
     base: Path | str | None = None,
     force: bool = False,
-    progress: Progress = silent,
+    progress: Progress = shown_in_notebooks,
 ) -> Exported:
     """Write a finished run's model in the form that another program loads, to a new directory.
 
@@ -71,10 +72,12 @@ def export(
         UsageError: `out` exists, or there is no such target.
         ModelError: what was written is not the model; or merging loses too much; or the format cannot store the model.
     """
-    run = run if isinstance(run, Run) else open_run(Path(run))
-    target = Path(out)
+    run = open_run(run)
+    target = as_path(out, "out")
     if to not in get_args(Target):
         raise UsageError(f"no export to {to!r}", f"known: {', '.join(get_args(Target))}")
+    if kind not in get_args(GgufKind):
+        raise UsageError(f"no dtype {kind!r} of a GGUF file", f"known: {', '.join(get_args(GgufKind))}")
     check_finished(run)
     if target.exists():
         raise UsageError(f"{target}: exists already", "choose another directory with --out")

@@ -25,7 +25,7 @@ from tunelab import plugins
 from tunelab.config import Recipe
 from tunelab.data.prepared import load_table
 from tunelab.errors import DataError, ModelError, RunError, UsageError
-from tunelab.files import directory_written_atomically, write_json_atomically
+from tunelab.files import as_path, directory_written_atomically, write_json_atomically
 from tunelab.inference.divergence import (
     FLOOR_LEAST,
     FLOOR_MULTIPLE,
@@ -52,6 +52,7 @@ from tunelab.models.merge import (
 from tunelab.models.precision import FOLDER, weight_format
 from tunelab.models.quantized_linear import quantized_layers
 from tunelab.models.quantized_save import save_quantized
+from tunelab.notebook import shown_in_notebooks
 from tunelab.preparation.base import run_tokenizer, trained_recipe
 from tunelab.preparation.model import checkpoint_dtype, load_base
 from tunelab.preparation.published import published_tokenizer, set_end_tokens
@@ -135,7 +136,7 @@ def merge(
     format: str = "auto",
     base: Path | str | None = None,
     force: bool = False,
-    progress: Progress = silent,
+    progress: Progress = shown_in_notebooks,
 ) -> Merged:
     """Merge a run's adapter into its base and write one checkpoint, with tokenizer and measurement (merge.json).
 
@@ -153,7 +154,7 @@ def merge(
         ModelError: a layer with the sum does not match the layer with its adapter, or the written weights do not match
             the sum; or rounding, or the format, loses too much (see `force`).
     """
-    target = Path(out)
+    target = as_path(out, "out")
     if target.exists():
         raise UsageError(f"{target}: exists already", "choose another directory with --out")
     run, recipe, tokenizer = _opened(run, base)
@@ -234,7 +235,7 @@ def recommended_merge(recipe: Recipe, found: Mapping[str, MergeFormat]) -> str:
 
 
 def _opened(run: Run | Path | str, base: Path | str | None) -> tuple[Run, Recipe, Any]:
-    run = run if isinstance(run, Run) else open_run(Path(run))
+    run = open_run(run)
     if run.model.exists():
         raise RunError(f"{run.path}: full fine-tuning, there is no adapter to merge", f"use {run.model} as it is")
     if not run.adapter.exists():

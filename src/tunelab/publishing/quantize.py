@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tunelab.config import load_recipe, resolve
 from tunelab.errors import UsageError
-from tunelab.files import directory_written_atomically
+from tunelab.files import as_path, directory_written_atomically
 from tunelab.models.adapters import add_lora
 from tunelab.models.checkpoint_files import checkpoint_folder
 from tunelab.models.digest import digest
@@ -42,11 +42,11 @@ class Quantized:
 
 
 def quantize(
-    model: str,
+    model: Path | str,
     out: Path | str,
     *,
     precision: str,
-    changes: Sequence[str] = (),
+    changes: Sequence[str] | str = (),
     loftq_rank: int | None = None,
     loftq_alternations: int = 5,
 ) -> Quantized:
@@ -63,7 +63,7 @@ def quantize(
         UsageError: `out` exists, precision is none, or a number of LoftQ's is below 1.
         ModelError: the model cannot be loaded, or a weight cannot be quantized.
     """
-    target = Path(out)
+    target = as_path(out, "out")
     if target.exists():
         raise UsageError(f"{target}: exists already", "choose another directory with --out")
     if precision == "none":
@@ -71,8 +71,8 @@ def quantize(
     if min(loftq_rank or 1, loftq_alternations) < 1 or loftq_rank == 0:
         raise UsageError(f"LoftQ with rank {loftq_rank}, {loftq_alternations} alternations", "both must be at least 1")
     # A recipe names rows; none are read here.
-    flags = {"model.name": model, "precision.name": precision, "data.sources": ["alpaca"]}
-    recipe = resolve(load_recipe(None, list(changes), flags))
+    flags = {"model.name": str(as_path(model, "model")), "precision.name": precision, "data.sources": ["alpaca"]}
+    recipe = resolve(load_recipe(None, [changes] if isinstance(changes, str) else list(changes), flags))
     tokenizer = load_recipe_tokenizer(recipe)
     dtype = checkpoint_dtype(recipe)
     loaded = load_base(recipe, dtype=dtype)

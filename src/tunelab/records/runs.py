@@ -26,12 +26,18 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunelab.config import Recipe, load_recipe
-from tunelab.errors import RunError
-from tunelab.files import read_json_lines, truncate_file, write_json_atomically, write_text_atomically
+from tunelab.errors import RunError, TunelabError
+from tunelab.files import as_path, read_json_lines, truncate_file, write_json_atomically, write_text_atomically
+from tunelab.notebook import data_frame, html_table, loss_figure
 from tunelab.records.old_format import stamped, unstamped
+from tunelab.units import format_loss
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
 
 #: What a run's directory contains besides the recipe and the manifest, which are removed last.
 CONTENTS = (
@@ -142,6 +148,46 @@ class Run:
         records, _ = read_json_lines(self.metrics_file)
         return [record for record in records if kind is None or record.get("kind") == kind]
 
+    def __repr__(self) -> str:
+        about = ", ".join(f"{name} {value}" for name, value in self._summary() if name != "path")
+        return f"Run({str(self.path)!r}: {about})"
+
+    def _repr_html_(self) -> str:
+        return html_table("", ("run", self.path.name), self._summary())
+
+    def _summary(self) -> list[tuple[str, str]]:
+        """What to show of the run, by name; never raises: a damaged run is shown too."""
+        try:
+            manifest, recipe = self.manifest, self.recipe if self.recipe_file.exists() else None
+        except (TunelabError, ValueError, OSError) as error:
+            return [("path", str(self.path)), ("status", f"unreadable ({type(error).__name__})")]
+        shown = [("path", str(self.path)), ("status", self.status)]
+        if recipe is not None:
+            precision = "" if recipe.precision.name == "none" else f" over {recipe.precision.name}"
+            shown += [("model", recipe.model.name), ("method", recipe.method + precision)]
+        if "steps" in manifest:
+            shown.append(("steps", f"{manifest['steps']:,}"))
+        losses = [manifest.get(f"held_out_loss_{when}") for when in ("before", "after")]
+        if None not in losses:
+            shown.append(("held-out loss", f"{format_loss(losses[0])} -> {format_loss(losses[1])}"))
+        return shown
+
+    def to_frame(self) -> pandas.DataFrame:
+        """metrics.jsonl as a data frame: one row per logged step and per evaluation.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        return data_frame(self.metrics())
+
+    def plot_loss(self) -> Figure:
+        """Training and held-out loss over steps, as a matplotlib figure.
+
+        Raises:
+            UsageError: no training step was logged yet.
+        """
+        return loss_figure(self.path.name, self.metrics())
+
     def update_manifest(self, **entries: Any) -> None:
         """Set entries of the manifest, replacing existing ones of the same name."""
         # The format version stays: it also covers the recipe, which is not rewritten.
@@ -247,13 +293,14 @@ def check_finished(run: Run) -> None:
         raise RunError(f"{run.path}: the run is {run.status}, not finished", resume_command(run.path))
 
 
-def open_run(path: Path) -> Run:
+def open_run(path: Run | Path | str) -> Run:
     """Open an existing run.
 
     Raises:
         RunError: this directory is not a run.
     """
-    run = Run(path)
+    run = path if isinstance(path, Run) else Run(as_path(path, "run"))
+    path = run.path
     if not run.recipe_file.exists():
         raise RunError(f"{path}: no run there (no recipe.yaml)", "give the directory that `tunelab train` printed")
     return run

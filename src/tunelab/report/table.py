@@ -58,3 +58,18 @@ def score_rows(arms: Mapping[str, Sequence[Any]]) -> tuple[list[str], list[list[
         shown = score_texts([by_arm[arm].get(name) for arm in arms])
         rows.append([name.replace("_", " "), *shown, score.unit, "higher" if score.higher_is_better else "lower"])
     return ["metric", *arms, "unit", "better"], rows
+
+
+def score_notes(arms: Mapping[str, Sequence[Any]]) -> list[str]:
+    """What a reader of score_rows() must know, one sentence each."""
+    return [EQUAL_VALUES] if any(has_equal_values(score) for scores in arms.values() for score in scores) else []
+
+
+def score_records(arms: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Scores as records for a data frame, one per arm and metric."""
+    names = ("value", "error", "n", "unit", "higher_is_better")
+    return [
+        {"arm": arm, "metric": score.name, **{name: getattr(score, name) for name in names}}
+        for arm, scores in arms.items()
+        for score in scores
+    ]

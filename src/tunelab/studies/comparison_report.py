@@ -91,11 +91,11 @@ class _Side:
 
 
 def compare_report(
-    a: Path | str,
-    b: Path | str | None = None,
+    a: Run | Path | str,
+    b: Run | Path | str | None = None,
     *,
-    benchmarks: Sequence[str] = (),
-    allow_diff: Collection[str] = (),
+    benchmarks: str | Sequence[str] = (),
+    allow_diff: str | Collection[str] = (),
     common_items_only: bool = False,
 ) -> StudyReport:
     """The report of two runs, or of a run and its base; arguments and errors as in compare_runs().

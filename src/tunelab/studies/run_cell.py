@@ -154,7 +154,8 @@ def _evaluate(study: Study, cell: Cell, recipe: Recipe, run: Run | None, folder:
         if run is not None:
             return evaluate(run, arms=("tuned",), progress=progress).folders[arm]
         return evaluate_model(recipe, out=folder / "evaluations", progress=progress).folders[arm]
-    from tunelab.answering.benchmark_responses import BenchmarkSettings, evaluate_benchmarks
+    from tunelab.answering.benchmark_responses import evaluate_benchmarks
+    from tunelab.answering.benchmark_settings import BenchmarkSettings
 
     options = dict(study.benchmarks[cell.benchmark])
     own: dict[str, Any] = {key: options.pop(key) for key in ("limit", "max_new_tokens") if key in options}

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from tunelab import plugins
-from tunelab.config.study import HELD_OUT, Study
+from tunelab.config.study import HELD_OUT, Study, as_study
 from tunelab.errors import UsageError
 from tunelab.evaluation.benchmark_files import is_items_file, load_benchmark, read_items
-from tunelab.progress import Progress, silent
+from tunelab.files import as_path
+from tunelab.notebook import shown_in_notebooks
+from tunelab.progress import Progress
 from tunelab.records.cells import Cell, keep_study, known_cells
 from tunelab.scoring.read_responses import checked_options
 from tunelab.statistics.power import detectable_accuracy_difference, detectable_effect
@@ -30,12 +32,12 @@ DISCORDANT = 0.2
 
 
 def run_study(
-    study: Study,
+    study: Study | Mapping[str, Any] | Path | str,
     out: Path | str,
     *,
     executor: str = "here",
     options: Mapping[str, str] | None = None,
-    progress: Progress = silent,
+    progress: Progress = shown_in_notebooks,
 ) -> list[Cell]:
     """Run all cells that are not done; returns all cells with their status.
 
@@ -43,6 +45,7 @@ def run_study(
     others run. The next call retries it.
 
     Args:
+        study: its object, a mapping, or a YAML file's path.
         executor: "here", "ray", "slurm", or your own .py file (studies/executors/_executor.py).
         options: executor options by name.
 
@@ -53,7 +56,8 @@ def run_study(
         RunError: the directory contains another study.
         Interrupted: Ctrl-C; finished work is kept, and the same call resumes.
     """
-    folder, chosen = Path(out), dict(options or {})
+    study = as_study(study)
+    folder, chosen = as_path(out, "out"), dict(options or {})
     module = plugins.load(EXECUTORS, executor)
     if strange := [name for name in chosen if name not in module.OPTIONS]:
         known = "; ".join(f"{name}: {what}" for name, what in module.OPTIONS.items())

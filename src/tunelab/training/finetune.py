@@ -16,19 +16,18 @@ from accelerate.utils import broadcast_object_list
 from peft import PeftModel
 from torch import nn
 
-from tunelab.config import Recipe, resolve, to_yaml
+from tunelab.config import Recipe, RecipeLike, as_recipe, resolve, to_yaml
 from tunelab.data.loader import TokenTable, TrainingPlan
 from tunelab.data.prepared import save_table
 from tunelab.errors import Interrupted, RunError, TrainingError, TunelabError, UsageError
 from tunelab.files import directory_written_atomically
 from tunelab.models.digest import weights_hash
 from tunelab.models.forward import underlying
+from tunelab.notebook import said_in_notebooks, shown_in_notebooks
 from tunelab.preparation.base import run_tokenizer, trained_recipe
 from tunelab.preparation.model import with_dtype
 from tunelab.preparation.published import published_tokenizer, set_end_tokens
 from tunelab.preparation.rows import (
-    RecipeLike,
-    as_recipe,
     check_local_files,
     fit_to_model,
     load_recipe_tokenizer,
@@ -36,7 +35,7 @@ from tunelab.preparation.rows import (
     rows_to_keep,
     table_rows,
 )
-from tunelab.progress import Progress, silent, unheard
+from tunelab.progress import Progress, unheard
 from tunelab.records.runs import Run, eval_command, new_run, now, open_run, resume_command
 from tunelab.training.checkpoint import CheckpointStore, LoopState, trainable_weights
 from tunelab.training.forecast import forecast
@@ -56,23 +55,31 @@ HELD_OUT_STAGE = "held-out loss"
 
 
 def finetune(
-    recipe: RecipeLike,
+    recipe: RecipeLike | None = None,
     *,
     overwrite: bool = False,
-    progress: Progress = silent,
-    notify: Callable[[str], None] = unheard,
+    progress: Progress = shown_in_notebooks,
+    notify: Callable[[str], None] = said_in_notebooks,
+    **changes: Any,
 ) -> Run:
-    """Run a recipe (its object, a mapping, or a YAML file's path) in a new run directory.
+    """Run a recipe in a new run directory.
+
+        finetune("recipe.yaml", train={"lr": 1e-4}, out="runs/first")
+        finetune(model="distilgpt2", data="rows.jsonl")
 
     Args:
+        recipe: its object, a mapping, or a YAML file's path; None = only the changes.
+        progress: called after each step; default: a bar in a notebook, nothing elsewhere.
+        changes: recipe keys that replace the recipe's; a mapping is merged into its section.
         overwrite: remove a run that the recipe's `out` contains, with its evaluations.
-        notify: called with sentences for a person: what the training is about to do, and warnings.
+        notify: called with sentences for a person: what the training is about to do, and warnings; default: printed in
+            a notebook.
 
     Raises:
         TunelabError: the recipe, its data or its model cannot be used, or training had to stop; the message says why.
         Interrupted: Ctrl-C or SIGTERM arrived; a checkpoint was saved, and resume() continues from it.
     """
-    given = resolve(as_recipe(recipe))
+    given = resolve(as_recipe(recipe, changes))
     check_local_files(given.data)
     tokenizer = load_recipe_tokenizer(given)
     resolved = with_dtype(fit_to_model(given, tokenizer))
@@ -85,11 +92,11 @@ def finetune(
 
 
 def resume(
-    path: Path | str,
+    path: Run | Path | str,
     *,
     base: Path | str | None = None,
-    progress: Progress = silent,
-    notify: Callable[[str], None] = unheard,
+    progress: Progress = shown_in_notebooks,
+    notify: Callable[[str], None] = said_in_notebooks,
 ) -> Run:
     """Resume a run from its newest checkpoint; the result is what an uninterrupted run would have given.
 
@@ -100,11 +107,11 @@ def resume(
     Raises:
         RunError: there is no run, it is finished, or its base or rows are not those that it started with.
     """
-    run = open_run(Path(path))
+    run = open_run(path)
     if run.is_done:
         raise RunError(
-            f"{path}: the run is {run.status}; there is nothing to resume",
-            f"evaluate it ({eval_command(path)}), or train again with --overwrite or another --out",
+            f"{run.path}: the run is {run.status}; there is nothing to resume",
+            f"evaluate it ({eval_command(run.path)}), or train again with --overwrite or another --out",
         )
     started = "data" in run.manifest
     keep_threads(run.manifest)
