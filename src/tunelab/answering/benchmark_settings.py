@@ -46,7 +46,7 @@ class BenchmarkSettings:
     micro_batch_tokens: int | None = None
     out: Path | str = Path("evaluations")
     backend: str = "tunelab"
-    base: Path | None = None
+    base: Path | str | None = None
 
     def __post_init__(self) -> None:
         if self.limit is not None and (isinstance(self.limit, bool) or not isinstance(self.limit, int)):

@@ -167,9 +167,9 @@ class Run:
             shown += [("model", recipe.model.name), ("method", recipe.method + precision)]
         if "steps" in manifest:
             shown.append(("steps", f"{manifest['steps']:,}"))
-        losses = [manifest.get(f"held_out_loss_{when}") for when in ("before", "after")]
-        if None not in losses:
-            shown.append(("held-out loss", f"{format_loss(losses[0])} -> {format_loss(losses[1])}"))
+        before, after = manifest.get("held_out_loss_before"), manifest.get("held_out_loss_after")
+        if before is not None and after is not None:
+            shown.append(("held-out loss", f"{format_loss(before)} -> {format_loss(after)}"))
         return shown
 
     def to_frame(self) -> pandas.DataFrame:
