@@ -8,19 +8,23 @@ INPUTS := pyproject.toml constraints.txt
 # Two workers with one torch thread each: the models of the tests are too small for more threads.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: help demo test test-slow fast lint check clean
+.PHONY: help demo test test-slow fast lint check clean real-model
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       build $(VENV), install, and run the main job on the model and data that ship with the package"
 	@echo "make test       the tests (no network and no GPU needed once installed)"
 	@echo "make test-slow  the tests that take long: many kills, soak, simulations, Ray, Slurm"
+	@echo "make real-model  every verb on a real instruct model (TUNELAB_REAL_MODEL names its folder); skipped without one"
 	@echo "make fast       lint, types, and the tests of the rooms that differ from the last commit"
 	@echo "make lint       ruff and mypy"
 	@echo "make check      test, test-slow, lint"
 
 demo: $(VENV)/.installed
 	$(BIN)/tunelab demo
+
+real-model: $(VENV)/.installed-test
+	$(BIN)/python scripts/real_model.py
 
 test: $(VENV)/.installed-test
 	$(PYTEST) -m "not slow"

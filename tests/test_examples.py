@@ -23,7 +23,9 @@ def test_every_example_is_here() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == SAID.keys() | modules
 
 
-@pytest.mark.parametrize("script", SAID)
+@pytest.mark.parametrize(
+    "script", [pytest.param(name, marks=pytest.mark.slow if name == "merge_and_load.py" else ()) for name in SAID]
+)
 def test_it_runs_and_says_what_it_found(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model_folder(tmp_path_factory.mktemp("model"), "llama", max_position_embeddings=2048)
 
 
+@pytest.mark.slow
 def test_a_sound_model_that_knows_nothing(model: Path) -> None:
     made = found(model)
     for what in ("batch size (choices)", "shared few-shot prefix", "batch size (answers)"):
@@ -70,6 +71,7 @@ def test_a_broken_shared_prefix_is_found(model: Path, monkeypatch: pytest.Monkey
     assert "is computed incorrectly" in made["shared few-shot prefix"].distrust
 
 
+@pytest.mark.slow
 def test_progress_is_told(model: Path) -> None:
     told: list[int] = []
     check(model, progress=lambda what, done, total: told.append(done))

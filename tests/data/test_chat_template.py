@@ -47,7 +47,9 @@ def test_it_renders_the_same_tokens(template: str, make: Any) -> None:
     check(make(), template)
 
 
-@pytest.mark.parametrize("template", TEXT_TEMPLATES)
+@pytest.mark.parametrize(
+    "template", ["alpaca", *(pytest.param(name, marks=pytest.mark.slow) for name in TEXT_TEMPLATES if name != "alpaca")]
+)
 @pytest.mark.parametrize("name", ["gpt2", "llama2", "llama3", "phi3"])
 def test_it_does_with_real_tokenizers(name: str, template: str, shared_data: Path, tmp_path: Path) -> None:
     check(load_real_tokenizer(name, shared_data, tmp_path), template)

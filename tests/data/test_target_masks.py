@@ -27,7 +27,7 @@ from tunelab.errors import BadRow
 LOADED: dict[str, Any] = {}
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow if name == "llama3" else ()) for name in NAMES])
 def tokenizer(request: pytest.FixtureRequest, shared_data: Path, tmp_path: Path) -> Any:
     name = request.param
     if name not in LOADED:

@@ -139,7 +139,9 @@ def test_the_go_template_renders_the_prompt_that_rows_begin_with(kind: str, name
         assert asked == tokenizer.decode(prompt, clean_up_tokenization_spaces=False)
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name == "llama3" else ()) for name in NAMES]
+)
 def real_tokenizer(request: pytest.FixtureRequest, shared_data: Path, tmp_path_factory: Any) -> Any:
     return load_real_tokenizer(request.param, shared_data, tmp_path_factory.mktemp("tokenizer"))
 

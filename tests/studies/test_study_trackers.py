@@ -111,6 +111,7 @@ def losses_of(made: Made) -> dict[int, float]:
     return {int(one["step"]): one["loss"] for one in Run(run).metrics("train")}
 
 
+@pytest.mark.slow
 def test_it_was_stopped_and_nothing_was_sent(made: Made) -> None:
     assert "stopped" in made.stderr and "network:" not in made.stderr
     assert sorted(losses_of(made)) == [1, 2, 3, 4, 5, 6]
@@ -118,6 +119,7 @@ def test_it_was_stopped_and_nothing_was_sent(made: Made) -> None:
     assert not (run / "trackers").exists(), "a study keeps its trackers' files in one place"
 
 
+@pytest.mark.slow
 def test_wandb_has_one_group(made: Made) -> None:
     sessions = wandb_sessions(made.folder / "trackers" / "wandb")
     assert [one.name for one in sessions] == [TITLES[0], TITLES[1], *TITLES[1:]], "the training in two sessions"
@@ -135,6 +137,7 @@ def test_wandb_has_one_group(made: Made) -> None:
         assert step == 0 and stored_scores(made.folder, session.name).items() <= values.items()
 
 
+@pytest.mark.slow
 def test_wandb_has_the_report(made: Made) -> None:
     report = wandb_sessions(made.folder / "trackers" / "wandb")[-1]
     (_, scores), (_, shown) = report.history
@@ -151,6 +154,7 @@ def test_wandb_has_the_report(made: Made) -> None:
     assert content["columns"][0] == "Arm" and [row[0].split(";")[0] for row in content["data"]] == ["base", "lora"]
 
 
+@pytest.mark.slow
 def test_trackio_has_one_group(made: Made) -> None:
     runs = {run.name.rsplit(" (", 1)[0]: run for run in trackio_runs(made.trackio, "bits")}
     assert sorted(runs) == sorted(TITLES) and len(trackio_runs(made.trackio, "bits")) == 4
@@ -173,6 +177,7 @@ def check_trackio_report(run: Logged, made: Made) -> None:
     assert "<svg" in plot.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_tensorboard_has_one_folder_a_run(made: Made) -> None:
     runs = sorted((made.folder / "trackers" / "few-bits").iterdir())
     names = [one.name.rsplit("-", 1)[0] for one in runs]

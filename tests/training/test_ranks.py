@@ -77,6 +77,7 @@ def test_both_processes_hear_why_a_run_cannot_start(ranks: tuple[Path, dict[str,
     assert all("already contains a run (finished)" in reason for reason in said["again"])
 
 
+@pytest.mark.slow
 def test_torchrun_starts_the_command(tmp_path: Path) -> None:
     made: dict[str, Any] = recipe(
         model_folder(tmp_path / "model"), rows_file(tmp_path / "rows.jsonl"), tmp_path / "run", data__held_out=4

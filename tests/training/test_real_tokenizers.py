@@ -39,7 +39,7 @@ def shaped(name: str, tokenizer: Any) -> PreTrainedModel:
 @pytest.mark.parametrize(
     ("name", "template"),
     [
-        pytest.param(name, template, marks=() if name == "gpt2" else pytest.mark.slow)
+        pytest.param(name, template, marks=pytest.mark.slow)
         for name, template in zip(NAMES, ("alpaca", "alpaca", "chat", "chat"), strict=True)
     ],
 )

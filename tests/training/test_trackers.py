@@ -65,6 +65,7 @@ def files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_wandb_offline(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
     tracked("wandb", models, rows, tmp_path)
     for number in (1, 2):
@@ -83,6 +84,7 @@ def test_tensorboard(models: dict[str, Path], rows: Path, tmp_path: Path) -> Non
         assert content.count(b"train/lr") == 6
 
 
+@pytest.mark.slow
 def test_trackio(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
     tracked("trackio", models, rows, tmp_path)
     import sqlite3

@@ -130,7 +130,7 @@ TEXT_TEMPLATES = {
     )
 }
 AUTO = "auto"
-NAMES = (AUTO, *TEXT_TEMPLATES, "chat")
+NAMES = (*TEXT_TEMPLATES, "chat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +258,7 @@ def get_template(name: str, tokenizer: Any, chat_template: str | None = None) ->
         near = difflib.get_close_matches(name, NAMES, n=1)
         raise UsageError(
             f"data.template: no template named {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
-            f"known: {', '.join(NAMES)}",
+            f"known: {AUTO}, {', '.join(NAMES)}",
         )
     if chat_template is None and not tokenizer.chat_template:
         raise ModelError(

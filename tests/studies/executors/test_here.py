@@ -25,6 +25,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_study_files(tmp_path_factory.mktemp("files"))
 
 
+@pytest.mark.slow
 def test_two_at_once_give_what_one_after_another_gives(files: Path, tmp_path: Path) -> None:
     study = study_of(files, seeds=[0])
     run_study(study, tmp_path / "in-turn")
@@ -83,6 +84,7 @@ def open_files(process: int) -> str:
         return ""
 
 
+@pytest.mark.slow
 def test_a_killed_process_costs_its_own_cell_and_is_run_again(files: Path, tmp_path: Path) -> None:
     recipe = study_of(files).recipe
     long = {**recipe, "train": {**recipe["train"], "steps": 150}}
@@ -98,6 +100,7 @@ def test_a_killed_process_costs_its_own_cell_and_is_run_again(files: Path, tmp_p
     assert {cell.status for cell in again} == {"done"}
 
 
+@pytest.mark.slow
 def test_a_process_that_was_asked_to_stop_stops_the_study(files: Path, tmp_path: Path) -> None:
     recipe = study_of(files).recipe
     long = {**recipe, "train": {**recipe["train"], "steps": 150}}
