@@ -96,6 +96,12 @@ def _umask() -> int:
     return current
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left in a directory; only under a lock, since a living writer's looks the same."""
+    for path in folder.glob(".*.tmp"):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
 def recover_directory(path: Path) -> None:
     """Undo a replacement by directory_written_atomically that was killed between its two renames."""
     old = path.with_name(f".{path.name}.old")

@@ -15,8 +15,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from tunelab.answering.benchmark_items import load_benchmarks
+from tunelab.answering.benchmark_prompts import choice_questions
 from tunelab.answering.generate import open_responder
 from tunelab.answering.held_out_evaluation import evaluate
+from tunelab.evaluation.choices import choice_likelihoods
 from tunelab.inference.sampling import Decoding
 from tunelab.models.load import load_config, load_model
 from tunelab.models.structure import check_packed_forward
@@ -86,3 +89,22 @@ def test_it_is_merged_and_exported_in_bfloat16(run: Run, tmp_path: Path) -> None
     assert 1e-4 < stored["floor"]["kl"] < 1e-2, "what bfloat16 alone costs it"
     assert 1e-4 < stored["quality"]["kl"] <= stored["most_kl"]
     assert AutoModelForCausalLM.from_pretrained(exported.path).dtype == torch.bfloat16
+
+
+def test_log_probabilities_of_mmlu_are_those_of_plain_transformers(model: Path, shared_data: Path) -> None:
+    """Few-shot prefixes are computed once, choices together; plain transformers computes each sequence by itself."""
+    responder = open_responder(model=str(model), changes=["train.dtype=fp32"], raw=True)
+    (mmlu,) = load_benchmarks(["mmlu"], {"mmlu": {"data": str(shared_data / "mmlu"), "shots": 1}}, 6)
+    questions = choice_questions(responder, "mmlu", mmlu.items)
+    ours = {one.index: one.log_probabilities for one in choice_likelihoods(responder.model, questions)}
+    plain = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    for index, question in enumerate(questions):
+        start = len(question.prompt_ids)
+        for found, choice in zip(ours[index], question.continuations, strict=True):
+            with torch.no_grad():
+                logits = plain(torch.tensor([[*question.prompt_ids, *choice]])).logits[0]
+            places = range(start - 1, start - 1 + len(choice))
+            expected = sum(
+                float(logits[place].log_softmax(-1)[token]) for place, token in zip(places, choice, strict=True)
+            )
+            assert found == pytest.approx(expected, abs=2e-5)

@@ -43,5 +43,9 @@ def test_changed_base_weights_are_refused(interrupted: Run, tmp_path: Path) -> N
         resume(interrupted.path)
 
 
-def test_unchanged_it_goes_on(interrupted: Run) -> None:
+def test_unchanged_it_goes_on_without_what_a_kill_left(interrupted: Run) -> None:
+    (interrupted.path / ".adapter.99.tmp").mkdir()
+    (interrupted.path / ".adapter.99.tmp" / "adapter_config.json").touch()
+    (interrupted.path / ".manifest.json.99.tmp").touch()
     assert resume(interrupted.path).is_done
+    assert not list(interrupted.path.glob(".*.tmp"))

@@ -20,7 +20,7 @@ from tunelab.config import Recipe, RecipeLike, as_recipe, resolve, to_yaml
 from tunelab.data.loader import TokenTable, TrainingPlan
 from tunelab.data.prepared import save_table
 from tunelab.errors import Interrupted, RunError, TrainingError, TunelabError, UsageError
-from tunelab.files import directory_written_atomically
+from tunelab.files import directory_written_atomically, remove_leftovers
 from tunelab.models.digest import weights_hash
 from tunelab.models.forward import underlying
 from tunelab.notebook import said_in_notebooks, shown_in_notebooks
@@ -141,6 +141,8 @@ def _execute(
     notify: Callable[[str], None],
 ) -> Run:
     with run.locked() if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            remove_leftovers(run.path)
         try:
             _train(run, recipe, tokenizer, accelerator, progress, notify if accelerator.is_main_process else unheard)
         except (Interrupted, KeyboardInterrupt) as stop:
