@@ -5,7 +5,8 @@
     TUNELAB_REAL_DATA=DIR     alpaca/alpaca_cleaned.json, ifeval/ and mmlu/ (default: ../shared/data)
 
 What is not there is skipped, and said. 135M parameters take under 20 minutes on 2 CPU cores. With --folder, finished
-work is kept. The page holds no absolute path: commands run in one folder, which links to the model and the data.
+commands are not run again; the page adds up the time of all. It holds no absolute path: commands run in one folder,
+which links to the model and the data.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -153,22 +155,29 @@ def prepared(model: Path, data: Path, folder: Path) -> Iterator[Path]:
 def record(folder: Path) -> tuple[list[str], list[str]]:
     """Run everything; the page's sections, and the commands that failed."""
     sections, failed = [], []
-    for step in steps():
+    for number, step in enumerate(steps()):
         shown = " ".join(f'"{word}"' if " " in word else word for word in options(step, folder))
         name = shown if step.words[0] == "python" else f"tunelab {shown}"
         if step.needs and not (folder / step.needs).exists():
             sections.append(f"## {name}\n\nSkipped: {step.needs} is not there.\n")
             print(f"skipped: {name}", flush=True)
             continue
-        if step.makes and (folder / step.makes).exists():
+        kept = folder / "output" / f"{number:02}.md"
+        if kept.exists():
+            sections.append(kept.read_text(encoding="utf-8"))
             print(f"kept: {name}", flush=True)
             continue
+        if step.makes:
+            shutil.rmtree(folder / step.makes, ignore_errors=True)  # of a step that was stopped
         started = time.monotonic()
         printed, code = run(Step(options(step, folder)), folder)
         seconds = time.monotonic() - started
         print(f"{seconds:6.1f} s, exit {code}: {name}", flush=True)
         failed += [name] if code else []
         sections.append(f"## {name}\n\n{seconds:.0f} s, exit code {code}\n\n```\n{printed.strip()}\n```\n")
+        if not code:
+            kept.parent.mkdir(exist_ok=True)
+            kept.write_text(sections[-1], encoding="utf-8")
     return sections, failed
 
 
@@ -181,8 +190,11 @@ def options(step: Step, folder: Path) -> tuple[str, ...]:
     )
 
 
-def page(sections: Sequence[str], today: str, seconds: float) -> str:
+def page(sections: Sequence[str], today: str) -> str:
     here = machine()
+    seconds = sum(
+        int(found[1]) for section in sections if (found := re.search(r"^(\d+) s, exit", section, re.MULTILINE))
+    )
     versions = ", ".join(f"{name} {version}" for name, version in here["libraries"].items())
     return (
         f"# A real model, {today}\n\n`make real-model` with SmolLM2-135M-Instruct (bfloat16, from a Q4_1 file: "
@@ -200,10 +212,9 @@ def main() -> int:
     if not model or not (data / "alpaca" / "alpaca_cleaned.json").is_file():
         print(f"skipped: {MODEL} names no folder" if not model else f"skipped: no alpaca/alpaca_cleaned.json in {DATA}")
         return 0
-    started = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary, prepared(Path(model), data, given or Path(temporary)) as folder:
         sections, failed = record(folder)
-        text = page(sections, str(date.today()), time.monotonic() - started).replace(str(folder.resolve()), ".")
+        text = page(sections, str(date.today())).replace(str(folder.resolve()), ".")
     for place in (str(Path(model).resolve()), str(data.resolve()), str(REPOSITORY), str(Path.home())):
         text = text.replace(place, "...")
     target = RESULTS / f"{date.today()}-real-model.md"
