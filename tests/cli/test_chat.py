@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
+import pty
 import re
 import shutil
 import signal
+import struct
+import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pexpect
 import pytest
 import tiny
 import torch
+from pexpect import fdpexpect
 from safetensors.torch import load_file, save_file
 from verbs import Bench, Command, Said
 
@@ -229,19 +234,32 @@ def test_control_characters_are_shown_not_obeyed() -> None:
 
 
 class Terminal:
-    """The real command in a pseudo-terminal of a given width."""
+    """The real command in a pseudo-terminal of a given width.
+
+    Started by subprocess, which runs no Python between fork and exec: pexpect.spawn does, and a fork of a process whose
+    other threads hold locks may then wait for them forever.
+    """
 
     def __init__(self, *words: object, columns: int = 70, **environment: str) -> None:
-        code = "import sys; from tunelab.cli.main import main; sys.exit(main(sys.argv[1:]))"
+        own_terminal = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
+        code = f"{own_terminal}; import sys; from tunelab.cli.main import main; sys.exit(main(sys.argv[1:]))"
         kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES")}
-        self.child = pexpect.spawn(
-            sys.executable,
-            ["-W", "ignore", "-c", code, "chat", *map(str, words)],
+        self.main, terminal = pty.openpty()
+        self.resize(columns)
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", code, "chat", *map(str, words)],
             env={**kept, "TERM": "xterm", **environment},
-            dimensions=(30, columns),
-            encoding="utf-8",
-            timeout=200,  # of a wait: the first is for all imports, on a machine that may be busy
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            start_new_session=True,
         )
+        os.close(terminal)
+        # The timeout is of a wait: the first is for all imports, on a machine that may be busy.
+        self.child = fdpexpect.fdspawn(self.main, encoding="utf-8", timeout=200)
+
+    def resize(self, columns: int) -> None:
+        fcntl.ioctl(self.main, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
 
     def wait(self, pattern: str) -> str:
         """What was shown up to and with the pattern."""
@@ -251,10 +269,14 @@ class Terminal:
     def type(self, line: str) -> None:
         self.child.sendline(line)
 
+    def press_ctrl(self, letter: str) -> None:
+        self.child.send(chr(ord(letter) - ord("@")))
+
     def ends(self) -> tuple[int | None, str]:
-        rest = self.child.read()
+        rest = str(self.child.read())
+        code = self.process.wait(timeout=60)
         self.child.close()
-        return self.child.exitstatus, rest
+        return code, rest
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +302,7 @@ def test_a_conversation_at_a_terminal(endless: Path, tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     terminal = Terminal("--model", endless, "--template", "plain", "--set", "max_new_tokens=12")
     assert "\x1b[1m" in terminal.wait(PROMPT)
-    terminal.child.sendintr()
+    terminal.press_ctrl("C")
     assert "to leave: quit, exit, q or Ctrl-D" in terminal.wait(PROMPT)
     terminal.type("What is red?")
     shown = terminal.wait(PROMPT)
@@ -295,7 +317,7 @@ def test_a_conversation_at_a_terminal(endless: Path, tmp_path: Path) -> None:
     assert "max_new_tokens=50000" in terminal.wait(PROMPT)
     terminal.type("Say everything.")
     terminal.wait(r"base> (\x1b\[0m)?[^\x1b]{5}")
-    terminal.child.sendintr()
+    terminal.press_ctrl("C")
     assert "[stopped]" in terminal.wait(PROMPT)
     terminal.type("/save " + str(path))
     assert "1 line appended to" in terminal.wait(PROMPT)
@@ -317,10 +339,10 @@ def test_both_stand_side_by_side_where_the_terminal_is_wide_and_without_colour_w
     terminal.type("What is red?")
     wide = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", terminal.wait(PROMPT))
     assert re.search(r"^base> {20,}tuned> *\r?$", wide, re.MULTILINE)
-    terminal.child.setwinsize(30, 60)
+    terminal.resize(60)
     terminal.type("What is red?")
     narrow = terminal.wait(r"tuned> .*?you> ")  # the changed width may have drawn the prompt again before
     assert re.search(r"^base> .*\n(.*\n)*tuned> ", narrow, re.MULTILINE)
     assert not re.search(r"\x1b\[[\d;]*m", narrow), "no colour, no bold"
-    terminal.child.sendeof()
+    terminal.press_ctrl("D")
     assert terminal.ends()[0] == 0
