@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -62,7 +63,10 @@ def session(
 
         return model
 
-    chosen = get_template(template, tokenizer, jinja)
+    if jinja is not None:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.chat_template = jinja
+    chosen = get_template(template, tokenizer)
     encoder = RowEncoder(tokenizer, chosen)
     made = ChatSession({name: source(name) for name in models.split()}, encoder, **{"context": None, **options})
     made.opened = opened  # type: ignore[attr-defined]

@@ -144,7 +144,8 @@ def test_a_template_of_single_turns_is_asked_one_at_a_time(actor: Actor, tmp_pat
         list(reply.pieces)
         notices += reply.notices
     assert notices == ["the chat template supports one turn only: the model does not see earlier questions"]
-    template = get_template("chat", tokenizer, ONE_TURN)
+    tokenizer.chat_template = ONE_TURN
+    template = get_template("chat", tokenizer)
     assert actor.calls[2]["prompt"] == trained_prompt(tokenizer, template, "three", "a", system="Be brief.")
     assert chat.save(tmp_path / "chats.jsonl") == 3
     assert len(load_examples("auto", path=tmp_path / "chats.jsonl").examples) == 3

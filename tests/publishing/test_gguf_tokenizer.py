@@ -221,7 +221,8 @@ def test_what_stands_before_a_text_can_be_said(tmp_path: Path) -> None:
     assert field(path, "tokenizer.ggml.add_bos_token") is True
     start = TextStart(add_bos=False, add_space_prefix=False)
     stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    write_gguf(model, tokenizer, path, start=start, chat_template="{{ messages }}", stop_token_ids=[stop])
+    tokenizer.chat_template = "{{ messages }}"
+    write_gguf(model, tokenizer, path, start=start, stop_token_ids=[stop])
     assert field(path, "tokenizer.ggml.add_bos_token") is False
     assert field(path, "tokenizer.chat_template") == "{{ messages }}"
     assert field(path, "tokenizer.ggml.eot_token_id") == stop

@@ -129,6 +129,14 @@ def test_answers_end_with_every_token_that_the_model_names(base: Path) -> None:
     assert set(chat_with_model(str(base), template="alpaca").session.stop_token_ids) == stops
 
 
+def test_a_named_template_file_comes_before_the_adapters(run: Run, base: Path, tmp_path: Path) -> None:
+    export(run, tmp_path / "peft", to="peft")
+    (tmp_path / "own.jinja").write_text(CHATML)
+    change = f"data.chat_template={tmp_path / 'own.jinja'}"
+    responder = open_responder(model=str(base), adapter=tmp_path / "peft", changes=[change])
+    assert responder.tokenizer.chat_template == CHATML
+
+
 def test_an_instruct_model_is_trained_in_its_own_template(base: Path, rows: Path, tmp_path: Path) -> None:
     plain = tiny.model_folder(tmp_path / "plain", max_position_embeddings=512)
     for number, (model, template) in enumerate(((base, "chat"), (plain, "alpaca"))):

@@ -55,7 +55,7 @@ def test_the_loss_that_is_recorded_is_of_the_weights_that_are_saved(bf16: Path, 
 
 
 def test_rounding_that_costs_too_much(bf16: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunelab.training.saved_weights.FLOOR_MULTIPLE", 0.0)
+    monkeypatch.setattr("tunelab.inference.divergence.FLOOR_MULTIPLE", 0.0)
     run = train(bf16, rows, tmp_path / "run")
     assert dtypes(run) == {torch.float32} and run.manifest["saved"]["dtype"] == "fp32"
     assert any("would cost a KL of" in value for _, value in summary(run))

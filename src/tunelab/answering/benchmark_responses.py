@@ -153,21 +153,26 @@ def generate_benchmarks(
     out = run.evaluations if run is not None else Path(settings.out)
     stored: list[StoredResponses] = []
     for arm in _arms(run, settings):
-        responder = open_responder(
-            run,
-            model=model,
-            adapter=settings.adapter,
-            arm=arm,
-            template=settings.template,
-            changes=settings.changes,
-            base=settings.base,
-        )
+        responder = open_arm(run, model, arm, settings)
         if settings.backend == "vllm":
             responder = on_vllm(responder)
         for benchmark in loaded:
             stored.append(respond(responder, benchmark, out, settings, progress=progress))
         del responder  # keep only one model in memory
     return stored
+
+
+def open_arm(run: Run | None, model: str | None, arm: str | None, settings: BenchmarkSettings) -> Responder:
+    """Open one arm of a run, or of a model, as the settings say. Raises as open_responder() does."""
+    return open_responder(
+        run,
+        model=model,
+        adapter=settings.adapter,
+        arm=arm,
+        template=settings.template,
+        changes=settings.changes,
+        base=settings.base,
+    )
 
 
 def _check_backend(settings: BenchmarkSettings, benchmarks: Sequence[LoadedBenchmark]) -> None:

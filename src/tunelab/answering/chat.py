@@ -19,7 +19,7 @@ from tunelab.inference.engine import context_length
 from tunelab.inference.sampling import Decoding
 from tunelab.models.adapters import load_adapter
 from tunelab.models.load import check_tokenizer_fits
-from tunelab.preparation.base import check_base_of_adapter, own_recipe, run_tokenizer, trained_recipe, trained_weights
+from tunelab.preparation.base import own_recipe, run_tokenizer, trained_recipe, trained_weights
 from tunelab.preparation.model import autocast, load_base, load_trained
 from tunelab.preparation.rows import row_encoder
 from tunelab.records.runs import Run, check_finished, open_run
@@ -103,7 +103,6 @@ def chat_with_model(
         models: dict[str, ModelSource] = {BASE: lambda: _computing(recipe, loaded)}
         context = context_length(loaded)
     else:
-        check_base_of_adapter(adapter, model)
         models, context = _with_adapter(recipe, adapter, tokenizer)
     encoder = row_encoder(tokenizer, recipe)
     session = ChatSession(models, encoder, context=context, decoding=decoding or _fitting(context))

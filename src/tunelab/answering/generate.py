@@ -17,7 +17,6 @@ from tunelab.config import Recipe, load_recipe, resolve
 from tunelab.data.templates import AUTO
 from tunelab.errors import RunError, UsageError
 from tunelab.files import as_path
-from tunelab.models.load import load_tokenizer
 from tunelab.preparation.base import base_name, check_base_of_adapter, own_recipe, run_tokenizer, trained_recipe
 from tunelab.preparation.rows import load_recipe_tokenizer, with_template
 from tunelab.records.runs import Run, check_finished, open_run
@@ -69,8 +68,6 @@ def open_responder(
     # A recipe requires data sources; none are read here.
     flags = {"model": model, "data.template": template, "data.sources": ["alpaca"]}
     recipe = resolve(load_recipe(None, list(changes), flags))
-    if adapter is not None:
-        check_base_of_adapter(Path(adapter), recipe.model.name)
     recipe, tokenizer, has_prompt_template = prompted(recipe, Path(adapter) if adapter is not None else None)
     laid_on = Path(adapter) if adapter is not None and arm != "base" else None
     weights = Weights(recipe.model.name, recipe.model.revision, laid_on)
@@ -82,12 +79,16 @@ def prompted(recipe: Recipe, adapter: Path | None) -> tuple[Recipe, Any, bool]:
 
     An adapter in a run's folder is prompted as it was trained, with the run's own tokenizer and template; another one
     with the tokenizer beside it, if there is one.
+
+    Raises:
+        RunError: the adapter was trained on another model.
     """
+    if adapter is not None:
+        check_base_of_adapter(adapter, recipe.model.name)
     is_named = recipe.data.template != AUTO or recipe.data.chat_template is not None
     run = Run(adapter.parent) if adapter is not None else None
     if run is None or not run.recipe_file.exists() or is_named:
-        own = adapter is not None and (adapter / "tokenizer.json").exists() and recipe.model.tokenizer is None
-        tokenizer = load_tokenizer(str(adapter)) if own else load_recipe_tokenizer(recipe)
+        tokenizer = load_recipe_tokenizer(recipe, beside=adapter)
         recipe = with_template(recipe, tokenizer)
         return recipe, tokenizer, is_named or recipe.data.template == "chat"
     data = own_recipe(run).data

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tunelab.answering.benchmark_prompts import choice_questions, generation_prompts
+from tunelab.answering.benchmark_responses import open_arm
 from tunelab.answering.benchmark_settings import BenchmarkSettings
 from tunelab.answering.findings import (
     Finding,
@@ -25,7 +26,7 @@ from tunelab.answering.findings import (
     same_texts_finding,
     template_finding,
 )
-from tunelab.answering.generate import open_responder, subject_of
+from tunelab.answering.generate import subject_of
 from tunelab.answering.responder import Responder
 from tunelab.evaluation.benchmark import Item
 from tunelab.evaluation.choices import ChoiceLikelihood, ChoiceQuestion, choice_likelihoods, plain_likelihoods
@@ -62,15 +63,7 @@ def check(
     settings = settings or BenchmarkSettings()
     run, model = subject_of(subject)
     arm = settings.arms[0] if settings.arms else None
-    responder = open_responder(
-        run,
-        model=model,
-        adapter=settings.adapter,
-        arm=arm,
-        template=settings.template,
-        changes=settings.changes,
-        base=settings.base,
-    )
+    responder = open_arm(run, model, arm, settings)
     items, requests = _items()
     exact = compute_dtype(responder.recipe) == "fp32"
     targets = [item.target for item in items]

@@ -244,14 +244,14 @@ def resolved_name(name: str, tokenizer: Any) -> str:
     return "chat" if tokenizer.chat_template else "alpaca"
 
 
-def get_template(name: str, tokenizer: Any, chat_template: str | None = None) -> Template:
-    """The template of this name; `tokenizer` and `chat_template` (Jinja source) matter only to "chat" and "auto".
+def get_template(name: str, tokenizer: Any) -> Template:
+    """The template of this name; "chat" and "auto" read the tokenizer's chat template.
 
     Raises:
         UsageError: no template has this name.
-        ModelError: "chat" is requested, but the tokenizer has no chat template and none is given.
+        ModelError: "chat" is requested, but the tokenizer has no chat template.
     """
-    name = "chat" if name == AUTO and chat_template is not None else resolved_name(name, tokenizer)
+    name = resolved_name(name, tokenizer)
     if name in TEXT_TEMPLATES:
         return TEXT_TEMPLATES[name]
     if name != "chat":
@@ -260,14 +260,14 @@ def get_template(name: str, tokenizer: Any, chat_template: str | None = None) ->
             f"data.template: no template named {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
             f"known: {AUTO}, {', '.join(NAMES)}",
         )
-    if chat_template is None and not tokenizer.chat_template:
+    if not tokenizer.chat_template:
         raise ModelError(
             "data.template=chat: this tokenizer has no chat template (base models often have none)",
             "use a text template (data.template=alpaca), or give one as a Jinja file (data.chat_template=FILE)",
         )
 
     def apply(turns: list[dict[str, str]]) -> str:
-        rendered = tokenizer.apply_chat_template(turns, tokenize=False, chat_template=chat_template)
+        rendered = tokenizer.apply_chat_template(turns, tokenize=False)
         return str(rendered)
 
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}

@@ -53,6 +53,11 @@ class Divergence:
         return (self.base_loss - self.loss) / gain if gain > 0 else None
 
     @property
+    def most_kl(self) -> float:
+        """The largest KL that rounding may cost a model whose dtype alone costs it this divergence, nats."""
+        return FLOOR_MULTIPLE * self.kl + FLOOR_LEAST
+
+    @property
     def perplexity(self) -> float:
         """exp(loss) on the answer tokens."""
         return math.exp(self.loss)

@@ -37,6 +37,11 @@ from tunelab.models.quantized_load import lacking, load_quantized
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a dtype in DTYPES."""
+    return next(name for name, known in DTYPES.items() if known == dtype)
+
+
 def load_tokenizer(
     name: str, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerFast:

@@ -150,7 +150,8 @@ def _differing(known: dict[str, Any], folder: Path) -> str:
     weights = known.get("weights_sha256", known["fingerprint"])  # runs of before kept only the fingerprint
     if weights_digest(folder) != weights:
         return "its weights"
-    return "its config.json" if known.get("config_sha256", _config_digest(folder)) != _config_digest(folder) else ""
+    config = _config_digest(folder)
+    return "" if known.get("config_sha256", config) == config else "its config.json"
 
 
 def _config_digest(folder: Path) -> str:

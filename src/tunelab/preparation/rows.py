@@ -94,14 +94,19 @@ def _with_data(recipe: Recipe, **changes: Any) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=changes)})
 
 
-def load_recipe_tokenizer(recipe: Recipe) -> Any:
+def load_recipe_tokenizer(recipe: Recipe, beside: Path | None = None) -> Any:
     """The tokenizer that a recipe names: its own, or the model's; with the recipe's chat template if it names one.
+
+    Args:
+        beside: an adapter's folder, whose tokenizer comes before the model's if it has one.
 
     Raises:
         UsageError: there is no such template file.
     """
     settings = recipe.model
     own = settings.tokenizer
+    if own is None and beside is not None and (beside / "tokenizer.json").exists():
+        own = str(beside)
     tokenizer = load_tokenizer(
         own or settings.name,
         revision=None if own else settings.revision,

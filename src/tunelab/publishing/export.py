@@ -130,12 +130,11 @@ def _gguf(
         progress("exporting", 1, 3, "writing")
         write_gguf(
             model,
-            tokenizer,
+            published_tokenizer(tokenizer, recipe),
             path,
             kind=kind,
             name=run.path.name,
             start=prompt_start(template, tokenizer),
-            chat_template=published_tokenizer(tokenizer, recipe).chat_template or "",
             stop_token_ids=stops,
         )
         progress("exporting", 2, 3, "verifying")

@@ -84,7 +84,6 @@ def write_gguf(
     kind: Kind = "F16",
     name: str = "model",
     start: TextStart | None = None,
-    chat_template: str | None = None,
     stop_token_ids: Sequence[int] = (),
 ) -> None:
     """Write a model and its tokenizer as one GGUF file; an existing file is replaced once the new one is complete.
@@ -97,7 +96,6 @@ def write_gguf(
         name: the model's name in the file. "phi-3" in it has a meaning to llama.cpp: it is added or removed as the
             tokenizer needs it (see gguf_tokenizer.model_name).
         start: what llama.cpp puts before a text; None = what the tokenizer itself puts there.
-        chat_template: Jinja source for the file instead of the tokenizer's own.
         stop_token_ids: ids that end an answer, besides end of sequence.
 
     Raises:
@@ -111,9 +109,7 @@ def write_gguf(
     writer = gguf.GGUFWriter(temporary, _architecture(model))
     try:
         vocabulary = model.get_input_embeddings().weight.shape[0]
-        strips = add_tokenizer(
-            writer, tokenizer, vocabulary, start=start, chat_template=chat_template, stop_token_ids=stop_token_ids
-        )
+        strips = add_tokenizer(writer, tokenizer, vocabulary, start=start, stop_token_ids=stop_token_ids)
         writer.add_name(model_name(name, strips, special_texts(tokenizer)))
         _add_shape(writer, model, kind)
         _write_tensors(writer, stored)

@@ -153,7 +153,6 @@ def add_tokenizer(
     vocabulary: int,
     *,
     start: TextStart | None = None,
-    chat_template: str | None = None,
     stop_token_ids: Sequence[int] = (),
 ) -> frozenset[str]:
     """Write a tokenizer's metadata; returns the tokens after which white space is stripped, for model_name().
@@ -163,7 +162,6 @@ def add_tokenizer(
     Args:
         vocabulary: rows of the model's embedding.
         start: what llama.cpp puts before a text; None = what the tokenizer itself puts there.
-        chat_template: Jinja source instead of the tokenizer's own; "" = none.
         stop_token_ids: ids that end an answer. End of sequence always does; GGUF can name two more.
 
     Raises:
@@ -199,9 +197,8 @@ def add_tokenizer(
         writer.add_pad_token_id(tokenizer.pad_token_id)
     writer.add_add_bos_token(start.add_bos)
     writer.add_add_eos_token(False)
-    template = tokenizer.chat_template if chat_template is None else chat_template
-    if isinstance(template, str) and template:
-        writer.add_chat_template(template)
+    if isinstance(tokenizer.chat_template, str):
+        writer.add_chat_template(tokenizer.chat_template)
     return read.strips_behind
 
 

@@ -27,7 +27,6 @@ from tunelab.data.prepared import load_table
 from tunelab.errors import DataError, ModelError, RunError, UsageError
 from tunelab.files import as_path, directory_written_atomically, write_json_atomically
 from tunelab.inference.divergence import (
-    FLOOR_LEAST,
     FLOOR_MULTIPLE,
     AnswerDistributions,
     Divergence,
@@ -37,7 +36,7 @@ from tunelab.inference.divergence import (
 )
 from tunelab.models.adapters import load_adapter
 from tunelab.models.digest import digest
-from tunelab.models.load import DTYPES, load_model
+from tunelab.models.load import DTYPES, dtype_name, load_model
 from tunelab.models.merge import (
     EXACT,
     MergeCheck,
@@ -96,7 +95,7 @@ class Merged:
     @property
     def most_kl(self) -> float | None:
         """The largest KL from the trained model that is written without force; None if there is no floor."""
-        return None if self.floor is None else FLOOR_MULTIPLE * self.floor.kl + FLOOR_LEAST
+        return None if self.floor is None else self.floor.most_kl
 
 
 @dataclass(frozen=True)
@@ -178,7 +177,7 @@ def merge(
         del written
         progress("merging", 3, 4, "measuring the trained model in this dtype")
         floor = _floor(recipe, run, trained, rows, dtype) if check is not None else None
-        merged = Merged(target, into, _name(dtype), check, quality, floor, size)
+        merged = Merged(target, into, dtype_name(dtype), check, quality, floor, size)
         _refuse_what_rounding_lost(merged, force)
         _refuse_a_lost_gain(merged, recipe, force)
         write_json_atomically(folder / "merge.json", _to_json(merged))
@@ -224,7 +223,7 @@ def recommended_merge(recipe: Recipe, found: Mapping[str, MergeFormat]) -> str:
     """
     kept = {name: one.quality.kept_improvement for name, one in found.items()}
     if recipe.precision.name == "none":
-        own = _name(checkpoint_dtype(recipe))
+        own = dtype_name(checkpoint_dtype(recipe))
         share = kept[own]
         keeps = share is None or share >= WELL_KEPT
         return own if keeps else min(DTYPES, key=lambda name: found[name].quality.kl)
@@ -245,7 +244,7 @@ def _opened(run: Run | Path | str, base: Path | str | None) -> tuple[Run, Recipe
 
 def _resolved(recipe: Recipe, into: str) -> str:
     if into == "auto":
-        return DEQUANTISED if recipe.precision.name != "none" else _name(checkpoint_dtype(recipe))
+        return DEQUANTISED if recipe.precision.name != "none" else dtype_name(checkpoint_dtype(recipe))
     if into not in merge_formats(recipe):
         raise UsageError(f"no format named {into!r} to merge into", f"known: auto, {', '.join(merge_formats(recipe))}")
     return into
@@ -387,7 +386,3 @@ def _to_json(merged: Merged) -> dict[str, Any]:
         "floor": floor,
         "most_kl": merged.most_kl,
     }
-
-
-def _name(dtype: torch.dtype) -> str:
-    return {value: key for key, value in DTYPES.items()}[dtype]

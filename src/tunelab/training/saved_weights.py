@@ -16,14 +16,12 @@ from transformers import PreTrainedModel
 from tunelab.config import Recipe
 from tunelab.errors import TrainingError
 from tunelab.inference.divergence import (
-    FLOOR_LEAST,
-    FLOOR_MULTIPLE,
     AnswerDistributions,
     Row,
     answer_distributions,
     divergence,
 )
-from tunelab.models.load import DTYPES
+from tunelab.models.load import DTYPES, dtype_name
 from tunelab.preparation.model import checkpoint_dtype
 from tunelab.units import format_scientific
 
@@ -43,7 +41,7 @@ def round_for_saving(recipe: Recipe, model: PreTrainedModel, rows: Sequence[Row]
     """
     asked = recipe.train.save_dtype
     dtype = checkpoint_dtype(recipe) if asked == "auto" else DTYPES[asked]
-    name = next(key for key, value in DTYPES.items() if value == dtype)
+    name = dtype_name(dtype)
     if dtype == torch.float32:
         return None
     if broken := _overflowing(model, dtype):
@@ -63,9 +61,9 @@ def round_for_saving(recipe: Recipe, model: PreTrainedModel, rows: Sequence[Row]
     if trained is None or floor is None:
         return {"dtype": name, "tokens": 0}
     costs = divergence(trained.loss, trained, _distributions(model, rows) or trained)
-    floor_kl = divergence(trained.loss, trained, floor).kl
-    found = {"dtype": name, "tokens": costs.tokens, "kl": costs.kl, "changed": costs.changed, "floor_kl": floor_kl}
-    if asked == "auto" and costs.kl > FLOOR_MULTIPLE * floor_kl + FLOOR_LEAST:
+    own = divergence(trained.loss, trained, floor)
+    found = {"dtype": name, "tokens": costs.tokens, "kl": costs.kl, "changed": costs.changed, "floor_kl": own.kl}
+    if asked == "auto" and costs.kl > own.most_kl:
         with torch.no_grad():
             for key, parameter in model.named_parameters():
                 parameter.copy_(weights[key])
