@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 
 import tunelab
 from tunelab import plugins
@@ -151,10 +152,32 @@ def test_errors_are_words_and_an_exit_code(
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_mistake_of_ours_keeps_its_traceback(verb: Any) -> None:
-    verb.behaviour = lambda arguments: 1 // 0
-    with pytest.raises(ZeroDivisionError):
-        cli.main(["probe"])
+def test_a_mistake_of_ours_is_said_as_ours(verb: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    verb.behaviour = lambda arguments: plugins.label(7)  # type: ignore[arg-type]
+    assert cli.main(["probe"]) == 1
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: unexpected AttributeError: 'int' object has no attribute 'endswith' (")
+    assert "tunelab/plugins.py, line " in error
+    assert hint == "hint: this is a defect of tunelab: run it again with --debug and report the traceback"
+    assert cli.main(["probe", "--debug"]) == 1
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_a_library_s_failure_comes_with_its_own_sentence(verb: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    verb.behaviour = lambda arguments: yaml.safe_load("[1, 2")
+    assert cli.main(["probe"]) == 1
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: yaml failed: ParserError: while parsing a flow sequence")
+    assert hint == "hint: --debug shows the traceback"
+
+
+def test_what_is_no_exception_is_said_too(verb: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def panic(arguments: object) -> int:
+        raise type("PanicException", (BaseException,), {})("index out of bounds")
+
+    verb.behaviour = panic
+    assert cli.main(["probe"]) == 1
+    assert "PanicException: index out of bounds" in capsys.readouterr().err
 
 
 def test_ctrl_c_is_one_line(verb: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from tunelab.models.digest import weights_hash
 from tunelab.training.checkpoint import (
     CheckpointStore,
     LoopState,
+    load_optimizer_state,
     load_weights,
     optimizer_state,
     trainable_weights,
@@ -214,3 +216,94 @@ def test_a_state_is_readable(tmp_path: Path) -> None:
     folder = CheckpointStore(tmp_path).save(LoopState(step=4, best_loss=0.1 + 0.2), model, optimizer_of(model))
     assert folder.name == "step-00000004"
     assert json.loads((folder / "state.json").read_text())["best_loss"] == 0.1 + 0.2
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+DAMAGE = {
+    "weights cut": (lambda folder: cut(folder / "weights.safetensors"), "weights.safetensors: incomplete"),
+    "optimizer cut": (lambda folder: cut(folder / "optimizer.safetensors"), "optimizer.safetensors: incomplete"),
+    "weights empty": (
+        lambda folder: (folder / "weights.safetensors").write_bytes(b""),
+        "weights.safetensors: incomplete",
+    ),
+    "weights zeros": (
+        lambda folder: (folder / "weights.safetensors").write_bytes(bytes(900)),
+        "weights.safetensors: incomplete",
+    ),
+    "optimizer missing": (lambda folder: (folder / "optimizer.safetensors").unlink(), "optimizer.safetensors: missing"),
+    "weights missing": (lambda folder: (folder / "weights.safetensors").unlink(), "weights.safetensors: missing"),
+    "state missing": (lambda folder: (folder / "state.json").unlink(), "state.json: missing"),
+    "state empty": (lambda folder: (folder / "state.json").write_bytes(b""), "state.json: Expecting value"),
+    "state zeros": (lambda folder: (folder / "state.json").write_bytes(bytes(200)), "state.json: Expecting value"),
+    "state no UTF-8": (lambda folder: (folder / "state.json").write_bytes(b"\xff\xff"), "state.json: 'utf-8' codec"),
+    "state null": (
+        lambda folder: (folder / "state.json").write_text("null"),
+        "state.json: not the state of a training",
+    ),
+    "state of another step": (
+        lambda folder: (folder / "state.json").write_text('{"step": 3}'),
+        "state.json is of step 3",
+    ),
+    "optimizer of another step": (
+        lambda folder: shutil.copy(folder.parent / "step-00000004" / "optimizer.safetensors", folder),
+        "optimizer.safetensors: of step 4",
+    ),
+    "no directory": (lambda folder: (shutil.rmtree(folder), folder.write_text("")), "state.json: "),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_checkpoint_is_named_and_the_newest_good_one_is_used(name: str, tmp_path: Path) -> None:
+    damage_it, reason = DAMAGE[name]
+    model = adapted()
+    optimizer, store = optimizer_of(model), CheckpointStore(tmp_path)
+    stepped(model, optimizer, 1)
+    store.save(LoopState(step=4), model, optimizer)
+    at_four = weights_hash(trainable_weights(model)), weights_hash(optimizer_state(model, optimizer))
+    stepped(model, optimizer, 2)
+    newest = store.save(LoopState(step=8), model, optimizer)
+    damage_it(newest)
+
+    again = adapted(seed=1)
+    second, untouched = optimizer_of(again), weights_hash(trainable_weights(again))
+    with pytest.raises(RunError, match=r"step-00000008: damaged: .*"):
+        store.restore(again, second)
+    assert weights_hash(trainable_weights(again)) == untouched and not second.state
+    said = store.recover()
+    assert said[0].startswith(f"{newest} is damaged: {reason}"), said
+    assert said[0].endswith("; renamed to damaged-step-00000008") and said[1:] == ["resuming from step 4"]
+    restored = store.restore(again, second)
+    assert restored is not None and restored.step == 4
+    assert (weights_hash(trainable_weights(again)), weights_hash(optimizer_state(again, second))) == at_four
+    assert store.recover() == []
+
+
+def test_without_a_good_checkpoint_training_starts_again(tmp_path: Path) -> None:
+    model, store = adapted(), CheckpointStore(tmp_path)
+    optimizer = optimizer_of(model)
+    for step in (1, 2):
+        cut(store.save(LoopState(step=step), model, optimizer) / "weights.safetensors")
+    assert store.recover()[2:] == ["no good checkpoint is left: training starts again"]
+    assert (store.newest_step(), store.restore(model, optimizer)) == (0, None)
+
+
+def test_damaged_best_weights_are_refused_by_name(tmp_path: Path) -> None:
+    model, store = adapted(), CheckpointStore(tmp_path)
+    store.check_best()
+    store.save_best(model)
+    store.check_best()
+    cut(tmp_path / "best" / "weights.safetensors")
+    with pytest.raises(RunError, match=r"best/weights.safetensors: damaged: incomplete .* needs these weights"):
+        store.load_best(model)
+    with pytest.raises(RunError, match=r"best/weights.safetensors: damaged: incomplete"):
+        load_weights(model, tmp_path / "best" / "weights.safetensors")
+
+
+def test_moments_of_another_model_are_refused(tmp_path: Path) -> None:
+    model = adapted()
+    optimizer = optimizer_of(model)
+    with pytest.raises(RunError, match=r"the optimizer's state is of another model: other\.weight\|step"):
+        load_optimizer_state(model, optimizer, {"other.weight|step": torch.ones(())})

@@ -49,3 +49,24 @@ def test_unchanged_it_goes_on_without_what_a_kill_left(interrupted: Run) -> None
     (interrupted.path / ".manifest.json.99.tmp").touch()
     assert resume(interrupted.path).is_done
     assert not list(interrupted.path.glob(".*.tmp"))
+
+
+def test_a_damaged_newest_checkpoint_gives_the_run_that_was_never_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rows = tiny.model_folder(tmp_path / "model"), tiny.rows_file(tmp_path / "rows.jsonl")
+    made = {name: tiny.recipe(model, rows, tmp_path / name, train__save_every=2) for name in ("whole", "run")}
+    whole = finetune(made["whole"])
+    with monkeypatch.context() as patch:
+        calls = iter([False, False, False, True])
+        patch.setattr(TrainingLoop, "_any_process", lambda self, flag: next(calls))
+        with pytest.raises(Interrupted, match="after step 4"):
+            finetune(made["run"])
+    newest = tmp_path / "run" / "checkpoints" / "step-00000004"
+    (newest / "optimizer.safetensors").write_bytes(b"")
+    said: list[str] = []
+    resumed = resume(tmp_path / "run", notify=said.append)
+    assert said[0].startswith(f"{newest} is damaged: optimizer.safetensors: incomplete")
+    assert said[1] == "resuming from step 2"
+    assert resumed.manifest["weights_after"] == whole.manifest["weights_after"]
+    assert [record["step"] for record in resumed.metrics("train")] == [1, 2, 3, 4, 5, 6]

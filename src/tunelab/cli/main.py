@@ -24,7 +24,8 @@ from tunelab import plugins
 from tunelab.cli._import_notices import silence_import_notices
 from tunelab.cli._parser import VerbParser
 from tunelab.cli._renamed_flags import check_flags_are_current
-from tunelab.errors import SAME_COMMAND, TunelabError, UsageError
+from tunelab.errors import SAME_COMMAND, UsageError
+from tunelab.failures import in_words
 
 FOLDER = "cli"
 EXAMPLES = """\
@@ -92,16 +93,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except SystemExit as stop:  # argparse: 0 after --help, 2 after wrong usage
         return stop.code if isinstance(stop.code, int) else 1
-    except TunelabError as error:
-        if error.hint.startswith(SAME_COMMAND):
-            error.hint += f": {shlex.join(['tunelab', *words])}"
-        _show_error(error, debug="--debug" in words or os.environ.get("TUNELAB_DEBUG", "") not in ("", "0"))
-        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         return BROKEN_PIPE
+    except BaseException as failure:  # a panic of a Rust library (tokenizers) is no Exception
+        return _show_failure(failure, words)
 
 
 def complete_line(**options: Any) -> None:
@@ -133,9 +131,15 @@ def _dispatch(words: list[str]) -> int:
     return int(verb.run(parser.parse_intermixed_args(words[1:])))
 
 
-def _show_error(error: TunelabError, debug: bool) -> None:
-    if debug:
-        traceback.print_exception(type(error), error, error.__traceback__)
+def _show_failure(failure: BaseException, words: Sequence[str]) -> int:
+    """Say what failed and the remedy, after its traceback if that was asked for; returns the exit code."""
+    if "--debug" in words or os.environ.get("TUNELAB_DEBUG", "") not in ("", "0"):
+        traceback.print_exception(type(failure), failure, failure.__traceback__)
+    error = in_words(failure)
+    hint = error.hint
+    if hint.startswith(SAME_COMMAND) or hint.endswith(SAME_COMMAND):
+        hint += f": {shlex.join(['tunelab', *words])}"
     print(f"error: {error.message}", file=sys.stderr)
-    if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+    return error.exit_code

@@ -1,8 +1,9 @@
 """Checkpoints: the trained weights, the optimizer's state and the loop's position, each written whole or not at all.
 
 A checkpoint is a directory `step-00000042` with `weights.safetensors`, `optimizer.safetensors` and `state.json`. It is
-filled under a temporary name, synced to disk and renamed, so a kill at any byte leaves the previous one intact. Random
-states are not stored: those of a step follow from the seed and the step.
+filled under a temporary name, synced to disk and renamed, so a kill at any byte leaves the previous one intact. What a
+disk or a copy damages later is noticed before anything of it is used. Random states are not stored: those of a step
+follow from the seed and the step.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -21,6 +24,7 @@ from tunelab.errors import RunError
 from tunelab.files import directory_written_atomically, recover_directory, write_json_atomically
 
 STEP_NAME = re.compile(r"step-(\d{8})")
+WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 
 
 @dataclass
@@ -65,9 +69,10 @@ class CheckpointStore:
         """Write a checkpoint of this state; returns its directory."""
         target = self.folder / f"step-{state.step:08d}"
         with directory_written_atomically(target) as temporary:
-            save_file(_on_cpu(trainable_weights(model)), temporary / "weights.safetensors")
-            save_file(_on_cpu(optimizer_state(model, optimizer)), temporary / "optimizer.safetensors")
-            write_json_atomically(temporary / "state.json", asdict(state))
+            of_step = {"step": str(state.step)}
+            save_file(_on_cpu(trainable_weights(model)), temporary / WEIGHTS, of_step)
+            save_file(_on_cpu(optimizer_state(model, optimizer)), temporary / OPTIMIZER, of_step)
+            write_json_atomically(temporary / STATE, asdict(state))
         self._remove_old()
         return target
 
@@ -87,21 +92,34 @@ class CheckpointStore:
         if not self.paths():
             return None
         newest = self.paths()[-1]
-        load_weights(model, newest / "weights.safetensors")
-        load_optimizer_state(model, optimizer, load_file(newest / "optimizer.safetensors"))
-        return LoopState(**json.loads((newest / "state.json").read_text(encoding="utf-8")))
+        if reason := damage(newest):
+            raise RunError(f"{newest}: damaged: {reason}", "resume again: an older checkpoint is then used")
+        # Everything is read before anything is set, so that a failure leaves no half of it in the model.
+        state, moments = LoopState(**_read_state(newest)), load_file(newest / OPTIMIZER)
+        load_weights(model, newest / WEIGHTS)
+        load_optimizer_state(model, optimizer, moments)
+        return state
 
-    def recover(self) -> None:
+    def recover(self) -> list[str]:
         """Repair what a kill during a save left behind; called by one process only, before restore().
 
         Partial checkpoints are removed, a checkpoint that was being replaced is restored, and surplus old ones go.
+        Damaged ones are renamed to `damaged-step-...`, so that restore() finds the newest good one.
+
+        Returns:
+            A sentence for each damaged checkpoint, and one that says where training resumes.
         """
         for leftover in self.folder.glob(".*.old") if self.folder.exists() else ():
             recover_directory(leftover.with_name(leftover.name.removeprefix(".").removesuffix(".old")))
             shutil.rmtree(leftover, ignore_errors=True)
         for leftover in self.folder.glob(".*.tmp") if self.folder.exists() else ():
             shutil.rmtree(leftover)
+        said = [sentence for path in self.paths() if (sentence := _set_aside(path))]
         self._remove_old()
+        if said:
+            step = self.newest_step()
+            said.append(f"resuming from step {step}" if step else "no good checkpoint is left: training starts again")
+        return said
 
     def _remove_old(self) -> None:
         for old in self.paths()[: -self.keep]:
@@ -110,12 +128,79 @@ class CheckpointStore:
     def save_best(self, model: nn.Module) -> None:
         """Save these weights as the best so far."""
         with directory_written_atomically(self.folder / "best") as temporary:
-            save_file(_on_cpu(trainable_weights(model)), temporary / "weights.safetensors")
+            save_file(_on_cpu(trainable_weights(model)), temporary / WEIGHTS)
 
     def load_best(self, model: nn.Module) -> None:
         """Load the best weights so far."""
+        self.check_best()
+        load_weights(model, self.folder / "best" / WEIGHTS)
+
+    def check_best(self) -> None:
+        """Check that the best weights, if there are any yet, can be read.
+
+        Raises:
+            RunError: the file is damaged.
+        """
         recover_directory(self.folder / "best")
-        load_weights(model, self.folder / "best" / "weights.safetensors")
+        file = self.folder / "best" / WEIGHTS
+        if file.exists() and (reason := _damage_of_weights(file)):
+            raise RunError(
+                f"{file}: damaged: {reason}; train.load_best_at_end needs these weights",
+                "train again with --overwrite, or set train.load_best_at_end=false in the run's recipe.yaml",
+            )
+
+
+def damage(checkpoint: Path) -> str:
+    """Why a checkpoint cannot be resumed from: a file is missing, incomplete, or of another step; "" = it can.
+
+    Reads headers and sizes, not the tensors: what a disk changes inside a tensor is not noticed.
+    """
+    step = int(checkpoint.name.removeprefix("step-"))
+    try:
+        state = _read_state(checkpoint)
+    except (OSError, ValueError) as error:
+        return f"{STATE}: {error}"
+    if state["step"] != step:
+        return f"{STATE} is of step {state['step']}"
+    for name in (WEIGHTS, OPTIMIZER):
+        if reason := _damage_of_weights(checkpoint / name, step):
+            return f"{name}: {reason}"
+    return ""
+
+
+def _damage_of_weights(file: Path, step: int | None = None) -> str:
+    """Why a safetensors file cannot be used; "" = it can. Files of before do not say their step."""
+    if not file.exists():
+        return "missing"
+    try:
+        with safe_open(file, "pt") as opened:
+            of_step = (opened.metadata() or {}).get("step")
+    except (SafetensorError, OSError, ValueError) as error:
+        return f"incomplete ({error})"
+    return "" if step is None or of_step in (None, str(step)) else f"of step {of_step}"
+
+
+def _read_state(checkpoint: Path) -> dict[str, Any]:
+    """Contents of state.json. Raises OSError or ValueError if they are not a LoopState's."""
+    try:
+        found = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError("missing") from None
+    known = {field.name for field in fields(LoopState)}
+    if not isinstance(found, dict) or "step" not in found or not found.keys() <= known:
+        raise ValueError("not the state of a training loop")
+    return found
+
+
+def _set_aside(checkpoint: Path) -> str:
+    """Rename a checkpoint if it is damaged; returns a sentence about it, or ""."""
+    reason = damage(checkpoint)
+    if not reason:
+        return ""
+    aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    checkpoint.rename(aside)
+    return f"{checkpoint} is damaged: {reason}; renamed to {aside.name}"
 
 
 def load_weights(model: nn.Module, file: Path) -> None:
@@ -126,6 +211,8 @@ def load_weights(model: nn.Module, file: Path) -> None:
     """
     if not file.exists():
         raise RunError(f"{file}: no such file", "the checkpoint is gone; start a new run")
+    if reason := _damage_of_weights(file):
+        raise RunError(f"{file}: damaged: {reason}", "restore it from a copy, or start a new run")
     stored = load_file(file)
     wanted = trainable_weights(model)
     if {name: tensor.shape for name, tensor in stored.items()} != {name: t.shape for name, t in wanted.items()}:
@@ -154,10 +241,16 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
 
 
 def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, stored: dict[str, Tensor]) -> None:
-    """The inverse of optimizer_state()."""
+    """The inverse of optimizer_state().
+
+    Raises:
+        RunError: a tensor belongs to no parameter of the model.
+    """
     parameters = dict(model.named_parameters())
     for key, value in stored.items():
         name, _, what = key.rpartition("|")
+        if name not in parameters:
+            raise RunError(f"the optimizer's state is of another model: {key}", "resume with the recipe that wrote it")
         parameter = parameters[name]
         state = optimizer.state[parameter]
         if what != "step":

@@ -178,7 +178,10 @@ def _train(
     plan = training_plan(recipe, data.train)
     checkpoints = CheckpointStore(run.checkpoints, recipe.train.keep_checkpoints)
     if accelerator.is_main_process:
-        checkpoints.recover()
+        for sentence in checkpoints.recover():
+            notify(sentence)
+        if recipe.train.load_best_at_end:
+            checkpoints.check_best()
         resumed = bool(checkpoints.paths())
         tokenizer.save_pretrained(run.tokenizer)
         save_table(rows_to_keep(data), run.compared_rows)
