@@ -41,7 +41,10 @@ TRAINING = (*MODEL_AND_DATA, "--size", "300", "--epochs", "1", "--lr", "2e-4", "
 #: A few steps in bf16, on CPUs where all of it would take an hour: they have no bf16 products and emulate them.
 SHORT = (*MODEL_AND_DATA, "--size", "12", "data.held_out=2", "data.max_length=64", "train.steps=2", "--batch-size", "1")
 LORA, NF4, FULL, BF16 = "runs/lora", "runs/lora-nf4", "runs/full", "runs/lora-bf16"
-EXPORTS = ("hf", "peft", "compressed-tensors", "gguf", "ollama")
+
+#: MXFP4 without calibration costs a model of this size more than it learned here: an export is refused, or forced.
+EXPORTS = (("hf", ()), ("peft", ()), ("compressed-tensors", ("--force",)), ("gguf", ()), ("ollama", ()))
+
 QUESTION = "Name the three primary colors."
 
 #: What plain transformers answers, with the chat template and the generation settings that the merge brought along.
@@ -49,6 +52,8 @@ PLAIN = """
 import sys
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+disable_progress_bar()
 folder, question = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -96,7 +101,10 @@ def steps() -> list[Step]:
         Step(("merge", LORA, "--compare")),
         Step(("merge", LORA, "--out", "merged"), makes="merged"),
         Step(("merge", NF4, "--out", "merged-nf4"), makes="merged-nf4"),
-        *(Step(("export", LORA, "--to", to, "--out", f"exported-{to}"), makes=f"exported-{to}") for to in EXPORTS),
+        *(
+            Step(("export", LORA, "--to", to, *more, "--out", f"exported-{to}"), makes=f"exported-{to}")
+            for to, more in EXPORTS
+        ),
         Step(("python", "plain.py", "merged", QUESTION), needs="merged"),
     ]
 
@@ -112,14 +120,14 @@ def run(step: Step, folder: Path) -> tuple[str, int]:
 
 def chat(words: Sequence[str], folder: Path) -> tuple[str, int]:
     """A conversation at a terminal: a question, the base's answer to the same, and the end."""
-    lines = [QUESTION, "/base", QUESTION, "/quit"]
+    lines = [QUESTION, "/base", QUESTION, "quit"]
     main, terminal = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "tunelab", *words], cwd=folder, stdin=terminal, stdout=terminal, stderr=terminal,
         env={**offline(), "COLUMNS": "100", "TERM": "xterm", "NO_COLOR": "1"},
     )  # fmt: skip
     os.close(terminal)
-    shown = bytearray()
+    shown, typed = bytearray(), 0
     while True:
         try:
             piece = os.read(main, 4096)
@@ -128,15 +136,16 @@ def chat(words: Sequence[str], folder: Path) -> tuple[str, int]:
         if not piece:
             break
         shown += piece
-        if lines and shown.rstrip().endswith(b">"):
-            os.write(main, lines.pop(0).encode() + b"\n")
-            shown += b" "
+        # A line is typed at a prompt alone: what is typed while an answer is written can be lost.
+        if typed < min(shown.count(b"you> "), len(lines)):
+            os.write(main, lines[typed].encode() + b"\n")
+            typed += 1
     text = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][AB0]|\r", b"", bytes(shown)).decode(errors="replace")
     return text, process.wait()
 
 
 def offline() -> dict[str, str]:
-    return {**os.environ, "HF_HUB_OFFLINE": "1"}
+    return {"NLTK_DATA": "nltk_data", **os.environ, "HF_HUB_OFFLINE": "1"}
 
 
 @contextmanager
@@ -144,7 +153,7 @@ def prepared(model: Path, data: Path, folder: Path) -> Iterator[Path]:
     """The folder that the commands run in, with links to what they use."""
     folder.mkdir(parents=True, exist_ok=True)
     links = {"model": model, "alpaca_cleaned.json": data / "alpaca" / "alpaca_cleaned.json"}
-    links |= {name: data / name for name in ("ifeval", "mmlu")}
+    links |= {name: data / name for name in ("ifeval", "mmlu", "nltk_data")}
     for name, place in links.items():
         if place.exists() and not (folder / name).exists():
             (folder / name).symlink_to(place.resolve())

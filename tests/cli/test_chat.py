@@ -303,7 +303,7 @@ def test_a_conversation_at_a_terminal(endless: Path, tmp_path: Path) -> None:
     terminal = Terminal("--model", endless, "--template", "plain", "--set", "max_new_tokens=12")
     assert "\x1b[1m" in terminal.wait(PROMPT)
     terminal.press_ctrl("C")
-    assert "to leave: quit, exit, q or Ctrl-D" in terminal.wait(PROMPT)
+    assert "to leave: /quit, quit, exit, q or Ctrl-D" in terminal.wait(PROMPT)
     terminal.type("What is red?")
     shown = terminal.wait(PROMPT)
     assert "base> " in shown and "\x1b[" in shown
@@ -321,7 +321,7 @@ def test_a_conversation_at_a_terminal(endless: Path, tmp_path: Path) -> None:
     assert "[stopped]" in terminal.wait(PROMPT)
     terminal.type("/save " + str(path))
     assert "1 line appended to" in terminal.wait(PROMPT)
-    terminal.type("quit")
+    terminal.type("/quit")
     code, _ = terminal.ends()
     assert code == 0
     turns = json.loads(path.read_text())["messages"]

@@ -24,8 +24,8 @@ from tunelab.errors import DataError, TunelabError, UsageError
 if TYPE_CHECKING:
     from tunelab.answering.chat_session import ChatSession, Piece, Reply
 
-QUIT = ("quit", "exit", "q")
-HOW_TO_LEAVE = "to leave: quit, exit, q or Ctrl-D"
+QUIT = ("quit", "exit", "q", "/quit", "/exit", "/q")
+HOW_TO_LEAVE = "to leave: /quit, quit, exit, q or Ctrl-D"
 COMMANDS = {
     "base": "switch to the base model",
     "tuned": "switch to the tuned model",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from tunelab.cpu import WAITING, usable_cores
 from tunelab.records.runs import environment
 from tunelab.units import format_bytes
 
@@ -27,7 +28,14 @@ CPU_FEATURES = {
 }
 
 #: Variables whose value is shown, and those of which only the name is: their values are paths or secrets.
-SHOWN = ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM")
+SHOWN = (
+    "CUDA_VISIBLE_DEVICES",
+    "HF_HUB_OFFLINE",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "TOKENIZERS_PARALLELISM",
+    *WAITING,
+)
 NAMED = ("HF_HOME", "HF_TOKEN", "NLTK_DATA", "TUNELAB_CACHE")
 
 
@@ -73,8 +81,7 @@ def _cpu_flags() -> set[str]:
 
 def _cores() -> str:
     physical, logical = psutil.cpu_count(logical=False), psutil.cpu_count()
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else logical
-    return f"{physical or '?'} physical, {logical} logical, {usable} usable by this process"
+    return f"{physical or '?'} physical, {logical} logical, {usable_cores()} usable by this process"
 
 
 def _device_rows() -> list[tuple[str, str]]:

@@ -71,7 +71,7 @@ class Stage:
             figures.append(_clock(now - self.began))
         if self.detail:
             figures += self.detail.split(SEPARATOR)
-        if units > 0 and took > 0 and "/s" not in self.detail:
+        if units > 0 and took > 0 and "/s" not in self.detail and units / took >= 0.1:
             figures.append(f"{format_number(units / took, 1)}/s")
         return figures
 

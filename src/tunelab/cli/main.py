@@ -24,6 +24,7 @@ from tunelab import plugins
 from tunelab.cli._import_notices import silence_import_notices
 from tunelab.cli._parser import VerbParser
 from tunelab.cli._renamed_flags import check_flags_are_current
+from tunelab.cpu import set_thread_defaults
 from tunelab.errors import SAME_COMMAND, UsageError
 from tunelab.failures import in_words
 
@@ -83,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complete_line()
     words = list(sys.argv[1:] if argv is None else argv)
     silence_import_notices()
+    set_thread_defaults(os.environ)
     for stream in (sys.stdout, sys.stderr):
         # A character that the stream cannot encode is escaped; it must not crash the command.
         if hasattr(stream, "reconfigure"):

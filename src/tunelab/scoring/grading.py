@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tunelab.cpu import usable_cores
 from tunelab.errors import RunError, TunelabError
 from tunelab.evaluation.benchmark import BenchmarkOptions, Response
 from tunelab.evaluation.benchmark_files import load_benchmark
@@ -30,13 +31,6 @@ WORKER = "from tunelab.scoring.grading import work; work()"
 
 Values = dict[str, Any]
 Numbered = tuple[int, Response]
-
-
-def cores() -> int:
-    """Cores available to this process."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def grade_responses(
@@ -60,7 +54,7 @@ def grade_responses(
     Raises:
         RunError: a response cannot be graded; names the first one, with its location and item.
     """
-    workers = workers or cores()
+    workers = workers or usable_cores()
     numbered = list(enumerate(responses))
     found: dict[int, Values] = {}
     seconds: list[float] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,6 +16,7 @@ from peft import PeftModel
 from torch import nn
 
 from tunelab.config import Recipe, RecipeLike, as_recipe, resolve, to_yaml
+from tunelab.cpu import usable_cores
 from tunelab.data.loader import TokenTable, TrainingPlan
 from tunelab.data.prepared import save_table
 from tunelab.errors import Interrupted, RunError, TrainingError, TunelabError, UsageError
@@ -128,7 +128,7 @@ def resume(
 def keep_threads(manifest: dict[str, Any]) -> None:
     """Compute with as many threads as the run began with, where there are as many cores: sums keep their order."""
     threads = manifest.get("compute", {}).get("threads")
-    if threads is not None and threads <= (os.cpu_count() or 1):
+    if threads is not None and threads <= usable_cores():
         torch.set_num_threads(threads)
 
 

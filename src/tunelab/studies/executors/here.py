@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from tunelab.config.study import HELD_OUT
+from tunelab.cpu import usable_cores
 from tunelab.errors import Interrupted
 from tunelab.preparation.rows import check_local_files
 from tunelab.progress import Progress, named
@@ -134,7 +135,7 @@ def _work(folder: Path, key: str, gpu: str, workers: int, sending: Connection) -
     """Run a cell in a worker process. Sets the GPU before torch is imported, and its share of CPU threads."""
     if gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // workers)))
 
     def report(stage: str, done: int, total: int | None, detail: str = "") -> None:
         with suppress(BrokenPipeError):  # the study's process was killed: this job still saves its work

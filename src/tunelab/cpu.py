@@ -1,0 +1,83 @@
+"""The cores that this process may use, and how torch's threads wait for each other on them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+
+#: How often a waiting OpenMP thread looks again before it sleeps. GNU's default, 300,000 times, keeps a core busy for
+#: milliseconds at the end of each operation: on a machine that does other work, threads then wait for threads that
+#: cannot run. Measured idle and beside busy processes: benchmarks/busy_machine.py.
+SPINS = 1000
+
+#: What a user sets to choose this; then nothing is changed.
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Cores that this process may use: those of its affinity, or fewer if its control group has a quota of CPU time.
+
+    Args:
+        root: where proc and sys are.
+    """
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota(root)
+    return count if quota is None else max(1, min(count, math.ceil(quota)))
+
+
+def set_thread_defaults(environment: MutableMapping[str, str], cores: int | None = None) -> None:
+    """Set how OpenMP's threads wait, and their number where a quota allows less than all cores.
+
+    OpenMP reads the environment once, when torch is loaded: call this before. What a user has set stays.
+
+    Args:
+        environment: os.environ; child processes inherit it.
+        cores: cores that may be used; default: usable_cores().
+    """
+    if not any(name in environment for name in WAITING):
+        environment["GOMP_SPINCOUNT"] = str(SPINS)
+        environment["KMP_BLOCKTIME"] = "0"  # ms; Intel's and LLVM's OpenMP, in conda's builds and on macOS
+    count = usable_cores() if cores is None else cores
+    if count < (os.cpu_count() or 1):
+        environment.setdefault("OMP_NUM_THREADS", str(count))
+
+
+def _quota(root: Path) -> float | None:
+    """The cores' worth of CPU time of this process's control group, from cgroup v2 or v1; None if not limited."""
+    own = _lines(root / "proc" / "self" / "cgroup")
+    v2 = [line[3:].strip("/") for line in own if line.startswith("0::")]
+    v1 = [line.split(":", 2)[2].strip("/") for line in own if "cpu" in line.split(":")[1].split(",")]
+    groups = root / "sys" / "fs" / "cgroup"
+    limits = [_v2_limit(group) for place in v2 for group in _upwards(groups, place)]
+    limits += [_v1_limit(group) for place in v1 for group in _upwards(groups / "cpu", place)]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _upwards(groups: Path, place: str) -> list[Path]:
+    """A control group's folder and those above it: each may set a limit. In a container only the top is visible."""
+    folder = groups / place
+    return [folder, *(above for above in folder.parents if above.is_relative_to(groups))]
+
+
+def _v2_limit(group: Path) -> float | None:
+    return _ratio(*" ".join(_lines(group / "cpu.max")).split()[:2])
+
+
+def _v1_limit(group: Path) -> float | None:
+    return _ratio(*_lines(group / "cpu.cfs_quota_us"), *_lines(group / "cpu.cfs_period_us"))
+
+
+def _ratio(*words: str) -> float | None:
+    """Quota over period, both in microseconds; "max" and -1 mean no limit."""
+    if len(words) != 2 or not all(word.isdigit() and int(word) for word in words):
+        return None
+    return int(words[0]) / int(words[1])
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    except OSError:
+        return []
