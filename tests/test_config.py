@@ -387,3 +387,40 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"model: caf\xe9\n")
     with pytest.raises(UsageError, match=r"latin.yaml: not UTF-8 at byte 10"):
         load_recipe(tmp_path / "latin.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("train: {lr: !!int abc}", "abc is not a valid int"),
+        ("train: {lr: !!float x}", "x is not a valid float"),
+        ("a: !!timestamp 2020-13-45", "2020-13-45 is not a valid timestamp"),
+        ("a: !!bool maybe", "maybe is not a valid bool"),
+        ("train: {seed: " + "9" * 5000 + "}", r"9{40}\.\.\. \(5,000 characters\) is not a valid int"),
+        ("[" * 3000, "nested too deeply"),
+    ],
+)
+def test_a_value_that_its_yaml_tag_cannot_have(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse_yaml(text, "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.seed=18446744073709551616", "expected at most 9.22337e+18, got 18446744073709551616"),
+        ("train.lr=1e300", "expected at most 3.4e+38, got 1e+300"),
+        ("adapter.alpha=1e300", "expected at most 3.4e+38, got 1e+300"),
+    ],
+)
+def test_numbers_that_torch_cannot_hold(override: str, said: str) -> None:
+    assert problems_of(override) == {override.partition("=")[0]: (said, "give a smaller number")}
+
+
+def test_a_path_has_no_null_character() -> None:
+    (message, _) = problems_of('out="a\\0b"')["out"]
+    assert message == "expected a string, or null, got 'a\\x00b'"
+
+
+def test_an_entry_is_numbered_in_plain_digits() -> None:
+    assert "has no entry '²'" in problems_of("data.sources.²=x")["data.sources.²"][0]

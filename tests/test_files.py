@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tunelab import files
+from tunelab.errors import RunError
 
 # Dies as by SIGKILL (no handler, no `finally`) before or after the n-th call of a function of `os`.
 DIE = """
@@ -167,7 +170,7 @@ def test_a_file_that_does_not_exist_has_no_lines(tmp_path: Path) -> None:
 def test_a_broken_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"a": \n{"a": 2}\n')
-    with pytest.raises(ValueError, match="Expecting value"):
+    with pytest.raises(RunError, match=r"metrics\.jsonl: line 1 is not JSON"):
         files.read_json_lines(path)
 
 
@@ -178,3 +181,37 @@ def test_appending_goes_on_after_the_torn_line_is_cut(tmp_path: Path) -> None:
     with open(path, "ab") as file:
         file.write(b'{"a": 3}\n')
     assert files.read_json_lines(path)[0] == [{"a": 1}, {"a": 3}]
+
+
+def test_a_write_that_fails_names_the_file_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "text").write_text("old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        files.write_text_atomically(tmp_path / "text", "new")
+    assert caught.value.filename == str(tmp_path / "text")
+    writing = files.directory_written_atomically(tmp_path / "folder")
+    with pytest.raises(OSError, match="No space left on device") as caught, writing as folder:
+        (folder / "a").write_text("a")
+    assert caught.value.filename == str(tmp_path / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["text"] and (tmp_path / "text").read_text() == "old"
+
+
+def test_a_library_s_failure_is_the_system_s_with_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left on device") as caught, files.named_failures(tmp_path):
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path))
+    with pytest.raises(RunError, match="own words"), files.named_failures(tmp_path):
+        raise RunError("own words (os error 28)")
+    with pytest.raises(ValueError, match="else"), files.named_failures(tmp_path):
+        raise ValueError("else")
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"[1]", b"\xff", bytes(9), b"[" * 9000])
+def test_a_damaged_json_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(RunError, match=r"manifest\.json: damaged: (not JSON|expected a JSON object)"):
+        files.read_json(tmp_path / "manifest.json")

@@ -38,8 +38,8 @@ MEMORY_REMEDY = (
 )
 LONGEST_SENTENCE = 300
 
-# Rust libraries (safetensors, tokenizers) pass the system's number on in their text alone.
-_SYSTEM_NUMBER = re.compile(r"\(os error (\d+)\)")
+# Rust libraries (safetensors, tokenizers) and shutil pass the system's number on in their text alone.
+_SYSTEM_NUMBER = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|Unable to allocate", re.IGNORECASE)
 
 
@@ -110,7 +110,7 @@ def system_error(error: BaseException) -> int | None:
     for link in chain(error):
         number = link.errno if isinstance(link, OSError) else None
         if number is None and (found := _SYSTEM_NUMBER.search(str(link))):
-            number = int(found[1])
+            number = int(found[1] or found[2])
         if number in SYSTEM_ERRORS:
             return number
     return None

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tunelab.errors import UsageError
+from tunelab.errors import RunError, TunelabError, UsageError
+from tunelab.failures import system_error
 
 
 def as_path(value: object, what: str = "path") -> Path:
@@ -42,12 +43,39 @@ def fsync_directory(path: Path) -> None:
 def write_text_atomically(path: Path, text: str) -> None:
     """Replace `path` with `text` (UTF-8): temporary file in the same directory, fsync, rename, directory fsync."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    fsync_directory(path.parent)
+    with named_failures(path):
+        try:
+            with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        fsync_directory(path.parent)
+
+
+@contextmanager
+def named_failures(path: Path) -> Iterator[None]:
+    """Let failures of the system (a full disk, no permission) name the file: those of a write do not say which it was.
+
+    Raises:
+        OSError: in place of what a library makes of such a failure.
+    """
+    try:
+        yield
+    except TunelabError:
+        raise
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+    except Exception as error:
+        number = system_error(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def write_json_atomically(path: Path, value: Any) -> None:
@@ -63,6 +91,11 @@ def directory_written_atomically(path: Path) -> Iterator[Path]:
     it is renamed first, so that a kill between the two renames leaves it at `.{name}.old`, from where
     recover_directory() restores it.
     """
+    with named_failures(path):
+        yield from _written_atomically(path)
+
+
+def _written_atomically(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -109,11 +142,30 @@ def recover_directory(path: Path) -> None:
         os.rename(old, path)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file that tunelab wrote.
+
+    Raises:
+        RunError: the file is something else, for example empty.
+        OSError: it cannot be read.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path}: damaged: not JSON: {error}", "restore it from a copy, or start again") from None
+    if not isinstance(found, dict):
+        raise RunError(f"{path}: damaged: expected a JSON object", "restore it from a copy, or start again")
+    return found
+
+
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The complete JSON lines of an append-only file, and their length in bytes.
 
     A torn last line (no newline, or not JSON: the writer was killed) is left out of both.
     A file that does not exist has no lines.
+
+    Raises:
+        RunError: another line is not JSON.
     """
     if not path.exists():
         return [], 0
@@ -128,7 +180,8 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
         except ValueError:
             if good + len(line) == len(data):
                 break
-            raise
+            number = len(records) + 1
+            raise RunError(f"{path}: line {number} is not JSON", "the file was edited or damaged; remove it") from None
         good += len(line)
     return records, good
 

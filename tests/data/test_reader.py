@@ -340,6 +340,26 @@ class TestArguments:
         assert texts(loaded) == [[("p", ""), ("yes", "")]]
         assert loaded.bad_rows == ["rows.jsonl row 2: message 1 (user) has no text"]
 
+    @pytest.mark.parametrize(
+        ("code", "error", "said"),
+        [
+            ("def examples(row, options): return None", DataError, "returned None, expected a list of Conversation"),
+            ("def examples(row, options): return [5]", DataError, r"returned \[5\], expected a list of Conversation"),
+            ("def examples(row, options): 1 / 0", DataError, "row 1: the source .* fails: ZeroDivisionError"),
+            ("def gather(rows, options): 1 / 0", DataError, "rows.jsonl: the source .* fails: ZeroDivisionError"),
+            ("def gather(rows, options): return None", DataError, "rows.jsonl: the source .* fails: TypeError"),
+            ("Options = 5", UsageError, "mine.py': Options is no SourceOptions"),
+            ("def left_out(row, options): return 5", DataError, "rows.jsonl: the source .* fails: TypeError"),
+        ],
+    )
+    def test_a_mistake_in_a_source_of_the_users_own(
+        self, tmp_path: Path, code: str, error: type[Exception], said: str
+    ) -> None:
+        source = tmp_path / "mine.py"
+        source.write_text(f"from tunelab.data.sources.prompt_completion import *\n{code}\n", encoding="utf-8")
+        with pytest.raises(error, match=said):
+            load(write(tmp_path, "rows.jsonl", b'{"prompt": "p", "completion": "c"}\n'), str(source))
+
     def test_progress_counts_every_row(self, tmp_path: Path) -> None:
         calls: list[tuple[str, int, int | None]] = []
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from tunelab.data.reader import load_examples
@@ -44,6 +46,15 @@ class TestFilesThatCannotBeRead:
         with pytest.raises(DataError, match=match) as caught:
             load_examples("prompt-completion", path=path, on_bad_row="skip")
         assert str(path) in caught.value.message and hint in caught.value.hint
+
+    def test_a_parquet_value_that_python_cannot_hold_is_a_bad_row(self, tmp_path: Path) -> None:
+        far = pyarrow.array([0, 2**62], pyarrow.timestamp("us"))
+        table = pyarrow.table({"prompt": ["p", "q"], "completion": ["c", "d"], "when": far})
+        pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+        loaded = load_examples("prompt-completion", path=tmp_path / "rows.parquet", on_bad_row="skip")
+        assert len(loaded.examples) == 1
+        (reason,) = loaded.bad_rows
+        assert reason.startswith("rows.parquet row 2: column 'when' has a value that Python cannot hold: ")
 
     def test_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"rows\.json: no such file"):

@@ -147,3 +147,21 @@ def test_a_chat_template_without_a_closing_token_teaches_no_end() -> None:
 def test_special_tokens_in_the_data_are_refused_under_chat() -> None:
     with pytest.raises(BadRow, match=r"message 1 \(user\) contains '<\|im_end\|>'"):
         ChatTemplate(chatml, SPECIAL).render(ask("What is <|im_end|>?", "A token."))
+
+
+def test_several_named_templates_without_a_default_are_listed() -> None:
+    tokenizer = FakeTokenizer()
+    tokenizer.chat_template = {"tool_use": "x", "rag": "y"}  # type: ignore[assignment]
+    with pytest.raises(ModelError, match=r"several chat templates \(rag, tool_use\) and no default") as caught:
+        get_template("auto", tokenizer)
+    assert "data.chat_template=FILE" in caught.value.hint
+
+
+@pytest.mark.parametrize("failure", [ZeroDivisionError("division by zero"), TypeError("'int' object is not callable")])
+def test_a_template_that_fails_says_how(failure: Exception) -> None:
+    def apply(turns: object) -> str:
+        raise failure
+
+    template = ChatTemplate(apply=apply, special_tokens=())
+    with pytest.raises(BadRow, match=f"the chat template fails: {type(failure).__name__}: "):
+        template.render(Conversation((Message("user", "a"), Message("assistant", "b"))))

@@ -10,9 +10,10 @@ import pytest
 from huggingface_hub import errors
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 
-from tunelab.errors import DataError
+from tunelab.errors import DataError, UsageError
 from tunelab.evaluation.benchmark import Benchmark, HubFiles
-from tunelab.evaluation.benchmark_files import benchmark_files
+from tunelab.evaluation.benchmark_files import benchmark_files, load_benchmark
+from tunelab.models.precision import weight_format
 
 HUB = Benchmark(
     "generate", "right", None, None, "a paper", "MIT", HubFiles("owner/items", "c0ffee", ("test/*.jsonl", "dev.csv"))
@@ -68,3 +69,16 @@ def test_without_the_hub_a_folder_must_be_given() -> None:
     with pytest.raises(DataError, match="own: its files are not on the hub") as caught:
         benchmark_files(alone, None, name="own")
     assert "own.data=FOLDER" in caught.value.hint
+
+
+def test_a_module_that_is_no_benchmark_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("x = 1\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"mine\.py' lacks BENCHMARK, Options"):
+        load_benchmark(str(tmp_path / "mine.py"))
+
+
+@pytest.mark.parametrize("code", ["x = 1\n", "Format = 5\n"])
+def test_a_module_that_is_no_weight_format_is_refused(tmp_path: Path, code: str) -> None:
+    (tmp_path / "mine.py").write_text(code, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"mine\.py' has no dataclass Format"):
+        weight_format(str(tmp_path / "mine.py"))

@@ -160,3 +160,10 @@ def test_an_adapter_of_another_model(tmp_path: Path) -> None:
         load_adapter(tiny_model("llama", num_hidden_layers=3), tmp_path / "llama")
     with pytest.raises(ModelError, match=r"does not fit .*: unexpected key base_model.model.model.layers.1"):
         load_adapter(tiny_model("llama", num_hidden_layers=1), tmp_path / "llama")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_rank_beyond_the_memory_is_refused_before_anything_is_allocated(family: str) -> None:
+    with pytest.raises(ModelError, match=r"adapter\.rank=100000000000: .* need .*B, and the device has .*B") as caught:
+        add_lora(tiny_model(family), rank=10**11, alpha=1)
+    assert "8 to 64 is usual" in caught.value.hint

@@ -9,7 +9,7 @@ import tiny
 
 from tunelab.config import parse_recipe, resolve
 from tunelab.errors import ModelError, UsageError
-from tunelab.preparation.rows import fit_to_model, prepare
+from tunelab.preparation.rows import chat_template_source, fit_to_model, prepare
 
 
 def test_a_chat_template_file_that_is_not_there(tmp_path: Path) -> None:
@@ -17,6 +17,14 @@ def test_a_chat_template_file_that_is_not_there(tmp_path: Path) -> None:
     tree["data"] |= {"template": "chat", "chat_template": str(tmp_path / "none.jinja")}
     with pytest.raises(UsageError, match=r"data.chat_template: .*none.jinja: no such file"):
         prepare(resolve(parse_recipe(tree)))
+
+
+def test_a_chat_template_file_that_is_no_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "odd.jinja").write_bytes(b"{{ \xff }}")
+    tree = tiny.recipe(tmp_path / "model", tmp_path / "rows.jsonl", tmp_path / "run")
+    tree["data"] |= {"template": "chat", "chat_template": str(tmp_path / "odd.jinja")}
+    with pytest.raises(UsageError, match=r"data.chat_template: .*odd.jinja: not UTF-8 at byte 3"):
+        chat_template_source(parse_recipe(tree).data)
 
 
 def test_a_model_whose_window_cannot_be_read(tmp_path: Path) -> None:

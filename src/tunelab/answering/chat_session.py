@@ -12,7 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,6 +22,7 @@ from tunelab.data.messages import Conversation, Message, check_conversation
 from tunelab.data.tokenize import EncodedRow, RowEncoder
 from tunelab.data.vocabulary import dropped_characters
 from tunelab.errors import BadRow, DataError, ModelError, UsageError
+from tunelab.files import truncate_file
 from tunelab.inference import engine
 from tunelab.inference.sampling import Decoding
 
@@ -232,12 +233,15 @@ class ChatSession:
             conversation = check_conversation(_conversation(self.system, group[:-1], group[-1]))
             turns = [{"role": message.role, "content": message.content} for message in conversation.messages]
             lines.append(json.dumps({"messages": turns}, ensure_ascii=False) + "\n")
+        before = b""
         try:
             before = path.read_bytes() if path.exists() else b""
             with open(path, "a", encoding="utf-8", newline="\n") as file:
                 file.write("\n" if before and not before.endswith(b"\n") else "")
                 file.write("".join(lines))
         except OSError as error:
+            with suppress(OSError):  # no half of a line stays in the file
+                truncate_file(path, len(before)) if before else path.unlink(missing_ok=True)
             raise DataError(f"{path}: cannot be written: {error.strerror}", "choose another file") from error
         return len(lines)
 

@@ -219,6 +219,6 @@ def _read(folder: Path) -> Evaluated:
         content = read_scores(json.loads((folder / SCORES).read_text(encoding="utf-8")), folder / SCORES)
         name = HELD_OUT if (folder / LIKELIHOODS).exists() else content["benchmark"]
         return Evaluated(folder, plugins.label(name), content["header"].get("arm", ""), content)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         score_again = shlex.join(["tunelab", "score", str(folder)])
         raise RunError(f"{folder / SCORES}: not a valid score file", f"score again: {score_again}") from error

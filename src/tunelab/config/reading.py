@@ -173,7 +173,7 @@ def _changed(tree: dict[str, Any], path: str, value: Any, problems: list[Problem
     *parents, last = path.split(".")
     place: Any = tree
     for depth, name in enumerate(parents):
-        if isinstance(place, list) and name.isdigit() and int(name) < len(place):
+        if isinstance(place, list) and name.isdecimal() and int(name) < len(place):
             place = place[int(name)]
         elif isinstance(place, dict):
             if place.get(name) is None:
@@ -184,7 +184,7 @@ def _changed(tree: dict[str, Any], path: str, value: Any, problems: list[Problem
             return tree
     if isinstance(place, dict):
         place[last] = value
-    elif isinstance(place, list) and last.isdigit() and int(last) < len(place):
+    elif isinstance(place, list) and last.isdecimal() and int(last) < len(place):
         place[int(last)] = value
     else:
         problems.append(_unreachable(".".join(parents), place, last, path))
@@ -250,6 +250,8 @@ def _problem(path: str, details: ErrorDetails, expected: Any) -> Problem:
         remedy = {"model": "--model NAME", "data": "--data SOURCE"}.get(path, f"{path}=...")
         return Problem(path, "is missing", f"add it to the recipe, or give {remedy}")
     value = details["input"]
+    if details["type"] == "less_than_equal" and "le" in details.get("ctx", {}):
+        return Problem(path, f"expected at most {details['ctx']['le']:g}, got {shown(value)}", "give a smaller number")
     remedy = other_value_remedy(re.sub(r"\.\d+$", "", path), value) or _hint_for_value(value, expected)
     return Problem(path, f"expected {in_words(expected)}, got {shown(value)}", remedy)
 

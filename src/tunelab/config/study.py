@@ -166,6 +166,8 @@ def load_study(path: str | Path, changes: Sequence[str] = (), *, tiny: bool = Fa
     origin = study_file(path)
     try:
         tree = parse_yaml(origin.read_text(encoding="utf-8"), origin=str(origin))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{origin}: not UTF-8 at byte {error.start}", "save the study as UTF-8 text") from None
     except OSError as error:
         raise UsageError(f"{origin}: cannot be read: {error.strerror}", "give the path of a study's file") from None
     if not isinstance(tree, dict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictInt, StrictStr
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +28,30 @@ def _number(value: Any) -> Any:
     return float(value) if isinstance(value, str) else value
 
 
-Text = Annotated[StrictStr, Field(min_length=1), Words("a string")]
+# The largest numbers that torch can compute with: a 64-bit integer, and a float32.
+LARGEST_COUNT, LARGEST = 2**63 - 1, 3.4e38
+
+
+def _without_null(value: str) -> str:
+    """Text that can be a path or a name: the system's own strings end at a null character."""
+    if "\0" in value:
+        raise ValueError("has a null character")
+    return value
+
+
+Text = Annotated[StrictStr, Field(min_length=1), AfterValidator(_without_null), Words("a string")]
 Flag = Annotated[StrictBool, Words("true or false")]
-Count = Annotated[StrictInt, Field(ge=1), Words("a positive integer")]
-CountOrZero = Annotated[StrictInt, Field(ge=0), Words("a non-negative integer")]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number), Words("a positive number")]
+Count = Annotated[StrictInt, Field(ge=1, le=LARGEST_COUNT), Words("a positive integer")]
+CountOrZero = Annotated[StrictInt, Field(ge=0, le=LARGEST_COUNT), Words("a non-negative integer")]
+Positive = Annotated[
+    float, Field(gt=0, le=LARGEST, allow_inf_nan=False), BeforeValidator(_number), Words("a positive number")
+]
 NotNegative = Annotated[
-    float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number), Words("a non-negative number")
+    float, Field(ge=0, le=LARGEST, allow_inf_nan=False), BeforeValidator(_number), Words("a non-negative number")
 ]
 Share = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number), Words("a number in [0, 1)")]
 ShareOrCount = Annotated[
-    Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, allow_inf_nan=False)],
+    Annotated[int, Field(ge=0, le=LARGEST_COUNT)] | Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)],
     BeforeValidator(_number),
     Words("a fraction below 1, or an integer"),
 ]

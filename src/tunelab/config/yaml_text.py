@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from tunelab.errors import ConfigError, Problem
 
@@ -21,6 +22,9 @@ _SCALARS = (
     ),
 )
 
+#: Characters of an invalid value in a message.
+MOST_SHOWN = 40
+
 
 class _Loader(yaml.SafeLoader):
     """SafeLoader with the scalars above, which records duplicate keys."""
@@ -30,6 +34,15 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.twice: list[Problem] = []
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, AttributeError, OverflowError) as error:
+            # PyYAML converts the texts of tags (!!int, !!bool, !!timestamp) without a check.
+            kind, text = str(node.tag).rpartition(":")[2], str(node.value)
+            shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}... ({len(text):,} characters)"
+            raise ConstructorError(None, None, f"{shown} is not a valid {kind}", node.start_mark) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[Any, int] = {}
@@ -87,6 +100,9 @@ def parse_yaml(text: str, origin: str) -> Any:
         said = ": ".join(part for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part)
         hint = "check indentation (no tabs), quotes and colons there"
         raise ConfigError(origin, [Problem(place, said or str(error), hint)]) from None
+    except RecursionError:
+        hint = "a recipe or a study has at most a few levels"
+        raise ConfigError(origin, [Problem("text", "nested too deeply", hint)]) from None
     if loader.twice:
         raise ConfigError(origin, loader.twice)
     return value

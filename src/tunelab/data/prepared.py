@@ -250,11 +250,18 @@ def load_table(path: Path) -> TokenTable:
 
 
 def cached(key: str) -> PreparedData | None:
-    """Prepared data of this key from the cache; None if there is none."""
+    """Prepared data of this key from the cache; None if there is none, or if it is damaged."""
     folder = cache_directory() / key
     recover_directory(folder)
     if not (folder / "report.json").exists():
         return None
+    try:
+        return _stored(key, folder)
+    except Exception:  # damaged: it is prepared again, and replaced
+        return None
+
+
+def _stored(key: str, folder: Path) -> PreparedData:
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     return PreparedData(
         key=key,

@@ -14,10 +14,11 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from tunelab import plugins
-from tunelab.data.messages import Conversation, Example, check_conversation
+from tunelab.data.messages import Conversation, Example, PretokenizedRow, check_conversation
 from tunelab.data.sources._source import UNKNOWN_LICENCE, HubDataset, NumberedRow, Row, SourceOptions
 from tunelab.data.tables import check_data_file, file_rows, hub_table
 from tunelab.errors import BadRow, DataError, UsageError
+from tunelab.failures import explained, sentence
 from tunelab.progress import Progress, silent
 
 FOLDER = "data/sources"
@@ -113,7 +114,8 @@ def load_examples(
         name, module, rows = _detect(place)
     settings = _checked_options(name, module, options or {})
     numbers = _Counted(rows, place, progress)
-    converted = _convert(module, numbers, settings, place.label)
+    with explained(f"{place.origin}: the source {name} fails", DataError, "--debug shows where"):
+        converted = _convert(module, numbers, settings, place.label)
     progress(f"reading {place.label}", numbers.seen, numbers.seen)
     _judge(place.origin, converted, numbers.seen, on_bad_row)
     return LoadedSource(
@@ -153,6 +155,8 @@ def load_source(name: str) -> ModuleType:
         raise UsageError(
             f"source {name!r} lacks {', '.join(missing)}", "data/sources/_source.py documents the parts of a source"
         )
+    if not (isinstance(module.Options, type) and issubclass(module.Options, SourceOptions)):
+        raise UsageError(f"source {name!r}: Options is no SourceOptions", "data/sources/_source.py documents it")
     return module
 
 
@@ -286,7 +290,7 @@ def _convert(module: ModuleType, rows: Iterable[NumberedRow], options: SourceOpt
         try:
             if isinstance(row, BadRow):
                 raise row
-            made = module.examples(row, options)
+            made = _made(module, row, options)
             origins = [f"{label} row {number}"]
             if len(made) > 1:
                 origins = [f"{label} row {number} ({index} of {len(made)})" for index in range(1, len(made) + 1)]
@@ -301,6 +305,19 @@ def _convert(module: ModuleType, rows: Iterable[NumberedRow], options: SourceOpt
     # A source that gathers rows knows only at the end which of them are left over.
     result.bad.sort(key=lambda entry: entry[0])
     return result
+
+
+def _made(module: ModuleType, row: Row, options: SourceOptions) -> list[Example]:
+    """The examples of a row. Raises BadRow if the source (it may be a user's own) fails or returns something else."""
+    try:
+        made = module.examples(row, options)
+    except BadRow:
+        raise
+    except Exception as error:
+        raise BadRow(f"the source {module.__name__} fails: {sentence(error)}", "--debug shows where") from error
+    if not isinstance(made, list | tuple) or not all(isinstance(one, Conversation | PretokenizedRow) for one in made):
+        raise BadRow(f"the source {module.__name__} returned {made!r:.60}, expected a list of Conversation")
+    return list(made)
 
 
 def _finished(example: Example, origin: str) -> Example:

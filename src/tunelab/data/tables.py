@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from tunelab.data.sources._source import HubDataset, NumberedRow, kind_of
 from tunelab.errors import BadRow, DataError
+from tunelab.failures import sentence
 from tunelab.hub import hub_access, why_unreachable
 
 if TYPE_CHECKING:
@@ -267,7 +268,7 @@ def _parquet_rows(path: Path) -> Iterator[NumberedRow]:
             for batch in file.iter_batches():
                 yield from enumerate(_batch_rows(batch), first)
                 first += batch.num_rows
-    except pyarrow.ArrowInvalid as error:
+    except pyarrow.ArrowException as error:
         raise DataError(f"{path}: not a parquet file: {error}", "is it complete, with the right extension?") from error
 
 
@@ -275,8 +276,8 @@ def _batch_rows(batch: Any) -> list[dict[str, Any] | BadRow]:
     try:
         rows: list[dict[str, Any] | BadRow] = batch.to_pylist()
         return rows
-    except UnicodeDecodeError:
-        # One bad text fails the batch: read it row by row to find which.
+    except Exception:  # pyarrow and Python disagree on what a text or a date can be
+        # One bad value fails the batch: read it row by row to find which.
         return [_single_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
 
 
@@ -286,6 +287,18 @@ def _single_row(batch: Any) -> dict[str, Any] | BadRow:
         return row
     except UnicodeDecodeError as error:
         return BadRow(f"invalid UTF-8: byte 0x{error.object[error.start]:02x} in a text")
+    except Exception as error:
+        return BadRow(f"column {_unreadable(batch)!r} has a value that Python cannot hold: {sentence(error)}")
+
+
+def _unreadable(batch: Any) -> str:
+    """The first column whose value cannot be converted."""
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            column.to_pylist()
+        except Exception:
+            return str(name)
+    return "?"
 
 
 READERS: dict[str, Callable[[Path], Iterator[NumberedRow]]] = {

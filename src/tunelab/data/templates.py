@@ -22,6 +22,7 @@ from typing import Any
 
 from tunelab.data.messages import Conversation, Message
 from tunelab.errors import BadRow, ModelError, UsageError
+from tunelab.failures import sentence
 
 ALPACA_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -218,6 +219,8 @@ class ChatTemplate:
             return self.apply(turns)
         except jinja2.TemplateError as error:
             raise BadRow(f"the chat template refuses the conversation: {error}") from error
+        except Exception as error:  # what a template computes: divisions by zero, calls of what is no function
+            raise BadRow(f"the chat template fails: {sentence(error)}", "mend it, or use a text template") from error
 
     def _refuse_special_tokens(self, conversation: Conversation) -> None:
         for number, message in enumerate(conversation.messages, 1):
@@ -249,7 +252,7 @@ def get_template(name: str, tokenizer: Any) -> Template:
 
     Raises:
         UsageError: no template has this name.
-        ModelError: "chat" is requested, but the tokenizer has no chat template.
+        ModelError: "chat" is requested, but the tokenizer has no chat template, or several and none is the default.
     """
     name = resolved_name(name, tokenizer)
     if name in TEXT_TEMPLATES:
@@ -260,7 +263,14 @@ def get_template(name: str, tokenizer: Any) -> Template:
             f"data.template: no template named {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
             f"known: {AUTO}, {', '.join(NAMES)}",
         )
-    if not tokenizer.chat_template:
+    named = tokenizer.chat_template
+    if isinstance(named, dict) and "default" not in named:
+        raise ModelError(
+            f"data.template=chat: the tokenizer has several chat templates ({', '.join(sorted(named))}) and no default",
+            "save one as a Jinja file and name it (data.chat_template=FILE), or use a text template "
+            "(data.template=alpaca)",
+        )
+    if not named:
         raise ModelError(
             "data.template=chat: this tokenizer has no chat template (base models often have none)",
             "use a text template (data.template=alpaca), or give one as a Jinja file (data.chat_template=FILE)",

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 from tunelab import plugins
-from tunelab.errors import DataError
+from tunelab.errors import DataError, UsageError
 from tunelab.evaluation import items_file
 from tunelab.evaluation.benchmark import Benchmark, BenchmarkOptions, Item
 from tunelab.hub import hub_access, why_unreachable
@@ -20,9 +20,15 @@ def load_benchmark(name: str) -> ModuleType:
     The .jsonl file itself is not read: scoring does not need it.
 
     Raises:
-        UsageError: unknown benchmark.
+        UsageError: unknown benchmark, or a user's own file lacks a part of the interface.
     """
-    return items_file if is_items_file(name) else plugins.load(FOLDER, name)
+    module = items_file if is_items_file(name) else plugins.load(FOLDER, name)
+    missing = [part for part in ("BENCHMARK", "Options") if not hasattr(module, part)]
+    if missing:
+        raise UsageError(
+            f"benchmark {name!r} lacks {', '.join(missing)}", "evaluation/benchmark.py documents the parts of one"
+        )
+    return module
 
 
 def is_items_file(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,14 +11,17 @@ from typing import cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunelab.errors import ModelError
+from tunelab.failures import is_of_machine, sentence
+from tunelab.models.folder_files import json_object
 from tunelab.models.forward import linear_names, underlying
 from tunelab.models.lora_linear import use_dense_lora
 from tunelab.models.quantized_linear import quantized_layers
+from tunelab.units import format_bytes
 
 
 def attention_targets(model: PreTrainedModel) -> list[str]:
@@ -58,9 +62,10 @@ def add_lora(
         seed: of the random matrix A.
 
     Raises:
-        ModelError: a name in `targets` matches no linear layer.
+        ModelError: a name in `targets` matches no linear layer, or the matrices would not fit into memory.
     """
     chosen = resolve_targets(model, targets)
+    _check_rank(model, chosen, rank)
     quantized_conv1d = any(layer.from_conv1d for layer in quantized_layers(model).values())
     conv1d = quantized_conv1d or any(isinstance(module, Conv1D) for module in model.modules())
     config = LoraConfig(
@@ -82,6 +87,31 @@ def add_lora(
         adapted.peft_config["default"].fan_in_fan_out = True
     use_dense_lora(adapted)
     return cast(PeftModel, adapted)
+
+
+def _check_rank(model: PreTrainedModel, targets: Sequence[str], rank: int) -> None:
+    """Raises ModelError if the matrices with their gradients and two moments (float32) exceed the device's memory."""
+    names = tuple(f".{target}" for target in targets)
+    layers = [module for name, module in model.named_modules() if f".{name}".endswith(names)]
+    widths = sum(sum(_features(layer)) for layer in layers)
+    needed, device = 4 * 4 * rank * widths, next(model.parameters()).device
+    if device.type == "cuda":
+        available = torch.cuda.get_device_properties(device).total_memory
+    else:
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > available:
+        raise ModelError(
+            f"adapter.rank={rank}: the matrices with gradients and moments need {format_bytes(needed)}, "
+            f"and the device has {format_bytes(available)}",
+            "lower adapter.rank; 8 to 64 is usual",
+        )
+
+
+def _features(layer: torch.nn.Module) -> tuple[int, int]:
+    """Inputs and outputs of a linear layer; zeros of a module that is none."""
+    if isinstance(layer, Conv1D):
+        return int(layer.weight.shape[0]), int(layer.weight.shape[1])
+    return int(getattr(layer, "in_features", 0)), int(getattr(layer, "out_features", 0))
 
 
 def resolve_targets(model: PreTrainedModel, targets: str | Sequence[str]) -> list[str]:
@@ -114,15 +144,37 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
         )
     if not (folder / "adapter_model.safetensors").exists():
         raise ModelError(f"{folder}: no adapter_model.safetensors", "pickled adapters can run code and are not loaded")
+    _check_method(folder / "adapter_config.json")
     try:
         with _known_warnings_ignored():
             adapted = cast(PeftModel, PeftModel.from_pretrained(model, folder, is_trainable=trainable))
-    except (RuntimeError, ValueError) as error:
-        first = " ".join(str(error).split())
+    except SafetensorError as error:
+        raise ModelError(
+            f"{folder}: adapter_model.safetensors is incomplete: {error}", "copy or download it again"
+        ) from error
+    except Exception as error:  # a value in adapter_config.json that PEFT does not check
+        if is_of_machine(error):
+            raise
+        first = " ".join(sentence(error).split())
         raise ModelError(f"{folder}: the adapter does not fit {type(model).__name__}: {first[:400]}") from error
     _check_complete(adapted, folder)
     use_dense_lora(adapted)
     return adapted
+
+
+def _check_method(file: Path) -> None:
+    """Raises ModelError if adapter_config.json is of another method than LoRA, or trains what LoRA does not."""
+    config = json_object(file)
+    if config.get("peft_type") != "LORA":
+        raise ModelError(
+            f"{file}: peft_type is {config.get('peft_type')!r}, and only LORA is supported",
+            "merge that adapter with PEFT (merge_and_unload) and use the merged model",
+        )
+    if config.get("trainable_token_indices"):
+        raise ModelError(
+            f"{file}: trainable_token_indices is set, which is not supported",
+            "merge that adapter with PEFT (merge_and_unload) and use the merged model",
+        )
 
 
 def _check_complete(adapted: PeftModel, folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import errors as hub
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,11 +25,13 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from tunelab.errors import ModelError
+from tunelab.errors import ModelError, TunelabError
+from tunelab.failures import chain, in_words, is_of_machine, sentence
 from tunelab.files import cache_home, write_text_atomically
 from tunelab.hub import hub_access, why_unreachable
 from tunelab.models.allocator import keep_freed_memory
 from tunelab.models.checkpoint_files import checkpoint_folder
+from tunelab.models.folder_files import REMEDY, check_config_files, check_tokenizer_files, check_tokenizer_json
 from tunelab.models.formats._format import WeightFormat
 from tunelab.models.precision import check_format, stored_format
 from tunelab.models.quantized_load import lacking, load_quantized
@@ -51,10 +53,13 @@ def load_tokenizer(
         ModelError: it cannot be loaded; or it gives no character offsets, which target masks need.
     """
     _check_folder(name, "config.json", "tokenizer.json")
+    check_config_files(Path(name))
+    check_tokenizer_files(Path(name))
     try:
         with hub_access(name):
             tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # what a broken tokenizer.json raises is not documented
+        check_tokenizer_json(Path(name))
         raise _explained(error, "tokenizer", name, revision) from error
     if not tokenizer.is_fast:
         raise ModelError(
@@ -107,7 +112,9 @@ def load_model(
                     is_stored=stored is not None,
                 )
             model = _load_dense(name, dtype, revision, trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except TunelabError:
+        raise
+    except Exception as error:  # the code of any architecture
         raise _explained(error, "model", name, revision) from error
     model.to(device)
     model.eval()
@@ -137,10 +144,11 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
         ModelError: it is not available.
     """
     _check_folder(name, "config.json")
+    check_config_files(Path(name))
     try:
         with hub_access(name):
             return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # the code of any architecture
         raise _explained(error, "model", name, revision) from error
 
 
@@ -165,8 +173,10 @@ def end_token_ids(name: str, *, revision: str | None = None, trust_remote_code: 
     config = load_config(name, revision=revision, trust_remote_code=trust_remote_code)
     try:
         generation = GenerationConfig.from_pretrained(name, revision=revision)
-    except (OSError, ValueError):  # most base models have no such file
+    except (OSError, ValueError):  # most base models have no such file; load_config() checked a local one
         generation = None
+    except Exception as error:
+        raise _explained(error, "generation_config.json of", name, revision) from error
     named: set[int] = set()
     for source in (config.get_text_config(), generation):
         found: Any = getattr(source, "eos_token_id", None)
@@ -243,16 +253,14 @@ def _check_folder(name: str, *wanted: str) -> None:
         raise ModelError(f"{name}: no model in the folder (no config.json)", "give a folder saved by transformers")
 
 
-def _explained(error: BaseException, what: str, name: str, revision: str | None) -> ModelError:
+def _explained(error: BaseException, what: str, name: str, revision: str | None) -> TunelabError:
     """The library's error in the user's terms, with a remedy."""
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
+    if is_of_machine(error):
+        return in_words(error)
+    links = list(chain(error))
 
     def caused_by(*kinds: Any) -> bool:
-        return any(isinstance(link, kinds) for link in chain)
+        return any(isinstance(link, kinds) for link in links)
 
     text = str(error)
     at = f"{name}@{revision}" if revision else name
@@ -283,4 +291,18 @@ def _explained(error: BaseException, what: str, name: str, revision: str | None)
             f"{what} {at}: no safetensors weights",
             "pickled weights can run code and are not loaded; convert the model with save_pretrained",
         )
-    return ModelError(f"{what} {at}: cannot be loaded: {text.strip().splitlines()[0] if text.strip() else repr(error)}")
+    if caused_by(SafetensorError):
+        said = f"{_damaged_weights(Path(name))}: {sentence(error)}"
+        return ModelError(f"{what} {at}: cannot be loaded: {said}", "download the file again")
+    return ModelError(f"{what} {at}: cannot be loaded: {sentence(error)}", f"{REMEDY}; --debug shows the traceback")
+
+
+def _damaged_weights(folder: Path) -> str:
+    """Which of a folder's weight files cannot be read."""
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except SafetensorError:
+            return f"{file.name} is incomplete"
+    return "a weight file is incomplete"

@@ -9,7 +9,6 @@ together with that adapter (alternate() and begin_at_stored()).
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from transformers import PreTrainedModel
 
 from tunelab.errors import ModelError
 from tunelab.models.checkpoint_files import CheckpointFiles
+from tunelab.models.folder_files import json_object
 from tunelab.models.forward import underlying
 from tunelab.models.quantized_linear import QuantizedLinear, quantized_layers
 
@@ -111,7 +111,7 @@ def begin_at_stored(model: PeftModel, folder: Path) -> int:
         ModelError: the stored adapter has another rank, or other layers.
     """
     stored = load_file(folder / STORED / "adapter_model.safetensors")
-    config = json.loads((folder / STORED / "adapter_config.json").read_text(encoding="utf-8"))
+    config = json_object(folder / STORED / "adapter_config.json")
     root, prefix = (config["lora_alpha"] / config["r"]) ** 0.5, "base_model.model."
     products = {
         name.removeprefix(prefix).removesuffix(".lora_A.weight"): (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
 from tunelab import plugins
@@ -19,7 +19,9 @@ def weight_format(name: str, options: Mapping[str, Any] | None = None) -> Weight
     Raises:
         UsageError: there is no such format, or it has no such option.
     """
-    form = plugins.load(FOLDER, name).Format
+    form = getattr(plugins.load(FOLDER, name), "Format", None)
+    if not (isinstance(form, type) and is_dataclass(form)):
+        raise UsageError(f"precision {name!r} has no dataclass Format", "models/formats/_format.py documents it")
     known = [one.name for one in fields(form)]
     for option in options or {}:
         if option not in known:

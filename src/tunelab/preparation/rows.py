@@ -202,14 +202,23 @@ def chat_template_source(data: DataSettings) -> str | None:
     """The Jinja source of the file that `data.chat_template` names; None if it names none.
 
     Raises:
-        UsageError: there is no such file.
+        UsageError: there is no such file, or it is not UTF-8.
     """
     if data.chat_template is None:
         return None
     path = Path(data.chat_template)
     if not path.is_file():
         raise UsageError(f"data.chat_template: {path}: no such file", "give the path of a Jinja chat template")
-    return path.read_text(encoding="utf-8")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"data.chat_template: {path}: not UTF-8 at byte {error.start}", "save it as UTF-8 text"
+        ) from None
+    except OSError as error:
+        raise UsageError(
+            f"data.chat_template: {path}: cannot be read: {error.strerror}", "check its permissions"
+        ) from None
 
 
 def read_source(data: DataSettings, number: int, progress: Progress = silent) -> LoadedSource:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from tunelab.config.renamed import recipe_as_before, study_renamed
 from tunelab.config.study import HELD_OUT, Study, parse_study
 from tunelab.errors import RunError
-from tunelab.files import write_json_atomically
+from tunelab.files import read_json, write_json_atomically
 from tunelab.records.old_format import stamped, unstamped
 from tunelab.records.runs import now
 
@@ -130,7 +130,7 @@ def read_cell(folder: Path, key: str) -> Cell | None:
     path = folder / RECORDS / f"{key}.json"
     if not path.exists():
         return None
-    content, _ = unstamped(json.loads(path.read_text(encoding="utf-8")), path)
+    content, _ = unstamped(read_json(path), path)
     return Cell(**content)
 
 
@@ -148,7 +148,7 @@ def keep_study(study: Study, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / STUDY_FILE
-    if path.exists() and unstamped(json.loads(path.read_text(encoding="utf-8")), path)[0]["title"] != study.title:
+    if path.exists() and unstamped(read_json(path), path)[0]["title"] != study.title:
         raise RunError(f"{folder}: contains another study", "choose another directory with --out")
     if not (folder / CREATED_FILE).exists():
         write_json_atomically(folder / CREATED_FILE, {"created": now(), "id": uuid.uuid4().hex})
@@ -166,7 +166,7 @@ def read_study(folder: Path | str) -> tuple[Study, list[Cell]]:
         raise RunError(
             f"{folder}: no study there (no {STUDY_FILE})", "give the directory that `tunelab study run` made"
         )
-    tree, version = unstamped(json.loads(path.read_text(encoding="utf-8")), path)
+    tree, version = unstamped(read_json(path), path)
     study = parse_study(study_renamed(tree) if version == 1 else tree, str(path))
     return study, known_cells(study, Path(folder))
 

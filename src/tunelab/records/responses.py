@@ -184,12 +184,7 @@ def json_objects(path: Path) -> tuple[list[Record], int]:
     Raises:
         RunError: a line is not a JSON object.
     """
-    try:
-        lines, length = read_json_lines(path)
-    except ValueError as error:
-        raise RunError(
-            f"{path}: line {_broken_line(path)} is not JSON", "the file was edited or damaged; remove it"
-        ) from error
+    lines, length = read_json_lines(path)
     for number, line in enumerate(lines, 1):
         if not isinstance(line, dict):
             raise RunError(f"{path}: line {number} is {type(line).__name__}, expected a JSON object")
@@ -219,15 +214,6 @@ def _checked(record: Record, path: Path, what: str) -> Record:
         if not isinstance(record.get(key), str):
             raise RunError(f"{path}: {what} has no {key!r} (expected a string)")
     return record
-
-
-def _broken_line(path: Path) -> int:
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            json.loads(line)
-        except ValueError:
-            return number
-    return 0
 
 
 def _differences(stored: Any, asked: Any, path: str = "") -> list[str]:

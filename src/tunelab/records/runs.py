@@ -30,7 +30,15 @@ from typing import TYPE_CHECKING, Any
 
 from tunelab.config import Recipe, load_recipe
 from tunelab.errors import RunError, TunelabError
-from tunelab.files import as_path, read_json_lines, truncate_file, write_json_atomically, write_text_atomically
+from tunelab.files import (
+    as_path,
+    named_failures,
+    read_json,
+    read_json_lines,
+    truncate_file,
+    write_json_atomically,
+    write_text_atomically,
+)
 from tunelab.notebook import data_frame, html_table, loss_figure
 from tunelab.records.old_format import stamped, unstamped
 from tunelab.units import format_loss
@@ -122,8 +130,7 @@ class Run:
     def _stored_manifest(self) -> dict[str, Any]:
         if not self.manifest_file.exists():
             return {}
-        loaded: dict[str, Any] = json.loads(self.manifest_file.read_text(encoding="utf-8"))
-        return loaded
+        return read_json(self.manifest_file)
 
     @property
     def status(self) -> str:
@@ -205,7 +212,7 @@ class Run:
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl and flush it."""
-        with open(self.metrics_file, "a", encoding="utf-8") as file:
+        with named_failures(self.metrics_file), open(self.metrics_file, "a", encoding="utf-8") as file:
             file.write(json.dumps(dict(record), allow_nan=False) + "\n")
 
     @contextmanager

@@ -17,7 +17,7 @@ from tunelab import plugins
 from tunelab.config import Recipe
 from tunelab.config.study import HELD_OUT, Study
 from tunelab.errors import SAME_COMMAND, Interrupted, RunError
-from tunelab.files import write_json_atomically, write_text_atomically
+from tunelab.files import read_json, write_json_atomically, write_text_atomically
 from tunelab.progress import Progress, named, silent
 from tunelab.records.cells import RECORDS, Cell, keep_cell, read_cell, read_study
 from tunelab.records.runs import Run, open_run
@@ -116,7 +116,7 @@ def _in_dtype_of_study(recipe: Recipe, folder: Path) -> Recipe:
         with suppress(FileExistsError):  # the first job's stands
             os.link(own, path)
         own.unlink()
-    dtype = json.loads(path.read_text(encoding="utf-8"))["train.dtype"]
+    dtype = read_json(path)["train.dtype"]
     return with_dtype(recipe.model_copy(update={"train": recipe.train.model_copy(update={"dtype": dtype})}))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from tunelab.comparison.paired_comparison import Comparison, correct
 from tunelab.comparison.paired_evaluations import Side, compare_sides
 from tunelab.config.study import HELD_OUT, HELD_OUT_SUBSTITUTES, Study
 from tunelab.errors import TunelabError
+from tunelab.files import read_json
 from tunelab.records.cells import CREATED_FILE, Cell, evaluation_key, read_study, seeds_of, training_key
 from tunelab.records.runs import Run
 from tunelab.report.content import Arm, ArmScore, Question, SettingDifference, StudyReport
@@ -84,7 +84,7 @@ def study_report(folder: Path | str) -> StudyReport:
     scores = [score for arm in study.arms for score in _scores(found, arm)]
     differences = list(_differences(study))
     shown, left_out = flips_of(comparisons, lambda arm, benchmark: found.evaluated(arm, benchmark)[0])
-    created = json.loads((Path(folder) / CREATED_FILE).read_text(encoding="utf-8"))["created"]
+    created = read_json(Path(folder) / CREATED_FILE)["created"]
     return StudyReport(
         title=study.title,
         created=created,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from tunelab import plugins
 from tunelab.config import Recipe
 from tunelab.config.study import Study
+from tunelab.files import read_json
 from tunelab.records.cells import Cell, read_study
 from tunelab.records.evaluation_files import SCORES
 from tunelab.records.old_format import read_scores
@@ -41,7 +41,7 @@ def tracked_evaluation(study: Study, cell: Cell, folder: Path, recipe: Recipe) -
 
         def log_scores(scored: Path) -> None:
             path = scored / SCORES
-            content = read_scores(json.loads(path.read_text(encoding="utf-8")), path)
+            content = read_scores(read_json(path), path)
             benchmark = plugins.label(cell.benchmark)
             values = score_values(benchmark, content["scores"])
             for tracker in trackers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tunelab.cpu import usable_cores
 from tunelab.data.loader import TokenTable, TrainingPlan
 from tunelab.data.prepared import save_table
 from tunelab.errors import Interrupted, RunError, TrainingError, TunelabError, UsageError
+from tunelab.failures import in_words, system_error
 from tunelab.files import directory_written_atomically, remove_leftovers
 from tunelab.models.digest import weights_hash
 from tunelab.models.forward import underlying
@@ -156,7 +157,13 @@ def _execute(
             ) from None
         except Exception as error:
             if accelerator.is_main_process:
-                run.update_manifest(status="failed", ended=now(), error=f"{type(error).__name__}: {error}")
+                with suppress(OSError):  # on a full disk the status stays "running", which can be resumed as well
+                    run.update_manifest(status="failed", ended=now(), error=f"{type(error).__name__}: {error}")
+            if system_error(error) is not None and any(run.checkpoints.glob("step-*")):
+                said = in_words(error)
+                raise RunError(
+                    said.message, f"{said.hint.partition(', then')[0]}; {resume_command(run.path)}"
+                ) from error
             raise
     return run
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Literal
 from tunelab import plugins
 from tunelab.config import Recipe, to_yaml
 from tunelab.config.study import Study
-from tunelab.files import file_stem
+from tunelab.files import file_stem, read_json
 from tunelab.records.cells import CREATED_FILE, STUDY_FILE, Cell, read_study
 from tunelab.records.runs import Run
 
@@ -96,7 +95,7 @@ def _of_study(
     about: Mapping[str, Any],
 ) -> TrackedRun:
     settings = in_group(study, recipe).train
-    own_id = json.loads((folder / CREATED_FILE).read_text(encoding="utf-8"))["id"]
+    own_id = read_json(folder / CREATED_FILE)["id"]
     identity = hashlib.sha256(f"{own_id} {key}".encode()).hexdigest()[:16]
     own = folder / TRACKERS
     events = own / file_stem(settings.tracker_group or "") / file_stem(f"{name} {identity[:6]}")

@@ -6,7 +6,6 @@ them.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shlex
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tunelab.errors import Interrupted, RunError, UsageError
-from tunelab.files import write_json_atomically
+from tunelab.files import read_json, write_json_atomically
 from tunelab.progress import Progress
 from tunelab.records.cells import Cell, keep_cell, read_cell
 from tunelab.studies.executors._executor import count_option, lost
@@ -157,7 +156,7 @@ def _still_in_queue(folder: Path, cells: Sequence[Cell]) -> dict[str, str]:
 
 def _known_jobs(folder: Path) -> dict[str, str]:
     path = folder / FOLDER / JOBS_FILE
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def _submit(folder: Path, cells: Sequence[Cell], parameters: Mapping[str, Any], jobs: dict[str, str]) -> None:
