@@ -46,6 +46,30 @@ def test_every_answer_of_a_conversation_is_marked(tunelab: Command, bench: Bench
     assert "2 end of sequence (2 in the loss)" in said.out
 
 
+@pytest.mark.parametrize("verb", ["inspect", "prepare"])
+def test_columns_that_are_not_read_are_listed_once(
+    verb: str, tunelab: Command, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNELAB_CACHE", str(tmp_path / "cache"))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "completion": "b", "id": 7, "source": "web"}\n' * 2)
+    for _ in range(2):  # read, then from the cache
+        said = tunelab(verb, "--model", bench.model, "--data", rows, *PLAIN)
+        assert said.err.count(f"{rows}: columns that are not read: id (2 rows), source (2 rows)") == 1
+
+
+def test_turns_that_are_not_in_the_loss_contradict_a_loss_on_everything(
+    tunelab: Command, bench: Bench, tmp_path: Path
+) -> None:
+    turns = [{"role": "user", "content": "A"}, {"role": "assistant", "content": "b", "train": False}]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"messages": [*turns, {"role": "user", "content": "C"}, {**turns[1], "train": True}]}))
+    said = tunelab("inspect", "--model", bench.model, "--data", rows, *PLAIN)
+    assert re.findall(r"\[\[(.*?)\]\]", said.out) == [" |b|<eos>"] and said.out.index("C") < said.out.index("[[")
+    said = tunelab("inspect", "--model", bench.model, "--data", rows, *PLAIN, "data.loss_on=all")
+    assert said.code == 2 and "rows.jsonl row 1: a turn is marked not to be in the loss, but" in said.err
+
+
 def test_a_loss_on_everything_marks_all_but_the_first_token(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "rows.jsonl", ("Hi", "Yo"))
     said = tunelab("inspect", "--model", bench.model, "--data", rows, *PLAIN, "data.loss_on=all")

@@ -73,9 +73,9 @@ def flat(node: dict[str, Any], parent: str | None = None) -> Iterator[dict[str, 
 
 
 class TestOasstTrees:
-    @pytest.mark.parametrize("form", ["flat", "nested"])
+    @pytest.mark.parametrize("form", ["flat", "nested", "root"])
     def test_best_path_and_all_paths(self, tmp_path: Path, form: str) -> None:
-        rows = TREE if form == "flat" else [nested(TREE)]
+        rows = {"flat": TREE, "nested": [nested(TREE)], "root": [nested(TREE)["prompt"]]}[form]
         best = load_oasst(tmp_path, rows)
         assert ids(best) == ["r a0 p4 b3"]
         everything = load_oasst(tmp_path, rows, paths="all")

@@ -59,8 +59,27 @@ class TestAlpaca:
     def test_bad_rows(self, change: dict[str, Any], match: str) -> None:
         refused("alpaca", {"instruction": "i", "input": "", "output": "o", **change}, match)
 
+    def test_system_and_history_are_turns(self) -> None:
+        row = {"instruction": "And?", "output": "B", "system": "Be brief.", "history": [["Why?", "A"]]}
+        [made] = convert("alpaca", row)
+        assert turns(made) == [
+            ("system", "Be brief."),
+            *(("user", "Why?"), ("assistant", "A")),
+            *(("user", "And?"), ("assistant", "B")),
+        ]
+        assert convert("alpaca", {**row, "history": json.dumps(row["history"])}) == [made]
+
+    @pytest.mark.parametrize("history", [["a"], [["a"]], [["a", None]], [{"q": "a"}]])
+    def test_a_history_of_another_form(self, history: Any) -> None:
+        row = {"instruction": "i", "output": "o", "history": history}
+        refused("alpaca", row, r"history: entry 1 is .*, expected \[question, answer\], both text")
+
 
 class TestPromptCompletionAndColumns:
+    def test_a_system_column_is_the_system_turn(self) -> None:
+        [made] = convert("prompt-completion", {"prompt": "p", "completion": "c", "system": "s"})
+        assert turns(made)[0] == ("system", "s")
+
     def test_texts_are_untouched(self) -> None:
         [made] = convert("prompt-completion", {"prompt": "Q: 1+1?\nA:", "completion": " 2"})
         assert turns(made) == [("user", "Q: 1+1?\nA:"), ("assistant", " 2")]
@@ -118,7 +137,18 @@ class TestMessages:
             ([USER, {"role": None, "content": "x"}], "turn 2 has role None"),
             ([USER, {"role": "assistant", "content": None}], r"turn 2 \(assistant\) is null, expected text"),
             ([USER, {**ANSWER, "tool_calls": [{"id": "1"}]}], r"turn 2 \(assistant\) calls a tool"),
-            ([USER, {**ANSWER, "weight": 0}], r"turn 2 \(assistant\) has weight 0"),
+            ([USER, {**ANSWER, "weight": 0.5}], r"turn 2 \(assistant\) has weight 0.5, expected 0, 1, false or true"),
+            ([USER, {**ANSWER, "train": "no"}], r"turn 2 \(assistant\) has train 'no', expected 0, 1"),
+            ([USER, {**ANSWER, "weight": 1, "train": False}], "weight 1 and train False: one says that it is in the"),
+            ([USER, {**ANSWER, "weight": 0}], "no assistant turn is in the loss: each is marked not to be"),
+            ([{**USER, "train": True}, ANSWER], r"turn 1 \(user\) is marked to be in the loss: only assistant turns"),
+            ([USER, {**ANSWER, "train_detail": [{"train": False}]}], "has train_detail: a turn is in the loss as a"),
+            ([USER, {**ANSWER, "reasoning_content": 5}], "reasoning_content is a number, expected text"),
+            ([{**USER, "thinking": "Hm."}, ANSWER], r"turn 1 \(user\) has thinking: only assistant turns have"),
+            (
+                [USER, {**ANSWER, "thinking": "a", "reasoning": "b"}],
+                "has reasoning and thinking, which differ",
+            ),
             ([USER, {"role": "assistant", "text": "x"}], "turn 2 needs 'role' and 'content'; it has: role, text"),
             ([USER, "Hello"], "turn 2 is text, expected an object"),
             ([{"role": "user", "content": [{"type": "image_url"}]}, ANSWER], "turn 1 .* has a part that is not text"),
@@ -132,6 +162,28 @@ class TestMessages:
 
     def test_weight_one_is_no_matter(self) -> None:
         assert turns(convert("messages", {"messages": [USER, {**ANSWER, "weight": 1}]})[0])[1] == ("assistant", "Hello")
+
+    @pytest.mark.parametrize(
+        "mark",
+        [
+            {"weight": 0},
+            {"train": False},
+            {"training": 0},
+            {"loss": False},
+            {"masked": True},
+            {"mask": 1},
+            {"weight": 0, "train": False, "loss": None},
+        ],
+    )
+    @pytest.mark.parametrize("source", ["messages", "sharegpt"])
+    def test_every_spelling_of_a_turn_that_is_not_in_the_loss(self, source: str, mark: dict[str, Any]) -> None:
+        column = "messages" if source == "messages" else "conversations"
+        [made] = convert(source, {column: [{**USER, "weight": 1, "train": False}, {**ANSWER, **mark}, USER, ANSWER]})
+        assert [turn.in_loss for turn in made.messages if turn.role == "assistant"] == [False, True]
+
+    def test_thoughts_and_a_system_column_are_read(self) -> None:
+        [made] = convert("messages", {"system": "Be brief.", "messages": [USER, {**ANSWER, "thinking": "Hm."}]})
+        assert turns(made)[0] == ("system", "Be brief.") and made.messages[-1].reasoning == "Hm."
 
 
 class TestShareGpt:
@@ -173,6 +225,46 @@ class TestPretokenized:
             PretokenizedRow((5, 2), (False, True))
         ]
         assert convert("pretokenized", {"input_ids": "[5, 2]", "completion_mask": ""}) == [PretokenizedRow((5, 2))]
+
+    @pytest.mark.parametrize(
+        ("columns", "kept", "mask"),
+        [
+            ({"labels": [-100, -100, 7, 2]}, (5, 6, 7, 2), (False, False, True, True)),
+            ({"labels": [5, 6, 7, 2]}, (5, 6, 7, 2), (True,) * 4),
+            ({"labels": [-100, -100, 7, -100], "attention_mask": [1, 1, 1, 0]}, (5, 6, 7), (False, False, True)),
+            ({"labels": [-100, -100, 7, 2], "attention_mask": [0, 1, 1, 1]}, (6, 7, 2), (False, True, True)),
+            ({"attention_mask": [1, 1, 1, 0]}, (5, 6, 7), None),
+            ({"assistant_masks": [0, 0, 1, 1]}, (5, 6, 7, 2), (False, False, True, True)),
+            ({"assistant_masks": [0, 1, 0, 0], "completion_mask": None}, (5, 6, 7, 2), (False, True, False, False)),
+            (
+                {"labels": [5, -100, 7, 2], "completion_mask": [0, 0, 1, 1], "position_ids": [0, 1, 2, 3]},
+                *((5, 6, 7, 2), (False, False, True, True)),
+            ),
+        ],
+    )
+    def test_labels_and_masks_of_other_tools(self, columns: dict[str, Any], kept: Any, mask: Any) -> None:
+        assert convert("pretokenized", {"input_ids": [5, 6, 7, 2], **columns}) == [PretokenizedRow(kept, mask)]
+
+    @pytest.mark.parametrize(
+        ("columns", "match"),
+        [
+            ({"labels": [-100, 8, 7, 2]}, r"labels\[1\] is 8 \(a number\), expected -100 or input_ids' own 6"),
+            ({"labels": [-100, 6]}, "labels has 2 entries, input_ids has 4"),
+            ({"labels": [-100] * 4}, "zero target tokens: labels marks no token after the first"),
+            (
+                {"labels": [5, 6, -100, -100], "attention_mask": [0, 1, 0, 0]},
+                "labels has token 0 in the loss, attention",
+            ),
+            ({"labels": [-100, -100, 7, 2], "completion_mask": [0, 1, 1, 1]}, "completion_mask and labels contradict"),
+            ({"attention_mask": [1, 0, 1, 1]}, "attention_mask is 0 at token 1, between tokens of the row"),
+            ({"attention_mask": [1, 1, 2, 2]}, r"attention_mask\[2\] is 2"),
+            ({"attention_mask": [0, 0, 0, 1]}, r"input_ids has 1 token\(s\)"),
+            ({"attention_mask": [0, 0, 0, 0]}, r"input_ids has 0 token\(s\)"),
+            ({"position_ids": [0, 1, 0, 1]}, "position_ids do not count from 0 by 1: are these several packed"),
+        ],
+    )
+    def test_contradictions_are_refused(self, columns: dict[str, Any], match: str) -> None:
+        refused("pretokenized", {"input_ids": [5, 6, 7, 2], **columns}, match)
 
     @pytest.mark.parametrize(
         ("ids", "mask", "match"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -107,6 +108,30 @@ def test_chat_that_strips_turns_is_followed() -> None:
 def test_the_space_before_an_answer_belongs_to_it() -> None:
     template = ChatTemplate(lambda turns: f"[INST] {turns[0]['content']} [/INST] {turns[1]['content']} <eos>", SPECIAL)
     assert answers_of(template.render(ask("Add.", "Two."))) == [" Two. <eos>"]
+
+
+@pytest.mark.parametrize(
+    "template", [*TEXT_TEMPLATES.values(), ChatTemplate(chatml, SPECIAL)], ids=lambda one: one.name
+)
+def test_a_turn_that_is_not_in_the_loss_is_context(template: Any) -> None:
+    turns = (
+        Message("user", "A"),
+        Message("assistant", "b", in_loss=False),
+        Message("user", "C"),
+        Message("assistant", "d"),
+    )
+    marked, whole = (
+        template.render(Conversation(turns)),
+        template.render(Conversation((*turns[:1], Message("assistant", "b"), *turns[2:]))),
+    )
+    assert text_of(marked) == text_of(whole)
+    assert answers_of(marked) == answers_of(whole)[1:] and len(answers_of(whole)) == 2
+
+
+def test_thoughts_under_a_text_template_are_refused() -> None:
+    turns = (Message("user", "A"), Message("assistant", "b", reasoning="Hm."))
+    with pytest.raises(BadRow, match="the alpaca template has no place for thoughts"):
+        TEXT_TEMPLATES["alpaca"].render(Conversation(turns))
 
 
 def test_all_tokens_that_close_the_last_answer_are_learned() -> None:

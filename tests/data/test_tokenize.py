@@ -184,6 +184,18 @@ def test_a_row_that_loses_its_last_answer_is_asked_and_measured_at_the_one_befor
 # Rows of ids
 
 
+@pytest.mark.parametrize("template", ["plain", "alpaca"])
+def test_the_reference_is_the_last_answer_in_the_loss(template: str) -> None:
+    turns = list(ask("Hi", "Yo", "And?", "No", "So?", "Ok").messages)
+    turns[5] = Message("assistant", "Ok", in_loss=False)
+    row = encoder(template).encode(Conversation(tuple(turns)))
+    assert [text.strip() for text in spelled(row)] == ["Yo<eos>", "No<eos>"]
+    assert (row.reference, row.earlier_answers) == ("No", ("Yo",))
+    assert BYTES.decode(row.input_ids[row.prompt_length :]).strip().startswith("No<eos>")
+    cut = encoder(template).fit(row, row.prompt_length, "truncate")
+    assert cut is not None and (cut.reference, cut.earlier_answers) == ("Yo", ())
+
+
 def test_rows_of_ids_pass_through_untouched() -> None:
     ids = BYTES("what? this")["input_ids"]
     mask = [False] * 6 + [True] * (len(ids) - 6)

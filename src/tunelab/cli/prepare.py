@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     why = "rows go into the cache, whose key finds them, and all of them are prepared"
     refuse_flags(arguments, ("--out", "--limit"), why, "set TUNELAB_CACHE to move the cache, --size N to sample rows")
     recipe = recipe_of(arguments)
-    from tunelab.cli._dropped_characters import say_dropped_characters
+    from tunelab.cli._not_used import say_dropped_characters, say_unread_columns
     from tunelab.data.prepared import MOST_SHOWN, cache_directory
     from tunelab.preparation.rows import prepare
 
@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         for split, counts in (("training", data.train_counts), ("held-out", data.held_out_counts))
     ]
     print_table(columns, rows)
+    say_unread_columns(data)
     say_dropped_characters(data)
     for reason in data.bad_rows[:MOST_SHOWN]:
         say(f"dropped: {reason}")

@@ -178,7 +178,7 @@ OTHER_KEYS: dict[str, tuple[OtherKey, ...]] = {
         OtherKey(
             "assistant_only_loss", _R, "data.loss_on", values=_switch("data.loss_on=completion", "data.loss_on=all")
         ),
-        OtherKey("mask_history", _F, "", "every answer of a conversation is in the loss"),
+        OtherKey("mask_history", _F, "", "mark each turn instead: `weight: 0` in its row makes it context"),
         OtherKey("eos_token", _R, "", "the prompt template sets the end token; `tunelab inspect` shows it"),
         OtherKey("special_tokens", _A, "", "the tokenizer's own are used"),
         OtherKey("dataset_num_proc", _R, "", "tokenized rows are cached; `tunelab prepare` tokenizes ahead"),

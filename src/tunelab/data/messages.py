@@ -13,11 +13,19 @@ ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `input` is Alpaca's optional context of an instruction; some templates give it a field of its own."""
+    """One turn.
+
+    Args:
+        input: Alpaca's optional context of an instruction; some templates give it a field of its own.
+        in_loss: False = an assistant turn that is context only; turns of the others never are in the loss.
+        reasoning: thoughts before an assistant turn's answer (`reasoning_content`), for chat templates that show them.
+    """
 
     role: Role
     content: str
     input: str = ""
+    in_loss: bool = True
+    reasoning: str = ""
 
     @property
     def text(self) -> str:
@@ -90,4 +98,6 @@ def check_conversation(conversation: Conversation) -> Conversation:
         raise BadRow(f"roles do not alternate user, assistant: {', '.join(turns)}")
     if turns[-1] != "assistant":
         raise BadRow("the last turn is not the assistant's: it has no answer")
+    if not any(message.in_loss for message in messages if message.role == "assistant"):
+        raise BadRow("no assistant turn is in the loss: each is marked not to be")
     return conversation

@@ -37,6 +37,7 @@ TOKENISING_SOURCES = (
     "loader.py",
     "prepared.py",
     "sources",
+    "unread_columns.py",
 )
 #: Libraries that turn text into tokens: another version may do it differently.
 TOKENISING_LIBRARIES = ("tokenizers", "transformers", "jinja2")
@@ -73,6 +74,7 @@ class SourceRecord:
 
     Args:
         left_out: what the source skips on purpose -> how many (oasst1: deleted messages, other languages).
+        unread: columns that the source does not read -> rows with a value in them.
     """
 
     name: str
@@ -82,6 +84,7 @@ class SourceRecord:
     rows_read: int
     bad: int
     left_out: dict[str, int]
+    unread: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

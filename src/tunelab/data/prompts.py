@@ -10,6 +10,7 @@ from typing import Any
 from tunelab.data.messages import Conversation, Example, Message
 from tunelab.data.sources import alpaca, messages, prompt_completion
 from tunelab.data.tables import file_rows
+from tunelab.data.unread_columns import ReadRow, examples_of
 from tunelab.errors import BadRow, DataError
 
 #: Placeholder for the answer while a prompt is read and rendered.
@@ -36,8 +37,8 @@ def read_prompts(path: Path | str) -> list[Prompt]:
     """The prompts of a JSON Lines file (or of any other file that tunelab reads rows from), one per line.
 
     A line has `prompt`, `messages`, or `instruction` with an optional `input`, each as in training data but without
-    its answer; other columns are not read. `id`, a string or an integer, names the answer; else the line number
-    does.
+    its answer. A column that would change the prompt and is not read is refused; others are not read. `id`, a string or
+    an integer, names the answer; else the line number does.
 
     Raises:
         DataError: the file cannot be read, has no prompts, or has lines that cannot be used: all are listed at once.
@@ -137,11 +138,13 @@ def _turns(row: Mapping[str, Any]) -> tuple[Message, ...]:
         raise BadRow(f"expected {EXPECTED}; it {f'has {held}' if found else held}")
     examples: list[Example]
     if found == ["prompt"]:
-        examples = prompt_completion.examples({**row, "completion": PLACEHOLDER}, prompt_completion.Options())
+        whole = ReadRow({**row, "completion": PLACEHOLDER})
+        examples = examples_of(prompt_completion, whole, prompt_completion.Options())
     elif found == ["instruction"]:
-        examples = alpaca.examples({**row, "output": PLACEHOLDER}, alpaca.Options())
+        examples = examples_of(alpaca, ReadRow({**row, "output": PLACEHOLDER}), alpaca.Options())
     else:
-        examples = messages.examples({"messages": _asking(row["messages"])}, messages.Options())
+        whole = ReadRow({**row, "messages": _asking(row["messages"])})
+        examples = examples_of(messages, whole, messages.Options())
     (conversation,) = examples
     assert isinstance(conversation, Conversation)  # these three sources give nothing else
     return conversation.messages[:-1]

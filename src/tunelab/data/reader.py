@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from tunelab import plugins
 from tunelab.data.messages import Conversation, Example, PretokenizedRow, check_conversation
 from tunelab.data.sources._source import UNKNOWN_LICENCE, HubDataset, NumberedRow, Row, SourceOptions
 from tunelab.data.tables import check_data_file, file_rows, hub_table
+from tunelab.data.unread_columns import ReadRow, examples_of, filled_columns
 from tunelab.errors import BadRow, DataError, UsageError
 from tunelab.failures import explained, sentence
 from tunelab.progress import Progress, silent
@@ -37,6 +38,7 @@ class LoadedSource:
         bad_rows: "FILE row N: reason", in the order of the file.
         left_out: what the source skips on purpose -> how many (oasst1: deleted messages, other languages).
         rows_read: rows of the file, bad ones included.
+        unread: columns that the source does not read -> rows with a value in them.
         origin: the file as given, or "owner/name@revision split".
         fingerprint: SHA-256 (hex) of the source's name, its options, the file's bytes or the hub's repository, revision
             and split, and every example made of them. Equal fingerprints mean equal examples.
@@ -51,6 +53,7 @@ class LoadedSource:
     origin: str
     fingerprint: str
     licence: str
+    unread: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class _Converted:
     examples: list[Example] = field(default_factory=list)
     bad: list[tuple[int, str]] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+    filled: Counter[str] = field(default_factory=Counter)
+    read: set[str] = field(default_factory=set)
 
 
 def load_examples(
@@ -127,6 +132,7 @@ def load_examples(
         origin=place.origin,
         fingerprint=_fingerprint(name, settings, place.identity, converted.examples),
         licence=_licence(module, hub),
+        unread={column: rows for column, rows in converted.filled.items() if column not in converted.read},
     )
 
 
@@ -286,7 +292,8 @@ def _convert(module: ModuleType, rows: Iterable[NumberedRow], options: SourceOpt
     result = _Converted()
     gather = getattr(module, "gather", None)
     left_out = getattr(module, "left_out", None)
-    for number, row in gather(rows, options) if gather is not None else rows:
+    noted = _noted(rows, options, result)
+    for number, row in gather(noted, options) if gather is not None else noted:
         try:
             if isinstance(row, BadRow):
                 raise row
@@ -310,7 +317,7 @@ def _convert(module: ModuleType, rows: Iterable[NumberedRow], options: SourceOpt
 def _made(module: ModuleType, row: Row, options: SourceOptions) -> list[Example]:
     """The examples of a row. Raises BadRow if the source (it may be a user's own) fails or returns something else."""
     try:
-        made = module.examples(row, options)
+        made = examples_of(module, row if isinstance(row, ReadRow) else ReadRow(row), options)
     except BadRow:
         raise
     except Exception as error:
@@ -318,6 +325,18 @@ def _made(module: ModuleType, row: Row, options: SourceOptions) -> list[Example]
     if not isinstance(made, list | tuple) or not all(isinstance(one, Conversation | PretokenizedRow) for one in made):
         raise BadRow(f"the source {module.__name__} returned {made!r:.60}, expected a list of Conversation")
     return list(made)
+
+
+def _noted(rows: Iterable[NumberedRow], options: SourceOptions, result: _Converted) -> Iterator[NumberedRow]:
+    """The rows; which of their columns hold something, and which were read when the next is asked for, is noted."""
+    for number, row in rows:
+        if isinstance(row, BadRow):
+            yield number, row
+            continue
+        noted = ReadRow(row, options.ignore)
+        yield number, noted
+        result.filled.update(filled_columns(row))
+        result.read |= noted.read
 
 
 def _finished(example: Example, origin: str) -> Example:
@@ -352,7 +371,7 @@ def _fingerprint(name: str, options: SourceOptions, identity: str, examples: Seq
     digest.update(json.dumps([name, options.model_dump(mode="json"), identity], sort_keys=True).encode())
     for example in examples:
         if isinstance(example, Conversation):
-            content: Any = [[message.role, message.content, message.input] for message in example.messages]
+            content: Any = [astuple(message) for message in example.messages]
         else:
             content = {"ids": example.input_ids, "mask": example.completion_mask}
         digest.update(json.dumps(content).encode() + b"\n")

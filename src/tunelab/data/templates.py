@@ -83,7 +83,12 @@ class TextTemplate:
         for number, (user, assistant) in enumerate(zip(messages[::2], messages[1::2], strict=True)):
             start = f"{opening}\n\n" if number == 0 and opening else self.between if number else ""
             prompt = Segment(start + self._turn(user), is_answer=False)
-            answer = Segment(self.answer.replace("{content}", assistant.text), is_answer=True)
+            if assistant.reasoning:
+                raise BadRow(
+                    f"the {self.name} template has no place for thoughts (reasoning_content)",
+                    "use a chat template that shows them, or put them into the answer's text",
+                )
+            answer = Segment(self.answer.replace("{content}", assistant.text), is_answer=assistant.in_loss)
             sections.append(Section((prompt, answer), ends_with_eos=True))
         return tuple(sections)
 
@@ -166,10 +171,11 @@ class ChatTemplate:
         real = self._applied(turns)
         if len(pieces) != len(answers) + 1:
             raise BadRow(f"the chat template shows {len(pieces) - 1} of {len(answers)} answers", "use a text template")
+        in_loss = [message.in_loss for message in conversation.messages if message.role == "assistant"]
         for shown in (answers, [answer.strip() for answer in answers]):  # most templates strip a turn's white space
             if real == _interleaved(pieces, shown):
                 self._check_turns_are_there(turns, real)
-                return (self._section(pieces, shown),)
+                return (self._section(pieces, shown, in_loss),)
         raise BadRow(
             "the chat template changes the answers' text, so their position is uncertain", "use a text template"
         )
@@ -198,7 +204,7 @@ class ChatTemplate:
             if turn["content"].strip() not in text:
                 raise BadRow(f"the chat template leaves out the {turn['role']} turn", "use a text template")
 
-    def _section(self, pieces: Sequence[str], answers: Sequence[str]) -> Section:
+    def _section(self, pieces: Sequence[str], answers: Sequence[str], in_loss: Sequence[bool]) -> Section:
         segments = []
         rest = pieces[0]
         for number, answer in enumerate(answers):
@@ -206,7 +212,7 @@ class ChatTemplate:
             context = rest.rstrip(" ")
             closer = self.closer(pieces[number + 1], is_last=number == len(answers) - 1)
             segments.append(Segment(context, is_answer=False))
-            segments.append(Segment(rest[len(context) :] + answer + closer, is_answer=True))
+            segments.append(Segment(rest[len(context) :] + answer + closer, is_answer=in_loss[number]))
             rest = pieces[number + 1][len(closer) :]
         if rest:
             segments.append(Segment(rest, is_answer=False))

@@ -35,7 +35,7 @@ class EncodedRow:
     Args:
         input_ids: [tokens].
         answer_mask: [tokens], True where a token belongs to an answer (its end-of-sequence token included).
-        reference: text of the last answer that the row holds, uncut.
+        reference: text of the last answer in the loss that the row holds, uncut.
         truncated: the row was cut at `max_length`; an answer that is cut has no end-of-sequence token.
         lost: the messages' characters that are not in the vocabulary and dropped; "" with most tokenizers.
         earlier_answers: text of the answers before the last; one of these is the reference where a cut takes the last.
@@ -51,7 +51,7 @@ class EncodedRow:
 
     @property
     def prompt_length(self) -> int:
-        """Tokens before the last answer of the row: exactly what a model is prompted with."""
+        """Tokens before the last answer in the loss: exactly what a model is prompted with."""
         return answer_runs(self.answer_mask)[-1][0]
 
 
@@ -98,14 +98,15 @@ class RowEncoder:
             mask += section_mask
             if section.ends_with_eos:
                 ids.append(self.tokenizer.eos_token_id)
-                mask.append(True)
+                mask.append(section.segments[-1].is_answer)
+        answers = [turn.text for turn in example.messages if turn.role == "assistant" and turn.in_loss]
         row = EncodedRow(
             input_ids=np.asarray(ids, dtype=np.int32),
             answer_mask=np.asarray(mask, dtype=np.bool_),
-            reference=example.messages[-1].text,
+            reference=answers[-1],
             origin=example.origin,
             lost="".join(self.vocabulary.lost(message.text) for message in example.messages),
-            earlier_answers=tuple(turn.text for turn in example.messages[:-1] if turn.role == "assistant"),
+            earlier_answers=tuple(answers[:-1]),
         )
         return _with_targets(row)
 

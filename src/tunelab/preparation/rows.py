@@ -9,14 +9,14 @@ from typing import Any
 
 from tunelab.config import DataSettings, Recipe, RecipeLike, as_recipe, resolve
 from tunelab.data.loader import TokenTable
-from tunelab.data.messages import Example
+from tunelab.data.messages import Conversation, Example
 from tunelab.data.prepared import PreparedData, SourceRecord, cache_key, cached, store
 from tunelab.data.prepared import prepare as tokenize
 from tunelab.data.reader import LoadedSource, check_source, load_examples
 from tunelab.data.select import mix, sample, split_held_out
 from tunelab.data.templates import get_template, resolved_name
 from tunelab.data.tokenize import RowEncoder
-from tunelab.errors import UsageError
+from tunelab.errors import DataError, UsageError
 from tunelab.models.load import context_window, end_token_ids, load_tokenizer, tokenizer_fingerprint
 from tunelab.notebook import shown_in_notebooks
 from tunelab.progress import Progress, silent
@@ -141,6 +141,7 @@ def prepare_with(
     recipe = fit_to_model(recipe, tokenizer)
     data, encoder = recipe.data, row_encoder(tokenizer, recipe)
     sources = [read_source(data, number, progress) for number in range(len(data.sources))]
+    _check_loss_on(data, sources)
     settings = data.model_dump(mode="json", exclude={"loss_on", "chat_template"})
     for source in settings["sources"]:
         del source["path"]  # the fingerprint covers a file's contents; its location does not matter
@@ -175,6 +176,7 @@ def prepare_with(
                 rows_read=source.rows_read,
                 bad=len(source.bad_rows),
                 left_out=dict(source.left_out),
+                unread=dict(source.unread),
             )
             for source in sources
         ],
@@ -185,6 +187,22 @@ def prepare_with(
     if len(prepared.train) and (len(prepared.held_out) or not selection.held_out):
         store(prepared)
     return prepared
+
+
+def _check_loss_on(data: DataSettings, sources: Sequence[LoadedSource]) -> None:
+    """Refuse rows with turns that are not in the loss where every token is.
+
+    Raises:
+        DataError: there is such a row; names the first.
+    """
+    if data.loss_on != "all":
+        return
+    for example in (example for source in sources for example in source.examples):
+        if isinstance(example, Conversation) and not all(turn.in_loss for turn in example.messages):
+            raise DataError(
+                f"{example.origin}: a turn is marked not to be in the loss, but data.loss_on=all trains on every token",
+                "set data.loss_on=completion, or remove the marks",
+            )
 
 
 def rows_to_keep(data: PreparedData) -> TokenTable:

@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from tunelab.errors import BadRow
 
@@ -57,9 +57,11 @@ class HubDataset:
 
 
 class SourceOptions(BaseModel):
-    """Base of every source's options; has none itself. An unknown option is an error."""
+    """Base of every source's options. An unknown option is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ignore: tuple[str, ...] = Field((), description="Columns that are read over, even if they change what is learned.")
 
 
 def kind_of(value: Any) -> str:

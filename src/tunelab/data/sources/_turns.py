@@ -1,4 +1,9 @@
-"""Rows with a list of turns: the conversion shared by OpenAI's `messages` and ShareGPT's `conversations`."""
+"""Rows with a list of turns: the conversion shared by OpenAI's `messages` and ShareGPT's `conversations`.
+
+An assistant turn may say that it is not in the loss: `weight: 0` (OpenAI, FastChat), `train: false` or
+`training: false` (Axolotl), `loss: false` (ms-swift, XTuner), `masked: true` or `mask: true` (torchtune). Null says
+nothing. Its thoughts may be in `reasoning_content`, `reasoning` or `thinking`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,10 @@ from typing import Any
 from tunelab.data.messages import Conversation, Message, Role, check_conversation
 from tunelab.data.sources._source import kind_of
 from tunelab.errors import BadRow
+
+#: Key of a turn -> its value for a turn in the loss.
+LOSS_FLAGS = {"weight": True, "train": True, "training": True, "loss": True, "masked": False, "mask": False}
+REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
 def conversation(
@@ -45,9 +54,49 @@ def _message(number: int, turn: Any, keys: Sequence[tuple[str, str]], roles: Map
         raise BadRow(f"turn {number} has role {role!r}; known: {', '.join(roles)}")
     if turn.get("tool_calls") or turn.get("function_call"):
         raise BadRow(f"turn {number} ({role}) calls a tool: tool use is not supported")
-    if turn.get("weight") is not None and turn["weight"] != 1:
-        raise BadRow(f"turn {number} ({role}) has weight {turn['weight']!r}: weights are not supported")
-    return Message(roles[role], _text(number, role, turn[text_key]))
+    where = f"turn {number} ({role})"
+    is_answer = roles[role] == "assistant"
+    return Message(
+        roles[role],
+        _text(number, role, turn[text_key]),
+        in_loss=_in_loss(where, turn, is_answer),
+        reasoning=_reasoning(where, turn, is_answer),
+    )
+
+
+def _in_loss(where: str, turn: Mapping[str, Any], is_answer: bool) -> bool:
+    """Whether the turn is in the loss: True where it does not say."""
+    # Exporters write weight 1 into every turn; the other flags are somebody's choice.
+    known = [key for key in LOSS_FLAGS if is_answer or key != "weight"]
+    flags = {key: turn[key] for key in known if turn.get(key) is not None}
+    for key, value in flags.items():
+        if value not in (0, 1):
+            raise BadRow(f"{where} has {key} {value!r}, expected 0, 1, false or true: a turn is in the loss or not")
+    said = {key: bool(value) == LOSS_FLAGS[key] for key, value in flags.items()}
+    if len(set(said.values())) > 1:
+        shown = " and ".join(f"{key} {flags[key]!r}" for key in said)
+        raise BadRow(f"{where} has {shown}: one says that it is in the loss, the other that it is not")
+    if not is_answer and any(said.values()):
+        raise BadRow(
+            f"{where} is marked to be in the loss: only assistant turns can be",
+            "data.loss_on=all has prompts in it too",
+        )
+    for key in ("train_detail", "loss_scale"):
+        if turn.get(key) not in (None, 1, []):
+            raise BadRow(f"{where} has {key}: a turn is in the loss as a whole or not at all")
+    return all(said.values())
+
+
+def _reasoning(where: str, turn: Mapping[str, Any], is_answer: bool) -> str:
+    found = {key: turn[key] for key in REASONING if turn.get(key) not in (None, "")}
+    for key, value in found.items():
+        if not isinstance(value, str):
+            raise BadRow(f"{where}: {key} is {kind_of(value)}, expected text")
+        if not is_answer:
+            raise BadRow(f"{where} has {key}: only assistant turns have thoughts")
+    if len(set(found.values())) > 1:
+        raise BadRow(f"{where} has {' and '.join(found)}, which differ", "keep one of them")
+    return next(iter(found.values()), "")
 
 
 def _text(number: int, role: str, content: Any) -> str:

@@ -1,8 +1,8 @@
 """Alpaca: 52,002 instructions answered by text-davinci-003; also any file with columns instruction, input, output.
 
 Source: Taori et al., Stanford Alpaca (2023), tatsu-lab/alpaca on the hub. `input` is optional: no such column, null,
-"", "<noinput>" and its misspellings in the data all mean that there is none. The column `text` of the hub (the same
-row, already in Alpaca's template) is not read.
+"", "<noinput>" and its misspellings in the data all mean that there is none. LLaMA-Factory's columns `system` and
+`history` (earlier turns) are read. The column `text` of the hub (the same row, already in Alpaca's template) is not.
 """
 
 from __future__ import annotations

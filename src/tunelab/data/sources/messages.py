@@ -1,14 +1,16 @@
 """Your own rows with OpenAI's column messages: a list of turns with role and content.
 
 Source: OpenAI's fine-tuning format. Roles are system (or developer, its newer name), user and assistant; content is
-text, or a list of text parts. Refused, because they cannot be trained on as intended: tool calls and tool
-turns, images, and turns with a weight other than 1. In a csv file the cell holds the list as JSON.
+text, or a list of text parts. An assistant turn with `weight: 0` (or `train: false`, `loss: false`: `_turns.py` has
+every spelling) is context and not in the loss; `reasoning_content` goes through the chat template. A column `system`
+next to `messages`, if it is not blank, is the system turn. Refused, because they cannot be trained on as intended:
+tool calls and tool turns, images, other weights. In a csv file the cell holds the list as JSON.
 """
 
 from __future__ import annotations
 
 from tunelab.data.messages import Example, Role
-from tunelab.data.sources._source import UNKNOWN_LICENCE, Row, SourceOptions, items
+from tunelab.data.sources._source import UNKNOWN_LICENCE, Row, SourceOptions, items, optional_text
 from tunelab.data.sources._turns import conversation
 
 HUB = None
@@ -35,4 +37,4 @@ class Options(SourceOptions):
 
 def examples(row: Row, options: Options) -> list[Example]:
     """One conversation. Raises BadRow: no list of turns, a turn without role or text, or an invalid order."""
-    return [conversation(items(row, "messages"), KEYS, ROLES)]
+    return [conversation(items(row, "messages"), KEYS, ROLES, system=optional_text(row, "system"))]

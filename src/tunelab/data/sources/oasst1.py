@@ -2,7 +2,7 @@
 
 Source: Köpf et al., OpenAssistant Conversations (2023, arXiv 2304.07327), OpenAssistant/oasst1 on the hub (flat
 messages with `parent_id`), or OpenAssistant's exports: `*.messages.jsonl.gz` (flat), `*.trees.jsonl.gz` (nested
-`replies`).
+`replies` below a `prompt`). A row that is a root message with `replies` of its own is a tree too.
 
 A tree gives conversations from its root prompt to an answer, so that all of them are of one group (the root prompt):
     paths: best   one: at every turn the best ranked reply is taken (rank 0 is best, the unranked after the ranked, then
@@ -38,6 +38,8 @@ EXAMPLE = [
     {"message_id": "d", "parent_id": "b", "text": "How often?", "role": "prompter", "lang": "en"},
     {"message_id": "e", "parent_id": "d", "text": "Nearly every fourth.", "role": "assistant", "lang": "en"},
 ]
+#: Of a flat message, besides `replies`.
+MESSAGE_COLUMNS = ("message_id", "parent_id", "text", "role", "lang", "rank", "deleted")
 ROLES: dict[str, Literal["user", "assistant"]] = {"prompter": "user", "assistant": "assistant"}
 DELETED = "deleted messages (with their replies)"
 
@@ -97,12 +99,18 @@ def gather(rows: Iterable[NumberedRow], options: Options) -> Iterator[NumberedRo
         if isinstance(row, BadRow) or "prompt" in row:
             yield number, row
             continue
+        if row.get("replies") not in (None, "", "[]", []):
+            yield number, {"message_tree_id": row.get("message_id"), "prompt": dict(row)}
+            continue
         try:
             _check_message(row)
             message_id = row["message_id"]
             if message_id in nodes:
                 raise BadRow(f"message_id {message_id!r} is also in row {nodes[message_id][0]}")
-            nodes[message_id] = (number, {**row, "replies": []})
+            nodes[message_id] = (
+                number,
+                {**{name: row[name] for name in MESSAGE_COLUMNS if name in row}, "replies": []},
+            )
         except BadRow as bad:
             yield number, bad
     roots = []

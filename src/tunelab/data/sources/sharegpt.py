@@ -1,8 +1,8 @@
 """Your own rows with ShareGPT's column conversations: a list of turns with from and value.
 
 Names of the roles: human, user, prompter; gpt, assistant, chatgpt, bing, bard, model, bot; system. A turn may
-also use role and content. A column `system` next to `conversations`, if it is not blank, is the system turn.
-In a csv file the cell holds the list as JSON.
+also use role and content, and say whether it is in the loss (`_turns.py`). A column `system` next to `conversations`,
+if it is not blank, is the system turn. In a csv file the cell holds the list as JSON.
 """
 
 from __future__ import annotations

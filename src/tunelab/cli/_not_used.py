@@ -1,4 +1,4 @@
-"""What `prepare` and `inspect` say about characters that the tokenizer drops."""
+"""What `prepare` and `inspect` say about what is not used: columns, and characters that the tokenizer drops."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from collections import Counter
 from tunelab.cli._console import say
 from tunelab.data.prepared import PreparedData
 from tunelab.data.vocabulary import dropped_characters, dropped_from_template
+
+
+def say_unread_columns(data: PreparedData) -> None:
+    """One line per source with columns that hold something and are not read."""
+    for source in data.sources:
+        if source.unread:
+            shown = ", ".join(f"{column} ({rows:,} rows)" for column, rows in source.unread.items())
+            say(f"{source.origin}: columns that are not read: {shown}")
 
 
 def say_dropped_characters(data: PreparedData) -> None:
