@@ -67,7 +67,7 @@ def test_turns_that_are_not_in_the_loss_contradict_a_loss_on_everything(
     said = tunelab("inspect", "--model", bench.model, "--data", rows, *PLAIN)
     assert re.findall(r"\[\[(.*?)\]\]", said.out) == [" |b|<eos>"] and said.out.index("C") < said.out.index("[[")
     said = tunelab("inspect", "--model", bench.model, "--data", rows, *PLAIN, "data.loss_on=all")
-    assert said.code == 2 and "rows.jsonl row 1: a turn is marked not to be in the loss, but" in said.err
+    assert said.code == 1 and "rows.jsonl row 1: a turn is marked not to be in the loss, but" in said.err
 
 
 def test_a_loss_on_everything_marks_all_but_the_first_token(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
