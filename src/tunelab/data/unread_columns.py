@@ -44,9 +44,9 @@ class ReadRow(Mapping[str, Any]):
         return len(self._row)
 
 
-def filled_columns(row: Row) -> set[str]:
+def filled_columns(row: Row) -> list[str]:
     """Names of the columns that hold something: not null, blank or an empty list, nor 1, a weight without effect."""
-    return {str(name) for name, value in row.items() if not _is_empty(value)}
+    return [str(name) for name, value in row.items() if not _is_empty(value)]
 
 
 def examples_of(module: ModuleType, row: ReadRow, options: SourceOptions) -> list[Example]:
