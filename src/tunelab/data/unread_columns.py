@@ -54,7 +54,7 @@ def examples_of(module: ModuleType, row: ReadRow, options: SourceOptions) -> lis
 
     Raises:
         BadRow: as the source's; or the row holds a column that would change what is learned and is not read. A source
-            without COLUMNS is told by its options what to read, and a user's own decides by itself.
+            without COLUMNS reads what its options name, and a user's own decides by itself.
     """
     made: list[Example] = module.examples(row, options)
     is_format = bool(module.COLUMNS) and module.__name__.startswith("tunelab.")
