@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tunelab.allowed_code import allow_code
 from tunelab.files import write_text_atomically
 from tunelab.records.responses import ResponseFile
 
@@ -64,6 +65,7 @@ def write_benchmark(folder: Path) -> Path:
     """The benchmark's file."""
     path = folder / "sums.py"
     write_text_atomically(path, SOURCE)
+    allow_code(path)
     return path
 
 

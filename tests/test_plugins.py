@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tunelab import plugins
+from tunelab.allowed_code import allow_code
 from tunelab.errors import UsageError
 
 
@@ -60,6 +61,7 @@ def test_an_unknown_name_near_nothing(package: Path) -> None:
 
 def test_a_file_of_the_user_s_own(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("answer = 42\n", encoding="utf-8")
+    allow_code(tmp_path / "mine.py")
     assert plugins.load("things", str(tmp_path / "mine.py")).answer == 42
 
 
@@ -71,6 +73,7 @@ def test_a_file_that_does_not_exist(tmp_path: Path) -> None:
 
 def test_a_file_that_python_cannot_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text("", encoding="utf-8")
+    allow_code(tmp_path / "mine.py")
     monkeypatch.setattr("importlib.util.spec_from_file_location", lambda name, path: None)
     with pytest.raises(UsageError, match=r"mine\.py: cannot be imported as a Python module"):
         plugins.load("things", str(tmp_path / "mine.py"))

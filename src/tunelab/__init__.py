@@ -27,6 +27,7 @@ from tunelab.version import __version__
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 if TYPE_CHECKING:
+    from tunelab.allowed_code import allow_code
     from tunelab.answering.ask import chat, generate
     from tunelab.answering.benchmark_responses import BenchmarkScores, evaluate_benchmarks
     from tunelab.answering.benchmark_settings import BenchmarkSettings
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
 
 #: Public name -> the module that defines it, with `:NAME` where it has another name there.
 _HOMES = {
+    "allow_code": "tunelab.allowed_code",
     "chat": "tunelab.answering.ask",
     "generate": "tunelab.answering.ask",
     "BenchmarkScores": "tunelab.answering.benchmark_responses",
@@ -140,6 +142,7 @@ __all__ = [
     "TunelabError",
     "UsageError",
     "__version__",
+    "allow_code",
     "chat",
     "compare",
     "compare_report",

@@ -10,10 +10,12 @@ import ast
 import difflib
 import importlib
 import importlib.util
+import traceback
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
+from tunelab.allowed_code import check_code_is_allowed
 from tunelab.errors import UsageError
 
 PACKAGE = Path(__file__).parent
@@ -41,11 +43,12 @@ def load(folder: str, name: str) -> ModuleType:
     """Load the module of this name from a folder; `name` may also be the path of a user's own .py file.
 
     Raises:
-        UsageError: no module, entry point or file of that name; lists the known names and the closest one.
+        UsageError: no module, entry point or file of that name (lists the known names and the closest one); a file
+            that this call does not allow to run (allowed_code.py), or that raises when it is imported.
     """
     if name.endswith(".py"):
         return _load_file(Path(name))
-    if _own_file(folder, name).exists():
+    if _is_plain(name) and _own_file(folder, name).exists():
         package = ".".join(("tunelab", *Path(folder).parts))
         return importlib.import_module(f"{package}.{name.replace('-', '_')}")
     for point in entry_points(group=_group(folder)):
@@ -72,6 +75,11 @@ def _group(folder: str) -> str:
     return f"tunelab.{Path(folder).name}"
 
 
+def _is_plain(name: str) -> bool:
+    """Whether a name can be that of a module: no path, no dots."""
+    return name.replace("-", "_").isidentifier()
+
+
 def _own_file(folder: str, name: str) -> Path:
     return PACKAGE / folder / f"{name.replace('-', '_')}.py"
 
@@ -79,9 +87,24 @@ def _own_file(folder: str, name: str) -> Path:
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UsageError(f"{path}: no such file", "give the path of an existing .py file, or a known name")
+    check_code_is_allowed(str(path))
     spec = importlib.util.spec_from_file_location(f"tunelab_user_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path}: cannot be imported as a Python module")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        # The text itself, not a compiled copy that may lie beside it: only the text was read and allowed.
+        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+    except Exception as error:
+        raise UsageError(
+            f"{path}: {_place_of(error, path)}{type(error).__name__}: {error}, when it is imported", "correct the file"
+        ) from error
     return module
+
+
+def _place_of(error: Exception, path: Path) -> str:
+    """The line of a user's file in which an error was raised, as "line 3: "; "" if it was raised elsewhere."""
+    if isinstance(error, SyntaxError):
+        return f"line {error.lineno}: "
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"line {lines[-1]}: " if lines else ""

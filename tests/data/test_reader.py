@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tunelab.allowed_code import allow_code
 from tunelab.data.messages import Conversation
 from tunelab.data.reader import LoadedSource, load_examples
 from tunelab.errors import DataError, UsageError
@@ -325,6 +326,7 @@ class TestArguments:
         source = tmp_path / "mine.py"
         path = write(tmp_path, "rows.jsonl", b'{"q": "p"}\n{"q": ""}\n')
         source.write_text("HUB = None\nCOLUMNS = frozenset()\n", encoding="utf-8")
+        allow_code(source)
         with pytest.raises(UsageError, match=r"mine.py' lacks LICENCE, EXAMPLE, Options, examples"):
             load(path, str(source))
         source.write_text(
@@ -336,6 +338,7 @@ class TestArguments:
             "    return [Conversation((Message('user', row['q']), Message('assistant', 'yes')))]\n",
             encoding="utf-8",
         )
+        allow_code(source)
         loaded = load(path, str(source), skip=True)
         assert texts(loaded) == [[("p", ""), ("yes", "")]]
         assert loaded.bad_rows == ["rows.jsonl row 2: message 1 (user) has no text"]

@@ -102,6 +102,16 @@ def add_base_argument(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--base", metavar="DIR", help="with a run: where its base model is now, if it moved")
 
 
+def add_code_argument(parser: argparse._ActionsContainer) -> None:
+    """--allow-code, for verbs that read a run, a response file or a study's records, which may name Python code."""
+    parser.add_argument(
+        "--allow-code",
+        metavar="PATH",
+        action="append",
+        help="run this .py file, or this model's code, where a run or a file names it; repeatable",
+    )
+
+
 def refuse_flags(arguments: argparse.Namespace, names: Sequence[str], why: str, instead: str) -> None:
     """Refuse flags of add_recipe_arguments() that the verb cannot obey, rather than ignore them.
 

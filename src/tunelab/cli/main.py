@@ -21,6 +21,7 @@ from typing import Any
 
 import tunelab
 from tunelab import plugins
+from tunelab.allowed_code import allow_code, only_allowed
 from tunelab.cli._import_notices import silence_import_notices
 from tunelab.cli._parser import VerbParser
 from tunelab.cli._renamed_flags import check_flags_are_current
@@ -90,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = _dispatch(words)
+        with only_allowed({}):  # what this command allows, it allows itself alone
+            code = _dispatch(words)
         sys.stdout.flush()
         return code
     except SystemExit as stop:  # argparse: 0 after --help, 2 after wrong usage
@@ -130,7 +132,9 @@ def _dispatch(words: list[str]) -> int:
     verb.add_arguments(parser)
     check_flags_are_current(name, words[1:])
     # Intermixed: options may stand between a recipe and its key=value words.
-    return int(verb.run(parser.parse_intermixed_args(words[1:])))
+    arguments = parser.parse_intermixed_args(words[1:])
+    allow_code(*(getattr(arguments, "allow_code", None) or ()))
+    return int(verb.run(arguments))
 
 
 def _show_failure(failure: BaseException, words: Sequence[str]) -> int:

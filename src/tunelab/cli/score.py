@@ -18,6 +18,7 @@ from pathlib import Path
 from tunelab import plugins
 from tunelab.cli._console import say
 from tunelab.cli._json import add_json_flag, print_json, scores_document
+from tunelab.cli._recipe_arguments import add_code_argument
 from tunelab.cli._scored import ONE_ERROR, say_doubts, show_scores
 from tunelab.cli._words import paths_and_options
 from tunelab.errors import UsageError
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", help="the benchmark's files, for responses without targets")
     parser.add_argument("--workers", metavar="N", type=int, help="grading processes (default: one per core)")
     parser.add_argument("--by-group", action="store_true", help="also show scores by group, such as subjects")
+    add_code_argument(parser)
     add_json_flag(parser)
 
 

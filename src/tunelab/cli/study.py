@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunelab.cli._console import progress_bar, say
-from tunelab.cli._recipe_arguments import add_study_flags, check_arms_follow, study_changes
+from tunelab.cli._recipe_arguments import add_code_argument, add_study_flags, check_arms_follow, study_changes
 from tunelab.cli._study_lists import show_jobs, show_shipped_studies
 from tunelab.config.shipped_studies import study_file
 from tunelab.errors import UsageError
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", help="override a key; model=NAME: of all arms")
     parser.add_argument("--executor", default="here", metavar="NAME", help="where jobs run: here, ray or slurm")
     parser.add_argument("--option", metavar="KEY=VALUE", action="append", help="of the executor; a wrong one lists all")
+    add_code_argument(parser)
     add_study_flags(parser)
 
 

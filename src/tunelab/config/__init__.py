@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from tunelab.config.reading import RecipeLike, as_recipe, load_recipe, parse_recipe, to_yaml
+from tunelab.config.reading import (
+    RecipeLike,
+    as_recipe,
+    code_names,
+    load_recipe,
+    parse_recipe,
+    to_yaml,
+    with_code_allowed,
+)
 from tunelab.config.recipe import (
     AdapterSettings,
     DataSettings,
@@ -25,10 +33,12 @@ __all__ = [
     "SourceSettings",
     "TrainSettings",
     "as_recipe",
+    "code_names",
     "json_schema",
     "load_recipe",
     "parse_recipe",
     "reference_markdown",
     "resolve",
     "to_yaml",
+    "with_code_allowed",
 ]

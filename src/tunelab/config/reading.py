@@ -13,6 +13,7 @@ from typing import Any, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from tunelab.allowed_code import allow_code
 from tunelab.config.other_tools import other_key, other_key_names
 from tunelab.config.other_values import other_value_remedy
 from tunelab.config.recipe import ModelSettings, Recipe
@@ -34,6 +35,7 @@ def load_recipe(
     flags: Mapping[str, Any] | None = None,
     *,
     old_names: bool = False,
+    is_asked: bool = True,
 ) -> Recipe:
     """The recipe in a YAML file with flags, then overrides applied.
 
@@ -43,6 +45,8 @@ def load_recipe(
         flags: dotted key -> value; None values are ignored.
         old_names: accept the key names of format 1 (renamed.py), for runs made before the renaming; otherwise each is
             an error that names the new key.
+        is_asked: the user gave this recipe, so the Python code that it names may run (allowed_code.py); False for one
+            that a run carries along.
 
     Raises:
         ConfigError: lists every problem.
@@ -70,7 +74,8 @@ def load_recipe(
             )
             continue
         tree = _changed(tree, key.strip(), value, problems)
-    return _parse(tree, origin, problems)
+    recipe = _parse(tree, origin, problems)
+    return with_code_allowed(recipe) if is_asked else recipe
 
 
 def parse_recipe(tree: Mapping[str, Any], origin: str = "recipe") -> Recipe:
@@ -94,7 +99,7 @@ def as_recipe(recipe: RecipeLike | None, changes: Mapping[str, Any] | None = Non
         UsageError: the file cannot be read, or the recipe is something else.
     """
     if isinstance(recipe, Recipe) and not changes:
-        return recipe
+        return with_code_allowed(recipe)
     if isinstance(recipe, Recipe):
         tree, origin = recipe.model_dump(mode="json"), "recipe"
     elif recipe is None or isinstance(recipe, Mapping):
@@ -110,7 +115,20 @@ def as_recipe(recipe: RecipeLike | None, changes: Mapping[str, Any] | None = Non
         expanded = section.expand(value) if section is not None and key != "model" else value
         for path, leaf in _leaves(key, expanded):
             tree = _changed(tree, path, leaf, problems)
-    return _parse(tree, origin, problems)
+    return with_code_allowed(_parse(tree, origin, problems))
+
+
+def code_names(recipe: Recipe) -> list[str]:
+    """The Python files, and the models with code of their own, that a recipe names."""
+    own = [recipe.precision.name, *(source.name for source in recipe.data.sources)]
+    models = [recipe.model.name, recipe.model.tokenizer] if recipe.model.trust_remote_code else []
+    return [name for name in own if name.endswith(".py")] + [name for name in models if name]
+
+
+def with_code_allowed(recipe: Recipe) -> Recipe:
+    """The recipe, which the user gave; the code that it names may run from now on."""
+    allow_code(*code_names(recipe))
+    return recipe
 
 
 def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:

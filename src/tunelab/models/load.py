@@ -25,6 +25,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from tunelab.allowed_code import check_code_is_allowed
 from tunelab.errors import ModelError, TunelabError
 from tunelab.failures import chain, in_words, is_of_machine, sentence
 from tunelab.files import cache_home, write_text_atomically
@@ -55,6 +56,8 @@ def load_tokenizer(
     _check_folder(name, "config.json", "tokenizer.json")
     check_config_files(Path(name))
     check_tokenizer_files(Path(name))
+    if trust_remote_code:
+        check_code_is_allowed(name)
     try:
         with hub_access(name):
             tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
@@ -88,6 +91,7 @@ def load_model(
     and frees large blocks at every step.
 
     Raises:
+        UsageError: its code is not allowed to run.
         ModelError: it is missing, gated, not reachable, needs remote code, has no safetensors, or lacks weights; or it
             is stored in another format than requested.
     """
@@ -145,6 +149,8 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
     """
     _check_folder(name, "config.json")
     check_config_files(Path(name))
+    if trust_remote_code:
+        check_code_is_allowed(name)
     try:
         with hub_access(name):
             return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)

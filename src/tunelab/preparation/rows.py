@@ -110,7 +110,8 @@ def load_recipe_tokenizer(recipe: Recipe, beside: Path | None = None) -> Any:
     tokenizer = load_tokenizer(
         own or settings.name,
         revision=None if own else settings.revision,
-        trust_remote_code=settings.trust_remote_code,
+        # The model's code is asked for, never that of an adapter's folder.
+        trust_remote_code=settings.trust_remote_code and own == settings.tokenizer,
     )
     template = chat_template_source(recipe.data)
     if template is not None:

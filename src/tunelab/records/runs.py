@@ -125,7 +125,7 @@ class Run:
             RunError: a later version of tunelab wrote the run.
         """
         _, version = unstamped(self._stored_manifest(), self.manifest_file)
-        return load_recipe(self.recipe_file, old_names=version == 1)
+        return load_recipe(self.recipe_file, old_names=version == 1, is_asked=False)
 
     def _stored_manifest(self) -> dict[str, Any]:
         if not self.manifest_file.exists():

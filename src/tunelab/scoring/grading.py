@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tunelab.allowed_code import allowed_code, only_allowed
 from tunelab.cpu import usable_cores
 from tunelab.errors import RunError, TunelabError
 from tunelab.evaluation.benchmark import BenchmarkOptions, Response
@@ -152,6 +153,7 @@ def _ask_worker(
 ) -> tuple[dict[int, Values], dict[str, Any] | None]:
     job = {
         "benchmark": name,
+        "allowed": allowed_code(),
         "options": options.model_dump(mode="json"),
         "responses": [[index, response.to_json()] for index, response in share],
     }
@@ -171,7 +173,8 @@ def work() -> None:
     """A worker: grade the responses given as JSON on stdin, and write their values as JSON to stdout."""
     answer, sys.stdout = sys.stdout, sys.stderr  # keep output printed during imports apart from the values
     job = json.load(sys.stdin)
-    module = load_benchmark(job["benchmark"])
+    with only_allowed(job["allowed"], is_closed=True):
+        module = load_benchmark(job["benchmark"])
     part = [(index, Response.from_json(record)) for index, record in job["responses"]]
     values, failure = _grade_part(module, job["benchmark"], module.Options(**job["options"]), part)
     json.dump({"values": list(values.items()), "failure": failure}, answer)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tunelab import plugins
+from tunelab.allowed_code import allow_code, code_hashes
 from tunelab.errors import RunError, TunelabError
 from tunelab.evaluation.benchmark import Graded, Response, Score, Scored
 from tunelab.evaluation.benchmark_files import load_benchmark
@@ -88,6 +89,8 @@ def score_file(
     if files[0].name == ANNOTATIONS:
         return _score_annotations(path, files[0], options or {})
     lines, torn = read_lines(files)
+    if benchmark is not None and benchmark.endswith(".py"):
+        allow_code(benchmark)
     name = benchmark or benchmark_named_by(lines[0])
     module = load_benchmark(name)
     if is_header(lines[0].value):
@@ -169,6 +172,7 @@ def _write(read: ReadResponses, graded: list[Graded], scored: Scored, files: lis
         # The location of its files depends on the machine and does not affect scores.
         "options": read.options.model_dump(mode="json", exclude={"data"}),
         "header": read.header,
+        "code": code_hashes(read.benchmark),
         "responses": {file.name: _sha256(file.read_bytes()) for file in files},
         "grades": _sha256(grades.encode()),
         **scored.to_json(),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tunelab import plugins
+from tunelab.allowed_code import Allowed, allow_copy, allowed_code, only_allowed
 from tunelab.config import Recipe
 from tunelab.config.study import HELD_OUT, Study
 from tunelab.errors import SAME_COMMAND, Interrupted, RunError
@@ -32,11 +33,15 @@ Memory = tuple[int, int | None]
 RESOLVED = "resolved.json"
 
 
-def run_cell(folder: Path | str, key: str, *, progress: Progress = silent) -> Cell:
+def run_cell(folder: Path | str, key: str, *, allowed: Allowed | None = None, progress: Progress = silent) -> Cell:
     """Run or resume a cell of the study in a directory, and write its record.
 
     A cell that fails (out of memory, a gated model, an evaluation whose training failed) is recorded as failed with its
     error; the traceback is next to the record (`cells/KEY.txt`).
+
+    Args:
+        allowed: the code that the study may run (allowed_code.py), in a process of its own; None = what this one may.
+            What the study's directory names does not add to it.
 
     Returns:
         The cell, done or failed; a cell that is already done is not run again.
@@ -56,7 +61,8 @@ def run_cell(folder: Path | str, key: str, *, progress: Progress = silent) -> Ce
     began = time.monotonic()
     memory: list[Memory] = [] if cell.memory_bytes is None else [(cell.memory_bytes, cell.start_memory_bytes)]
     try:
-        made = _make(study, cell, folder, memory, named(progress, cell.title.removesuffix(": training")))
+        with only_allowed(allowed_code() if allowed is None else allowed, is_closed=True):
+            made = _make(study, cell, folder, memory, named(progress, cell.title.removesuffix(": training")))
         cell = replace(cell, status="done", error="", folder=str(made.relative_to(folder)))
     except (Interrupted, KeyboardInterrupt) as stop:
         keep_cell(folder, replace(cell, seconds=cell.seconds + time.monotonic() - began))
@@ -92,6 +98,8 @@ def _make(study: Study, cell: Cell, folder: Path, memory: list[Memory], progress
             status = "has not run" if training is None else training.status
             raise RunError(f"its training {status}", "run the study again")
         run_of_cell = open_run(folder / training.folder)
+        if recipe.model.trust_remote_code and run_of_cell.model.exists():
+            _allow_code_of_trained(recipe, run_of_cell)
     with tracked_evaluation(study, cell, folder, recipe) as log_scores:
         meter = Meter(compute_device(recipe))
         try:
@@ -101,6 +109,17 @@ def _make(study: Study, cell: Cell, folder: Path, memory: list[Memory], progress
             memory.append((cost.gpu_peak, None) if cost.gpu_peak else (cost.resident_peak, cost.resident_start))
         log_scores(made)
     return made
+
+
+def _allow_code_of_trained(recipe: Recipe, run: Run) -> None:
+    """The weights that this study trained come with a copy of their base's code, which may run where that may."""
+    from huggingface_hub import snapshot_download
+
+    name = recipe.model.name
+    source = Path(name) if Path(name).is_dir() else None
+    allow_copy(
+        run.model, name, source or Path(snapshot_download(name, revision=recipe.model.revision, allow_patterns="*.py"))
+    )
 
 
 def _in_dtype_of_study(recipe: Recipe, folder: Path) -> Recipe:

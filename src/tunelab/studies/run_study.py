@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tunelab import plugins
+from tunelab.allowed_code import allow_code
+from tunelab.config import with_code_allowed
 from tunelab.config.study import HELD_OUT, Study, as_study
 from tunelab.errors import UsageError
 from tunelab.evaluation.benchmark_files import is_items_file, load_benchmark, read_items
@@ -58,6 +60,8 @@ def run_study(
     """
     study = as_study(study)
     folder, chosen = as_path(out, "out"), dict(options or {})
+    if executor.endswith(".py"):
+        allow_code(executor)
     module = plugins.load(EXECUTORS, executor)
     if strange := [name for name in chosen if name not in module.OPTIONS]:
         known = "; ".join(f"{name}: {what}" for name, what in module.OPTIONS.items())
@@ -78,6 +82,9 @@ def checked_study(study: Study) -> Study:
     Raises:
         UsageError, ConfigError, DataError: as run_study() does.
     """
+    allow_code(*(name for name in study.benchmarks if name.endswith(".py")))
+    for arm in study.arms:
+        with_code_allowed(study.arm_recipe(arm, study.seeds[0]))
     benchmarks = dict(study.benchmarks)
     for name, given in study.benchmarks.items():
         if name == HELD_OUT:

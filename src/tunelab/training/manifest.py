@@ -9,7 +9,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from tunelab.config import Recipe
+from tunelab.allowed_code import code_hashes
+from tunelab.config import Recipe, code_names
 from tunelab.data.loader import TrainingPlan
 from tunelab.data.prepared import PreparedData
 from tunelab.errors import RunError, TrainingError
@@ -63,6 +64,7 @@ def opening(
         "sessions": sessions,
         "model": {**_base(run, recipe, model), "digest": digest(model).to_json()},
         "tokenizer": tokenizer_fingerprint(tokenizer),
+        "code": code_hashes(*code_names(recipe)),
         "data": {
             "key": data.key,
             "sources": [asdict(source) for source in data.sources],

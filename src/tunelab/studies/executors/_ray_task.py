@@ -9,10 +9,11 @@ import socket
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tunelab.allowed_code import Allowed
 from tunelab.errors import Interrupted
 from tunelab.records.cells import RECORDS, Cell, read_cell
 from tunelab.studies.executors._ray_files import Parcel, lay_out, packed_files, packed_folder
@@ -35,6 +36,7 @@ class Order:
         directory: the driver's working directory, which relative paths in the study refer to.
         paths: models, data and benchmarks that are local files of the driver; absolute.
         gpus: GPUs assigned to the task.
+        allowed: the code that the study was started with (allowed_code.py).
         version: the driver's tunelab version.
     """
 
@@ -46,6 +48,7 @@ class Order:
     directory: str
     paths: tuple[str, ...]
     gpus: float
+    allowed: dict[str, str] = field(default_factory=dict)
     version: str = __version__
 
 
@@ -83,10 +86,10 @@ def work(order: Order, *parcels: Parcel) -> Outcome:
     if Path(order.directory).is_dir():
         os.chdir(order.directory)
     if sees:
-        return _run(Path(order.folder), order.key)[0]
+        return _run(Path(order.folder), order.key, order.allowed)[0]
     place = scratch_folder(order)
     _lay_out_what_is_missing(parcels, place, order.key)
-    outcome, cell = _run(place, order.key)
+    outcome, cell = _run(place, order.key, order.allowed)
     results = _results(place, order.key, outcome, cell)
     if cell is not None and cell.status == "done":
         shutil.rmtree(place)
@@ -109,9 +112,9 @@ def scratch_folder(order: Order) -> Path:
     return folder
 
 
-def _run(folder: Path, key: str) -> tuple[Outcome, Cell | None]:
+def _run(folder: Path, key: str, allowed: Allowed) -> tuple[Outcome, Cell | None]:
     try:
-        return Outcome("ran"), run_cell(folder, key)
+        return Outcome("ran"), run_cell(folder, key, allowed=allowed)
     except (Interrupted, KeyboardInterrupt):
         return Outcome("stopped"), read_cell(folder, key)
 

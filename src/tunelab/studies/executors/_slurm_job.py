@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ RECORD_S = 90.0
 
 @dataclass(frozen=True)
 class CellJob:
-    """Runs one cell as a Slurm job. Pickled as this class's name, a path and a key; everything else is on disk.
+    """Runs one cell as a Slurm job. Pickled as this class's name, a path, keys and permissions; all else is on disk.
 
     Before the time limit (and, if the cluster sends user signals, before a preemption) Slurm sends the signal that
     submitit requested. submitit alone would exit at once and lose the steps since the last checkpoint; here the
@@ -38,11 +38,13 @@ class CellJob:
         folder: the study's directory, absolute, on a shared disk.
         key: the cell's key.
         needs: key of the training that ends before this job starts; "" = none.
+        allowed: the code that the study was started with (allowed_code.py).
     """
 
     folder: str
     key: str
     needs: str = ""
+    allowed: dict[str, str] = field(default_factory=dict)
 
     def __call__(self) -> str:
         """Run or resume the cell.
@@ -74,7 +76,7 @@ class CellJob:
             self._see_training()
             from tunelab.studies.run_cell import run_cell
 
-            return run_cell(self.folder, self.key).status
+            return run_cell(self.folder, self.key, allowed=self.allowed).status
         except (Interrupted, KeyboardInterrupt):
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a warning must not interrupt the wait
             if warned.wait(PATIENCE_S) and callable(queue_again):

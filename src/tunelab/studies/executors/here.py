@@ -15,6 +15,7 @@ from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from tunelab.allowed_code import Allowed, allowed_code
 from tunelab.config.study import HELD_OUT
 from tunelab.cpu import usable_cores
 from tunelab.errors import Interrupted
@@ -110,7 +111,9 @@ def _run_at_once(folder: Path, cells: Sequence[Cell], workers: int, gpus: Sequen
 
 def _started(context: SpawnContext, folder: Path, cell: Cell, place: str, workers: int) -> _Running:
     reports, sending = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(folder, cell.key, place, workers, sending), name=cell.title)
+    process = context.Process(
+        target=_work, args=(folder, cell.key, place, workers, allowed_code(), sending), name=cell.title
+    )
     process.start()
     sending.close()  # the process has the only end that is open
     return _Running(process, cell, place, reports)
@@ -131,7 +134,7 @@ def _titles(running: Mapping[str, _Running]) -> str:
     return "; ".join(one.cell.title for one in running.values())
 
 
-def _work(folder: Path, key: str, gpu: str, workers: int, sending: Connection) -> None:
+def _work(folder: Path, key: str, gpu: str, workers: int, allowed: Allowed, sending: Connection) -> None:
     """Run a cell in a worker process. Sets the GPU before torch is imported, and its share of CPU threads."""
     if gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
@@ -142,6 +145,6 @@ def _work(folder: Path, key: str, gpu: str, workers: int, sending: Connection) -
             sending.send((stage, done, total, detail))
 
     try:
-        run_cell(folder, key, progress=report)
+        run_cell(folder, key, allowed=allowed, progress=report)
     except (Interrupted, KeyboardInterrupt):
         return

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tunelab.allowed_code import allowed_code
 from tunelab.config.study import Study
 from tunelab.errors import Interrupted, UsageError
 from tunelab.progress import Progress
@@ -101,7 +102,8 @@ def local_paths(study: Study, cell: Cell) -> tuple[str, ...]:
 
 def _order(study: Study, folder: Path, cell: Cell, marker: str, token: str, gpus: float) -> Order:
     identity = f"{folder}\n{(folder / CREATED_FILE).read_text(encoding='utf-8')}"
-    return Order(str(folder), cell.key, marker, token, identity, os.getcwd(), local_paths(study, cell), gpus)
+    paths = local_paths(study, cell)
+    return Order(str(folder), cell.key, marker, token, identity, os.getcwd(), paths, gpus, allowed_code())
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tunelab.allowed_code import allowed_code
 from tunelab.errors import Interrupted, RunError, UsageError
 from tunelab.files import read_json, write_json_atomically
 from tunelab.progress import Progress
@@ -182,7 +183,9 @@ def _submit_array(folder: Path, cells: Sequence[Cell], parameters: Mapping[str, 
     for cell in cells:
         keep_cell(folder, replace(cell, status="waiting", error=""))  # from now on, only the job changes the record
     try:
-        submitted = executor.submit_array([CellJob(str(folder), cell.key, cell.needs) for cell in cells])
+        submitted = executor.submit_array(
+            [CellJob(str(folder), cell.key, cell.needs, allowed_code()) for cell in cells]
+        )
     except (FailedJobError, FailedSubmissionError) as error:
         for cell in cells:
             keep_cell(folder, cell)
