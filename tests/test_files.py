@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tunelab import files
-from tunelab.errors import RunError
+from tunelab.errors import RunError, UsageError
 
 # Dies as by SIGKILL (no handler, no `finally`) before or after the n-th call of a function of `os`.
 DIE = """
@@ -90,6 +90,47 @@ def test_recovering_changes_nothing_that_is_whole(tmp_path: Path) -> None:
         (folder / "name").write_text(folder.name)
     files.recover_directory(target)
     assert (target / "name").read_text() == "checkpoint"
+
+
+def test_what_killed_writers_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    target, text = tmp_path / "checkpoint", tmp_path / "manifest.json"
+    target.mkdir()
+    (target / "weights").write_text("old")
+    for _ in range(3):
+        assert killed(WRITE_DIRECTORY, "rename", 1, "before", target) == 9
+        assert killed(WRITE_TEXT, "replace", 1, "before", text) == 9
+    assert len(leftovers(tmp_path)) == 2, "one of each: a writer removes those before it"
+    files.write_text_atomically(text, "new")
+    files.check_is_new(tmp_path / "other")
+    with pytest.raises(UsageError, match="checkpoint: exists already"):
+        files.check_is_new(target)
+    assert leftovers(tmp_path) == []
+
+
+def test_what_a_living_writer_fills_stays(tmp_path: Path) -> None:
+    target = tmp_path / "checkpoint"
+    with files.directory_written_atomically(target) as folder:
+        renamed = folder.rename(tmp_path / ".checkpoint.99999999.tmp")  # as another machine's process would name it
+        files.recover_directory(target)
+        assert renamed.exists()
+        renamed.rename(folder)
+    files.recover_directory(tmp_path / "checkpoint")
+    assert target.exists() and leftovers(tmp_path) == []
+
+
+def test_a_replacement_that_was_killed_is_undone_before_the_next(tmp_path: Path) -> None:
+    target = tmp_path / "merged"
+    target.mkdir()
+    assert killed(WRITE_DIRECTORY, "rename", 1, "after", target) == 9
+    with pytest.raises(UsageError, match="merged: exists already"):
+        files.check_is_new(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["merged"]
+
+
+def test_text_written_once_stays(tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        files.write_text_once(tmp_path / "resolved.json", text)
+    assert (tmp_path / "resolved.json").read_text() == "first" and leftovers(tmp_path) == []
 
 
 def test_a_block_that_raises_leaves_no_trace(tmp_path: Path) -> None:

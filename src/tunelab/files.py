@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +44,9 @@ def fsync_directory(path: Path) -> None:
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Replace `path` with `text` (UTF-8): temporary file in the same directory, fsync, rename, directory fsync."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with named_failures(path):
-        try:
-            with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+        with _temporary_text(path, text) as temporary:
             os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
         fsync_directory(path.parent)
 
 
@@ -78,6 +72,28 @@ def named_failures(path: Path) -> Iterator[None]:
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
+def write_text_once(path: Path, text: str) -> None:
+    """Create `path` with `text`, whole at once; a file that is there stays, also if two processes write it."""
+    with _temporary_text(path, text) as temporary, suppress(FileExistsError):
+        os.link(temporary, path)
+
+
+@contextmanager
+def _temporary_text(path: Path, text: str) -> Iterator[Path]:
+    """A temporary file with `text`, synced; it is gone at the end of the block. Removes those of killed writers."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _remove_abandoned(path)
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            _lock(file.fileno())
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_json_atomically(path: Path, value: Any) -> None:
     """Write `value` as indented JSON with a final newline, like write_text_atomically."""
     write_text_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -89,7 +105,7 @@ def directory_written_atomically(path: Path) -> Iterator[Path]:
 
     If the block raises, the temporary directory is removed and `path` is unchanged. An existing `path` is replaced:
     it is renamed first, so that a kill between the two renames leaves it at `.{name}.old`, from where
-    recover_directory() restores it.
+    recover_directory() restores it. What killed writers of `path` left is repaired and removed first.
     """
     with named_failures(path):
         yield from _written_atomically(path)
@@ -97,29 +113,82 @@ def directory_written_atomically(path: Path) -> Iterator[Path]:
 
 def _written_atomically(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
+    recover_directory(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            file.chmod((0o666 if file.is_file() else 0o777) & ~_umask())  # some libraries write weights as 0600
-            if file.is_file():
-                with open(file, "rb") as handle:
-                    os.fsync(handle.fileno())
-            else:
-                fsync_directory(file)
-        fsync_directory(temporary)
-        old = path.with_name(f".{path.name}.old")
-        if path.exists():
+        with _locked(temporary):
+            yield temporary
+            _sync_tree(temporary)
+            old = path.with_name(f".{path.name}.old")
+            if path.exists():
+                os.rename(path, old)
+            os.rename(temporary, path)
+            fsync_directory(path.parent)
             shutil.rmtree(old, ignore_errors=True)
-            os.rename(path, old)
-        os.rename(temporary, path)
-        fsync_directory(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def check_is_new(path: Path) -> None:
+    """Check that nothing is at `path`, after repairing what a killed writer left there.
+
+    Raises:
+        UsageError: something is.
+    """
+    recover_directory(path)
+    if path.exists():
+        raise UsageError(f"{path}: exists already", "choose another directory with --out")
+
+
+def _sync_tree(folder: Path) -> None:
+    """Give all files the modes of the umask (some libraries write weights as 0600), and make them durable."""
+    for file in folder.rglob("*"):
+        file.chmod((0o666 if file.is_file() else 0o777) & ~_umask())
+        if file.is_file():
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
+        else:
+            fsync_directory(file)
+    fsync_directory(folder)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold a lock on a temporary directory: its writer is alive. The system drops it when the writer is killed."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        _lock(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    with suppress(OSError):  # a file system without locks: there nothing is removed as abandoned either
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def _is_running(temporary: Path) -> bool:
+    """Whether a process of this machine has the id in a temporary's name: it may be about to take its lock."""
+    number = temporary.name.split(".")[-2]
+    return number.isdecimal() and Path(f"/proc/{number}").exists()
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary files and directories for `path` whose writers were killed."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if _is_running(temporary):
+            continue
+        with suppress(OSError):  # another process removed it first, or its writer holds the lock
+            descriptor = os.open(temporary, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def _umask() -> int:
@@ -136,10 +205,13 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def recover_directory(path: Path) -> None:
-    """Undo a replacement by directory_written_atomically that was killed between its two renames."""
+    """Repair what a killed directory_written_atomically left: an interrupted replacement is undone, or completed."""
     old = path.with_name(f".{path.name}.old")
     if old.exists() and not path.exists():
-        os.rename(old, path)
+        with suppress(FileNotFoundError):  # another process was faster
+            os.rename(old, path)
+    shutil.rmtree(old, ignore_errors=True)
+    _remove_abandoned(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def _load_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     try:
         # The text itself, not a compiled copy that may lie beside it: only the text was read and allowed.
-        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+        exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
     except Exception as error:
         raise UsageError(
             f"{path}: {_place_of(error, path)}{type(error).__name__}: {error}, when it is imported", "correct the file"

@@ -135,7 +135,7 @@ def test_what_a_command_names_is_asked_for(tunelab: Command, bench: Bench, evil:
         ("eval", bench.lora, "--benchmarks", evil),
         ("eval", "--model", bench.model, "--data", bench.rows, "--template", "plain", "--precision", evil),
         ("generate", bench.lora, "--benchmarks", evil),
-        ("generate", "--model", bench.model, f"precision={evil}", "--prompt", "red"),
+        ("generate", "--model", bench.model, f"precision={evil}", "--template", "plain", "--prompt", "red"),
         ("chat", "--model", bench.model, "--precision", evil),
         ("quantize", bench.model, "--precision", evil, "--out", "q"),
     )

@@ -55,7 +55,7 @@ def test_evaluation_and_comparison_of_a_run(tunelab: Command, bench: Bench, tmp_
 def test_scores(tunelab: Command, tmp_path: Path) -> None:
     benchmark = str(write_benchmark(tmp_path))
     path = write_responses(tmp_path / "responses.jsonl", benchmark, ["1", "x"])
-    (found,) = document(tunelab("score", path, "--json"))["files"]
+    (found,) = document(tunelab("score", path, "--json", "--allow-code", benchmark))["files"]
     (fields,) = tables("score")
     assert set(found) == fields and found["benchmark"].endswith("sums.py") and found["responses"] == 2
     assert found["scores"][0]["value"] == 0.5 and set(found["scores"][0]) == SCORE

@@ -22,7 +22,7 @@ def benchmark(tmp_path: Path) -> str:
 def test_files_are_shown_side_by_side(tunelab: Command, tmp_path: Path, benchmark: str) -> None:
     base = write_responses(tmp_path / "base" / "responses.jsonl", benchmark, ["1", "x", "x", "x"], items=4)
     tuned = write_responses(tmp_path / "tuned" / "responses.jsonl", benchmark, ["1", "2", "x", "4"], items=5)
-    said = tunelab("score", base.parent, tuned)
+    said = tunelab("score", "--allow-code", benchmark, base.parent, tuned)
     assert said.code == 0
     assert said.cells == {
         "sums": ["base", "tuned", "unit", "better"],
@@ -35,18 +35,22 @@ def test_files_are_shown_side_by_side(tunelab: Command, tmp_path: Path, benchmar
         f"tuned: 4 responses of sums; scores: {tuned.with_name('scores.json')}",
         "± is one standard error over items",
     ]
-    assert tunelab("score", base, tuned, "--workers", "1").out == said.out
+    assert tunelab("score", "--allow-code", benchmark, base, tuned, "--workers", "1").out == said.out
 
 
 def test_groups_are_shown_where_they_are_asked_for(tunelab: Command, tmp_path: Path, benchmark: str) -> None:
     path = write_responses(tmp_path / "responses.jsonl", benchmark, ["1", "x"])
-    assert "all" not in tunelab("score", ".").cells
-    assert tunelab("score", path, "--by-group").cells["all"] == [tmp_path.name, "unit", "better"]
+    assert "all" not in tunelab("score", "--allow-code", benchmark, ".").cells
+    assert tunelab("score", "--allow-code", benchmark, path, "--by-group").cells["all"] == [
+        tmp_path.name,
+        "unit",
+        "better",
+    ]
 
 
 def test_options_and_files_of_one_name(tunelab: Command, tmp_path: Path, benchmark: str) -> None:
     paths = [write_responses(tmp_path / n / "same" / "responses.jsonl", benchmark, [" 1", "2"]) for n in ("a", "b")]
-    said = tunelab("score", *paths, "sums.strict=no")
+    said = tunelab("score", "--allow-code", benchmark, *paths, "sums.strict=no")
     assert said.cells["sums"][:2] == [str(path) for path in paths], "names that repeat are told apart by their path"
     assert said.cells["right"][:2] == ["1 (0.34 to 1)", "1 (0.34 to 1)"]
     assert "every item scored the same, and others may differ" in said.err
@@ -132,21 +136,22 @@ def test_ifevals_reference_responses(tunelab: Command, shared_data: Path, tmp_pa
 )
 def test_wrong_uses(words: list[str], message: str, tunelab: Command, tmp_path: Path, benchmark: str) -> None:
     path = write_responses(tmp_path / "responses.jsonl", benchmark, ["1"])
-    said = tunelab("score", *[path if word == "FILE" else word for word in words])
+    said = tunelab("score", "--allow-code", benchmark, *[path if word == "FILE" else word for word in words])
     assert (said.code, said.out) == (2, "") and message in said.err
 
 
 def test_a_word_that_looks_like_an_option_may_be_a_file(tunelab: Command, tmp_path: Path, benchmark: str) -> None:
     path = write_responses(tmp_path / "responses.jsonl", benchmark, ["1"])
     path.rename(tmp_path / "arm.lr=3")
-    assert tunelab("score", "arm.lr=3").code == 0
+    assert tunelab("score", "--allow-code", benchmark, "arm.lr=3").code == 0
 
 
 def test_the_command_imports_no_torch(tmp_path: Path) -> None:
-    path = write_responses(tmp_path / "responses.jsonl", str(write_benchmark(tmp_path)), ["1", "x"])
+    benchmark = str(write_benchmark(tmp_path))
+    path = write_responses(tmp_path / "responses.jsonl", benchmark, ["1", "x"])
     code = (
         "import sys; from tunelab.cli.main import main\n"
-        f"assert main(['score', {str(path)!r}]) == 0\n"
+        f"assert main(['score', {str(path)!r}, '--allow-code', {benchmark!r}]) == 0\n"
         "found = {'torch', 'transformers', 'datasets', 'peft', 'pandas'} & set(sys.modules)\n"
         "assert not found, found"
     )

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sums_benchmark import write_benchmark, write_responses
 
+from tunelab.allowed_code import allow_code
 from tunelab.errors import ConfigError, DataError, RunError, UsageError
 from tunelab.evaluation.benchmark import Score, Scored
 from tunelab.scoring import grading, score
@@ -99,6 +100,7 @@ def test_what_a_benchmark_prints_is_no_data(
     monkeypatch.setattr(grading, "_pays", lambda seconds, left, workers: True)
     source = Path(benchmark_of_file(responses))
     source.write_text("print('imported')\n" + source.read_text().replace('"loud"', "response.text"))
+    allow_code(source)
     capsys.readouterr()
     assert len(score_file(responses, workers=workers).graded) == 4
     assert capsys.readouterr().out.replace("imported\n", "") == ""
@@ -241,7 +243,8 @@ def test_where_nothing_can_be_written_is_told(responses: Path, monkeypatch: pyte
 
 def test_scoring_imports_no_torch_transformers_or_datasets(tmp_path: Path, responses: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tunelab.scoring.score import score_file\n"
+        "import sys; from pathlib import Path; from tunelab.scoring.score import score_file; import tunelab\n"
+        f"tunelab.allow_code({benchmark_of_file(responses)!r})\n"
         f"score_file(Path({str(responses)!r}))\n"
         "print(*sorted({'torch', 'transformers', 'datasets', 'peft'} & set(sys.modules)))"
     )

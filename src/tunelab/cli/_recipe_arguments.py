@@ -98,8 +98,9 @@ def given_flags(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_base_argument(parser: argparse._ActionsContainer) -> None:
-    """--base, for verbs that take a run."""
+    """--base and --allow-code, for verbs that take a run."""
     parser.add_argument("--base", metavar="DIR", help="with a run: where its base model is now, if it moved")
+    add_code_argument(parser)
 
 
 def add_code_argument(parser: argparse._ActionsContainer) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunelab.cli._console import say
-from tunelab.cli._recipe_arguments import add_base_argument, add_code_argument
+from tunelab.cli._recipe_arguments import add_base_argument
 from tunelab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--precision", metavar="FORMAT", help="with --model: weight format: nf4, int8, mxfp4, ...")
     add_base_argument(parser)
-    add_code_argument(parser)
     parser.add_argument("--system", metavar="TEXT", default="", help="the system message")
     parser.add_argument(
         "--set",

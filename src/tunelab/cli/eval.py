@@ -20,7 +20,7 @@ from tunelab.cli._benchmarks import add_benchmark_arguments, check_flags, evalua
 from tunelab.cli._check import evaluate_check
 from tunelab.cli._held_out import evaluate_held_out
 from tunelab.cli._json import add_json_flag
-from tunelab.cli._recipe_arguments import add_base_argument, add_code_argument, add_recipe_arguments
+from tunelab.cli._recipe_arguments import add_base_argument, add_recipe_arguments
 from tunelab.errors import SAME_COMMAND, Interrupted
 
 
@@ -29,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser, subject="RUN | RECIPE.yaml", training=False)
     parser.add_argument("--adapter", metavar="DIR", help="with a model: PEFT adapter to evaluate too")
     add_base_argument(parser)
-    add_code_argument(parser)
     parser.add_argument("--max-new-tokens", metavar="N", type=int, help="maximum tokens per answer")
     parser.add_argument("--micro-batch-tokens", metavar="N", type=int, help="tokens per forward pass; changes no score")
     flags = add_benchmark_arguments(parser)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 
 from tunelab.cli._console import print_table, progress_bar
-from tunelab.cli._recipe_arguments import add_base_argument, add_code_argument
+from tunelab.cli._recipe_arguments import add_base_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", required=True, help="a new directory")
     parser.add_argument("--kind", choices=("F16", "Q8_0"), default="F16", help="dtype of matrices in a GGUF file")
     add_base_argument(parser)
-    add_code_argument(parser)
     parser.add_argument("--force", action="store_true", help="write even if rounding or the format costs too much")
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tunelab.cli._benchmarks import add_benchmark_arguments, check_flags, generate_on
 from tunelab.cli._decoding_arguments import add_decoding_arguments, decoding_of
-from tunelab.cli._recipe_arguments import add_base_argument, add_code_argument
+from tunelab.cli._recipe_arguments import add_base_argument
 from tunelab.cli._words import is_change
 from tunelab.errors import UsageError
 
@@ -34,7 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", metavar="DIR", help="with --model: PEFT adapter directory")
     parser.add_argument("--template", metavar="NAME", help="with --model: prompt template; default: as in chat")
     add_base_argument(parser)
-    add_code_argument(parser)
     parser.add_argument("--arm", choices=("base", "tuned"), help="which model answers (default: tuned if there is one)")
     parser.add_argument("--raw", action="store_true", help="use the prompt text as is, without a template")
     parser.add_argument("--prompt", metavar="TEXT", action="append", help="a prompt; may be repeated")

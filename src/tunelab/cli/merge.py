@@ -16,7 +16,7 @@ import argparse
 
 from tunelab.cli._console import print_table, progress_bar, say
 from tunelab.cli._merge_formats import COLUMNS, quality_cells, show_merge_formats
-from tunelab.cli._recipe_arguments import add_base_argument, add_code_argument
+from tunelab.cli._recipe_arguments import add_base_argument
 from tunelab.errors import UsageError
 from tunelab.units import format_bytes, format_scientific, format_share, format_significant
 
@@ -34,7 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--compare", action="store_true", help="compare all formats, write nothing")
     add_base_argument(parser)
-    add_code_argument(parser)
     parser.add_argument("--force", action="store_true", help="write even if rounding or the format costs too much")
 
 

@@ -20,13 +20,7 @@ from typing import Any
 
 from tunelab.cli._console import command, print_table, progress_bar, say
 from tunelab.cli._json import add_json_flag, print_json, run_document
-from tunelab.cli._recipe_arguments import (
-    add_base_argument,
-    add_code_argument,
-    add_recipe_arguments,
-    given_flags,
-    recipe_of,
-)
+from tunelab.cli._recipe_arguments import add_base_argument, add_recipe_arguments, given_flags, recipe_of
 from tunelab.errors import UsageError
 from tunelab.records.runs import Run, eval_command
 from tunelab.units import format_bytes, format_count, format_duration, format_loss, format_rate
@@ -37,7 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
     parser.add_argument("--resume", metavar="RUN", help="resume an interrupted run; takes no recipe")
     add_base_argument(parser)
-    add_code_argument(parser)
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the run in --out, with its evaluations; nothing but a run"
     )

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunelab.errors import ModelError
 from tunelab.failures import is_of_machine, sentence
+from tunelab.models.checkpoint_files import no_pickles
 from tunelab.models.folder_files import json_object
 from tunelab.models.forward import linear_names, underlying
 from tunelab.models.lora_linear import use_dense_lora
@@ -146,7 +147,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
         raise ModelError(f"{folder}: no adapter_model.safetensors", "pickled adapters can run code and are not loaded")
     _check_method(folder / "adapter_config.json")
     try:
-        with _known_warnings_ignored():
+        with _known_warnings_ignored(), no_pickles():
             adapted = cast(PeftModel, PeftModel.from_pretrained(model, folder, is_trainable=trainable))
     except SafetensorError as error:
         raise ModelError(
@@ -174,6 +175,11 @@ def _check_method(file: Path) -> None:
         raise ModelError(
             f"{file}: trainable_token_indices is set, which is not supported",
             "merge that adapter with PEFT (merge_and_unload) and use the merged model",
+        )
+    if config.get("megatron_config"):
+        raise ModelError(
+            f"{file}: megatron_config makes PEFT import the package {config.get('megatron_core')}",
+            "it is for models of Megatron-LM; remove the key to load the adapter on a transformers model",
         )
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NoReturn
 
+import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from torch import Tensor
@@ -13,6 +16,51 @@ from torch import Tensor
 from tunelab.errors import ModelError
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+
+
+NOT_UNPICKLED = "pickled weights can run code and are not loaded; save the model with save_pretrained to convert it"
+
+
+def weight_files(folder: Path) -> list[str]:
+    """The safetensors files of a checkpoint: those that its index names, or the only one.
+
+    Raises:
+        ModelError: there are none, or the index names anything but safetensors files next to it.
+    """
+    index = folder / INDEX
+    if not index.exists():
+        if (folder / SINGLE).exists():
+            return [SINGLE]
+        raise ModelError(f"{folder}: no safetensors weights", NOT_UNPICKLED)
+    try:
+        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{index}: no index of weight files ({type(error).__name__}: {error})", "restore it"
+        ) from error
+    for name in named:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise ModelError(f"{index}: names {name!r}, expected a .safetensors file next to it", NOT_UNPICKLED)
+    return sorted(named)
+
+
+@contextmanager
+def no_pickles() -> Iterator[None]:
+    """While a library loads weights, nothing is unpickled, whatever an index, a configuration or an adapter names.
+
+    Raises:
+        ModelError: a file would have been.
+    """
+
+    def refused(file: Any, *_: Any, **__: Any) -> NoReturn:
+        raise ModelError(f"{file}: is named as a weight file, and is not safetensors", NOT_UNPICKLED)
+
+    before = torch.load
+    torch.load = refused
+    try:
+        yield
+    finally:
+        torch.load = before
 
 
 def checkpoint_folder(name: str, revision: str | None) -> Path:
@@ -41,21 +89,10 @@ class CheckpointFiles:
         self._known, self._prefix = set(known), prefix + "."
         self._layers = {name.rpartition(".")[0] for name in known}
         self._places: dict[str, tuple[str, str]] = {}  # the model's name -> file, and the name in it
-        for file in self._files():
+        for file in weight_files(folder):
             with safe_open(folder / file, "pt") as opened:
                 for stored in opened.keys():  # noqa: SIM118  it has keys but is not a mapping
                     self._places[self._own_name(stored)] = (file, stored)
-
-    def _files(self) -> list[str]:
-        if (self.folder / INDEX).exists():
-            index = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
-            return sorted(set(index["weight_map"].values()))
-        if (self.folder / SINGLE).exists():
-            return [SINGLE]
-        raise ModelError(
-            f"{self.folder}: no safetensors weights",
-            "pickled weights can run code and are not loaded; save the model with save_pretrained to convert it",
-        )
 
     def _own_name(self, stored: str) -> str:
         for candidate in (stored, self._prefix + stored, stored.removeprefix(self._prefix)):

@@ -31,7 +31,7 @@ from tunelab.failures import chain, in_words, is_of_machine, sentence
 from tunelab.files import cache_home, write_text_atomically
 from tunelab.hub import hub_access, why_unreachable
 from tunelab.models.allocator import keep_freed_memory
-from tunelab.models.checkpoint_files import checkpoint_folder
+from tunelab.models.checkpoint_files import INDEX, checkpoint_folder, no_pickles, weight_files
 from tunelab.models.folder_files import REMEDY, check_config_files, check_tokenizer_files, check_tokenizer_json
 from tunelab.models.formats._format import WeightFormat
 from tunelab.models.precision import check_format, stored_format
@@ -126,16 +126,19 @@ def load_model(
 
 
 def _load_dense(name: str, dtype: torch.dtype, revision: str | None, trust_remote_code: bool) -> PreTrainedModel:
+    if (Path(name) / INDEX).exists():
+        weight_files(Path(name))
     model: PreTrainedModel
-    model, info = AutoModelForCausalLM.from_pretrained(
-        name,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        dtype=dtype,
-        use_safetensors=True,
-        output_loading_info=True,
-        attn_implementation="sdpa",
-    )
+    with no_pickles():
+        model, info = AutoModelForCausalLM.from_pretrained(
+            name,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            attn_implementation="sdpa",
+        )
     if info["missing_keys"]:
         raise lacking(name, model, info["missing_keys"])
     return model

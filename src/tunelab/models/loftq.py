@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tunelab.errors import ModelError
-from tunelab.models.checkpoint_files import CheckpointFiles
+from tunelab.models.checkpoint_files import NOT_UNPICKLED, CheckpointFiles
 from tunelab.models.folder_files import json_object
 from tunelab.models.forward import underlying
 from tunelab.models.quantized_linear import QuantizedLinear, quantized_layers
@@ -110,6 +110,8 @@ def begin_at_stored(model: PeftModel, folder: Path) -> int:
     Raises:
         ModelError: the stored adapter has another rank, or other layers.
     """
+    if not (folder / STORED / "adapter_model.safetensors").exists():
+        raise ModelError(f"{folder / STORED}: no adapter_model.safetensors", NOT_UNPICKLED)
     stored = load_file(folder / STORED / "adapter_model.safetensors")
     config = json_object(folder / STORED / "adapter_config.json")
     root, prefix = (config["lora_alpha"] / config["r"]) ** 0.5, "base_model.model."

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from tunelab.config import Recipe
 from tunelab.errors import ModelError, RunError, UsageError
-from tunelab.files import as_path, directory_written_atomically
+from tunelab.files import as_path, check_is_new, directory_written_atomically
 from tunelab.inference.engine import context_length
 from tunelab.models.formats.mxfp4 import BLOCK as MXFP4_BLOCK
 from tunelab.models.load import load_config, load_model
@@ -79,8 +79,7 @@ def export(
     if kind not in get_args(GgufKind):
         raise UsageError(f"no dtype {kind!r} of a GGUF file", f"known: {', '.join(get_args(GgufKind))}")
     check_finished(run)
-    if target.exists():
-        raise UsageError(f"{target}: exists already", "choose another directory with --out")
+    check_is_new(target)
     if to == "peft":
         return _adapter(run, target)
     if to in ("gguf", "ollama"):

@@ -25,7 +25,7 @@ from tunelab import plugins
 from tunelab.config import Recipe
 from tunelab.data.prepared import load_table
 from tunelab.errors import DataError, ModelError, RunError, UsageError
-from tunelab.files import as_path, directory_written_atomically, write_json_atomically
+from tunelab.files import as_path, check_is_new, directory_written_atomically, write_json_atomically
 from tunelab.inference.divergence import (
     FLOOR_MULTIPLE,
     AnswerDistributions,
@@ -154,8 +154,7 @@ def merge(
             the sum; or rounding, or the format, loses too much (see `force`).
     """
     target = as_path(out, "out")
-    if target.exists():
-        raise UsageError(f"{target}: exists already", "choose another directory with --out")
+    check_is_new(target)
     run, recipe, tokenizer = _opened(run, base)
     into = _resolved(recipe, format)
     rows = _rows_to_compare(run, tokenizer, recipe, progress)

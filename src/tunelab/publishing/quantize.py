@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tunelab.config import load_recipe, resolve
 from tunelab.errors import UsageError
-from tunelab.files import as_path, directory_written_atomically
+from tunelab.files import as_path, check_is_new, directory_written_atomically
 from tunelab.models.adapters import add_lora
 from tunelab.models.checkpoint_files import checkpoint_folder
 from tunelab.models.digest import digest
@@ -64,8 +64,7 @@ def quantize(
         ModelError: the model cannot be loaded, or a weight cannot be quantized.
     """
     target = as_path(out, "out")
-    if target.exists():
-        raise UsageError(f"{target}: exists already", "choose another directory with --out")
+    check_is_new(target)
     if precision == "none":
         raise UsageError("precision none does not quantize", "give a format: --precision nf4")
     if min(loftq_rank or 1, loftq_alternations) < 1 or loftq_rank == 0:

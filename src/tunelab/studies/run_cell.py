@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
-import os
-import platform
 import time
 import traceback
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ from tunelab.allowed_code import Allowed, allow_copy, allowed_code, only_allowed
 from tunelab.config import Recipe
 from tunelab.config.study import HELD_OUT, Study
 from tunelab.errors import SAME_COMMAND, Interrupted, RunError
-from tunelab.files import read_json, write_json_atomically, write_text_atomically
+from tunelab.files import read_json, write_text_atomically, write_text_once
 from tunelab.progress import Progress, named, silent
 from tunelab.records.cells import RECORDS, Cell, keep_cell, read_cell, read_study
 from tunelab.records.runs import Run, open_run
@@ -130,11 +127,7 @@ def _in_dtype_of_study(recipe: Recipe, folder: Path) -> Recipe:
         return recipe
     path = folder / RESOLVED
     if not path.exists():
-        own = folder / f".{RESOLVED}.{platform.node()}.{os.getpid()}"
-        write_json_atomically(own, {"train.dtype": compute_dtype(recipe)})
-        with suppress(FileExistsError):  # the first job's stands
-            os.link(own, path)
-        own.unlink()
+        write_text_once(path, json.dumps({"train.dtype": compute_dtype(recipe)}) + "\n")  # the first job's stays
     dtype = read_json(path)["train.dtype"]
     return with_dtype(recipe.model_copy(update={"train": recipe.train.model_copy(update={"dtype": dtype})}))
 
