@@ -1,4 +1,4 @@
-"""Every command that writes can be killed anywhere: the same command then finishes the work, and nothing is left over."""
+"""Every command that writes can be killed anywhere: the same command then finishes, and nothing is left over."""
 
 from __future__ import annotations
 

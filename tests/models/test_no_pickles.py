@@ -63,7 +63,7 @@ def test_an_index_that_names_anything_but_safetensors(name: Any, precision: str 
 @pytest.mark.parametrize("precision", [None, "nf4"])
 def test_an_index_that_is_none(text: str, precision: str | None, folder: Path) -> None:
     (folder / INDEX).write_text(text)
-    with pytest.raises(ModelError, match="no index of weight files"):
+    with pytest.raises(ModelError, match=r"index\.json: (expected a JSON object|not JSON|weight_map: expected)"):
         loaded(folder, precision)
 
 

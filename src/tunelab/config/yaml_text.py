@@ -26,14 +26,40 @@ _SCALARS = (
 MOST_SHOWN = 40
 
 
+#: Far more than any recipe or study needs. Aliases count as often as they stand for a value.
+MOST_CHARACTERS, MOST_VALUES, DEEPEST = 1_000_000, 10_000, 50
+
+
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the scalars above, which records duplicate keys."""
+    """SafeLoader with the scalars above and bounds on size, which records duplicate keys."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (yaml's own attribute, filled below)
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.twice: list[Problem] = []
+        self._sizes: dict[int, int] = {}  # node -> values in it, with what its aliases stand for
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        mark, is_alias = self.peek_event().start_mark, self.check_event(yaml.AliasEvent)
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise yaml.MarkedYAMLError(problem=f"more than {DEEPEST} levels of nesting", problem_mark=mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if node is not None and id(node) not in self._sizes:
+            if is_alias:
+                raise yaml.MarkedYAMLError(problem="an alias contains itself", problem_mark=mark)
+            self._sizes[id(node)] = self._size(node)
+        if node is not None and self._sizes[id(node)] > MOST_VALUES:
+            raise yaml.MarkedYAMLError(problem=f"more than {MOST_VALUES:,} values", problem_mark=mark)
+        return node
+
+    def _size(self, node: yaml.Node) -> int:
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        children = [child for part in parts for child in (part if isinstance(part, tuple) else (part,))]
+        return 1 + sum(self._sizes[id(child)] for child in children)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -86,8 +112,12 @@ def parse_yaml(text: str, origin: str) -> Any:
     """Parse a YAML text.
 
     Raises:
-        ConfigError: invalid YAML (with line and column), or duplicate keys; `origin` names the text.
+        ConfigError: invalid YAML (with line and column), duplicate keys, or more than a recipe or study can need;
+            `origin` names the text.
     """
+    if len(text) > MOST_CHARACTERS:
+        said = f"{len(text):,} characters, expected at most {MOST_CHARACTERS:,}"
+        raise ConfigError(origin, [Problem("text", said, "is it the right file?")])
     try:
         loader = _Loader(text)
         try:

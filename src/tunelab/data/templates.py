@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunelab.data.messages import Conversation, Message
-from tunelab.errors import BadRow, ModelError, UsageError
+from tunelab.data.rendering import rendered
+from tunelab.errors import BadRow, ModelError, TunelabError, UsageError
 from tunelab.failures import sentence
 
 ALPACA_WITH_INPUT = (
@@ -222,9 +223,11 @@ class ChatTemplate:
         import jinja2
 
         try:
-            return self.apply(turns)
+            return rendered(lambda: self.apply(turns), sum(len(turn["content"]) for turn in turns))
         except jinja2.TemplateError as error:
             raise BadRow(f"the chat template refuses the conversation: {error}") from error
+        except TunelabError:
+            raise
         except Exception as error:  # what a template computes: divisions by zero, calls of what is no function
             raise BadRow(f"the chat template fails: {sentence(error)}", "mend it, or use a text template") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +13,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from tunelab.errors import ModelError
+from tunelab.models.folder_files import NOT_UNPICKLED, check_config_files, json_object
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-
-
-NOT_UNPICKLED = "pickled weights can run code and are not loaded; save the model with save_pretrained to convert it"
 
 
 def weight_files(folder: Path) -> list[str]:
@@ -32,15 +29,8 @@ def weight_files(folder: Path) -> list[str]:
         if (folder / SINGLE).exists():
             return [SINGLE]
         raise ModelError(f"{folder}: no safetensors weights", NOT_UNPICKLED)
-    try:
-        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"{index}: no index of weight files ({type(error).__name__}: {error})", "restore it"
-        ) from error
-    for name in named:
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise ModelError(f"{index}: names {name!r}, expected a .safetensors file next to it", NOT_UNPICKLED)
+    check_config_files(folder)
+    named = set(json_object(index)["weight_map"].values())
     return sorted(named)
 
 

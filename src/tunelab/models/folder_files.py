@@ -10,6 +10,7 @@ from typing import Any
 from tunelab.errors import ModelError
 
 REMEDY = "restore the file, or download the model again"
+NOT_UNPICKLED = "pickled weights can run code and are not loaded; save the model with save_pretrained to convert it"
 
 CONFIG = "config.json"
 #: Read with a model's configuration, and with its tokenizer; each contains an object.
@@ -101,6 +102,8 @@ def _check_index(file: Path, index: Mapping[str, Any]) -> None:
     if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
         raise ModelError(f"{file}: weight_map: expected weight names with the file of each", REMEDY)
     for place in sorted(set(places.values())):
+        if Path(place).name != place or not place.endswith(".safetensors"):
+            raise ModelError(f"{file}: names {place!r}, expected a .safetensors file next to it", NOT_UNPICKLED)
         if not (file.parent / place).is_file():
             raise ModelError(f"{file}: names {place}, which is not in the folder", "download the model again")
 
