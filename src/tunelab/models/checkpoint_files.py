@@ -46,7 +46,7 @@ def no_pickles() -> Iterator[None]:
         raise ModelError(f"{file}: is named as a weight file, and is not safetensors", NOT_UNPICKLED)
 
     before = torch.load
-    torch.load = refused
+    torch.load = refused  # type: ignore[assignment]
     try:
         yield
     finally:

@@ -19,8 +19,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tunelab.errors import ModelError
-from tunelab.models.checkpoint_files import NOT_UNPICKLED, CheckpointFiles
-from tunelab.models.folder_files import json_object
+from tunelab.models.checkpoint_files import CheckpointFiles
+from tunelab.models.folder_files import NOT_UNPICKLED, json_object
 from tunelab.models.forward import underlying
 from tunelab.models.quantized_linear import QuantizedLinear, quantized_layers
 
