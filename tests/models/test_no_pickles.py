@@ -52,9 +52,7 @@ def test_an_index_that_names_anything_but_safetensors(name: Any, precision: str 
     names = load_file(folder / SINGLE)
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, name)}))
     (folder / SINGLE).unlink()  # transformers prefers a single file
-    with pytest.raises(
-        ModelError, match=r"safetensors\.index\.json: names .*, expected a \.safetensors file next to it"
-    ):
+    with pytest.raises(ModelError, match=r"index\.json: (names .* \.safetensors file next to it|weight_map: expected)"):
         loaded(folder, precision)
     assert not (folder.parent / "opened").exists()
 
