@@ -91,17 +91,17 @@ def example_comparisons() -> tuple[PairedComparison, ...]:
         ),
         PairedComparison(
             *("base bf16", "lora r128 bf16", "mmlu", "accuracy", 0.0067, -0.0009, 0.0143, 0.0871, 0.2613, 14_042),
-            *(675, 581, 0.0108, "No difference shown: differences below 1.1 points could not have been seen."),
-            *(1, None, "no difference", "0-1", True),
+            *(675, 581, 0.0108, "No difference shown, minimum detectable difference 1.1 points."),
+            *(1, None, "no difference shown", "0-1", True),
         ),
         PairedComparison(
             *("lora r128 bf16", "qlora r128 nf4", "mmlu", "accuracy", -0.0032, -0.0104, 0.004, 0.38, 0.76, 14_042),
-            *(593, 638, 0.0103, "No difference shown: differences below 1.0 points could not have been seen."),
-            *(2, 0.003, "no difference", "0-1", True),
+            *(593, 638, 0.0103, "No difference shown, minimum detectable difference 1.0 points."),
+            *(2, 0.003, "no difference shown", "0-1", True),
         ),
         PairedComparison(
             *("lora r128 bf16", "qlora r128 nf4", "held-out", "completion_loss", 0.02, -0.011, 0.052, 0.21, None),
-            *(500, None, None, None, "No difference shown.", 1, None, "no difference", "nats per token", False),
+            *(500, None, None, None, "No difference shown.", 1, None, "no difference shown", "nats per token", False),
         ),
     )
 
@@ -148,7 +148,7 @@ def example_report(flips: int = 60) -> StudyReport:
             Question(
                 "Is NF4 as good as bf16?",
                 "No difference shown on MMLU; QLoRA needs 11.1 GiB where LoRA needs 18.9 GiB.",
-                "no difference",
+                "no difference shown",
             ),
             Question("Is full fine-tuning better than LoRA?", "Not known: the arm ran out of memory.", "unknown"),
             Question("Does NF4 alone cost quality?", "Yes: MMLU falls by 1.1 points.", "worse"),
@@ -168,7 +168,7 @@ def example_report(flips: int = 60) -> StudyReport:
         curves=example_curves(),
         not_proved=(
             "Two seeds an arm: the error between seeds rests on two numbers.",
-            "GSM8K has 1,319 items: differences below 2.6 points could not have been seen.",
+            "GSM8K has 1,319 items: minimum detectable difference 2.6 points.",
         ),
         differences=(
             SettingDifference("precision", {"base bf16": "none", "base nf4": "nf4", "qlora r128 nf4": "nf4"}),

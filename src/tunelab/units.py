@@ -152,11 +152,15 @@ def format_change(value: float, error: float | None) -> str:
     return shown if value <= 0 or float(shown.split()[0].replace(",", "")) == 0 else f"+{shown}"
 
 
-def format_probability(p: float | None) -> str:
-    """A p-value: "0.023", "< 0.001", "–" if there is none; never rounded past the level 0.05."""
+def format_probability(p: float | None, *, is_bound: bool = False) -> str:
+    """A p-value: "0.023", "< 0.001", "–" if there is none; never rounded past the level 0.05. One that is only an upper
+    bound is rounded up: "< 0.021".
+    """
     if p is None:
         return UNKNOWN
     if p < 0.001:
         return "< 0.001"
+    if is_bound and p < 1:
+        return f"< {math.ceil(1000 * p) / 1000:.3f}"
     shown = f"{p:.3f}"
     return shown if (float(shown) < LEVEL) == (p < LEVEL) else f"{p:.5f}"

@@ -104,7 +104,7 @@ def test_a_study_of_a_file(tmp_path: Path) -> None:
         "questions": [{"ask": "Does it help?", "is_better": "lora", "than": "base", "on": str(path)}],
     }
     study = study_of(tmp_path, **plan)
-    assert foreseen(study)[0].startswith(f"{path}: 4 items can show")
+    assert foreseen(study)[0].startswith(f"{path}: no result can be significant with 4 items")
     cells = run_study(study, tmp_path / "out")
     assert [cell.status for cell in cells] == ["done"] * 3, [cell.error for cell in cells]
     kept, _ = read_study(tmp_path / "out")

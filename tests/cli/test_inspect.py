@@ -118,7 +118,7 @@ def test_the_summary_gives_the_spread_of_lengths_and_the_steps(tunelab: Command,
     assert said.cells["steps"] == ["26", "–"], "13 per epoch of 100 rows"
     assert "held-out rows can" not in said.err
     said = tunelab("inspect", *words, "data.held_out=15")
-    assert "warning: 15 held-out rows can only show a difference of" in said.err
+    assert "warning: with 15 held-out rows the minimum detectable difference is" in said.err
 
 
 def test_the_number_of_rows_shown(tunelab: Command, bench: Bench) -> None:

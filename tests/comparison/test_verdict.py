@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,15 +18,16 @@ from tunelab.comparison.align import Pairs
 from tunelab.comparison.paired_comparison import Comparison, compare_values, correct
 from tunelab.comparison.verdict import outcome, verdict
 from tunelab.errors import DataError, RunError
-from tunelab.statistics.bootstrap import paired_bootstrap
 from tunelab.statistics.paired_tests import discordant_interval, mcnemar
-from tunelab.statistics.power import detectable_accuracy_difference, detectable_difference
+from tunelab.statistics.permutation import paired_permutation
+from tunelab.statistics.power import detectable_accuracy_difference, detectable_effect
 from tunelab.statistics.standard_errors import clustered_mean_with_error, mean_with_error
 
 
 def _pairs(a: Sequence[float], b: Sequence[float], clusters: list[str] | None = None) -> Pairs:
     ids = [f"item {place}" for place in range(len(a))]
-    return Pairs("base", "tuned", ids, list(a), list(b), clusters, [], ["item x"], {"arm": ("base", "tuned")})
+    differing = {"arm": ("base", "tuned")}
+    return Pairs("base", "tuned", ids, list(a), list(b), clusters, [], ["item x"], differing, "subject")
 
 
 def _answers(lost: int, gained: int, n: int) -> Pairs:
@@ -37,15 +39,14 @@ def _answers(lost: int, gained: int, n: int) -> Pairs:
 
 
 def _compare(pairs: Pairs, **changes: Any) -> Comparison:
-    return compare_values(pairs, **{"benchmark": "mmlu", "metric": "accuracy", "resamples": 2000, **changes})
+    return compare_values(pairs, **{"benchmark": "mmlu", "metric": "accuracy", "swaps": 2000, **changes})
 
 
 def test_right_and_wrong_answers() -> None:
     pairs = _answers(675, 593, 12_343)
     found = _compare(pairs)
-    bootstrap = paired_bootstrap(pairs.a, pairs.b, resamples=2000)
     assert found.p == found.p_mcnemar == mcnemar(675, 593)
-    assert (found.low, found.high, found.error) == (bootstrap.low, bootstrap.high, bootstrap.error)
+    assert (found.low, found.high) == discordant_interval(675, 593, 12_343)
     assert found.difference == pytest.approx((593 - 675) / 12_343)
     assert (found.a_value, found.a_error) == (mean_with_error(pairs.a).value, mean_with_error(pairs.a).error)
     assert (found.b_value, found.b_error) == (mean_with_error(pairs.b).value, mean_with_error(pairs.b).error)
@@ -53,19 +54,19 @@ def test_right_and_wrong_answers() -> None:
     assert found.gained == tuple(pairs.items[675 : 675 + 593])
     assert (found.n, found.clusters, found.left_out, found.p_holm, found.family) == (12_343, None, 1, None, 1)
     assert found.detectable == detectable_accuracy_difference(12_343, 1268 / 12_343)
-    assert found.method.startswith("p: exact McNemar; interval: paired bootstrap (BCa, 2,000 resamples, seed 0")
-    assert verdict(found) == "tuned is worse than base by 0.66 points (95 % interval 0.08 to 1.22, p = 0.023)"
+    assert found.method == "exact McNemar; interval: Bonett and Price, made to agree with the test about 0"
+    assert found.test == "McNemar's exact test"
+    assert verdict(found) == "tuned is worse than base by 0.66 points (95 % interval 0.10 to 1.23, p = 0.023)"
 
 
-def test_few_discordant_answers_are_not_resampled() -> None:
+def test_few_discordant_answers() -> None:
     found = _compare(_answers(2, 7, 500))
     assert (found.low, found.high) == discordant_interval(2, 7, 500)
-    assert found.method == "p: exact McNemar; interval: Bonett and Price (9 discordant items are few for a bootstrap)"
     same = _compare(_answers(0, 0, 500))
     assert same.p == 1 and same.low == -same.high < 0
     assert verdict(same) == (
-        "no difference shown: 0.00 points (95 % interval -0.55 to +0.55, p = 1.000), differences below 1.56 points"
-        " could not have been seen (with 80 % power)"
+        "no difference shown: 0.00 points (95 % interval -0.55 to +0.55, p = 1.000), minimum detectable difference"
+        " 1.58 points (at 80 % power)"
     )
 
 
@@ -76,28 +77,31 @@ def test_clustered_answers_take_the_clusters_p() -> None:
     a, b = (random.random(800) < 0.5).astype(float), (random.random(800) < 0.5 + shift).astype(float)
     pairs = _pairs(a.tolist(), b.tolist(), clusters)
     found = _compare(pairs)
-    bootstrap = paired_bootstrap(pairs.a, pairs.b, clusters, resamples=2000)
-    assert (found.p, found.low, found.high) == (bootstrap.p, bootstrap.low, bootstrap.high)
+    swapped = paired_permutation(pairs.a, pairs.b, clusters, swaps=2000)
+    assert (found.p, found.low, found.high) == (swapped.p, swapped.low, swapped.high)
     assert found.p_mcnemar is not None and found.p_mcnemar < found.p
     assert found.clusters == 40
     assert found.a_error == clustered_mean_with_error(pairs.a, clusters).error
     plain = mean_with_error(b - a).error
     assert plain is not None and found.error > 1.3 * plain and found.gained and found.lost
-    discordance = (len(found.gained) + len(found.lost)) / 800
-    effect = (found.error / plain) ** 2
-    assert found.detectable == pytest.approx(detectable_accuracy_difference(800, discordance, design_effect=effect))
-    assert found.method.startswith("interval and p: paired bootstrap") and "40 clusters" in found.method
+    effect = detectable_effect(40)
+    assert effect is not None and found.detectable == pytest.approx(effect * math.sqrt(40) * found.error)
+    assert found.method == "paired permutation test over 40 clusters (2,000 random swaps, seed 0)"
+    assert verdict(dataclasses.replace(found, p=0.066)).count(
+        "p = 0.066; permutation test, items clustered by subject)"
+    )
+    assert found.test == "permutation test, items clustered by subject"
 
 
-def test_few_discordant_answers_in_clusters_take_the_more_careful_of_both() -> None:
+def test_few_discordant_answers_in_clusters_take_the_wider_interval() -> None:
     pairs = _answers(0, 5, 100)
     clusters = [f"subject {place}" for place in range(50)] * 2
     found = _compare(dataclasses.replace(pairs, clusters=clusters))
-    bootstrap = paired_bootstrap(pairs.a, pairs.b, clusters, resamples=2000)
+    swapped = paired_permutation(pairs.a, pairs.b, clusters, swaps=2000)
     low, high = discordant_interval(0, 5, 100)
-    assert bootstrap.p < found.p == mcnemar(0, 5) == 0.0625
-    assert (found.low, found.high) == (min(low, bootstrap.low), max(high, bootstrap.high))
-    assert "the wider of" in found.method and "the larger of" in found.method
+    assert found.p == swapped.p == pytest.approx(mcnemar(0, 5), abs=0.02)
+    assert (found.low, found.high) == (min(low, swapped.low), max(high, swapped.high))
+    assert found.method.endswith("interval at least as wide as Bonett and Price's, as 5 items are discordant")
 
 
 def test_any_mean() -> None:
@@ -105,22 +109,26 @@ def test_any_mean() -> None:
     a = random.normal(3.0, 1.0, size=400)
     noise = random.normal(0, 0.4, size=400)
     b = a - 0.5 + noise - noise.mean()
-    found = _compare(_pairs(a.tolist(), b.tolist()), metric="loss", unit="nats", higher_is_better=False, resamples=9999)
+    found = _compare(_pairs(a.tolist(), b.tolist()), metric="loss", unit="nats", higher_is_better=False, swaps=9999)
     assert found.gained is found.lost is found.p_mcnemar is None
-    assert found.detectable == pytest.approx(detectable_difference(400, float(np.std(b - a, ddof=1))))
-    assert verdict(found) == "tuned is better than base by 0.500 nats (95 % interval 0.458 to 0.542, p < 0.001)"
-    other = _compare(_pairs(a.tolist(), b.tolist()), unit="0-100", bootstrap="percentile")
-    assert "percentile" in other.method
+    effect = detectable_effect(400)
+    assert effect is not None and found.detectable == pytest.approx(effect * float(np.std(b - a, ddof=1)))
+    assert verdict(found) == "tuned is better than base by 0.500 nats (95 % interval 0.460 to 0.541, p < 0.001)"
+    other = _compare(_pairs(a.tolist(), b.tolist()), unit="0-100")
+    assert other.test == "permutation test"
     assert verdict(other).startswith("tuned is worse than base by 0.500 points (95 % interval 0.4")
 
 
 def test_values_that_never_differ_are_told_as_such() -> None:
-    found = _compare(_pairs([0.2, 0.7, 0.9], [0.2, 0.7, 0.9]), unit="0-100")
+    found = _compare(_pairs([0.2, 0.7, 0.9] * 3, [0.2, 0.7, 0.9] * 3), unit="0-100")
     assert found.detectable is None
     assert verdict(found) == (
-        "no difference shown: 0.0 points (95 % interval 0.0 to 0.0, p = 1.000), the same whichever of the 3 items are"
-        " drawn (up to 56 % of others may differ)"
+        "no difference shown: 0.0 points (95 % interval 0.0 to 0.0, p = 1.000), the same whichever of the 9 items are"
+        " drawn (up to 30 % of others may differ)"
     )
+    # Items of three subjects that are alike say as much as three items.
+    clustered = _compare(_pairs([1.0] * 60, [1.0] * 60, [f"subject {place % 12}" for place in range(60)]))
+    assert clustered.detectable is None and "of the 60 items are drawn (up to 24 % of others" in verdict(clustered)
 
 
 def test_only_shares_are_right_or_wrong() -> None:
@@ -131,7 +139,17 @@ def test_only_shares_are_right_or_wrong() -> None:
 
 
 def test_too_few_items_to_see_anything() -> None:
-    assert verdict(_compare(_answers(0, 1, 3))).endswith(", p = 1.000), 3 items could not have shown any difference")
+    assert verdict(_compare(_answers(0, 3, 3))).endswith(
+        ", p = 0.250), no result could be significant with 3 items (the smallest possible p is 0.250)"
+    )
+    # Differences of four equal items, and what was called their smallest detectable difference before: 0.2 of 2.1.
+    four = _compare(_pairs([0.0] * 4, [2.0, 2.1, 2.1, 2.2]), unit="nats")
+    assert four.detectable is None and four.low <= 0 and not four.could_be_shown
+    assert "no result could be significant with 4 items (the smallest possible p is 0.125)" in verdict(four)
+    family = correct([_compare(_answers(0, 7, 7))] * 4)
+    assert "with 7 items and 4 comparisons (the smallest possible p is 0.062)" in verdict(family[0])
+    clustered = _compare(_pairs([0.0] * 40, [0.5] * 40, [f"subject {place % 5}" for place in range(40)]), unit="nats")
+    assert "no result could be significant with 5 clusters" in verdict(clustered)
     with pytest.raises(DataError, match="there is 1 item: expected two or more"):
         _compare(_answers(0, 1, 1))
     with pytest.raises(DataError, match="all 2 items are in one cluster"):
@@ -150,15 +168,15 @@ def test_a_family_is_corrected_together() -> None:
     assert corrected[0].detectable == detectable_accuracy_difference(1000, 0.092, alpha=0.05 / 3)
     assert correct(corrected) == corrected
     assert correct([]) == []
-    # The ends of a bootstrap's interval are told as they are; here some that round the same way everywhere.
     assert verdict(dataclasses.replace(corrected[0], low=0.0134, high=0.0508)) == (
-        "tuned is better than base by 3.20 points (95 % interval 1.34 to 5.08, p = 0.003 after Holm over 3 comparisons)"
+        "tuned is better than base by 3.20 points (95 % interval 1.34 to 5.08, p = 0.001; p = 0.003 after Holm over 3"
+        " comparisons)"
     )
     assert verdict(dataclasses.replace(corrected[1], low=0.0021, high=0.0379)) == (
-        "no difference shown: +2.00 points (95 % interval +0.21 to +3.79, p = 0.075 after Holm over 3 comparisons),"
-        " differences below 2.96 points could not have been seen (with 80 % power)"
+        "no difference shown: +2.00 points (95 % interval +0.21 to +3.79, p = 0.038; p = 0.075 after Holm over 3"
+        " comparisons), minimum detectable difference 3.02 points (at 80 % power)"
     )
-    assert verdict(correct(family[:1])[0]).endswith(" after Holm over 1 comparison)")
+    assert "Holm" not in verdict(correct(family[:1])[0])
 
 
 def test_p_is_never_rounded_over_the_line() -> None:
@@ -184,7 +202,7 @@ def test_small_differences_get_the_digits_they_need() -> None:
 def test_a_against_b_is_b_against_a_turned(rows: list[tuple[float, float]], clustered: bool) -> None:
     a, b = [one for one, _ in rows], [other for _, other in rows]
     clusters = [f"c{place % 3}" for place in range(len(rows))] if clustered else None
-    forth, back = _compare(_pairs(a, b, clusters), resamples=200), _compare(_pairs(b, a, clusters), resamples=200)
+    forth, back = _compare(_pairs(a, b, clusters), swaps=200), _compare(_pairs(b, a, clusters), swaps=200)
     assert (back.difference, back.p, back.detectable) == pytest.approx((-forth.difference, forth.p, forth.detectable))
     assert (-back.high, -back.low) == pytest.approx((forth.low, forth.high), abs=1e-9)
     assert (back.gained, back.lost) == (forth.lost, forth.gained)
@@ -215,7 +233,7 @@ def test_a_difference_between_items_may_be_no_more_than_that_between_seeds() -> 
         f"no difference shown beyond seed variation: +10.0 points (95 % interval over items {low:+.1f} to {high:+.1f},"
         " p < 0.001; SE across 3 seeds 4.6, p = 0.163)"
     )
-    assert (outcome(one), outcome(of_seeds)) == ("better", "no difference"), "the sentence and the word agree"
+    assert (outcome(one), outcome(of_seeds)) == ("better", "no difference shown"), "the sentence and the word agree"
     sure = dataclasses.replace(of_seeds, seed_error=0.001)
     assert sure.beyond_seeds and verdict(sure) == verdict(one)
     same = dataclasses.replace(of_seeds, seed_error=0.0)

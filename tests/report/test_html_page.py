@@ -66,7 +66,7 @@ def test_it_opens_with_the_answers() -> None:
     order = [PAGE.index(f'<section id="{name}"') for name in ("answers", "arms", "comparisons", "plots", "flips")]
     order += [PAGE.index(f'<section id="{name}"') for name in ("caveats", "provenance")]
     assert order == sorted(order)
-    assert '<span class="tag no-difference">no difference shown</span>' in PAGE
+    assert '<span class="tag no-difference-shown">no difference shown</span>' in PAGE
     assert "LoRA follows 28.7\u00a0% of IFEval&#39;s prompts" in PAGE
 
 
@@ -90,7 +90,7 @@ def test_failures_and_caveats_are_shown() -> None:
 EVIL = "</pre></script><script>alert(1)</script><img src=x onerror=alert(2)>\"' & \x00\ud800"
 
 
-WORDS_OF_OURS = {"done", "failed", "missing", "gained", "lost", "better", "worse", "no difference", "unknown"}
+WORDS_OF_OURS = {"done", "failed", "missing", "gained", "lost", "better", "worse", "no difference shown", "unknown"}
 
 
 def poisoned(value: Any, key: str = "") -> Any:

@@ -224,7 +224,7 @@ def test_differences_are_drawn_as_the_comparisons_say() -> None:
 
 def test_the_differences_that_answer_questions_come_first() -> None:
     one = REPORT.comparisons[2]
-    asked = Question("Is it?", "No.", "no difference", (one.a, one.b, one.benchmark, one.metric))
+    asked = Question("Is it?", "No.", "no difference shown", (one.a, one.b, one.benchmark, one.metric))
     first, second, *_ = all_plots(dataclasses.replace(REPORT, questions=(asked,)))
     assert (first.name, second.name) == ("differences-asked", "differences")
     assert len(first.figure.axes) == 1 and len(second.figure.axes) == 3

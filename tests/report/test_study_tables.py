@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from study_reports import example_report
 
-from tunelab.report.content import Published, StudyReport
+from tunelab.report.content import Published, StudyReport, read_report, write_report
 from tunelab.report.study_tables import (
     StudyTable,
     all_scores_table,
@@ -145,6 +146,36 @@ def test_comparisons() -> None:
     same = dataclasses.replace(REPORT.comparisons[0], difference=0.0, low=0.0, high=0.0)
     cells = comparisons_table(dataclasses.replace(REPORT, comparisons=(same,))).rows[0]
     assert (cells[2].text, cells[3].text) == ("0", "0 to 0")
+
+
+def test_comparisons_say_which_test_and_what_items_are_clustered_by() -> None:
+    first, second, *_ = REPORT.comparisons
+    clustered = dataclasses.replace(first, test="permutation test, items clustered by subject")
+    plain = dataclasses.replace(second, test="McNemar's exact test")
+    table = comparisons_table(dataclasses.replace(REPORT, comparisons=(clustered, plain)))
+    place = [column.title for column in table.columns].index("Test")
+    assert (table.rows[0][place].text, table.rows[0][place].notes) == (
+        "permutation test",
+        ("items clustered by subject",),
+    )
+    assert (table.rows[1][place].text, table.rows[1][place].notes) == ("McNemar's exact test", ())
+    assert "before Holm's correction" in table.caption
+
+
+def test_a_bound_is_no_value_and_what_cannot_be_significant_has_no_detectable_difference() -> None:
+    bound = dataclasses.replace(REPORT.comparisons[0], p=2e-4, p_holm=0.0208, p_is_bound=True)
+    few = dataclasses.replace(REPORT.comparisons[1], n=4, detectable=None, could_be_shown=False)
+    table = comparisons_table(dataclasses.replace(REPORT, comparisons=(bound, few)))
+    assert (table.rows[0][4].text, table.rows[0][4].notes) == ("< 0.021", ("< 0.001 uncorrected",))
+    assert table.rows[1][-2].text == "none" and "no result could be significant" in table.caption
+
+
+def test_a_report_of_before_says_no_difference_shown_too(tmp_path: Path) -> None:
+    write_report(tmp_path / "report.json", REPORT)
+    text = (tmp_path / "report.json").read_text(encoding="utf-8")
+    assert '"no difference shown"' in text
+    (tmp_path / "report.json").write_text(text.replace('"no difference shown"', '"no difference"'), encoding="utf-8")
+    assert read_report(tmp_path / "report.json") == REPORT
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""McNemar, paired differences and Holm against scipy, published cases, cases by hand, and their own symmetries."""
+"""McNemar, intervals and Holm against scipy, published cases, cases by hand, and their own symmetries."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunelab.errors import DataError
-from tunelab.statistics.paired_tests import discordant_interval, holm, mcnemar, paired_difference
-from tunelab.statistics.standard_errors import clustered_mean_with_error, mean_with_error
+from tunelab.statistics.paired_tests import agreeing_interval, discordant_interval, holm, mcnemar, student_interval
+from tunelab.statistics.standard_errors import clustered_mean_with_error
+from tunelab.statistics.units import gather_units
 
 counts = st.integers(0, 3000)
 
@@ -73,49 +74,37 @@ def test_interval_refuses_impossible_counts() -> None:
         discordant_interval(1, 1, 10, confidence=95)
 
 
-def test_paired_difference_is_the_t_test() -> None:
+def test_student_interval_is_that_of_the_t_test() -> None:
     random = np.random.default_rng(0)
     a, b = random.normal(size=40), random.normal(0.3, size=40)
-    ours, theirs = paired_difference(a.tolist(), b.tolist()), scipy.stats.ttest_rel(b, a)
-    assert (ours.value, ours.p) == pytest.approx((float(np.mean(b - a)), theirs.pvalue))
-    assert (ours.low, ours.high) == pytest.approx(tuple(theirs.confidence_interval()))
-    assert ours.error == pytest.approx(mean_with_error(b - a).error)
-    assert (ours.n, ours.units, ours.method) == (40, 40, "Student's t over items, 39 degrees of freedom")
-
-
-def test_paired_difference_takes_clusters_as_units() -> None:
-    random = np.random.default_rng(1)
-    clusters = [f"subject {place % 7}" for place in range(60)]
-    a, b = random.normal(size=60), random.normal(size=60)
-    found = paired_difference(a.tolist(), b.tolist(), clusters)
-    freedom = 60**2 / (4 * 9**2 + 3 * 8**2) - 1  # four subjects of nine items, three of eight
-    assert found.error == pytest.approx(clustered_mean_with_error(b - a, clusters).error)
-    assert found.p == pytest.approx(2 * scipy.stats.t.sf(abs(found.value) / found.error, freedom))
-    assert (found.units, found.method) == (7, "Student's t over 7 clusters, 6 degrees of freedom")  # 5.98
+    found = student_interval(gather_units(a.tolist(), b.tolist(), None), 0.9)
+    assert found == pytest.approx(tuple(scipy.stats.ttest_rel(b, a).confidence_interval(0.9)))
 
 
 def test_large_clusters_leave_fewer_degrees_of_freedom() -> None:
     sizes = [40, 10, 10, 5, 5]  # 70² / (1600 + 200 + 50) = 2.65 units of equal size
     clusters = [f"subject {place}" for place, size in enumerate(sizes) for _ in range(size)]
     b = np.random.default_rng(2).normal(size=70).tolist()
-    found = paired_difference([0.0] * 70, b, clusters)
-    half = scipy.stats.t.ppf(0.975, 70**2 / 1850 - 1) * found.error
-    assert (found.low, found.high) == pytest.approx((found.value - half, found.value + half))
-    assert found.method == "Student's t over 5 clusters, 1.6 degrees of freedom"
-    many = paired_difference([0.0] * 14_042, np.arange(14_042.0).tolist())
-    assert many.method == "Student's t over items, 14,041 degrees of freedom"
+    units = gather_units([0.0] * 70, b, clusters)
+    error = clustered_mean_with_error(b, clusters).error
+    assert error is not None and units.error == pytest.approx(error)
+    half = scipy.stats.t.ppf(0.975, 70**2 / 1850 - 1) * error
+    assert student_interval(units, 0.95) == pytest.approx((units.mean - half, units.mean + half))
 
 
-def test_items_without_a_cluster_are_by_themselves() -> None:
-    a, b = [0.0] * 5, [1.0, 2.0, 4.0, 8.0, 3.0]
-    assert paired_difference(a, b, [""] * 5) == paired_difference(a, b)
-    assert paired_difference(a, b, ["", "x", "x", "", ""]) == paired_difference(a, b, ["p", "x", "x", "q", "r"])
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 2000), st.sampled_from([0.9, 0.95, 0.99, 0.9995]))
+def test_interval_of_discordant_answers_excludes_0_exactly_if_mcnemar_rejects(
+    only_a: int, only_b: int, alike: int, confidence: float
+) -> None:
+    low, high = discordant_interval(only_a, only_b, only_a + only_b + alike + 1, confidence=confidence)
+    assert (low > 0 or high < 0) == (mcnemar(only_a, only_b) < 1 - confidence)
 
 
-def test_a_difference_without_spread_is_not_certain() -> None:
-    assert paired_difference([0.1, 0.2, 0.7], [0.2, 0.3, 0.8]).p == 0.25  # three coins that fall the same way
-    same = paired_difference([0.5, 0.25], [0.5, 0.25])
-    assert (same.value, same.error, same.low, same.high, same.p) == (0, 0, 0, 0, 1.0)
+def test_agreeing_interval_moves_only_the_end_that_disagrees() -> None:
+    assert agreeing_interval((0.1, 0.9), (-0.2, 0.8)) == (-0.2, 0.9)
+    assert agreeing_interval((-0.1, 0.9), (0.2, 0.8)) == (0.2, 0.9)
+    assert agreeing_interval((-0.9, 0.1), (-0.8, -0.2)) == (-0.9, -0.2)
+    assert agreeing_interval((-0.9, 0.8), (-0.3, 0.3)) == (-0.9, 0.8)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +123,7 @@ def test_what_cannot_be_paired_is_refused(
     a: list[float], b: list[float], clusters: list[str] | None, message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        paired_difference(a, b, clusters)
+        gather_units(a, b, clusters)
 
 
 def test_holm_by_hand() -> None:

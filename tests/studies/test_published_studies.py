@@ -68,7 +68,7 @@ def test_it_runs_at_tiny_scale(path: Path, outcomes: dict[str, Any]) -> None:
     assert report["note"].startswith(
         "Tiny scale, a smoke test: a few steps on a few rows. No figure here means anything"
     )
-    assert {one["verdict"] for one in report["questions"]} <= {"better", "worse", "no difference"}
+    assert {one["verdict"] for one in report["questions"]} <= {"better", "worse", "no difference shown"}
     assert report["comparisons"]
     assert not any("were not compared" in sentence for sentence in report["not_proved"])
 

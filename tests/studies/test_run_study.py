@@ -150,13 +150,19 @@ def test_times_and_memory_are_expected_from_cells_that_are_done() -> None:
 def test_what_can_be_seen_is_said_before_anything_runs(files: Path) -> None:
     study = study_of(files, benchmarks={"mmlu": {"limit": 500}, "gsm8k": {}, "held-out": {}})
     mmlu, gsm8k, held_out = foreseen(study)
-    assert mmlu.startswith("mmlu: 500 items can show differences of ") and "10 comparisons" in mmlu
+    assert mmlu.startswith("mmlu: 500 items, minimum detectable difference ") and "10 comparisons" in mmlu
     assert "gsm8k: 1,319 items" in gsm8k
     # Half of the z of 80 % power and of 0.05 / 10 together, over the root of 20 rows.
-    assert held_out.startswith("held-out: 20 rows can show a difference of 0.91 standard deviations of the paired")
-    points = [float(sentence.split("differences of ")[1].split(" ")[0]) for sentence in (mmlu, gsm8k)]
+    assert held_out.startswith(
+        "held-out: 20 rows, minimum detectable difference 0.91 standard deviations of the paired"
+    )
+    points = [float(sentence.split("detectable difference ")[1].split(" ")[0]) for sentence in (mmlu, gsm8k)]
     assert 5 < points[0] < 10 and points[1] < points[0]
-    assert "no difference (" in foreseen(study_of(files, benchmarks={"mmlu": {"limit": 3}}, questions=[]))[0]
+    few = foreseen(study_of(files, benchmarks={"mmlu": {"limit": 3}}, questions=[]))[0]
+    assert few.startswith("mmlu: no result can be significant with 3 items (at 80 % power")
+    few_rows = study.recipe | {"data": study.recipe["data"] | {"held_out": 5}}
+    (said,) = foreseen(study_of(files, recipe=few_rows, benchmarks={"held-out": {}}))
+    assert said.startswith("held-out: no result can be significant with 5 rows")
     recipe = study.recipe | {"data": study.recipe["data"] | {"held_out": 0.5}}
     assert (
         "held-out: the number of items, and so the detectable difference, is not known"

@@ -46,8 +46,12 @@ def test_the_least_memory_is_weights_gradients_and_moments() -> None:
     [
         (0, None),
         (100, None),
-        (1, "warning: 1 held-out row can show no difference with an error; hold out more, for example"),
-        (15, "warning: 15 held-out rows can only show a difference of 0.78 or more standard deviations of the paired"),
+        (1, "warning: with 1 held-out row no difference can be significant; hold out more, for example"),
+        (5, "warning: with 5 held-out rows no difference can be significant; hold out more"),
+        (
+            15,
+            "warning: with 15 held-out rows the minimum detectable difference is 0.78 standard deviations of the",
+        ),
     ],
 )
 def test_few_held_out_rows_are_warned_of(rows: int, expected: str | None) -> None:

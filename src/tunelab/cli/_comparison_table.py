@@ -18,8 +18,9 @@ def show_comparisons(found: Sequence[Comparison], *, flips: bool) -> None:
 
     p_column = "p" if len(found) == 1 else f"p (Holm over {len(found)})"
     names = [found[0].a_name, found[0].b_name]
-    columns = ["benchmark", "metric", *names, "difference", "95 % interval", p_column, "items"]
-    print_table(columns, [_row(one) for one in found], keys=2)
+    columns = ["benchmark", "metric", *names, "difference", "95 % interval", "p", p_column, "items"]
+    columns = list(dict.fromkeys(columns))  # a single comparison is not corrected
+    print_table(columns, [_row(one, with_corrected=len(found) > 1) for one in found], keys=2)
     said: set[tuple[str, str]] = set()
     for one in found:
         say(f"{one.benchmark}, {one.metric.replace('_', ' ')}: {verdict(one)}")
@@ -36,7 +37,7 @@ def show_comparisons(found: Sequence[Comparison], *, flips: bool) -> None:
                 say("  no item is right in only one of them")
 
 
-def _row(one: Comparison) -> list[str]:
+def _row(one: Comparison, *, with_corrected: bool) -> list[str]:
     decimals = interval_decimals(one.low, one.high)
     return [
         one.benchmark,
@@ -44,6 +45,7 @@ def _row(one: Comparison) -> list[str]:
         *(format_number(value, decimals) for value in (one.a_value, one.b_value)),
         format_number(one.difference, decimals, signed=True),
         format_interval(one.low, one.high, decimals),
-        format_probability(one.p if one.p_holm is None else one.p_holm),
+        format_probability(one.p, is_bound=one.p_is_bound),
+        *([format_probability(one.p_holm, is_bound=one.p_is_bound)] if with_corrected else []),
         f"{one.n:,}",
     ]

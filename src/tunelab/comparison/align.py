@@ -62,6 +62,7 @@ class GradedItems:
         prompts: the prompt of each item, as text or hash; items without one are not compared by prompt. Do not use a
             hash that covers the model, like that in responses.jsonl: it differs between any two models.
         clusters: of each item; missing or "" = the item is its own cluster.
+        clustered_by: what clusters are ("subject"); "" = not known.
         header: what produced the answers: the first line of responses.jsonl.
         protocol: what must be equal for the score to be comparable (Score.protocol).
     """
@@ -72,6 +73,7 @@ class GradedItems:
     clusters: Mapping[str, str] = field(default_factory=dict)
     header: Mapping[str, Any] = field(default_factory=dict)
     protocol: Mapping[str, Any] = field(default_factory=dict)
+    clustered_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class Pairs:
         clusters: [n]; None if no item has one.
         only_in_a, only_in_b: ids left out because the other side lacks them.
         differing: header and protocol keys that differ and are allowed to, with a's and b's value (or ABSENT).
+        clustered_by: what clusters are ("subject"); "" = not known.
     """
 
     a_name: str
@@ -96,6 +99,7 @@ class Pairs:
     only_in_a: list[str]
     only_in_b: list[str]
     differing: dict[str, tuple[Any, Any]]
+    clustered_by: str = ""
 
 
 def align(
@@ -147,6 +151,7 @@ def align(
         only_in_a,
         only_in_b,
         differing,
+        a.clustered_by,
     )
 
 

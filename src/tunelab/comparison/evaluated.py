@@ -128,7 +128,9 @@ class Evaluated:
                 values[grade["item"]] = float(grade["values"][chosen.name])
                 clusters[grade["item"]] = grade["cluster"]
         prompts = {record["item"]: record["question"] for record in records}
-        return GradedItems(name, values, prompts, clusters, header, self._protocol(chosen.name))
+        return GradedItems(
+            name, values, prompts, clusters, header, self._protocol(chosen.name), clustered_by=self._clustered_by()
+        )
 
     def figure(self, metric: str) -> float:
         """The metric over all items, as stored by scoring."""
@@ -180,6 +182,11 @@ class Evaluated:
             for record in records
         }
         return GradedItems(name, values, prompts, {}, header)
+
+    def _clustered_by(self) -> str:
+        """What the items are clustered by, as the protocol of a clustered score says; "" = not known."""
+        errors = (str(one["protocol"].get("error", "")) for one in self.content["scores"])
+        return next((one.partition("clustered by ")[2] for one in errors if "clustered by " in one), "")
 
     def _protocol(self, score: str) -> dict[str, Any]:
         """A stored score's protocol; for held-out rows only what concerns the metric, as the header has the rest."""

@@ -14,10 +14,10 @@ from scipy.special import stdtr
 from tunelab.comparison.align import Pairs
 from tunelab.errors import DataError, RunError
 from tunelab.notebook import data_frame, html_table
-from tunelab.statistics.bootstrap import RESAMPLES, BootstrapMethod, paired_bootstrap
-from tunelab.statistics.corpus import Statistic, paired_corpus_bootstrap
-from tunelab.statistics.paired_tests import discordant_interval, holm, mcnemar
-from tunelab.statistics.power import detectable_accuracy_difference, detectable_difference
+from tunelab.statistics.corpus import RESAMPLES, Statistic, paired_corpus_difference
+from tunelab.statistics.paired_tests import agreeing_interval, discordant_interval, holm, mcnemar
+from tunelab.statistics.permutation import SWAPS, least_p, paired_permutation
+from tunelab.statistics.power import detectable_accuracy_difference, detectable_effect
 from tunelab.statistics.standard_errors import clustered_mean_with_error, mean_with_error
 from tunelab.statistics.units import Difference
 from tunelab.units import format_interval, format_number, format_probability, interval_decimals
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 ALPHA = 0.05
 POWER = 0.8
 
-#: With fewer discordant items the bootstrap is unreliable: an exact test and an
-#: adjusted interval replace it. Coverage of the bootstrap's 95 % interval was 90 % at 5 such items and 95 % at 20.
+#: With fewer discordant items the interval of clustered answers is at least as wide as that of independent ones.
 FEW_DISCORDANT = 20
 
 
@@ -44,18 +43,23 @@ class Comparison:
         a_error, b_error: their standard errors, clustered if items are; None = unknown.
         difference: the mean of b - a, or the difference of the corpus metrics.
         error: its paired standard error.
-        low, high: its 95 % interval.
+        low, high: its 95 % interval, before any correction: it excludes 0 exactly if `p` is below 0.05.
         p: two-sided, for no difference; before any correction.
         p_holm: p after Holm's correction over the family; None if not corrected.
         family: number of comparisons corrected together; 1 if not corrected.
         p_mcnemar: McNemar's exact p, which assumes independent items; None if values are not right or wrong.
         n: number of items compared.
         clusters: number of clusters; None = items are independent.
+        clustered_by: what clusters are ("subject"); "" = items are independent.
+        effective_units: items or clusters; clusters of unequal size count as fewer (Units.effective).
+        smallest_p: the smallest p that any answers to so many items could give.
+        p_is_bound: whether p is only an upper bound, since fewer random swaps than any were as far out.
         left_out: items that only one of the two has.
         method: how interval and p were computed, in words.
         gained, lost: ids of items that only b, or only a, answers right; None if values are not right or wrong.
-        detectable: the smallest true difference detected with 80 % power at alpha 0.05 / family; None if no
-            difference could be detected, or if values other than right or wrong do not vary.
+        detectable: the minimum detectable difference: the smallest true one that this test shows with 80 % power at
+            level 0.05 / family, the one that Holm's correction requires of the smallest p; None if no result could be
+            significant, or if values do not differ (right or wrong answers in clusters included).
         differing: other differences between the two, as allowed (comparison/align.py).
         seeds: number of seeds that values are averaged over.
         seed_error: SE of the difference across seeds (b minus a per seed); None = one seed, or unknown. `error`,
@@ -82,6 +86,10 @@ class Comparison:
     p_mcnemar: float | None
     n: int
     clusters: int | None
+    clustered_by: str
+    effective_units: float
+    smallest_p: float
+    p_is_bound: bool
     left_out: int
     method: str
     gained: tuple[str, ...] | None
@@ -107,6 +115,18 @@ class Comparison:
         return self.p_of_seeds is None or self.p_of_seeds < ALPHA
 
     @property
+    def could_be_shown(self) -> bool:
+        """Whether any answers to so many items could be significant in this family."""
+        return self.smallest_p * self.family < ALPHA
+
+    @property
+    def test(self) -> str:
+        """The test that p is from, and by what items are clustered."""
+        if self.clusters is not None:
+            return f"permutation test, items clustered by {self.clustered_by}"
+        return "permutation test" if self.gained is None else "McNemar's exact test"
+
+    @property
     def shown(self) -> bool:
         """Whether a difference was shown: p is below 0.05, after correction if there was one."""
         return (self.p if self.p_holm is None else self.p_holm) < ALPHA
@@ -114,7 +134,8 @@ class Comparison:
     def __repr__(self) -> str:
         p = self.p if self.p_holm is None else self.p_holm
         decimals = interval_decimals(self.low, self.high)
-        interval = f"95 % interval {format_interval(self.low, self.high, decimals)}, p {format_probability(p)}"
+        shown = format_probability(p, is_bound=self.p_is_bound)
+        interval = f"95 % interval {format_interval(self.low, self.high, decimals)}, p {shown}"
         of = f"{self.b_name} minus {self.a_name}, {self.benchmark} {self.metric.replace('_', ' ')}"
         difference = f"{format_number(self.difference, decimals, signed=True)} {self.unit}"
         return f"Comparison({of}: {difference} ({interval}), {self.n:,} items)"
@@ -168,10 +189,12 @@ def comparisons_table(comparisons: Sequence[Comparison]) -> str:
         p = one.p if one.p_holm is None else one.p_holm
         decimals = interval_decimals(one.low, one.high)
         difference = f"{format_number(one.difference, decimals, signed=True)} {one.unit}"
-        figures = (difference, format_interval(one.low, one.high, decimals), format_probability(p), f"{one.n:,}")
+        probability = format_probability(p, is_bound=one.p_is_bound)
+        figures = (difference, format_interval(one.low, one.high, decimals), probability, f"{one.n:,}")
         rows.append((one.b_name, one.a_name, one.benchmark, one.metric.replace("_", " "), *figures))
     corrected = any(one.p_holm is not None for one in comparisons)
-    return html_table(f"p after Holm over {len(rows)}" if corrected and len(rows) > 1 else "", columns, rows)
+    note = f"p after Holm over {len(rows)}; intervals are of one comparison, without correction"
+    return html_table(note if corrected and len(rows) > 1 else "", columns, rows)
 
 
 def compare_values(
@@ -181,32 +204,30 @@ def compare_values(
     metric: str,
     unit: str = "0-1",
     higher_is_better: bool = True,
-    bootstrap: BootstrapMethod = "bca",
-    resamples: int = RESAMPLES,
+    swaps: int = SWAPS,
     seed: int = 0,
 ) -> Comparison:
     """Compare two models on the items that both answered.
 
     Values of the unit "0-1" that are all 0 or 1 are right or wrong: p is then McNemar's exact p, and the interval is
-    the bootstrap's, or Bonett and Price's with fewer than 20 discordant items. For other values the bootstrap gives
-    interval and p. If items are clustered, the clustered bootstrap gives both, and McNemar's p is reported in
-    addition; with few discordant items the larger p and the wider interval are used.
+    Bonett and Price's, made to agree with it about 0. For other values the permutation test gives p and interval. If
+    items are clustered, whole clusters are swapped, and McNemar's p is reported in addition; with fewer than 20
+    discordant items the interval is at least as wide as that of independent ones.
 
     Args:
         pairs, benchmark, metric, unit, higher_is_better: from align(), and the meaning of its values, as in Score.
-        bootstrap, resamples, seed: see paired_bootstrap.
+        swaps, seed: see paired_permutation.
 
     Raises:
         DataError: there are fewer than two items or clusters, or a value is not finite.
     """
-    found = paired_bootstrap(pairs.a, pairs.b, pairs.clusters, method=bootstrap, resamples=resamples, seed=seed)
+    found = paired_permutation(pairs.a, pairs.b, pairs.clusters, swaps=swaps, seed=seed)
     gained, lost, exact = _flips(pairs) if unit == "0-1" else (None, None, None)
-    low, high, p, method = _interval_and_p(found, gained, lost, exact)
+    if gained is not None and lost is not None and exact is not None:
+        found = _of_answers(found, len(lost), len(gained), exact)
     figures = (_mean(pairs.a, pairs.clusters), _mean(pairs.b, pairs.clusters))
     comparison = _recorded(pairs, figures, found, (benchmark, metric, unit, higher_is_better))
-    comparison = dataclasses.replace(
-        comparison, low=low, high=high, p=p, p_mcnemar=exact, method=method, gained=gained, lost=lost
-    )
+    comparison = dataclasses.replace(comparison, p_mcnemar=exact, gained=gained, lost=lost)
     return dataclasses.replace(comparison, detectable=_detectable(comparison, ALPHA))
 
 
@@ -221,25 +242,27 @@ def compare_counts(
     unit: str = "0-100",
     higher_is_better: bool = True,
     resamples: int = RESAMPLES,
+    swaps: int = SWAPS,
     seed: int = 0,
 ) -> Comparison:
     """Compare two models by a corpus metric (BLEU), computed from counts summed over the items that both answered.
 
-    Interval and p come from paired_corpus_bootstrap. Items have no values of their own, so none is gained or lost.
+    Interval and p come from paired_corpus_difference. Items have no values of their own, so none is gained or lost.
 
     Args:
         pairs: from align(); its values are ignored.
         a_counts, b_counts: [items, columns] for each seed, in the order of pairs.items.
         statistic: the metric of summed counts, [..., columns] -> [...].
         benchmark, metric, unit, higher_is_better: the meaning of the metric.
-        resamples, seed: see paired_corpus_bootstrap.
+        resamples, swaps, seed: see paired_corpus_difference.
 
     Raises:
         DataError: counts and items do not match, or there are fewer than two items or clusters.
     """
     if unlike := [len(one) for one in (*a_counts, *b_counts) if len(one) != len(pairs.items)]:
         raise DataError(f"counts of {unlike[0]} items, but {len(pairs.items)} are compared: expected one row per item")
-    corpus = paired_corpus_bootstrap(a_counts, b_counts, statistic, pairs.clusters, resamples=resamples, seed=seed)
+    how: dict[str, int] = {"resamples": resamples, "swaps": swaps, "seed": seed}
+    corpus = paired_corpus_difference(a_counts, b_counts, statistic, pairs.clusters, **how)
     figures = ((corpus.a_value, corpus.a_error), (corpus.b_value, corpus.b_error))
     comparison = _recorded(pairs, figures, corpus.difference, (benchmark, metric, unit, higher_is_better))
     return dataclasses.replace(comparison, detectable=_detectable(comparison, ALPHA))
@@ -249,7 +272,7 @@ def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Correct the comparisons of one family: sets each p after Holm's correction and the detectable difference.
 
     An earlier correction is replaced. The detectable difference uses alpha / family, the level that Holm's smallest p
-    must reach.
+    must reach: where others of the family are significant too, somewhat smaller ones are found as often.
     """
     family = len(comparisons)
     corrected = holm([one.p for one in comparisons])
@@ -265,7 +288,7 @@ def _recorded(
     found: Difference,
     labels: tuple[str, str, str, bool],
 ) -> Comparison:
-    """A comparison from the bootstrap's result, for values or metrics that are not right or wrong.
+    """A comparison from the test's result, without what is known of answers that are right or wrong.
 
     Args:
         figures: a's and b's value and error.
@@ -290,8 +313,12 @@ def _recorded(
         p_mcnemar=None,
         n=found.n,
         clusters=found.units if found.units < found.n else None,
+        clustered_by=(pairs.clustered_by or "group") if found.units < found.n else "",
+        effective_units=found.effective_units,
+        smallest_p=found.smallest_p,
+        p_is_bound=found.p_is_bound,
         left_out=len(pairs.only_in_a) + len(pairs.only_in_b),
-        method=f"interval and p: {found.method}",
+        method=found.method,
         gained=None,
         lost=None,
         detectable=None,
@@ -309,25 +336,20 @@ def _flips(pairs: Pairs) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None
     return gained, lost, mcnemar(len(lost), len(gained))
 
 
-def _interval_and_p(
-    found: Difference, gained: tuple[str, ...] | None, lost: tuple[str, ...] | None, exact: float | None
-) -> tuple[float, float, float, str]:
-    """The interval's ends, p and the method, as described in compare_values."""
-    low, high, p, method = found.low, found.high, found.p, f"interval and p: {found.method}"
-    if gained is None or lost is None or exact is None:
-        return low, high, p, method
-    clustered = found.units < found.n
-    discordant = len(lost) + len(gained)
-    adjusted_low, adjusted_high = discordant_interval(len(lost), len(gained), found.n)
-    adjusted = f"Bonett and Price ({discordant} discordant items are few for a bootstrap)"
-    if discordant < FEW_DISCORDANT and clustered:
-        low, high, p = min(low, adjusted_low), max(high, adjusted_high), max(p, exact)
-        method = f"interval: the wider of {found.method} and {adjusted}; p: the larger of the bootstrap's and McNemar's"
-    elif discordant < FEW_DISCORDANT:
-        low, high, p, method = adjusted_low, adjusted_high, exact, f"p: exact McNemar; interval: {adjusted}"
-    elif not clustered:
-        p, method = exact, f"p: exact McNemar; interval: {found.method}"
-    return low, high, p, method
+def _of_answers(found: Difference, lost: int, gained: int, exact: float) -> Difference:
+    """Interval and p of right or wrong answers, as described in compare_values."""
+    interval = discordant_interval(lost, gained, found.n)
+    if found.units == found.n:
+        low, high = interval
+        how = "exact McNemar; interval: Bonett and Price, made to agree with the test about 0"
+        exactly: dict[str, Any] = {"p": exact, "smallest_p": least_p(found.n), "p_is_bound": False}
+        return dataclasses.replace(found, low=low, high=high, method=how, **exactly)
+    if lost + gained >= FEW_DISCORDANT:
+        return found
+    wide = min(found.low, interval[0]), max(found.high, interval[1])
+    low, high = agreeing_interval(wide, (found.low, found.high))
+    how = f"{found.method}; interval at least as wide as Bonett and Price's, as {lost + gained} items are discordant"
+    return dataclasses.replace(found, low=low, high=high, method=how)
 
 
 def _mean(values: Sequence[float], clusters: Sequence[str] | None) -> tuple[float, float | None]:
@@ -341,11 +363,15 @@ def _mean(values: Sequence[float], clusters: Sequence[str] | None) -> tuple[floa
 
 
 def _detectable(one: Comparison, alpha: float) -> float | None:
-    if one.gained is None or one.lost is None:
-        deviation = one.error * math.sqrt(one.n)
-        return detectable_difference(one.n, deviation, alpha=alpha, power=POWER) if deviation > 0 else None
-    discordance = (len(one.gained) + len(one.lost)) / one.n
-    plain = math.sqrt((discordance - one.difference**2) / (one.n - 1)) if discordance > one.difference**2 else 0.0
-    # Clusters reduce the error only by chance, so an apparent reduction is not used.
-    effect = max(1.0, (one.error / plain) ** 2) if one.clusters is not None and plain > 0 else 1.0
-    return detectable_accuracy_difference(one.n, discordance, design_effect=effect, alpha=alpha, power=POWER)
+    """The minimum detectable difference of the test that gave p, at this level."""
+    if one.smallest_p >= alpha:
+        return None
+    if one.gained is not None and one.lost is not None and one.clusters is None:
+        discordance = (len(one.gained) + len(one.lost)) / one.n
+        return detectable_accuracy_difference(one.n, discordance, alpha=alpha, power=POWER)
+    if not one.error:
+        return None
+    units = max(2, round(one.effective_units))
+    while (effect := detectable_effect(units, alpha=alpha, power=POWER)) is None:
+        units += 1  # a few large clusters count as fewer than the test has to swap
+    return effect * math.sqrt(units) * one.error

@@ -1,7 +1,8 @@
 """State the result of a comparison in one sentence.
 
 The wording follows the corrected p alone. "No difference shown" is not "no difference", so it always comes with the
-smallest difference that could have been detected.
+minimum detectable difference, or with the words that no result could have been significant. Interval and first p are
+those of one comparison, and agree; p after correction is given in addition.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from tunelab.units import (
 _POINTS = {"0-1": 100.0, "0-100": 1.0}
 
 
-def outcome(comparison: Comparison) -> Literal["better", "worse", "no difference"]:
+def outcome(comparison: Comparison) -> Literal["better", "worse", "no difference shown"]:
     """The result in a word, of b. A difference counts if it was shown over items and, where the variation across seeds
     is known, exceeds it."""
     one = comparison
     if not one.shown or not one.beyond_seeds:
-        return "no difference"
+        return "no difference shown"
     return "better" if (one.difference > 0) == one.higher_is_better else "worse"
 
 
@@ -43,7 +44,7 @@ def verdict(comparison: Comparison) -> str:
     shift, low, high = (scale * value for value in (one.difference, one.low, one.high))
     decimals = max(interval_decimals(low, high), 1 if unit == "points" else 0)
     found_better = outcome(one)
-    if found_better != "no difference":
+    if found_better != "no difference shown":
         ends = (low, high) if shift > 0 else (-high, -low)
         return (
             f"{one.b_name} is {found_better} than {one.a_name} by {format_number(abs(shift), decimals)} {unit}"
@@ -57,14 +58,21 @@ def verdict(comparison: Comparison) -> str:
             f"{_p_words(one)}; {_seed_words(one, scale)})"
         )
     found = f"no difference shown: {difference} (95 % interval {interval}, {_p_words(one)})"
-    if one.gained is None and one.error == 0:
-        share = format_share(unseen_share(one.n), 0)
-        return f"{found}, the same whichever of the {one.n:,} items are drawn (up to {share} of others may differ)"
+    if not one.could_be_shown:
+        return f"{found}, {too_few(one)}"
     if one.detectable is None:
-        return f"{found}, {one.n:,} items could not have shown any difference"
+        share = format_share(unseen_share(round(one.effective_units)), 0)
+        return f"{found}, the same whichever of the {one.n:,} items are drawn (up to {share} of others may differ)"
     smallest = format_number(scale * one.detectable, max(decimals, decimals_of(scale * one.detectable, 1)))
-    power = format_share(POWER, 0)
-    return f"{found}, differences below {smallest} {unit} could not have been seen (with {power} power)"
+    return f"{found}, minimum detectable difference {smallest} {unit} (at {format_share(POWER, 0)} power)"
+
+
+def too_few(one: Comparison) -> str:
+    """Why no result could be significant: the smallest p of the test, after correction, is not below its level."""
+    family = f" and {one.family} comparisons" if one.family > 1 else ""
+    units = f"{one.n:,} items" if one.clusters is None else f"{one.clusters:,} clusters"
+    least = format_probability(min(1.0, one.family * one.smallest_p))
+    return f"no result could be significant with {units}{family} (the smallest possible p is {least})"
 
 
 def _seed_words(one: Comparison, scale: float) -> str:
@@ -75,12 +83,14 @@ def _seed_words(one: Comparison, scale: float) -> str:
 
 
 def _p_words(one: Comparison) -> str:
-    if one.p_holm is None:
-        return _p(one.p)
-    return f"{_p(one.p_holm)} after Holm over {one.family} comparison{'s' if one.family != 1 else ''}"
+    """p of this comparison, p after a correction, and the test if items are clustered."""
+    words = _p(one.p, one.p_is_bound)
+    if one.p_holm is not None and one.family > 1:
+        words += f"; {_p(one.p_holm, one.p_is_bound)} after Holm over {one.family} comparisons"
+    return words if one.clusters is None else f"{words}; {one.test}"
 
 
-def _p(p: float) -> str:
+def _p(p: float, is_bound: bool = False) -> str:
     """ "p = 0.012", "p < 0.001"."""
-    shown = format_probability(p)
+    shown = format_probability(p, is_bound=is_bound)
     return f"p {shown}" if shown.startswith("<") else f"p = {shown}"

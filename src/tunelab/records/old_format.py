@@ -70,6 +70,9 @@ def read_report_tree(content: Mapping[str, Any], path: Path) -> Tree:
         RunError: a later version of tunelab wrote it.
     """
     found, version = unstamped(content, path)
+    for part, name in (("questions", "verdict"), ("comparisons", "outcome")):
+        if isinstance(found.get(part), list):
+            found[part] = [_with_outcome(one, name) for one in found[part]]
     if version == 1:
         keys = {key.old: key.new for key in RECIPE_KEYS}
         for part, name in (("scores", "name"), ("comparisons", "metric"), ("published", "metric")):
@@ -81,6 +84,11 @@ def read_report_tree(content: Mapping[str, Any], path: Path) -> Tree:
                 for one in found["differences"]
             ]
     return found
+
+
+def _with_outcome(record: Mapping[str, Any], name: str) -> Tree:
+    """The record with an outcome as it is called now: reports had "no difference" before."""
+    return {**record, name: "no difference shown"} if record.get(name) == "no difference" else dict(record)
 
 
 def _with(record: Mapping[str, Any], name: str) -> Tree:

@@ -23,7 +23,7 @@ from tunelab.statistics.proportions import BOUNDS, interval_of_equal_values
 #: Half-width of a 95 % interval in standard errors.
 INTERVAL = 1.96
 
-Verdict = Literal["better", "worse", "no difference", "unknown"]
+Verdict = Literal["better", "worse", "no difference shown", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,15 +156,18 @@ class PairedComparison:
     """Two arms on the same items of one benchmark: b against a.
 
     Attributes:
-        difference: b - a in the metric's unit, with its 95 % interval `low` to `high`.
+        difference: b - a in the metric's unit, with its 95 % interval `low` to `high`, before correction.
         p, p_holm: two-sided; uncorrected, and with Holm's correction over all comparisons of the study.
         n: items that both answered.
         gained, lost: items that only b, or only a, answered right; None if answers are not right or wrong.
-        detectable: smallest true difference detectable with power 0.8.
+        detectable: the minimum detectable difference: the smallest true one that is shown with a power of 0.8.
         verdict: the comparison in words; `outcome` in a word, of b ("unknown" in older reports).
         seeds: number of training runs that both are means over.
         seed_error: standard error of the difference across seeds; None = one seed, or not known.
         unit, higher_is_better: of the metric; "" and None = not known (older reports).
+        test: the test that p is from, and by what items are clustered; "" = not known (older reports).
+        p_is_bound: whether p and p_holm are only upper bounds.
+        could_be_shown: whether any answers to so many items could be significant.
     """
 
     a: str
@@ -186,6 +189,9 @@ class PairedComparison:
     outcome: Verdict = field(default="unknown", metadata=LATER)
     unit: str = field(default="", metadata=LATER)
     higher_is_better: bool | None = field(default=None, metadata=LATER)
+    test: str = field(default="", metadata=LATER)
+    p_is_bound: bool = field(default=False, metadata=LATER)
+    could_be_shown: bool = field(default=True, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True)

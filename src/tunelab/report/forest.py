@@ -40,8 +40,12 @@ def _forest(comparisons: Sequence[PairedComparison], name: str, title: str) -> P
     figure, all_axes = new_panels(heights, left=10, right=10, top=_TOP, bottom=_BOTTOM)
     for axes, rows in zip(all_axes, panels.values(), strict=True):
         _draw_panel(axes, rows)
-    caption = "Second arm minus first on the same items, with 95 % intervals. Green: better, red: worse, grey: no "
-    caption += "difference shown (after Holm's correction, and beyond seed variation where that is known)."
+    caption = (
+        "Second arm minus first on the same items, with 95 % intervals of one comparison each. Green: better, red: "
+    )
+    caption += (
+        "worse, grey: no difference shown (after Holm's correction, and beyond seed variation where that is known)."
+    )
     words = "; ".join(
         f"{one.a} → {one.b}, {one.benchmark} {one.metric}: {_value(one)}, {one.outcome}" for one in comparisons
     )

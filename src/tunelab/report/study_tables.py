@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from tunelab.report.content import Arm, ArmScore, PairedComparison, Published, StudyReport, Verdict
+from tunelab.report.content import Arm, ArmScore, PairedComparison, Published, StudyReport
 from tunelab.report.table import BLIND, EQUAL_VALUES, has_equal_values, score_text, score_texts
 from tunelab.units import (
     UNKNOWN,
@@ -25,14 +25,6 @@ from tunelab.units import (
 
 #: Prefix of the note with a published value.
 PUBLISHED = "published "
-
-#: Outcomes of a comparison as shown.
-OUTCOMES: Mapping[Verdict, str] = {
-    "better": "better",
-    "worse": "worse",
-    "no difference": "no difference shown",
-    "unknown": UNKNOWN,
-}
 
 #: With more score columns than this, scores and costs do not fit side by side on a page.
 MOST_SCORES_BESIDE_COSTS = 2
@@ -146,9 +138,11 @@ def comparisons_table(report: StudyReport) -> StudyTable:
     makers = _comparison_columns(report)
     rows = tuple(tuple(of(one) for _, of in makers) for one in report.comparisons)
     caption = (
-        "Second arm minus first, on the same items. Detectable: the smallest true difference that can be detected with "
-        "80 % power; a smaller one cannot be ruled out."
+        "Second arm minus first, on the same items. Interval: of one comparison, before Holm's correction. "
+        "Detectable: the minimum detectable difference, the smallest true one that is shown with 80 % power."
     )
+    if not all(one.could_be_shown for one in report.comparisons):
+        caption += " None: no result could be significant with so few items."
     return StudyTable("Comparisons", caption, tuple(column for column, _ in makers), rows)
 
 
@@ -303,15 +297,18 @@ def _comparison_columns(report: StudyReport) -> list[_ComparisonMaker]:
         ),
         (Column("p", "Holm"), _probability_cell),
         (Column("Items"), lambda one: Cell(f"{one.n:,}")),
+        (Column("Test", is_number=False), _test_cell),
         (Column("Gained / lost"), _flips_cell),
         (
             Column("Detectable"),
-            lambda one: Cell(UNKNOWN if one.detectable is None else _two_digits(one.detectable)),
+            _detectable_cell,
         ),
-        (Column("Result", is_number=False), lambda one: Cell(OUTCOMES[one.outcome])),
+        (Column("Result", is_number=False), lambda one: Cell(UNKNOWN if one.outcome == "unknown" else one.outcome)),
     ]
     if all(one.gained is None for one in report.comparisons):
         columns = [one for one in columns if one[1] is not _flips_cell]
+    if not any(one.test for one in report.comparisons):
+        columns = [one for one in columns if one[1] is not _test_cell]
     return columns
 
 
@@ -322,9 +319,22 @@ def _difference_cell(one: PairedComparison) -> Cell:
 
 
 def _probability_cell(one: PairedComparison) -> Cell:
+    uncorrected = format_probability(one.p, is_bound=one.p_is_bound)
     if one.p_holm is None:
-        return Cell(format_probability(one.p), ("uncorrected",))
-    return Cell(format_probability(one.p_holm), (f"{format_probability(one.p)} uncorrected",))
+        return Cell(uncorrected, ("uncorrected",))
+    return Cell(format_probability(one.p_holm, is_bound=one.p_is_bound), (f"{uncorrected} uncorrected",))
+
+
+def _test_cell(one: PairedComparison) -> Cell:
+    """The test, and by what items are clustered on a second line."""
+    name, _, clusters = one.test.partition(", ")
+    return Cell(name or UNKNOWN, (clusters,) if clusters else ())
+
+
+def _detectable_cell(one: PairedComparison) -> Cell:
+    if not one.could_be_shown:
+        return Cell("none")
+    return Cell(UNKNOWN if one.detectable is None else _two_digits(one.detectable))
 
 
 def _flips_cell(one: PairedComparison) -> Cell:

@@ -9,6 +9,7 @@ Sources:
     Bonett and Price 2012, Adjusted Wald confidence interval for a difference of binomial proportions based on paired
         data; recommended by Fagerland, Lydersen, Laake 2014, Recommended tests and confidence intervals for paired
         binomial proportions.
+    Clopper and Pearson 1934, The use of confidence or fiducial limits illustrated in the case of the binomial.
     Miller 2024, Adding error bars to evals, section 4.2 (paired differences).
     Holm 1979, A simple sequentially rejective multiple test procedure.
 """
@@ -18,10 +19,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from scipy.special import bdtr, ndtri, stdtr, stdtrit
+from scipy.special import bdtr, ndtri, stdtrit
 
 from tunelab.errors import DataError
-from tunelab.statistics.units import CONFIDENCE, Difference, check_share, gather_units
+from tunelab.statistics.proportions import binomial_interval
+from tunelab.statistics.units import CONFIDENCE, Units, check_share
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -43,11 +45,13 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
 
 def discordant_interval(only_a: int, only_b: int, n: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Confidence interval of the difference of two accuracies on the same items, valid for few discordant items too.
+    """Confidence interval of the difference of two accuracies on the same items, which excludes 0 exactly if McNemar's
+    test rejects at this level.
 
     Bonett and Price: with one answer added to each discordant cell, p_a = (only_a + 1) / (n + 2) and p_b likewise, it
     is p_b - p_a ± z sqrt((p_a + p_b - (p_b - p_a)²) / (n + 2)), clipped to -1 and 1. Its width is not 0 even without
-    discordant items, unlike a bootstrap's. Items are assumed independent.
+    discordant items. Where it and the exact test disagree about 0, the end next to 0 is that of the exact test: Clopper
+    and Pearson's of the share of discordant items that go to b. Items are assumed independent.
 
     Raises:
         DataError: counts are negative or exceed n, or confidence is not in (0, 1).
@@ -60,35 +64,26 @@ def discordant_interval(only_a: int, only_b: int, n: int, *, confidence: float =
     lost, gained = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
     centre = gained - lost
     half = -float(ndtri((1 - confidence) / 2)) * math.sqrt((lost + gained - centre**2) / (n + 2))
-    return max(-1.0, centre - half), min(1.0, centre + half)
+    exact = tuple(
+        (2 * share - 1) * (only_a + only_b) / n for share in binomial_interval(only_b, only_a + only_b, confidence)
+    )
+    return agreeing_interval((max(-1.0, centre - half), min(1.0, centre + half)), (exact[0], exact[1]))
 
 
-def paired_difference(
-    a: Sequence[float], b: Sequence[float], clusters: Sequence[str] | None = None, *, confidence: float = CONFIDENCE
-) -> Difference:
-    """Mean difference with its normal-theory error: Student's t with units - 1 degrees of freedom.
+def agreeing_interval(wide: tuple[float, float], tested: tuple[float, float]) -> tuple[float, float]:
+    """The interval `wide`; where it disagrees with a test's own interval about 0, the end next to 0 is the test's."""
+    low, high = wide
+    if (wide[0] > 0) != (tested[0] > 0):
+        low = tested[0]
+    if (wide[1] < 0) != (tested[1] < 0):
+        high = tested[1]
+    return low, high
 
-    Clusters of unequal size count as fewer units (Units.effective).
 
-    Args:
-        a, b: one value per item, in the same order.
-        clusters: of each item; None = items are independent.
-        confidence: of the interval.
-
-    Raises:
-        DataError: lengths differ, a value is not finite, fewer than two units, or confidence is not in (0, 1).
-    """
-    check_share("confidence", confidence)
-    units = gather_units(a, b, clusters)
-    value, error, drawn, freedom = units.mean, units.error, len(units.sums), units.effective - 1
-    half = -float(stdtrit(freedom, (1 - confidence) / 2)) * error
-    # Without spread the t test would be certain after two items; use the probability that all signs agree by chance.
-    p = 2.0 ** (1 - drawn) if value else 1.0
-    if error > 0:
-        p = min(1.0, 2 * float(stdtr(freedom, -abs(value) / error)))
-    kind = f"{drawn:,} clusters" if units.is_clustered else "items"
-    method = f"Student's t over {kind}, {f'{freedom:,.1f}'.removesuffix('.0')} degrees of freedom"
-    return Difference(value, error, value - half, value + half, p, units.n, drawn, method)
+def student_interval(units: Units, confidence: float) -> tuple[float, float]:
+    """Student's t interval of a mean difference; clusters of unequal size count as fewer units (Units.effective)."""
+    half = -float(stdtrit(units.effective - 1, (1 - confidence) / 2)) * units.error
+    return units.mean - half, units.mean + half
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

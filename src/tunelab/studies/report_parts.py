@@ -108,6 +108,9 @@ def paired(one: Comparison) -> PairedComparison:
         outcome=outcome(one),
         unit=one.unit,
         higher_is_better=one.higher_is_better,
+        test=one.test,
+        p_is_bound=one.p_is_bound,
+        could_be_shown=one.could_be_shown,
     )
 
 

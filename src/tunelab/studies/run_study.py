@@ -106,24 +106,34 @@ def foreseen(study: Study) -> list[str]:
     paired differences, whose size is not known beforehand.
     """
     family = max(1, len(study.comparisons))
-    design = f"power 80 %, {family} comparison{'s' if family > 1 else ''}"
+    design = f"at 80 % power, {family} comparison{'s' if family > 1 else ''}"
     said = []
     for name, options in study.benchmarks.items():
         items = _held_out_rows(study) if name == HELD_OUT else _items(name, options)
         if items is None or items < 2:
             said.append(f"{name}: the number of items, and so the detectable difference, is not known yet")
         elif name == HELD_OUT:
-            smallest = detectable_effect(items, alpha=0.05 / family)
-            deviations = f"{format_significant(smallest, 2)} standard deviations of the paired differences or more"
-            said.append(f"{name}: {items:,} rows can show a difference of {deviations} ({design})")
+            effect = detectable_effect(items, alpha=0.05 / family)
+            said.append(f"{name}: {_foreseen_effect(items, effect, design)}")
         else:
             share = detectable_accuracy_difference(items, DISCORDANT, alpha=0.05 / family)
-            shown = (
-                "no difference" if share is None else f"differences of {format_number(100 * share, 1)} points or more"
-            )
-            assumed = f"if {format_share(DISCORDANT, 0)} of items are right in only one arm"
-            said.append(f"{name}: {items:,} items can show {shown} ({design}, {assumed})")
+            said.append(f"{name}: {_foreseen_share(items, share, design)}")
     return said
+
+
+def _foreseen_effect(rows: int, effect: float | None, design: str) -> str:
+    if effect is None:
+        return f"no result can be significant with {rows} rows ({design})"
+    deviations = f"{format_significant(effect, 2)} standard deviations of the paired differences"
+    return f"{rows:,} rows, minimum detectable difference {deviations} ({design})"
+
+
+def _foreseen_share(items: int, share: float | None, design: str) -> str:
+    if share is None:
+        return f"no result can be significant with {items} items ({design})"
+    assumed = f"if {format_share(DISCORDANT, 0)} of items are right in only one arm"
+    points = format_number(100 * share, 1)
+    return f"{items:,} items, minimum detectable difference {points} points ({design}, {assumed})"
 
 
 def _items(benchmark: str, given: Mapping[str, Any]) -> int | None:

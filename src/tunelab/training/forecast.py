@@ -51,12 +51,13 @@ def least_bytes(recipe: Recipe, model: nn.Module) -> int:
 
 
 def few_rows_warning(held_out: int) -> str | None:
-    """A warning where the held-out rows can only show a large difference; None where there are enough, or none."""
+    """A warning if the held-out rows can show a large difference only, or none; None if there are enough, or no rows."""
     if not 0 < held_out < FEW_ROWS:
         return None
-    shows = "show no difference with an error"
-    if held_out > 1:
-        least = format_significant(detectable_effect(held_out), 2)
-        shows = f"only show a difference of {least} or more standard deviations of the paired differences (power 80 %)"
-    rows = f"{held_out} held-out row{'' if held_out == 1 else 's'} can"
-    return f"warning: {rows} {shows}; hold out more, for example data.held_out=200"
+    effect = detectable_effect(held_out) if held_out > 1 else None
+    shown = "no difference can be significant"
+    if effect is not None:
+        size = f"{format_significant(effect, 2)} standard deviations of the paired differences"
+        shown = f"the minimum detectable difference is {size} (at 80 % power)"
+    rows = f"{held_out} held-out row{'' if held_out == 1 else 's'}"
+    return f"warning: with {rows} {shown}; hold out more, for example data.held_out=200"
