@@ -1,10 +1,10 @@
-"""How the tests behind every comparison do: level, coverage of the interval, and power at the minimum detectable difference.
+"""How the tests behind every comparison do: level, coverage of intervals, power at the minimum detectable difference.
 
-Usage: python benchmarks/simulate_tests.py [--studies 2000]     (about 5 minutes; writes results/DATE-simulated-tests.md)
+Usage: python benchmarks/simulate_tests.py [--studies 2000]     (5 minutes; writes results/DATE-simulated-tests.md)
 
-Each study draws paired differences of a known mean and compares them as `tunelab compare` does. The level is the share of
-studies without a true difference that show one (5 % is asked for), coverage that of 95 % intervals that hold the truth,
-power the share that show a true difference as large as the minimum detectable one (80 % is asked for).
+Each study draws paired differences of a known mean and compares them as `tunelab compare` does. The level is the share
+of studies without a true difference that show one (5 % is asked for), coverage that of 95 % intervals that hold the
+truth, power the share that show a true difference as large as the minimum detectable one (80 % is asked for).
 """
 
 from __future__ import annotations
@@ -89,9 +89,9 @@ def main() -> None:
     lines = [
         "# Simulated tests",
         "",
-        f"{date.today()}, `python benchmarks/simulate_tests.py --studies {studies}`: percent of {studies:,} studies, ± SE. "
+        f"{date.today()}, `python benchmarks/simulate_tests.py --studies {studies}`: percent of the studies, ± SE. "
         "Level: a difference is shown where there is none. Coverage: of the 95 % interval. Power: at the minimum "
-        'detectable difference, which assumes normal differences ("none": no result could be significant). Right or '
+        "detectable difference, which assumes normal differences (none: no result could be significant). Right or "
         f"wrong: {100 * DISCORDANCE:.0f} % of items are discordant, or as many as the difference needs.",
         "",
         "| differences | items | level | coverage | power |",

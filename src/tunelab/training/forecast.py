@@ -51,7 +51,7 @@ def least_bytes(recipe: Recipe, model: nn.Module) -> int:
 
 
 def few_rows_warning(held_out: int) -> str | None:
-    """A warning if the held-out rows can show a large difference only, or none; None if there are enough, or no rows."""
+    """A warning if the held-out rows can only show a large difference, or none; None if they are enough, or none."""
     if not 0 < held_out < FEW_ROWS:
         return None
     effect = detectable_effect(held_out) if held_out > 1 else None
