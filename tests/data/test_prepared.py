@@ -113,7 +113,15 @@ def test_no_training_row_left_says_where_they_went() -> None:
     bad = PretokenizedRow((1, 999), origin="ids row 1")
     with pytest.raises(DataError, match=message) as error:
         prepared([ask("A" * 90, "b"), bad], on_bad_row="skip")
-    assert "data.on_overflow=truncate" in error.value.hint
+    assert error.value.hint == (
+        "raise data.max_length or set data.on_overflow=truncate; fix the bad rows; `tunelab inspect` lists them"
+    )
+    with pytest.raises(DataError, match="no training row is left") as error:
+        prepared([ask("A" * 90, "b")], on_overflow="truncate")
+    assert "truncate" not in error.value.hint and "shorten the prompts" in error.value.hint
+    with pytest.raises(DataError, match="no training row is left") as error:
+        prepared([bad], on_bad_row="skip")
+    assert error.value.hint == "fix the bad rows; `tunelab inspect` lists them"
 
 
 def test_no_held_out_row_left_says_where_they_went() -> None:

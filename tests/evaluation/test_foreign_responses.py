@@ -36,7 +36,7 @@ def lines(values: list[dict[str, Any]], file: str = "f.jsonl") -> list[Line]:
     return [Line(Path(file), number, value) for number, value in enumerate(values, 1)]
 
 
-def generated(number: int, doc: dict[str, Any], text: str, **more: Any) -> dict[str, Any]:
+def generated(number: int, doc: dict[str, Any], text: str | None, **more: Any) -> dict[str, Any]:
     """A sample as lm-evaluation-harness 0.4.13 writes it: tuples as lists, numbers as text."""
     arguments = {"gen_args_0": {"arg_0": doc.get("prompt", ""), "arg_1": {"until": []}}}
     return {"doc_id": number, "doc": doc, "arguments": arguments, "resps": [[text]], "filter": "none", **more}
@@ -101,9 +101,20 @@ def test_prompts_need_the_benchmarks_own_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"f\.jsonl: none of its 1 prompts is one of ifeval's 3 in "):
         read("ifeval", values, data=str(write_ifeval(tmp_path)))
     with pytest.raises(DataError, match="line 1: 'response' is not text"):
-        read("ifeval", [{"prompt": "Shout.", "response": None}], data=str(tmp_path))
+        read("ifeval", [{"prompt": "Shout.", "response": 5}], data=str(tmp_path))
     with pytest.raises(DataError, match=r"line 2: answers item '8', as f\.jsonl: line 1 does"):
         read("ifeval", [{"prompt": "Shout.", "response": "A"}] * 2, data=str(tmp_path))
+
+
+def test_null_is_an_empty_answer_and_is_counted(tmp_path: Path) -> None:
+    write_ifeval(tmp_path)
+    values = [{"prompt": "Shout.", "response": None}, {"prompt": "No commas.", "response": "A"}]
+    found = read("ifeval", values, data=str(tmp_path))
+    assert [one.text for one in found.responses] == ["", "A"]
+    assert found.warnings[0] == "1 of 2 responses are null and count as empty answers"
+    doc = {**IFEVAL_ROWS[0], "kwargs": [{}]}
+    found = read("ifeval", [generated(0, doc, None)])
+    assert found.responses[0].text == "" and found.warnings == ["1 of 1 responses are null and count as empty answers"]
 
 
 def test_ifeval_samples() -> None:

@@ -17,7 +17,7 @@ from tunelab.answering.generate import open_responder
 from tunelab.answering.held_out_evaluation import evaluate
 from tunelab.cli.main import main
 from tunelab.errors import RunError, UsageError
-from tunelab.preparation.base import base_name, trained_recipe
+from tunelab.preparation.base import base_name, own_recipe, trained_recipe
 from tunelab.publishing.export import export
 from tunelab.publishing.merge import merge
 from tunelab.records.runs import Run
@@ -140,3 +140,19 @@ def test_the_commands_take_it(made: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["chat", "--model", "base", *base]) == 2
     assert main(["eval", "--model", "base", "--data", "rows.jsonl", *base]) == 2
     assert capsys.readouterr().err.count("--base without") == 3
+
+
+def test_a_template_that_is_gone_and_was_not_kept_is_named_with_what_can_be_done(tmp_path: Path, rows: Path) -> None:
+    file = tmp_path / "chat.jinja"
+    tree = tiny.recipe(tiny.model_folder(tmp_path / "base"), rows, tmp_path / "run")
+    tree["data"] |= {"template": "chat", "chat_template": str(file)}
+    run = Run(tmp_path / "run")
+    run.path.mkdir()
+    run.recipe_file.write_text(json.dumps(tree), encoding="utf-8")  # it failed before it kept the template's text
+    with pytest.raises(
+        RunError, match=r"run: its chat template, .*chat\.jinja, is gone, and the run keeps no copy"
+    ) as caught:
+        own_recipe(run)
+    assert "--overwrite" in caught.value.hint
+    file.write_text("{{ messages }}", encoding="utf-8")
+    assert own_recipe(run).data.chat_template == str(file)

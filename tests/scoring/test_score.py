@@ -13,8 +13,9 @@ import pytest
 from sums_benchmark import write_benchmark, write_responses
 
 from tunelab.allowed_code import allow_code
+from tunelab.comparison.compare_runs import compared
 from tunelab.errors import ConfigError, DataError, RunError, UsageError
-from tunelab.evaluation.benchmark import Score, Scored
+from tunelab.evaluation.benchmark import Response, Score, Scored
 from tunelab.scoring import grading, score
 from tunelab.scoring.read_responses import ReadResponses, benchmark_of_file
 from tunelab.scoring.score import ScoredFile, score_file
@@ -215,6 +216,81 @@ def test_files_that_cannot_be_scored_are_refused(
     path.write_bytes(content.replace(b"BENCHMARK", benchmark.encode()))
     with pytest.raises(error, match=message):
         score_file(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text": 5}, r"line 3: text is 5: input should be a valid string"),
+        ({"text": None}, "line 3: text is None: input should be a valid string"),
+        ({"prompt_tokens": "12"}, "line 3: prompt_tokens is '12': input should be a valid integer"),
+        ({"log_probabilities": [0.5, "x"]}, r"line 3: log_probabilities\.1 is 'x': input should be a valid number"),
+        ({"log_probabilities": [math.nan]}, "line 3: a number is NaN or infinite"),
+        ({"target": {"value": math.inf}}, "line 3: a number is NaN or infinite"),
+        ({"choices": "ab"}, "line 3: choices is 'ab': input should be a valid"),
+    ],
+)
+def test_a_record_of_another_type_is_named_by_its_line(change: dict[str, Any], message: str, responses: Path) -> None:
+    lines = responses.read_text(encoding="utf-8").splitlines()
+    lines[2] = json.dumps({**json.loads(lines[2]), **change})
+    responses.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(RunError, match=message):
+        score_file(responses)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"items": "four"}, "line 1: items is 'four', expected the number of items"),
+        ({"items": 3}, "line 5: a response beyond the 3 items of line 1"),
+        ({"benchmark_options": 5}, "line 1: benchmark_options is 5, expected an object"),
+    ],
+)
+def test_a_header_that_was_edited_is_refused(change: dict[str, Any], message: str, responses: Path) -> None:
+    head, *lines = responses.read_text(encoding="utf-8").splitlines(keepends=True)
+    responses.write_text(json.dumps({**json.loads(head), **change}) + "\n" + "".join(lines), encoding="utf-8")
+    with pytest.raises(RunError, match=message):
+        score_file(responses)
+
+
+@pytest.mark.parametrize("line", [0, 2])
+def test_a_byte_order_mark_is_named_by_its_line(line: int, responses: Path) -> None:
+    lines = responses.read_bytes().splitlines(keepends=True)
+    lines[line] = b"\xef\xbb\xbf" + lines[line]
+    responses.write_bytes(b"".join(lines))
+    with pytest.raises(RunError, match=f"line {line + 1} begins with a byte-order mark"):
+        score_file(responses)
+
+
+def test_an_item_that_the_benchmark_lacks_is_named_by_its_line(tmp_path: Path) -> None:
+    row = {"key": 7, "prompt": "No commas.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    (tmp_path / "input_data.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    target = {name: row[name] for name in ("instruction_id_list", "kwargs")}
+    answers = [Response(key, "", "No commas.", target, text="A").to_json() for key in ("7", "8")]
+    path = tmp_path / "responses.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in ({"benchmark": "ifeval"}, *answers)), encoding="utf-8")
+    assert score_file(path).scored.scores[0].n == 2
+    with pytest.raises(RunError, match=r"line 3: item '8' is not one of the 1 in .*"):
+        score_file(path, options={"data": str(tmp_path)})
+
+
+def test_responses_of_another_tool_are_compared(tmp_path: Path) -> None:
+    row = {"prompt": "No commas.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    rows = [{"key": number, **row, "prompt": f"No commas {number}."} for number in range(12)]
+    (tmp_path / "input_data.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+    scored = []
+    for name, text in (("a", "x, y"), ("b", "x"), ("copy", "x")):
+        lines = [json.dumps({"prompt": one["prompt"], "response": text}) + "\n" for one in rows]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+        scored.append(score_file(tmp_path / f"{name}.jsonl", options={"data": str(tmp_path)}).scores_path.parent)
+    first = compared(scored[0], scored[1])
+    (found,) = first.comparisons
+    assert (found.benchmark, found.n, found.difference) == ("ifeval", 12, 1.0) and first.same_responses == []
+    assert score_file(scored[0]).scored.scores[0].value == 0  # the copy in our form gives the same scores
+    (said,) = compared(scored[1], scored[2]).same_responses
+    assert said.startswith("ifeval: the responses of") and said.endswith("are the same file, or a copy of it")
+    with pytest.raises(UsageError, match="are the same"):
+        compared(scored[0], scored[0])
 
 
 def test_missing_files_are_refused(tmp_path: Path) -> None:

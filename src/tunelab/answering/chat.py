@@ -19,7 +19,7 @@ from tunelab.inference.engine import context_length
 from tunelab.inference.sampling import Decoding
 from tunelab.models.adapters import load_adapter
 from tunelab.models.load import check_tokenizer_fits
-from tunelab.preparation.base import own_recipe, run_tokenizer, trained_recipe, trained_weights
+from tunelab.preparation.base import dated, own_recipe, run_tokenizer, trained_recipe, trained_weights
 from tunelab.preparation.model import autocast, load_base, load_trained
 from tunelab.preparation.rows import row_encoder
 from tunelab.records.runs import Run, check_finished, open_run
@@ -27,7 +27,7 @@ from tunelab.records.runs import Run, check_finished, open_run
 
 @dataclass(frozen=True)
 class Chat:
-    """A chat session, with a description of the model and the name of its template."""
+    """A chat session, with a description of the model, and the name of its template with the date that it writes."""
 
     session: ChatSession
     title: str
@@ -70,7 +70,8 @@ def chat_with_run(run: Run | Path | str, *, base: Path | str | None = None, deco
         models, context = _with_own_weights(run, base, tokenizer)
         encoder, what = row_encoder(tokenizer, trained_weights(run)), "full fine-tuning"
     session = ChatSession(models, encoder, context=context, decoding=decoding or _fitting(context))
-    return Chat(session, f"{run.path} ({what}, base {run.recipe.model.name})", run.recipe.data.template)
+    title = f"{run.path} ({what}, base {run.recipe.model.name})"
+    return Chat(session, title, _named_template(run.recipe, tokenizer))
 
 
 def chat_with_model(
@@ -106,7 +107,13 @@ def chat_with_model(
         models, context = _with_adapter(recipe, adapter, tokenizer)
     encoder = row_encoder(tokenizer, recipe)
     session = ChatSession(models, encoder, context=context, decoding=decoding or _fitting(context))
-    return Chat(session, model if adapter is None else f"{adapter} (adapter, base {model})", recipe.data.template)
+    title = model if adapter is None else f"{adapter} (adapter, base {model})"
+    return Chat(session, title, _named_template(recipe, tokenizer))
+
+
+def _named_template(recipe: Recipe, tokenizer: Any) -> str:
+    day = dated(tokenizer, recipe)
+    return recipe.data.template + (f" (date {day})" if day else "")
 
 
 def _fitting(context: int | None) -> Decoding:

@@ -25,7 +25,7 @@ from tunelab.models.adapters import load_adapter
 from tunelab.models.digest import adapter_hash
 from tunelab.models.load import check_tokenizer_fits, model_fingerprint
 from tunelab.notebook import data_frame, html_table, shown_in_notebooks
-from tunelab.preparation.base import check_base_of_adapter, run_tokenizer, trained_recipe, trained_weights
+from tunelab.preparation.base import check_base_of_adapter, dated, run_tokenizer, trained_recipe, trained_weights
 from tunelab.preparation.model import autocast, compute_dtype, load_base, load_trained
 from tunelab.preparation.rows import check_local_files, fit_to_model, load_recipe_tokenizer, prepare_with
 from tunelab.progress import Progress, named
@@ -173,6 +173,7 @@ def _evaluate_arms(
             "precision": recipe.precision.identity,
             "dtype": compute_dtype(recipe),
             "template": recipe.data.template,
+            **({"date": day} if (day := dated(tokenizer, recipe)) else {}),
             "data": data.held_out.sha256,
             "tunelab": __version__,
         }

@@ -24,6 +24,7 @@ from tunelab.inference.sampling import Decoding
 from tunelab.models.adapters import load_adapter
 from tunelab.models.digest import adapter_hash
 from tunelab.models.load import check_tokenizer_fits, context_window, model_fingerprint
+from tunelab.preparation.base import dated
 from tunelab.preparation.model import autocast, compute_dtype, load_base, load_trained
 from tunelab.preparation.rows import row_encoder
 from tunelab.progress import Progress, silent
@@ -132,6 +133,8 @@ class Responder:
             found.append(dropped_characters(self._lost, self._lost.total(), prompts))
         if self._prompts and not self.raw and (lost := self.encoder.lost_of_template()):
             found.append(dropped_from_template(lost))
+        if self._prompts and self.date:
+            found.append(f"the chat template writes a date: {self.date} in every prompt")
         return found
 
     def forget_prompts(self) -> None:
@@ -177,7 +180,13 @@ class Responder:
             "precision": self.recipe.precision.identity,
             "dtype": compute_dtype(self.recipe),
             "template": None if self.raw else self.recipe.data.template,
+            **({"date": self.date} if self.date else {}),
         }
+
+    @property
+    def date(self) -> str | None:
+        """The date (YYYY-MM-DD) in every prompt; None if the template writes none."""
+        return None if self.raw else dated(self.tokenizer, self.recipe)
 
     @cached_property
     def fingerprint(self) -> str:

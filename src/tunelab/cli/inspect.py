@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     why = "nothing is trained or evaluated, so nothing is written or limited"
     refuse_flags(arguments, ("--out", "--limit"), why, "--rows N shows N rows, --size N samples N")
     recipe = recipe_of(arguments)
-    from tunelab.data.prepared import what_was_dropped
+    from tunelab.data.prepared import what_to_do, what_was_dropped
     from tunelab.preparation.rows import check_local_files, fit_to_model, load_recipe_tokenizer, prepare_with
 
     check_local_files(recipe.data)
@@ -51,5 +51,5 @@ def run(arguments: argparse.Namespace) -> int:
     show_summary(recipe, data, tokenizer)
     if not len(data.train):
         dropped = what_was_dropped(data.train_counts, recipe.data.max_length or 0)
-        say(f"no training row is left: {dropped}; raise data.max_length, or set data.on_overflow=truncate")
+        say(f"no training row is left: {dropped}; {what_to_do(data.train_counts, recipe.data.on_overflow)}")
     return 0

@@ -24,6 +24,7 @@ OF_THE_MODEL = (
     "arm",
     "precision",
     "dtype",
+    "files",
     "decoding.stop_token_ids",
 )
 
@@ -38,6 +39,7 @@ _OF_THE_ITEMS = ("items", "limit")
 
 #: What to do about a difference, by the first part of its key.
 _REMEDIES = {
+    "date": "the chat template writes a date: evaluate both with one (data.date=YYYY-MM-DD)",
     "template": "evaluate both in the same template, or in none (--no-chat-template)",
     "decoding": "generate again with the same decoding",
     "benchmark": "compare scores of one benchmark",

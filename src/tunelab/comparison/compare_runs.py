@@ -54,6 +54,15 @@ class Compared:
     with_base: bool
 
     @property
+    def same_responses(self) -> list[str]:
+        """Sentences about benchmarks to which both sides hold the very same responses: one is a copy of the other."""
+        return [
+            f"{a.benchmark}: the responses of {self.names[0]} and {self.names[1]} are the same file, or a copy of it"
+            for a, b in self.pairs
+            if not a.is_held_out and a.response_hashes == b.response_hashes != ()
+        ]
+
+    @property
     def not_seen(self) -> list[str]:
         """Sentences about the metrics that cannot see the references, and so were not compared."""
         said = (f"{one.benchmark}: {line}" for pair in self.pairs for one in pair for line in not_seen(one.scores))
@@ -102,6 +111,8 @@ def compared(
 ) -> Compared:
     """Like compare_runs(), together with what was compared."""
     a, b = _path(a), None if b is None else _path(b)
+    if b is not None and a.resolve() == b.resolve():
+        raise UsageError(f"{a} and {b} are the same", "give two, or one alone to compare its base with its tuned arm")
     benchmarks, allow_diff = _named(benchmarks), _named(allow_diff)
     names: tuple[str, str]
     if b is None:

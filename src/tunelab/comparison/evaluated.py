@@ -65,6 +65,11 @@ class Evaluated:
         return [Score.from_json(one) for one in self.content["scores"]]
 
     @property
+    def response_hashes(self) -> tuple[str, ...]:
+        """SHA-256 of each file of responses that was scored; () where it was not recorded."""
+        return tuple(sorted(self.content.get("responses", {}).values()))
+
+    @property
     def blind_metrics(self) -> list[str]:
         """Metrics whose values mean nothing here, as they cannot see the references."""
         return [one.name for one in self.scores if one.is_blind]

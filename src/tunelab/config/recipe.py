@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_v
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from tunelab.config.types import Count, CountOrZero, Flag, NotNegative, Positive, Share, ShareOrCount, Text
+from tunelab.config.types import Count, CountOrZero, Date, Flag, NotNegative, Positive, Share, ShareOrCount, Text
 
 
 class Section(BaseModel):
@@ -175,6 +175,10 @@ class DataSettings(Section):
     )
     chat_template: Text | None = Field(
         None, description="Jinja file used by `template: chat` instead of the tokenizer's; the run keeps its text."
+    )
+    date: Date | None = Field(
+        None,
+        description="Date (2026-01-31) for a chat template that writes one (Llama 3.2). null: today; the run keeps it.",
     )
     loss_on: Literal["completion", "all"] = Field(
         "completion", description="Tokens in the loss: completions only, or prompts as well."

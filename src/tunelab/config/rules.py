@@ -99,6 +99,12 @@ RULES = (
         lambda r: r.data.chat_template is not None and r.data.template not in ("chat", "auto"),
     ),
     Rule(
+        ("data.date", "data.template"),
+        "only a chat template writes a date",
+        "set data.template=chat or omit data.date",
+        lambda r: r.data.date is not None and r.data.template not in ("chat", "auto"),
+    ),
+    Rule(
         ("data.max_length", "train.micro_batch_tokens"),
         "the longest row must fit into one micro-batch",
         "lower data.max_length or raise train.micro_batch_tokens",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -39,7 +40,14 @@ def _without_null(value: str) -> str:
     return value
 
 
+def _date(value: str) -> str:
+    if datetime.date.fromisoformat(value).isoformat() != value:
+        raise ValueError("expected YYYY-MM-DD")
+    return value
+
+
 Text = Annotated[StrictStr, Field(min_length=1), AfterValidator(_without_null), Words("a string")]
+Date = Annotated[StrictStr, AfterValidator(_date), Words("a date such as 2026-01-31")]
 Flag = Annotated[StrictBool, Words("true or false")]
 Count = Annotated[StrictInt, Field(ge=1, le=LARGEST_COUNT), Words("a positive integer")]
 CountOrZero = Annotated[StrictInt, Field(ge=0, le=LARGEST_COUNT), Words("a non-negative integer")]

@@ -30,6 +30,7 @@ TOKENISING_SOURCES = (
     "tokenize.py",
     "vocabulary.py",
     "templates.py",
+    "template_date.py",
     "messages.py",
     "select.py",
     "reader.py",
@@ -188,12 +189,12 @@ def prepare(
         first = f"; the first: {bad[0]}" if bad else ""
         raise DataError(
             f"no training row is left: {what_was_dropped(train_counts, max_length)}{first}",
-            "raise data.max_length or set data.on_overflow=truncate; check bad rows with `tunelab inspect`",
+            what_to_do(train_counts, on_overflow),
         )
     if held_out and not (held_out_rows or may_be_empty):
         raise DataError(
             f"no held-out row is left: {what_was_dropped(held_out_counts, max_length)}",
-            "raise data.max_length, hold out more rows, or none (data.held_out=0)",
+            f"{what_to_do(held_out_counts, on_overflow)}; or hold out more rows, or none (data.held_out=0)",
         )
     return PreparedData(
         key=key,
@@ -207,6 +208,18 @@ def prepare(
         stop_token_ids=tuple(encoder.stop_token_ids()),
         lost_of_template=encoder.lost_of_template(),
     )
+
+
+def what_to_do(counts: RowCounts, on_overflow: Literal["drop", "truncate"]) -> str:
+    """The remedy for a split of which no row is left, by what its rows were dropped for."""
+    remedies = []
+    if counts.dropped_too_long and on_overflow == "drop":
+        remedies.append("raise data.max_length or set data.on_overflow=truncate")
+    elif counts.dropped_too_long:
+        remedies.append("raise data.max_length, or shorten the prompts: they fill it before any answer begins")
+    if counts.bad:
+        remedies.append("fix the bad rows; `tunelab inspect` lists them")
+    return "; ".join(remedies) or "check the data"
 
 
 def what_was_dropped(counts: RowCounts, max_length: int) -> str:

@@ -15,7 +15,7 @@ A file is read completely and never changed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +24,13 @@ from typing import Any
 from tunelab.errors import DataError
 from tunelab.evaluation.benchmark import Item, Response
 from tunelab.evaluation.benchmark_files import benchmark_files
-from tunelab.evaluation.harness_samples import benchmark_of_sample, combined, response_of_sample, shots_of_sample
+from tunelab.evaluation.harness_samples import (
+    benchmark_of_sample,
+    combined,
+    first_repeat,
+    response_of_sample,
+    shots_of_sample,
+)
 
 PROMPT_AND_RESPONSE = "prompt and response"
 HARNESS_SAMPLES = "lm-evaluation-harness"
@@ -141,7 +147,9 @@ def _harness_samples(lines: Sequence[Line], benchmark: str) -> ForeignResponses:
         except DataError as error:
             raise DataError(f"{line.place}: {error.message}", error.hint) from error
         _add(found, response, line)
-    return ForeignResponses([response for response, _ in found.values()], [line for _, line in found.values()])
+    kept = [line for _, line in found.values()]
+    warnings = _null_answers(first_repeat(line.value) for line in kept)
+    return ForeignResponses([response for response, _ in found.values()], kept, warnings)
 
 
 def _add(found: dict[str, tuple[Response, Line]], response: Response, line: Line) -> None:
@@ -172,20 +180,29 @@ def _by_prompt(lines: Sequence[Line], benchmark: str, module: ModuleType, option
     found: dict[str, tuple[Response, Line]] = {}
     unknown: list[Line] = []
     for line in lines:
-        if not isinstance(line.value["response"], str):
+        text = line.value["response"]
+        if not isinstance(text, str | None):
             raise DataError(f"{line.place}: 'response' is not text", 'expected {"prompt": "...", "response": "..."}')
         item = by_prompt.get(_normal(line.value["prompt"]))
         if item is None:
             unknown.append(line)
             continue
-        _add(found, Response(item.id, "", item.question, item.target, item.cluster, line.value["response"]), line)
+        _add(found, Response(item.id, "", item.question, item.target, item.cluster, text or ""), line)
     if not found:
         raise DataError(
             f"{lines[0].file}: none of its {len(lines)} prompts is one of {benchmark}'s {len(items)} in {options.data}",
             "choose another benchmark with --as NAME, or another folder with NAME.data=FOLDER",
         )
     responses, kept = [one for one, _ in found.values()], [line for _, line in found.values()]
-    return ForeignResponses(responses, kept, _unmatched(benchmark, lines, unknown, items, responses))
+    warnings = _unmatched(benchmark, lines, unknown, items, responses)
+    return ForeignResponses(responses, kept, [*_null_answers(line.value["response"] for line in kept), *warnings])
+
+
+def _null_answers(answers: Iterable[Any]) -> list[str]:
+    values = list(answers)
+    if not (nulls := values.count(None)):
+        return []
+    return [f"{nulls} of {len(values)} responses are null and count as empty answers"]
 
 
 def _unmatched(

@@ -77,15 +77,22 @@ def _likelihood(item: str, question: str, target: Any, cluster: str, sample: Map
 
 
 def _text(sample: Mapping[str, Any]) -> str:
-    """The first answer to the only request."""
-    try:
-        (repeats,) = sample["resps"]
-        text = repeats[0]
-    except (TypeError, ValueError, IndexError):
-        text = None
+    """The first answer to the only request; null is an empty one."""
+    text = first_repeat(sample)
+    if text is None:
+        return ""
     if not isinstance(text, str):
         raise DataError("'resps' has no generated text: expected [[text]]", "the task was not run as a generative one")
     return text
+
+
+def first_repeat(sample: Mapping[str, Any]) -> Any:
+    """The first answer to the only request as it is stored; () where there is not exactly one request."""
+    try:
+        (repeats,) = sample["resps"]
+        return repeats[0]
+    except (TypeError, ValueError, IndexError, KeyError):
+        return ()
 
 
 def _log_probabilities(sample: Mapping[str, Any]) -> tuple[float, ...]:

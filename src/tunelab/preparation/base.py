@@ -13,6 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from tunelab.config import Recipe
+from tunelab.data.template_date import fixed_date
 from tunelab.errors import RunError
 from tunelab.models.checkpoint_files import checkpoint_folder
 from tunelab.models.load import load_tokenizer, weights_digest
@@ -76,9 +77,20 @@ def trained_recipe(run: Run, base: Path | str | None = None) -> Recipe:
 
 
 def own_recipe(run: Run) -> Recipe:
-    """The run's recipe, for what needs no base; a chat template that the run keeps is not read from its file again."""
+    """The run's recipe, for what needs no base; a chat template that the run keeps is not read from its file again.
+
+    Raises:
+        RunError: the template's file is gone, and the run does not keep its text.
+    """
     recipe = run.recipe
-    if recipe.data.chat_template is None or not _kept_template(run):
+    if recipe.data.chat_template is None:
+        return recipe
+    if not _kept_template(run):
+        if not Path(recipe.data.chat_template).is_file():
+            raise RunError(
+                f"{run.path}: its chat template, {recipe.data.chat_template}, is gone, and the run keeps no copy of it",
+                "restore the file, or train again with another data.chat_template and --overwrite",
+            )
         return recipe
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"chat_template": None})})
 
@@ -115,6 +127,12 @@ def run_tokenizer(run: Run) -> PreTrainedTokenizerFast:
             "restore the file: what another template prompts with is not what the model has learned",
         )
     return tokenizer
+
+
+def dated(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> str | None:
+    """The date (YYYY-MM-DD) that prompts are rendered with; None if the template writes none."""
+    day = fixed_date(tokenizer.chat_template) if recipe.data.template == "chat" else None
+    return None if day is None else day.isoformat()
 
 
 def template_digest(tokenizer: PreTrainedTokenizerFast) -> str:

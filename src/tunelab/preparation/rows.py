@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from tunelab.data.prepared import PreparedData, SourceRecord, cache_key, cached,
 from tunelab.data.prepared import prepare as tokenize
 from tunelab.data.reader import LoadedSource, check_source, load_examples
 from tunelab.data.select import mix, sample, split_held_out
-from tunelab.data.templates import get_template, resolved_name
+from tunelab.data.template_date import with_fixed_date, writes_date
+from tunelab.data.templates import AUTO, get_template, resolved_name
 from tunelab.data.tokenize import RowEncoder
 from tunelab.errors import DataError, UsageError
 from tunelab.models.load import context_window, end_token_ids, load_tokenizer, tokenizer_fingerprint
@@ -94,14 +96,17 @@ def _with_data(recipe: Recipe, **changes: Any) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=changes)})
 
 
-def load_recipe_tokenizer(recipe: Recipe, beside: Path | None = None) -> Any:
+def load_recipe_tokenizer(recipe: Recipe, beside: Path | None = None, *, keep_date: bool = False) -> Any:
     """The tokenizer that a recipe names: its own, or the model's; with the recipe's chat template if it names one.
+
+    A chat template that writes today's date is fixed to `data.date`, or else to today.
 
     Args:
         beside: an adapter's folder, whose tokenizer comes before the model's if it has one.
+        keep_date: leave the template as it is, for a model that is only copied.
 
     Raises:
-        UsageError: there is no such template file.
+        UsageError: there is no such template file, or `data.date` is set and the template writes no date.
     """
     settings = recipe.model
     own = settings.tokenizer
@@ -116,7 +121,20 @@ def load_recipe_tokenizer(recipe: Recipe, beside: Path | None = None) -> Any:
     template = chat_template_source(recipe.data)
     if template is not None:
         tokenizer.chat_template = template
+    if not keep_date:
+        _fix_date(tokenizer, recipe.data)
     return tokenizer
+
+
+def _fix_date(tokenizer: Any, data: DataSettings) -> None:
+    template = tokenizer.chat_template
+    if isinstance(template, dict):  # several named ones, of which the default is used
+        template = template.get("default")
+    if writes_date(template) and data.template in ("chat", AUTO):
+        day = datetime.date.fromisoformat(data.date) if data.date else datetime.date.today()
+        tokenizer.chat_template = with_fixed_date(template, day)
+    elif data.date is not None:
+        raise UsageError(f"data.date is {data.date}, but the chat template writes no date", "omit data.date")
 
 
 def row_encoder(tokenizer: Any, recipe: Recipe) -> RowEncoder:

@@ -72,7 +72,7 @@ def quantize(
     # A recipe names rows; none are read here.
     flags = {"model.name": str(as_path(model, "model")), "precision.name": precision, "data.sources": ["alpaca"]}
     recipe = resolve(load_recipe(None, [changes] if isinstance(changes, str) else list(changes), flags))
-    tokenizer = load_recipe_tokenizer(recipe)
+    tokenizer = load_recipe_tokenizer(recipe, keep_date=True)
     dtype = checkpoint_dtype(recipe)
     loaded = load_base(recipe, dtype=dtype)
     layers = quantized_layers(loaded)

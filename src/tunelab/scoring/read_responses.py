@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from tunelab import plugins
 from tunelab.errors import ConfigError, Problem, RunError, TunelabError
 from tunelab.evaluation.benchmark import BenchmarkOptions, Response
-from tunelab.evaluation.foreign_responses import KNOWN_FORMS, Line, benchmark_of, form_of, read_foreign, shots_of
+from tunelab.evaluation.benchmark_files import benchmark_files
+from tunelab.evaluation.foreign_responses import (
+    HARNESS_SAMPLES,
+    KNOWN_FORMS,
+    Line,
+    benchmark_of,
+    form_of,
+    read_foreign,
+    shots_of,
+)
 from tunelab.records.evaluation_files import RESPONSES
 from tunelab.records.responses import read_responses
 
 ANNOTATIONS = "annotations.json"  # alpaca_eval's name for its judge's results
 JUDGED = "alpacaeval"
 SAMPLES = "samples_*.jsonl"  # lm-evaluation-harness's file names, one file per task
+EDITED = "the file was edited or damaged; restore it, or evaluate again"
+_RESPONSE = TypeAdapter(Response)
 NO_RESPONSES = "the evaluation was killed right at the start, or wrote to another place"
 
 
@@ -68,6 +81,10 @@ def read_lines(files: Sequence[Path], most: int | None = None) -> tuple[list[Lin
     for file in files:
         raw = file.read_bytes().splitlines(keepends=True)
         for number, line in enumerate(raw[:most], 1):
+            if line.startswith(codecs.BOM_UTF8):
+                raise RunError(
+                    f"{file}: line {number} begins with a byte-order mark", "an editor added it: save as plain UTF-8"
+                )
             try:
                 value = json.loads(line)
             except ValueError as error:
@@ -122,6 +139,7 @@ def lines_of_one_benchmark(path: Path, lines: list[Line], benchmark: str | None)
 
 def read_our_file(file: Path, name: str, module: ModuleType, given: Mapping[str, Any]) -> ReadResponses:
     header, records = read_responses(file)
+    _check_header(file, header, len(records))
     recorded = dict(header.get("benchmark_options") or {})
     options = checked_options(module, plugins.label(name), {**recorded, **given})
     responses = []
@@ -130,6 +148,9 @@ def read_our_file(file: Path, name: str, module: ModuleType, given: Mapping[str,
             responses.append(Response.from_json(record))
         except TunelabError as error:
             raise RunError(f"{file}: line {number}: {error.message}", error.hint) from error
+        if problem := _problem(record):
+            raise RunError(f"{file}: line {number}: {problem}", EDITED)
+    _check_items(responses, [f"{file}: line {number}" for number in range(2, len(responses) + 2)], module, options)
     warnings = [
         f"{plugins.label(name)}.{key} is {getattr(options, key)!r} here; the responses were made with {recorded[key]!r}"
         for key in given
@@ -138,7 +159,54 @@ def read_our_file(file: Path, name: str, module: ModuleType, given: Mapping[str,
     items = header.get("items")
     places = [f"{file}: line {number}" for number in range(2, len(responses) + 2)]
     count = items if isinstance(items, int) else None
-    return ReadResponses(name, module, options, header, responses, places, count, warnings, is_ours=True)
+    # Another tool's, which score_file() wrote in our form, say so in their header.
+    prompts = header.get("prompts", "")
+    return ReadResponses(
+        *(name, module, options, header, responses, places, count, warnings), prompts=prompts, is_ours=not prompts
+    )
+
+
+def _check_header(file: Path, header: Mapping[str, Any], records: int) -> None:
+    options, items = header.get("benchmark_options"), header.get("items")
+    if not isinstance(options, Mapping | None):
+        raise RunError(f"{file}: line 1: benchmark_options is {options!r}, expected an object", EDITED)
+    if items is not None and (isinstance(items, bool) or not isinstance(items, int)):
+        raise RunError(f"{file}: line 1: items is {items!r}, expected the number of items", EDITED)
+    if items is not None and records > items:
+        raise RunError(f"{file}: line {items + 2}: a response beyond the {items} items of line 1", EDITED)
+
+
+def _problem(record: Mapping[str, Any]) -> str:
+    """The first value of another type than a response's, or a number that is not finite; "" = none."""
+    try:
+        _RESPONSE.validate_json(json.dumps(record), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        return f"{where} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return "a number is NaN or infinite" if not _is_finite(record) else ""
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _check_items(responses: Sequence[Response], places: Sequence[str], module: ModuleType, options: Any) -> None:
+    """Check that the benchmark has every item, where its files are here (NAME.data=FOLDER).
+
+    Raises:
+        RunError: it lacks one; names the line.
+    """
+    if options.data is None or not Path(options.data).exists():
+        return
+    known = {item.id for item in module.items(benchmark_files(module.BENCHMARK, options.data), options)}
+    for response, place in zip(responses, places, strict=True):
+        if response.item not in known:
+            raise RunError(f"{place}: item {response.item!r} is not one of the {len(known)} in {options.data}", EDITED)
 
 
 def read_foreign_lines(lines: list[Line], name: str, module: ModuleType, given: Mapping[str, Any]) -> ReadResponses:
@@ -155,6 +223,8 @@ def read_foreign_lines(lines: list[Line], name: str, module: ModuleType, given: 
     prompts = f"made by another tool, not checked here ({form}" + ("" if shots is None else f", {shots} shots") + ")"
     header = {"benchmark": name, "prompts": prompts, "files": sorted({line.file.name for line in lines})}
     places = [line.place for line in read.lines]
+    if form == HARNESS_SAMPLES:
+        _check_items(read.responses, places, module, options)
     warnings += read.warnings
     return ReadResponses(name, module, options, header, read.responses, places, None, warnings, prompts)
 

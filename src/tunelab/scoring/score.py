@@ -23,6 +23,7 @@ from tunelab.evaluation.win_rate import read_annotations, win_rate
 from tunelab.files import write_json_atomically, write_text_atomically
 from tunelab.records.evaluation_files import GRADES, RESPONSES, SCORES
 from tunelab.records.old_format import stamped
+from tunelab.records.responses import json_line
 from tunelab.scoring.grading import grade_responses
 from tunelab.scoring.read_responses import (
     ANNOTATIONS,
@@ -68,7 +69,8 @@ def score_file(
     path: Path, *, benchmark: str | None = None, options: Mapping[str, Any] | None = None, workers: int | None = None
 ) -> ScoredFile:
     """Score a response file. Writes scores.json and grades.jsonl next to a responses.jsonl; for any other file name,
-    into the folder NAME.scored next to it. A benchmark may write additional files there, for other tools to read.
+    into the folder NAME.scored next to it, together with the responses in tunelab's form, which `compare` and reports
+    read. A benchmark may write additional files there, for other tools to read.
 
     Args:
         path: a file, or a folder with responses.jsonl, samples of lm-evaluation-harness, or annotations of alpaca_eval
@@ -179,11 +181,18 @@ def _write(read: ReadResponses, graded: list[Graded], scored: Scored, files: lis
     }
     try:
         folder.mkdir(exist_ok=True)
+        if files[0].name != RESPONSES:
+            _write_responses(read, folder / RESPONSES)
         write_text_atomically(folder / GRADES, grades)
         write_json_atomically(folder / SCORES, stamped(found))
     except OSError as error:
         raise _unwritable(folder, error) from error
     return folder / SCORES
+
+
+def _write_responses(read: ReadResponses, path: Path) -> None:
+    lines = [stamped(read.header), *(response.to_json() for response in read.responses)]
+    write_text_atomically(path, b"".join(map(json_line, lines)).decode())
 
 
 def _write_outputs(read: ReadResponses, folder: Path) -> tuple[Path, ...]:

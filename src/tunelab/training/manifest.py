@@ -17,7 +17,7 @@ from tunelab.errors import RunError, TrainingError
 from tunelab.models.digest import digest, weights_hash
 from tunelab.models.forward import underlying
 from tunelab.models.load import model_fingerprint, tokenizer_fingerprint
-from tunelab.preparation.base import base_identity, template_digest
+from tunelab.preparation.base import base_identity, dated, template_digest
 from tunelab.records.runs import Run, environment, now
 from tunelab.training.checkpoint import LoopState, trainable_weights
 from tunelab.training.meter import Meter
@@ -69,6 +69,7 @@ def opening(
             "key": data.key,
             "sources": [asdict(source) for source in data.sources],
             "template": recipe.data.template,
+            "date": dated(tokenizer, recipe),
             "chat_template_sha256": template_digest(tokenizer) if recipe.data.template == "chat" else None,
             "train": {**asdict(data.train_counts), "sha256": data.train.sha256},
             "held_out": {**asdict(data.held_out_counts), "sha256": data.held_out.sha256},

@@ -43,6 +43,17 @@ def graded(*responses: Response, options: Options = EXACT) -> list[Graded]:
     return [Graded(response, grade(response, options)) for response in responses]
 
 
+def test_ids_with_a_language_in_front_are_the_same_instructions(tmp_path: Path) -> None:
+    row = {**ROW, "instruction_id_list": ["en:punctuation:no_comma"]}
+    (item,) = items(write(tmp_path, row), EXACT)
+    assert item.target["instruction_id_list"] == ["punctuation:no_comma"]
+    found = graded(
+        answered("1", "a, b", {"en:punctuation:no_comma": {}}), answered("2", "a", {"en:punctuation:no_comma": {}})
+    )
+    assert [one.values["prompt_strict"] for one in found] == [0.0, 1.0]
+    assert set(summarise(found, EXACT).groups) == {"punctuation", "punctuation:no_comma"}
+
+
 @pytest.mark.parametrize("name", ["input_data.jsonl", "ifeval_input_data.jsonl"])
 def test_items_are_read_from_either_host(tmp_path: Path, name: str) -> None:
     nulls = [{"num_words": 5, "relation": "at least", "letter": None}]

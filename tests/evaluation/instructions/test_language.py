@@ -50,6 +50,15 @@ def test_a_close_call_is_random_only_unseeded() -> None:
     assert len(seeded) == 1
 
 
+def test_a_close_call_goes_to_the_language_that_most_seeds_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = iter(["no", "da", "da", "no", "da", "no"])
+    monkeypatch.setattr(language, "_detect", lambda text, seed: next(given))
+    language._detect_seeded.cache_clear()
+    assert detect("problem internet") == "da"
+    assert next(given) == "no", "five seeds decide"
+    language._detect_seeded.cache_clear()
+
+
 @pytest.mark.parametrize("text", ["", "1234 !?", "https://example.org"])
 def test_a_text_without_letters_counts_as_followed(text: str) -> None:
     assert detect(text) is None

@@ -161,7 +161,12 @@ def _instructions(target: Any) -> list[tuple[str, dict[str, Any]]]:
         raise DataError(
             f"expected kwargs, a list of {len(names)} objects", "one for each instruction, in the same order"
         )
-    return list(zip(names, kwargs, strict=True))
+    return list(zip(map(_plain, names), kwargs, strict=True))
+
+
+def _plain(name: str) -> str:
+    """An instruction's id; multilingual versions put the language in front ("en:keywords:existence")."""
+    return name.removeprefix("en:")
 
 
 def _item(row: Row) -> Item:
@@ -189,7 +194,7 @@ def _all(verdicts: Verdicts) -> float | None:
 def _flat(graded: Iterable[Graded], values: str) -> list[tuple[str, float | None, str]]:
     """(instruction id, verdict, item) for every instruction."""
     return [
-        (name, verdict, one.response.item)
+        (_plain(name), verdict, one.response.item)
         for one in graded
         for name, verdict in zip(one.response.target["instruction_id_list"], one.values[values], strict=True)
     ]
