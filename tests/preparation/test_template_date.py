@@ -6,6 +6,7 @@ import datetime
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,13 +49,13 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     model = tiny.model_folder(tmp_path / "model")
     (model / "chat_template.jinja").write_text(DATED, encoding="utf-8")
     made = tiny.recipe(model, tiny.rows_file(tmp_path / "rows.jsonl"), tmp_path / "run")
-    made["data"] |= {"template": "chat"}
+    made["data"] |= {"template": "chat", "held_out": 4}
     return made
 
 
 @pytest.fixture
 def tomorrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunelab.preparation.rows.datetime.date", Tomorrow)
+    monkeypatch.setattr("tunelab.preparation.rows.datetime", SimpleNamespace(date=Tomorrow))
 
 
 def rendered(source: str, **settings: Any) -> str:
@@ -75,7 +76,7 @@ def test_the_date_is_fixed_in_the_template_itself() -> None:
 
 def test_a_format_without_a_text_refuses_the_row(tree: dict[str, Any]) -> None:
     source = "{%- set f = '%Y' -%}{{ strftime_now(f) }}{{ messages[0].content }}"
-    (Path(tree["model"]) / "chat_template.jinja").write_text(source, encoding="utf-8")
+    (Path(tree["model"]["name"]) / "chat_template.jinja").write_text(source, encoding="utf-8")
     recipe = resolve(parse_recipe(tree))
     with pytest.raises(BadRow, match=r"the date is fixed to .*, and has no text for this format"):
         row_encoder(load_recipe_tokenizer(recipe), recipe).stop_token_ids()
@@ -85,14 +86,14 @@ def test_a_run_keeps_its_date(tree: dict[str, Any], tmp_path: Path, monkeypatch:
     today = datetime.date.today().isoformat()
     run = finetune(tree)
     assert run.manifest["data"]["date"] == today
-    monkeypatch.setattr("tunelab.preparation.rows.datetime.date", Tomorrow)
-    assert evaluate(run, limit=2)
+    monkeypatch.setattr("tunelab.preparation.rows.datetime", SimpleNamespace(date=Tomorrow))
+    assert evaluate(run, limit=2, max_new_tokens=2)
     responder = open_responder(run)
     assert responder.date == today
     assert f"date {today}" in chat_with_run(run).template
     export(run, tmp_path / "merged", to="hf")
     assert f"date {today}" in chat_with_model(tmp_path / "merged").template
-    assert "date 2031-01-02" in chat_with_model(tree["model"]).template
+    assert "date 2031-01-02" in chat_with_model(tree["model"]["name"]).template
 
 
 def test_an_interrupted_run_is_resumed_on_another_day(tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +103,7 @@ def test_an_interrupted_run_is_resumed_on_another_day(tree: dict[str, Any], monk
 
     with pytest.raises(Interrupted):
         finetune(tree, progress=stops)
-    monkeypatch.setattr("tunelab.preparation.rows.datetime.date", Tomorrow)
+    monkeypatch.setattr("tunelab.preparation.rows.datetime", SimpleNamespace(date=Tomorrow))
     assert resume(tree["out"]).manifest["data"]["date"] == datetime.date.today().isoformat()
 
 
@@ -113,7 +114,7 @@ def test_a_recipe_names_the_date(tree: dict[str, Any], tomorrow: None) -> None:
     for wrong in ("29 Feb 2024", "20240229", "2023-02-29"):
         with pytest.raises(ConfigError, match=r"data\.date"):
             parse_recipe({**tree, "data": {**tree["data"], "date": wrong}})
-    (Path(tree["model"]) / "chat_template.jinja").write_text("{{ messages[0].content }}", encoding="utf-8")
+    (Path(tree["model"]["name"]) / "chat_template.jinja").write_text("{{ messages[0].content }}", encoding="utf-8")
     with pytest.raises(UsageError, match=r"data\.date is 2024-02-29, but the chat template writes no date"):
         load_recipe_tokenizer(resolve(parse_recipe(tree)))
     with pytest.raises(ConfigError, match="only a chat template writes a date"):
