@@ -247,9 +247,10 @@ def differences(shared_data: Path, options: Options, model: str) -> set[tuple[st
 
 def test_published_verdicts_are_given_again(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NLTK_DATA", str(shared_data / "nltk_data"))
-    # 1122: the reference counted a letter that it drew in place of "#"; 202, 3112: its language detection is unseeded.
+    # 1122: the reference counted a letter that it drew in place of "#". The others: its language detection is unseeded,
+    # and it drew what 60 draws gave 1 time (202), 29 times (2309) and 17 times (3112).
     assert differences(shared_data, EXACT, MODELS[0]) == {("1122", "loose"), ("202", "loose")}
-    assert differences(shared_data, EXACT, MODELS[1]) == {("1122", "loose"), ("3112", "loose")}
+    assert differences(shared_data, EXACT, MODELS[1]) == {("1122", "loose"), ("2309", "loose"), ("3112", "loose")}
 
 
 @pytest.mark.slow
