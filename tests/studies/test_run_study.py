@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -106,15 +107,16 @@ def test_a_stopped_study_goes_on_to_the_same_report(files: Path, tmp_path: Path)
 
 def test_a_failed_cell_is_written_down_and_the_rest_goes_on(files: Path, tmp_path: Path) -> None:
     arms = {"broken": {"recipe": {"train": {"lr": 1e30}}}, "lora": {}, "gone": {"tuned": False}}
-    arms["gone"]["recipe"] = {"model": str(files / "nowhere")}
+    shutil.copytree(files / "model", tmp_path / "no-weights", ignore=shutil.ignore_patterns("*.safetensors"))
+    arms["gone"]["recipe"] = {"model": str(tmp_path / "no-weights")}
     study = study_of(files, arms=arms, seeds=[0], questions=[])
-    found = {cell.title: cell for cell in run_study(study, tmp_path)}
+    found = {cell.title: cell for cell in run_study(study, tmp_path / "out")}
     assert found["broken, seed 0: training"].status == found["broken, seed 0: held-out"].status == "failed"
     assert "the loss is" in found["broken, seed 0: training"].error
     assert "its training failed" in found["broken, seed 0: held-out"].error
     assert found["gone: held-out"].status == "failed"
     assert found["lora, seed 0: held-out"].status == "done"
-    report = study_report(tmp_path)
+    report = study_report(tmp_path / "out")
     assert {arm.name: arm.status for arm in report.arms} == {"broken": "failed", "lora": "done", "gone": "failed"}
     errors = {arm.name: arm.error for arm in report.arms}
     assert errors["broken"].startswith("broken, seed 0: training: TrainingError: ") and not errors["lora"]

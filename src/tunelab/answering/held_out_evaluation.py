@@ -14,6 +14,7 @@ from torch import nn
 
 from tunelab.answering.responder import ARMS, checked_arms
 from tunelab.config import Recipe, RecipeLike, as_recipe, resolve
+from tunelab.config.recipe import EvaluateSettings
 from tunelab.data.prepared import PreparedData
 from tunelab.errors import DataError, RunError, UsageError
 from tunelab.evaluation.benchmark import Score
@@ -90,6 +91,7 @@ class Arm:
 def evaluate(
     run: Run | Path | str,
     *,
+    settings: EvaluateSettings | None = None,
     limit: int | None = None,
     max_new_tokens: int | None = None,
     micro_batch_tokens: int | None = None,
@@ -100,7 +102,8 @@ def evaluate(
     """Evaluate a finished run and its base model on the run's held-out rows.
 
     Args:
-        limit, max_new_tokens, micro_batch_tokens: override the recipe's `evaluate` section.
+        settings: in place of the recipe's `evaluate` section.
+        limit, max_new_tokens, micro_batch_tokens: override single keys of it.
         arms: "base", "tuned" or both.
         base: the folder where the run's base is now, if it moved.
 
@@ -116,6 +119,7 @@ def evaluate(
     check_finished(run)
     needs_base = "base" in arms or run.adapter.exists()
     recipe = trained_recipe(run, base) if needs_base else trained_weights(run)
+    recipe = recipe.model_copy(update={"evaluate": settings or recipe.evaluate})
     recipe = _with_evaluation(recipe, limit, max_new_tokens, micro_batch_tokens)
     tokenizer = run_tokenizer(run)
     data = prepare_with(tokenizer, recipe, progress=progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from tunelab.units import UNKNOWN, format_bytes, format_duration
 
 if TYPE_CHECKING:
     from tunelab.config.study import Study
+    from tunelab.studies.toy_model import Toy
 
 
 def show_shipped_studies() -> None:
@@ -27,9 +29,13 @@ def show_shipped_studies() -> None:
     say("run one: tunelab study run NAME; its jobs first: --dry-run")
 
 
-def show_jobs(study: Study, out: Path) -> None:
-    """The jobs of a study with their status, expected time and memory: a table on stdout, a summary on stderr."""
+def show_jobs(study: Study, out: Path, toys: Sequence[Toy]) -> int:
+    """The jobs of a study with their status, expected time and memory: a table on stdout, a summary on stderr.
+
+    Returns the exit code: 1 if something that the jobs need is missing; it is named. Toys are not written yet.
+    """
     from tunelab.records.cells import expected_costs, known_cells
+    from tunelab.studies.requirements import missing
 
     cells = known_cells(study, out)
     expected = expected_costs(cells)
@@ -44,3 +50,9 @@ def show_jobs(study: Study, out: Path) -> None:
     unknown = f", {len(expected) - len(known)} of unknown time" if len(known) < len(expected) else ""
     took = f"; about {format_duration(sum(known))}{unknown}, estimated from similar jobs" if known else ""
     say(f"{len(cells)} jobs, {len(expected)} to run{took}")
+    made = {str(toy.folder) for toy in toys}
+    to_run = [cell for cell in cells if cell.key in expected]
+    lacks = [one for one in missing(study, to_run, out) if not any(folder in one.message for folder in made)]
+    for problem in lacks:
+        say(f"missing: {problem.path}: {problem.message}" + (f"\n  {problem.hint}" if problem.hint else ""))
+    return 1 if lacks else 0

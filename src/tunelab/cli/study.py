@@ -69,8 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     for sentence in [study.note] if tiny else foreseen(study):
         say(sentence)
     if arguments.dry_run:
-        show_jobs(study, out)
-        return 0
+        return show_jobs(study, out, toys)
     from tunelab.cli.report import report_study
     from tunelab.studies.study_trackers import log_report
 

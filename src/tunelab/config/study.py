@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from tunelab.config.other_tools import other_key
 from tunelab.config.reading import parse_recipe
-from tunelab.config.recipe import Recipe
+from tunelab.config.recipe import EvaluateSettings, Recipe
 from tunelab.config.renamed import METRICS, metric_renamed
 from tunelab.config.shipped_studies import study_file
 from tunelab.config.types import Positive, Text
@@ -40,6 +40,9 @@ HELD_OUT_SCORES = (
     *(HELD_OUT_HEADLINE, "completion_bits_per_byte", "sequence_perplexity", "sequence_bits_per_byte"),
     *(BLEU, "rouge1", "rouge2", ROUGE_L, CHRF, EXACT_MATCH),
 )
+
+#: Keys of a benchmark in a study that are not its own options.
+OF_EVERY_BENCHMARK = ("limit", "max_new_tokens")
 
 #: Costs and the final training loss, as `published` names them.
 PEAK_MEMORY, EPOCH_MINUTES = "peak memory in GB", "minutes per epoch"
@@ -104,7 +107,8 @@ class Study(_Part):
     arms: dict[Text, Arm] = Field(description="Name -> what this arm changes. `{}`: the recipe as it is.")
     seeds: tuple[int, ...] = Field((0,), description="Each tuned arm is trained once per seed.")
     benchmarks: dict[Text, Tree] = Field(
-        description="Name -> its options, and `limit`: maximum items. `held-out`: the recipe's held-out rows."
+        description="Name -> its options, and `limit` and `max_new_tokens`. `held-out`: the recipe's held-out rows, "
+        "with the keys of `recipe.evaluate`."
     )
     questions: tuple[Question, ...] = Field((), description="Questions that the report answers first.")
     compare: tuple[tuple[Text, Text], ...] = Field(
@@ -140,13 +144,13 @@ class Study(_Part):
         return tuple(found)
 
     def arm_recipe(self, arm: str, seed: int) -> Recipe:
-        """The complete recipe of an arm with a seed.
+        """The complete recipe of an arm with a seed; `evaluate` as the benchmark of held-out rows has it.
 
         Raises:
             ConfigError: lists every problem.
         """
         tree = merged(self.recipe, self.arms[arm].recipe)
-        tree = merged(tree, {"train": {"seed": seed}})
+        tree = merged(tree, {"evaluate": self.benchmarks.get(HELD_OUT, {}), "train": {"seed": seed}})
         return parse_recipe(tree, origin=f"arm {arm}")
 
 
@@ -206,8 +210,8 @@ def parse_study(tree: Mapping[str, Any], origin: str = "study") -> Study:
         study = Study.model_validate(dict(tree))
     except ValidationError as error:
         raise ConfigError(origin, [_problem(one) for one in error.errors()]) from None
-    problems = list(_wrong_names(study))
-    for arm in study.arms:
+    problems = [*_wrong_names(study), *(wrong_limits := list(_wrong_limits(study)))]
+    for arm in () if wrong_limits else study.arms:  # they would say the same for each arm
         try:
             study.arm_recipe(arm, study.seeds[0] if study.seeds else 0)
         except ConfigError as error:
@@ -272,6 +276,21 @@ def _wrong_names(study: Study) -> list[Problem]:
             said = _metric_problem("compared", one.metric)
             problems.append(Problem(f"questions.{number}.metric", said, f"known: {known}"))
     return [*problems, *_wrong_figures(study)]
+
+
+def _wrong_limits(study: Study) -> Iterator[Problem]:
+    """Keys of every benchmark that are no positive integers; a benchmark's own options are its module's to check."""
+    for name, options in study.benchmarks.items():
+        known = EvaluateSettings.model_fields if name == HELD_OUT else ()
+        for key, value in options.items():
+            if known and key not in known:
+                yield Problem(f"benchmarks.{name}.{key}", "unknown key", f"known: {', '.join(known)}")
+            elif key in OF_EVERY_BENCHMARK and not _is_positive(value) and not (key == "limit" and value is None):
+                yield Problem(f"benchmarks.{name}.{key}", f"{value!r}, expected a positive integer", f"{key}: 100")
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _wrong_figures(study: Study) -> Iterator[Problem]:

@@ -31,8 +31,10 @@ from tunelab.studies.report_parts import (
     answered,
     arm_scores,
     disk_bytes,
+    evaluated_part,
     flips_of,
     headline_comparisons,
+    held_out_rows,
     machine_and_versions,
     method_name,
     model_name,
@@ -269,13 +271,8 @@ def _limits(sides: Sequence[_Side], pair: Sequence[Evaluated]) -> Iterator[str]:
     """Benchmarks that were evaluated on a subset of their items."""
     said = {}
     for side, one in zip(sides, pair, strict=True):
-        if one.is_held_out:
-            rows = next(score["n"] for score in one.content["scores"])
-            known = side.run.manifest.get("data", {}).get("held_out", {}).get("kept") if side.run is not None else None
-            if known is not None and rows < known:
-                said[side.name] = f"{rows:,} of {known:,} rows"
-        elif limit := one.content["header"].get("limit"):
-            said[side.name] = f"{limit:,} of its items"
+        if part := evaluated_part(one, held_out_rows(side.run)):
+            said[side.name] = part
     if said:
         words = dict.fromkeys(said.values())
         listed = next(iter(words)) if len(words) == 1 else ", ".join(f"{name} {text}" for name, text in said.items())

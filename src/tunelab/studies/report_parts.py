@@ -310,3 +310,24 @@ def run_provenance(run: Run, place: str) -> dict[str, str]:
         "target tokens": f"{manifest['trained']['targets']:,}",
         "recipe": to_yaml(run.recipe),
     }
+
+
+def evaluated_part(one: Evaluated, held_out_rows: int | None) -> str | None:
+    """How much of a benchmark an evaluation covers, such as "3 of 20 rows"; None if all of it, as far as is known.
+
+    Args:
+        held_out_rows: how many there are; None = unknown.
+    """
+    if one.is_held_out:
+        rows = max(score["n"] for score in one.content["scores"])
+        return f"{rows:,} of {held_out_rows:,} rows" if held_out_rows is not None and rows < held_out_rows else None
+    header = one.content["header"]
+    limit = header.get("limit")
+    # With fewer items than the limit, all were evaluated.
+    return f"{limit:,} of its items" if limit and header.get("items", limit) >= limit else None
+
+
+def held_out_rows(run: Run | None) -> int | None:
+    """The held-out rows of a run; None if there is no run, or if it does not tell."""
+    kept: int | None = run.manifest.get("data", {}).get("held_out", {}).get("kept") if run is not None else None
+    return kept

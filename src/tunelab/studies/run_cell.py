@@ -13,7 +13,7 @@ from typing import Any
 from tunelab import plugins
 from tunelab.allowed_code import Allowed, allow_copy, allowed_code, only_allowed
 from tunelab.config import Recipe
-from tunelab.config.study import HELD_OUT, Study
+from tunelab.config.study import HELD_OUT, OF_EVERY_BENCHMARK, Study
 from tunelab.errors import SAME_COMMAND, Interrupted, RunError
 from tunelab.files import read_json, write_text_atomically, write_text_once
 from tunelab.progress import Progress, named, silent
@@ -164,13 +164,13 @@ def _evaluate(study: Study, cell: Cell, recipe: Recipe, run: Run | None, folder:
         from tunelab.answering.held_out_evaluation import evaluate, evaluate_model
 
         if run is not None:
-            return evaluate(run, arms=("tuned",), progress=progress).folders[arm]
+            return evaluate(run, settings=recipe.evaluate, arms=("tuned",), progress=progress).folders[arm]
         return evaluate_model(recipe, out=folder / "evaluations", progress=progress).folders[arm]
     from tunelab.answering.benchmark_responses import evaluate_benchmarks
     from tunelab.answering.benchmark_settings import BenchmarkSettings
 
     options = dict(study.benchmarks[cell.benchmark])
-    own: dict[str, Any] = {key: options.pop(key) for key in ("limit", "max_new_tokens") if key in options}
+    own: dict[str, Any] = {key: options.pop(key) for key in OF_EVERY_BENCHMARK if key in options}
     if run is None:
         own |= {"out": folder / "evaluations", "changes": _changes(recipe)}
     settings = BenchmarkSettings(options={plugins.label(cell.benchmark): options}, arms=(arm,), **own)

@@ -13,7 +13,7 @@ from typing import Any
 from tunelab import plugins
 from tunelab.allowed_code import allow_code
 from tunelab.config import with_code_allowed
-from tunelab.config.study import HELD_OUT, Study, as_study
+from tunelab.config.study import HELD_OUT, OF_EVERY_BENCHMARK, Study, as_study
 from tunelab.errors import UsageError
 from tunelab.evaluation.benchmark_files import is_items_file, load_benchmark, read_items
 from tunelab.files import as_path
@@ -25,9 +25,6 @@ from tunelab.statistics.power import detectable_accuracy_difference, detectable_
 from tunelab.units import format_number, format_share, format_significant
 
 EXECUTORS = "studies/executors"
-
-#: Keys of a benchmark in a study that are not its own options.
-_OF_EVERY_BENCHMARK = ("limit", "max_new_tokens")
 
 #: Assumed fraction of items that only one of two arms answers right, before there are results.
 DISCORDANT = 0.2
@@ -43,8 +40,8 @@ def run_study(
 ) -> list[Cell]:
     """Run all cells that are not done; returns all cells with their status.
 
-    A cell that fails (out of memory, a gated model) is recorded with its error, as are the cells that need it; the
-    others run. The next call retries it.
+    What the cells need is checked before the first one. A cell that fails (out of memory) is recorded with its error,
+    as are the cells that need it; the others run. The next call retries it.
 
     Args:
         study: its object, a mapping, or a YAML file's path.
@@ -53,7 +50,8 @@ def run_study(
 
     Raises:
         UsageError: unknown executor or benchmark, or unknown option of the executor.
-        ConfigError: an option of a benchmark is wrong.
+        ConfigError: an option of a benchmark is wrong, or lists all that is missing: data files, models, benchmarks,
+            trackers, room on disk.
         DataError: a file of items cannot be used.
         RunError: the directory contains another study.
         Interrupted: Ctrl-C; finished work is kept, and the same call resumes.
@@ -67,8 +65,12 @@ def run_study(
         known = "; ".join(f"{name}: {what}" for name, what in module.OPTIONS.items())
         raise UsageError(f"{executor} has no option {strange[0]!r}", f"known: {known}")
     study = checked_study(study)
-    keep_study(study, folder)
     waiting = [cell for cell in known_cells(study, folder) if cell.status != "done"]
+    if waiting:
+        from tunelab.studies.requirements import check_requirements
+
+        check_requirements(study, waiting, folder)
+    keep_study(study, folder)
     if waiting:
         module.run_cells(folder, waiting, chosen, progress)
     return known_cells(study, folder)
@@ -89,7 +91,7 @@ def checked_study(study: Study) -> Study:
     for name, given in study.benchmarks.items():
         if name == HELD_OUT:
             continue
-        own = {key: value for key, value in given.items() if key not in _OF_EVERY_BENCHMARK}
+        own = {key: value for key, value in given.items() if key not in OF_EVERY_BENCHMARK}
         module = load_benchmark(name)
         options = checked_options(module, plugins.label(name), own)
         if is_items_file(name):
@@ -140,7 +142,7 @@ def _items(benchmark: str, given: Mapping[str, Any]) -> int | None:
     module = load_benchmark(benchmark)
     size = module.BENCHMARK.size
     if is_items_file(benchmark):
-        own = {key: value for key, value in given.items() if key not in _OF_EVERY_BENCHMARK}
+        own = {key: value for key, value in given.items() if key not in OF_EVERY_BENCHMARK}
         size = len(read_items(benchmark, module, checked_options(module, plugins.label(benchmark), own))[0])
     return min((count for count in (given.get("limit"), size) if count), default=None)
 

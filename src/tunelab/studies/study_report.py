@@ -23,7 +23,9 @@ from tunelab.studies.report_parts import (
     answered,
     arm_scores,
     disk_bytes,
+    evaluated_part,
     flips_of,
+    held_out_rows,
     machine_and_versions,
     method_name,
     model_name,
@@ -248,10 +250,19 @@ def _caveats(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[str]:
     yield from unseen_references(
         one for benchmark in study.benchmarks for arm in study.arms for one in found.evaluated(arm, benchmark)
     )
-    for benchmark, options in study.benchmarks.items():
-        if "limit" in options:
-            yield f"{benchmark} was evaluated on {options['limit']} of its items: results on the rest may differ."
+    yield from _limits(found)
     yield "Holm's correction covers the comparisons of this report, not earlier ones."
+
+
+def _limits(found: _Found) -> Iterator[str]:
+    """Benchmarks that were evaluated on a subset of their items."""
+    runs = [run for arm in found.study.arms for _, run in found.runs(arm)]
+    rows = held_out_rows(runs[0]) if runs else None
+    for benchmark in found.study.benchmarks:
+        evaluated = [one for arm in found.study.arms for one in found.evaluated(arm, benchmark)]
+        parts = dict.fromkeys(part for one in evaluated if (part := evaluated_part(one, rows)))
+        if parts:
+            yield f"{benchmark} was evaluated on {' and '.join(parts)}: results on the rest may differ."
 
 
 def _unlike_training(found: _Found) -> Iterator[str]:

@@ -25,7 +25,8 @@ def test_the_first_pattern_with_files_is_taken(tmp_path: Path) -> None:
         find_files(tmp_path, ["a.csv", "d.json"])
     with pytest.raises(DataError, match="nowhere: no such folder"):
         find_files(tmp_path / "nowhere", ["a.csv"])
-    with pytest.raises(DataError, match=r"c\.json: is a file, expected a folder"):
+    assert find_files(tmp_path / "c.json", ["a.csv", "c.json"]) == [tmp_path / "c.json"], "in place of its folder"
+    with pytest.raises(DataError, match=r"c\.json: is a file, expected a folder, or a\.csv"):
         find_files(tmp_path / "c.json", ["a.csv"])
 
 

@@ -19,11 +19,15 @@ T = TypeVar("T")
 def find_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
     """Files that match the first pattern with any match, by name ("test.jsonl", "main/test-*.parquet").
 
+    A file in place of the folder is taken if it has one of the names: then it is the only one.
+
     Raises:
-        DataError: the folder does not exist, is a file, or has none of the files.
+        DataError: the folder does not exist, has none of the files, or is a file of another name.
     """
+    if folder.is_file() and any(folder.match(pattern) for pattern in patterns):
+        return [folder]
     if not folder.is_dir():
-        kind = "is a file, expected a folder" if folder.exists() else "no such folder"
+        kind = f"is a file, expected a folder, or {' or '.join(patterns)}" if folder.exists() else "no such folder"
         raise DataError(f"{folder}: {kind}", "give the folder with the benchmark's files")
     for pattern in patterns:
         if found := sorted(path for path in folder.glob(pattern) if path.is_file()):

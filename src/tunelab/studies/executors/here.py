@@ -16,12 +16,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from tunelab.allowed_code import Allowed, allowed_code
-from tunelab.config.study import HELD_OUT
 from tunelab.cpu import usable_cores
 from tunelab.errors import Interrupted
-from tunelab.preparation.rows import check_local_files
 from tunelab.progress import Progress, named
-from tunelab.records.cells import Cell, read_cell, read_study
+from tunelab.records.cells import Cell, read_cell
 from tunelab.studies.executors._executor import count_option, lost
 from tunelab.studies.run_cell import run_cell
 
@@ -55,14 +53,9 @@ def run_cells(folder: Path, cells: Sequence[Cell], options: Mapping[str, str], p
     """Run the cells; in this process if they run one at a time.
 
     Raises:
-        UsageError: workers is not a positive integer, or an arm's source or chat template is missing.
-        DataError: an arm's data file is missing.
+        UsageError: workers is not a positive integer.
         Interrupted: Ctrl-C; the worker processes have stopped.
     """
-    study, _ = read_study(folder)
-    for cell in cells:
-        if cell.benchmark in ("", HELD_OUT):
-            check_local_files(study.arm_recipe(cell.arm, study.seeds[0]).data)
     gpus = _gpus()
     workers = count_option(options, "workers", max(1, len(gpus)))
     if workers > 1:
