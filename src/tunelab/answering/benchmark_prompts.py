@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from tunelab.answering.responder import Responder
 from tunelab.data.messages import Conversation, Message
-from tunelab.data.prompts import PLACEHOLDER, Prompt, bad_prompts, in_words
+from tunelab.data.prompts import PLACEHOLDER, Prompt, bad_prompts, in_words, leading_text
 from tunelab.data.templates import ChatTemplate
 from tunelab.data.tokenize import leading_special_ids
 from tunelab.errors import BadRow, DataError, ModelError
@@ -144,7 +144,7 @@ class _ChoiceTexts:
             return []
         place = next(number for number, segment in enumerate(section.segments) if segment.is_answer)
         prompt = "".join(segment.text for segment in section.segments[:place])
-        lead = section.segments[place].text.partition(PLACEHOLDER)[0]
+        lead = leading_text(self.template)
         return [(prompt,), *((prompt, lead + choice.strip()) for choice in item.choices)]
 
 

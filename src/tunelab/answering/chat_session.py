@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunelab.data.messages import Conversation, Message, check_conversation
+from tunelab.data.prompts import leading_text
 from tunelab.data.tokenize import EncodedRow, RowEncoder
 from tunelab.data.vocabulary import dropped_characters
 from tunelab.errors import BadRow, DataError, ModelError, UsageError
@@ -304,10 +305,7 @@ class ChatSession:
         return self._encoder.encode(_conversation(system, exchanges, Exchange(question, PLACEHOLDER, TUNED, "stop")))
 
     def _text_before_an_answer(self) -> str:
-        conversation = _conversation("", [], Exchange("b", PLACEHOLDER, TUNED, "stop"))
-        segments = self._encoder.template.render(conversation)[-1].segments
-        (answer,) = (segment.text for segment in segments if segment.is_answer)
-        return answer.partition(PLACEHOLDER)[0]
+        return leading_text(self._encoder.template)
 
     def _takes_several_turns(self) -> bool:
         try:

@@ -14,7 +14,7 @@ from torch import nn
 
 from tunelab.config import Recipe
 from tunelab.data.messages import Conversation, Message
-from tunelab.data.prompts import PLACEHOLDER, Prompt, as_prompts, bad_prompts, in_words, prompt_columns
+from tunelab.data.prompts import PLACEHOLDER, Prompt, as_prompts, bad_prompts, in_words, leading_text, prompt_columns
 from tunelab.data.tokenize import RowEncoder, leading_special_ids
 from tunelab.data.vocabulary import dropped_characters, dropped_from_template
 from tunelab.errors import BadRow, Interrupted, RunError, UsageError
@@ -353,9 +353,7 @@ class Responder:
     @cached_property
     def _template_lead(self) -> str:
         """What the template puts before an answer: a space, which tokenizers join to the answer's first word."""
-        sample = Conversation((Message("user", "x"), Message("assistant", PLACEHOLDER)))
-        segments = self.encoder.template.render(sample)[-1].segments
-        return next(segment.text for segment in segments if segment.is_answer).partition(PLACEHOLDER)[0]
+        return leading_text(self.encoder.template)
 
     @cached_property
     def context(self) -> int | None:

@@ -180,6 +180,11 @@ class DataSettings(Section):
         None,
         description="Date (2026-01-31) for a chat template that writes one (Llama 3.2). null: today; the run keeps it.",
     )
+    thoughts: Literal["last", "each"] | None = Field(
+        None,
+        description="Rows with thoughts whose chat template drops earlier ones: last answer only, or one example each. "
+        "null: refuse.",
+    )
     loss_on: Literal["completion", "all"] = Field(
         "completion", description="Tokens in the loss: completions only, or prompts as well."
     )

@@ -105,6 +105,12 @@ RULES = (
         lambda r: r.data.date is not None and r.data.template not in ("chat", "auto"),
     ),
     Rule(
+        ("data.thoughts", "data.template"),
+        "thoughts are ordinary text in a text template",
+        "set data.template=chat or omit data.thoughts",
+        lambda r: r.data.thoughts is not None and r.data.template not in ("chat", "auto"),
+    ),
+    Rule(
         ("data.max_length", "train.micro_batch_tokens"),
         "the longest row must fit into one micro-batch",
         "lower data.max_length or raise train.micro_batch_tokens",

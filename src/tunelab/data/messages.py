@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tunelab.errors import BadRow
 
 Role = Literal["system", "user", "assistant"]
+_THOUGHTS_IN_TEXT = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 
 
@@ -69,6 +71,13 @@ class PretokenizedRow:
 
 
 Example = Conversation | PretokenizedRow
+
+
+def with_thoughts_apart(message: Message) -> Message:
+    """An answer with `<think>` at its start as one with `reasoning`; neither has white space around it."""
+    found = None if message.reasoning else _THOUGHTS_IN_TEXT.fullmatch(message.content)
+    thoughts, answer = found.groups() if found else (message.reasoning, message.content)
+    return replace(message, content=answer.strip(), reasoning=thoughts.strip())
 
 
 def check_conversation(conversation: Conversation) -> Conversation:

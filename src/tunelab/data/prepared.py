@@ -30,6 +30,7 @@ TOKENISING_SOURCES = (
     "tokenize.py",
     "vocabulary.py",
     "templates.py",
+    "thoughts.py",
     "template_date.py",
     "messages.py",
     "select.py",

@@ -10,6 +10,7 @@ from typing import Any
 from tunelab.data.messages import Conversation, Example, Message
 from tunelab.data.sources import alpaca, messages, prompt_completion
 from tunelab.data.tables import file_rows
+from tunelab.data.templates import Template
 from tunelab.data.unread_columns import ReadRow, examples_of
 from tunelab.errors import BadRow, DataError
 
@@ -94,6 +95,17 @@ def as_prompts(prompts: Sequence[str | Prompt | Mapping[str, Any]]) -> list[Prom
         names.add(prompt.item)
         made.append(prompt)
     return made
+
+
+def leading_text(template: Template) -> str:
+    """What a template itself writes at the start of an answer: a space, or a place for thoughts."""
+    shown = []
+    for answer in ("a", "b"):
+        asked = Conversation((Message("user", "x"), Message("assistant", answer)))
+        segments = template.render(asked)[-1].segments
+        shown.append(next(segment.text for segment in segments if segment.is_answer))
+    first, second = shown
+    return first[: next(place for place, one in enumerate(first) if one != second[place])]
 
 
 def prompt_columns(prompts: Sequence[Prompt]) -> list[dict[str, Any]]:

@@ -20,11 +20,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunelab.data.messages import Conversation, Message
+from tunelab.data.messages import Conversation, Message, with_thoughts_apart
 from tunelab.data.rendering import rendered
 from tunelab.errors import BadRow, ModelError, TunelabError, UsageError
 from tunelab.failures import sentence
 
+THOUGHTS_REMEDY = (
+    "data.thoughts=last has only the last answer in the loss where the template drops earlier thoughts; "
+    "data.thoughts=each makes one example per answer"
+)
 ALPACA_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request."
@@ -150,12 +154,17 @@ class ChatTemplate:
     Args:
         apply: messages -> text, without a generation prompt.
         special_tokens: the strings that the tokenizer reads as one special token each.
+        prompt: messages -> text with a generation prompt, where an answer begins; needed for thoughts.
+        thoughts: answers may begin with thoughts (data/thoughts.py). All then begin where the generation prompt ends,
+            so that what the template writes for an answer without thoughts is in the loss too.
     """
 
     apply: Callable[[list[dict[str, str]]], str]
     special_tokens: tuple[str, ...]
     name: str = "chat"
     parses_special_tokens: bool = True
+    prompt: Callable[[list[dict[str, str]]], str] | None = None
+    thoughts: bool = False
 
     def render(self, conversation: Conversation) -> tuple[Section, ...]:
         """One section: the whole conversation, special tokens written out.
@@ -163,6 +172,11 @@ class ChatTemplate:
         Raises:
             BadRow: the template refuses the conversation or changes an answer, or a turn holds a special token's text.
         """
+        if self.thoughts:
+            section, _ = self._with_thoughts(conversation)
+            return (section,)
+        if any(message.reasoning for message in conversation.messages):
+            raise BadRow("an answer has thoughts (reasoning_content)", THOUGHTS_REMEDY)
         turns = [{"role": message.role, "content": message.text} for message in conversation.messages]
         self._refuse_special_tokens(conversation)
         answers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
@@ -177,9 +191,76 @@ class ChatTemplate:
             if real == _interleaved(pieces, shown):
                 self._check_turns_are_there(turns, real)
                 return (self._section(pieces, shown, in_loss),)
-        raise BadRow(
-            "the chat template changes the answers' text, so their position is uncertain", "use a text template"
+        if any("</think>" in answer for answer in answers):
+            raise BadRow("the chat template rewrites or drops the thoughts of answers (<think>)", THOUGHTS_REMEDY)
+        raise _changed_text()
+
+    def drops_thoughts(self, conversation: Conversation) -> bool:
+        """Whether the template leaves out thoughts of answers before the last. Raises BadRow as render() does."""
+        return self._with_thoughts(conversation)[1]
+
+    def _with_thoughts(self, conversation: Conversation) -> tuple[Section, bool]:
+        """The section, and whether thoughts of earlier answers are dropped: then only the last is in the loss."""
+        answering = [with_thoughts_apart(one) if one.role == "assistant" else one for one in conversation.messages]
+        self._refuse_special_tokens(Conversation(tuple(answering)))
+        answers = [message for message in answering if message.role == "assistant"]
+        marked = iter([(f"\ue000{n}\ue002" * bool(one.reasoning), f"\ue000{n}\ue001") for n, one in enumerate(answers)])
+        turns = [_turn(one, one.reasoning, one.text) for one in answering]
+        text = self._applied(
+            [_turn(one, *next(marked)) if one.role == "assistant" else _turn(one) for one in answering]
         )
+        pieces = re.split("(\ue000\\d+[\ue001\ue002])", text)  # the template's own text and the marks in turn
+        marks = pieces[1::2]
+        texts = {f"\ue000{n}\ue001": one.text for n, one in enumerate(answers)}
+        if [mark for mark in marks if mark in texts] != list(texts):
+            raise BadRow("the chat template does not show every answer once and in order", "use a text template")
+        thoughts = {f"\ue000{n}\ue002": one.reasoning for n, one in enumerate(answers) if one.reasoning}
+        real = self._applied(turns)
+        if real != "".join({**texts, **thoughts}.get(piece, piece) for piece in pieces):
+            raise _changed_text()
+        self._check_turns_are_there([turn for turn in turns if turn["role"] != "assistant"], real)
+        dropped = [mark for mark in thoughts if mark not in marks]
+        last = len(answers) - 1
+        if f"\ue000{last}\ue002" in dropped:
+            raise BadRow("the chat template drops the thoughts of the last answer", "use one that shows them")
+        in_loss = [one.in_loss and (n == last or not dropped) for n, one in enumerate(answers)]
+        return self._thinking_section(pieces, {**texts, **thoughts}, in_loss, self._header(turns)), bool(dropped)
+
+    def _header(self, turns: list[dict[str, str]]) -> str:
+        """What the generation prompt adds to the turns before the first answer."""
+        before = turns[: next(place for place, turn in enumerate(turns) if turn["role"] == "assistant")]
+        whole, asked = self._applied(before), self._applied(before, self.prompt or self.apply)
+        if not asked.startswith(whole):
+            raise BadRow("the chat template's generation prompt changes the text before it", "use a text template")
+        return asked.removeprefix(whole)
+
+    def _thinking_section(
+        self, pieces: Sequence[str], texts: dict[str, str], in_loss: Sequence[bool], header: str
+    ) -> Section:
+        """Segments from the template's own text and the marks in turn (see _with_thoughts)."""
+        segments: list[Segment] = []
+        rest, answer, number = pieces[0], "", 0
+        for mark, piece in zip(pieces[1::2], pieces[2::2], strict=True):
+            if not answer:
+                head, found, lead = rest.rpartition(header) if header else (rest, "", "")
+                if in_loss[number] and header and not found:
+                    raise BadRow(
+                        f"an answer does not begin with the chat template's generation prompt {header!r}",
+                        "use a chat template that renders answers with and without thoughts alike",
+                    )
+                before = (head + found).rstrip(" ")
+                answer = (head + found)[len(before) :] + lead
+                segments.append(Segment(before, is_answer=False))
+            answer += texts[mark]
+            if not mark.endswith("\ue001"):
+                answer += piece
+                continue
+            closer = self.closer(piece, is_last=number == len(in_loss) - 1)
+            segments.append(Segment(answer + closer, is_answer=in_loss[number]))
+            rest, answer, number = piece[len(closer) :], "", number + 1
+        if rest:
+            segments.append(Segment(rest, is_answer=False))
+        return Section(tuple(segments), ends_with_eos=False)
 
     def closer(self, piece: str, *, is_last: bool) -> str:
         """What closes an answer: the special token right after it, and at the end of the text all that follow.
@@ -219,11 +300,12 @@ class ChatTemplate:
             segments.append(Segment(rest, is_answer=False))
         return Section(tuple(segments), ends_with_eos=False)
 
-    def _applied(self, turns: list[dict[str, str]]) -> str:
+    def _applied(self, turns: list[dict[str, str]], apply: Callable[[list[dict[str, str]]], str] | None = None) -> str:
         import jinja2
 
         try:
-            return rendered(lambda: self.apply(turns), sum(len(turn["content"]) for turn in turns))
+            characters = sum(map(len, (text for turn in turns for text in turn.values())))
+            return rendered(lambda: (apply or self.apply)(turns), characters)
         except jinja2.TemplateError as error:
             raise BadRow(f"the chat template refuses the conversation: {error}") from error
         except TunelabError:
@@ -245,6 +327,15 @@ class ChatTemplate:
 Template = TextTemplate | ChatTemplate
 
 
+def _turn(message: Message, thoughts: str = "", content: str | None = None) -> dict[str, str]:
+    turn = {"role": message.role, "content": message.text if content is None else content}
+    return {**turn, "reasoning_content": thoughts} if thoughts else turn
+
+
+def _changed_text() -> BadRow:
+    return BadRow("the chat template changes the answers' text, so their position is uncertain", "use a text template")
+
+
 def _interleaved(pieces: Sequence[str], answers: Sequence[str]) -> str:
     return pieces[0] + "".join(answer + piece for answer, piece in zip(answers, pieces[1:], strict=True))
 
@@ -256,14 +347,21 @@ def resolved_name(name: str, tokenizer: Any) -> str:
     return "chat" if tokenizer.chat_template else "alpaca"
 
 
-def get_template(name: str, tokenizer: Any) -> Template:
+def get_template(name: str, tokenizer: Any, *, thoughts: bool = False) -> Template:
     """The template of this name; "chat" and "auto" read the tokenizer's chat template.
 
+    Args:
+        thoughts: answers may begin with thoughts (data.thoughts).
+
     Raises:
-        UsageError: no template has this name.
+        UsageError: no template has this name, or a text template has thoughts.
         ModelError: "chat" is requested, but the tokenizer has no chat template, or several and none is the default.
     """
     name = resolved_name(name, tokenizer)
+    if thoughts and name in TEXT_TEMPLATES:
+        raise UsageError(
+            f"data.thoughts is set, but the template is {name}: thoughts are ordinary text there", "omit data.thoughts"
+        )
     if name in TEXT_TEMPLATES:
         return TEXT_TEMPLATES[name]
     if name != "chat":
@@ -286,8 +384,10 @@ def get_template(name: str, tokenizer: Any) -> Template:
         )
 
     def apply(turns: list[dict[str, str]]) -> str:
-        rendered = tokenizer.apply_chat_template(turns, tokenize=False)
-        return str(rendered)
+        return str(tokenizer.apply_chat_template(turns, tokenize=False))
+
+    def prompt(turns: list[dict[str, str]]) -> str:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return ChatTemplate(apply=apply, special_tokens=tuple(sorted(special)))
+    return ChatTemplate(apply=apply, special_tokens=tuple(sorted(special)), prompt=prompt, thoughts=thoughts)

@@ -16,7 +16,8 @@ from tunelab.data.prepared import prepare as tokenize
 from tunelab.data.reader import LoadedSource, check_source, load_examples
 from tunelab.data.select import mix, sample, split_held_out
 from tunelab.data.template_date import with_fixed_date, writes_date
-from tunelab.data.templates import AUTO, get_template, resolved_name
+from tunelab.data.templates import AUTO, Template, get_template, resolved_name
+from tunelab.data.thoughts import one_per_answer
 from tunelab.data.tokenize import RowEncoder
 from tunelab.errors import DataError, UsageError
 from tunelab.models.load import context_window, end_token_ids, load_tokenizer, tokenizer_fingerprint
@@ -139,14 +140,14 @@ def _fix_date(tokenizer: Any, data: DataSettings) -> None:
 
 def row_encoder(tokenizer: Any, recipe: Recipe) -> RowEncoder:
     """The encoder of the recipe's rows, and of prompts to its model."""
-    model = recipe.model
+    model, data = recipe.model, recipe.data
     # Another tokenizer's ids do not mean what the model's configuration says of them.
     ends = (
         ()
         if model.tokenizer
         else end_token_ids(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
     )
-    return RowEncoder(tokenizer, get_template(recipe.data.template, tokenizer), ends)
+    return RowEncoder(tokenizer, get_template(data.template, tokenizer, thoughts=data.thoughts is not None), ends)
 
 
 def prepare_with(
@@ -177,7 +178,7 @@ def prepare_with(
     found = cached(key)
     if found is not None:
         return found
-    selection = select(data, sources)
+    selection = _divided(select(data, sources), data, encoder.template)
     prepared = tokenize(
         key,
         selection.train,
@@ -206,6 +207,14 @@ def prepare_with(
     if len(prepared.train) and (len(prepared.held_out) or not selection.held_out):
         store(prepared)
     return prepared
+
+
+def _divided(selection: Selection, data: DataSettings, template: Template) -> Selection:
+    """The selection, with one example per answer if the recipe says so of rows with thoughts."""
+    if data.thoughts != "each":
+        return selection
+    train, held_out = (one_per_answer(side, template) for side in (selection.train, selection.held_out))
+    return Selection(train, held_out, selection.sources)
 
 
 def _check_loss_on(data: DataSettings, sources: Sequence[LoadedSource]) -> None:

@@ -101,10 +101,10 @@ def prompt_start(template: Template, tokenizer: Any) -> TextStart:
     own = text_start(tokenizer)
     if not template.parses_special_tokens:
         return own
-    turns = read_turns(template, tokenizer)
     scheme = space_prefix(tokenizer)
     if scheme != "first":
-        return TextStart(turns.begins_with_bos, own.add_space_prefix)
+        return TextStart(_begins_with_bos(template, tokenizer), own.add_space_prefix)
+    turns = read_turns(template, tokenizer)
     # Such a tokenizer puts a space at the very start alone, llama.cpp after every special token as well, or nowhere.
     special = "|".join(re.escape(token) for token in sorted(special_texts(tokenizer), key=len, reverse=True))
     starts = [turns.no_system, *(turns.system or ())[:1]]
@@ -116,6 +116,30 @@ def prompt_start(template: Template, tokenizer: Any) -> TextStart:
             "use a text template (data.template=alpaca)",
         )
     return TextStart(turns.begins_with_bos, add_space_prefix=True)
+
+
+def _begins_with_bos(template: Template, tokenizer: Any) -> bool:
+    """Whether a chat template's text begins with the beginning-of-text token, with a system text and without.
+
+    Raises:
+        ModelError: it does only with one of the two, or the template renders no conversation.
+    """
+    begins = set()
+    for system in (None, "a"):
+        try:
+            text = _text(template.render(_conversation(["b", "c"], system)), tokenizer)
+        except BadRow as reason:
+            if system is None:
+                raise ModelError(f"the template renders no conversation: {reason}", reason.hint) from reason
+            continue  # no system texts
+        begins.add(bool(tokenizer.bos_token) and text.removeprefix(ANSWER_HERE).startswith(tokenizer.bos_token))
+    return _only(begins)
+
+
+def _only(begins: set[bool]) -> bool:
+    if len(begins) > 1:
+        raise ModelError("the template adds a beginning-of-text token only with a system text, or only without one")
+    return begins.pop()
 
 
 def read_turns(template: Template, tokenizer: Any) -> Turns:
@@ -137,9 +161,8 @@ def read_turns(template: Template, tokenizer: Any) -> Turns:
     if template.parses_special_tokens:
         starts = (plain[0], *pieces[:1])
         begins = {bool(tokenizer.bos_token) and start.startswith(tokenizer.bos_token) for start in starts}
-    if len(begins) > 1:
-        raise ModelError("the template adds a beginning-of-text token only with a system text, or only without one")
-    if begins == {True} and template.parses_special_tokens:
+    begins_with_bos = _only(begins)
+    if begins_with_bos and template.parses_special_tokens:
         plain[0] = plain[0].removeprefix(tokenizer.bos_token)
         pieces[:1] = [piece.removeprefix(tokenizer.bos_token) for piece in pieces[:1]]
     questions, answers = set(plain[1::2] + pieces[2::2]), set(plain[2:-1:2] + pieces[3:-1:2])
@@ -149,7 +172,7 @@ def read_turns(template: Template, tokenizer: Any) -> Turns:
         )
     question, lead = questions.pop().split(ANSWER_HERE)
     system = (pieces[0], pieces[1]) if pieces else None
-    turns = Turns(system, plain[0], question, lead, answers.pop(), begins == {True})
+    turns = Turns(system, plain[0], question, lead, answers.pop(), begins_with_bos)
     _check(turns, template, tokenizer)
     return turns
 
