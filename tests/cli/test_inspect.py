@@ -108,6 +108,16 @@ def test_the_summary_counts_both_sides(tunelab: Command, bench: Bench) -> None:
     assert said.err.endswith("template: plain; stop tokens: <eos>\n")
 
 
+def test_the_summary_counts_rows_that_were_bad_when_read(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
+    rows = rows_of(tmp_path / "rows.jsonl", *((f"{number:03d}", "ok") for number in range(9)))
+    with rows.open("a", encoding="utf-8") as file:
+        file.write('{"prompt": 3, "completion": null}\n' * 2)
+    words = ["--model", bench.model, "--data", rows, *PLAIN, "data.held_out=0"]
+    said = tunelab("inspect", *words, "--rows", "0")
+    assert said.cells["dropped, bad when read"][0] == "2 in all"
+    assert "2 more rows were bad when read" in tunelab("prepare", *words, "data.on_bad_row=skip").err
+
+
 def test_the_summary_gives_the_spread_of_lengths_and_the_steps(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "rows.jsonl", *((f"{number:03d}", "o" * number) for number in range(1, 101)))
     words = ["--model", bench.model, "--data", rows, "--rows", "0", *PLAIN, "data.held_out=0"]

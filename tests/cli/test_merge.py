@@ -57,6 +57,7 @@ def test_all_ways_side_by_side(tunelab: Command, bench: Bench) -> None:
     assert all(re.fullmatch(r"[\d.,]+ [KMG]iB", said.cells[name][0]) for name in ("fp32", "bf16", "int8", "nf4"))
     assert len({len(said.cells[name][2].partition(".")[2]) for name in ("fp32", "bf16", "nf4")}) == 1, "same decimals"
     assert "Recommended: --format fp32\n" in said.err and "completion tokens of held-out rows" in said.err
+    assert "(4,096 at most); `tunelab eval` measures the perplexity on all of them." in said.err
     assert (bench.lora / "merges.json").exists()
 
 

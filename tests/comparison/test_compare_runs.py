@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tunelab.comparison.compare_runs import compare_runs, evaluated_in
+from tunelab.comparison.compare_runs import compare_runs, compared, evaluated_in
 from tunelab.comparison.verdict import verdict
 from tunelab.errors import DataError, RunError, UsageError
 
@@ -52,6 +52,17 @@ def test_a_folder_of_evaluations_is_compared_benchmark_by_benchmark(tmp_path: Pa
     assert [one.benchmark for one in compare_runs(tmp_path / "x", tmp_path / "y", benchmarks=["words"])] == ["words"]
     with pytest.raises(RunError, match="have no scores of ifeval in common"):
         compare_runs(tmp_path / "x", tmp_path / "y", benchmarks=["ifeval"])
+
+
+def test_a_folder_that_mixes_arms_says_what_is_left_out(tmp_path: Path) -> None:
+    for side in ("x", "y"):
+        evaluation(tmp_path / side / "sums-1", [0.0, 1.0] * 8, arm="tuned")
+        evaluation(tmp_path / side / "words-1", [0.0, 1.0] * 8, benchmark="words")
+    found = compared(tmp_path / "x", tmp_path / "y")
+    assert [one.benchmark for one in found.comparisons] == ["sums"]
+    assert found.left_out == tuple(
+        f"words is not compared: in {tmp_path / side} only base was scored on it, not the tuned arm" for side in "xy"
+    )
 
 
 def test_a_run_alone_is_compared_with_its_base(tmp_path: Path) -> None:

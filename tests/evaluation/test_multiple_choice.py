@@ -111,12 +111,22 @@ def found(graded: list[Graded]) -> list[str]:
 
 def test_a_score_near_chance_is_doubted() -> None:
     [doubt] = found(answers("ABCD" * 5))
-    assert doubt.startswith("accuracy 0.250 ± 0.099 is within two standard errors of chance (0.25)")
+    assert doubt.startswith(
+        "accuracy 0.250 ± 0.099 of 20 items cannot be told from chance (0.25, exact binomial p = 1.000)"
+    )
     [doubt] = found(answers("BCD" * 20))
-    assert doubt.startswith("accuracy 0 is below chance (0.25): wrong answers are preferred")
+    assert doubt.startswith("accuracy 0 is below chance (0.25, exact binomial p < 0.001): wrong answers are preferred")
     # 15 of 40 are 1.6 errors above chance.
     assert [doubt[:22] for doubt in found(answers("AAABBCCD" * 5))] == ["accuracy 0.375 ± 0.078"]
     assert not found(answers("AAABC" * 20))
+
+
+def test_few_wrong_answers_are_not_below_chance() -> None:
+    # Four of four are wrong in 0.75^4 = 32 % of all guesses, although their standard error is 0.
+    doubt, *_ = found(answers("BCDB"))
+    assert doubt.startswith("accuracy 0 of 4 items cannot be told from chance (0.25, exact binomial p = 0.633)")
+    doubt, *_ = found(answers("AA"))
+    assert "accuracy 1 of 2 items cannot be told from chance (0.25, exact binomial p = 0.125)" in doubt
 
 
 def test_the_larger_error_decides() -> None:

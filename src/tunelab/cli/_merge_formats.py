@@ -28,10 +28,18 @@ def show_merge_formats(run: str, base: str | None) -> None:
     print_table(("format", "size", *COLUMNS), rows)
     first = next(iter(found.values())).quality
     say(
-        f"On {first.tokens:,} completion tokens of held-out rows. Loss: base {format_loss(first.base_loss)}, "
+        f"{measured_on(first)} Loss: base {format_loss(first.base_loss)}, "
         f"trained model {format_loss(first.trained_loss)} nats per token."
     )
     say(f"Recommended: --format {recommended_merge(open_run(Path(run)).recipe, found)}")
+
+
+def measured_on(quality: Divergence) -> str:
+    """What KL and perplexity are measured on, and why the perplexity may differ from that of `eval`."""
+    return (
+        f"On the first {quality.tokens:,} completion tokens of held-out rows (4,096 at most); "
+        "`tunelab eval` measures the perplexity on all of them."
+    )
 
 
 def quality_cells(qualities: Sequence[Divergence]) -> list[tuple[str, str, str, str]]:

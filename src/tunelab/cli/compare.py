@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if not arguments.json:
         show_comparisons(found.comparisons, flips=arguments.flips)
-    for said in (*found.same_responses, *found.not_seen):
+    for said in (*found.same_responses, *found.not_seen, *found.left_out):
         say(said)
     if out:
         _write_report(found, out)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 
 from tunelab.cli._console import print_table, progress_bar, say
-from tunelab.cli._merge_formats import COLUMNS, quality_cells, show_merge_formats
+from tunelab.cli._merge_formats import COLUMNS, measured_on, quality_cells, show_merge_formats
 from tunelab.cli._recipe_arguments import add_base_argument
 from tunelab.errors import UsageError
 from tunelab.units import format_bytes, format_scientific, format_share, format_significant
@@ -74,8 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"{format_scientific(merged.floor.kl)}, {format_share(1 - merged.floor.changed)}; limit: "
             f"{format_significant(FLOOR_MULTIPLE)} times that KL"
         )
-    if merged.quality is None:
-        say(NOT_MEASURED)
+    say(NOT_MEASURED if merged.quality is None else measured_on(merged.quality))
     if merged.check is None:
         say("the merged model differs from the trained one; `tunelab merge RUN --compare` compares all formats")
     return 0

@@ -44,6 +44,7 @@ class Compared:
         comparisons: of b against a, corrected together.
         only_in: benchmarks scored only for a, and only for b, if all common ones are compared.
         with_base: whether one run's base and tuned arm are compared.
+        left_out: sentences about benchmarks that only another arm than the compared one was scored on.
     """
 
     paths: tuple[Path, Path]
@@ -52,6 +53,7 @@ class Compared:
     comparisons: list[Comparison]
     only_in: tuple[list[str], list[str]]
     with_base: bool
+    left_out: tuple[str, ...] = ()
 
     @property
     def same_responses(self) -> list[str]:
@@ -115,11 +117,14 @@ def compared(
         raise UsageError(f"{a} and {b} are the same", "give two, or one alone to compare its base with its tuned arm")
     benchmarks, allow_diff = _named(benchmarks), _named(allow_diff)
     names: tuple[str, str]
+    left_out: list[str] = []
     if b is None:
         sides = [[one for one in evaluated_in(a) if one.arm == arm] for arm in ARMS_OF_A_RUN]
         names, places = ARMS_OF_A_RUN, [f"{a} ({arm})" for arm in ARMS_OF_A_RUN]
     else:
-        sides = [_one_arm(evaluated_in(side)) for side in (a, b)]
+        everything = [evaluated_in(side) for side in (a, b)]
+        sides = [_one_arm(found) for found in everything]
+        left_out = [said for place, found in zip((a, b), everything, strict=True) for said in _other_arms(place, found)]
         names, places = (str(a), str(b)), [str(a), str(b)]
     benchmarks = [plugins.label(name) for name in benchmarks]
     known = [list(dict.fromkeys(one.benchmark for one in side)) for side in sides]
@@ -138,7 +143,7 @@ def compared(
             found.append(compare_sides(*both, metric, allow_diff=allow_diff, common_items_only=common_items_only))
     only_in = [[name for name in one if name not in common and not benchmarks] for one in known]
     paths = (Path(a), Path(a if b is None else b))
-    return Compared(paths, names, pairs, correct(found), (only_in[0], only_in[1]), with_base=b is None)
+    return Compared(paths, names, pairs, correct(found), (only_in[0], only_in[1]), b is None, tuple(left_out))
 
 
 def _path(one: Run | Path | str) -> Path:
@@ -214,6 +219,14 @@ def _compared_by(first: Evaluated, second: Evaluated) -> list[str | None]:
     known = {one.name for one in second.metrics()}
     unwanted = () if first.blind_metrics or second.blind_metrics else HELD_OUT_SUBSTITUTES
     return [one.name for one in first.metrics() if one.name in known and one.name not in unwanted]
+
+
+def _other_arms(place: Path | str, evaluated: Sequence[Evaluated]) -> Iterator[str]:
+    """Benchmarks of a run or folder that are lost, as only another arm than the tuned one was scored on them."""
+    used = {one.benchmark for one in _one_arm(list(evaluated))}
+    for benchmark in dict.fromkeys(one.benchmark for one in evaluated if one.benchmark not in used):
+        arms = ", ".join(dict.fromkeys(one.arm for one in evaluated if one.benchmark == benchmark))
+        yield f"{benchmark} is not compared: in {place} only {arms} was scored on it, not the tuned arm"
 
 
 def _one_arm(evaluated: list[Evaluated]) -> list[Evaluated]:

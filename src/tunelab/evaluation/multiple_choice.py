@@ -16,8 +16,9 @@ from typing import Any
 
 from tunelab.errors import DataError
 from tunelab.evaluation.benchmark import Graded, Response, Score
+from tunelab.statistics.proportions import binomial_p
 from tunelab.statistics.standard_errors import Estimate, clustered_mean_with_error, mean_with_error
-from tunelab.units import format_number, format_share, format_significant, format_with_error
+from tunelab.units import LEVEL, format_number, format_probability, format_share, format_significant, format_with_error
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -123,6 +124,26 @@ def choice_facts(graded: Sequence[Graded]) -> dict[str, Any]:
     }
 
 
+def _near_chance(score: Score, right: int, chance: float) -> list[str]:
+    """A doubt if a model that guesses could have this accuracy, or if it is below chance.
+
+    Few items have a standard error of 0 where all are wrong or all right, so the exact binomial test must agree.
+    """
+    error, p = score.error or 0.0, binomial_p(right, score.n, chance)
+    shown = format_with_error(score.value, error) if error else format_significant(score.value)
+    exact = f"chance ({format_number(chance, 2)}, exact binomial p {_equals(p)})"
+    if chance - score.value > 2 * error and p < LEVEL:
+        return [f"{score.name} {shown} is below {exact}: wrong answers are preferred, or choices are mixed up"]
+    if score.value - chance <= 2 * error or p >= LEVEL:
+        return [f"{score.name} {shown} of {score.n:,} items cannot be told from {exact}: the model may be guessing"]
+    return []
+
+
+def _equals(p: float) -> str:
+    shown = format_probability(p)
+    return shown if shown.startswith("<") else f"= {shown}"
+
+
 def doubts(graded: Sequence[Graded], scores: Sequence[Score], chance: float) -> list[str]:
     """Reasons to read the accuracies with caution, one sentence each; empty if there are none.
 
@@ -134,14 +155,8 @@ def doubts(graded: Sequence[Graded], scores: Sequence[Score], chance: float) -> 
     found = []
     known = [score for score in scores if score.error is not None]
     widest = max(known, key=lambda score: score.error or 0.0, default=None)
-    if widest is not None and widest.error is not None and widest.value - chance <= 2 * widest.error:
-        below = chance - widest.value > 2 * widest.error
-        shown = format_with_error(widest.value, widest.error) if widest.error else format_significant(widest.value)
-        found.append(
-            f"{widest.name} {shown} is "
-            f"{'below' if below else 'within two standard errors of'} chance ({format_number(chance, 2)}): "
-            + ("wrong answers are preferred, or choices are mixed up" if below else "the model may be guessing")
-        )
+    if widest is not None and widest.error is not None:
+        found += _near_chance(widest, round(widest.value * widest.n), chance)
     counts = Counter(int(one.values["chosen"]) for one in graded)
     for place, count in counts.most_common(1):
         if len(graded) > 1 and count > LETTER_SHARE * len(graded):

@@ -120,6 +120,7 @@ def answer_distributions(model: nn.Module, rows: Sequence[Row]) -> AnswerDistrib
 def divergence(base_loss: float, trained: AnswerDistributions, other: AnswerDistributions) -> Divergence:
     """Divergence of `other` from `trained`, on the same rows."""
     p, q = trained.log_probabilities, other.log_probabilities
-    kl = (p.exp() * (p - q)).sum(dim=-1).double().mean()
+    # Rounding can take a divergence of zero below zero; clamp keeps NaN.
+    kl = (p.exp() * (p - q)).sum(dim=-1).double().mean().clamp(min=0.0)
     changed = (p.argmax(dim=-1) != q.argmax(dim=-1)).double().mean()
     return Divergence(len(p), float(kl), float(changed), base_loss, trained.loss, other.loss)

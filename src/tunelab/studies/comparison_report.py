@@ -132,7 +132,10 @@ def report_of(found: Compared) -> StudyReport:
         flips=tuple(flips),
         flips_left_out=left_out,
         curves=tuple(_curves(sides)),
-        not_proved=tuple(_caveats(sides, comparisons, found.only_in, found.with_base)),
+        not_proved=(
+            *_caveats(sides, comparisons, found.only_in, found.with_base),
+            *(f"{said}." for said in found.left_out),
+        ),
         differences=tuple(_differences(sides)),
         provenance=_provenance(sides),
     )
