@@ -422,5 +422,12 @@ def test_a_path_has_no_null_character() -> None:
     assert message == "expected a string, or null, got 'a\\x00b'"
 
 
+def test_a_path_can_be_encoded() -> None:
+    assert list(problems_of('model.name="\\ud800"')) == ["model.name"]
+    for name in ("a\0b", "\ud800"):
+        with pytest.raises(UsageError, match="is no file name: "):
+            load_recipe(name)
+
+
 def test_an_entry_is_numbered_in_plain_digits() -> None:
     assert "has no entry '²'" in problems_of("data.sources.²=x")["data.sources.²"][0]

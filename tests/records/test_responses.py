@@ -147,3 +147,10 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_reading_needs_no_torch() -> None:
     code = "import tunelab.records.responses, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine", encoding="utf-8")
+    with pytest.raises(RunError, match="notes: contains something else than answers"):
+        _fill(tmp_path / "notes")
+    assert (tmp_path / "notes").read_text(encoding="utf-8") == "mine"

@@ -163,6 +163,8 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: not UTF-8 at byte {error.start}", "save the recipe as UTF-8 text") from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}", "give the path of a YAML file") from None
+    except ValueError as error:  # a null character or a lone surrogate in the name
+        raise UsageError(f"{str(path)!r} is no file name: {error}", "give the path of a YAML file") from None
     tree = parse_yaml(text, origin=str(path))
     if tree is None:
         return {}

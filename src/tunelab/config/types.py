@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -33,10 +34,11 @@ def _number(value: Any) -> Any:
 LARGEST_COUNT, LARGEST = 2**63 - 1, 3.4e38
 
 
-def _without_null(value: str) -> str:
-    """Text that can be a path or a name: the system's own strings end at a null character."""
+def _encodable(value: str) -> str:
+    """Text that can be a path or a name: the system's own strings are bytes that end at a null character."""
     if "\0" in value:
         raise ValueError("has a null character")
+    os.fsencode(value)  # a lone surrogate: UnicodeEncodeError, which is a ValueError
     return value
 
 
@@ -46,7 +48,7 @@ def _date(value: str) -> str:
     return value
 
 
-Text = Annotated[StrictStr, Field(min_length=1), AfterValidator(_without_null), Words("a string")]
+Text = Annotated[StrictStr, Field(min_length=1), AfterValidator(_encodable), Words("a string")]
 Date = Annotated[StrictStr, AfterValidator(_date), Words("a date such as 2026-01-31")]
 Flag = Annotated[StrictBool, Words("true or false")]
 Count = Annotated[StrictInt, Field(ge=1, le=LARGEST_COUNT), Words("a positive integer")]

@@ -76,7 +76,7 @@ class ResponseFile:
         header: what produces the answers; must equal the header of an existing file.
 
     Raises:
-        RunError: the headers differ (lists keys and both values), or a line is invalid.
+        RunError: the headers differ (lists keys and both values), a line is invalid, or the file is something else.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
@@ -89,13 +89,19 @@ class ResponseFile:
                 f"{path}: was made with another model or other settings\n{lines}",
                 "use another output directory, or remove the file to answer every item again",
             )
+        if not length and path.exists() and path.read_bytes()[:1] not in (b"", b"{"):
+            raise RunError(f"{path}: contains something else than answers", "choose another file")
         self._records = {record["item"]: record for record in records}
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size > length:
             truncate_file(path, length)
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
         if stored is None:
-            self._keep_header()
+            try:
+                self._keep_header()
+            except BaseException:
+                self._file.close()
+                raise
 
     def _stored(self) -> tuple[Record | None, list[Record], int]:
         """Header (None if there is none yet), records, and the length in bytes of the complete lines."""
