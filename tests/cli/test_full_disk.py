@@ -206,3 +206,10 @@ def test_a_run_that_filled_the_disk_says_how_to_resume(
     assert_words(said, "no space is left on the disk")
     assert said.err.endswith("hint: free space there; tunelab train --resume new/run\n")
     assert tunelab("train", "--resume", "new/run").code == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"null", bytes(200)])
+def test_damaged_rows_for_comparing_are_named(bench: Bench, tunelab: Command, content: bytes) -> None:
+    run = Path(shutil.copytree(bench.lora, "run"))
+    (run / "compared_rows.safetensors").write_bytes(content)
+    assert_words(tunelab("merge", run, "--out", "merged"), "compared_rows.safetensors: damaged: SafetensorError")

@@ -142,7 +142,10 @@ def test_only_what_both_have_is_compared(tmp_path: Path) -> None:
 def test_evaluations_that_lack_what_each_answer_scored(tmp_path: Path) -> None:
     a, b = (evaluation(tmp_path / name, 3, nats(2.0)) for name in "ab")
     (a / "answer_scores.jsonl").write_text("{\n{}\n", encoding="utf-8")
-    with pytest.raises(RunError, match=r"answer_scores\.jsonl: a line is not JSON"):
+    with pytest.raises(RunError, match=r"answer_scores\.jsonl: line 1 is not JSON"):
+        compare_runs(a, b)
+    (a / "answer_scores.jsonl").write_text("null\n", encoding="utf-8")
+    with pytest.raises(RunError, match=r"answer_scores\.jsonl: not scores of answers: TypeError"):
         compare_runs(a, b)
     (a / "answer_scores.jsonl").unlink()
     with pytest.raises(RunError, match="no such file: an earlier version did not store scores per answer"):

@@ -70,3 +70,13 @@ def test_a_damaged_newest_checkpoint_gives_the_run_that_was_never_interrupted(
     assert said[1] == "resuming from step 2"
     assert resumed.manifest["weights_after"] == whole.manifest["weights_after"]
     assert [record["step"] for record in resumed.metrics("train")] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("content", ["{}", None])
+def test_checkpoints_without_what_they_began_with_are_refused(interrupted: Run, content: str | None) -> None:
+    if content is None:
+        interrupted.manifest_file.unlink()
+    else:
+        interrupted.manifest_file.write_text(content, encoding="utf-8")
+    with pytest.raises(RunError, match=r"manifest\.json: lacks what the run started with, although there are"):
+        resume(interrupted.path)

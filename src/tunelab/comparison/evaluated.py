@@ -18,6 +18,7 @@ from tunelab.evaluation.benchmark import Score
 from tunelab.evaluation.held_out import AnswerScore, LikelihoodRecord
 from tunelab.evaluation.metrics.exact_match import matches
 from tunelab.evaluation.metrics.unseen import not_seen
+from tunelab.failures import explained
 from tunelab.files import read_json_lines
 from tunelab.records.evaluation_files import ANSWER_SCORES, GRADES, LIKELIHOODS, RESPONSES, SCORES
 from tunelab.records.old_format import read_scores
@@ -169,10 +170,8 @@ class Evaluated:
                 f"{path}: no such file: an earlier version did not store scores per answer",
                 "evaluate again (tunelab eval RUN); stored answers are reused",
             )
-        try:
+        with explained(f"{path}: not scores of answers", RunError, "remove it and evaluate again"):
             return [AnswerScore.from_json(record) for record in read_json_lines(path)[0]]
-        except ValueError as error:
-            raise RunError(f"{path}: a line is not JSON", "remove it and evaluate again") from error
 
     def counts(self, metric: str) -> dict[str, tuple[int, ...]]:
         """The counts of each answer to a held-out row for a corpus metric (BLEU, chrF), by row id; raises as above."""

@@ -25,6 +25,7 @@ from tunelab import plugins
 from tunelab.config import Recipe
 from tunelab.data.prepared import load_table
 from tunelab.errors import DataError, ModelError, RunError, UsageError
+from tunelab.failures import explained
 from tunelab.files import as_path, check_is_new, directory_written_atomically, write_json_atomically
 from tunelab.inference.divergence import (
     FLOOR_MULTIPLE,
@@ -255,7 +256,8 @@ def _rows_to_compare(run: Run, tokenizer: Any, recipe: Recipe, progress: Progres
     Runs of before kept none: they are prepared again from the data, and none are left if that is gone.
     """
     if run.compared_rows.exists():
-        return table_rows(load_table(run.compared_rows))
+        with explained(f"{run.compared_rows}: damaged", RunError, "restore it from a copy"):
+            return table_rows(load_table(run.compared_rows))
     try:
         return table_rows(rows_to_keep(prepare_with(tokenizer, recipe, progress=progress)))
     except (DataError, UsageError):

@@ -28,10 +28,15 @@ def check_unchanged(run: Run, data: PreparedData) -> None:
     """Check that a resumed run has the rows that it started with; trained_recipe() checks its base.
 
     Raises:
-        RunError: the training rows or the held-out rows have changed since its first session.
+        RunError: the training rows or the held-out rows have changed since its first session; or its manifest is gone.
     """
     begun = run.manifest
     if "data" not in begun:
+        if any(run.checkpoints.glob("step-*")):
+            raise RunError(
+                f"{run.manifest_file}: lacks what the run started with, although there are checkpoints",
+                "restore it from a copy, or train again with --overwrite",
+            )
         return
     compared = {
         "training rows": (data.train.sha256, begun["data"]["train"]["sha256"]),
