@@ -121,8 +121,10 @@ class ResponseFile:
     def close(self) -> None:
         """Sync appended records to disk and close; a second call does nothing."""
         if not self._file.closed:
-            os.fsync(self._file.fileno())
-            self._file.close()
+            try:
+                os.fsync(self._file.fileno())
+            finally:
+                self._file.close()
 
     def __len__(self) -> int:
         return len(self._records)
