@@ -16,8 +16,6 @@ from verbs import Bench, Command, Said
 
 from tunelab.config.yaml_text import dump_yaml
 
-EVERY = 400  # more writes than any command does
-
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,22 +124,6 @@ def test_a_disk_that_is_full_from_the_first_write_on(
     verb: str, bench: Bench, study: Path, tunelab: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert filled(verb, bench, study, tunelab, monkeypatch, 1)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3000)
-@pytest.mark.parametrize("verb", VERBS)
-def test_a_disk_that_fills_up_at_any_write(
-    verb: str, bench: Bench, study: Path, tunelab: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    for number in range(1, EVERY):
-        (tmp_path / str(number)).mkdir()
-        monkeypatch.chdir(tmp_path / str(number))
-        monkeypatch.setenv("TUNELAB_CACHE", str(tmp_path / str(number) / "cache"))
-        if not filled(verb, bench, study, tunelab, monkeypatch, number):
-            return
-        shutil.rmtree(tmp_path / str(number))
-    raise AssertionError(f"{verb} never finished")
 
 
 @pytest.mark.parametrize("verb", ["train", "compare", "generate", "merge", "quantize", "export peft", "study"])
