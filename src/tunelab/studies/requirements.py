@@ -62,7 +62,7 @@ def _checks(study: Study, cells: Sequence[Cell]) -> Iterator[tuple[str, Callable
 
 
 def _check_model(recipe: Recipe) -> None:
-    """Raises ModelError if configuration or tokenizer is not available: no such folder, no network, a gated repository."""
+    """Raises ModelError if configuration or tokenizer is not available (no such folder, no network, gated)."""
     model = recipe.model
     load_config(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
     if model.tokenizer is None:
