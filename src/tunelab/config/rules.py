@@ -13,6 +13,9 @@ from tunelab.plugins import names
 
 FORMATS = "models/formats"
 
+#: More than any training takes; beyond them is a slip of the keyboard, or a plan that would never be done.
+MOST_EPOCHS, MOST_STEPS = 100_000, 1_000_000_000
+
 #: Built-in precisions; a .py file is accepted too.
 PRECISIONS = ("none", *names(FORMATS))
 
@@ -43,6 +46,18 @@ RULES = (
         "rsLoRA requires LoRA",
         "set method=lora or adapter.use_rslora=false",
         lambda r: r.adapter.use_rslora and r.method != "lora",
+    ),
+    Rule(
+        ("train.epochs",),
+        f"expected at most {MOST_EPOCHS:,} passes over the rows",
+        "lower train.epochs",
+        lambda r: r.train.epochs > MOST_EPOCHS,
+    ),
+    Rule(
+        ("train.steps",),
+        f"expected at most {MOST_STEPS:,} steps",
+        "lower train.steps",
+        lambda r: (r.train.steps or 0) > MOST_STEPS,
     ),
     Rule(
         ("precision.name",),

@@ -167,6 +167,7 @@ class TrainingPlan:
     loss_on: LossOn = "completion"
     seed: int = 0
     _groups: dict[int, list[list[int]]] = field(default_factory=dict, repr=False)
+    _counts: dict[int, int] = field(default_factory=dict, repr=False)
 
     @cached_property
     def total_steps(self) -> int:
@@ -174,14 +175,25 @@ class TrainingPlan:
         if self.steps is not None:
             return self.steps
         whole = math.floor(self.epochs)
-        total = sum(len(self._epoch(epoch)) for epoch in range(whole))
+        alike = self.batch_size is not None
+        total = whole * self._count(0) if alike else sum(self._count(epoch) for epoch in range(whole))
         rest = self.epochs - whole
         if rest > 1e-9:
-            total += round(rest * len(self._epoch(whole)))
+            total += round(rest * self._count(whole))
         return max(total, 1)
+
+    def _count(self, epoch: int) -> int:
+        """Steps of an epoch: all have the same number, unless a step is a number of tokens."""
+        if self.batch_size is not None:
+            return math.ceil(len(self.table) / self.batch_size)
+        if epoch not in self._counts:
+            self._counts[epoch] = len(self._epoch(epoch))
+        return self._counts[epoch]
 
     def _epoch(self, epoch: int) -> list[list[int]]:
         if epoch not in self._groups:
+            if len(self._groups) > 1:
+                self._groups.clear()
             order = epoch_order(len(self.table), seed=self.seed, epoch=epoch)
             self._groups[epoch] = group_steps(
                 order,
@@ -194,8 +206,10 @@ class TrainingPlan:
     def step(self, number: int) -> tuple[Step, float]:
         """Step `number` (from 0), and the (fractional) epoch reached when it is done."""
         epoch = 0
-        while number >= len(self._epoch(epoch)):
-            number -= len(self._epoch(epoch))
+        if self.batch_size is not None and len(self.table):
+            epoch, number = divmod(number, self._count(0))
+        while number >= self._count(epoch):
+            number -= self._count(epoch)
             epoch += 1
         groups = self._epoch(epoch)
         rows = groups[number]

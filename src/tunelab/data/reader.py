@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from tunelab import plugins
 from tunelab.data.messages import Conversation, Example, PretokenizedRow, check_conversation
+from tunelab.data.rendering import Expired, processor_seconds
 from tunelab.data.sources._source import UNKNOWN_LICENCE, HubDataset, NumberedRow, Row, SourceOptions
-from tunelab.data.tables import check_data_file, file_rows, hub_table
+from tunelab.data.tables import check_data_file, file_rows, hub_table, within_bounds
 from tunelab.data.unread_columns import ReadRow, examples_of, filled_columns
 from tunelab.errors import BadRow, DataError, UsageError
 from tunelab.failures import explained, sentence
@@ -24,6 +25,8 @@ from tunelab.progress import Progress, silent
 
 FOLDER = "data/sources"
 MOST_SHOWN = 20
+#: Of processor time, for what a source makes of one row.
+SECONDS_PER_ROW = 60.0
 ROWS_PER_REPORT = 1000
 PARTS_OF_A_SOURCE = ("HUB", "LICENCE", "COLUMNS", "EXAMPLE", "Options", "examples")
 
@@ -317,9 +320,15 @@ def _convert(module: ModuleType, rows: Iterable[NumberedRow], options: SourceOpt
 def _made(module: ModuleType, row: Row, options: SourceOptions) -> list[Example]:
     """The examples of a row. Raises BadRow if the source (it may be a user's own) fails or returns something else."""
     try:
-        made = examples_of(module, row if isinstance(row, ReadRow) else ReadRow(row), options)
+        with processor_seconds(SECONDS_PER_ROW):
+            made = examples_of(module, row if isinstance(row, ReadRow) else ReadRow(row), options)
     except BadRow:
         raise
+    except Expired:
+        raise DataError(
+            f"{module.__file__}: a row takes more than {SECONDS_PER_ROW:g} s of processor time: {row!r:.60}",
+            "correct the file: examples() does not end",
+        ) from None
     except Exception as error:
         raise BadRow(f"the source {module.__name__} fails: {sentence(error)}", "--debug shows where") from error
     if not isinstance(made, list | tuple) or not all(isinstance(one, Conversation | PretokenizedRow) for one in made):
@@ -330,6 +339,7 @@ def _made(module: ModuleType, row: Row, options: SourceOptions) -> list[Example]
 def _noted(rows: Iterable[NumberedRow], options: SourceOptions, result: _Converted) -> Iterator[NumberedRow]:
     """The rows; which of their columns hold something, and which were read when the next is asked for, is noted."""
     for number, row in rows:
+        row = within_bounds(row)
         if isinstance(row, BadRow):
             yield number, row
             continue

@@ -21,8 +21,8 @@ CHARACTERS, CHARACTERS_PER_CHARACTER = 1_000_000, 20
 REMEDY = "use a text template (data.template=alpaca), or another one (data.chat_template=FILE)"
 
 
-class _Expired(BaseException):
-    """Raised by the clock inside a template; no `except Exception` of a library catches it."""
+class Expired(BaseException):
+    """Raised by the clock of processor_seconds(); no `except Exception` of a library catches it."""
 
 
 def rendered(apply: Callable[[], str], characters: int) -> str:
@@ -36,9 +36,9 @@ def rendered(apply: Callable[[], str], characters: int) -> str:
         ModelError: it takes too long, too much memory, or grows too large.
     """
     try:
-        with _seconds(SECONDS), _bytes(BYTES):
+        with processor_seconds(SECONDS), _bytes(BYTES):
             text = apply()
-    except _Expired:
+    except Expired:
         raise ModelError(
             f"the chat template renders one conversation for more than {SECONDS:g} s of processor time", REMEDY
         ) from None
@@ -54,14 +54,14 @@ def rendered(apply: Callable[[], str], characters: int) -> str:
 
 
 @contextmanager
-def _seconds(limit: float) -> Iterator[None]:
-    """Raise _Expired after this much processor time of the process. Only the main thread has such a clock."""
+def processor_seconds(limit: float) -> Iterator[None]:
+    """Raise Expired after this much processor time of the process. Only the main thread has such a clock."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def expired(number: int, frame: FrameType | None) -> NoReturn:
-        raise _Expired
+        raise Expired
 
     before = signal.signal(signal.SIGVTALRM, expired)
     signal.setitimer(signal.ITIMER_VIRTUAL, limit)

@@ -24,6 +24,7 @@ from tunelab.data.sources._source import HubDataset, NumberedRow, kind_of
 from tunelab.errors import BadRow, DataError
 from tunelab.failures import sentence
 from tunelab.hub import hub_access, why_unreachable
+from tunelab.units import format_bytes
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 # \ud800 to \udfff in JSON is half of a surrogate pair: alone it cannot be encoded, and tokenizers fail on it.
 HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 CSV_FIELD_LIMIT = 2**31 - 1
+#: Of a line of .jsonl; and of a file that is read at once, unpacked (json, csv, tsv).
+LONGEST_LINE, LARGEST_FILE = 32 << 20, 4 << 30
+#: Characters; far more than any context. A tokenizer ends the process on texts of some tens of millions.
+LONGEST_ROW = 10_000_000
 
 
 def file_rows(path: Path) -> Iterator[NumberedRow]:
@@ -126,6 +131,19 @@ def _no_progress_bars() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
+def within_bounds(row: dict[str, Any] | BadRow) -> dict[str, Any] | BadRow:
+    """The row; a BadRow if it has more characters than any model reads."""
+    count = 0 if isinstance(row, BadRow) else _characters(row)
+    return BadRow(f"{count:,} characters, at most {LONGEST_ROW:,} are read as one row") if count > LONGEST_ROW else row
+
+
+def _characters(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(_characters(part) for part in parts if isinstance(part, str | dict | list | tuple))
+
+
 def _endings() -> str:
     return ", ".join(READERS) + " (all but .parquet also with .gz)"
 
@@ -143,9 +161,20 @@ def _open(path: Path) -> IO[bytes]:
     return cast("IO[bytes]", gzip.open(path)) if path.name.lower().endswith(".gz") else open(path, "rb")
 
 
-def _json_rows(path: Path) -> Iterator[NumberedRow]:
+def _content(path: Path) -> bytes:
+    """The unpacked bytes of a file that is read at once, without a byte-order mark."""
     with _open(path) as file:
-        data = file.read().removeprefix(b"\xef\xbb\xbf")
+        data = file.read(LARGEST_FILE + 1)
+    if len(data) > LARGEST_FILE:
+        raise DataError(
+            f"{path}: more than {format_bytes(LARGEST_FILE)} unpacked, which is the most that is read at once",
+            "write one object per line (.jsonl), or .parquet; or is it the right file?",
+        )
+    return data.removeprefix(b"\xef\xbb\xbf")
+
+
+def _json_rows(path: Path) -> Iterator[NumberedRow]:
+    data = _content(path)
     if not data.strip():
         return
     # Invalid UTF-8 is carried through the parser, so that only the rows that contain it are bad.
@@ -175,7 +204,14 @@ def _json_rows(path: Path) -> Iterator[NumberedRow]:
 
 def _json_line_rows(path: Path) -> Iterator[NumberedRow]:
     with _open(path) as file:
-        for number, line in enumerate(file, 1):
+        number = 0
+        while line := file.readline(LONGEST_LINE + 1):
+            number += 1
+            if len(line) > LONGEST_LINE:
+                yield number, BadRow(f"the line is longer than {format_bytes(LONGEST_LINE)}")
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(LONGEST_LINE)
+                continue
             line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if line.strip():
                 # Without the line end, so that a column is never counted on the next line.
@@ -217,8 +253,7 @@ def _tsv_rows(path: Path) -> Iterator[NumberedRow]:
 
 def _delimited_rows(path: Path, delimiter: str) -> Iterator[NumberedRow]:
     """Cells as text without conversion ("None", "NA" and "1" are these texts); double quotes as in RFC 4180."""
-    with _open(path) as file:
-        data = file.read().removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
+    data = _content(path).decode(errors="surrogateescape")
     # The limit is the process's: it is restored, even if the caller stops reading early.
     limit = csv.field_size_limit(CSV_FIELD_LIMIT)
     try:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tunelab.errors import ModelError
@@ -32,6 +32,19 @@ def weight_files(folder: Path) -> list[str]:
     check_config_files(folder)
     named = set(json_object(index)["weight_map"].values())
     return sorted(named)
+
+
+def tensor_count(folder: Path) -> int | None:
+    """Tensors in a folder's weight files, from their headers; None = unknown: there are none, or they are damaged."""
+    try:
+        if (folder / INDEX).exists():
+            return len(json_object(folder / INDEX)["weight_map"])
+        if (folder / SINGLE).exists():
+            with safe_open(folder / SINGLE, "pt") as opened:
+                return len(opened.keys())
+    except (OSError, ModelError, KeyError, TypeError, SafetensorError):
+        return None
+    return None
 
 
 @contextmanager

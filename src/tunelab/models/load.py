@@ -20,6 +20,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -31,11 +32,14 @@ from tunelab.failures import chain, in_words, is_of_machine, sentence
 from tunelab.files import cache_home, write_text_atomically
 from tunelab.hub import hub_access, why_unreachable
 from tunelab.models.allocator import keep_freed_memory
-from tunelab.models.checkpoint_files import INDEX, checkpoint_folder, no_pickles, weight_files
+from tunelab.models.checkpoint_files import INDEX, checkpoint_folder, no_pickles, tensor_count, weight_files
 from tunelab.models.folder_files import REMEDY, check_config_files, check_tokenizer_files, check_tokenizer_json
 from tunelab.models.formats._format import WeightFormat
 from tunelab.models.precision import check_format, stored_format
 from tunelab.models.quantized_load import lacking, load_quantized
+
+#: Layers, or experts of a layer, of a model whose weight files are not here to be counted.
+MOST_PARTS = 10_000
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -60,6 +64,8 @@ def load_tokenizer(
         check_code_is_allowed(name)
     try:
         with hub_access(name):
+            if (Path(name) / "config.json").exists():
+                _check_planned_size(name, revision)
             tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # what a broken tokenizer.json raises is not documented
         check_tokenizer_json(Path(name))
@@ -156,9 +162,23 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
         check_code_is_allowed(name)
     try:
         with hub_access(name):
+            _check_planned_size(name, revision)
             return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # the code of any architecture
         raise _explained(error, "model", name, revision) from error
+
+
+def _check_planned_size(name: str, revision: str | None) -> None:
+    """Refuse a configuration with more layers than the weight files have tensors, before anything is built from it."""
+    stored = tensor_count(Path(name))
+    config, _ = PretrainedConfig.get_config_dict(name, revision=revision)
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for key, value in part.items():
+            is_layers = key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+            most = stored if is_layers and stored is not None else MOST_PARTS
+            if (is_layers or key.endswith("experts")) and isinstance(value, int) and value > most:
+                has = f"its weight files have {stored:,} tensors" if most == stored else f"expected at most {most:,}"
+                raise ModelError(f"{name}: config.json: {key} is {value:,}, but {has}", "restore the file")
 
 
 def context_window(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> int | None:

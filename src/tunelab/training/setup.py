@@ -25,6 +25,9 @@ from tunelab.preparation.model import compute_device, compute_dtype, load_base
 from tunelab.training.loop import LoopSettings
 from tunelab.training.trackers import check_installed
 
+#: Of a plan whose steps are numbers of tokens: it is counted epoch by epoch, in about half a minute.
+MOST_ROWS_PLANNED = 50_000_000
+
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
     """Accelerate configured for the recipe: device, and precision of forward and backward.
@@ -118,8 +121,21 @@ def enable_activation_checkpointing(model: PreTrainedModel) -> None:
 
 
 def training_plan(recipe: Recipe, table: TokenTable) -> TrainingPlan:
-    """The steps of this recipe on these rows."""
+    """The steps of this recipe on these rows.
+
+    Raises:
+        UsageError: they are too many to be planned.
+    """
     settings = recipe.train
+    if settings.batch_tokens is not None:
+        steps = max(1, table.tokens // settings.batch_tokens)
+        epochs = settings.epochs if settings.steps is None else settings.steps / steps
+        if epochs * len(table) > MOST_ROWS_PLANNED:
+            key = "epochs" if settings.steps is None else "steps"
+            raise UsageError(
+                f"train.{key}={getattr(settings, key):,} passes over {len(table):,} rows {epochs:,.0f} times",
+                f"lower train.{key}; only steps of train.batch_size rows can be planned so far",
+            )
     return TrainingPlan(
         table=table,
         epochs=settings.epochs,
