@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from tunelab.allowed_code import allow_code
+
 SHARED = """
 import json
 from typing import Literal
@@ -97,4 +99,5 @@ def write_benchmarks(folder: Path, items: int = 20) -> OwnBenchmarks:
     made = OwnBenchmarks(folder / "choices.py", folder / "writing.py", data)
     made.choices.write_text(CHOICES)
     made.writing.write_text(WRITING)
+    allow_code(made.choices, made.writing)
     return made

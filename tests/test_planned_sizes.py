@@ -27,7 +27,7 @@ def table(rows: int, length: int = 5) -> TokenTable:
 
 @pytest.mark.parametrize(("key", "value"), [("epochs", 1e6), ("epochs", 1e300), ("steps", 10**10), ("steps", 10**30)])
 def test_plans_that_never_end(key: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=rf"train\.{key}: expected at most 1[0,]+ "):
+    with pytest.raises(ConfigError, match=rf"train\.{key}: expected at most "):
         parse_recipe({"model": "m", "data": "alpaca", "train": {key: value}})
 
 

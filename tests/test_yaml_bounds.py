@@ -24,9 +24,9 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{p: *a{n - 1}, q: *a{n - 1}
         (MERGES, "more than 10,000 values"),
         ("a: &a [*a]", "an alias contains itself"),
         ("a: &a {b: *a}", "an alias contains itself"),
-        ("[" * 100_000, "more than 50 levels of nesting"),
-        ("{a: " * 100_000, "more than 50 levels of nesting"),
-        ("- " * 100_000 + "a", "more than 50 levels of nesting"),
+        ("[" * 100_000, "nested too deeply: more than 50 levels"),
+        ("{a: " * 100_000, "nested too deeply: more than 50 levels"),
+        ("- " * 100_000 + "a", "nested too deeply: more than 50 levels"),
         ("a: [" + "1, " * 10_000 + "1]", "more than 10,000 values"),
         ("a: " + "x" * 1_000_000, "1,000,003 characters, expected at most 1,000,000"),
     ],
@@ -49,6 +49,6 @@ def test_what_stays_small_is_read() -> None:
     assert parse_yaml(yaml.safe_dump({"rows": rows}), "x") == {"rows": rows}
     deep = "[" * (DEEPEST - 1) + "]" * (DEEPEST - 1)
     parse_yaml(deep, "x")
-    with pytest.raises(ConfigError, match="levels of nesting"):
+    with pytest.raises(ConfigError, match="nested too deeply"):
         parse_yaml(f"[[{deep}]]", "x")
     assert len(parse_yaml("x" * MOST_CHARACTERS, "x")) == MOST_CHARACTERS

@@ -60,5 +60,5 @@ def test_a_source_of_the_users_own_that_does_not_end(tmp_path: Path, monkeypatch
     source.write_text(SOURCE)
     path.write_text('{"q": "p"}\n')
     allow_code(source)
-    with pytest.raises(DataError, match=r"mine\.py: a row takes more than 0\.2 s of processor time: {'q': 'p'}"):
+    with pytest.raises(DataError, match=r"mine\.py: a row takes more than 0\.2 s of processor time"):
         load_examples(str(source), path=path)

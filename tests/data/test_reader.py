@@ -360,6 +360,7 @@ class TestArguments:
     ) -> None:
         source = tmp_path / "mine.py"
         source.write_text(f"from tunelab.data.sources.prompt_completion import *\n{code}\n", encoding="utf-8")
+        allow_code(source)
         with pytest.raises(error, match=said):
             load(write(tmp_path, "rows.jsonl", b'{"prompt": "p", "completion": "c"}\n'), str(source))
 

@@ -326,7 +326,7 @@ def _made(module: ModuleType, row: Row, options: SourceOptions) -> list[Example]
         raise
     except Expired:
         raise DataError(
-            f"{module.__file__}: a row takes more than {SECONDS_PER_ROW:g} s of processor time: {row!r:.60}",
+            f"{module.__file__}: a row takes more than {SECONDS_PER_ROW:g} s of processor time",
             "correct the file: examples() does not end",
         ) from None
     except Exception as error:

@@ -162,7 +162,8 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
         check_code_is_allowed(name)
     try:
         with hub_access(name):
-            _check_planned_size(name, revision)
+            if Path(name).is_dir():
+                _check_planned_size(name, revision)
             return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # the code of any architecture
         raise _explained(error, "model", name, revision) from error
