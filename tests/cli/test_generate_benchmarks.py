@@ -27,7 +27,9 @@ def test_generate_and_score_are_eval(tunelab: Command, bench: Bench, own: OwnBen
     assert [path.parent.name.rpartition("-")[0] for path in paths] == ["choices-base", "writing-base"]
     assert all(path.exists() and not (path.parent / "scores.json").exists() for path in paths)
     assert f"tunelab score {paths[0]} {paths[1]}" in made.err and "prompted without a template" in made.err
-    scored = tunelab("score", *paths)
+    allowed = ("--allow-code", own.choices, "--allow-code", own.writing)
+    assert " ".join(map(str, ("tunelab score", *paths, *allowed))) in made.err
+    scored = tunelab("score", *paths, *allowed)
     assert scored.code == 0, scored.err
     evaluated = tunelab("eval", bench.model, *words, "--out", "evaluated")
     assert evaluated.code == 0

@@ -86,7 +86,8 @@ def generate_on(arguments: argparse.Namespace) -> int:
     for one in stored:
         print_data(str(one.path))
     _say_how(stored)
-    say("score them on any machine: tunelab score " + " ".join(str(one.path) for one in stored))
+    own = [word for name in names if name.endswith(".py") for word in ("--allow-code", name)]
+    say("score them on any machine: tunelab score " + " ".join([*(str(one.path) for one in stored), *own]))
     return 0
 
 
