@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from tunelab.data.sources._source import HubDataset, NumberedRow, kind_of
+from tunelab.data.sources._source import HubDataset, NumberedRow, Row, kind_of
 from tunelab.errors import BadRow, DataError
 from tunelab.failures import sentence
 from tunelab.hub import hub_access, why_unreachable
@@ -131,7 +131,7 @@ def _no_progress_bars() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def within_bounds(row: dict[str, Any] | BadRow) -> dict[str, Any] | BadRow:
+def within_bounds(row: Row | BadRow) -> Row | BadRow:
     """The row; a BadRow if it has more characters than any model reads."""
     count = 0 if isinstance(row, BadRow) else _characters(row)
     return BadRow(f"{count:,} characters, at most {LONGEST_ROW:,} are read as one row") if count > LONGEST_ROW else row
