@@ -285,6 +285,7 @@ BROKEN = [
     (["adapter.init=loftq"], "adapter.init", "needs a quantized base"),
     (["adapter.init=loftq", "precision=nf4", "adapter.use_dora=true"], "adapter.init", "loftq does not support DoRA"),
     (["data.date=2025-01-02", "data.template=alpaca"], "data.date", "only a chat template writes a date"),
+    (["data.thoughts=each", "data.template=alpaca"], "data.thoughts", "thoughts are ordinary text in a text template"),
     (["train.epochs=1e6"], "train.epochs", "expected at most 100,000 passes over the rows"),
     (["train.steps=10000000000"], "train.steps", "expected at most 1,000,000,000 steps"),
     (["adapter.targets=[]"], "adapter.targets", "the list of layers must not be empty"),
