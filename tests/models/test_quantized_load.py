@@ -33,6 +33,11 @@ def saved(path: Path, family: str, **changes: Any) -> Path:
     return path
 
 
+def wide(family: str) -> dict[str, int]:
+    """A shape whose widths are whole blocks of every format."""
+    return {"n_embd": 64} if family == "gpt2" else {"hidden_size": 64, "intermediate_size": 128}
+
+
 def same_layers(one: Any, other: Any) -> None:
     """Two models have the same codes and scales, and the same other weights."""
     first, second = quantized_layers(one), quantized_layers(other)
@@ -66,7 +71,9 @@ def test_every_linear_layer_but_the_head_is_quantised(family: str, name: str, tm
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_saved_is_loaded_without_the_original(family: str, name: str, tmp_path: Path) -> None:
-    folder = saved(tmp_path / "dense", family, tie_word_embeddings=family == "llama")
+    if name == "mxfp4" and family == "gpt2":
+        return  # TestForOtherPrograms: it is not written
+    folder = saved(tmp_path / "dense", family, tie_word_embeddings=family == "llama", **wide(family))
     model = load_model(str(folder), dtype=torch.bfloat16, form=weight_format(name))
     (tmp_path / "few").mkdir()
     save_quantized(model, tmp_path / "few")
@@ -90,20 +97,72 @@ def test_double_quantisation_is_asked_for_as_it_is_stored(tmp_path: Path) -> Non
         load_model(str(tmp_path / "few"), dtype=FP32, form=weight_format("nf4"))
 
 
-@pytest.mark.parametrize("name", ["nf4", "mxfp4"])
-def test_transformers_loads_what_is_saved(name: str, tmp_path: Path) -> None:
-    """A Llama with bitsandbytes' own modules, or decompressed by compressed-tensors: nearly the same logits."""
-    folder = saved(tmp_path / "dense", "llama", hidden_size=64, intermediate_size=128)
-    model = load_model(str(folder), dtype=torch.bfloat16, form=weight_format(name))
-    (tmp_path / "few").mkdir()
-    save_quantized(model, tmp_path / "few")
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "few", dtype=torch.bfloat16).eval()
-    with torch.no_grad():
-        logits = plain(torch.tensor([[5, 9, 200, 31, 7]])).logits[0].float()
-    weight = plain.model.layers[0].self_attn.q_proj.weight  # compressed-tensors makes it in the first forward
-    assert weight.dtype == (torch.uint8 if name == "nf4" else torch.bfloat16)
-    expected = logits_of(model, ROWS)[0]
-    assert float((logits - expected).abs().max()) <= 0.03 * float(expected.abs().max())
+def loaded_elsewhere(folder: Path) -> Any:
+    """As a user of transformers loads it: no dtype given, nothing missing, nothing left over."""
+    model, found = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not found["missing_keys"] and not found["unexpected_keys"]
+    return model.eval()
+
+
+class TestForOtherPrograms:
+    """What is written, transformers loads with bitsandbytes or compressed-tensors; what it could not is refused."""
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+    @pytest.mark.parametrize("name", FORMATS)
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_transformers_loads_it_in_its_default_dtype(
+        self, family: str, name: str, dtype: torch.dtype, tmp_path: Path
+    ) -> None:
+        if name == "mxfp4" and family == "gpt2":
+            return  # refused, below
+        tiny_model(family, **wide(family)).to(dtype).save_pretrained(tmp_path / "dense")
+        model = load_model(str(tmp_path / "dense"), dtype=dtype, form=weight_format(name))
+        (tmp_path / "few").mkdir()
+        save_quantized(model, tmp_path / "few")
+        plain = loaded_elsewhere(tmp_path / "few")
+        with torch.no_grad():
+            logits = plain(torch.tensor([ROWS[0]])).logits[0].float()
+        ours = load_model(str(tmp_path / "few"), dtype=FP32, form=weight_format(name))
+        expected = logits_of(ours, ROWS)[0]
+        # They compute in bfloat16, and LLM.int8 quantizes activations too.
+        assert float((logits - expected).abs().max()) <= 0.05 * float(expected.abs().max())
+
+    @pytest.mark.parametrize(
+        "width", [pytest.param(33, marks=pytest.mark.slow), 48, 100]
+    )  # 33: torch compiles a kernel
+    @pytest.mark.parametrize("name", ["nf4", "fp4", "int8"])
+    def test_bitsandbytes_loads_widths_that_are_no_whole_blocks(self, name: str, width: int, tmp_path: Path) -> None:
+        heads = {33: 3, 48: 4, 100: 4}[width]
+        folder = saved(tmp_path / "dense", "gpt2", n_embd=width, n_head=heads)
+        (tmp_path / "few").mkdir()
+        save_quantized(load_model(str(folder), dtype=FP32, form=weight_format(name)), tmp_path / "few")
+        with torch.no_grad():
+            logits = loaded_elsewhere(tmp_path / "few")(torch.tensor([ROWS[0]])).logits[0].float()
+        expected = logits_of(load_model(str(tmp_path / "few"), dtype=FP32, form=weight_format(name)), ROWS)[0]
+        assert float((logits - expected).abs().max()) <= 0.05 * float(expected.abs().max())
+
+    def test_compressed_tensors_could_not_load_conv1d(self, tmp_path: Path) -> None:
+        model = load_model(str(saved(tmp_path, "gpt2")), dtype=FP32, form=weight_format("mxfp4"))
+        with pytest.raises(ModelError, match="compressed-tensors cannot store 8 of 8 layers in mxfp4: ") as refused:
+            save_quantized(model, tmp_path)
+        assert "transformer.h.0.attn.c_attn (a Conv1D), " in str(refused.value)
+        assert refused.value.hint.startswith("write nf4, fp4 or int8; training with precision=mxfp4")
+
+    @pytest.mark.parametrize("width", [33, 48, 100])
+    def test_compressed_tensors_could_not_load_parts_of_blocks(self, width: int, tmp_path: Path) -> None:
+        folder = saved(tmp_path / "dense", "llama", intermediate_size=width)
+        model = load_model(str(folder), dtype=FP32, form=weight_format("mxfp4"))
+        first = rf"model\.layers\.0\.mlp\.down_proj \({width} wide\), model\.layers\.1\.mlp\.down_proj"
+        with pytest.raises(ModelError, match=f"cannot store 2 of 14 layers in mxfp4: {first}") as refused:
+            save_quantized(model, tmp_path)
+        assert "precision.skip=[mlp.down_proj]" in refused.value.hint
+        (tmp_path / "few").mkdir()
+        kept = load_model(str(folder), dtype=FP32, form=weight_format("mxfp4"), skip=["mlp.down_proj"])
+        save_quantized(kept, tmp_path / "few")
+        with torch.no_grad():
+            logits = loaded_elsewhere(tmp_path / "few")(torch.tensor([ROWS[0]])).logits[0].float()
+        expected = logits_of(kept, ROWS)[0]
+        assert float((logits - expected).abs().max()) <= 0.05 * float(expected.abs().max())
 
 
 def test_checkpoints_of_bitsandbytes_are_read(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from tunelab.models.load import load_model
 from tunelab.models.merge import dequantize_layers, logits_of
 from tunelab.models.precision import weight_format
 from tunelab.publishing.export import export
+from tunelab.publishing.merge import merge
+from tunelab.publishing.quantize import quantize
 from tunelab.records.runs import Run
 from tunelab.training.finetune import finetune
 
@@ -72,10 +74,14 @@ def test_plain_peft_loads_the_adapter_on_the_dense_model(
 
 def test_mxfp4_for_others(models: dict[str, Path], runs: dict[str, Run], tmp_path: Path) -> None:
     # The tiny Llama's inner width is 48, no whole number of blocks; GPT-2 has Conv1D layers.
-    with pytest.raises(ModelError, match=r"mlp\.down_proj is 48 wide; compressed-tensors stores nn\.Linear"):
-        export(runs["llama"], tmp_path / "a", to="compressed-tensors")
-    with pytest.raises(ModelError, match=r"c_attn is a Conv1D; compressed-tensors stores nn\.Linear"):
-        export(runs["gpt2"], tmp_path / "a", to="compressed-tensors")
+    for family, layer in (("llama", r"mlp\.down_proj \(48 wide\)"), ("gpt2", r"attn\.c_attn \(a Conv1D\)")):
+        match = rf"compressed-tensors cannot store . of .* layers in mxfp4: .*{layer}"
+        with pytest.raises(ModelError, match=match):
+            export(runs[family], tmp_path / "a", to="compressed-tensors")
+        with pytest.raises(ModelError, match=match):
+            merge(runs[family], tmp_path / "a", format="mxfp4")
+        with pytest.raises(ModelError, match=match):
+            quantize(models[family], tmp_path / "a", precision="mxfp4")
     assert not list(tmp_path.iterdir())
 
 

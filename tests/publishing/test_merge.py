@@ -183,7 +183,9 @@ def test_into_the_weights_that_the_codes_stand_for_it_is_the_trained_model(
     form = weight_format(precision)
     trained = load_adapter(load_model(str(models[family]), dtype=torch.float32, form=form), run.adapter)
     assert compare_logits(logits_of(trained, ROWS), logits_of(plain, ROWS)).passed
-    # Into few bits again: it loads, and is another model.
+    # Into few bits again: it loads, and is another model. (In mxfp4 other programs could not load these shapes.)
+    precision = "nf4" if precision == "mxfp4" else precision
+    form = weight_format(precision)
     again = merge(run, tmp_path / "again", format=precision, force=True)
     assert again.check is None and again.floor is None and again.quality is not None and again.quality.kl > 0
     assert again.bytes < merged.bytes
@@ -195,7 +197,7 @@ def test_into_the_weights_that_the_codes_stand_for_it_is_the_trained_model(
 
 def test_all_ways_are_measured_and_one_is_recommended(over_nf4: Run) -> None:
     found = compare_merges(over_nf4)
-    assert set(found) == {"fp32", "bf16", "fp16", "dequantised", "nf4", "fp4", "int8", "mxfp4"}
+    assert set(found) == {"fp32", "bf16", "fp16", "dequantised", "nf4", "fp4", "int8"}, "48 wide: no mxfp4 for others"
     kl = {name: one.quality.kl for name, one in found.items()}
     assert kl["dequantised"] < 1e-6 < kl["bf16"] and kl["int8"] < kl["nf4"]
     assert all(one.quality.trained_loss < one.quality.base_loss for one in found.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from functools import cached_property
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from tunelab.errors import UsageError
 from tunelab.inference.engine import Generation
 from tunelab.inference.sampling import Decoding
 from tunelab.inference.vllm_backend import VllmEngine, VllmModel, installed_version, lora_rank, quantization_argument
+from tunelab.models.finite import check_files_finite
 from tunelab.models.load import load_config, model_fingerprint
 from tunelab.models.precision import stored_format
 from tunelab.preparation.model import compute_dtype, recipe_format
@@ -60,6 +62,9 @@ class VllmResponder(Responder):
         form, skip = (None, ()) if trained else (recipe_format(self.recipe), self.recipe.precision.skip)
         if weights.adapter is not None:
             lora_rank(weights.adapter)
+        for folder in (Path(weights.name), weights.adapter):
+            if folder is not None and folder.is_dir():
+                check_files_finite(folder)
         tokenizer = str(self.tokenizer.name_or_path)
         model = VllmModel(
             name=weights.name,

@@ -17,7 +17,7 @@ COLUMNS = ("KL from the trained model", "perplexity", "changed tokens", "improve
 
 def show_merge_formats(run: str, base: str | None) -> None:
     """Measure all formats; the table on stdout, what to choose on stderr."""
-    from tunelab.publishing.merge import compare_merges, recommended_merge
+    from tunelab.publishing.merge import compare_merges, merge_formats, recommended_merge
     from tunelab.records.runs import open_run
 
     with progress_bar() as progress:
@@ -31,7 +31,11 @@ def show_merge_formats(run: str, base: str | None) -> None:
         f"{measured_on(first)} Loss: base {format_loss(first.base_loss)}, "
         f"trained model {format_loss(first.trained_loss)} nats per token."
     )
-    say(f"Recommended: --format {recommended_merge(open_run(Path(run)).recipe, found)}")
+    recipe = open_run(Path(run)).recipe
+    for name in merge_formats(recipe):
+        if name not in found:
+            say(f"Left out: {name}, in which other programs could not load this model (--format {name} says why).")
+    say(f"Recommended: --format {recommended_merge(recipe, found)}")
 
 
 def measured_on(quality: Divergence) -> str:

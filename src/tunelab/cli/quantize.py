@@ -2,12 +2,13 @@
 
 Examples:
   tunelab quantize meta-llama/Llama-3.1-8B --precision nf4 --out llama-nf4
-  tunelab quantize gpt2 --precision mxfp4 --out mx "precision.skip=[c_proj]"
+  tunelab quantize Qwen/Qwen3-0.6B --precision mxfp4 --out mx "precision.skip=[down_proj]"
   tunelab train --model llama-nf4 --precision nf4 --data alpaca
   tunelab quantize gpt2 --precision nf4 --out loftq --loftq-rank 16
   tunelab train --model loftq --precision nf4 --data alpaca adapter.init=loftq
 
-nf4, fp4 and int8 are written as bitsandbytes checkpoints, mxfp4 as compressed-tensors (mxfp4-pack-quantized).
+nf4, fp4 and int8 are written as bitsandbytes checkpoints, mxfp4 as compressed-tensors (mxfp4-pack-quantized),
+which stores no GPT-2 (Conv1D) and no layer whose width is not a multiple of 32.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from tunelab.errors import ModelError
 from tunelab.failures import is_of_machine, sentence
 from tunelab.models.checkpoint_files import no_pickles
+from tunelab.models.finite import check_files_finite
 from tunelab.models.folder_files import json_object
 from tunelab.models.forward import linear_names, underlying
 from tunelab.models.lora_linear import use_dense_lora
@@ -137,7 +138,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
     """Load an adapter in PEFT's format (which tunelab also writes) onto the model.
 
     Raises:
-        ModelError: the folder has no adapter, or one that does not fit the model.
+        ModelError: the folder has no adapter, or one that does not fit the model, or one with NaN or infinite weights.
     """
     if not (folder / "adapter_config.json").exists():
         raise ModelError(
@@ -159,6 +160,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
         first = " ".join(sentence(error).split())
         raise ModelError(f"{folder}: the adapter does not fit {type(model).__name__}: {first[:400]}") from error
     _check_complete(adapted, folder)
+    check_files_finite(folder)
     use_dense_lora(adapted)
     return adapted
 

@@ -33,6 +33,7 @@ from tunelab.files import cache_home, write_text_atomically
 from tunelab.hub import hub_access, why_unreachable
 from tunelab.models.allocator import keep_freed_memory
 from tunelab.models.checkpoint_files import INDEX, checkpoint_folder, no_pickles, tensor_count, weight_files
+from tunelab.models.finite import check_model_finite
 from tunelab.models.folder_files import REMEDY, check_config_files, check_tokenizer_files, check_tokenizer_json
 from tunelab.models.formats._format import WeightFormat
 from tunelab.models.precision import check_format, stored_format
@@ -99,7 +100,7 @@ def load_model(
     Raises:
         UsageError: its code is not allowed to run.
         ModelError: it is missing, gated, not reachable, needs remote code, has no safetensors, or lacks weights; or it
-            is stored in another format than requested.
+            is stored in another format than requested; or a weight is NaN or infinite.
     """
     _check_folder(name, "config.json")
     if torch.device(device).type == "cpu":
@@ -111,7 +112,7 @@ def load_model(
     try:
         with hub_access(name):
             if form is not None:
-                return load_quantized(
+                model = load_quantized(
                     config,
                     checkpoint_folder(name, revision),
                     stored or form,
@@ -121,14 +122,15 @@ def load_model(
                     skip=skip,
                     is_stored=stored is not None,
                 )
-            model = _load_dense(name, dtype, revision, trust_remote_code)
+            else:
+                model = _load_dense(name, dtype, revision, trust_remote_code)
     except TunelabError:
         raise
     except Exception as error:  # the code of any architecture
         raise _explained(error, "model", name, revision) from error
     model.to(device)
-    model.eval()
-    return model
+    check_model_finite(model, f"{name}@{revision}" if revision else name)
+    return model.eval()
 
 
 def _load_dense(name: str, dtype: torch.dtype, revision: str | None, trust_remote_code: bool) -> PreTrainedModel:

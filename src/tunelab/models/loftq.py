@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from tunelab.errors import ModelError
 from tunelab.models.checkpoint_files import CheckpointFiles
+from tunelab.models.finite import check_files_finite
 from tunelab.models.folder_files import NOT_UNPICKLED, json_object
 from tunelab.models.forward import underlying
 from tunelab.models.quantized_linear import QuantizedLinear, quantized_layers
@@ -108,10 +109,11 @@ def begin_at_stored(model: PeftModel, folder: Path) -> int:
         How many layers were set.
 
     Raises:
-        ModelError: the stored adapter has another rank, or other layers.
+        ModelError: the stored adapter has another rank, or other layers, or NaN or infinite weights.
     """
     if not (folder / STORED / "adapter_model.safetensors").exists():
         raise ModelError(f"{folder / STORED}: no adapter_model.safetensors", NOT_UNPICKLED)
+    check_files_finite(folder / STORED)
     stored = load_file(folder / STORED / "adapter_model.safetensors")
     config = json_object(folder / STORED / "adapter_config.json")
     root, prefix = (config["lora_alpha"] / config["r"]) ** 0.5, "base_model.model."

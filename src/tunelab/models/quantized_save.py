@@ -1,28 +1,35 @@
 """Saving a model with quantized layers as a checkpoint that other libraries load too.
 
 nf4, fp4 and int8 are written as transformers writes them for bitsandbytes, mxfp4 as compressed-tensors does. Both
-libraries and vLLM load these checkpoints; load_model() loads them without either.
+libraries and vLLM load these checkpoints; load_model() loads them without either. What they could not load is not
+written.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import save_torch_state_dict
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from tunelab.errors import ModelError
+from tunelab.models.formats._format import WeightFormat
 from tunelab.models.quantized_linear import QuantizedLinear, quantized_layers
 from tunelab.models.quantized_load import layers_to_quantize
+
+COMPRESSED_TENSORS = "compressed-tensors"
 
 
 def save_quantized(model: PreTrainedModel, folder: Path) -> None:
     """Write config.json, generation_config.json and model.safetensors (sharded if large) to an existing folder.
 
     Raises:
-        ModelError: no layer of the model is quantized, or layers are stored in different formats.
+        ModelError: no layer of the model is quantized, or layers are stored in different formats; or the library whose
+            format it is could not load one of them.
     """
     layers = quantized_layers(model)
     forms = {layer.form for layer in layers.values()}
@@ -30,13 +37,58 @@ def save_quantized(model: PreTrainedModel, folder: Path) -> None:
         found = ", ".join(sorted(map(str, forms))) or "none"
         raise ModelError(f"a checkpoint stores layers in one format; the model has {found}")
     (form,) = forms
+    check_loadable(form, layers)
     config = _config(model)
     config["quantization_config"] = form.checkpoint_config(_left_alone(model, layers))
+    if is_compressed_tensors(form):
+        # It dequantizes to bfloat16, and transformers runs all other layers in the dtype that this file names.
+        config["dtype"] = "bfloat16"
     own_config = type(model.config).from_dict(config)
     own_config.save_pretrained(folder)
     if model.generation_config is not None:
         model.generation_config.save_pretrained(folder)
     save_torch_state_dict(_tensors(model, layers), folder, metadata={"format": "pt"})
+
+
+def is_compressed_tensors(form: WeightFormat) -> bool:
+    """Whether checkpoints in this format are those of compressed-tensors, which cannot store every linear layer."""
+    return form.checkpoint_config([]).get("quant_method") == COMPRESSED_TENSORS
+
+
+def check_loadable(form: WeightFormat, layers: Mapping[str, nn.Module]) -> None:
+    """Check that the library whose checkpoints these are could load every layer in this format.
+
+    bitsandbytes loads every linear layer; compressed-tensors an nn.Linear whose inputs are whole blocks.
+
+    Args:
+        layers: quantized or dense, by name; they may be on the meta device.
+
+    Raises:
+        ModelError: it could not; the message names the layers.
+    """
+    if not is_compressed_tensors(form):
+        return
+    found = {name: _obstacle(layer, form.block) for name, layer in layers.items()}
+    wrong = {name: reason for name, reason in found.items() if reason}
+    if not wrong:
+        return
+    shown = ", ".join(f"{name} ({reason})" for name, reason in list(wrong.items())[:3])
+    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    kinds = sorted({".".join(name.split(".")[-2:]) for name in wrong})
+    skip = f", or leave these layers out: precision.skip=[{', '.join(kinds)}]" if len(wrong) < len(layers) else ""
+    raise ModelError(
+        f"{COMPRESSED_TENSORS} cannot store {len(wrong)} of {len(layers)} layers in {form.name}: {shown}{more}; it "
+        f"stores nn.Linear with inputs in blocks of {form.block}",
+        f"write nf4, fp4 or int8{skip}; training with precision={form.name} works without a stored checkpoint",
+    )
+
+
+def _obstacle(layer: nn.Module, block: int) -> str:
+    """Why compressed-tensors cannot store a layer; "" if it can."""
+    if isinstance(layer, Conv1D) or getattr(layer, "from_conv1d", False):
+        return "a Conv1D"
+    inputs = getattr(layer, "in_features", 0)
+    return f"{inputs} wide" if inputs % block else ""
 
 
 def _config(model: PreTrainedModel) -> dict[str, Any]:

@@ -11,12 +11,11 @@ import torch
 from transformers import PreTrainedModel
 
 from tunelab.config import Recipe
-from tunelab.errors import ModelError, RunError, UsageError
+from tunelab.errors import RunError, UsageError
 from tunelab.files import as_path, check_is_new, directory_written_atomically
 from tunelab.inference.engine import context_length
-from tunelab.models.formats.mxfp4 import BLOCK as MXFP4_BLOCK
-from tunelab.models.load import load_config, load_model
-from tunelab.models.quantized_load import empty_model, layers_to_quantize
+from tunelab.models.finite import check_files_finite
+from tunelab.models.load import load_model
 from tunelab.notebook import shown_in_notebooks
 from tunelab.preparation.base import own_recipe, run_tokenizer, trained_recipe, trained_weights
 from tunelab.preparation.published import published_tokenizer
@@ -86,8 +85,6 @@ def export(
         return _gguf(run, base, target, kind, to == "ollama", progress)
     if to == "hf" and run.model.exists():
         return _own_weights(run, target)
-    if to == "compressed-tensors":
-        _check_linear_layers(trained_recipe(run, base))
     format = "mxfp4" if to == "compressed-tensors" else "auto"
     merged = merge(run, target, format=format, base=base, force=force, progress=progress)
     measured = "measured on held-out rows (merge.json)" if merged.quality else NOT_MEASURED
@@ -98,6 +95,7 @@ def export(
 def _adapter(run: Run, target: Path) -> Exported:
     if not run.adapter.exists():
         raise RunError(f"{run.path}: full fine-tuning, there is no adapter", "export with --to hf")
+    check_files_finite(run.adapter)
     with directory_written_atomically(target) as folder:
         shutil.copytree(run.adapter, folder, dirs_exist_ok=True)
         published_tokenizer(run_tokenizer(run), own_recipe(run)).save_pretrained(folder)
@@ -105,6 +103,7 @@ def _adapter(run: Run, target: Path) -> Exported:
 
 
 def _own_weights(run: Run, target: Path) -> Exported:
+    check_files_finite(run.model)
     with directory_written_atomically(target) as folder:
         shutil.copytree(run.model, folder, dirs_exist_ok=True)
         published_tokenizer(run_tokenizer(run), own_recipe(run)).save_pretrained(folder)
@@ -149,22 +148,6 @@ def _dense(run: Run, recipe: Recipe) -> PreTrainedModel:
     into = "dequantised" if recipe.precision.name != "none" else "fp32"
     model, _, _ = merged_model(recipe, run, into)
     return model
-
-
-def _check_linear_layers(recipe: Recipe) -> None:
-    """compressed-tensors supports only nn.Linear, in whole blocks."""
-    model = recipe.model
-    config = load_config(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
-    empty = empty_model(config, torch.bfloat16, model.trust_remote_code)
-    for name in layers_to_quantize(empty, recipe.precision.skip):
-        layer = empty.get_submodule(name)
-        inputs = getattr(layer, "in_features", None)
-        if inputs is None or inputs % MXFP4_BLOCK:
-            what = f"a {type(layer).__name__}" if inputs is None else f"{inputs} wide"
-            raise ModelError(
-                f"{name} is {what}; compressed-tensors stores nn.Linear with inputs in blocks of {MXFP4_BLOCK}",
-                "export with --to hf or gguf; `tunelab merge --format mxfp4` writes a checkpoint for tunelab",
-            )
 
 
 def _files(folder: Path) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ from tunelab.models.merge import (
     rounded,
     weight_digests,
 )
-from tunelab.models.precision import FOLDER, weight_format
+from tunelab.models.precision import FOLDER
 from tunelab.models.quantized_linear import quantized_layers
 from tunelab.models.quantized_save import save_quantized
 from tunelab.notebook import shown_in_notebooks
@@ -58,6 +58,7 @@ from tunelab.preparation.model import checkpoint_dtype, load_base
 from tunelab.preparation.published import published_tokenizer, set_end_tokens
 from tunelab.preparation.rows import prepare_with, rows_to_keep, table_rows
 from tunelab.progress import Progress, silent
+from tunelab.publishing.stored_layers import can_be_stored, check_stored_layers, format_of_sum
 from tunelab.records.runs import Run, open_run, resume_command
 
 #: A merge that keeps less than this share of the adapter's improvement is refused unless forced.
@@ -152,12 +153,15 @@ def merge(
         RunError: the run has no adapter, is not finished, or its base is not the one that it was trained on.
         UsageError: `out` exists, or there is no such format.
         ModelError: a layer with the sum does not match the layer with its adapter, or the written weights do not match
-            the sum; or rounding, or the format, loses too much (see `force`).
+            the sum; or rounding, or the format, loses too much (see `force`); or other programs could not load it.
     """
     target = as_path(out, "out")
     check_is_new(target)
     run, recipe, tokenizer = _opened(run, base)
     into = _resolved(recipe, format)
+    form = format_of_sum(recipe, into)
+    if form is not None:
+        check_stored_layers(recipe, form)
     rows = _rows_to_compare(run, tokenizer, recipe, progress)
     progress("merging", 0, 4, "loading the trained model")
     trained = _trained(recipe, run, rows)
@@ -170,7 +174,6 @@ def merge(
         weights = weight_digests(model, dtype)
         del model
         progress("merging", 2, 4, "measuring")
-        form = weight_format(into, _format_options(recipe, into)) if into in plugins.names(FOLDER) else None
         written = load_model(str(folder), dtype=dtype, form=form)
         _check_written(weights, weight_digests(written, dtype))
         quality, size = _quality(trained, written, rows), digest(written).bytes
@@ -188,7 +191,7 @@ def merge(
 def compare_merges(
     run: Run | Path | str, *, base: Path | str | None = None, progress: Progress = silent
 ) -> dict[str, MergeFormat]:
-    """Measure all formats of a run's merged adapter on held-out rows; writes only merges.json in the run.
+    """Measure a run's merged adapter on held-out rows in every format that merge() writes; only merges.json is written.
 
     Raises:
         RunError: the run has no adapter, is not finished, or its base is not the one that it was trained on.
@@ -196,7 +199,8 @@ def compare_merges(
     """
     run, recipe, tokenizer = _opened(run, base)
     rows = _rows_to_compare(run, tokenizer, recipe, progress)
-    formats = merge_formats(recipe)
+    forms = {name: format_of_sum(recipe, name) for name in merge_formats(recipe)}
+    formats = [name for name, form in forms.items() if form is None or can_be_stored(recipe, form)]
     progress("measuring", 0, len(formats) + 1, "loading the trained model")
     trained = _trained(recipe, run, rows)
     found: dict[str, MergeFormat] = {}
@@ -282,8 +286,8 @@ def merged_model(recipe: Recipe, run: Run, into: str) -> tuple[PreTrainedModel, 
         ModelError: a layer with the sum does not match the layer with its adapter, or is not finite in the dtype.
     """
     over_codes = recipe.precision.name != "none"
-    own_weights, in_format = into in DTYPES, into in plugins.names(FOLDER)
-    is_same = not in_format and not (own_weights and over_codes)
+    own_weights, form = into in DTYPES, format_of_sum(recipe, into)
+    is_same = form is None and not (own_weights and over_codes)
     if own_weights and over_codes:
         recipe = recipe.model_copy(update={"precision": type(recipe.precision)()})
     model = load_adapter(load_base(recipe, dtype=torch.float32, device="cpu"), run.adapter)
@@ -293,13 +297,9 @@ def merged_model(recipe: Recipe, run: Run, into: str) -> tuple[PreTrainedModel, 
     check = _checked(compare_outputs(expected, merged))
     dtype = DTYPES[into] if own_weights else checkpoint_dtype(recipe)
     merged = rounded(merged, dtype)
-    if in_format:
-        quantize_layers(merged, weight_format(into, _format_options(recipe, into)), recipe.precision.skip)
+    if form is not None:
+        quantize_layers(merged, form, recipe.precision.skip)
     return merged, dtype, check if is_same else None
-
-
-def _format_options(recipe: Recipe, into: str) -> Mapping[str, Any]:
-    return recipe.precision.options if recipe.precision.name == into else {}
 
 
 def _save(model: PreTrainedModel, folder: Path) -> None:

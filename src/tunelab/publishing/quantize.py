@@ -13,10 +13,12 @@ from tunelab.models.adapters import add_lora
 from tunelab.models.checkpoint_files import checkpoint_folder
 from tunelab.models.digest import digest
 from tunelab.models.loftq import STORED, alternate, set_products
+from tunelab.models.precision import weight_format
 from tunelab.models.quantized_linear import quantized_layers
 from tunelab.models.quantized_save import save_quantized
 from tunelab.preparation.model import checkpoint_dtype, load_base
 from tunelab.preparation.rows import load_recipe_tokenizer
+from tunelab.publishing.stored_layers import check_stored_layers
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def quantize(
 
     Raises:
         UsageError: `out` exists, precision is none, or a number of LoftQ's is below 1.
-        ModelError: the model cannot be loaded, or a weight cannot be quantized.
+        ModelError: the model cannot be loaded, a weight cannot be quantized, or other programs could not load a layer.
     """
     target = as_path(out, "out")
     check_is_new(target)
@@ -72,6 +74,7 @@ def quantize(
     # A recipe names rows; none are read here.
     flags = {"model.name": str(as_path(model, "model")), "precision.name": precision, "data.sources": ["alpaca"]}
     recipe = resolve(load_recipe(None, [changes] if isinstance(changes, str) else list(changes), flags))
+    check_stored_layers(recipe, weight_format(precision, recipe.precision.options))
     tokenizer = load_recipe_tokenizer(recipe, keep_date=True)
     dtype = checkpoint_dtype(recipe)
     loaded = load_base(recipe, dtype=dtype)

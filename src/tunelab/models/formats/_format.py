@@ -87,7 +87,7 @@ def check_finite(weight: Tensor) -> None:
     if not all(bool(torch.isfinite(part).all()) for part in torch.split(weight, rows)):
         raise ModelError(
             "a weight is infinite or NaN, and cannot be quantized",
-            "use another checkpoint, or skip the layer (precision.skip)",
+            "the file is damaged, or its training diverged: use another checkpoint",
         )
 
 

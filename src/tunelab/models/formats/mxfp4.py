@@ -148,6 +148,8 @@ class Format:
             )
         packed = {"codes": tensors["weight_packed"], "scales": tensors["weight_scale"]}
         check_layout(self, packed, shape)
+        if bool((packed["scales"] > LARGEST_SCALE).any()):
+            raise ModelError("a scale in mxfp4 is NaN (255)", "the checkpoint is damaged: use another")
         return packed
 
 

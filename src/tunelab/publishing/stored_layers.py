@@ -1,0 +1,45 @@
+"""Whether other programs can load a model in a weight format, from its configuration: before any weight is read."""
+
+from __future__ import annotations
+
+import torch
+
+from tunelab import plugins
+from tunelab.config import Recipe
+from tunelab.errors import ModelError
+from tunelab.models.formats._format import WeightFormat
+from tunelab.models.load import load_config
+from tunelab.models.precision import FOLDER, weight_format
+from tunelab.models.quantized_load import empty_model, layers_to_quantize
+from tunelab.models.quantized_save import check_loadable, is_compressed_tensors
+
+
+def format_of_sum(recipe: Recipe, into: str) -> WeightFormat | None:
+    """The weight format that a merge into `into` quantizes the sum to; None if it stays dense."""
+    if into not in plugins.names(FOLDER):
+        return None
+    return weight_format(into, recipe.precision.options if recipe.precision.name == into else {})
+
+
+def check_stored_layers(recipe: Recipe, form: WeightFormat) -> None:
+    """Check that a checkpoint of the recipe's model in this format is one that the format's own library loads.
+
+    Raises:
+        ModelError: a layer cannot be stored that way, or the configuration is not available.
+    """
+    if not is_compressed_tensors(form):
+        return
+    model = recipe.model
+    config = load_config(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    empty = empty_model(config, torch.bfloat16, model.trust_remote_code)
+    names = layers_to_quantize(empty, recipe.precision.skip)
+    check_loadable(form, {name: empty.get_submodule(name) for name in names})
+
+
+def can_be_stored(recipe: Recipe, form: WeightFormat) -> bool:
+    """Whether check_stored_layers() passes."""
+    try:
+        check_stored_layers(recipe, form)
+    except ModelError:
+        return False
+    return True
