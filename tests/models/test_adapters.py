@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 from rounding import assert_same_but_for_rounding
 from tiny import FAMILIES, tiny_model
+from transformers import LlamaConfig
 
 from tunelab.errors import ModelError
 from tunelab.models.adapters import add_lora, attention_targets, load_adapter, resolve_targets
@@ -167,3 +168,15 @@ def test_a_rank_beyond_the_memory_is_refused_before_anything_is_allocated(family
     with pytest.raises(ModelError, match=r"adapter\.rank=100000000000: .* need .*B, and the device has .*B") as caught:
         add_lora(tiny_model(family), rank=10**11, alpha=1)
     assert "8 to 64 is usual" in caught.value.hint
+
+
+def test_layers_that_peft_cannot_adapt_are_named() -> None:
+    class Mamba(LlamaConfig):  # PEFT refuses out_proj of these by the configuration's model type
+        model_type = "mamba"
+
+    model = tiny_model("llama")
+    model.config = Mamba(**model.config.to_dict() | {"model_type": "mamba"})
+    model.model.layers[0].mlp.out_proj = torch.nn.Linear(32, 32)
+    with pytest.raises(ModelError, match=r"LlamaForCausalLM: PEFT cannot adapt these layers: .*'out_proj'") as caught:
+        add_lora(model, rank=2, alpha=4)
+    assert "adapter.targets as a list without them" in caught.value.hint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,9 +59,14 @@ def test_it_needs_quantised_layers_and_their_full_weights(tmp_path: Path) -> Non
         absorb_quantization_error(add_lora(few, rank=2, alpha=4), tmp_path / "few")
 
 
+def whole_blocks(family: str) -> Any:
+    """A model of which every format can store every layer."""
+    return tiny_model(family) if family == "gpt2" else tiny_model(family, intermediate_size=64)
+
+
 def stored_base(tmp_path: Path, family: str, name: str, *, rank: int, alternations: int) -> dict[str, float]:
     """Writes dense/ and few/ (codes and their adapter); returns what is left of each weight, |W - Q - BA|."""
-    dense = tiny_model(family)
+    dense = whole_blocks(family)
     dense.save_pretrained(tmp_path / "dense")
     few = load_model(str(tmp_path / "dense"), dtype=torch.float32, form=weight_format(name))
     products = alternate(few, tmp_path / "dense", rank=rank, alternations=alternations)
@@ -78,8 +84,9 @@ def stored_base(tmp_path: Path, family: str, name: str, *, rank: int, alternatio
     return left
 
 
-@pytest.mark.parametrize("name", ["nf4", "mxfp4"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("name", "family"), [("nf4", "gpt2"), ("nf4", "llama"), ("nf4", "phi3"), ("mxfp4", "llama"), ("mxfp4", "phi3")]
+)
 def test_more_alternations_leave_less(family: str, name: str, tmp_path: Path) -> None:
     once = stored_base(tmp_path, family, name, rank=8, alternations=1)
     often = stored_base(tmp_path, family, name, rank=8, alternations=5)
@@ -88,7 +95,7 @@ def test_more_alternations_leave_less(family: str, name: str, tmp_path: Path) ->
     base = load_model(str(tmp_path / "few-5"), dtype=torch.float32, form=weight_format(name))
     adapted = add_lora(base, rank=8, alpha=4)
     assert begin_at_stored(adapted, tmp_path / "few-5") == len(often)
-    wanted, made = logits_of(tiny_model(family), ROWS), logits_of(adapted, ROWS)
+    wanted, made = logits_of(whole_blocks(family), ROWS), logits_of(adapted, ROWS)
     with adapted.disable_adapter():
         bare = logits_of(adapted, ROWS)
     distance = [sum(float((a - b).norm()) for a, b in zip(one, wanted, strict=True)) for one in (made, bare)]
@@ -96,7 +103,7 @@ def test_more_alternations_leave_less(family: str, name: str, tmp_path: Path) ->
     for layer_name, left in often.items():
         layer = adapted.get_base_model().get_submodule(layer_name)
         product = layer.lora_B["default"].weight @ layer.lora_A["default"].weight * layer.scaling["default"]
-        weight = tiny_model(family).get_submodule(layer_name).weight
+        weight = whole_blocks(family).get_submodule(layer_name).weight
         stored = layer.get_base_layer()
         full = weight.T if stored.from_conv1d else weight
         assert float((full - stored.weight - product).norm().detach()) == pytest.approx(left, rel=1e-4)

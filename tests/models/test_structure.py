@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import FAMILIES, VOCABULARY, coarse_model, tiny_model
+from tiny import FAMILIES, VOCABULARY, coarse_model, recipe, tiny_model
 from torch import nn
 from transformers import (
     CohereConfig,
@@ -33,6 +33,7 @@ from tunelab.models import forward, structure
 from tunelab.models.miniature import VOCABULARY as CUT_VOCABULARY
 from tunelab.models.miniature import WINDOW, miniature
 from tunelab.models.structure import check_packed_forward
+from tunelab.training.finetune import finetune
 
 SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -91,6 +92,19 @@ class TestRefused:
                 check_packed_forward(model, packed=False)
         check_packed_forward(GraniteForCausalLM(GraniteConfig(**SHAPE, logits_scaling=1.0)).to(dtype))
         check_packed_forward(CohereForCausalLM(CohereConfig(**SHAPE, logit_scale=1.0)).to(dtype))
+
+    @pytest.mark.parametrize("packing", [True, False])
+    def test_a_scaled_loss_is_refused_before_the_first_step(
+        self, packing: bool, models: dict[str, Path], rows: Path, tmp_path: Path
+    ) -> None:
+        shape = {**SHAPE, "max_position_embeddings": 128}
+        GraniteForCausalLM(GraniteConfig(**shape, logits_scaling=8.0)).save_pretrained(tmp_path / "base")
+        for file in models["llama"].glob("tokenizer*"):
+            (tmp_path / "base" / file.name).write_bytes(file.read_bytes())
+        asked = recipe(tmp_path / "base", rows, tmp_path / "run", train__packing=packing)
+        with pytest.raises(ModelError, match=r"GraniteForCausalLM: .* gives? different logits than"):
+            finetune(asked)
+        assert not list((tmp_path / "run").glob("checkpoints/*"))
 
     def test_attention_across_borders(self, monkeypatch: pytest.MonkeyPatch) -> None:
         positions = forward.packed_positions

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tiny import random_table, recipe, tiny_model
+from transformers import LlamaForCausalLM
 
 from tunelab.config import parse_recipe
 from tunelab.data.loader import TrainingPlan
 from tunelab.models.adapters import add_lora
-from tunelab.training.forecast import few_rows_warning, forecast, least_bytes
+from tunelab.training.forecast import few_rows_warning, forecast, least_bytes, unpackable_warning
 
 LENGTHS = (12, 9, 20, 7, 15, 4, 16, 11)
 
@@ -57,3 +60,19 @@ def test_the_least_memory_is_weights_gradients_and_moments() -> None:
 def test_few_held_out_rows_are_warned_of(rows: int, expected: str | None) -> None:
     warning = few_rows_warning(rows)
     assert warning == expected if expected is None else warning is not None and warning.startswith(expected)
+
+
+def test_an_architecture_that_cannot_be_packed_is_warned_of_before_it_is_trained() -> None:
+    class Mixes(LlamaForCausalLM):
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.model.embed_tokens.register_forward_hook(lambda module, ids, embedded: embedded.cumsum(1))
+
+    made = recipe("m", "rows.jsonl", "out", train__packing=False)  # type: ignore[arg-type]
+    model = add_lora(Mixes(tiny_model("llama").config).eval(), rank=4, alpha=8)
+    said = forecast(parse_recipe(made), plan(packing=False), model, held_out=200)
+    assert len(said) == 3 and said[-1].startswith(
+        "warning: this run can be trained, merged and exported, but tunelab cannot evaluate it or generate with it, "
+        "which needs packed rows (Mixes: packed rows give different logits than separate rows"
+    )
+    assert unpackable_warning(parse_recipe(made), add_lora(tiny_model("llama"), rank=4, alpha=8)) is None

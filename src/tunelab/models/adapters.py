@@ -84,7 +84,13 @@ def add_lora(
     )
     with torch.random.fork_rng(), _known_warnings_ignored():
         torch.manual_seed(seed)
-        adapted = get_peft_model(model, config)
+        try:
+            adapted = get_peft_model(model, config)
+        except ValueError as error:  # layers that PEFT refuses to adapt, such as a Mamba block's out_proj
+            raise ModelError(
+                f"{type(model).__name__}: PEFT cannot adapt these layers: {' '.join(str(error).split())[:400]}",
+                "give adapter.targets as a list without them; linear layers: " + ", ".join(_last_parts(model)),
+            ) from error
     if quantized_conv1d:  # PEFT turned it off at the first such layer; the adapter file must fit the dense model too
         adapted.peft_config["default"].fan_in_fan_out = True
     use_dense_lora(adapted)

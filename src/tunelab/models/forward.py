@@ -19,6 +19,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunelab.errors import ModelError
+from tunelab.models.quantized_linear import QuantizedLinear
 from tunelab.models.row_attention import row_attention
 
 PACKED_ATTENTION = "tunelab_packed"
@@ -39,12 +40,40 @@ def underlying(model: nn.Module) -> PreTrainedModel:
     return base
 
 
+def backbone(model: nn.Module) -> nn.Module:
+    """The part of a causal language model that gives hidden states: all but the output head.
+
+    Raises:
+        ModelError: the architecture has no such part.
+    """
+    base = underlying(model)
+    found: nn.Module | None = base.base_model
+    if found is base:  # its base_model_prefix names no attribute (Llama 4's text model)
+        found = next((child for child in base.children() if isinstance(child, PreTrainedModel)), None)
+    if found is None:
+        raise ModelError(
+            f"{type(base).__name__} has no backbone apart from its output head", "use another architecture"
+        )
+    return found
+
+
 def linear_names(model: PreTrainedModel) -> list[str]:
-    """Dotted names of all linear layers (GPT-2's Conv1D included) except the output head."""
+    """Dotted names of all linear layers (GPT-2's Conv1D included) except the output head and routers of experts."""
     head = model.get_output_embeddings()
-    return [
-        name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head
-    ]
+    return [name for name, module in model.named_modules() if _is_linear(module) and module is not head]
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether a module gives x W^T + b: a router that derives from nn.Linear gives a tuple of scores and choices."""
+    if not isinstance(module, nn.Linear) or type(module).forward in (nn.Linear.forward, QuantizedLinear.forward):
+        return isinstance(module, nn.Linear | Conv1D)
+    probe = torch.zeros(1, module.in_features, device=module.weight.device, dtype=module.weight.dtype)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            found = module(probe)
+    except Exception:  # code of any architecture, which expects another shape
+        return False
+    return isinstance(found, Tensor) and found.shape == (1, module.out_features)
 
 
 def packed_attention(model: nn.Module) -> AbstractContextManager[None]:
@@ -79,11 +108,10 @@ def packed_hidden_states(model: nn.Module, input_ids: Tensor, row_starts: Tensor
         input_ids: [tokens], int64, the rows end to end.
         row_starts: [rows + 1], int64, the offset of each row, and `tokens` at the end.
     """
-    backbone = underlying(model).base_model
     tokens = len(input_ids)
     positions = packed_positions(row_starts, tokens)
     padding = padded_tokens(tokens, input_ids.device) - tokens
-    output = backbone(
+    output = backbone(model)(
         input_ids=functional.pad(input_ids, (0, padding))[None],  # [1, tokens + padding]
         position_ids=functional.pad(positions, (0, padding))[None],
         use_cache=False,

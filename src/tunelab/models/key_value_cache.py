@@ -21,6 +21,7 @@ from transformers import AttentionInterface
 from tunelab.errors import ModelError
 from tunelab.models.forward import (
     attention_set_to,
+    backbone,
     packed_positions,
     packed_sequence_attention,
     padded_tokens,
@@ -171,16 +172,12 @@ def read_tokens(
     flat = [*tokens, *(token for prompt in prompts for token in prompt)]
     padding = padded_tokens(len(flat), device) - len(flat) if prompts else 0
     places = torch.cat([next_positions, packed_positions(prompt_starts, starts[-1])])
-    hidden = (
-        underlying(model)
-        .base_model(
-            input_ids=functional.pad(torch.tensor(flat, device=device), (0, padding))[None],
-            position_ids=functional.pad(places, (0, padding))[None],
-            use_cache=False,
-            cached_rows=_Rows(cache, next_positions, next_slots, _parts(positions, cache.width), starts, slots),
-        )
-        .last_hidden_state[0]
-    )
+    hidden = backbone(model)(
+        input_ids=functional.pad(torch.tensor(flat, device=device), (0, padding))[None],
+        position_ids=functional.pad(places, (0, padding))[None],
+        use_cache=False,
+        cached_rows=_Rows(cache, next_positions, next_slots, _parts(positions, cache.width), starts, slots),
+    ).last_hidden_state[0]
     last = torch.cat([next_slots, len(tokens) + prompt_starts[1:] - 1])
     return cast(Tensor, hidden[last])
 

@@ -109,8 +109,10 @@ def layers_to_quantize(model: PreTrainedModel, skip: Sequence[str] = ()) -> list
     """Names of the linear layers (GPT-2's Conv1D included) to quantize: all but the head and `skip`.
 
     Raises:
-        ModelError: a name in `skip` is not a linear layer.
+        ModelError: a name in `skip` is not a linear layer; or the model is a mixture of experts, whose weights are
+            stacked in one tensor that no format stores.
     """
+    _refuse_stacked(model)
     names = linear_names(model)
     for wanted in skip:
         if not any(name == wanted or name.endswith("." + wanted) for name in names):
@@ -120,6 +122,23 @@ def layers_to_quantize(model: PreTrainedModel, skip: Sequence[str] = ()) -> list
                 "linear layers: " + ", ".join(shown),
             )
     return [name for name in names if not any(name == other or name.endswith("." + other) for other in skip)]
+
+
+def _refuse_stacked(model: PreTrainedModel) -> None:
+    """Raise a ModelError if most of a mixture of experts would stay as it is: its weights [experts, out, in]."""
+    stacked = [
+        f"{name}.{last}" if name else last
+        for name, module in model.named_modules()
+        if not isinstance(module, nn.modules.conv._ConvNd)
+        for last, parameter in module.named_parameters(recurse=False)
+        if parameter.dim() == 3 and min(parameter.shape) > 1
+    ]
+    if stacked:
+        raise ModelError(
+            f"{type(model).__name__} is a mixture of experts, which cannot be quantized: {stacked[0]} and "
+            f"{len(stacked) - 1} more are stacked weights, not linear layers",
+            "use precision=none, and merge into bf16, fp16 or fp32",
+        )
 
 
 def _empty_layer(layer: nn.Module, form: WeightFormat, dtype: torch.dtype) -> QuantizedLinear:

@@ -40,7 +40,7 @@ def save_quantized(model: PreTrainedModel, folder: Path) -> None:
     check_loadable(form, layers)
     config = _config(model)
     config["quantization_config"] = form.checkpoint_config(_left_alone(model, layers))
-    if is_compressed_tensors(form):
+    if _is_compressed_tensors(form):
         # It dequantizes to bfloat16, and transformers runs all other layers in the dtype that this file names.
         config["dtype"] = "bfloat16"
     own_config = type(model.config).from_dict(config)
@@ -50,8 +50,7 @@ def save_quantized(model: PreTrainedModel, folder: Path) -> None:
     save_torch_state_dict(_tensors(model, layers), folder, metadata={"format": "pt"})
 
 
-def is_compressed_tensors(form: WeightFormat) -> bool:
-    """Whether checkpoints in this format are those of compressed-tensors, which cannot store every linear layer."""
+def _is_compressed_tensors(form: WeightFormat) -> bool:
     return form.checkpoint_config([]).get("quant_method") == COMPRESSED_TENSORS
 
 
@@ -66,7 +65,7 @@ def check_loadable(form: WeightFormat, layers: Mapping[str, nn.Module]) -> None:
     Raises:
         ModelError: it could not; the message names the layers.
     """
-    if not is_compressed_tensors(form):
+    if not _is_compressed_tensors(form):
         return
     found = {name: _obstacle(layer, form.block) for name, layer in layers.items()}
     wrong = {name: reason for name, reason in found.items() if reason}

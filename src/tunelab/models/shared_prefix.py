@@ -20,6 +20,7 @@ from transformers import AttentionInterface
 from tunelab.errors import ModelError
 from tunelab.models.forward import (
     attention_set_to,
+    backbone,
     packed_positions,
     packed_sequence_attention,
     padded_tokens,
@@ -99,16 +100,12 @@ def _run(model: nn.Module, prefix: SharedPrefix, rows: Sequence[Sequence[int]], 
         steps = torch.arange(int(lengths.max()), device=device)[None]
         lines.append(begins + torch.minimum(steps, lengths - 1))
         back.append((torch.arange(len(begins), device=device)[:, None] * steps.shape[1] + steps)[steps < lengths])
-    hidden = (
-        underlying(model)
-        .base_model(
-            input_ids=functional.pad(flat, (0, padding))[None],
-            position_ids=functional.pad(positions, (0, padding))[None],
-            use_cache=False,
-            prefix_pass=_Pass(prefix, starts, is_prefix, lines, back),
-        )
-        .last_hidden_state[0]
-    )
+    hidden = backbone(model)(
+        input_ids=functional.pad(flat, (0, padding))[None],
+        position_ids=functional.pad(positions, (0, padding))[None],
+        use_cache=False,
+        prefix_pass=_Pass(prefix, starts, is_prefix, lines, back),
+    ).last_hidden_state[0]
     return cast(Tensor, hidden[:tokens])
 
 

@@ -11,7 +11,7 @@ from tunelab.models.formats._format import WeightFormat
 from tunelab.models.load import load_config
 from tunelab.models.precision import FOLDER, weight_format
 from tunelab.models.quantized_load import empty_model, layers_to_quantize
-from tunelab.models.quantized_save import check_loadable, is_compressed_tensors
+from tunelab.models.quantized_save import check_loadable
 
 
 def format_of_sum(recipe: Recipe, into: str) -> WeightFormat | None:
@@ -25,10 +25,8 @@ def check_stored_layers(recipe: Recipe, form: WeightFormat) -> None:
     """Check that a checkpoint of the recipe's model in this format is one that the format's own library loads.
 
     Raises:
-        ModelError: a layer cannot be stored that way, or the configuration is not available.
+        ModelError: a layer cannot be stored that way, or is no linear layer; or the configuration is not available.
     """
-    if not is_compressed_tensors(form):
-        return
     model = recipe.model
     config = load_config(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
     empty = empty_model(config, torch.bfloat16, model.trust_remote_code)

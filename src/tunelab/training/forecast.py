@@ -7,6 +7,8 @@ from torch import nn
 from tunelab.config import Recipe
 from tunelab.data.loader import TrainingPlan
 from tunelab.models.digest import digest
+from tunelab.models.forward import underlying
+from tunelab.models.structure import structure_of
 from tunelab.statistics.power import detectable_effect
 from tunelab.training.checkpoint import trainable_weights
 from tunelab.units import format_bytes, format_count, format_significant
@@ -39,8 +41,8 @@ def forecast(recipe: Recipe, plan: TrainingPlan, model: nn.Module, *, held_out: 
         f"weights, gradients and optimizer state need {format_bytes(least_bytes(recipe, model))}, "
         "activations come on top; the time left is shown from the first step on"
     )
-    warning = few_rows_warning(held_out)
-    return [*said, warning] if warning else said
+    warnings = (few_rows_warning(held_out), unpackable_warning(recipe, model))
+    return [*said, *(warning for warning in warnings if warning)]
 
 
 def least_bytes(recipe: Recipe, model: nn.Module) -> int:
@@ -48,6 +50,16 @@ def least_bytes(recipe: Recipe, model: nn.Module) -> int:
     moments = MOMENTS_BYTES_8_BIT if recipe.train.optimizer == "adamw-8bit" else MOMENTS_BYTES
     trained = trainable_weights(model).values()
     return digest(model).bytes + sum(one.nbytes + moments * one.numel() for one in trained)
+
+
+def unpackable_warning(recipe: Recipe, model: nn.Module) -> str | None:
+    """A warning where the rows are trained one at a time since the architecture cannot run them packed."""
+    if recipe.train.packing or not (reason := structure_of(underlying(model)).together):
+        return None
+    return (
+        "warning: this run can be trained, merged and exported, but tunelab cannot evaluate it or generate with it, "
+        f"which needs packed rows ({reason})"
+    )
 
 
 def few_rows_warning(held_out: int) -> str | None:
