@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +49,17 @@ def _checks(study: Study, cells: Sequence[Cell]) -> Iterator[tuple[str, Callable
     for cell in cells:
         recipe = study.arm_recipe(cell.arm, study.seeds[0])
         if cell.benchmark in ("", HELD_OUT):
-            yield f"arms.{cell.arm}: data", lambda data=recipe.data: check_local_files(data)
-        yield f"arms.{cell.arm}: train", lambda names=recipe.train.trackers: check_installed(names)
+            yield f"arms.{cell.arm}: data", partial(check_local_files, recipe.data)
+        yield f"arms.{cell.arm}: train", partial(check_installed, recipe.train.trackers)
         if (model := recipe.model) not in seen:
             seen.add(model)
-            yield f"arms.{cell.arm}: model", lambda recipe=recipe: _check_model(recipe)
+            yield f"arms.{cell.arm}: model", partial(_check_model, recipe)
     for name in dict.fromkeys(cell.benchmark for cell in cells):
         if name not in ("", HELD_OUT):
             given = study.benchmarks[name]
             own = {key: value for key, value in given.items() if key not in OF_EVERY_BENCHMARK}
             options = {plugins.label(name): own}
-            yield f"benchmarks.{name}", lambda name=name, options=options: load_benchmarks([name], options)
+            yield f"benchmarks.{name}", partial(load_benchmarks, [name], options)
 
 
 def _check_model(recipe: Recipe) -> None:
