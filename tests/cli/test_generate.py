@@ -69,6 +69,17 @@ def test_arms_sampling_stops_and_raw(tunelab: Command, bench: Bench) -> None:
     assert out(bench.lora, *asked, "--stop", third, "--stop", "never said") == tuned[: tuned.index(third)] + "\n"
 
 
+def test_a_model_answers_in_the_precision_that_is_given(tunelab: Command, bench: Bench, prompts: Path) -> None:
+    """It was refused, while hints said to set it."""
+    plain = ("--model", bench.model, "--template", "plain", "train.dtype=fp32")
+    said = tunelab("generate", *plain, "--precision", "nf4", "--file", prompts, "--out", "nf4.jsonl", *FEW)
+    assert said.code == 0, said.err
+    (settings,) = Path().glob("nf4*settings*")
+    assert "nf4" in json.loads(settings.read_text())["precision"]
+    said = tunelab("generate", bench.lora, "--precision", "nf4", "--prompt", "red?", *FEW)
+    assert said.code == 2 and "changes precision.name=nf4 cannot change it" in said.err
+
+
 def test_a_file_is_answered_as_json_lines(tunelab: Command, bench: Bench, prompts: Path) -> None:
     said = tunelab("generate", bench.lora, "--file", prompts, *FEW)
     lines = [json.loads(line) for line in said.out.splitlines()]

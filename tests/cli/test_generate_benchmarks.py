@@ -58,7 +58,7 @@ def test_wrong_uses(words: list[str], message: str, tunelab: Command, bench: Ben
     assert said.code == 2 and said.out == "" and message in said.err
 
 
-@pytest.mark.parametrize("words", [["--precision", "nf4"], ["--no-chat-template"]])
+@pytest.mark.parametrize("words", [["--backend", "vllm"], ["--no-chat-template"]])
 def test_flags_of_benchmarks_need_on(words: list[str], tunelab: Command, bench: Bench) -> None:
     said = tunelab("generate", "--model", bench.model, "--prompt", "x", *words)
     assert said.code == 2 and "needs --benchmarks" in said.err

@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tunelab.cli._benchmarks import add_benchmark_arguments, check_flags, generate_on
+from tunelab.cli._benchmarks import add_benchmark_arguments, check_flags, compute_changes, generate_on
 from tunelab.cli._decoding_arguments import add_decoding_arguments, decoding_of
 from tunelab.cli._recipe_arguments import add_base_argument
 from tunelab.cli._words import is_change
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--micro-batch-tokens", metavar="N", type=int, help="tokens per forward pass (default 4096)")
     flags = add_benchmark_arguments(parser)
     flags.add_argument("--limit", metavar="N", type=int, help="maximum prompts of --file, or items per benchmark")
-    flags.add_argument("--precision", metavar="FORMAT", help="with a model: weight format, such as nf4")
+    flags.add_argument("--precision", metavar="FORMAT", help="with --model: weight format, such as nf4")
     add_decoding_arguments(parser)
 
 
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Check the arguments, open the model, generate."""
     if arguments.benchmarks is not None:
         return generate_on(arguments)
-    check_flags(arguments, ("chat_template", "precision", "backend"))
+    check_flags(arguments, ("chat_template", "backend"))
     if (arguments.file is None) == (arguments.prompt is None):
         raise UsageError("give either --prompt TEXT or --file PROMPTS.jsonl", "tunelab generate --help shows examples")
     if arguments.out is not None and arguments.file is None:
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     prompts = read_prompts(arguments.file)[: arguments.limit] if arguments.file is not None else []
     asked = {name: getattr(arguments, name) for name in ("model", "adapter", "arm", "template", "raw", "base")}
-    changes = [word for word in arguments.words if is_change(word)]
+    changes = [*compute_changes(arguments), *(word for word in arguments.words if is_change(word))]
     responder = open_responder(_run_directory(arguments), **asked, changes=changes)
     if arguments.prompt is not None:
         answer_prompts(responder, arguments.prompt, decoding, arguments.micro_batch_tokens)
