@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,8 +87,8 @@ def generate_on(arguments: argparse.Namespace) -> int:
     for one in stored:
         print_data(str(one.path))
     _say_how(stored)
-    own = [word for name in names if name.endswith(".py") for word in ("--allow-code", name)]
-    say("score them on any machine: tunelab score " + " ".join([*(str(one.path) for one in stored), *own]))
+    code = [word for name in names if name.endswith(".py") for word in ("--allow-code", name)]
+    say("score them on any machine: " + shlex.join(["tunelab", "score", *(str(one.path) for one in stored), *code]))
     return 0
 
 

@@ -24,6 +24,7 @@ from tunelab.models.structure import check_packed_forward
 from tunelab.preparation.model import compute_device, compute_dtype, load_base
 from tunelab.training.loop import LoopSettings
 from tunelab.training.trackers import check_installed
+from tunelab.units import format_number
 
 #: Of a plan whose steps are numbers of tokens: it is counted epoch by epoch, in about half a minute.
 MOST_ROWS_PLANNED = 50_000_000
@@ -133,7 +134,7 @@ def training_plan(recipe: Recipe, table: TokenTable) -> TrainingPlan:
         if epochs * len(table) > MOST_ROWS_PLANNED:
             key = "epochs" if settings.steps is None else "steps"
             raise UsageError(
-                f"train.{key}={getattr(settings, key):,} passes over {len(table):,} rows {epochs:,.0f} times",
+                f"train.{key}={getattr(settings, key):,} passes over {len(table):,} rows {format_number(epochs, 0)} times",
                 f"lower train.{key}; only steps of train.batch_size rows can be planned so far",
             )
     return TrainingPlan(
