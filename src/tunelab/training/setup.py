@@ -133,8 +133,9 @@ def training_plan(recipe: Recipe, table: TokenTable) -> TrainingPlan:
         epochs = settings.epochs if settings.steps is None else settings.steps / steps
         if epochs * len(table) > MOST_ROWS_PLANNED:
             key = "epochs" if settings.steps is None else "steps"
+            passes = f"passes over {len(table):,} rows {format_number(epochs, 0)} times"
             raise UsageError(
-                f"train.{key}={getattr(settings, key):,} passes over {len(table):,} rows {format_number(epochs, 0)} times",
+                f"train.{key}={getattr(settings, key):,} {passes}",
                 f"lower train.{key}; only steps of train.batch_size rows can be planned so far",
             )
     return TrainingPlan(
