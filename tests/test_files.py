@@ -144,6 +144,36 @@ def test_a_block_that_raises_leaves_no_trace(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
+def test_what_is_in_place_is_not_reported_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk was full at the last sync: a command failed, and its second try found its result already there."""
+
+    def fails(folder: Path) -> None:
+        if folder == tmp_path:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tunelab.files.fsync_directory", fails)
+    with files.directory_written_atomically(tmp_path / "made") as folder:
+        (folder / "a").write_text("1")
+    files.write_text_atomically(tmp_path / "text", "2")
+    assert (tmp_path / "made" / "a").read_text() == "1" and (tmp_path / "text").read_text() == "2"
+
+
+def test_a_replacement_that_fails_is_undone_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "a").write_text("1")
+    rename = os.rename
+
+    def fails(source: Path, target: Path) -> None:
+        if ".tmp" in source.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fails)
+    with pytest.raises(OSError, match="No space left"), files.directory_written_atomically(tmp_path / "made"):
+        pass
+    assert (tmp_path / "made" / "a").read_text() == "1" and [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
 def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
     target = tmp_path / "new" / "checkpoint"
     for text in ("first", "second"):

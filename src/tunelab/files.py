@@ -47,7 +47,7 @@ def write_text_atomically(path: Path, text: str) -> None:
     with named_failures(path):
         with _temporary_text(path, text) as temporary:
             os.replace(temporary, path)
-        fsync_directory(path.parent)
+        _sync_names(path.parent)
 
 
 @contextmanager
@@ -117,19 +117,27 @@ def _written_atomically(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
+    old = path.with_name(f".{path.name}.old")
     try:
         with _locked(temporary):
             yield temporary
             _sync_tree(temporary)
-            old = path.with_name(f".{path.name}.old")
             if path.exists():
                 os.rename(path, old)
             os.rename(temporary, path)
-            fsync_directory(path.parent)
+            _sync_names(path.parent)
             shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not path.exists():
+            os.rename(old, path)
         raise
+
+
+def _sync_names(folder: Path) -> None:
+    """Make a rename durable. A failure is not the write's: the content is in place, and only a power cut could undo it."""
+    with suppress(OSError):
+        fsync_directory(folder)
 
 
 def check_is_new(path: Path) -> None:

@@ -47,9 +47,10 @@ def backbone(model: nn.Module) -> nn.Module:
         ModelError: the architecture has no such part.
     """
     base = underlying(model)
+    inner = (child for child in base.children() if isinstance(child, PreTrainedModel))
     found: nn.Module | None = base.base_model
     if found is base:  # its base_model_prefix names no attribute (Llama 4's text model)
-        found = next((child for child in base.children() if isinstance(child, PreTrainedModel)), None)
+        found = next(inner, None)
     if found is None:
         raise ModelError(
             f"{type(base).__name__} has no backbone apart from its output head", "use another architecture"
