@@ -135,7 +135,7 @@ def _written_atomically(path: Path) -> Iterator[Path]:
 
 
 def _sync_names(folder: Path) -> None:
-    """Make a rename durable. A failure is not the write's: the content is in place, and only a power cut could undo it."""
+    """Make a rename durable. If that fails, the content is still in place; only a power cut could undo it."""
     with suppress(OSError):
         fsync_directory(folder)
 
