@@ -242,7 +242,9 @@ class Terminal:
 
     def __init__(self, *words: object, columns: int = 70, **environment: str) -> None:
         own_terminal = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
-        code = f"{own_terminal}; import sys; from tunelab.cli.main import main; sys.exit(main(sys.argv[1:]))"
+        # A suite that a script has put into the background ignores SIGINT, and so would its children.
+        ctrl_c = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+        code = f"{own_terminal}; {ctrl_c}; import sys; from tunelab.cli.main import main; sys.exit(main(sys.argv[1:]))"
         kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES")}
         self.main, terminal = pty.openpty()
         self.resize(columns)

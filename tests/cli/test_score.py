@@ -95,7 +95,11 @@ def test_more_shots_than_a_benchmark_has_are_told(tunelab: Command, tmp_path: Pa
     said = tunelab("score", "./x.jsonl")
     assert said.code == 0 and said.cells["gsm8k"][0] == "x"
     assert "x: the prompts have 12 few-shot examples: Input should be less than or equal to 8" in said.err
-    assert sorted(path.name for path in (tmp_path / "x.scored").iterdir()) == ["grades.jsonl", "scores.json"]
+    assert sorted(path.name for path in (tmp_path / "x.scored").iterdir()) == [
+        "grades.jsonl",
+        "responses.jsonl",
+        "scores.json",
+    ]
 
 
 def test_win_rates_of_alpaca_evals_annotations(tunelab: Command, tmp_path: Path) -> None:

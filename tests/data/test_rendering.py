@@ -53,7 +53,7 @@ def test_a_template_that_takes_all_memory(template: str, tokenizer: Any) -> None
 
 
 def test_a_text_that_is_too_long(tokenizer: Any) -> None:
-    with pytest.raises(ModelError, match="a conversation of 7 characters into 2,000,000"):
+    with pytest.raises(ModelError, match="a conversation of 20 characters into 2,000,000"):
         render(tokenizer, "{{ 'x' * 2000000 }}")
 
 

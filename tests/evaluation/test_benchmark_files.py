@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import errors
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 
+from tunelab.allowed_code import allow_code
 from tunelab.errors import DataError, UsageError
 from tunelab.evaluation.benchmark import Benchmark, HubFiles
 from tunelab.evaluation.benchmark_files import benchmark_files, load_benchmark
@@ -73,6 +74,7 @@ def test_without_the_hub_a_folder_must_be_given() -> None:
 
 def test_a_module_that_is_no_benchmark_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("x = 1\n", encoding="utf-8")
+    allow_code(tmp_path / "mine.py")
     with pytest.raises(UsageError, match=r"mine\.py' lacks BENCHMARK, Options"):
         load_benchmark(str(tmp_path / "mine.py"))
 
@@ -80,5 +82,6 @@ def test_a_module_that_is_no_benchmark_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("code", ["x = 1\n", "Format = 5\n"])
 def test_a_module_that_is_no_weight_format_is_refused(tmp_path: Path, code: str) -> None:
     (tmp_path / "mine.py").write_text(code, encoding="utf-8")
+    allow_code(tmp_path / "mine.py")
     with pytest.raises(UsageError, match=r"mine\.py' has no dataclass Format"):
         weight_format(str(tmp_path / "mine.py"))

@@ -15,7 +15,7 @@ from held_out_files import texts, write_held_out
 
 from tunelab.comparison.compare_runs import compare_runs
 from tunelab.config import parse_recipe, to_yaml
-from tunelab.errors import ConfigError
+from tunelab.errors import ConfigError, UsageError
 from tunelab.report.content import StudyReport
 from tunelab.report.html_page import html_page
 from tunelab.report.markdown_page import markdown_page
@@ -239,8 +239,8 @@ def test_names_are_made_unlike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         colours(run_files(tmp_path / run) / "evaluations" / "colours-tuned-1", RIGHT_A)
     found = compare_report(tmp_path / "x/lora/run", tmp_path / "y/lora/run")
     assert [arm.name for arm in found.arms] == ["x/lora/run", "y/lora/run"]
-    same = compare_report(tmp_path / "x/lora/run", tmp_path / "x" / ".." / "x/lora/run")
-    assert [arm.name for arm in same.arms] == ["run (1)", "run (2)"]
+    with pytest.raises(UsageError, match="are the same"):
+        compare_report(tmp_path / "x/lora/run", tmp_path / "x" / ".." / "x/lora/run")
     for place, right in (("base", RIGHT_A), ("tuned", RIGHT_B)):  # folders that are called as the arms of a run are
         colours(run_files(tmp_path / place) / "evaluations" / "colours-tuned-1", right)
     monkeypatch.chdir(tmp_path)

@@ -2,7 +2,7 @@
 
 Examples:
   tunelab quantize meta-llama/Llama-3.1-8B --precision nf4 --out llama-nf4
-  tunelab quantize Qwen/Qwen3-0.6B --precision mxfp4 --out mx "precision.skip=[down_proj]"
+  tunelab quantize Qwen/Qwen3-0.6B --precision mxfp4 --out qwen-mxfp4
   tunelab train --model llama-nf4 --precision nf4 --data alpaca
   tunelab quantize gpt2 --precision nf4 --out loftq --loftq-rank 16
   tunelab train --model loftq --precision nf4 --data alpaca adapter.init=loftq

@@ -9,8 +9,6 @@ Sources:
 
 from __future__ import annotations
 
-from scipy.special import bdtr, bdtrc, betaincinv
-
 #: Least and largest value of an item, by the unit of a score.
 BOUNDS = {"0-1": (0.0, 1.0), "0-100": (0.0, 100.0)}
 
@@ -32,6 +30,8 @@ def interval_of_equal_values(value: float, n: int, low: float, high: float) -> t
 def binomial_p(right: int, n: int, share: float) -> float:
     """Two-sided p of `right` of n independent items, if each is right with probability `share`: twice the smaller tail,
     at most 1. Four wrong answers to questions of four choices are no surprise: 2 * 0.75^4 = 0.63."""
+    from scipy.special import bdtr, bdtrc  # only few scores need it
+
     at_least = float(bdtrc(right - 1, n, share)) if right else 1.0
     return min(1.0, 2 * min(float(bdtr(right, n, share)), at_least))
 
@@ -39,6 +39,8 @@ def binomial_p(right: int, n: int, share: float) -> float:
 def binomial_interval(right: int, n: int, confidence: float) -> tuple[float, float]:
     """Clopper and Pearson's interval of a share of which `right` of n items were drawn: those binomial_p() accepts."""
     tail = (1 - confidence) / 2
+    from scipy.special import betaincinv
+
     low = float(betaincinv(right, n - right + 1, tail)) if right else 0.0
     high = float(betaincinv(right + 1, n - right, 1 - tail)) if right < n else 1.0
     return low, high

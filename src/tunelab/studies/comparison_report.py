@@ -158,8 +158,6 @@ def report_folder(path: Path | str) -> Path:
 def _short_names(a: Path, b: Path) -> tuple[str, str]:
     """The folders' names (symlinks not resolved), with as many parent folders as needed to make them distinct."""
     first, second = Path(os.path.abspath(a)), Path(os.path.abspath(b))
-    if first == second:
-        return f"{first.name} (1)", f"{second.name} (2)"
     for count in range(1, max(len(first.parts), len(second.parts))):
         names = ["/".join(path.parts[1:][-count:]) for path in (first, second)]
         if names[0] != names[1]:

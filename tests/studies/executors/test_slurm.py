@@ -284,7 +284,7 @@ def test_a_training_saves_before_its_job_is_queued_again(
 ) -> None:
     saved: list[bool] = []
 
-    def train(folder: str, key: str) -> None:
+    def train(folder: str, key: str, **_: object) -> None:
         with asked_to_stop() as should_stop:
             send(*signals)
             saved.append(should_stop())
@@ -301,7 +301,7 @@ def test_an_evaluation_is_left_at_once_and_queued_again(
 ) -> None:
     written: list[str] = []
 
-    def evaluate(folder: str, key: str) -> None:
+    def evaluate(folder: str, key: str, **_: object) -> None:
         try:
             send(signal.SIGUSR2)
             raise AssertionError("it went on")
@@ -319,7 +319,7 @@ def test_an_evaluation_is_left_at_once_and_queued_again(
 def test_a_job_that_is_cancelled_is_not_queued_again(
     submitit_handler: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train(folder: str, key: str) -> None:
+    def train(folder: str, key: str, **_: object) -> None:
         with asked_to_stop():
             send(signal.SIGTERM)
         raise Interrupted("stopped; what was made is kept")
