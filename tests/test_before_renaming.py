@@ -142,13 +142,13 @@ def test_a_study_is_reported(made: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert {one.metric for one in report.comparisons} == {"completion_loss", "bleu", "rougeL"}
         assert [one.metric for one in report.published] == ["completion_perplexity"]
         assert {"method", "train.max_grad_norm"} & {one.key for one in report.differences} == {"method"}
-    as_before = [  # a report of before lacks what was added since
-        dataclasses.replace(
-            one, outcome="unknown", unit="", higher_is_better=None, verdict=old.comparisons[place].verdict
-        )
-        for place, one in enumerate(new.comparisons)
-    ]
-    assert list(old.comparisons) == as_before
+    # What was added since is not in a report of before; tests, intervals and power are computed otherwise since.
+    later = ("outcome", "unit", "higher_is_better", "test", "p_is_bound", "could_be_shown")
+    computed = ("verdict", "low", "high", "p", "p_holm", "detectable")
+    assert len(old.comparisons) == len(new.comparisons) == 9
+    for before, now in zip(old.comparisons, new.comparisons, strict=True):
+        assert before == dataclasses.replace(now, **{name: getattr(before, name) for name in (*later, *computed)})
+        assert before.test == "" and now.test
     added = ("chrf", "exact_match")
     assert list(old.scores) == [dataclasses.replace(one, by_seed=()) for one in new.scores if one.name not in added]
     assert main(["report", "study"]) == 0 and "completion perplexity" in capsys.readouterr().out
