@@ -4,9 +4,9 @@
     TUNELAB_REAL_MODEL=DIR    a small instruct model saved by transformers, such as SmolLM2-135M-Instruct in bfloat16
     TUNELAB_REAL_DATA=DIR     alpaca/alpaca_cleaned.json, ifeval/ and mmlu/ (default: ../shared/data)
 
-What is not there is skipped, and said. 135M parameters take under 20 minutes on 2 CPU cores. With --folder, finished
-commands are not run again; the page adds up the time of all. It holds no absolute path: commands run in one folder,
-which links to the model and the data.
+What is not there is skipped, and said. 135M parameters took 29 minutes on 2 CPU cores without AVX-512, which emulate
+the bf16 products that merges are measured with. With --folder, finished commands are not run again; the page adds up
+the time of all. It holds no absolute path: commands run in one folder, which links to the model and the data.
 """
 
 from __future__ import annotations
