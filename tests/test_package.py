@@ -93,4 +93,6 @@ def test_studies_and_keys_of_the_wheel(wheel: zipfile.ZipFile, tmp_path: Path) -
     ):
         command = [sys.executable, "-I", "-c", code, str(installed), *words]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
-        assert done.returncode == 0 and done.stdout.startswith(str(installed)), done.stderr
+        # Where there is no hub, --dry-run lists the jobs and what they lack.
+        assert done.returncode == int("missing: " in done.stderr), done.stderr
+        assert done.stdout.startswith(str(installed)), done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ class Workplace:
         silent = os.open(self.folder / "said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(silent, 1)
         os.dup2(silent, 2)
+        sys.stdout = sys.stderr = os.fdopen(silent, "w", buffering=1, encoding="utf-8")  # pytest's are other files
         if code := main(words):
             os._exit(code)
 

@@ -18,9 +18,11 @@ NAMES = ("scores.json", "grades.jsonl")
 DRIVER = """
 import builtins, io, json, os, random, signal, sys, time
 from pathlib import Path
+from tunelab.allowed_code import allow_code
 from tunelab.scoring.score import score_file
 
-path, kills, names = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+path, kills, benchmark, names = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:]
+allow_code(benchmark)
 plain = io.open
 
 def slow_open(file, mode="r", *more, **named):
@@ -68,7 +70,7 @@ def test_killed_at_random_leaves_whole_files(tmp_path: Path) -> None:
             whole[name].append(path.with_name(name).read_text())
     assert all(first != second for first, second in whole.values()), "strict or not makes a difference"
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(path), str(KILLS), *NAMES],
+        [sys.executable, "-c", DRIVER, str(path), str(KILLS), benchmark, *NAMES],
         capture_output=True,
         text=True,
         timeout=200,
