@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +31,11 @@ def allow_code(*names: str | os.PathLike[str]) -> None:
     """
     if not _is_closed:
         _allowed.update({key: _digest(key) for key in map(_key, names)})
+
+
+def allow_python_files(names: Iterable[str]) -> None:
+    """Allow those of these names that are Python files: where a plugin is named, a path may be."""
+    allow_code(*(name for name in names if name.endswith(".py")))
 
 
 def allow_copy(copy: Path, original: str, source: Path) -> None:

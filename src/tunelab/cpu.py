@@ -1,4 +1,4 @@
-"""The cores that this process may use, and how torch's threads wait for each other on them."""
+"""The machine's memory, the cores that this process may use, and how torch's threads wait for each other on them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ SPINS = 1000
 
 #: What a user sets to choose this; then nothing is changed.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+def memory_bytes() -> int:
+    """The machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def usable_cores(root: Path = Path("/")) -> int:

@@ -164,3 +164,9 @@ def format_probability(p: float | None, *, is_bound: bool = False) -> str:
         return f"< {math.ceil(1000 * p) / 1000:.3f}"
     shown = f"{p:.3f}"
     return shown if (float(shown) < LEVEL) == (p < LEVEL) else f"{p:.5f}"
+
+
+def format_p(p: float, *, is_bound: bool = False) -> str:
+    """A p-value with its name: "p = 0.023", "p < 0.001"."""
+    shown = format_probability(p, is_bound=is_bound)
+    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"

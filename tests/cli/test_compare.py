@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -33,6 +34,15 @@ def test_held_out_rows_of_two_folders(tunelab: Command, tmp_path: Path) -> None:
         assert f"held-out, {metric}: " in said.err
     assert said.err.count("precision differs: ") == 1  # told once, not with each figure
     assert "by " in said.err and "points (95 % interval" in said.err
+
+
+def test_a_folder_that_is_called_as_a_column(tunelab: Command, tmp_path: Path) -> None:
+    """A folder called p lost its column to that of the p-values, and every row was one cell longer than its head."""
+    first, second = two_evaluations(tmp_path)
+    Path("p").symlink_to(first)
+    said = tunelab("compare", "p", second)
+    assert said.code == 0, said.err
+    assert re.search(r"benchmark +metric +p +\S+ +difference +95 % interval +p +p \(Holm over 3\) +items", said.out)
 
 
 def test_only_held_out_rows_and_unlike_ones(tunelab: Command, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from tunelab.allowed_code import allow_code
 from tunelab.data.messages import Conversation
 from tunelab.data.reader import LoadedSource, load_examples
 from tunelab.errors import DataError, UsageError
@@ -321,48 +320,6 @@ class TestArguments:
         ) as caught:
             load(path, "columns")
         assert "prompt: Column of the user's turn." in caught.value.hint
-
-    def test_a_source_of_the_users_own(self, tmp_path: Path) -> None:
-        source = tmp_path / "mine.py"
-        path = write(tmp_path, "rows.jsonl", b'{"q": "p"}\n{"q": ""}\n')
-        source.write_text("HUB = None\nCOLUMNS = frozenset()\n", encoding="utf-8")
-        allow_code(source)
-        with pytest.raises(UsageError, match=r"mine.py' lacks LICENCE, EXAMPLE, Options, examples"):
-            load(path, str(source))
-        source.write_text(
-            "from tunelab.data.messages import Conversation, Message\n"
-            "from tunelab.data.sources._source import SourceOptions\n"
-            "HUB, LICENCE, COLUMNS, EXAMPLE = None, 'CC0', frozenset({'q'}), [{'q': 'x'}]\n"
-            "class Options(SourceOptions):\n    pass\n"
-            "def examples(row, options):\n"
-            "    return [Conversation((Message('user', row['q']), Message('assistant', 'yes')))]\n",
-            encoding="utf-8",
-        )
-        allow_code(source)
-        loaded = load(path, str(source), skip=True)
-        assert texts(loaded) == [[("p", ""), ("yes", "")]]
-        assert loaded.bad_rows == ["rows.jsonl row 2: message 1 (user) has no text"]
-
-    @pytest.mark.parametrize(
-        ("code", "error", "said"),
-        [
-            ("def examples(row, options): return None", DataError, "returned None, expected a list of Conversation"),
-            ("def examples(row, options): return [5]", DataError, r"returned \[5\], expected a list of Conversation"),
-            ("def examples(row, options): 1 / 0", DataError, "row 1: the source .* fails: ZeroDivisionError"),
-            ("def gather(rows, options): 1 / 0", DataError, "rows.jsonl: the source .* fails: ZeroDivisionError"),
-            ("def gather(rows, options): return None", DataError, "rows.jsonl: the source .* fails: TypeError"),
-            ("Options = 5", UsageError, "mine.py': Options is no SourceOptions"),
-            ("def left_out(row, options): return 5", DataError, "rows.jsonl: the source .* fails: TypeError"),
-        ],
-    )
-    def test_a_mistake_in_a_source_of_the_users_own(
-        self, tmp_path: Path, code: str, error: type[Exception], said: str
-    ) -> None:
-        source = tmp_path / "mine.py"
-        source.write_text(f"from tunelab.data.sources.prompt_completion import *\n{code}\n", encoding="utf-8")
-        allow_code(source)
-        with pytest.raises(error, match=said):
-            load(write(tmp_path, "rows.jsonl", b'{"prompt": "p", "completion": "c"}\n'), str(source))
 
     def test_progress_counts_every_row(self, tmp_path: Path) -> None:
         calls: list[tuple[str, int, int | None]] = []

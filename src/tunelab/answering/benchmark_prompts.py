@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from tunelab.answering.responder import Responder
@@ -144,8 +145,12 @@ class _ChoiceTexts:
             return []
         place = next(number for number, segment in enumerate(section.segments) if segment.is_answer)
         prompt = "".join(segment.text for segment in section.segments[:place])
-        lead = leading_text(self.template)
-        return [(prompt,), *((prompt, lead + choice.strip()) for choice in item.choices)]
+        return [(prompt,), *((prompt, self._lead + choice.strip()) for choice in item.choices)]
+
+    @cached_property
+    def _lead(self) -> str:
+        """What the template puts before every choice; the same for all items."""
+        return leading_text(self.template) if self.template is not None else ""
 
 
 @dataclass

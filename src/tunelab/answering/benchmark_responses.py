@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunelab.allowed_code import allow_code
+from tunelab.allowed_code import allow_python_files
 from tunelab.answering.benchmark_items import LoadedBenchmark, load_benchmarks
 from tunelab.answering.benchmark_prompts import EncodedPrompt, choice_questions, generation_prompts
 from tunelab.answering.benchmark_settings import BenchmarkSettings, as_settings, names_of
@@ -142,7 +142,7 @@ def generate_benchmarks(
         Interrupted: Ctrl-C; the responses so far are in the files.
     """
     settings = as_settings(settings)
-    allow_code(*(name for name in names_of(benchmarks) if name.endswith(".py")))
+    allow_python_files(names_of(benchmarks))
     loaded = load_benchmarks(names_of(benchmarks), settings.options, settings.limit)
     _check_backend(settings, loaded)
     run, model = subject_of(subject)

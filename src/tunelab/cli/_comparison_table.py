@@ -16,11 +16,11 @@ def show_comparisons(found: Sequence[Comparison], *, flips: bool) -> None:
     """The table and, with `flips`, the items that only one side gets right on stdout; the verdicts on stderr."""
     from tunelab.comparison.verdict import verdict
 
-    p_column = "p" if len(found) == 1 else f"p (Holm over {len(found)})"
     names = [found[0].a_name, found[0].b_name]
-    columns = ["benchmark", "metric", *names, "difference", "95 % interval", "p", p_column, "items"]
-    columns = list(dict.fromkeys(columns))  # a single comparison is not corrected
-    print_table(columns, [_row(one, with_corrected=len(found) > 1) for one in found], keys=2)
+    is_corrected = len(found) > 1
+    p_columns = ["p", *([f"p (Holm over {len(found)})"] if is_corrected else [])]
+    columns = ["benchmark", "metric", *names, "difference", "95 % interval", *p_columns, "items"]
+    print_table(columns, [_row(one, is_corrected=is_corrected) for one in found], keys=2)
     said: set[tuple[str, str]] = set()
     for one in found:
         say(f"{one.benchmark}, {one.metric.replace('_', ' ')}: {verdict(one)}")
@@ -37,7 +37,7 @@ def show_comparisons(found: Sequence[Comparison], *, flips: bool) -> None:
                 say("  no item is right in only one of them")
 
 
-def _row(one: Comparison, *, with_corrected: bool) -> list[str]:
+def _row(one: Comparison, *, is_corrected: bool) -> list[str]:
     decimals = interval_decimals(one.low, one.high)
     return [
         one.benchmark,
@@ -46,6 +46,6 @@ def _row(one: Comparison, *, with_corrected: bool) -> list[str]:
         format_number(one.difference, decimals, signed=True),
         format_interval(one.low, one.high, decimals),
         format_probability(one.p, is_bound=one.p_is_bound),
-        *([format_probability(one.p_holm, is_bound=one.p_is_bound)] if with_corrected else []),
+        *([format_probability(one.p_holm, is_bound=one.p_is_bound)] if is_corrected else []),
         f"{one.n:,}",
     ]

@@ -23,7 +23,7 @@ def show_summary(recipe: Recipe, data: PreparedData, tokenizer: Any) -> None:
     from tunelab.training.forecast import few_rows_warning
 
     sides = (data.train, data.train_counts), (data.held_out, data.held_out_counts)
-    unread = sum(source.bad for source in data.sources)  # before rows are split
+    bad_when_read = sum(source.bad for source in data.sources)  # before rows are split
     columns = ("", "training", "held-out")
     rows: list[tuple[str, ...]] = [
         ("rows", *(f"{counts.kept:,}" for _, counts in sides)),
@@ -35,7 +35,7 @@ def show_summary(recipe: Recipe, data: PreparedData, tokenizer: Any) -> None:
         ("truncated", *(f"{counts.truncated:,}" for _, counts in sides)),
         ("dropped, too long", *(f"{counts.dropped_too_long:,}" for _, counts in sides)),
         ("dropped, bad", *(f"{counts.bad:,}" for _, counts in sides)),
-        *([("dropped, bad when read", f"{unread:,} in all", "")] if unread else []),
+        *([("dropped, bad when read", f"{bad_when_read:,} in all", "")] if bad_when_read else []),
         ("rows with dropped characters", *(f"{counts.lossy:,}" for _, counts in sides)),
     ]
     print_table(columns, rows)

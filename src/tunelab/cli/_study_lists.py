@@ -50,9 +50,8 @@ def show_jobs(study: Study, out: Path, toys: Sequence[Toy]) -> int:
     unknown = f", {len(expected) - len(known)} of unknown time" if len(known) < len(expected) else ""
     took = f"; about {format_duration(sum(known))}{unknown}, estimated from similar jobs" if known else ""
     say(f"{len(cells)} jobs, {len(expected)} to run{took}")
-    made = {str(toy.folder) for toy in toys}
     to_run = [cell for cell in cells if cell.key in expected]
-    lacks = [one for one in missing(study, to_run, out) if not any(folder in one.message for folder in made)]
+    lacks = missing(study, to_run, out, to_be_made={str(toy.folder) for toy in toys})
     for problem in lacks:
         say(f"missing: {problem.path}: {problem.message}" + (f"\n  {problem.hint}" if problem.hint else ""))
     return 1 if lacks else 0

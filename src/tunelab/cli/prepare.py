@@ -48,8 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
         for split, counts in (("training", data.train_counts), ("held-out", data.held_out_counts))
     ]
     print_table(columns, rows)
-    if unread := sum(source.bad for source in data.sources):
-        say(f"{unread:,} more rows were bad when read, before the split")
+    if bad_when_read := sum(source.bad for source in data.sources):
+        say(f"{bad_when_read:,} more rows were bad when read, before the split")
     say_unread_columns(data)
     say_dropped_characters(data)
     for reason in data.bad_rows[:MOST_SHOWN]:

@@ -1,6 +1,6 @@
 """State the result of a comparison in one sentence.
 
-The wording follows the corrected p alone. "No difference shown" is not "no difference", so it always comes with the
+The sentence follows the corrected p alone. "No difference shown" is not "no difference", so it always comes with the
 minimum detectable difference, or with the words that no result could have been significant. Interval and first p are
 those of one comparison, and agree; p after correction is given in addition.
 """
@@ -15,6 +15,7 @@ from tunelab.units import (
     decimals_of,
     format_interval,
     format_number,
+    format_p,
     format_probability,
     format_share,
     interval_decimals,
@@ -79,18 +80,12 @@ def _seed_words(one: Comparison, scale: float) -> str:
     """The variation across seeds that a difference shown over items is within."""
     assert one.p_of_seeds is not None and one.seed_error is not None, "else it would be beyond the seeds"
     error = scale * one.seed_error
-    return f"SE across {one.seeds} seeds {format_number(error, decimals_of(error))}, {_p(one.p_of_seeds)}"
+    return f"SE across {one.seeds} seeds {format_number(error, decimals_of(error))}, {format_p(one.p_of_seeds)}"
 
 
 def _p_words(one: Comparison) -> str:
     """p of this comparison, p after a correction, and the test if items are clustered."""
-    words = _p(one.p, one.p_is_bound)
+    words = format_p(one.p, is_bound=one.p_is_bound)
     if one.p_holm is not None and one.family > 1:
-        words += f"; {_p(one.p_holm, one.p_is_bound)} after Holm over {one.family} comparisons"
+        words += f"; {format_p(one.p_holm, is_bound=one.p_is_bound)} after Holm over {one.family} comparisons"
     return words if one.clusters is None else f"{words}; {one.test}"
-
-
-def _p(p: float, is_bound: bool = False) -> str:
-    """ "p = 0.012", "p < 0.001"."""
-    shown = format_probability(p, is_bound=is_bound)
-    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"

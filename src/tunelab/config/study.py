@@ -143,6 +143,10 @@ class Study(_Part):
                 found |= dict.fromkeys((a, b, benchmark, metric) for metric in metrics)
         return tuple(found)
 
+    def own_options(self, benchmark: str) -> Tree:
+        """A benchmark's own options: without the keys that every benchmark has."""
+        return {key: value for key, value in self.benchmarks[benchmark].items() if key not in OF_EVERY_BENCHMARK}
+
     def arm_recipe(self, arm: str, seed: int) -> Recipe:
         """The complete recipe of an arm with a seed; `evaluate` as the benchmark of held-out rows has it.
 

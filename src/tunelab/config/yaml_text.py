@@ -25,7 +25,6 @@ _SCALARS = (
 #: Characters of an invalid value in a message.
 MOST_SHOWN = 40
 
-
 #: Far more than any recipe or study needs. Aliases count as often as they stand for a value.
 MOST_CHARACTERS, MOST_VALUES, DEEPEST = 1_000_000, 10_000, 50
 
@@ -131,9 +130,6 @@ def parse_yaml(text: str, origin: str) -> Any:
         said = ": ".join(part for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part)
         hint = "check indentation (no tabs), quotes and colons there"
         raise ConfigError(origin, [Problem(place, said or str(error), hint)]) from None
-    except RecursionError:
-        hint = "a recipe or a study has at most a few levels"
-        raise ConfigError(origin, [Problem("text", "nested too deeply", hint)]) from None
     if loader.twice:
         raise ConfigError(origin, loader.twice)
     return value

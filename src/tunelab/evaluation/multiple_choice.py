@@ -18,7 +18,7 @@ from tunelab.errors import DataError
 from tunelab.evaluation.benchmark import Graded, Response, Score
 from tunelab.statistics.proportions import binomial_p
 from tunelab.statistics.standard_errors import Estimate, clustered_mean_with_error, mean_with_error
-from tunelab.units import LEVEL, format_number, format_probability, format_share, format_significant, format_with_error
+from tunelab.units import LEVEL, format_number, format_p, format_share, format_significant, format_with_error
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -131,17 +131,12 @@ def _near_chance(score: Score, right: int, chance: float) -> list[str]:
     """
     error, p = score.error or 0.0, binomial_p(right, score.n, chance)
     shown = format_with_error(score.value, error) if error else format_significant(score.value)
-    exact = f"chance ({format_number(chance, 2)}, exact binomial p {_equals(p)})"
+    exact = f"chance ({format_number(chance, 2)}, exact binomial {format_p(p)})"
     if chance - score.value > 2 * error and p < LEVEL:
         return [f"{score.name} {shown} is below {exact}: wrong answers are preferred, or choices are mixed up"]
     if score.value - chance <= 2 * error or p >= LEVEL:
         return [f"{score.name} {shown} of {score.n:,} items cannot be told from {exact}: the model may be guessing"]
     return []
-
-
-def _equals(p: float) -> str:
-    shown = format_probability(p)
-    return shown if shown.startswith("<") else f"= {shown}"
 
 
 def doubts(graded: Sequence[Graded], scores: Sequence[Score], chance: float) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from tunelab.cpu import memory_bytes
 from tunelab.errors import ModelError
 from tunelab.failures import is_of_machine, sentence
 from tunelab.models.checkpoint_files import no_pickles
@@ -103,10 +103,8 @@ def _check_rank(model: PreTrainedModel, targets: Sequence[str], rank: int) -> No
     layers = [module for name, module in model.named_modules() if f".{name}".endswith(names)]
     widths = sum(sum(_features(layer)) for layer in layers)
     needed, device = 4 * 4 * rank * widths, next(model.parameters()).device
-    if device.type == "cuda":
-        available = torch.cuda.get_device_properties(device).total_memory
-    else:
-        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    is_gpu = device.type == "cuda"
+    available = torch.cuda.get_device_properties(device).total_memory if is_gpu else memory_bytes()
     if needed > available:
         raise ModelError(
             f"adapter.rank={rank}: the matrices with gradients and moments need {format_bytes(needed)}, "

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunelab.config import Recipe, load_recipe
+from tunelab.cpu import memory_bytes
 from tunelab.errors import RunError, TunelabError
 from tunelab.files import (
     as_path,
@@ -327,7 +328,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": memory_bytes(),
         "source": source_state(),
     }
 

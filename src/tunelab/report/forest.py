@@ -42,8 +42,6 @@ def _forest(comparisons: Sequence[PairedComparison], name: str, title: str) -> P
         _draw_panel(axes, rows)
     caption = (
         "Second arm minus first on the same items, with 95 % intervals of one comparison each. Green: better, red: "
-    )
-    caption += (
         "worse, grey: no difference shown (after Holm's correction, and beyond seed variation where that is known)."
     )
     words = "; ".join(

@@ -150,14 +150,14 @@ def read_our_file(file: Path, name: str, module: ModuleType, given: Mapping[str,
             raise RunError(f"{file}: line {number}: {error.message}", error.hint) from error
         if problem := _problem(record):
             raise RunError(f"{file}: line {number}: {problem}", EDITED)
-    _check_items(responses, [f"{file}: line {number}" for number in range(2, len(responses) + 2)], module, options)
+    places = [f"{file}: line {number}" for number in range(2, len(responses) + 2)]
+    _check_items(responses, places, module, options)
     warnings = [
         f"{plugins.label(name)}.{key} is {getattr(options, key)!r} here; the responses were made with {recorded[key]!r}"
         for key in given
         if key in recorded and getattr(options, key) != recorded[key]
     ]
     items = header.get("items")
-    places = [f"{file}: line {number}" for number in range(2, len(responses) + 2)]
     count = items if isinstance(items, int) else None
     # Another tool's, which score_file() wrote in our form, say so in their header.
     prompts = header.get("prompts", "")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tunelab import plugins
-from tunelab.allowed_code import allow_code, code_hashes
+from tunelab.allowed_code import allow_python_files, code_hashes
 from tunelab.errors import RunError, TunelabError
 from tunelab.evaluation.benchmark import Graded, Response, Score, Scored
 from tunelab.evaluation.benchmark_files import load_benchmark
@@ -91,8 +91,7 @@ def score_file(
     if files[0].name == ANNOTATIONS:
         return _score_annotations(path, files[0], options or {})
     lines, torn = read_lines(files)
-    if benchmark is not None and benchmark.endswith(".py"):
-        allow_code(benchmark)
+    allow_python_files([benchmark] if benchmark is not None else [])
     name = benchmark or benchmark_named_by(lines[0])
     module = load_benchmark(name)
     if is_header(lines[0].value):

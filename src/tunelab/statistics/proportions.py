@@ -38,9 +38,9 @@ def binomial_p(right: int, n: int, share: float) -> float:
 
 def binomial_interval(right: int, n: int, confidence: float) -> tuple[float, float]:
     """Clopper and Pearson's interval of a share of which `right` of n items were drawn: those binomial_p() accepts."""
-    tail = (1 - confidence) / 2
     from scipy.special import betaincinv
 
+    tail = (1 - confidence) / 2
     low = float(betaincinv(right, n - right + 1, tail)) if right else 0.0
     high = float(betaincinv(right + 1, n - right, 1 - tail)) if right < n else 1.0
     return low, high

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from typing import Any
 from tunelab import plugins
 from tunelab.answering.benchmark_items import load_benchmarks
 from tunelab.config import Recipe
-from tunelab.config.study import HELD_OUT, OF_EVERY_BENCHMARK, Study
+from tunelab.config.study import HELD_OUT, Study
 from tunelab.errors import ConfigError, Problem, TunelabError
-from tunelab.models.load import load_config, load_tokenizer
-from tunelab.preparation.rows import check_local_files
+from tunelab.models.load import load_config
+from tunelab.preparation.rows import check_local_files, load_recipe_tokenizer
 from tunelab.records.cells import Cell
 from tunelab.training.trackers import check_installed
 from tunelab.units import format_bytes
@@ -34,31 +34,34 @@ def check_requirements(study: Study, cells: Sequence[Cell], folder: Path) -> Non
         raise ConfigError("before the first job", problems)
 
 
-def missing(study: Study, cells: Sequence[Cell], folder: Path) -> list[Problem]:
-    """All that these cells will need and that is not there; each problem once, under the first key that has it."""
+def missing(study: Study, cells: Sequence[Cell], folder: Path, to_be_made: Collection[str] = ()) -> list[Problem]:
+    """All that these cells will need and that is not there; each problem once, under the first key that has it.
+
+    Args:
+        to_be_made: folders of models that are written before the first job.
+    """
+    recipes = {cell.arm: study.arm_recipe(cell.arm, study.seeds[0]) for cell in cells}
     found: dict[tuple[str, str], Problem] = {}
-    for path, check in _checks(study, cells):
+    for path, check in _checks(study, cells, recipes, to_be_made):
         for problem in _problems(path, check):
             found.setdefault((problem.message, problem.hint), problem)
-    return [*found.values(), *_lack_of_room(study, cells, folder)]
+    return [*found.values(), *_lack_of_room(cells, recipes, folder)]
 
 
-def _checks(study: Study, cells: Sequence[Cell]) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Each check under the key of the study that it concerns, once."""
-    seen = set()
-    for cell in cells:
-        recipe = study.arm_recipe(cell.arm, study.seeds[0])
-        if cell.benchmark in ("", HELD_OUT):
-            yield f"arms.{cell.arm}: data", partial(check_local_files, recipe.data)
-        yield f"arms.{cell.arm}: train", partial(check_installed, recipe.train.trackers)
-        if (model := recipe.model) not in seen:
-            seen.add(model)
-            yield f"arms.{cell.arm}: model", partial(_check_model, recipe)
+def _checks(
+    study: Study, cells: Sequence[Cell], recipes: Mapping[str, Recipe], to_be_made: Collection[str]
+) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Each check under the key of the study that it concerns."""
+    reads_rows = {cell.arm for cell in cells if cell.benchmark in ("", HELD_OUT)}
+    for arm, recipe in recipes.items():
+        if arm in reads_rows:
+            yield f"arms.{arm}: data", partial(check_local_files, recipe.data)
+        yield f"arms.{arm}: train", partial(check_installed, recipe.train.trackers)
+        if recipe.model.name not in to_be_made:
+            yield f"arms.{arm}: model", partial(_check_model, recipe)
     for name in dict.fromkeys(cell.benchmark for cell in cells):
         if name not in ("", HELD_OUT):
-            given = study.benchmarks[name]
-            own = {key: value for key, value in given.items() if key not in OF_EVERY_BENCHMARK}
-            options = {plugins.label(name): own}
+            options = {plugins.label(name): study.own_options(name)}
             yield f"benchmarks.{name}", partial(load_benchmarks, [name], options)
 
 
@@ -66,10 +69,7 @@ def _check_model(recipe: Recipe) -> None:
     """Raises ModelError if configuration or tokenizer is not available (no such folder, no network, gated)."""
     model = recipe.model
     load_config(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
-    if model.tokenizer is None:
-        load_tokenizer(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
-    else:
-        load_tokenizer(model.tokenizer, trust_remote_code=model.trust_remote_code)
+    load_recipe_tokenizer(recipe)
 
 
 def _problems(path: str, check: Callable[[], Any]) -> Sequence[Problem]:
@@ -82,9 +82,9 @@ def _problems(path: str, check: Callable[[], Any]) -> Sequence[Problem]:
     return []
 
 
-def _lack_of_room(study: Study, cells: Sequence[Cell], folder: Path) -> Iterator[Problem]:
+def _lack_of_room(cells: Sequence[Cell], recipes: Mapping[str, Recipe], folder: Path) -> Iterator[Problem]:
     """Full fine-tuning writes all weights at least once; models that are not in a folder are not counted."""
-    trainings = [study.arm_recipe(cell.arm, study.seeds[0]) for cell in cells if not cell.benchmark]
+    trainings = [recipes[cell.arm] for cell in cells if not cell.benchmark]
     needed = sum(_weight_bytes(recipe.model.name) for recipe in trainings if recipe.method == "full")
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(there).free

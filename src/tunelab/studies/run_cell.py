@@ -169,11 +169,12 @@ def _evaluate(study: Study, cell: Cell, recipe: Recipe, run: Run | None, folder:
     from tunelab.answering.benchmark_responses import evaluate_benchmarks
     from tunelab.answering.benchmark_settings import BenchmarkSettings
 
-    options = dict(study.benchmarks[cell.benchmark])
-    own: dict[str, Any] = {key: options.pop(key) for key in OF_EVERY_BENCHMARK if key in options}
+    given = study.benchmarks[cell.benchmark]
+    common: dict[str, Any] = {key: given[key] for key in OF_EVERY_BENCHMARK if key in given}
     if run is None:
-        own |= {"out": folder / "evaluations", "changes": _changes(recipe)}
-    settings = BenchmarkSettings(options={plugins.label(cell.benchmark): options}, arms=(arm,), **own)
+        common |= {"out": folder / "evaluations", "changes": _changes(recipe)}
+    options = {plugins.label(cell.benchmark): study.own_options(cell.benchmark)}
+    settings = BenchmarkSettings(options=options, arms=(arm,), **common)
     subject: Run | str = run if run is not None else recipe.model.name
     (found,) = evaluate_benchmarks(subject, [cell.benchmark], settings, progress=progress)
     return found.arms[arm].scores_path.parent

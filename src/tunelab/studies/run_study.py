@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tunelab import plugins
-from tunelab.allowed_code import allow_code
+from tunelab.allowed_code import allow_python_files
 from tunelab.config import with_code_allowed
-from tunelab.config.study import HELD_OUT, OF_EVERY_BENCHMARK, Study, as_study
+from tunelab.config.study import HELD_OUT, Study, as_study
 from tunelab.errors import UsageError
 from tunelab.evaluation.benchmark_files import is_items_file, load_benchmark, read_items
 from tunelab.files import as_path
@@ -58,8 +58,7 @@ def run_study(
     """
     study = as_study(study)
     folder, chosen = as_path(out, "out"), dict(options or {})
-    if executor.endswith(".py"):
-        allow_code(executor)
+    allow_python_files([executor])
     module = plugins.load(EXECUTORS, executor)
     if strange := [name for name in chosen if name not in module.OPTIONS]:
         known = "; ".join(f"{name}: {what}" for name, what in module.OPTIONS.items())
@@ -84,16 +83,15 @@ def checked_study(study: Study) -> Study:
     Raises:
         UsageError, ConfigError, DataError: as run_study() does.
     """
-    allow_code(*(name for name in study.benchmarks if name.endswith(".py")))
+    allow_python_files(study.benchmarks)
     for arm in study.arms:
         with_code_allowed(study.arm_recipe(arm, study.seeds[0]))
     benchmarks = dict(study.benchmarks)
     for name, given in study.benchmarks.items():
         if name == HELD_OUT:
             continue
-        own = {key: value for key, value in given.items() if key not in OF_EVERY_BENCHMARK}
         module = load_benchmark(name)
-        options = checked_options(module, plugins.label(name), own)
+        options = checked_options(module, plugins.label(name), study.own_options(name))
         if is_items_file(name):
             _, pinned = read_items(name, module, options)
             benchmarks[name] = {**given, "sha256": pinned.model_dump()["sha256"]}
@@ -110,8 +108,8 @@ def foreseen(study: Study) -> list[str]:
     family = max(1, len(study.comparisons))
     design = f"at 80 % power, {family} comparison{'s' if family > 1 else ''}"
     said = []
-    for name, options in study.benchmarks.items():
-        items = _held_out_rows(study) if name == HELD_OUT else _items(name, options)
+    for name in study.benchmarks:
+        items = _held_out_rows(study) if name == HELD_OUT else _items(study, name)
         if items is None or items < 2:
             said.append(f"{name}: the number of items, and so the detectable difference, is not known yet")
         elif name == HELD_OUT:
@@ -138,13 +136,13 @@ def _foreseen_share(items: int, share: float | None, design: str) -> str:
     return f"{items:,} items, minimum detectable difference {points} points ({design}, {assumed})"
 
 
-def _items(benchmark: str, given: Mapping[str, Any]) -> int | None:
+def _items(study: Study, benchmark: str) -> int | None:
     module = load_benchmark(benchmark)
     size = module.BENCHMARK.size
     if is_items_file(benchmark):
-        own = {key: value for key, value in given.items() if key not in OF_EVERY_BENCHMARK}
-        size = len(read_items(benchmark, module, checked_options(module, plugins.label(benchmark), own))[0])
-    return min((count for count in (given.get("limit"), size) if count), default=None)
+        options = checked_options(module, plugins.label(benchmark), study.own_options(benchmark))
+        size = len(read_items(benchmark, module, options)[0])
+    return min((count for count in (study.benchmarks[benchmark].get("limit"), size) if count), default=None)
 
 
 def _held_out_rows(study: Study) -> int | None:

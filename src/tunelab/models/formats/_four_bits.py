@@ -73,7 +73,7 @@ class FourBits:
         layout = self.packed_layout((weight.shape[0], weight.shape[1]))
         codes = torch.empty(layout["codes"][0], dtype=torch.uint8, device=weight.device)
         scales = torch.empty(layout["scales"][0], dtype=torch.float32, device=weight.device)
-        # On the CPU bitsandbytes stores the distance of every weight to each of the 16 levels.
+        # On the CPU bitsandbytes stores the distance of each weight to each of the 16 levels.
         step = max(BLOCK, WEIGHTS_AT_ONCE // 4 // BLOCK * BLOCK)
         for first in range(0, len(flat), step):
             some, own = torch.ops.bitsandbytes.quantize_4bit(flat[first : first + step], BLOCK, self.name, torch.uint8)
