@@ -121,7 +121,16 @@ def test_seeds_are_averaged_and_must_be_of_the_same_rows(tmp_path: Path) -> None
     tuned = Side("tuned", [*evaluated_in(one), *evaluated_in(two)])
     for metric in ("completion_loss", "bleu", "rougeL"):
         singles = [compare_sides(base, Side("x", evaluated_in(folder)), metric).b_value for folder in (one, two)]
-        assert compare_sides(base, tuned, metric).b_value == pytest.approx(sum(singles) / 2)
+        found = compare_sides(base, tuned, metric)
+        assert found.b_value == pytest.approx(sum(singles) / 2) and not found.parts
+        # If both are trainings of one arm, the difference between them counts too; the untuned model has none.
+        trained = compare_sides(base, Side("tuned", tuned.seeds, is_tuned=True), metric)
+        assert (trained.a_trainings, trained.b_trainings, trained.seeds) == (0, 2, 2)
+        assert trained.seed_error == pytest.approx(abs(singles[1] - singles[0]) / 2)
+        assert trained.parts == pytest.approx([(found.error, ROWS - 1), (trained.seed_error, 1)])
+        assert trained.low <= found.low < found.high <= trained.high and trained.p >= found.p
+        once = compare_sides(Side("once", tuned.seeds[:1], is_tuned=True), Side("tuned", tuned.seeds, True), metric)
+        assert not once.parts and (once.a_trainings, once.b_trainings) == (1, 2)
     strange = evaluation(tmp_path / "c", 4, nats(1.5), data="sha256:9")
     mixed = Side("tuned", [*evaluated_in(one), *evaluated_in(strange)])
     with pytest.raises(DataError, match="tuned, evaluation 1 of 2 and tuned, evaluation 2 of 2 cannot be comp"):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
 from tunelab.comparison.align import Pairs
-from tunelab.comparison.paired_comparison import Comparison, compare_values, correct
+from tunelab.comparison.paired_comparison import Comparison, compare_values, correct, over_trainings
 from tunelab.comparison.verdict import outcome, verdict
 from tunelab.errors import DataError, RunError
 from tunelab.statistics.paired_tests import discordant_interval, mcnemar
@@ -220,22 +220,51 @@ def test_json_and_back() -> None:
         Comparison.from_json(stored)
 
 
-def test_a_difference_between_items_may_be_no_more_than_that_between_seeds() -> None:
+def test_with_several_trainings_the_verdict_is_over_items_and_trainings() -> None:
     one = _compare(_answers(lost=10, gained=60, n=500))
-    assert one.p_of_seeds is None and one.beyond_seeds
-    by_seed = [0.02, 0.10, 0.18]
-    of_seeds = dataclasses.replace(one, seeds=3, seed_error=mean_with_error(by_seed).error)
-    assert of_seeds.difference == pytest.approx(np.mean(by_seed))
-    assert of_seeds.p_of_seeds == pytest.approx(ttest_1samp(by_seed, 0).pvalue)
-    assert of_seeds.shown and not of_seeds.beyond_seeds
-    low, high = 100 * of_seeds.low, 100 * of_seeds.high
-    assert verdict(of_seeds) == (
-        f"no difference shown beyond seed variation: +10.0 points (95 % interval over items {low:+.1f} to {high:+.1f},"
-        " p < 0.001; SE across 3 seeds 4.6, p = 0.163)"
+    by_training = [0.02, 0.10, 0.18]
+    wide = over_trainings(one, [0.5] * 3, [0.5 + each for each in by_training], 70)
+    of_trainings = mean_with_error(by_training).error
+    assert wide.seed_error == pytest.approx(of_trainings) and wide.seeds == 3
+    assert [of_items for of_items, _ in wide.parts] == pytest.approx([one.error, of_trainings])
+    assert [degrees for _, degrees in wide.parts] == [499, 2]
+    assert of_trainings is not None and wide.error == pytest.approx(math.hypot(one.error, of_trainings))
+    assert wide.p > ttest_1samp(by_training, 0).pvalue > 0.05 > one.p and wide.low < 0 < wide.high
+    low, high = 100 * wide.low, 100 * wide.high
+    said = verdict(dataclasses.replace(wide, a_trainings=3, b_trainings=3))
+    assert said.startswith(
+        f"no difference shown: +10.0 points (95 % interval {low:+.1f} to {high:+.1f} over items and 3 trainings,"
+        f" p = {wide.p:.3f}, 499 and 2 degrees of freedom), minimum detectable difference "
     )
-    assert (outcome(one), outcome(of_seeds)) == ("better", "no difference shown"), "the sentence and the word agree"
-    sure = dataclasses.replace(of_seeds, seed_error=0.001)
-    assert sure.beyond_seeds and verdict(sure) == verdict(one)
-    same = dataclasses.replace(of_seeds, seed_error=0.0)
-    assert same.p_of_seeds == 0.0 and dataclasses.replace(same, difference=0.0).p_of_seeds == 1.0
-    assert Comparison.from_json(json.loads(json.dumps(of_seeds.to_json()))) == of_seeds
+    assert (outcome(one), outcome(wide)) == ("better", "no difference shown"), "the sentence and the word agree"
+    assert wide.test == "t test over items and trainings, 499 and 2 degrees of freedom"
+    sure = over_trainings(one, [0.5, 0.5], [0.5999, 0.6001], 70)
+    assert outcome(sure) == "better" and sure.p == pytest.approx(one.p, abs=0.01) and sure.low <= one.low
+    assert Comparison.from_json(json.loads(json.dumps(wide.to_json()))) == wide
+
+
+def test_of_few_items_the_test_over_items_alone_is_the_careful_one() -> None:
+    four = _compare(_pairs([0.0] * 4, [2.0, 2.1, 2.1, 2.2]), unit="nats")
+    found = over_trainings(four, [0.0] * 3, [2.1, 2.1, 2.1001], 4)
+    assert (found.p, found.low <= 0, found.could_be_shown) == (four.p, True, False)
+    # No item differs in three trainings of each: others may, and two are added.
+    same = over_trainings(_compare(_answers(0, 0, 50)), [0.5] * 3, [0.5] * 3, 0)
+    assert same.p == 1 and same.high == -same.low > 0.05
+
+
+def test_a_model_that_was_trained_once_does_not_speak_for_its_method() -> None:
+    shown = dataclasses.replace(_compare(_answers(20, 70, 1000)), a_name="lora", b_name="nf4")
+    both = dataclasses.replace(shown, a_trainings=1, b_trainings=1)
+    assert verdict(both).startswith("this nf4 model is better than this lora model by 5.00 points (95 % interval ")
+    assert verdict(both).endswith("p < 0.001; each was trained once)")
+    tuned = dataclasses.replace(shown, a_name="base", b_trainings=1)
+    assert verdict(tuned).startswith("this nf4 model is better than base by ")
+    assert verdict(tuned).endswith("; it was trained once)")
+    unclear = dataclasses.replace(_compare(_answers(20, 22, 1000)), a_trainings=1, b_trainings=1)
+    assert verdict(unclear).startswith("no difference shown between this base model and this tuned model: +0.20 points")
+    assert "this" not in verdict(shown), "of two runs that were named, each is the model that it is"
+
+
+def test_what_was_not_asked_is_called_exploratory() -> None:
+    family = correct([dataclasses.replace(_compare(_answers(20, 70, 1000)), exploratory=True)] * 3)
+    assert " after Holm over 3 exploratory comparisons)" in verdict(family[0])

@@ -152,11 +152,11 @@ def test_times_and_memory_are_expected_from_cells_that_are_done() -> None:
 def test_what_can_be_seen_is_said_before_anything_runs(files: Path) -> None:
     study = study_of(files, benchmarks={"mmlu": {"limit": 500}, "gsm8k": {}, "held-out": {}})
     mmlu, gsm8k, held_out = foreseen(study)
-    assert mmlu.startswith("mmlu: 500 items, minimum detectable difference ") and "10 comparisons" in mmlu
+    assert mmlu.startswith("mmlu: 500 items, minimum detectable difference ") and "(at 80 % power, 1 comparison" in mmlu
     assert "gsm8k: 1,319 items" in gsm8k
-    # Half of the z of 80 % power and of 0.05 / 10 together, over the root of 20 rows.
+    # The t of 80 % power and of the one question's 0.05 together, over the root of 20 rows.
     assert held_out.startswith(
-        "held-out: 20 rows, minimum detectable difference 0.91 standard deviations of the paired"
+        "held-out: 20 rows, minimum detectable difference 0.66 standard deviations of the paired"
     )
     points = [float(sentence.split("detectable difference ")[1].split(" ")[0]) for sentence in (mmlu, gsm8k)]
     assert 5 < points[0] < 10 and points[1] < points[0]

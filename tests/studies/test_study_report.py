@@ -13,6 +13,7 @@ from tiny import model_folder, rows_file
 
 from tunelab.config.study import Study, parse_study
 from tunelab.report.content import StudyReport
+from tunelab.statistics.paired_tests import holm
 from tunelab.studies import study_report as reports
 from tunelab.studies.run_study import run_study
 from tunelab.studies.study_report import study_report
@@ -84,7 +85,16 @@ def test_held_out_rows_are_compared_by_three_figures(study: Study, report: Study
         ("lora", "fewer", choices, "right"),
     ]
     assert {one.n for one in report.comparisons[:3]} == {12}
-    # All are of one family, and the figures are those of the table.
+    # Questions ask for three of them; the others are exploratory, a family of their own.
+    assert [one.exploratory for one in report.comparisons] == [False, False, True, False, True]
+    assert [one.p_holm for one in report.comparisons if one.exploratory] == holm(
+        [one.p or 0.0 for one in report.comparisons if one.exploratory]
+    )
+    assert any("exploratory: they have a Holm correction of their own" in one for one in report.not_proved)
+    # Two trainings of each tuned arm: verdicts are over rows and trainings.
+    assert {one.degrees for one in report.comparisons[:3]} == {(11.0, 1.0)}
+    assert report.comparisons[0].test == "t test over items and trainings, 11 and 1 degrees of freedom"
+    # The figures are those of the table.
     values = {(one.arm, one.name): one.value for one in report.scores if one.benchmark == "held-out"}
     for one, name in zip(report.comparisons[1:3], ("bleu", "rougeL"), strict=True):
         assert one.difference == pytest.approx(values["lora", name] - values["base", name])

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
-from scipy.special import stdtr
 
 from tunelab.comparison.align import Pairs
 from tunelab.errors import DataError, RunError
 from tunelab.notebook import data_frame, html_table
 from tunelab.statistics.corpus import RESAMPLES, Statistic, paired_corpus_difference
+from tunelab.statistics.crossed import Part, crossed, parts_of_trainings
 from tunelab.statistics.paired_tests import agreeing_interval, discordant_interval, holm, mcnemar
 from tunelab.statistics.permutation import SWAPS, least_p, paired_permutation
 from tunelab.statistics.power import detectable_accuracy_difference, detectable_effect
 from tunelab.statistics.standard_errors import clustered_mean_with_error, mean_with_error
-from tunelab.statistics.units import Difference
-from tunelab.units import format_interval, format_number, format_probability, interval_decimals
+from tunelab.statistics.units import CONFIDENCE, Difference
+from tunelab.units import format_interval, format_number, format_probability, format_significant, interval_decimals
 
 if TYPE_CHECKING:
     import pandas
@@ -42,8 +42,9 @@ class Comparison:
         a_value, b_value: means over the common items, or a corpus metric of them.
         a_error, b_error: their standard errors, clustered if items are; None = unknown.
         difference: the mean of b - a, or the difference of the corpus metrics.
-        error: its paired standard error.
-        low, high: its 95 % interval, before any correction: it excludes 0 exactly if `p` is below 0.05.
+        error: its paired standard error; with several trainings of each arm over items and trainings.
+        low, high: its 95 % interval, before any correction: it excludes 0 exactly if `p` is below 0.05. Like p over
+            items, and with several trainings of each arm over items and trainings.
         p: two-sided, for no difference; before any correction.
         p_holm: p after Holm's correction over the family; None if not corrected.
         family: number of comparisons corrected together; 1 if not corrected.
@@ -62,8 +63,11 @@ class Comparison:
             significant, or if values do not differ (right or wrong answers in clusters included).
         differing: other differences between the two, as allowed (comparison/align.py).
         seeds: number of seeds that values are averaged over.
-        seed_error: SE of the difference across seeds (b minus a per seed); None = one seed, or unknown. `error`,
-            interval and p are over items and do not include it.
+        seed_error: SE of the difference across seeds; None = one seed, or unknown.
+        a_trainings, b_trainings: trainings that the values of each are means over; 0 = not tuned, or not known.
+        parts: SE and degrees of freedom of the choice of items, and of the choice of trainings, if interval and p are
+            over both; () = they are over items alone.
+        exploratory: whether nothing had asked for this comparison (a study's question).
     """
 
     benchmark: str
@@ -98,21 +102,10 @@ class Comparison:
     differing: Mapping[str, tuple[Any, Any]]
     seeds: int = 1
     seed_error: float | None = None
-
-    @property
-    def p_of_seeds(self) -> float | None:
-        """p of a paired t test on the differences per seed: the uncertainty from retraining. None for one seed. All
-        seeds share the same items, so it does not cover the choice of items."""
-        if self.seed_error is None or self.seeds < 2:
-            return None
-        if self.seed_error == 0:
-            return 1.0 if self.difference == 0 else 0.0
-        return 2 * float(stdtr(self.seeds - 1, -abs(self.difference) / self.seed_error))
-
-    @property
-    def beyond_seeds(self) -> bool:
-        """Whether the difference exceeds the variation across seeds; True if that is unknown."""
-        return self.p_of_seeds is None or self.p_of_seeds < ALPHA
+    a_trainings: int = 0
+    b_trainings: int = 0
+    parts: tuple[tuple[float, float], ...] = ()
+    exploratory: bool = False
 
     @property
     def could_be_shown(self) -> bool:
@@ -121,10 +114,19 @@ class Comparison:
 
     @property
     def test(self) -> str:
-        """The test that p is from, and by what items are clustered."""
+        """The test that p is from, its degrees of freedom, and by what items are clustered."""
+        clusters = f", items clustered by {self.clustered_by}" if self.clusters is not None else ""
+        if self.parts:
+            return f"t test over items and trainings, {self.degrees_in_words}{clusters}"
         if self.clusters is not None:
-            return f"permutation test, items clustered by {self.clustered_by}"
+            return f"permutation test{clusters}"
         return "permutation test" if self.gained is None else "McNemar's exact test"
+
+    @property
+    def degrees_in_words(self) -> str:
+        """The degrees of freedom: "196 and 2 degrees of freedom"; "" if p is over items alone."""
+        degrees = [format_significant(degrees, 3) for _, degrees in self.parts]
+        return f"{' and '.join(degrees)} degrees of freedom" if degrees else ""
 
     @property
     def shown(self) -> bool:
@@ -163,7 +165,8 @@ class Comparison:
             raise RunError(f"Comparison record {what} {strange[0]}", "it was written by another version")
         flips = {name: None if value[name] is None else tuple(value[name]) for name in ("gained", "lost")}
         differing = {key: (left, right) for key, (left, right) in value["differing"].items()}
-        return cls(**{**value, **flips, "differing": differing})
+        parts = tuple((error, degrees) for error, degrees in value["parts"])
+        return cls(**{**value, **flips, "differing": differing, "parts": parts})
 
 
 class Comparisons(list[Comparison]):
@@ -268,6 +271,41 @@ def compare_counts(
     return dataclasses.replace(comparison, detectable=_detectable(comparison, ALPHA))
 
 
+def over_trainings(
+    one: Comparison, a_figures: Sequence[float], b_figures: Sequence[float], differing: int
+) -> Comparison:
+    """A comparison over items, widened to items and trainings: interval and p say what other trainings of both arms,
+    on other items of the kind, would show.
+
+    The more careful of both holds: with few items the test over items alone. Where fewer than 20 items differ in a
+        share
+    of right answers, two items are added, one for each side, as Bonett and Price do: so few say little of others.
+
+    Args:
+        a_figures, b_figures: each side's metric, one per training; one of a model that is not tuned.
+        differing: items whose mean over trainings differs.
+    """
+    several = [side for side in (a_figures, b_figures) if len(side) > 1]
+    of_trainings = parts_of_trainings([a_figures, b_figures], [-1.0, 1.0])
+    added = math.sqrt(2) / one.n if one.unit == "0-1" and differing < FEW_DISCORDANT else 0.0
+    of_items = Part(math.hypot(one.error, added), one.effective_units - 1)
+    found = crossed(one.difference, [of_items, *of_trainings])
+    low, high = found.interval(CONFIDENCE)
+    wider = dataclasses.replace(
+        one,
+        error=found.error,
+        seed_error=math.hypot(*(part.error for part in of_trainings)),
+        seeds=min(map(len, several)),
+        parts=tuple((part.error, part.degrees) for part in found.parts),
+        low=min(low, one.low),
+        high=max(high, one.high),
+        p=max(found.p, one.p),
+        p_is_bound=one.p_is_bound and one.p >= found.p,
+        method=f"t intervals over items and over trainings, added in squares; at least as careful as: {one.method}",
+    )
+    return dataclasses.replace(wider, detectable=_detectable(wider, ALPHA))
+
+
 def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Correct the comparisons of one family: sets each p after Holm's correction and the detectable difference.
 
@@ -366,6 +404,9 @@ def _detectable(one: Comparison, alpha: float) -> float | None:
     """The minimum detectable difference of the test that gave p, at this level."""
     if one.smallest_p >= alpha:
         return None
+    if one.parts:
+        parts = [Part(error, degrees) for error, degrees in one.parts]
+        return crossed(0.0, parts).detectable(alpha / 2, POWER) if one.error else None
     if one.gained is not None and one.lost is not None and one.clusters is None:
         discordance = (len(one.gained) + len(one.lost)) / one.n
         return detectable_accuracy_difference(one.n, discordance, alpha=alpha, power=POWER)

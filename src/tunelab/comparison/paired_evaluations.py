@@ -1,7 +1,8 @@
 """Compare two arms' evaluations of one benchmark, or of held-out rows, by one metric; for runs and studies.
 
 An arm trained with several seeds has one evaluation per seed. An item's value is then its mean over the seeds, and
-a corpus metric is the mean of the seeds' metrics over the same items.
+a corpus metric is the mean of the seeds' metrics over the same items. If every tuned arm has several, the verdict is
+over items and trainings; else it is about the very models that were compared.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ from numpy.typing import NDArray
 
 from tunelab.comparison.align import OF_THE_MODEL, GradedItems, Pairs, align
 from tunelab.comparison.evaluated import Evaluated
-from tunelab.comparison.paired_comparison import Comparison, compare_counts, compare_values
+from tunelab.comparison.paired_comparison import Comparison, compare_counts, compare_values, over_trainings
 from tunelab.config.study import BLEU, CHRF, COMPLETION_LOSS
 from tunelab.evaluation.metrics.bleu import bleu_of_counts
 from tunelab.evaluation.metrics.chrf import chrf_of_counts
-from tunelab.statistics.corpus import Statistic
-from tunelab.statistics.standard_errors import mean_with_error
+from tunelab.statistics.corpus import Statistic, contributions_of_items
 
 _CORPUS_METRICS: dict[str, Statistic] = {BLEU: bleu_of_counts, CHRF: chrf_of_counts}
 
@@ -34,10 +34,17 @@ class Side:
     Attributes:
         name: shown in errors and verdicts.
         seeds: its evaluations of one benchmark, one per seed; at least one.
+        is_tuned: whether each is of a training of its own, so that other trainings would give other values. False: a
+            model that is what it is, or whose training is not known.
     """
 
     name: str
     seeds: Sequence[Evaluated]
+    is_tuned: bool = False
+
+    @property
+    def trainings(self) -> int:
+        return len(self.seeds) if self.is_tuned else 0
 
 
 def compare_sides(
@@ -55,7 +62,7 @@ def compare_sides(
     first = a.seeds[0]
     chosen = first.metric(metric)
     allowed = {*OF_THE_MODEL, *allow_diff}
-    graded = [_mean_of_seeds(side, chosen.name) for side in (a, b)]
+    graded = [mean_of_seeds(side, chosen.name) for side in (a, b)]
     pairs = align(graded[0], graded[1], allow_diff=allowed, common_items_only=common_items_only)
     labels: dict[str, Any] = {"benchmark": first.benchmark, "metric": chosen.name}
     labels |= {"unit": chosen.unit, "higher_is_better": chosen.higher_is_better}
@@ -65,20 +72,31 @@ def compare_sides(
     else:
         losses = first.is_held_out and chosen.name == COMPLETION_LOSS
         found = compare_values(_losses(a, b, pairs) if losses else pairs, **labels)
-    return dataclasses.replace(found, **_between_seeds(a, b, chosen.name))
+    found = dataclasses.replace(found, a_trainings=a.trainings, b_trainings=b.trainings)
+    tuned = [side.trainings for side in (a, b) if side.is_tuned]
+    if not tuned or min(tuned) < 2:
+        return found
+    figures = [contributions(side, chosen.name, pairs.items).mean(axis=1).tolist() for side in (a, b)]
+    differing = sum(left != right for left, right in zip(pairs.a, pairs.b, strict=True))
+    return over_trainings(found, *figures, differing)
 
 
-def _between_seeds(a: Side, b: Side, metric: str) -> dict[str, Any]:
-    """Number of seeds, and the SE of the difference across seeds; a model that is not tuned is paired with each."""
-    seeds = max(len(a.seeds), len(b.seeds))
-    if {len(a.seeds), len(b.seeds)} - {1, seeds}:
-        return {"seeds": min(len(a.seeds), len(b.seeds))}  # a training failed, so the seeds cannot be paired
-    sides = [[one.figure(metric) for one in side.seeds] * (seeds // len(side.seeds)) for side in (a, b)]
-    differences = [right - left for left, right in zip(*sides, strict=True)]
-    return {"seeds": seeds, "seed_error": mean_with_error(differences).error}
+def contributions(side: Side, metric: str, items: Sequence[str]) -> NDArray[np.float64]:
+    """What each item contributes to a metric, [evaluations, items]; the mean over items is the metric.
+
+    A value per item is its own contribution; those to a loss per token and to corpus metrics are linearized.
+    """
+    if side.seeds[0].is_held_out and metric in _CORPUS_METRICS:
+        each = [contributions_of_items(one, _CORPUS_METRICS[metric]) for one in _counts(side, metric, items)]
+    elif side.seeds[0].is_held_out and metric == COMPLETION_LOSS:
+        each = [_row_losses(one, items) for one in side.seeds]
+    else:
+        values = [one.graded(side.name, metric).values for one in side.seeds]
+        each = [np.array([one[item] for item in items], dtype=np.float64) for one in values]
+    return np.stack(each)
 
 
-def _mean_of_seeds(side: Side, metric: str) -> GradedItems:
+def mean_of_seeds(side: Side, metric: str) -> GradedItems:
     """Each item's value, averaged over seeds; seeds that were not evaluated in the same way are refused."""
     seeds = [one.graded(side.name, metric) for one in side.seeds]
     first = seeds[0]

@@ -22,14 +22,13 @@ from tunelab.units import (
 )
 
 #: Units that are shares or percentages, and how many points one of them is.
-_POINTS = {"0-1": 100.0, "0-100": 1.0}
+POINTS = {"0-1": 100.0, "0-100": 1.0}
 
 
 def outcome(comparison: Comparison) -> Literal["better", "worse", "no difference shown"]:
-    """The result in a word, of b. A difference counts if it was shown over items and, where the variation across seeds
-    is known, exceeds it."""
+    """The result in a word, of b."""
     one = comparison
-    if not one.shown or not one.beyond_seeds:
+    if not one.shown:
         return "no difference shown"
     return "better" if (one.difference > 0) == one.higher_is_better else "worse"
 
@@ -38,27 +37,26 @@ def verdict(comparison: Comparison) -> str:
     """The result as a sentence: "b is better than a by 1.2 points (95 % interval 0.3 to 2.1, p = 0.012)".
 
     It says what outcome() says. Points are hundredths of a metric from 0 to 1, and units of one from 0 to 100; other
-    metrics keep their unit. The digits are those of the standard error, as in every table.
+    metrics keep their unit. The digits are those of the standard error, as in every table. Arms that were trained once
+    are called "this a model": what was shown is about these models.
     """
     one = comparison
-    scale, unit = (_POINTS[one.unit], "points") if one.unit in _POINTS else (1.0, one.unit)
+    a, b = model_names(one)
+    scale, unit = (POINTS[one.unit], "points") if one.unit in POINTS else (1.0, one.unit)
     shift, low, high = (scale * value for value in (one.difference, one.low, one.high))
     decimals = max(interval_decimals(low, high), 1 if unit == "points" else 0)
     found_better = outcome(one)
+    over = "" if not one.parts else f" over items and {one.seeds} trainings"
+    certainty = f"{over}, {_p_words(one)}{trained_once(one)}"
     if found_better != "no difference shown":
         ends = (low, high) if shift > 0 else (-high, -low)
-        return (
-            f"{one.b_name} is {found_better} than {one.a_name} by {format_number(abs(shift), decimals)} {unit}"
-            f" (95 % interval {format_interval(*ends, decimals, signed=False)}, {_p_words(one)})"
-        )
+        interval = format_interval(*ends, decimals, signed=False)
+        shown = f"{format_number(abs(shift), decimals)} {unit} (95 % interval {interval}{certainty})"
+        return f"{b} is {found_better} than {a} by {shown}"
     difference = f"{format_number(shift, decimals, signed=True)} {unit}"
+    between = f" between {a} and {b}" if trained_once(one) else ""
     interval = format_interval(low, high, decimals)
-    if one.shown:
-        return (
-            f"no difference shown beyond seed variation: {difference} (95 % interval over items {interval}, "
-            f"{_p_words(one)}; {_seed_words(one, scale)})"
-        )
-    found = f"no difference shown: {difference} (95 % interval {interval}, {_p_words(one)})"
+    found = f"no difference shown{between}: {difference} (95 % interval {interval}{certainty})"
     if not one.could_be_shown:
         return f"{found}, {too_few(one)}"
     if one.detectable is None:
@@ -66,6 +64,19 @@ def verdict(comparison: Comparison) -> str:
         return f"{found}, the same whichever of the {one.n:,} items are drawn (up to {share} of others may differ)"
     smallest = format_number(scale * one.detectable, max(decimals, decimals_of(scale * one.detectable, 1)))
     return f"{found}, minimum detectable difference {smallest} {unit} (at {format_share(POWER, 0)} power)"
+
+
+def model_names(one: Comparison) -> tuple[str, str]:
+    """Both names: an arm's own if its trainings speak for the arm, "this lora model" if there is only one."""
+    named = ((one.a_name, one.a_trainings), (one.b_name, one.b_trainings))
+    a, b = (f"this {name} model" if trainings == 1 else name for name, trainings in named)
+    return a, b
+
+
+def trained_once(one: Comparison) -> str:
+    """What to add if an arm was trained once: "; each was trained once"."""
+    once = [trainings for trainings in (one.a_trainings, one.b_trainings) if trainings == 1]
+    return {0: "", 1: "; it was trained once", 2: "; each was trained once"}[len(once)]
 
 
 def too_few(one: Comparison) -> str:
@@ -76,16 +87,12 @@ def too_few(one: Comparison) -> str:
     return f"no result could be significant with {units}{family} (the smallest possible p is {least})"
 
 
-def _seed_words(one: Comparison, scale: float) -> str:
-    """The variation across seeds that a difference shown over items is within."""
-    assert one.p_of_seeds is not None and one.seed_error is not None, "else it would be beyond the seeds"
-    error = scale * one.seed_error
-    return f"SE across {one.seeds} seeds {format_number(error, decimals_of(error))}, {format_p(one.p_of_seeds)}"
-
-
 def _p_words(one: Comparison) -> str:
     """p of this comparison, p after a correction, and the test if items are clustered."""
     words = format_p(one.p, is_bound=one.p_is_bound)
+    if one.parts:
+        words += f", {one.degrees_in_words}"
     if one.p_holm is not None and one.family > 1:
-        words += f"; {format_p(one.p_holm, is_bound=one.p_is_bound)} after Holm over {one.family} comparisons"
+        kind = "exploratory comparisons" if one.exploratory else "comparisons"
+        words += f"; {format_p(one.p_holm, is_bound=one.p_is_bound)} after Holm over {one.family} {kind}"
     return words if one.clusters is None else f"{words}; {one.test}"

@@ -129,9 +129,9 @@ class Study(_Part):
 
     @property
     def comparisons(self) -> tuple[tuple[str, str, str, str | None], ...]:
-        """All comparisons, corrected together: two arms, the second against the first, a benchmark, and a metric
-        (None = the headline metric). Held-out rows are compared by three metrics, other benchmarks by the headline
-        metric and those that questions name.
+        """All comparisons: two arms, the second against the first, a benchmark, and a metric (None = the headline
+        metric). Held-out rows are compared by three metrics, other benchmarks by the headline metric and those that
+        questions name.
         """
         found: dict[tuple[str, str, str, str | None], None] = {}
         for a, b in self.pairs:
@@ -142,6 +142,11 @@ class Study(_Part):
                 metrics = (*HELD_OUT_METRICS, *asked) if benchmark == HELD_OUT else (None, *asked)
                 found |= dict.fromkeys((a, b, benchmark, metric) for metric in metrics)
         return tuple(found)
+
+    @property
+    def asked(self) -> tuple[tuple[str, str, str, str | None], ...]:
+        """The comparisons that questions ask for; corrected together, apart from the others, which are exploratory."""
+        return tuple(dict.fromkeys((one.than, one.is_better, one.on, one.decided_by) for one in self.questions))
 
     def own_options(self, benchmark: str) -> Tree:
         """A benchmark's own options: without the keys that every benchmark has."""

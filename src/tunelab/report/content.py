@@ -157,7 +157,8 @@ class PairedComparison:
 
     Attributes:
         difference: b - a in the metric's unit, with its 95 % interval `low` to `high`, before correction.
-        p, p_holm: two-sided; uncorrected, and with Holm's correction over all comparisons of the study.
+        p, p_holm: two-sided; uncorrected, and with Holm's correction over the questions' comparisons, or over the
+            exploratory ones.
         n: items that both answered.
         gained, lost: items that only b, or only a, answered right; None if answers are not right or wrong.
         detectable: the minimum detectable difference: the smallest true one that is shown with a power of 0.8.
@@ -168,6 +169,9 @@ class PairedComparison:
         test: the test that p is from, and by what items are clustered; "" = not known (older reports).
         p_is_bound: whether p and p_holm are only upper bounds.
         could_be_shown: whether any answers to so many items could be significant.
+        exploratory: whether no question asked for it.
+        degrees: degrees of freedom of items and of trainings, if interval and p are over both; () = items alone.
+        item_error: standard error over items alone, where interval and p are over trainings too.
     """
 
     a: str
@@ -192,6 +196,9 @@ class PairedComparison:
     test: str = field(default="", metadata=LATER)
     p_is_bound: bool = field(default=False, metadata=LATER)
     could_be_shown: bool = field(default=True, metadata=LATER)
+    exploratory: bool = field(default=False, metadata=LATER)
+    degrees: tuple[float, ...] = field(default=(), metadata=LATER)
+    item_error: float | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,8 +41,8 @@ def _forest(comparisons: Sequence[PairedComparison], name: str, title: str) -> P
     for axes, rows in zip(all_axes, panels.values(), strict=True):
         _draw_panel(axes, rows)
     caption = (
-        "Second arm minus first on the same items, with 95 % intervals of one comparison each. Green: better, red: "
-        "worse, grey: no difference shown (after Holm's correction, and beyond seed variation where that is known)."
+        "Second arm minus first on the same items, with 95 % intervals of one comparison each, over trainings too if "
+        "each arm has several. Green: better, red: worse, grey: no difference shown (after Holm's correction)."
     )
     words = "; ".join(
         f"{one.a} → {one.b}, {one.benchmark} {one.metric}: {_value(one)}, {one.outcome}" for one in comparisons

@@ -303,7 +303,7 @@ def _comparison_columns(report: StudyReport) -> list[_ComparisonMaker]:
             Column("Detectable"),
             _detectable_cell,
         ),
-        (Column("Result", is_number=False), lambda one: Cell(UNKNOWN if one.outcome == "unknown" else one.outcome)),
+        (Column("Result", is_number=False), _result_cell),
     ]
     if all(one.gained is None for one in report.comparisons):
         columns = [one for one in columns if one[1] is not _flips_cell]
@@ -314,8 +314,15 @@ def _comparison_columns(report: StudyReport) -> list[_ComparisonMaker]:
 
 def _difference_cell(one: PairedComparison) -> Cell:
     of_seeds = () if one.seed_error is None else (f"SE across {one.seeds} seeds: {_two_digits(one.seed_error)}",)
+    if one.item_error is not None:
+        of_seeds = (f"SE over items: {_two_digits(one.item_error)}", *of_seeds)
     decimals = interval_decimals(one.low, one.high)
     return Cell(format_number(one.difference, decimals, signed=True), of_seeds)
+
+
+def _result_cell(one: PairedComparison) -> Cell:
+    found = UNKNOWN if one.outcome == "unknown" else one.outcome
+    return Cell(found, ("exploratory",) if one.exploratory else ())
 
 
 def _probability_cell(one: PairedComparison) -> Cell:
@@ -326,9 +333,9 @@ def _probability_cell(one: PairedComparison) -> Cell:
 
 
 def _test_cell(one: PairedComparison) -> Cell:
-    """The test, and by what items are clustered on a second line."""
-    name, _, clusters = one.test.partition(", ")
-    return Cell(name or UNKNOWN, (clusters,) if clusters else ())
+    """The test; its degrees of freedom, and by what items are clustered, on lines of their own."""
+    name, *more = one.test.split(", ")
+    return Cell(name or UNKNOWN, tuple(more))
 
 
 def _detectable_cell(one: PairedComparison) -> Cell:

@@ -118,6 +118,20 @@ def paired_corpus_difference(
     return CorpusDifference(float(values[0]), float(values[1]), errors[0], errors[1], found)
 
 
+def contributions_of_items(counts: NDArray[Any], statistic: Statistic) -> Array:
+    """What each item contributes to a metric of summed counts, [items]: their mean is the metric, and their spread
+    gives its standard error, as those of a mean do (the jackknife; Efron and Tibshirani 1993, chapter 11).
+
+    Args:
+        counts: [items, columns], of two items or more.
+        statistic: the metric of summed counts, [..., columns] -> [...].
+    """
+    each = np.asarray(counts, dtype=np.float64)
+    total = each.sum(axis=0)
+    without = np.asarray(statistic(total - each), dtype=np.float64)
+    return float(statistic(total)) + (len(each) - 1) * (without.mean() - without)
+
+
 def _permutation_p(statistic: Statistic, summed: Array, seeds_of_a: int, subsets: Iterator[Array]) -> float:
     """Share of swaps whose difference is at least the observed one, from counts [units, seeds of both, columns].
 

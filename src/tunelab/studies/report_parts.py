@@ -18,7 +18,10 @@ from tunelab.statistics.standard_errors import mean_with_error
 
 MOST_FLIPS = 500  # per comparison
 
-TRAINED_ONCE = "Every tuned arm was trained once: the variation across seeds is not known."
+TRAINED_ONCE = (
+    "Every tuned arm was trained once: the answers are about these models, not about the methods, and another training "
+    "may answer otherwise."
+)
 
 
 def method_name(recipe: Recipe) -> str:
@@ -105,6 +108,9 @@ def paired(one: Comparison) -> PairedComparison:
         verdict=verdict(one),
         seeds=one.seeds,
         seed_error=one.seed_error,
+        exploratory=one.exploratory,
+        degrees=tuple(degrees for _, degrees in one.parts),
+        item_error=one.parts[0][0] if one.parts else None,
         outcome=outcome(one),
         unit=one.unit,
         higher_is_better=one.higher_is_better,

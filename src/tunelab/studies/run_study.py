@@ -101,11 +101,11 @@ def checked_study(study: Study) -> Study:
 def foreseen(study: Study) -> list[str]:
     """The smallest differences that the study can detect, one sentence per benchmark, before anything runs.
 
-    At the level that Holm's correction requires of the smallest p. For right-or-wrong items, assumes that a fraction
-    DISCORDANT of them is answered right by only one of two arms. For held-out rows, in standard deviations of the
-    paired differences, whose size is not known beforehand.
+    At the level that Holm's correction requires of the smallest p of the questions' comparisons. For right-or-wrong
+    items, assumes that a fraction DISCORDANT of them is answered right by only one of two arms. For held-out rows, in
+    standard deviations of the paired differences, whose size is not known beforehand.
     """
-    family = max(1, len(study.comparisons))
+    family = max(1, len(study.asked or study.comparisons))
     design = f"at 80 % power, {family} comparison{'s' if family > 1 else ''}"
     said = []
     for name in study.benchmarks:

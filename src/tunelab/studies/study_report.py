@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -187,16 +187,20 @@ def _scores(found: _Found, arm: str) -> Iterator[ArmScore]:
 
 
 def _comparisons(found: _Found) -> tuple[list[Comparison], list[str]]:
-    """All comparisons of the study, corrected together; and a sentence for each that could not be made."""
+    """All comparisons of the study, those of its questions corrected together first, and the others, which are
+    exploratory, on their own; and a sentence for each that could not be made."""
+    of_questions: set[tuple[str, str, str, str]] = set()
     made: dict[tuple[str, str, str, str], Comparison] = {}
     refused: dict[tuple[str, str, str, str], list[str]] = {}
     for a, b, benchmark, metric in _wanted_comparisons(found):
-        first, second = Side(a, found.evaluated(a, benchmark)), Side(b, found.evaluated(b, benchmark))
+        first, second = (Side(arm, found.evaluated(arm, benchmark), found.study.arms[arm].tuned) for arm in (a, b))
         if not first.seeds or not second.seeds or metric in first.seeds[0].blind_metrics:
             continue
         try:
             # A question may name the headline metric, which must be compared only once.
             name = first.seeds[0].metric(metric).name
+            if (a, b, benchmark, metric) in found.study.asked:
+                of_questions.add((a, b, benchmark, name))
             if (a, b, benchmark, name) not in made:
                 one = compare_sides(first, second, name, allow_diff=("template",))
                 made[a, b, benchmark, name] = dataclasses.replace(one, benchmark=benchmark)
@@ -205,7 +209,17 @@ def _comparisons(found: _Found) -> tuple[list[Comparison], list[str]]:
     sentences = []
     for (a, b, benchmark, message), metrics in refused.items():
         sentences.append(f"{a} and {b} were not compared on {benchmark} by {', '.join(metrics)}: {message}")
-    return correct(list(made.values())), sentences
+    return _corrected(made, of_questions), sentences
+
+
+def _corrected(
+    made: Mapping[tuple[str, str, str, str], Comparison], asked: Collection[tuple[str, str, str, str]]
+) -> list[Comparison]:
+    """The comparisons in their order, corrected in two families: what was asked, and the rest."""
+    rest = [dataclasses.replace(one, exploratory=True) for key, one in made.items() if key not in asked]
+    corrected = [correct([one for key, one in made.items() if key in asked]), correct(rest)]
+    queues = [iter(one) for one in corrected]
+    return [next(queues[key not in asked]) for key in made]
 
 
 def _wanted_comparisons(found: _Found) -> list[tuple[str, str, str, str | None]]:
@@ -251,6 +265,8 @@ def _caveats(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[str]:
         one for benchmark in study.benchmarks for arm in study.arms for one in found.evaluated(arm, benchmark)
     )
     yield from _limits(found)
+    if any(one.exploratory for one in comparisons):
+        yield "Comparisons that no question asks for are exploratory: they have a Holm correction of their own."
     yield "Holm's correction covers the comparisons of this report, not earlier ones."
 
 
