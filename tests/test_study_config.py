@@ -64,6 +64,46 @@ def test_what_is_compared_and_corrected_together() -> None:
     assert parse_study(TREE | {"questions": [asked[0] | {"metric": None}]}).questions[0].decided_by == "completion_loss"
 
 
+def test_a_question_has_one_form_and_a_margin_only_where_it_means_something() -> None:
+    def said(**asked: Any) -> list[str]:
+        return wrong(questions=[{"ask": "?", "on": "held-out", **asked}])
+
+    forms = "(write is_better: ARM, than: ARM; or is_as_good: ARM, as: ARM; or is_like: ARM, to: ARM)"
+    assert said() == [f"questions.0: has no arms, expected one form of question with both arms {forms}"]
+    assert said(is_as_good="lora", than="base") == [
+        f"questions.0: has than and is_as_good, expected one form of question with both arms {forms}"
+    ]
+    assert said(is_like="lora") == [f"questions.0: has is_like, expected one form of question with both arms {forms}"]
+    assert said(is_better="lora", than="base", within=0.01) == [
+        "questions.0: a margin has no meaning for is_better (ask is_as_good: ARM, as: ARM; or omit the margin)"
+    ]
+    assert said(**{"is_as_good": "lora", "as": "lora"}) == ["questions.0: compares lora with itself (name two arms)"]
+    assert said(**{"is_as_good": "lora", "as": "bass"})[0].startswith("questions.0: unknown arm 'bass'")
+    (strange,) = said(**{"is_as_good": "lora", "as": "base", "margin": 1})
+    assert strange.startswith(
+        "questions.0.margin: unknown key (known: ask, is_better, than, is_as_good, as, is_like, to"
+    )
+    for key, value in (("within", 0), ("within", -1), ("keeps", 1), ("keeps", 0)):
+        (refused,) = said(**{"is_as_good": "lora", "as": "base", key: value})
+        assert refused.startswith(f"questions.0.{key}: ")
+
+
+def test_a_gain_is_measured_from_the_untuned_arm_of_the_same_model() -> None:
+    arms = {"plain": {"tuned": False}, "base4": {"tuned": False, "recipe": {"precision": "nf4"}}}
+    arms |= {
+        "other": {"tuned": False, "recipe": {"model": "gpt2-chat"}},
+        "lora": {},
+        "nf4": {"recipe": {"precision": "nf4"}},
+    }
+    arms |= {"int8": {"recipe": {"precision": "int8"}}, "elsewhere": {"recipe": {"model": "distilgpt2"}}}
+    study = parse_study(TREE | {"arms": arms})
+    found = {arm: study.base_of(arm) for arm in arms}
+    assert found == {
+        **{"plain": None, "base4": None, "other": None, "lora": "plain", "nf4": "base4", "int8": "plain"},
+        "elsewhere": None,
+    }
+
+
 def test_a_figure_that_held_out_rows_do_not_have_is_refused() -> None:
     asked = [{"ask": "?", "is_better": "lora", "than": "base", "on": "held-out", "metric": "blue"}]
     assert wrong(questions=asked) == [

@@ -21,7 +21,7 @@ def shortened(monkeypatch: pytest.MonkeyPatch, arms: Sequence[str], *changes: st
     """`tunelab demo` runs a few steps of these arms."""
     whole = demo.demo_study((*SHORT, *changes))
     kept = {arm: whole.arms[arm] for arm in arms}
-    questions = tuple(one for one in whole.questions if {one.than, one.is_better} <= kept.keys())
+    questions = tuple(one for one in whole.questions if {one.against, one.arm} <= kept.keys())
     study = whole.model_copy(update={"arms": kept, "compare": (), "questions": questions})
     monkeypatch.setattr(demo, "demo_study", lambda: study)
 

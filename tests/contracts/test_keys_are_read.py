@@ -54,7 +54,8 @@ def test_a_key_is_read(path: str, reads: dict[str, set[str]]) -> None:
     if key in READ_BY_NAME:
         assert f'"{key}"' in (SOURCE / "config" / "study.py").read_text(encoding="utf-8")
     else:
-        assert reads[key] & owners, f"{path}: nothing reads {key} from any of {sorted(owners)}"
+        # A word of Python's own has an underscore there: as_.
+        assert (reads[key] | reads[f"{key}_"]) & owners, f"{path}: nothing reads {key} from any of {sorted(owners)}"
 
 
 @pytest.mark.parametrize("name", plugins.names(FOLDER))

@@ -39,6 +39,10 @@ def test_at_most_six_percent_of_claims_are_false_and_intervals_hold_the_truth(ki
         found = SIMULATION.rates(SIMULATION.DRAWS[kind], studies, trainings, spread)
         assert found["missed"] <= 0.06 + chance, (trainings, spread)
         assert found["family"] <= 0.06 / SIMULATION.FAMILY + chance, (trainings, spread)
+        assert found["as good"] <= 0.06 + chance, (trainings, spread)
+        if gain := SIMULATION.GAIN.get(kind):
+            kept = SIMULATION.share_rate(SIMULATION.DRAWS[kind], studies, trainings, spread, gain)
+            assert kept <= 0.06 + chance, (trainings, spread)
         if kind in SIMULATION.OTHER_TRUTH:
             other = SIMULATION.rates(
                 SIMULATION.DRAWS[kind], studies, trainings, spread, SIMULATION.OTHER_TRUTH[kind], 1

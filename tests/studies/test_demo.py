@@ -49,7 +49,7 @@ def test_the_base_is_measured_once_and_every_question_is_compared() -> None:
     assert len(cells) == 9
     assert [cell.benchmark for cell in cells if cell.arm == "base"] == [HELD_OUT]
     compared = set(study.comparisons)
-    assert {(one.than, one.is_better, one.on, one.decided_by) for one in study.questions} <= compared
+    assert {(one.against, one.arm, one.on, one.decided_by) for one in study.questions} <= compared
 
 
 def test_changes_are_laid_over_it() -> None:

@@ -12,8 +12,10 @@ import pytest
 from study_files import study_of, write_study_files
 
 from tunelab.errors import Interrupted, RunError
-from tunelab.records.cells import Cell, Expected, cells_of, expected_costs, keep_study, read_study
+from tunelab.records.asked import asked_late
+from tunelab.records.cells import Cell, Expected, cells_of, expected_costs, keep_cell, keep_study, read_study
 from tunelab.studies.run_study import foreseen, run_study
+from tunelab.studies.study_answers import LATE
 from tunelab.studies.study_report import study_report
 
 
@@ -170,6 +172,55 @@ def test_what_can_be_seen_is_said_before_anything_runs(files: Path) -> None:
         "held-out: the number of items, and so the detectable difference, is not known"
         in foreseen(study_of(files, recipe=recipe))[0]
     )
+
+
+def test_what_a_margin_needs_is_said_before_anything_runs(files: Path) -> None:
+    asked: list[dict[str, Any]] = [
+        {"ask": "Loss?", "is_as_good": "nf4", "as": "lora", "on": "held-out"},
+        {"ask": "Share?", "is_as_good": "nf4", "as": "lora", "on": "mmlu"},
+        {"ask": "Points?", "is_as_good": "nf4", "as": "lora", "on": "mmlu", "within": 0.01},
+        {"ask": "Forgotten?", "is_like": "lora", "to": "base", "on": "mmlu"},
+        {"ask": "Few?", "is_like": "nf4", "to": "lora", "on": "gsm8k", "keeps": 0.5},
+    ]
+    tree = {"mmlu": {"limit": 500}, "gsm8k": {"limit": 20}, "held-out": {}}
+    loss, kept, points, forgotten, few = foreseen(study_of(files, benchmarks=tree, questions=asked))[3:]
+    assert loss == (
+        "Loss? nf4 is as good as lora if it keeps at least 90 % of what that gains over base; whether 20 rows can show "
+        "that is known once both were evaluated, from how much rows differ"
+    )
+    assert kept.endswith(
+        "500 items can show a margin of 5.0 points if 20 % of items are right in only one arm, so lora must gain 50 "
+        "points over base"
+    )
+    assert points.startswith("Points? nf4 is as good as lora within 0.01 (the metric's unit); 500 items can show a ")
+    assert points.endswith("; a margin of 1 needs about 12,400 items")
+    assert "lora is like base within 1 point; " in forgotten
+    assert "if it keeps 50 % to 150 % of what that gains over base" in few and "so lora must gain" in few
+
+
+def test_a_question_or_margin_of_after_the_results_is_named(files: Path, tmp_path: Path) -> None:
+    asked = {"ask": "As good?", "is_as_good": "nf4", "as": "lora", "on": "held-out"}
+    study = study_of(files, questions=[asked])
+    keep_study(study, tmp_path)
+    changed = study_of(files, questions=[asked | {"within": 0.5}])
+    keep_study(changed, tmp_path)  # nothing was measured yet
+    assert asked_late(changed, tmp_path) == []
+    keep_cell(tmp_path, Cell("held-out-1", "lora", 0, "held-out", status="done"))
+    reworded = study_of(files, questions=[asked | {"within": 0.5, "ask": "Is it?"}])
+    keep_study(reworded, tmp_path)
+    assert asked_late(read_study(tmp_path)[0], tmp_path) == [], "the words may change"
+    more = {"ask": "Better?", "is_better": "nf4", "than": "lora", "on": "held-out"}
+    late = study_of(files, questions=[asked | {"within": 0.4}, more, asked | {"within": 0.5}])
+    keep_study(late, tmp_path)
+    assert asked_late(read_study(tmp_path)[0], tmp_path) == list(late.questions[:2])
+    assert json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))["questions"][0]["as"] == "lora"
+    # A study of before: what it had asked by then is written down when it is run again.
+    (tmp_path / "asked.json").unlink()
+    assert asked_late(late, tmp_path) == []
+    keep_study(changed, tmp_path)
+    assert asked_late(changed, tmp_path) == [], "0.5 was asked among others"
+    assert asked_late(study, tmp_path) == list(study.questions)
+    assert "after results were there" in LATE
 
 
 def test_directories_that_are_none_of_this_study(files: Path, tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
         {"ask": "Fewer?", "is_better": "fewer", "than": "lora", "on": "held-out", "metric": "rougeL"},
         {"ask": "Choices?", "is_better": "lora", "than": "base", "on": str(own.choices)},
         {"ask": "By name?", "is_better": "lora", "than": "base", "on": str(own.choices), "metric": "right"},
+        {"ask": "As good?", "is_as_good": "lora", "as": "base", "on": "held-out", "within": 20},
+        {"ask": "Kept?", "is_as_good": "fewer", "as": "lora", "on": str(own.choices)},
         {"ask": "Taste?", "is_better": "lora", "than": "base", "on": str(own.choices), "metric": "taste"},
     ]
     tree = {
@@ -109,6 +111,20 @@ def test_questions_are_answered_by_the_figure_that_they_name(report: StudyReport
     assert answers["Choices?"] == answers["By name?"] == found["right"]
     assert answers["Fewer?"] == "unknown: the two arms could not be compared by rougel"
     assert answers["Taste?"] == "unknown: the two arms could not be compared by taste"
+
+
+def test_questions_with_a_margin_are_answered_in_their_own_words(folder: Path, report: StudyReport) -> None:
+    answers = {one.question: one for one in report.questions}
+    asked = answers["As good?"]
+    assert asked.verdict == "as good" and asked.answer.startswith("Yes, within the margin: lora ")
+    assert "; margin 20 nats per token; over items and 2 trainings, p < 0.001" in asked.answer
+    assert "after Holm over 5 questions)" in asked.answer, "those that could be compared"
+    # The two arms were hardly trained: nothing was gained that a share could be kept of.
+    kept = answers["Kept?"]
+    assert kept.verdict == "not known" and "what lora gained over base was not shown" in kept.answer
+    study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    assert study["questions"][-2]["keeps"] == 0.9, "the rule is written down before anything runs"
+    assert not any("after results were there" in one.answer for one in report.questions)
 
 
 def test_what_is_unlike_is_named(report: StudyReport) -> None:

@@ -306,14 +306,17 @@ def over_trainings(
     return dataclasses.replace(wider, detectable=_detectable(wider, ALPHA))
 
 
-def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
+def correct(comparisons: Sequence[Comparison], others: Sequence[float] = ()) -> list[Comparison]:
     """Correct the comparisons of one family: sets each p after Holm's correction and the detectable difference.
 
     An earlier correction is replaced. The detectable difference uses alpha / family, the level that Holm's smallest p
     must reach: where others of the family are significant too, somewhat smaller ones are found as often.
+
+    Args:
+        others: p of other claims of the same family.
     """
-    family = len(comparisons)
-    corrected = holm([one.p for one in comparisons])
+    family = len(comparisons) + len(others)
+    corrected = holm([*(one.p for one in comparisons), *others])[: len(comparisons)]
     return [
         dataclasses.replace(one, p_holm=p, family=family, detectable=_detectable(one, ALPHA / family))
         for one, p in zip(comparisons, corrected, strict=True)

@@ -15,7 +15,7 @@ from tunelab.config.reading import parse_recipe
 from tunelab.config.recipe import EvaluateSettings, Recipe
 from tunelab.config.renamed import METRICS, metric_renamed
 from tunelab.config.shipped_studies import study_file
-from tunelab.config.types import Positive, Text
+from tunelab.config.types import Kept, Positive, Text
 from tunelab.config.yaml_text import parse_yaml
 from tunelab.errors import ConfigError, Problem, UsageError
 from tunelab.files import as_path
@@ -40,6 +40,9 @@ HELD_OUT_SCORES = (
     *(HELD_OUT_HEADLINE, "completion_bits_per_byte", "sequence_perplexity", "sequence_bits_per_byte"),
     *(BLEU, "rouge1", "rouge2", ROUGE_L, CHRF, EXACT_MATCH),
 )
+
+#: The margin of a question whose other arm gained nothing that a share could be kept of, by the metric's unit.
+DEFAULT_MARGINS = {"0-1": 0.01, "0-100": 1.0, "nats per token": 0.02}
 
 #: Keys of a benchmark in a study that are not its own options.
 OF_EVERY_BENCHMARK = ("limit", "max_new_tokens")
@@ -66,9 +69,24 @@ class Arm(_Part):
 class Question(_Part):
     """A question that the report answers in a sentence at its top."""
 
+    model_config = ConfigDict(populate_by_name=True)
+
     ask: Text = Field(description="The question in words.")
-    is_better: Text = Field(description="The arm that might be better.")
-    than: Text = Field(description="The arm to compare with.")
+    is_better: Text | None = Field(None, description="The arm that might be better, `than` another.")
+    than: Text | None = Field(None, description="The arm to compare with.")
+    is_as_good: Text | None = Field(None, description="The arm that might be no worse, within a margin, than `as`.")
+    as_: Text | None = Field(None, alias="as", description="The arm that it might be as good as.")
+    is_like: Text | None = Field(None, description="The arm that might be neither worse nor better than `to`.")
+    to: Text | None = Field(None, description="The arm that it might be like.")
+    within: Positive | None = Field(
+        None,
+        description="The margin of `is_as_good` and `is_like`, in the metric's unit (0.01 of an accuracy is a point). "
+        "Default: the share `keeps`; where the other arm is not tuned 0.01, 1 point of 100, 0.02 nats.",
+    )
+    keeps: Kept = Field(
+        0.9,
+        description="The share to keep of what the other arm gained over its untuned model, if `within` is not given.",
+    )
     on: Text = Field(description="The benchmark to compare on.")
     metric: Text | None = Field(
         None,
@@ -80,6 +98,16 @@ class Question(_Part):
     def decided_by(self) -> str | None:
         """The metric to compare; None = the benchmark's headline metric, known only after scoring."""
         return self.metric or (COMPLETION_LOSS if self.on == HELD_OUT else None)
+
+    @property
+    def arm(self) -> str:
+        """The arm that is asked about."""
+        return self.is_better or self.is_as_good or self.is_like or ""
+
+    @property
+    def against(self) -> str:
+        """The arm that it is compared with."""
+        return self.than or self.as_ or self.to or ""
 
 
 class Published(_Part):
@@ -124,7 +152,7 @@ class Study(_Part):
         """The pairs of arms to compare, including those of the questions."""
         names = list(self.arms)
         chosen = self.compare or tuple((names[0], name) for name in names[1:])
-        asked = ((one.than, one.is_better) for one in self.questions)
+        asked = ((one.against, one.arm) for one in self.questions)
         return tuple(dict.fromkeys((*chosen, *asked)))
 
     @property
@@ -137,7 +165,7 @@ class Study(_Part):
         for a, b in self.pairs:
             for benchmark in self.benchmarks:
                 asked = [
-                    one.decided_by for one in self.questions if (one.than, one.is_better, one.on) == (a, b, benchmark)
+                    one.decided_by for one in self.questions if (one.against, one.arm, one.on) == (a, b, benchmark)
                 ]
                 metrics = (*HELD_OUT_METRICS, *asked) if benchmark == HELD_OUT else (None, *asked)
                 found |= dict.fromkeys((a, b, benchmark, metric) for metric in metrics)
@@ -146,7 +174,18 @@ class Study(_Part):
     @property
     def asked(self) -> tuple[tuple[str, str, str, str | None], ...]:
         """The comparisons that questions ask for; corrected together, apart from the others, which are exploratory."""
-        return tuple(dict.fromkeys((one.than, one.is_better, one.on, one.decided_by) for one in self.questions))
+        return tuple(dict.fromkeys((one.against, one.arm, one.on, one.decided_by) for one in self.questions))
+
+    def base_of(self, arm: str) -> str | None:
+        """The untuned arm that an arm's gain is measured from: of the same model, and of the same precision if there is
+        one; None = there is none, or the arm itself is not tuned."""
+        if not self.arms[arm].tuned:
+            return None
+        seed = self.seeds[0]
+        own = self.arm_recipe(arm, seed)
+        recipes = {name: self.arm_recipe(name, seed) for name, one in self.arms.items() if not one.tuned}
+        same = {name: one for name, one in recipes.items() if one.model == own.model}
+        return next((name for name, one in same.items() if one.precision == own.precision), next(iter(same), None))
 
     def own_options(self, benchmark: str) -> Tree:
         """A benchmark's own options: without the keys that every benchmark has."""
@@ -266,7 +305,13 @@ def _wrong_names(study: Study) -> list[Problem]:
         problems.append(Problem("seeds", f"{list(study.seeds)}, expected distinct integers", "seeds: [0]"))
     if not study.benchmarks:
         problems.append(Problem("benchmarks", "is empty", "benchmarks: {held-out: {}}"))
-    places = [(f"questions.{n}", name) for n, one in enumerate(study.questions) for name in (one.is_better, one.than)]
+    problems += _unclear_questions(study)
+    places = [
+        (f"questions.{n}", name)
+        for n, one in enumerate(study.questions)
+        for name in (one.is_better, one.is_as_good, one.is_like, one.than, one.as_, one.to)
+        if name is not None
+    ]
     places += [(f"compare.{n}", name) for n, pair in enumerate(study.compare) for name in pair]
     places += [(f"published.{n}.values", name) for n, one in enumerate(study.published) for name in one.values]
     for place, name in places:
@@ -285,6 +330,27 @@ def _wrong_names(study: Study) -> list[Problem]:
             said = _metric_problem("compared", one.metric)
             problems.append(Problem(f"questions.{number}.metric", said, f"known: {known}"))
     return [*problems, *_wrong_figures(study)]
+
+
+def _unclear_questions(study: Study) -> Iterator[Problem]:
+    """Questions that do not ask one thing of two arms, or have a margin that they do not use."""
+    for number, one in enumerate(study.questions):
+        path = f"questions.{number}"
+        forms = {("is_better", "than"): (one.is_better, one.than), ("is_as_good", "as"): (one.is_as_good, one.as_)}
+        forms |= {("is_like", "to"): (one.is_like, one.to)}
+        given = [keys for keys, arms in forms.items() if any(arms)]
+        if len(given) != 1 or not all(forms[given[0]]):
+            listed = " and ".join(
+                key for keys, arms in forms.items() for key, arm in zip(keys, arms, strict=True) if arm
+            )
+            hint = "write is_better: ARM, than: ARM; or is_as_good: ARM, as: ARM; or is_like: ARM, to: ARM"
+            yield Problem(path, f"has {listed or 'no arms'}, expected one form of question with both arms", hint)
+        elif one.is_better and (one.within is not None or one.keeps != Question.model_fields["keeps"].default):
+            yield Problem(
+                path, "a margin has no meaning for is_better", "ask is_as_good: ARM, as: ARM; or omit the margin"
+            )
+        elif one.arm == one.against:
+            yield Problem(path, f"compares {one.arm} with itself", "name two arms")
 
 
 def _wrong_limits(study: Study) -> Iterator[Problem]:
@@ -330,7 +396,8 @@ def _problem(details: Any) -> Problem:
     path = ".".join(str(part) for part in details["loc"])
     if details["type"] == "extra_forbidden":
         parts: dict[str, type[BaseModel]] = {"arms": Arm, "questions": Question, "published": Published}
-        known = parts.get(details["loc"][0], Study).model_fields if len(details["loc"]) > 1 else Study.model_fields
+        part = parts.get(details["loc"][0], Study) if len(details["loc"]) > 1 else Study
+        known = [field.alias or name for name, field in part.model_fields.items()]
         if path in Recipe.model_fields:
             return Problem(path, "unknown key", f"it is a key of the recipe: write it under recipe, as recipe.{path}")
         if other := other_key(path):

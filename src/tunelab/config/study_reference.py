@@ -33,7 +33,7 @@ def study_keys() -> list[Key]:
 def _keys_of(part: type[Any], path: str) -> list[Key]:
     annotations = get_type_hints(part, include_extras=True)
     return [
-        described(f"{path}.{name}" if path else name, field, annotations[name])
+        described(f"{path}.{field.alias or name}" if path else name, field, annotations[name])
         for name, field in part.model_fields.items()
     ]
 

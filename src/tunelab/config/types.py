@@ -60,6 +60,7 @@ NotNegative = Annotated[
     float, Field(ge=0, le=LARGEST, allow_inf_nan=False), BeforeValidator(_number), Words("a non-negative number")
 ]
 Share = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number), Words("a number in [0, 1)")]
+Kept = Annotated[float, Field(gt=0, lt=1), BeforeValidator(_number), Words("a number between 0 and 1, without these")]
 ShareOrCount = Annotated[
     Annotated[int, Field(ge=0, le=LARGEST_COUNT)] | Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)],
     BeforeValidator(_number),

@@ -18,6 +18,7 @@ from tunelab.config.renamed import recipe_as_before, study_renamed
 from tunelab.config.study import HELD_OUT, Study, parse_study
 from tunelab.errors import RunError
 from tunelab.files import read_json, write_json_atomically
+from tunelab.records.asked import ASKED_FILE, keep_asked
 from tunelab.records.old_format import stamped, unstamped
 from tunelab.records.runs import now
 
@@ -152,7 +153,22 @@ def keep_study(study: Study, folder: Path) -> None:
         raise RunError(f"{folder}: contains another study", "choose another directory with --out")
     if not (folder / CREATED_FILE).exists():
         write_json_atomically(folder / CREATED_FILE, {"created": now(), "id": uuid.uuid4().hex})
-    write_json_atomically(path, stamped(study.model_dump(mode="json")))
+    _keep_questions(study, folder)
+    write_json_atomically(path, stamped(study.model_dump(mode="json", by_alias=True)))
+
+
+def _keep_questions(study: Study, folder: Path) -> None:
+    """Write down what is asked before the first evaluation is done; of an earlier study, what it had asked by then."""
+    done = [path for path in (folder / RECORDS).glob("*.json") if _is_result(path)]
+    if not done:
+        keep_asked(study.questions, folder)
+    elif not (folder / ASKED_FILE).exists() and (folder / STUDY_FILE).exists():
+        keep_asked(read_study(folder)[0].questions, folder)
+
+
+def _is_result(path: Path) -> bool:
+    record, _ = unstamped(read_json(path), path)
+    return record["status"] == "done" and bool(record["benchmark"])
 
 
 def read_study(folder: Path | str) -> tuple[Study, list[Cell]]:

@@ -23,7 +23,19 @@ from tunelab.statistics.proportions import BOUNDS, interval_of_equal_values
 #: Half-width of a 95 % interval in standard errors.
 INTERVAL = 1.96
 
-Verdict = Literal["better", "worse", "no difference shown", "unknown"]
+Verdict = Literal[
+    "better",
+    "worse",
+    "no difference shown",
+    "as good",
+    "alike",
+    "worse within margin",
+    "better within margin",
+    "worse beyond margin",
+    "better beyond margin",
+    "not known",
+    "unknown",
+]
 
 
 @dataclass(frozen=True, slots=True)

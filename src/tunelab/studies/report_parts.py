@@ -122,10 +122,13 @@ def paired(one: Comparison) -> PairedComparison:
 
 def answered(ask: str, one: Comparison) -> Question:
     """The question whether b is better than a, and its answer."""
-    words = verdict(one)
-    # An arm's name is not capitalized.
-    said = words if words.startswith((one.a_name, one.b_name)) else words[0].upper() + words[1:]
-    return Question(ask, f"{said}.", outcome(one), (one.a_name, one.b_name, one.benchmark, one.metric))
+    said = as_sentence(verdict(one), (one.a_name, one.b_name))
+    return Question(ask, said, outcome(one), (one.a_name, one.b_name, one.benchmark, one.metric))
+
+
+def as_sentence(words: str, names: tuple[str, str]) -> str:
+    """A verdict as a sentence; an arm's name is not capitalized."""
+    return f"{words if words.startswith(names) else words[0].upper() + words[1:]}."
 
 
 def headline_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]:

@@ -22,6 +22,7 @@ from tunelab.progress import Progress
 from tunelab.records.cells import Cell, keep_study, known_cells
 from tunelab.scoring.read_responses import checked_options
 from tunelab.statistics.power import detectable_accuracy_difference, detectable_effect
+from tunelab.studies.foreseen_margins import foreseen_margins
 from tunelab.units import format_number, format_share, format_significant
 
 EXECUTORS = "studies/executors"
@@ -99,7 +100,8 @@ def checked_study(study: Study) -> Study:
 
 
 def foreseen(study: Study) -> list[str]:
-    """The smallest differences that the study can detect, one sentence per benchmark, before anything runs.
+    """The smallest differences that the study can detect, one sentence per benchmark, and what questions with a margin
+    need, before anything runs.
 
     At the level that Holm's correction requires of the smallest p of the questions' comparisons. For right-or-wrong
     items, assumes that a fraction DISCORDANT of them is answered right by only one of two arms. For held-out rows, in
@@ -108,8 +110,8 @@ def foreseen(study: Study) -> list[str]:
     family = max(1, len(study.asked or study.comparisons))
     design = f"at 80 % power, {family} comparison{'s' if family > 1 else ''}"
     said = []
-    for name in study.benchmarks:
-        items = _held_out_rows(study) if name == HELD_OUT else _items(study, name)
+    counts = {name: _held_out_rows(study) if name == HELD_OUT else _items(study, name) for name in study.benchmarks}
+    for name, items in counts.items():
         if items is None or items < 2:
             said.append(f"{name}: the number of items, and so the detectable difference, is not known yet")
         elif name == HELD_OUT:
@@ -118,7 +120,7 @@ def foreseen(study: Study) -> list[str]:
         else:
             share = detectable_accuracy_difference(items, DISCORDANT, alpha=0.05 / family)
             said.append(f"{name}: {_foreseen_share(items, share, design)}")
-    return said
+    return [*said, *foreseen_margins(study, counts, DISCORDANT)]
 
 
 def _foreseen_effect(rows: int, effect: float | None, design: str) -> str:

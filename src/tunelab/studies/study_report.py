@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tunelab.comparison.evaluated import Evaluated, evaluated_in
-from tunelab.comparison.paired_comparison import Comparison, correct
-from tunelab.comparison.paired_evaluations import Side, compare_sides
-from tunelab.config.study import HELD_OUT, HELD_OUT_SUBSTITUTES, Study
-from tunelab.errors import TunelabError
+from tunelab.comparison.paired_comparison import Comparison
+from tunelab.config.study import Study
 from tunelab.files import read_json
+from tunelab.records.asked import asked_late
 from tunelab.records.cells import CREATED_FILE, Cell, evaluation_key, read_study, seeds_of, training_key
 from tunelab.records.runs import Run
-from tunelab.report.content import Arm, ArmScore, Question, SettingDifference, StudyReport
+from tunelab.report.content import Arm, ArmScore, SettingDifference, StudyReport
 from tunelab.studies.published import Costs, published_figures
 from tunelab.studies.report_parts import (
     TRAINED_ONCE,
-    answered,
     arm_scores,
     disk_bytes,
     evaluated_part,
@@ -40,6 +37,7 @@ from tunelab.studies.report_parts import (
     unlike_training,
     unseen_references,
 )
+from tunelab.studies.study_answers import study_answers
 
 #: Recipe keys that always differ between arms and seeds.
 _NOT_SETTINGS = ("out", "train.seed")
@@ -81,7 +79,8 @@ def study_report(folder: Path | str) -> StudyReport:
     """
     study, cells = read_study(folder)
     found = _Found(study, Path(folder), {cell.key: cell for cell in cells})
-    comparisons, refused = _comparisons(found)
+    answers = study_answers(study, found.evaluated, asked_late(study, Path(folder)))
+    comparisons, refused = answers.comparisons, answers.refused
     arms = tuple(_arm(found, name) for name in study.arms)
     scores = [score for arm in study.arms for score in _scores(found, arm)]
     differences = list(_differences(study))
@@ -91,7 +90,7 @@ def study_report(folder: Path | str) -> StudyReport:
         title=study.title,
         created=created,
         note=study.note,
-        questions=tuple(_answers(found, comparisons)),
+        questions=tuple(answers.questions),
         arms=arms,
         scores=tuple(scores),
         published=published_figures(study, scores, {arm.name: _costs(found, arm) for arm in arms}),
@@ -184,67 +183,6 @@ def _scores(found: _Found, arm: str) -> Iterator[ArmScore]:
         shown = {one[1] for one in published if one is not None and one[0] == benchmark}
         shown |= {metric for *_, on, metric in study.comparisons if on == benchmark and metric}
         yield from arm_scores(arm, benchmark, found.evaluated(arm, benchmark), in_table=shown)
-
-
-def _comparisons(found: _Found) -> tuple[list[Comparison], list[str]]:
-    """All comparisons of the study, those of its questions corrected together first, and the others, which are
-    exploratory, on their own; and a sentence for each that could not be made."""
-    of_questions: set[tuple[str, str, str, str]] = set()
-    made: dict[tuple[str, str, str, str], Comparison] = {}
-    refused: dict[tuple[str, str, str, str], list[str]] = {}
-    for a, b, benchmark, metric in _wanted_comparisons(found):
-        first, second = (Side(arm, found.evaluated(arm, benchmark), found.study.arms[arm].tuned) for arm in (a, b))
-        if not first.seeds or not second.seeds or metric in first.seeds[0].blind_metrics:
-            continue
-        try:
-            # A question may name the headline metric, which must be compared only once.
-            name = first.seeds[0].metric(metric).name
-            if (a, b, benchmark, metric) in found.study.asked:
-                of_questions.add((a, b, benchmark, name))
-            if (a, b, benchmark, name) not in made:
-                one = compare_sides(first, second, name, allow_diff=("template",))
-                made[a, b, benchmark, name] = dataclasses.replace(one, benchmark=benchmark)
-        except TunelabError as error:
-            refused.setdefault((a, b, benchmark, error.message), []).append(metric or "its headline metric")
-    sentences = []
-    for (a, b, benchmark, message), metrics in refused.items():
-        sentences.append(f"{a} and {b} were not compared on {benchmark} by {', '.join(metrics)}: {message}")
-    return _corrected(made, of_questions), sentences
-
-
-def _corrected(
-    made: Mapping[tuple[str, str, str, str], Comparison], asked: Collection[tuple[str, str, str, str]]
-) -> list[Comparison]:
-    """The comparisons in their order, corrected in two families: what was asked, and the rest."""
-    rest = [dataclasses.replace(one, exploratory=True) for key, one in made.items() if key not in asked]
-    corrected = [correct([one for key, one in made.items() if key in asked]), correct(rest)]
-    queues = [iter(one) for one in corrected]
-    return [next(queues[key not in asked]) for key in made]
-
-
-def _wanted_comparisons(found: _Found) -> list[tuple[str, str, str, str | None]]:
-    """The study's comparisons, and by chrF and exact match where a metric cannot see the held-out references."""
-    wanted = dict.fromkeys(found.study.comparisons)
-    for a, b, benchmark, _ in found.study.comparisons:
-        if benchmark == HELD_OUT and any(one.blind_metrics for one in found.evaluated(a, benchmark)):
-            wanted |= dict.fromkeys((a, b, benchmark, metric) for metric in HELD_OUT_SUBSTITUTES)
-    return list(wanted)
-
-
-def _answers(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[Question]:
-    for question in found.study.questions:
-        arms = (question.than, question.is_better)
-        measured = [found.evaluated(arm, question.on) for arm in arms]
-        metric = question.decided_by or (measured[0][0].metric().name if measured[0] else "")
-        asked = (*arms, question.on, metric)
-        chosen = [one for one in comparisons if (one.a_name, one.b_name, one.benchmark, one.metric) == asked]
-        if not chosen:
-            why = f"could not be compared by {metric}" if all(measured) else "were not both measured"
-            if all(measured) and metric in measured[0][0].blind_metrics:
-                why += ", which cannot see the references"
-            yield Question(question.ask, f"Unknown: the two arms {why}.", "unknown")
-            continue
-        yield answered(question.ask, chosen[0])
 
 
 def _differences(study: Study) -> Iterator[SettingDifference]:

@@ -1,0 +1,178 @@
+"""What a study's evaluations say: its comparisons, corrected in two families, and an answer to each question.
+
+The questions are one family of Holm's correction: each has the p of what it claims (better, or as good within the
+margin). Comparisons that no question asks for are exploratory, a family of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from tunelab.comparison.as_good import Judged, judge_difference, judge_share
+from tunelab.comparison.as_good_verdict import judged_verdict
+from tunelab.comparison.evaluated import Evaluated
+from tunelab.comparison.paired_comparison import Comparison, correct
+from tunelab.comparison.paired_evaluations import Side, compare_sides
+from tunelab.config.study import DEFAULT_MARGINS, HELD_OUT, HELD_OUT_SUBSTITUTES, Study
+from tunelab.config.study import Question as Asked
+from tunelab.errors import DataError, TunelabError
+from tunelab.report.content import Question
+from tunelab.statistics.paired_tests import holm
+from tunelab.studies.report_parts import answered, as_sentence
+
+#: Two arms, a benchmark, and the metric.
+_Key = tuple[str, str, str, str]
+
+
+@dataclass(frozen=True)
+class StudyAnswers:
+    """A study's comparisons and answers.
+
+    Attributes:
+        comparisons: in the order of the study.
+        questions: each with its answer.
+        refused: a sentence for each comparison that could not be made.
+    """
+
+    comparisons: list[Comparison]
+    questions: list[Question]
+    refused: list[str]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A study and how its arms were evaluated."""
+
+    study: Study
+    evaluated: Callable[[str, str], list[Evaluated]]
+    made: dict[_Key, Comparison] = field(default_factory=dict)
+
+    def side(self, arm: str, benchmark: str) -> Side:
+        return Side(arm, self.evaluated(arm, benchmark), self.study.arms[arm].tuned)
+
+    def key(self, question: Asked) -> _Key:
+        """The comparison that a question is about; "" as the metric = not known, as nothing was measured."""
+        first = self.evaluated(question.against, question.on)
+        metric = question.decided_by or (first[0].metric().name if first else "")
+        return question.against, question.arm, question.on, metric
+
+
+def study_answers(
+    study: Study, evaluated: Callable[[str, str], list[Evaluated]], late: Sequence[Asked] = ()
+) -> StudyAnswers:
+    """Compare and answer.
+
+    Args:
+        evaluated: gives the evaluations of an arm on a benchmark, one per finished seed.
+        late: questions that were asked, or changed, after results were there.
+    """
+    measured = _Measured(study, evaluated)
+    refused = list(_compare(measured))
+    judged = {question: _judged(measured, question) for question in study.questions if not question.is_better}
+    comparisons, judged = _corrected(measured, judged)
+    questions = [_answer(measured, question, comparisons, judged, question in late) for question in study.questions]
+    return StudyAnswers(list(comparisons.values()), questions, refused)
+
+
+def _compare(measured: _Measured) -> Iterator[str]:
+    """Make all comparisons; yields a sentence for each that could not be made."""
+    refused: dict[tuple[str, str, str, str], list[str]] = {}
+    for a, b, benchmark, metric in _wanted_comparisons(measured):
+        first, second = measured.side(a, benchmark), measured.side(b, benchmark)
+        if not first.seeds or not second.seeds or metric in first.seeds[0].blind_metrics:
+            continue
+        try:
+            # A question may name the headline metric, which must be compared only once.
+            name = first.seeds[0].metric(metric).name
+            if (a, b, benchmark, name) not in measured.made:
+                one = compare_sides(first, second, name, allow_diff=("template",))
+                measured.made[a, b, benchmark, name] = dataclasses.replace(one, benchmark=benchmark)
+        except TunelabError as error:
+            refused.setdefault((a, b, benchmark, error.message), []).append(metric or "its headline metric")
+    for (a, b, benchmark, message), metrics in refused.items():
+        yield f"{a} and {b} were not compared on {benchmark} by {', '.join(metrics)}: {message}"
+
+
+def _wanted_comparisons(measured: _Measured) -> list[tuple[str, str, str, str | None]]:
+    """The study's comparisons, and by chrF and exact match where a metric cannot see the held-out references."""
+    wanted = dict.fromkeys(measured.study.comparisons)
+    for a, b, benchmark, _ in measured.study.comparisons:
+        if benchmark == HELD_OUT and any(one.blind_metrics for one in measured.evaluated(a, benchmark)):
+            wanted |= dict.fromkeys((a, b, benchmark, metric) for metric in HELD_OUT_SUBSTITUTES)
+    return list(wanted)
+
+
+def _judged(measured: _Measured, question: Asked) -> Judged | DataError | None:
+    """Whether an arm is as good as another; the reason why it cannot be said; None if the two were not compared."""
+    one = measured.made.get(measured.key(question))
+    if one is None:
+        return None
+    a, b = measured.side(question.against, question.on), measured.side(question.arm, question.on)
+    both_ways = question.is_like is not None
+    base = measured.study.base_of(question.against) if question.within is None else None
+    try:
+        if base is not None and measured.evaluated(base, question.on):
+            return judge_share(a, b, measured.side(base, question.on), one, question.keeps, both_ways=both_ways)
+        margin = question.within or DEFAULT_MARGINS.get(one.unit)
+        if margin is None:
+            raise DataError(f"{one.metric} is in {one.unit}, which has no default margin", "write `within`")
+        return judge_difference(a, b, one, margin, both_ways=both_ways)
+    except DataError as error:
+        return error
+
+
+_Judgements = dict[Asked, Judged | DataError | None]
+
+
+def _corrected(measured: _Measured, judged: _Judgements) -> tuple[dict[_Key, Comparison], _Judgements]:
+    """Comparisons and judgements with Holm's correction over the questions, and over the exploratory comparisons.
+
+    Whether an arm is worse within its margin is asked by the difference's own p, in the place of the margin's.
+    """
+    made = measured.made
+    better = dict.fromkeys(
+        key for one in measured.study.questions if one.is_better and (key := measured.key(one)) in made
+    )
+    compared = {question: one for question, one in judged.items() if one is not None}
+    margins = [one.decisive_p if isinstance(one, Judged) else 1.0 for one in compared.values()]
+    others = dict.fromkeys(key for question in compared if (key := measured.key(question)) not in better)
+    rest = [key for key in made if key not in better and key not in others]
+    of_better = correct([made[key] for key in better], margins)
+    of_margins = correct([made[key] for key in others], [made[key].p for key in better])
+    exploratory = correct([dataclasses.replace(made[key], exploratory=True) for key in rest])
+    by_key = dict(zip((*better, *others, *rest), (*of_better, *of_margins, *exploratory), strict=True))
+    family = len(better) + len(margins)
+    ps = holm([*(made[key].p for key in better), *margins])[len(better) :]
+    found: _Judgements = dict(judged)
+    for (question, one), p in zip(compared.items(), ps, strict=True):
+        if isinstance(one, Judged):
+            comparison = by_key[measured.key(question)]
+            found[question] = dataclasses.replace(one, comparison=comparison, p_holm=p, family=family)
+    return {key: by_key[key] for key in made}, found
+
+
+def _answer(
+    measured: _Measured, question: Asked, comparisons: dict[_Key, Comparison], judged: _Judgements, is_late: bool
+) -> Question:
+    arms = question.against, question.arm
+    key = measured.key(question)
+    if key not in comparisons:
+        seen = [measured.evaluated(arm, question.on) for arm in arms]
+        why = f"could not be compared by {key[3]}" if all(seen) else "were not both measured"
+        if all(seen) and key[3] in seen[0][0].blind_metrics:
+            why += ", which cannot see the references"
+        return Question(question.ask, f"Unknown: the two arms {why}.", "unknown")
+    found = judged.get(question)
+    if isinstance(found, DataError):
+        made = Question(question.ask, f"Not known: {found.message}.", "not known", key)
+    elif isinstance(found, Judged):
+        made = Question(question.ask, as_sentence(judged_verdict(found), arms), found.answer, key)
+    else:
+        made = answered(question.ask, comparisons[key])
+    return dataclasses.replace(made, answer=f"{made.answer} {LATE}") if is_late else made
+
+
+#: What an answer ends with if its question, or margin, was not there before there were results.
+LATE = "Asked, or its margin changed, after results were there: exploratory."
