@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
 from tunelab.comparison.align import Pairs
-from tunelab.comparison.paired_comparison import Comparison, compare_values, correct, over_trainings
+from tunelab.comparison.over_trainings import over_trainings
+from tunelab.comparison.paired_comparison import Comparison, compare_values, correct
 from tunelab.comparison.verdict import outcome, verdict
 from tunelab.errors import DataError, RunError
 from tunelab.statistics.paired_tests import discordant_interval, mcnemar

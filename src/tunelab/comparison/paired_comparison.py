@@ -14,12 +14,12 @@ from tunelab.comparison.align import Pairs
 from tunelab.errors import DataError, RunError
 from tunelab.notebook import data_frame, html_table
 from tunelab.statistics.corpus import RESAMPLES, Statistic, paired_corpus_difference
-from tunelab.statistics.crossed import Part, crossed, parts_of_trainings
+from tunelab.statistics.crossed import Part, crossed
 from tunelab.statistics.paired_tests import agreeing_interval, discordant_interval, holm, mcnemar
 from tunelab.statistics.permutation import SWAPS, least_p, paired_permutation
 from tunelab.statistics.power import detectable_accuracy_difference, detectable_effect
 from tunelab.statistics.standard_errors import clustered_mean_with_error, mean_with_error
-from tunelab.statistics.units import CONFIDENCE, Difference
+from tunelab.statistics.units import Difference
 from tunelab.units import format_interval, format_number, format_probability, format_significant, interval_decimals
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def compare_values(
     figures = (_mean(pairs.a, pairs.clusters), _mean(pairs.b, pairs.clusters))
     comparison = _recorded(pairs, figures, found, (benchmark, metric, unit, higher_is_better))
     comparison = dataclasses.replace(comparison, p_mcnemar=exact, gained=gained, lost=lost)
-    return dataclasses.replace(comparison, detectable=_detectable(comparison, ALPHA))
+    return dataclasses.replace(comparison, detectable=detectable_difference(comparison, ALPHA))
 
 
 def compare_counts(
@@ -268,42 +268,7 @@ def compare_counts(
     corpus = paired_corpus_difference(a_counts, b_counts, statistic, pairs.clusters, **how)
     figures = ((corpus.a_value, corpus.a_error), (corpus.b_value, corpus.b_error))
     comparison = _recorded(pairs, figures, corpus.difference, (benchmark, metric, unit, higher_is_better))
-    return dataclasses.replace(comparison, detectable=_detectable(comparison, ALPHA))
-
-
-def over_trainings(
-    one: Comparison, a_figures: Sequence[float], b_figures: Sequence[float], differing: int
-) -> Comparison:
-    """A comparison over items, widened to items and trainings: interval and p say what other trainings of both arms,
-    on other items of the kind, would show.
-
-    The more careful of both holds: with few items the test over items alone. Where fewer than 20 items differ in a
-        share
-    of right answers, two items are added, one for each side, as Bonett and Price do: so few say little of others.
-
-    Args:
-        a_figures, b_figures: each side's metric, one per training; one of a model that is not tuned.
-        differing: items whose mean over trainings differs.
-    """
-    several = [side for side in (a_figures, b_figures) if len(side) > 1]
-    of_trainings = parts_of_trainings([a_figures, b_figures], [-1.0, 1.0])
-    added = math.sqrt(2) / one.n if one.unit == "0-1" and differing < FEW_DISCORDANT else 0.0
-    of_items = Part(math.hypot(one.error, added), one.effective_units - 1)
-    found = crossed(one.difference, [of_items, *of_trainings])
-    low, high = found.interval(CONFIDENCE)
-    wider = dataclasses.replace(
-        one,
-        error=found.error,
-        seed_error=math.hypot(*(part.error for part in of_trainings)),
-        seeds=min(map(len, several)),
-        parts=tuple((part.error, part.degrees) for part in found.parts),
-        low=min(low, one.low),
-        high=max(high, one.high),
-        p=max(found.p, one.p),
-        p_is_bound=one.p_is_bound and one.p >= found.p,
-        method=f"t intervals over items and over trainings, added in squares; at least as careful as: {one.method}",
-    )
-    return dataclasses.replace(wider, detectable=_detectable(wider, ALPHA))
+    return dataclasses.replace(comparison, detectable=detectable_difference(comparison, ALPHA))
 
 
 def correct(comparisons: Sequence[Comparison], others: Sequence[float] = ()) -> list[Comparison]:
@@ -318,7 +283,7 @@ def correct(comparisons: Sequence[Comparison], others: Sequence[float] = ()) -> 
     family = len(comparisons) + len(others)
     corrected = holm([*(one.p for one in comparisons), *others])[: len(comparisons)]
     return [
-        dataclasses.replace(one, p_holm=p, family=family, detectable=_detectable(one, ALPHA / family))
+        dataclasses.replace(one, p_holm=p, family=family, detectable=detectable_difference(one, ALPHA / family))
         for one, p in zip(comparisons, corrected, strict=True)
     ]
 
@@ -403,7 +368,7 @@ def _mean(values: Sequence[float], clusters: Sequence[str] | None) -> tuple[floa
     return estimate.value, estimate.error
 
 
-def _detectable(one: Comparison, alpha: float) -> float | None:
+def detectable_difference(one: Comparison, alpha: float) -> float | None:
     """The minimum detectable difference of the test that gave p, at this level."""
     if one.smallest_p >= alpha:
         return None

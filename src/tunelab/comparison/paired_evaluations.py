@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from tunelab.comparison.align import OF_THE_MODEL, GradedItems, Pairs, align
 from tunelab.comparison.evaluated import Evaluated
-from tunelab.comparison.paired_comparison import Comparison, compare_counts, compare_values, over_trainings
+from tunelab.comparison.over_trainings import over_trainings
+from tunelab.comparison.paired_comparison import Comparison, compare_counts, compare_values
 from tunelab.config.study import BLEU, CHRF, COMPLETION_LOSS
 from tunelab.evaluation.metrics.bleu import bleu_of_counts
 from tunelab.evaluation.metrics.chrf import chrf_of_counts

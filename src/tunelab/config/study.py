@@ -11,19 +11,20 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from tunelab.config.other_tools import other_key
+from tunelab.config.questions import COMPLETION_LOSS as COMPLETION_LOSS
+from tunelab.config.questions import HELD_OUT as HELD_OUT
+from tunelab.config.questions import Question as Question
+from tunelab.config.questions import unclear_questions
 from tunelab.config.reading import parse_recipe
 from tunelab.config.recipe import EvaluateSettings, Recipe
 from tunelab.config.renamed import METRICS, metric_renamed
 from tunelab.config.shipped_studies import study_file
-from tunelab.config.types import Kept, Positive, Text
+from tunelab.config.types import Positive, Text
 from tunelab.config.yaml_text import parse_yaml
 from tunelab.errors import ConfigError, Problem, UsageError
 from tunelab.files import as_path
 
-#: The benchmark of the recipe's own held-out rows: perplexity, BLEU, ROUGE, chrF, exact match.
-HELD_OUT = "held-out"
-
-COMPLETION_LOSS, BLEU, ROUGE_L = "completion_loss", "bleu", "rougeL"
+BLEU, ROUGE_L = "bleu", "rougeL"
 CHRF, EXACT_MATCH = "chrf", "exact_match"
 
 #: Metrics that held-out rows are compared by; the first one decides. Other benchmarks use their headline metric.
@@ -40,9 +41,6 @@ HELD_OUT_SCORES = (
     *(HELD_OUT_HEADLINE, "completion_bits_per_byte", "sequence_perplexity", "sequence_bits_per_byte"),
     *(BLEU, "rouge1", "rouge2", ROUGE_L, CHRF, EXACT_MATCH),
 )
-
-#: The margin of a question whose other arm gained nothing that a share could be kept of, by the metric's unit.
-DEFAULT_MARGINS = {"0-1": 0.01, "0-100": 1.0, "nats per token": 0.02}
 
 #: Keys of a benchmark in a study that are not its own options.
 OF_EVERY_BENCHMARK = ("limit", "max_new_tokens")
@@ -64,50 +62,6 @@ class Arm(_Part):
 
     tuned: bool = Field(True, description="false: the untrained base model.")
     recipe: Tree = Field(default_factory=dict, description="Keys in which this arm differs from the study's recipe.")
-
-
-class Question(_Part):
-    """A question that the report answers in a sentence at its top."""
-
-    model_config = ConfigDict(populate_by_name=True)
-
-    ask: Text = Field(description="The question in words.")
-    is_better: Text | None = Field(None, description="The arm that might be better, `than` another.")
-    than: Text | None = Field(None, description="The arm to compare with.")
-    is_as_good: Text | None = Field(None, description="The arm that might be no worse, within a margin, than `as`.")
-    as_: Text | None = Field(None, alias="as", description="The arm that it might be as good as.")
-    is_like: Text | None = Field(None, description="The arm that might be neither worse nor better than `to`.")
-    to: Text | None = Field(None, description="The arm that it might be like.")
-    within: Positive | None = Field(
-        None,
-        description="The margin of `is_as_good` and `is_like`, in the metric's unit (0.01 of an accuracy is a point). "
-        "Default: the share `keeps`; where the other arm is not tuned 0.01, 1 point of 100, 0.02 nats.",
-    )
-    keeps: Kept = Field(
-        0.9,
-        description="The share to keep of what the other arm gained over its untuned model, if `within` is not given.",
-    )
-    on: Text = Field(description="The benchmark to compare on.")
-    metric: Text | None = Field(
-        None,
-        description="The metric to compare. Default: the benchmark's headline metric; for `held-out` completion_loss "
-        "(others: bleu, rougeL, chrf, exact_match).",
-    )
-
-    @property
-    def decided_by(self) -> str | None:
-        """The metric to compare; None = the benchmark's headline metric, known only after scoring."""
-        return self.metric or (COMPLETION_LOSS if self.on == HELD_OUT else None)
-
-    @property
-    def arm(self) -> str:
-        """The arm that is asked about."""
-        return self.is_better or self.is_as_good or self.is_like or ""
-
-    @property
-    def against(self) -> str:
-        """The arm that it is compared with."""
-        return self.than or self.as_ or self.to or ""
 
 
 class Published(_Part):
@@ -305,7 +259,7 @@ def _wrong_names(study: Study) -> list[Problem]:
         problems.append(Problem("seeds", f"{list(study.seeds)}, expected distinct integers", "seeds: [0]"))
     if not study.benchmarks:
         problems.append(Problem("benchmarks", "is empty", "benchmarks: {held-out: {}}"))
-    problems += _unclear_questions(study)
+    problems += unclear_questions(study.questions)
     places = [
         (f"questions.{n}", name)
         for n, one in enumerate(study.questions)
@@ -330,27 +284,6 @@ def _wrong_names(study: Study) -> list[Problem]:
             said = _metric_problem("compared", one.metric)
             problems.append(Problem(f"questions.{number}.metric", said, f"known: {known}"))
     return [*problems, *_wrong_figures(study)]
-
-
-def _unclear_questions(study: Study) -> Iterator[Problem]:
-    """Questions that do not ask one thing of two arms, or have a margin that they do not use."""
-    for number, one in enumerate(study.questions):
-        path = f"questions.{number}"
-        forms = {("is_better", "than"): (one.is_better, one.than), ("is_as_good", "as"): (one.is_as_good, one.as_)}
-        forms |= {("is_like", "to"): (one.is_like, one.to)}
-        given = [keys for keys, arms in forms.items() if any(arms)]
-        if len(given) != 1 or not all(forms[given[0]]):
-            listed = " and ".join(
-                key for keys, arms in forms.items() for key, arm in zip(keys, arms, strict=True) if arm
-            )
-            hint = "write is_better: ARM, than: ARM; or is_as_good: ARM, as: ARM; or is_like: ARM, to: ARM"
-            yield Problem(path, f"has {listed or 'no arms'}, expected one form of question with both arms", hint)
-        elif one.is_better and (one.within is not None or one.keeps != Question.model_fields["keeps"].default):
-            yield Problem(
-                path, "a margin has no meaning for is_better", "ask is_as_good: ARM, as: ARM; or omit the margin"
-            )
-        elif one.arm == one.against:
-            yield Problem(path, f"compares {one.arm} with itself", "name two arms")
 
 
 def _wrong_limits(study: Study) -> Iterator[Problem]:

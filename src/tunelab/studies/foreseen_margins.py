@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 
 from tunelab.comparison.as_good import items_for, margin_shown
 from tunelab.comparison.as_good_verdict import rounded_items
-from tunelab.config.study import COMPLETION_LOSS, DEFAULT_MARGINS, HELD_OUT, Question, Study
+from tunelab.config.questions import COMPLETION_LOSS, DEFAULT_MARGINS, HELD_OUT, Question
+from tunelab.config.study import Study
 from tunelab.statistics.crossed import Part
 from tunelab.units import format_number, format_share, format_significant
 
