@@ -114,11 +114,16 @@ def _judged(measured: _Measured, question: Asked) -> Judged | DataError | None:
     both_ways = question.is_like is not None
     base = measured.study.base_of(question.against) if question.within is None else None
     try:
-        if base is not None and measured.evaluated(base, question.on):
-            return judge_share(a, b, measured.side(base, question.on), one, question.keeps, both_ways=both_ways)
+        if base is not None:
+            measured_base = measured.side(base, question.on)
+            if not measured_base.seeds:
+                untuned = f"{base}, which the gain of {a.name} is measured from, was not evaluated on {question.on}"
+                raise DataError(untuned, "run the study again")
+            return judge_share(a, b, measured_base, one, question.keeps, both_ways=both_ways)
         margin = question.within or DEFAULT_MARGINS.get(one.unit)
         if margin is None:
-            raise DataError(f"{one.metric} is in {one.unit}, which has no default margin", "write `within`")
+            no_margin = f"{one.metric} is in {one.unit}, which has no default margin"
+            raise DataError(no_margin, "write `within` in the study")
         return judge_difference(a, b, one, margin, both_ways=both_ways)
     except DataError as error:
         return error
@@ -167,7 +172,7 @@ def _answer(
         return Question(question.ask, f"Unknown: the two arms {why}.", "unknown")
     found = judged.get(question)
     if isinstance(found, DataError):
-        made = Question(question.ask, f"Not known: {found.message}.", "not known", key)
+        made = Question(question.ask, f"Not known: {found.message}; {found.hint}.", "not known", key)
     elif isinstance(found, Judged):
         made = Question(question.ask, as_sentence(judged_verdict(found), arms), found.answer, key)
     else:
