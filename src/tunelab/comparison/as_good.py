@@ -121,7 +121,7 @@ class _Measured:
 
     @property
     def items(self) -> int:
-        return self.each[0].shape[1]
+        return int(self.each[0].shape[1])
 
     def figure(self, weights: Sequence[float]) -> float:
         """A weighted sum of the arms' metrics."""

@@ -77,9 +77,9 @@ def compare_sides(
     tuned = [side.trainings for side in (a, b) if side.is_tuned]
     if not tuned or min(tuned) < 2:
         return found
-    figures = [contributions(side, chosen.name, pairs.items).mean(axis=1).tolist() for side in (a, b)]
+    of_a, of_b = (contributions(side, chosen.name, pairs.items).mean(axis=1).tolist() for side in (a, b))
     differing = sum(left != right for left, right in zip(pairs.a, pairs.b, strict=True))
-    return over_trainings(found, *figures, differing)
+    return over_trainings(found, of_a, of_b, differing)
 
 
 def contributions(side: Side, metric: str, items: Sequence[str]) -> NDArray[np.float64]:

@@ -129,7 +129,8 @@ def contributions_of_items(counts: NDArray[Any], statistic: Statistic) -> Array:
     each = np.asarray(counts, dtype=np.float64)
     total = each.sum(axis=0)
     without = np.asarray(statistic(total - each), dtype=np.float64)
-    return float(statistic(total)) + (len(each) - 1) * (without.mean() - without)
+    found: Array = float(statistic(total)) + (len(each) - 1) * (without.mean() - without)
+    return found
 
 
 def _permutation_p(statistic: Statistic, summed: Array, seeds_of_a: int, subsets: Iterator[Array]) -> float:
