@@ -194,6 +194,58 @@ def alpacaeval(draw: random.Random) -> list[Row]:
     ]
 
 
+def arc(draw: random.Random, subject: str) -> list[Row]:
+    """Questions with the texts of their choices under letters."""
+    made = []
+    for number, row in enumerate(multiple_choice(draw, subject, ITEMS)):
+        choices = [{"text": text, "label": label} for text, label in zip(row["choices"], "ABCD", strict=True)]
+        asked = {"stem": row["question"], "choices": choices}
+        made.append({"id": f"stand_in_{number}", "question": asked, "answerKey": "ABCD"[row["answer"]]})
+    return made
+
+
+def hellaswag(draw: random.Random) -> list[Row]:
+    """What an animal does next, with three endings of other animals."""
+    made = []
+    for animal in draw.sample(ANIMALS, ITEMS):
+        person = draw.choice(PEOPLE)
+        endings = [f"eats {food}." for food in (animal.food, *draw.sample(_other_foods(animal.food), 3))]
+        right = endings[0]
+        draw.shuffle(endings)
+        made.append(
+            {
+                "activity_label": f"Feeding the {animal.name}",
+                "ctx_a": f"{person.full_name} opens the gate for the {animal.name}.",
+                "ctx_b": "it",
+                "endings": endings,
+                "label": endings.index(right),
+            }
+        )
+    return made
+
+
+def _other_foods(food: str) -> list[str]:
+    return sorted({one.food for one in ANIMALS} - {food})
+
+
+def winogrande(draw: random.Random) -> list[Row]:
+    """Sentences with a blank that one of two people fills."""
+    made = []
+    for _ in range(ITEMS):
+        first, second = draw.sample(PEOPLE, 2)
+        right = draw.choice((first, second))
+        made.append(
+            {
+                "sentence": f"{first.name} bought a cake from {second.name}, so _ "
+                + ("had a cake." if right is first else "had the money."),
+                "option1": first.name,
+                "option2": second.name,
+                "answer": "1" if right is first else "2",
+            }
+        )
+    return made
+
+
 def write(folder: Path) -> None:
     """Write every file; `folder` is created if missing."""
     draw = random.Random(SEED)
@@ -216,6 +268,10 @@ def write(folder: Path) -> None:
     _json_lines(folder / "gsm8k" / "test.jsonl", gsm8k(draw, ITEMS))
     _csv(folder / "truthfulqa" / "TruthfulQA.csv", truthfulqa(draw))
     _json(folder / "alpacaeval" / "alpaca_eval.json", alpacaeval(draw))
+    _json_lines(folder / "arc_easy" / "ARC-Easy-Test.jsonl", arc(draw, "stand_in_animals"))
+    _json_lines(folder / "arc_challenge" / "ARC-Challenge-Test.jsonl", arc(draw, "stand_in_trades"))
+    _json_lines(folder / "hellaswag" / "hellaswag_val.jsonl", hellaswag(draw))
+    _json_lines(folder / "winogrande" / "dev.jsonl", winogrande(draw))
 
 
 def _mmlu(path: Path, rows: Iterable[Row]) -> None:

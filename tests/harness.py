@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,33 @@ def write_mmlu_tasks(folder: Path, data: Path, subjects: Sequence[str], shots: i
         }
         (folder / f"{subject}.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
         names.append(task["task"])
+    return names
+
+
+def write_ending_tasks(folder: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """The harness's own tasks, such as hellaswag, on rows that lie here; gives the tasks' names.
+
+    Args:
+        rows: of each task, in the form of its hub's.
+    """
+    import lm_eval
+
+    own = {"hellaswag": "hellaswag/hellaswag", "winogrande": "winogrande/default"}
+    names = []
+    for task, of_task in rows.items():
+        (folder / f"{task}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in of_task), encoding="utf-8")
+        settings = {
+            "include": str(Path(lm_eval.__file__).parent / "tasks" / f"{own.get(task, f'arc/{task}')}.yaml"),
+            "task": f"local_{task}",
+            "dataset_path": "json",
+            "dataset_name": None,
+            "dataset_kwargs": {"data_files": {"validation": str(folder / f"{task}.jsonl")}},
+            "training_split": None,
+            "validation_split": "validation",
+            "test_split": None,
+        }
+        (folder / f"{task}.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+        names.append(f"local_{task}")
     return names
 
 

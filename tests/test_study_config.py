@@ -104,6 +104,36 @@ def test_a_gain_is_measured_from_the_untuned_arm_of_the_same_model() -> None:
     }
 
 
+def test_forgetting_is_a_benchmark_on_which_each_arm_is_compared_with_its_untuned_one() -> None:
+    """Of its model, and of its precision where there is one; as a stored study, it is read as it was."""
+    model, nf4 = {"recipe": {"model": "other"}}, {"recipe": {"precision": "nf4"}}
+    arms = {"lora": {}, "nf4": nf4, "other": model, "base": {"tuned": False}, "b4": {"tuned": False, **nf4}}
+    arms |= {"b2": {"tuned": False, **model}}
+    study = parse_study(TREE | {"arms": arms, "forgetting": {"limit": 5}, "compare": [["lora", "nf4"]]})
+    assert study.benchmarks == {"held-out": {}, "forgetting": {"limit": 5}}
+    pairs = (("base", "lora"), ("b4", "nf4"), ("b2", "other"))
+    assert study.forgetting_pairs == pairs
+    on_texts = [(a, b) for a, b, benchmark, _ in study.comparisons if benchmark == "forgetting"]
+    assert on_texts == [("lora", "nf4"), *pairs]
+    assert parse_study(study.model_dump(mode="json")) == study
+    asked = [{"ask": "?", "is_better": "lora", "than": "base", "on": "forgetting"}]
+    assert parse_study(TREE | {"forgetting": {}, "questions": asked}).questions[0].decided_by is None
+    assert parse_study(TREE).forgetting_pairs == ()
+
+
+def test_forgetting_needs_an_untuned_arm_and_one_set_of_options() -> None:
+    assert wrong(arms={"lora": {}}, forgetting={}) == [
+        "forgetting: no untuned arm has the model of lora (add one: `base: {tuned: false}`)"
+    ]
+    assert wrong(forgetting={}, benchmarks={"forgetting": {"limit": 3}}) == [
+        "forgetting: has other options than benchmarks.forgetting (set them in one of the two)"
+    ]
+    assert wrong(forgetting={"limit": 0}) == [
+        "benchmarks.forgetting.limit: 0, expected a positive integer (limit: 100)"
+    ]
+    assert wrong(forgetting=3)[0].startswith("forgetting: ")
+
+
 def test_a_figure_that_held_out_rows_do_not_have_is_refused() -> None:
     asked = [{"ask": "?", "is_better": "lora", "than": "base", "on": "held-out", "metric": "blue"}]
     assert wrong(questions=asked) == [

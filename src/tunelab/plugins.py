@@ -20,13 +20,17 @@ from tunelab.errors import UsageError
 
 PACKAGE = Path(__file__).parent
 
+#: Folders whose names keep their underscores (others have hyphens): lm-evaluation-harness says arc_easy.
+UNDERSCORED = ("evaluation/benchmarks",)
+
 #: Files that a user gives in place of a name: a module, or a benchmark's items.
 OWN_FILES = (".py", ".jsonl")
 
 
 def names(folder: str) -> list[str]:
     """Names of all modules in a folder of the package ("data/sources") and its group's entry points, sorted."""
-    own = [path.stem.replace("_", "-") for path in (PACKAGE / folder).glob("*.py") if not path.stem.startswith("_")]
+    stems = [path.stem for path in (PACKAGE / folder).glob("*.py") if not path.stem.startswith("_")]
+    own = stems if folder in UNDERSCORED else [stem.replace("_", "-") for stem in stems]
     return sorted({*own, *(point.name for point in entry_points(group=_group(folder)))})
 
 
@@ -48,7 +52,8 @@ def load(folder: str, name: str) -> ModuleType:
     """
     if name.endswith(".py"):
         return _load_file(Path(name))
-    if _is_plain(name) and _own_file(folder, name).exists():
+    misspelled = folder in UNDERSCORED and "-" in name  # one benchmark must not have two names
+    if _is_plain(name) and _own_file(folder, name).exists() and not misspelled:
         package = ".".join(("tunelab", *Path(folder).parts))
         return importlib.import_module(f"{package}.{name.replace('-', '_')}")
     for point in entry_points(group=_group(folder)):

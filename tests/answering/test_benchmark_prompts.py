@@ -132,6 +132,38 @@ def test_text_templates_too(template: str, chat_model: str) -> None:
     assert len(question.continuations[1]) == len(question.continuations[0]) - 1
 
 
+ENDING = Item("e", "Ann met Bo because ", 0, choices=("Ann", "Bo"), ending=" was late.")
+
+
+def test_an_ending_follows_each_choice(chat_model: str) -> None:
+    responder = open_responder(model=chat_model, raw=True)
+    (question,) = choice_questions(responder, "own", [ENDING])
+    wholes = [[*question.prompt_ids, *one] for one in question.continuations]
+    assert [responder.tokenizer.decode(ids, skip_special_tokens=True) for ids in wholes] == [
+        "Ann met Bo because Ann was late.",
+        "Ann met Bo because Bo was late.",
+    ]
+    assert [responder.tokenizer.decode(ids) for ids in question.scored] == [" was late."] * 2
+
+
+def test_in_a_template_the_choice_is_the_users_and_the_ending_is_the_answer(chat_model: str) -> None:
+    responder = open_responder(model=chat_model)
+    (question,) = choice_questions(responder, "own", [ENDING])
+    asked = Conversation((Message("user", "Ann met Bo because Bo"), Message("assistant", "was late.")))
+    row = responder.encoder.encode(asked).input_ids.tolist()
+    ids = [*question.prompt_ids, *question.continuations[1]]
+    assert ids == row[: len(ids)]
+    assert responder.tokenizer.decode(row[len(ids) :]) == "<|im_end|>\n", "what ends a turn is not scored"
+    assert responder.tokenizer.decode(question.scored[1]) == "was late."
+
+
+def test_spaces_that_end_a_prompt_are_scored_with_the_choice(chat_model: str) -> None:
+    """As in lm-evaluation-harness: what the prompt ends with otherwise depends on how its end is tokenized."""
+    responder = open_responder(model=chat_model, raw=True)
+    (question,) = choice_questions(responder, "own", [Item("s", "So: ", 0, choices=(" a", " b"))])
+    assert [responder.tokenizer.decode(ids) for ids in question.scored] == ["  a", "  b"]
+
+
 def test_choices_that_cannot_be_scored_are_named_all_at_once(chat_model: str) -> None:
     responder = open_responder(model=chat_model, raw=True)
     items = [ITEMS[0], Item("empty", "x", 0, "", ("", " a")), Item("none", "x", 0)]

@@ -60,7 +60,8 @@ def test_docstring_opens_with_a_summary_line(name: str, module: ModuleType) -> N
 
 def test_says_what_it_is_where_it_comes_from_and_under_which_licence(module: ModuleType) -> None:
     benchmark = module.BENCHMARK
-    assert isinstance(benchmark, Benchmark) and benchmark.kind in ("likelihood", "generate")
+    assert isinstance(benchmark, Benchmark) and benchmark.kind in ("likelihood", "generate", "text")
+    assert benchmark.hub is None or benchmark.shipped is None, "files come from one place"
     assert benchmark.metric and benchmark.licence and len(benchmark.source) > 20
     assert benchmark.chance is None or 0 <= benchmark.chance < 1
     assert benchmark.cluster is None or benchmark.cluster
@@ -85,14 +86,15 @@ def test_the_example_is_an_item_with_two_responses_of_its_kind(module: ModuleTyp
     for response in (example.right, example.wrong):
         assert (response.item, response.question, response.target) == (item.id, item.question, item.target)
         assert (response.cluster, response.choices) == (item.cluster, item.choices)
-        assert len(response.log_probabilities) == len(item.choices)
+        assert len(response.log_probabilities) == (1 if module.BENCHMARK.kind == "text" else len(item.choices))
         assert Response.from_json(json.loads(json.dumps(response.to_json()))) == response
 
 
 def test_right_is_one_and_wrong_is_zero(module: ModuleType) -> None:
     right, wrong = graded(module, module.EXAMPLE.right, module.EXAMPLE.wrong)
-    assert right.values[module.BENCHMARK.metric] == 1.0
-    assert wrong.values[module.BENCHMARK.metric] == 0.0
+    values = [one.values[module.BENCHMARK.metric] for one in (right, wrong)]
+    # A text is neither right nor wrong: its example has 1 and 2 bits per byte.
+    assert values == (pytest.approx([1.0, 2.0]) if module.BENCHMARK.kind == "text" else [1.0, 0.0])
 
 
 @pytest.mark.parametrize("text", ["", " \n", "\x00", "水 ☃ \ud83d", "#" * 10_000])
@@ -101,7 +103,7 @@ def test_any_text_or_flat_log_probabilities_give_a_number(module: ModuleType, te
     if module.BENCHMARK.kind == "generate":
         response = dataclasses.replace(response, text=text, answer_tokens=0)
     else:
-        response = dataclasses.replace(response, log_probabilities=(-2.0,) * len(response.choices))
+        response = dataclasses.replace(response, log_probabilities=(-2.0,) * len(response.log_probabilities))
     (one,) = graded(module, response)
     value = one.values[module.BENCHMARK.metric]
     assert isinstance(value, float) and 0 <= value <= 1
@@ -143,14 +145,18 @@ def test_the_summary_begins_with_the_metric(module: ModuleType) -> None:
     assert isinstance(scored, Scored)
     first = scored.scores[0]
     assert first.name == module.BENCHMARK.metric and first.n == 2
-    assert first.value == pytest.approx(0.5) and first.error == pytest.approx(0.5), "values 1 and 0: 0.5 ± 0.5"
+    mean = 1.5 if module.BENCHMARK.kind == "text" else 0.5
+    assert first.value == pytest.approx(mean), "values 1 and 0, or 2"
+    # Both texts are of one domain, so that their error is not known.
+    assert first.error is None if module.BENCHMARK.kind == "text" else first.error == pytest.approx(0.5)
     for score in [*scored.scores, *(score for group in scored.groups.values() for score in group)]:
         assert isinstance(score, Score) and math.isfinite(score.value) and score.unit and score.protocol
     assert len({score.name for score in scored.scores}) == len(scored.scores)
     assert json.loads(json.dumps(scored.to_json(), allow_nan=False)) == scored.to_json()
     assert module.summarise(both, module.Options()) == scored
     turned = module.summarise(both[::-1], module.Options()).scores[0]
-    assert (turned.value, turned.error) == (first.value, pytest.approx(first.error)), "the order of lines says nothing"
+    error = None if first.error is None else pytest.approx(first.error)
+    assert (turned.value, turned.error) == (first.value, error), "the order of lines says nothing"
 
 
 def test_options_are_frozen_explained_and_refuse_what_they_do_not_know(module: ModuleType) -> None:

@@ -62,7 +62,7 @@ def test_recipes_and_studies_load(page: Path, tmp_path: Path) -> None:
             file.write_text(block, encoding="utf-8")
             load_study(file)
             continue
-        if block.startswith(("benchmarks:", "published:", "recipe:")):
+        if block.startswith(("benchmarks:", "forgetting:", "published:", "recipe:")):
             continue  # parts of a study
         whole = "" if "model:" in block else "model: m\n"
         whole += "" if re.search(r"^data:", block, re.MULTILINE) else "data: alpaca\n"

@@ -16,13 +16,8 @@ from varied_models import CONTEXT, FAMILIES, VOCABULARY, tiny_model
 
 from tunelab.errors import DataError, ModelError
 from tunelab.evaluation import choices
-from tunelab.evaluation.choices import (
-    ChoiceLikelihood,
-    ChoiceQuestion,
-    choice_likelihoods,
-    choice_question,
-    plain_likelihoods,
-)
+from tunelab.evaluation.choice_question import ChoiceQuestion, choice_question, ending_question
+from tunelab.evaluation.choices import ChoiceLikelihood, choice_likelihoods, plain_likelihoods
 from tunelab.models.adapters import add_lora
 from tunelab.models.load import load_model
 from tunelab.models.precision import weight_format
@@ -52,9 +47,9 @@ def alone(model: Any, asked: Sequence[ChoiceQuestion]) -> list[tuple[float, ...]
             ids = torch.tensor([[*question.prompt_ids, *continuation]])
             with torch.no_grad():
                 logits = model(input_ids=ids[:, :-1], use_cache=False).logits[0].double()
-            start = len(question.prompt_ids) - 1
-            log_p = torch.log_softmax(logits[start:], dim=-1)
-            values.append(float(log_p[torch.arange(len(continuation)), torch.tensor(continuation)].sum()))
+            scored = continuation[question.unscored[len(values)] if question.unscored else 0 :]
+            log_p = torch.log_softmax(logits[-len(scored) :], dim=-1)
+            values.append(float(log_p[torch.arange(len(scored)), torch.tensor(scored)].sum()))
         result.append(tuple(values))
     return result
 
@@ -89,6 +84,22 @@ def test_plain_likelihoods_are_transformers_own(family: str, attention: str | No
     made = {one.index: one.log_probabilities for one in plain_likelihoods(model, asked, attention)}
     assert_same(made, alone(model, asked))
     assert model.config._attn_implementation == before
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_ending_is_scored_after_what_is_only_read(family: str) -> None:
+    """Also where the choices share no token with each other before it."""
+    ending = tokens(4, 70)
+    asked = [
+        ChoiceQuestion(
+            tokens(length, 71), tuple((*tokens(size, 72 + size), *ending) for size in (1, 3)), unscored=(1, 3)
+        )
+        for length in (0, 9)
+    ]
+    model = tiny_model(family)
+    assert_same(scored(model, asked), alone(model, asked))
+    plain = {one.index: one.log_probabilities for one in plain_likelihoods(model, asked)}
+    assert_same(plain, alone(model, asked))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -208,6 +219,24 @@ class TestTheJoin:
         assert made == ChoiceQuestion((2, 3, 4), ((5,), (6, 7)), 1)
         made = choice_question([1, 2, 3, 4], [[1, 2, 3, 4, 5]], context=4)
         assert made.truncated == 0
+
+    def test_an_ending_is_scored_after_each_choice(self) -> None:
+        """Tokens 8 and 9 end the choices; the last token of the second prompt changes once the ending follows."""
+        found = ending_question([(1, 2, 8), (1, 2, 9, 5)], [(1, 2, 8, 3, 4), (1, 2, 9, 6, 3, 4)], context=None)
+        assert found == ChoiceQuestion((1, 2), ((8, 3, 4), (9, 6, 3, 4)), unscored=(1, 1))
+        assert found.scored == ((3, 4), (6, 3, 4))
+        cut = ending_question([(1, 2, 8), (1, 2, 9)], [(1, 2, 8, 3, 4), (1, 2, 9, 3, 4)], context=3)
+        assert (cut.prompt_ids, cut.truncated, cut.scored) == ((2,), 1, ((3, 4), (3, 4)))
+        apart = ending_question([(8,), (9,)], [(8, 3), (9, 3)], context=None)
+        assert apart == ChoiceQuestion((), ((8, 3), (9, 3)), unscored=(1, 1))
+
+    def test_an_ending_that_cannot_be_scored(self) -> None:
+        with pytest.raises(DataError, match="the ending adds no token to choice 1"):
+            ending_question([(1, 2), (1, 3)], [(1, 2, 4), (1, 3)], context=None)
+        with pytest.raises(DataError, match="a choice has no token before the ending, so nothing predicts it"):
+            ending_question([(), (1,)], [(4,), (1, 4)], context=None)
+        with pytest.raises(DataError, match="no choices to score"):
+            ending_question([], [], context=None)
 
     def test_what_cannot_be_scored(self) -> None:
         with pytest.raises(DataError, match="the question has no choices"):

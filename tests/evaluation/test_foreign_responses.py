@@ -28,6 +28,11 @@ TRUTHFUL = {
 }
 
 
+SWAG = {"query": "Tea: A", "choices": [" It boils.", "b", "c", "d"], "gold": 1, "activity_label": "Tea"}
+GRANDE = {"sentence": "Ann met Bo and _ smiled.", "option1": "Ann", "option2": "Bo", "answer": "2"}
+ARC = {"question": "Why?", "choices": {"text": ["so", "no"], "label": ["A", "B"]}, "answerKey": "B"}
+
+
 def module(name: str) -> ModuleType:
     return plugins.load("evaluation/benchmarks", name)
 
@@ -173,11 +178,13 @@ def test_truthfulqa_samples_of_one_task_or_both() -> None:
     mc1 = compared(5, TRUTHFUL, [" No.", " Yes.", " Often."], [-1.0, -2.0, -3.0])
     mc2 = compared(5, TRUTHFUL, [" No.", " Never.", " Yes.", " Often."], [-1.0, -1.0, -1.0, -1.0])
     alone = [read("truthfulqa", [value]).responses[0] for value in (mc1, mc2)]
-    assert values_of("truthfulqa", alone[0]) == {"mc1": 1.0}
+    of_mc1 = values_of("truthfulqa", alone[0])
+    assert of_mc1["mc1"] == 1.0 and set(of_mc1) == {"mc1", "log_probability", "brier", "confidence"}
     assert values_of("truthfulqa", alone[1]) == {"mc2": pytest.approx(0.5)}
     for both in ([mc1, mc2], [mc2, mc1]):
         (response,) = read("truthfulqa", both).responses
-        assert values_of("truthfulqa", response) == {"mc1": 1.0, "mc2": pytest.approx(0.5)}
+        of_both = values_of("truthfulqa", response)
+        assert (of_both["mc1"], of_both["mc2"]) == (1.0, pytest.approx(0.5))
         assert len(response.choices) == 7 and response.item == "5"
     with pytest.raises(DataError, match="line 2: answers item '5'"):
         read("truthfulqa", [mc1, mc1])
@@ -244,9 +251,35 @@ def test_what_is_not_known_is_refused_with_the_forms_that_are() -> None:
 def test_each_benchmarks_documents_are_told_apart() -> None:
     docs = {"ifeval": IFEVAL_ROWS[0], "mmlu": MMLU, "tinymmlu": {**MMLU, "input_formatted": ""}}
     docs |= {"truthfulqa": TRUTHFUL, "gsm8k": {"question": "q", "answer": "#### 3"}}
+    docs |= {"hellaswag": SWAG, "winogrande": GRANDE}
     for name, doc in docs.items():
         assert benchmark_of(lines([generated(0, doc, "")])[0]) == name
     assert benchmark_of(lines([{"prompt": "p", "response": "r"}])[0]) == "ifeval"
+
+
+def test_samples_that_compare_endings_have_the_items_of_the_benchmark() -> None:
+    (swag,) = read("hellaswag", [compared(3, SWAG, ["  It boils.", " b", " c", " d"], [-3, -1, -2, -4])]).responses
+    assert (swag.item, swag.target, swag.choices[0]) == ("3", 1, "  It boils.")
+    (grande,) = read("winogrande", [compared(0, GRANDE, [" smiled."] * 2, [-3, -1])]).responses
+    assert (grande.question, grande.target, grande.choices) == ("Ann met Bo and ", 1, ("Ann", "Bo"))
+    (arc,) = read("arc_challenge", [compared(2, ARC, [" so", " no"], [-3, -1])]).responses
+    assert (arc.item, arc.question, arc.target) == ("2", "Question: Why?\nAnswer:", 1)
+
+
+def test_arcs_sets_are_told_apart_by_the_files_name_or_by_the_user() -> None:
+    sample = compared(2, ARC, [" so", " no"], [-3, -1])
+    assert benchmark_of(lines([sample], "samples_arc_easy_2025.jsonl")[0]) == "arc_easy"
+    with pytest.raises(DataError, match="line 1: a sample of ARC, but of which set"):
+        benchmark_of(lines([sample])[0])
+    with pytest.raises(DataError, match="line 1: a sample of mmlu, expected arc_easy"):
+        read("arc_easy", [compared(0, MMLU, [" A"], [-1])])
+
+
+def test_shots_of_tasks_that_compare_endings() -> None:
+    context = "Making tea: A.\n\nMaking tea: B.\n\nMaking tea: C"
+    assert shots_of(lines([compared(3, SWAG, [" a"], [-1], context)]), "hellaswag") == 2
+    context = "Question: a\nAnswer: b\n\nQuestion: Why?\nAnswer:"
+    assert shots_of(lines([compared(3, ARC, [" a"], [-1], context)]), "arc_easy") == 1
 
 
 def test_files_that_lm_evaluation_harness_writes_itself_are_read(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from real_tokenizers import load_real_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
 
 from tunelab import plugins
-from tunelab.evaluation.benchmark import Item
-from tunelab.evaluation.choices import ChoiceQuestion, choice_likelihoods
+from tunelab.evaluation.benchmark import Item, Response
+from tunelab.evaluation.benchmark_files import benchmark_files
+from tunelab.evaluation.choice_question import ChoiceQuestion
+from tunelab.evaluation.choices import choice_likelihoods
 from tunelab.models.adapters import add_lora, load_adapter
 from tunelab.models.load import load_model
 
@@ -98,9 +102,9 @@ def tokens_of_ours(harness: Any, folder: Path, items: Sequence[Item]) -> list[tu
     """The harness's likelihoods of the very tokens that tunelab scores."""
     questions = questions_of(folder, items)
     asked = [
-        (("", ""), list(question.prompt_ids), list(continuation))
+        (("", ""), [*question.prompt_ids, *continuation[: len(continuation) - len(scored)]], list(scored))
         for question in questions
-        for continuation in question.continuations
+        for continuation, scored in zip(question.continuations, question.scored, strict=True)
     ]
     found = iter(harness._loglikelihood_tokens(asked, disable_tqdm=True))
     return [tuple(float(next(found)[0]) for _ in question.continuations) for question in questions]
@@ -135,6 +139,88 @@ def test_truthfulqa_whose_choices_have_many_tokens(model_folder: Path, shared_da
     items = truthfulqa.items(shared_data / "truthfulqa", truthfulqa.Options())[:4]
     harness = tokens_of_ours(harness_model(model_folder), model_folder, items)
     assert_agree(ours(model_folder, items), harness)
+
+
+def rows_of_the_tiny_sets(data: Path, count: int) -> dict[str, list[dict[str, Any]]]:
+    """Real rows of four benchmarks in the form of their hubs'; some contexts end in markup, or begin a second part."""
+
+    def tiny(name: str) -> list[dict[str, Any]]:
+        lines = (data / f"tinybenchmarks/sixcat_tiny_{name}.jsonl").read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:count]]
+
+    arc = [
+        {**row, "choices": {"text": row["texts"], "label": row["labels"]}, "answerKey": row["answer"]}
+        for row in tiny("arc")
+    ]
+    hellaswag = []
+    for number, row in enumerate(tiny("hellaswag")):
+        first, second = (row["ctx"].rsplit(" ", 2)[0], "a Man and") if number % 3 == 0 else (row["ctx"], "")
+        first += " [step]" if number % 3 == 1 else ""
+        parts = {"activity_label": f"Topic {number}", "ctx_a": first, "ctx_b": second, "label": str(row["answer"])}
+        hellaswag.append({**row, **parts})
+    return {"arc_easy": arc, "arc_challenge": arc, "hellaswag": hellaswag, "winogrande": tiny("winogrande")}
+
+
+def ending_items(folder: Path, name: str, rows: Sequence[dict[str, Any]]) -> list[Item]:
+    file = {"hellaswag": "hellaswag_val.jsonl", "winogrande": "dev.jsonl"}.get(name)
+    path = folder / "ours" / (file or f"{name.title().replace('_', '-').replace('Arc', 'ARC')}-Test.jsonl")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    module = plugins.load("evaluation/benchmarks", name)
+    found: list[Item] = module.items(path.parent, module.Options())
+    return found
+
+
+def test_benchmarks_that_compare_endings(model_folder: Path, shared_data: Path, tmp_path: Path) -> None:
+    """HellaSwag, ARC, WinoGrande: the harness's requests to the byte, its likelihoods, its verdicts."""
+    from harness import evaluate_tasks, harness_model, load_tasks, write_ending_tasks
+
+    rows = rows_of_the_tiny_sets(shared_data, 6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        names = write_ending_tasks(tmp_path, rows)
+        harness = harness_model(model_folder)
+        samples = evaluate_tasks(harness, load_tasks(tmp_path, names))
+    for name in rows:
+        items = ending_items(tmp_path, name, rows[name])
+        found = sorted(samples[f"local_{name}"], key=lambda one: one["doc_id"])
+        for item, sample in zip(items, found, strict=True):
+            whole = [(item.prompt + choice, item.ending) for choice in item.choices]
+            asked = whole if item.ending else [(item.prompt, choice) for choice in item.choices]
+            assert [tuple(one) for one in sample["arguments"]] == asked
+        if model_folder.name.startswith("tinystories"):  # as in test_mmlu
+            assert_agree(ours(model_folder, items), tokens_of_ours(harness, model_folder, items))
+            continue
+        mine = ours(model_folder, items)
+        assert_agree(mine, [tuple(float(one[0][0]) for one in sample["resps"]) for sample in found])
+        module = plugins.load("evaluation/benchmarks", name)
+        for item, values, sample in zip(items, mine, found, strict=True):
+            answered = Response(item.id, "", item.question, item.target, choices=item.choices, log_probabilities=values)
+            grades = module.grade(answered, module.Options())
+            assert grades["accuracy"] == sample["acc"]
+            assert grades.get("accuracy_norm") == sample.get("acc_norm")
+
+
+def test_the_likelihood_of_a_text(model_folder: Path) -> None:
+    """A text that fits the context, from its first token on, as the harness's rolling log-likelihood."""
+    from harness import harness_model
+    from lm_eval.api.instance import Instance
+
+    from tunelab.answering.generate import open_responder
+    from tunelab.answering.text_likelihoods import encoded_texts, text_likelihoods
+
+    forgetting = plugins.load("evaluation/benchmarks", "forgetting")
+    texts = forgetting.items(benchmark_files(forgetting.BENCHMARK, None), forgetting.Options())
+    items = [replace(item, question=item.question[:150]) for item in texts[::9]]
+    encoded = encoded_texts(open_responder(model=str(model_folder), raw=True), "forgetting", items)
+    model: Any = load_model(str(model_folder), dtype=torch.float32)
+    mine = dict(text_likelihoods(model, encoded, micro_batch_tokens=400))
+    asked = [Instance("loglikelihood_rolling", {}, (item.question,), number) for number, item in enumerate(items)]
+    harness = harness_model(model_folder)
+    # Otherwise it puts BOS before the text, and before that another one, from which it predicts the first.
+    harness.add_bos_token = False
+    found = harness.loglikelihood_rolling(asked, disable_tqdm=True)
+    assert [mine[index] for index in range(len(items))] == pytest.approx(found, abs=1e-3)
 
 
 def test_an_adapter(model_folder: Path, shared_data: Path, tmp_path: Path) -> None:

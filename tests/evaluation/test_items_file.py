@@ -210,9 +210,11 @@ def test_choices_are_scored_with_and_without_their_length() -> None:
         response = Response(str(place), "", "?", 1, choices=(" no", " certainly"), log_probabilities=log_probabilities)
         return Graded(response, grade(response, Options()))
 
-    assert chosen(0, -2.0, -3.0).values == {"accuracy": 0.0, "accuracy_norm": 1.0, "tied": 0.0}
+    values = chosen(0, -2.0, -3.0).values
+    assert (values["accuracy"], values["accuracy_norm"], values["tied"]) == (0.0, 1.0, 0.0)
     found = summarise([chosen(n, -3.0, -2.0 - n) for n in range(4)], Options())
-    assert [(one.name, one.value) for one in found.scores] == [("accuracy", 0.25), ("accuracy_norm", 1.0)]
+    assert [(one.name, one.value) for one in found.scores[:2]] == [("accuracy", 0.25), ("accuracy_norm", 1.0)]
+    assert [one.name for one in found.scores[2:]] == ["log_probability", "brier", "calibration_error"]
     assert found.facts["chance"] == 0.5 and found.facts["ties"] == 1
     assert "within two standard errors of chance (0.50)" in found.warnings[0]
 

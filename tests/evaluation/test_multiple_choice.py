@@ -45,10 +45,21 @@ def answers(pattern: str, cluster: str = "s") -> list[Graded]:
 
 
 def test_the_likeliest_choice_counts_and_the_first_of_equals() -> None:
-    assert grade_choice(response(-3, -1, -2, -9, target=1)) == {"accuracy": 1.0, "chosen": 1.0, "tied": 0.0}
-    assert grade_choice(response(-3, -1, -2, -9, target=2)) == {"accuracy": 0.0, "chosen": 1.0, "tied": 0.0}
-    assert grade_choice(response(-3, -1, -1, -9, target=1)) == {"accuracy": 1.0, "chosen": 1.0, "tied": 1.0}
-    assert grade_choice(response(-math.inf, -1, -2, -9, target=1))["accuracy"] == 1.0
+    def verdict(*values: float, target: int) -> tuple[float, ...]:
+        grades = grade_choice(response(*values, target=target))
+        return grades["accuracy"], grades["chosen"], grades["tied"]
+
+    assert verdict(-3, -1, -2, -9, target=1) == (1.0, 1.0, 0.0)
+    assert verdict(-3, -1, -2, -9, target=2) == (0.0, 1.0, 0.0)
+    assert verdict(-3, -1, -1, -9, target=1) == (1.0, 1.0, 1.0)
+    infinite = grade_choice(response(-math.inf, -1, -2, -9, target=1))
+    assert infinite == {"accuracy": 1.0, "chosen": 1.0, "tied": 0.0}, "no shares of an infinite total"
+
+
+def test_the_right_choices_probability_is_among_the_values() -> None:
+    grades = grade_choice(response(-3, -1, -2, -9, target=2))
+    assert set(grades) == {"accuracy", "chosen", "tied", "log_probability", "brier", "confidence"}
+    assert grades["log_probability"] == -2 and grades["confidence"] == pytest.approx(0.66, abs=0.01)
 
 
 def test_how_the_choices_are_written_does_not_matter() -> None:

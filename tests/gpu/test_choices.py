@@ -6,7 +6,8 @@ import pytest
 import torch
 from varied_models import FAMILIES, VOCABULARY, tiny_model
 
-from tunelab.evaluation.choices import ChoiceQuestion, choice_likelihoods
+from tunelab.evaluation.choice_question import ChoiceQuestion
+from tunelab.evaluation.choices import choice_likelihoods
 
 pytestmark = pytest.mark.gpu
 

@@ -164,6 +164,10 @@ def test_what_can_be_seen_is_said_before_anything_runs(files: Path) -> None:
     assert 5 < points[0] < 10 and points[1] < points[0]
     few = foreseen(study_of(files, benchmarks={"mmlu": {"limit": 3}}, questions=[]))[0]
     assert few.startswith("mmlu: no result can be significant with 3 items (at 80 % power")
+    texts = study_of(files, benchmarks={"forgetting": {}}, questions=[])
+    assert foreseen(texts)[0].startswith("forgetting: 14 domains, minimum detectable difference ")
+    texts = study_of(files, benchmarks={"forgetting": {"limit": 3}}, questions=[])
+    assert foreseen(texts)[0].startswith("forgetting: no result can be significant with 3 domains")
     few_rows = study.recipe | {"data": study.recipe["data"] | {"held_out": 5}}
     (said,) = foreseen(study_of(files, recipe=few_rows, benchmarks={"held-out": {}}))
     assert said.startswith("held-out: no result can be significant with 5 rows")

@@ -123,5 +123,6 @@ def items_hash(items: Sequence[Item]) -> str:
     content = hashlib.sha256()
     for item in items:
         parts = [item.id, item.examples, item.question, list(item.choices), item.target]
+        parts += [item.ending] if item.ending else []
         content.update(json.dumps(parts, sort_keys=True).encode("ascii") + b"\n")
     return f"sha256:{content.hexdigest()}"

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 from tunelab.answering.responder import Responder
 from tunelab.data.messages import Conversation, Message
 from tunelab.data.prompts import PLACEHOLDER, Prompt, bad_prompts, in_words, leading_text
-from tunelab.data.templates import ChatTemplate
+from tunelab.data.templates import ChatTemplate, Template
 from tunelab.data.tokenize import leading_special_ids
 from tunelab.errors import BadRow, DataError, ModelError
 from tunelab.evaluation.benchmark import Item
-from tunelab.evaluation.choices import ChoiceQuestion, choice_question
+from tunelab.evaluation.choice_question import ChoiceQuestion, choice_question, ending_question
 from tunelab.progress import Progress, silent
 
 #: Items whose texts are tokenized together: tokenizers process the texts of a batch in parallel.
@@ -91,7 +91,8 @@ def choice_questions(
 ) -> list[ChoiceQuestion]:
     """Each item's prompt with its choices. Prompt and choice are tokenized together as one text.
 
-    In a template the prompt is the user's turn, and a choice is the assistant's answer, stripped of white space.
+    In a template the prompt is the user's turn, and a choice is the assistant's answer, stripped of white space. If an
+    item has an ending, each choice is part of the user's turn and the ending is the answer.
 
     Raises:
         DataError: lists every item whose prompt cannot be rendered or whose choices cannot be scored.
@@ -107,10 +108,15 @@ def choice_questions(
         for item, of_item in known:
             if not of_item:
                 continue
-            responder.note_prompt("".join((item.prompt, *item.choices)))
-            prompt, *wholes = ([*texts.leading, *encoder.ids(text)] for text in of_item)
+            responder.note_prompt("".join((item.prompt, *item.choices, item.ending)))
+            encoded = [[*texts.leading, *encoder.ids(text)] for text in of_item]
+            of_choices = len(encoded) - len(item.choices)
+            prompts, wholes = encoded[:of_choices], encoded[of_choices:]
             try:
-                questions.append(choice_question(prompt, wholes, context=responder.context))
+                if item.ending:
+                    questions.append(ending_question(prompts, wholes, context=responder.context))
+                else:
+                    questions.append(choice_question(prompts[0], wholes, context=responder.context))
             except (DataError, ModelError) as reason:
                 bad.append(f"{_origin(benchmark, item)}: {reason.message}")
         progress("tokenizing prompts", len(questions) + len(bad), len(items))
@@ -120,7 +126,8 @@ def choice_questions(
 
 
 class _ChoiceTexts:
-    """The texts of an item in its prompt template: the prompt, then prompt + choice for every choice."""
+    """The texts of an item in its prompt template: the prompt, then prompt + choice for every choice; with an ending
+    prompt + choice for every choice, then each with the ending."""
 
     def __init__(self, responder: Responder, benchmark: str) -> None:
         self.benchmark = benchmark
@@ -134,23 +141,37 @@ class _ChoiceTexts:
     def of(self, item: Item, bad: list[str] | None = None) -> list[Text]:
         """Empty if the template cannot render the item; the reason is appended to `bad`."""
         if self.template is None:
-            parts = (item.examples, item.question)
-            return [parts, *((*parts, choice) for choice in item.choices)]
-        asked = Conversation((Message("user", item.prompt), Message("assistant", PLACEHOLDER)))
+            return _raw_texts(item)
+        asked = [item.prompt + choice for choice in item.choices] if item.ending else [item.prompt]
         try:
-            (section,) = self.template.render(asked)
+            prompts = [self._prompt(self.template, text) for text in asked]
         except BadRow as reason:
             if bad is not None:
                 bad.append(f"{_origin(self.benchmark, item)}: {in_words(reason)}")
             return []
+        if item.ending:
+            return [*((prompt,) for prompt in prompts), *((one, self._lead + item.ending.strip()) for one in prompts)]
+        return [(prompts[0],), *((prompts[0], self._lead + choice.strip()) for choice in item.choices)]
+
+    def _prompt(self, template: Template, text: str) -> str:
+        """What the template puts before the answer to a user's text."""
+        (section,) = template.render(Conversation((Message("user", text), Message("assistant", PLACEHOLDER))))
         place = next(number for number, segment in enumerate(section.segments) if segment.is_answer)
-        prompt = "".join(segment.text for segment in section.segments[:place])
-        return [(prompt,), *((prompt, self._lead + choice.strip()) for choice in item.choices)]
+        return "".join(segment.text for segment in section.segments[:place])
 
     @cached_property
     def _lead(self) -> str:
         """What the template puts before every choice; the same for all items."""
         return leading_text(self.template) if self.template is not None else ""
+
+
+def _raw_texts(item: Item) -> list[Text]:
+    """As in lm-evaluation-harness, spaces that end a prompt belong to what is scored after it."""
+    parts = (item.examples, item.question)
+    if not item.ending:
+        return [(item.examples, item.question.rstrip(" ")), *((*parts, choice) for choice in item.choices)]
+    prompts = [(item.examples, (item.question + choice).rstrip(" ")) for choice in item.choices]
+    return [*prompts, *((item.examples, item.question + choice, item.ending) for choice in item.choices)]
 
 
 @dataclass

@@ -21,6 +21,7 @@ from tunelab.answering.benchmark_prompts import EncodedPrompt, choice_questions,
 from tunelab.answering.benchmark_settings import BenchmarkSettings, as_settings, names_of
 from tunelab.answering.generate import open_responder, subject_of
 from tunelab.answering.responder import ARMS, Responder
+from tunelab.answering.text_likelihoods import encoded_texts, text_likelihoods
 from tunelab.answering.vllm_responder import on_vllm
 from tunelab.errors import Interrupted, ModelError, UsageError
 from tunelab.evaluation.benchmark import Response, Score
@@ -183,7 +184,7 @@ def _check_backend(settings: BenchmarkSettings, benchmarks: Sequence[LoadedBench
         raise UsageError(f"no backend named {settings.backend!r}", f"known: {', '.join(BACKENDS)}")
     if settings.backend == "tunelab":
         return
-    likelihood = [one.label for one in benchmarks if one.about.kind == "likelihood"]
+    likelihood = [one.label for one in benchmarks if one.about.kind != "generate"]
     if likelihood:
         raise UsageError(
             f"{', '.join(likelihood)}: scored by likelihood, which needs tunelab's engine, not {settings.backend}",
@@ -210,7 +211,8 @@ def respond(
     """
     responder.raw = not _is_asked_in_template(responder, benchmark, settings)
     responder.forget_prompts()
-    asks = _Choices if benchmark.about.kind == "likelihood" else _Answers
+    kinds: dict[str, type[_Asking]] = {"likelihood": _Choices, "generate": _Answers, "text": _Texts}
+    asks = kinds[benchmark.about.kind]
     asking = asks(responder, benchmark, settings, named(progress, f"{benchmark.label} {responder.arm}"))
     header = {**benchmark.header, **asking.header(), "tunelab": __version__}
     folder = out / f"{benchmark.label}-{responder.arm}-{_short_hash(header)}"
@@ -227,7 +229,7 @@ def respond(
     )
 
 
-def _stored(asking: _Choices | _Answers, path: Path, header: Mapping[str, Any]) -> list[Record]:
+def _stored(asking: _Asking, path: Path, header: Mapping[str, Any]) -> list[Record]:
     """Records of all items. Missing ones are computed in the engine's order and appended one by one."""
     items = asking.items
     with held(path), ResponseFile(path, header) as file:
@@ -303,7 +305,10 @@ class _Choices:
 
     def hash(self, header: Mapping[str, Any], index: int) -> str:
         question = self.questions[index]
-        return prompt_hash(header, question.prompt_ids, {"continuations": question.continuations})
+        scored: dict[str, Any] = {"continuations": question.continuations}
+        if question.unscored:
+            scored["unscored"] = question.unscored
+        return prompt_hash(header, question.prompt_ids, scored)
 
     def responses(self, hashes: Sequence[str], skip: frozenset[int]) -> Iterator[tuple[int, Response]]:
         scored = choice_likelihoods(
@@ -321,15 +326,53 @@ class _Choices:
                     cluster=item.cluster,
                     choices=item.choices,
                     log_probabilities=likelihood.log_probabilities,
-                    choice_tokens=tuple(map(len, question.continuations)),
+                    choice_tokens=tuple(map(len, question.scored)),
                     prompt_tokens=len(question.prompt_ids),
                     truncated_tokens=question.truncated,
                 ),
             )
 
 
+class _Texts:
+    """A benchmark that measures the likelihood of texts."""
+
+    def __init__(
+        self, responder: Responder, benchmark: LoadedBenchmark, settings: BenchmarkSettings, progress: Progress
+    ) -> None:
+        self.responder, self.items, self.progress = responder, benchmark.items, progress
+        self.micro_batch_tokens = responder.micro_batch_tokens(settings.micro_batch_tokens)
+        self.texts = encoded_texts(responder, benchmark.label, benchmark.items)
+
+    def header(self) -> dict[str, Any]:
+        return {**self.responder.identity, "decoding": {"method": "likelihood of the text"}}
+
+    def hash(self, header: Mapping[str, Any], index: int) -> str:
+        windows = [list(ids) for ids, _ in self.texts[index].rows]
+        return prompt_hash(header, windows[0], {"windows": windows[1:]})
+
+    def responses(self, hashes: Sequence[str], skip: frozenset[int]) -> Iterator[tuple[int, Response]]:
+        measured = text_likelihoods(
+            self.responder.model, self.texts, micro_batch_tokens=self.micro_batch_tokens, skip=skip
+        )
+        for index, log_probability in self.responder.computing(measured):
+            item, tokens = self.items[index], self.texts[index].tokens
+            read = {"question": item.question, "target": item.target, "cluster": item.cluster}
+            values: dict[str, Any] = {"log_probabilities": (log_probability,), "choice_tokens": (tokens,)}
+            yield index, Response(item.id, hashes[index], **read, **values, prompt_tokens=tokens)
+
+
+_Asking = _Choices | _Answers | _Texts
+
+
 def _is_asked_in_template(responder: Responder, benchmark: LoadedBenchmark, settings: BenchmarkSettings) -> bool:
     wanted = settings.in_template
+    if benchmark.about.kind == "text":
+        if wanted or settings.template is not None:
+            raise UsageError(
+                f"{benchmark.label}: measures texts as they are, which no prompt template can hold",
+                "omit --chat-template and --template, or evaluate it in a separate command",
+            )
+        return False
     if wanted is None and settings.template is not None:
         wanted = True  # a named template is meant to be used
     if wanted is None:

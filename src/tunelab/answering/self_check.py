@@ -29,7 +29,8 @@ from tunelab.answering.findings import (
 from tunelab.answering.generate import subject_of
 from tunelab.answering.responder import Responder
 from tunelab.evaluation.benchmark import Item
-from tunelab.evaluation.choices import ChoiceLikelihood, ChoiceQuestion, choice_likelihoods, plain_likelihoods
+from tunelab.evaluation.choice_question import ChoiceQuestion
+from tunelab.evaluation.choices import ChoiceLikelihood, choice_likelihoods, plain_likelihoods
 from tunelab.inference.sampling import Decoding
 from tunelab.models.forward import underlying
 from tunelab.models.miniature import miniature

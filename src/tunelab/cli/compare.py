@@ -4,6 +4,7 @@ Examples:
   tunelab compare runs/full runs/lora
   tunelab compare runs/lora
   tunelab compare runs/full runs/lora --out full-and-lora
+  tunelab compare runs/lora --benchmarks mmlu --metrics log_probability,brier,calibration_error
   tunelab compare evaluations/FIRST evaluations/SECOND --allow-diff template
 
 Both must have been evaluated on the same benchmarks with the same protocol (tunelab eval RUN --benchmarks mmlu,ifeval),
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One or two runs or evaluation folders."""
     parser.add_argument("words", nargs="+", metavar="RUN", help="run directory or evaluation folder")
     parser.add_argument("--benchmarks", "--tasks", metavar="NAMES", help="comma-separated, also held-out; default: all")
+    parser.add_argument("--metrics", metavar="NAMES", help="comma-separated, besides the headline metric: brier, ...")
     parser.add_argument("--allow-diff", metavar="KEYS", help="comma-separated settings that may differ: template, ...")
     parser.add_argument("--common-items-only", action="store_true", help="ignore items that only one of them has")
     parser.add_argument("--flips", action="store_true", help="list the items that only one of them gets right")
@@ -49,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = compared(
         *arguments.words,
         benchmarks=comma_separated(arguments.benchmarks),
+        metrics=comma_separated(arguments.metrics),
         allow_diff=comma_separated(arguments.allow_diff),
         common_items_only=arguments.common_items_only,
     )

@@ -76,6 +76,7 @@ def compare_runs(
     b: Run | Path | str | None = None,
     *,
     benchmarks: str | Sequence[str] = (),
+    metrics: str | Sequence[str] = (),
     allow_diff: str | Collection[str] = (),
     common_items_only: bool = False,
 ) -> Comparisons:
@@ -85,7 +86,8 @@ def compare_runs(
     Args:
         a, b: a run, its directory, or the folder of an evaluation.
         benchmarks: names ("held-out" for held-out rows); () = all that both have. One text may name several,
-            comma-separated; so may `allow_diff`.
+            comma-separated; so may `metrics` and `allow_diff`.
+        metrics: compared as well, where both have them ("brier").
         allow_diff: header or protocol keys that may differ, in addition to those of the model ("template").
         common_items_only: leave out items that one side lacks, instead of refusing.
 
@@ -96,10 +98,13 @@ def compare_runs(
 
     Raises:
         RunError: no scores found, no common benchmark, or a named benchmark is not common.
-        UsageError: one side has several evaluations of a benchmark, and it is unclear which to use.
+        UsageError: one side has several evaluations of a benchmark, and it is unclear which to use; or no compared
+            benchmark was scored by one of `metrics`.
         DataError: the two were not evaluated in the same way; lists every difference.
     """
-    found = compared(a, b, benchmarks=benchmarks, allow_diff=allow_diff, common_items_only=common_items_only)
+    found = compared(
+        a, b, benchmarks=benchmarks, metrics=metrics, allow_diff=allow_diff, common_items_only=common_items_only
+    )
     return Comparisons(found.comparisons)
 
 
@@ -108,6 +113,7 @@ def compared(
     b: Run | Path | str | None = None,
     *,
     benchmarks: str | Sequence[str] = (),
+    metrics: str | Sequence[str] = (),
     allow_diff: str | Collection[str] = (),
     common_items_only: bool = False,
 ) -> Compared:
@@ -115,7 +121,7 @@ def compared(
     a, b = _path(a), None if b is None else _path(b)
     if b is not None and a.resolve() == b.resolve():
         raise UsageError(f"{a} and {b} are the same", "give two, or one alone to compare its base with its tuned arm")
-    benchmarks, allow_diff = _named(benchmarks), _named(allow_diff)
+    benchmarks, metrics, allow_diff = _named(benchmarks), _named(metrics), _named(allow_diff)
     names: tuple[str, str]
     left_out: list[str] = []
     if b is None:
@@ -136,10 +142,11 @@ def compared(
     pairs = list(
         _paired_up(sides, places, [name for name in common if not benchmarks or name in benchmarks], allow_diff)
     )
+    _check_metrics(metrics, pairs)
     found = []
     for first, second in pairs:
         both = Side(names[0], [first]), Side(names[1], [second])
-        for metric in _compared_by(first, second):
+        for metric in _compared_by(first, second, metrics):
             found.append(compare_sides(*both, metric, allow_diff=allow_diff, common_items_only=common_items_only))
     only_in = [[name for name in one if name not in common and not benchmarks] for one in known]
     paths = (Path(a), Path(a if b is None else b))
@@ -211,14 +218,26 @@ def _without(tree: Tree, ignored: Collection[str], above: str = "") -> Tree:
     }
 
 
-def _compared_by(first: Evaluated, second: Evaluated) -> list[str | None]:
-    """For held-out rows the metrics that both have, chrF and exact match only in place of one that cannot see the
-    references; for a benchmark its headline metric (None)."""
-    if not first.is_held_out:
-        return [None]
+def _check_metrics(metrics: Sequence[str], pairs: Sequence[tuple[Evaluated, Evaluated]]) -> None:
+    """Raises UsageError if no pair was scored by one of the metrics."""
+    known = list(dict.fromkeys(name for pair in pairs for name in _of_both(*pair)))
+    if strange := [name for name in metrics if name not in known]:
+        raise UsageError(f"no compared benchmark was scored by {', '.join(strange)}", f"known: {', '.join(known)}")
+
+
+def _of_both(first: Evaluated, second: Evaluated) -> list[str]:
     known = {one.name for one in second.metrics()}
+    return [one.name for one in first.metrics() if one.name in known]
+
+
+def _compared_by(first: Evaluated, second: Evaluated, wanted: Sequence[str]) -> list[str]:
+    """For held-out rows the metrics that both have, chrF and exact match only in place of one that cannot see the
+    references; for a benchmark its headline metric; and the wanted ones, where both have them."""
+    known = _of_both(first, second)
+    if not first.is_held_out:
+        return list(dict.fromkeys((first.metric().name, *(name for name in known if name in wanted))))
     unwanted = () if first.blind_metrics or second.blind_metrics else HELD_OUT_SUBSTITUTES
-    return [one.name for one in first.metrics() if one.name in known and one.name not in unwanted]
+    return [name for name in known if name in wanted or name not in unwanted]
 
 
 def _other_arms(place: Path | str, evaluated: Sequence[Evaluated]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from tunelab.evaluation.benchmark import Score
 from tunelab.evaluation.held_out import AnswerScore, LikelihoodRecord
 from tunelab.evaluation.metrics.exact_match import matches
 from tunelab.evaluation.metrics.unseen import not_seen
+from tunelab.evaluation.probabilities import CALIBRATION_ERROR, CONFIDENCE, calibration_counts
 from tunelab.failures import explained
 from tunelab.files import read_json_lines
 from tunelab.records.evaluation_files import ANSWER_SCORES, GRADES, LIKELIHOODS, RESPONSES, SCORES
@@ -120,6 +121,8 @@ class Evaluated:
         chosen = self.metric(metric)
         if chosen.name == COMPLETION_LOSS and self.is_held_out:
             return self._row_losses(name)
+        if chosen.name == CALIBRATION_ERROR and not self.is_held_out:
+            return self._confidences(name)
         header, records = self.responses
         if self.is_held_out:
             values = {one.item: one.rougeL if chosen.name == ROUGE_L else 0.0 for one in self.answer_scores()}
@@ -150,6 +153,11 @@ class Evaluated:
         return read_responses(self.folder / RESPONSES)
 
     @cached_property
+    def _grades(self) -> list[dict[str, Any]]:
+        """The lines of grades.jsonl: item, cluster and values of each response."""
+        return [json.loads(line) for line in (self.folder / GRADES).read_text(encoding="utf-8").splitlines()]
+
+    @cached_property
     def _likelihoods(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         return read_responses(self.folder / LIKELIHOODS)
 
@@ -173,8 +181,15 @@ class Evaluated:
         with explained(f"{path}: not scores of answers", RunError, "remove it and evaluate again"):
             return [AnswerScore.from_json(record) for record in read_json_lines(path)[0]]
 
-    def counts(self, metric: str) -> dict[str, tuple[int, ...]]:
-        """The counts of each answer to a held-out row for a corpus metric (BLEU, chrF), by row id; raises as above."""
+    def counts(self, metric: str) -> dict[str, tuple[float, ...]]:
+        """What each item contributes to a corpus metric, by item id: BLEU and chrF of held-out rows, which raise as
+        above, or the calibration error."""
+        if metric == CALIBRATION_ERROR:
+            right = self.metrics()[0].name
+            confident = [one for one in self._grades if CONFIDENCE in one["values"]]
+            return {
+                one["item"]: calibration_counts(one["values"][CONFIDENCE], one["values"][right]) for one in confident
+            }
         return {one.item: one.bleu_counts if metric == BLEU else one.chrf_counts for one in self.answer_scores()}
 
     def _row_losses(self, name: str) -> GradedItems:
@@ -186,6 +201,16 @@ class Evaluated:
             for record in records
         }
         return GradedItems(name, values, prompts, {}, header)
+
+    def _confidences(self, name: str) -> GradedItems:
+        """The items with a confidence, which is their value; see counts."""
+        header, records = self.responses
+        confident = [one for one in self._grades if CONFIDENCE in one["values"]]
+        values = {one["item"]: float(one["values"][CONFIDENCE]) for one in confident}
+        clusters = {one["item"]: one["cluster"] for one in confident}
+        prompts = {record["item"]: record["question"] for record in records}
+        protocol = self._protocol(CALIBRATION_ERROR)
+        return GradedItems(name, values, prompts, clusters, header, protocol, clustered_by=self._clustered_by())
 
     def _clustered_by(self) -> str:
         """What the items are clustered by, as the protocol of a clustered score says; "" = not known."""

@@ -23,9 +23,15 @@ from tunelab.comparison.paired_comparison import Comparison, compare_counts, com
 from tunelab.config.study import BLEU, CHRF, COMPLETION_LOSS
 from tunelab.evaluation.metrics.bleu import bleu_of_counts
 from tunelab.evaluation.metrics.chrf import chrf_of_counts
+from tunelab.evaluation.probabilities import CALIBRATION_ERROR, calibration_error_of_counts
 from tunelab.statistics.corpus import Statistic, contributions_of_items
 
-_CORPUS_METRICS: dict[str, Statistic] = {BLEU: bleu_of_counts, CHRF: chrf_of_counts}
+#: Of held-out rows; the calibration error of benchmarks with choices.
+_CORPUS_METRICS: dict[str, Statistic] = {
+    BLEU: bleu_of_counts,
+    CHRF: chrf_of_counts,
+    CALIBRATION_ERROR: calibration_error_of_counts,
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ def compare_sides(
     pairs = align(graded[0], graded[1], allow_diff=allowed, common_items_only=common_items_only)
     labels: dict[str, Any] = {"benchmark": first.benchmark, "metric": chosen.name}
     labels |= {"unit": chosen.unit, "higher_is_better": chosen.higher_is_better}
-    if first.is_held_out and chosen.name in _CORPUS_METRICS:
+    if _is_of_corpus(first, chosen.name):
         a_counts, b_counts = (_counts(side, chosen.name, pairs.items) for side in (a, b))
         found = compare_counts(pairs, a_counts, b_counts, _CORPUS_METRICS[chosen.name], **labels)
     else:
@@ -82,12 +88,17 @@ def compare_sides(
     return over_trainings(found, of_a, of_b, differing)
 
 
+def _is_of_corpus(evaluated: Evaluated, metric: str) -> bool:
+    """Whether a metric has no values per item, and is computed from what items contribute to it."""
+    return metric in _CORPUS_METRICS and evaluated.is_held_out == (metric != CALIBRATION_ERROR)
+
+
 def contributions(side: Side, metric: str, items: Sequence[str]) -> NDArray[np.float64]:
     """What each item contributes to a metric, [evaluations, items]; the mean over items is the metric.
 
     A value per item is its own contribution; those to a loss per token and to corpus metrics are linearized.
     """
-    if side.seeds[0].is_held_out and metric in _CORPUS_METRICS:
+    if _is_of_corpus(side.seeds[0], metric):
         each = [contributions_of_items(one, _CORPUS_METRICS[metric]) for one in _counts(side, metric, items)]
     elif side.seeds[0].is_held_out and metric == COMPLETION_LOSS:
         each = [_row_losses(one, items) for one in side.seeds]
@@ -108,12 +119,12 @@ def mean_of_seeds(side: Side, metric: str) -> GradedItems:
     return dataclasses.replace(first, values=values)
 
 
-def _counts(side: Side, metric: str, items: Sequence[str]) -> list[NDArray[np.int64]]:
+def _counts(side: Side, metric: str, items: Sequence[str]) -> list[NDArray[np.float64]]:
     """A corpus metric's counts of these items, [items, columns] for each seed."""
     found = []
     for one in side.seeds:
         by_item = one.counts(metric)
-        found.append(np.array([by_item[item] for item in items], dtype=np.int64))
+        found.append(np.array([by_item[item] for item in items], dtype=np.float64))
     return found
 
 

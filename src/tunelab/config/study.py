@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from tunelab.config.other_tools import other_key
 from tunelab.config.questions import COMPLETION_LOSS as COMPLETION_LOSS
@@ -23,6 +24,9 @@ from tunelab.config.types import Positive, Text
 from tunelab.config.yaml_text import parse_yaml
 from tunelab.errors import ConfigError, Problem, UsageError
 from tunelab.files import as_path
+
+#: The benchmark of general texts that shows what tuning cost elsewhere.
+FORGETTING = "forgetting"
 
 BLEU, ROUGE_L = "bleu", "rougeL"
 CHRF, EXACT_MATCH = "chrf", "exact_match"
@@ -92,6 +96,11 @@ class Study(_Part):
         description="Name -> its options, and `limit` and `max_new_tokens`. `held-out`: the recipe's held-out rows, "
         "with the keys of `recipe.evaluate`."
     )
+    forgetting: Tree | None = Field(
+        None,
+        description="`{}`: measure what tuning cost elsewhere, in bits per byte on general texts that ship, against an "
+        "untuned arm. Or options of the benchmark `forgetting`.",
+    )
     questions: tuple[Question, ...] = Field((), description="Questions that the report answers first.")
     compare: tuple[tuple[Text, Text], ...] = Field(
         (), description="Pairs of arms, the second against the first. Empty: each arm against the first arm."
@@ -100,6 +109,22 @@ class Study(_Part):
     published: tuple[Published, ...] = Field((), description="Published results, shown next to the measured ones.")
     tiny: Tree = Field(default_factory=dict, description="Overrides applied by `--scale tiny`.")
     note: str = Field("", description="A sentence that the study's reports open with; empty: none.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_forgetting(cls, tree: Any) -> Any:
+        """`forgetting` is a benchmark too; a stored study has both."""
+        benchmarks = tree.get("benchmarks") or {}
+        if not isinstance(tree.get(FORGETTING), Mapping) or not isinstance(benchmarks, Mapping):
+            return tree
+        return {**tree, "benchmarks": {**benchmarks, FORGETTING: benchmarks.get(FORGETTING, tree[FORGETTING])}}
+
+    @cached_property
+    def forgetting_pairs(self) -> tuple[tuple[str, str], ...]:
+        """(untuned arm, tuned arm) for every arm whose forgetting is measured."""
+        if FORGETTING not in self.benchmarks:
+            return ()
+        return tuple((base, arm) for arm in self.arms if (base := self.base_of(arm)) is not None)
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
@@ -123,6 +148,7 @@ class Study(_Part):
                 ]
                 metrics = (*HELD_OUT_METRICS, *asked) if benchmark == HELD_OUT else (None, *asked)
                 found |= dict.fromkeys((a, b, benchmark, metric) for metric in metrics)
+        found |= dict.fromkeys((base, arm, FORGETTING, None) for base, arm in self.forgetting_pairs)
         return tuple(found)
 
     @property
@@ -257,6 +283,15 @@ def _wrong_names(study: Study) -> list[Problem]:
         problems.append(Problem("arms", "is empty", "add at least one arm"))
     if not study.seeds or len(set(study.seeds)) != len(study.seeds):
         problems.append(Problem("seeds", f"{list(study.seeds)}, expected distinct integers", "seeds: [0]"))
+    if study.forgetting is not None:
+        problems += [
+            Problem("forgetting", f"no untuned arm has the model of {arm}", "add one: `base: {tuned: false}`")
+            for arm, one in study.arms.items()
+            if one.tuned and study.seeds and _untuned(study, arm) is None
+        ][:1]
+        if study.benchmarks[FORGETTING] != study.forgetting:
+            said = "has other options than benchmarks.forgetting"
+            problems.append(Problem("forgetting", said, "set them in one of the two"))
     if not study.benchmarks:
         problems.append(Problem("benchmarks", "is empty", "benchmarks: {held-out: {}}"))
     problems += unclear_questions(study.questions)
@@ -284,6 +319,14 @@ def _wrong_names(study: Study) -> list[Problem]:
             said = _metric_problem("compared", one.metric)
             problems.append(Problem(f"questions.{number}.metric", said, f"known: {known}"))
     return [*problems, *_wrong_figures(study)]
+
+
+def _untuned(study: Study, arm: str) -> str | None:
+    """base_of(); "" where a recipe is wrong, which is reported by itself."""
+    try:
+        return study.base_of(arm)
+    except ConfigError:
+        return ""
 
 
 def _wrong_limits(study: Study) -> Iterator[Problem]:

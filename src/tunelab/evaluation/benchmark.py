@@ -84,12 +84,15 @@ class Item:
 
     Attributes:
         id: unique among the benchmark's items ("virology/17").
-        question: the item's own part of the prompt, up to where the answer begins.
+        question: the item's own part of the prompt, up to where the answer begins; the whole text of an item whose
+            text is measured.
         target: what a response is graded against; JSON-serializable.
         examples: the few-shot part before the question, shared by many items and computed once. The prompt is
             examples + question.
         choices: continuations whose likelihoods are compared (" A", " B"); () for a generated answer.
         cluster: items in one cluster (a subject) are not independent; "" = the item is its own cluster.
+        ending: what follows every choice and is scored in its place (partial evaluation): the choices differ in how
+            likely they make it. "" = the choices themselves are scored.
     """
 
     id: str
@@ -98,6 +101,7 @@ class Item:
     examples: str = ""
     choices: tuple[str, ...] = ()
     cluster: str = ""
+    ending: str = ""
 
     @property
     def prompt(self) -> str:
@@ -114,8 +118,9 @@ class Response:
         prompt_hash: hash of model, prompt and decoding (responses.py); "" in other tools' files.
         text: the generated answer; "" for scored choices.
         choices: the scored continuations; () for a generated answer.
-        log_probabilities: log p of each choice, in nats, summed over its tokens.
-        choice_tokens: tokens of each choice.
+        log_probabilities: log p of each choice (or of the item's ending after it), in nats, summed over its tokens; of
+            the text alone if a text is measured.
+        choice_tokens: tokens of each that are scored.
         stop_reason: "stop", "length" or "context" (inference/engine.py); "" for scored choices.
         prompt_tokens: number of prompt tokens that the model read.
         truncated_tokens: prompt tokens truncated on the left to fit the model's context.
@@ -169,13 +174,15 @@ class Benchmark:
     """Description of a benchmark.
 
     Args:
-        kind: "likelihood" (choices are compared) or "generate" (an answer is generated).
+        kind: "likelihood" (choices are compared), "generate" (an answer is generated) or "text" (the likelihood of the
+            question's text is measured, never in a template).
         metric: the headline metric: a key of grade()'s result, and the name of the first score.
         chance: the value of `metric` for a model that guesses, 0 to 1; None = not applicable.
         cluster: what items are clustered by ("subject"), as named in tables; None = items are independent.
         source: paper, and the repository whose protocol it follows.
         licence: of its items.
-        hub: where its files come from; None = a path is required.
+        hub: where its files come from; None = a path is required, or they ship.
+        shipped: folder in the package's assets with its files; None = they do not ship.
         max_new_tokens: limit of a generated answer.
         stop_strings: a generated answer ends before the first of them.
         size: number of items, for plans made before they are read; None = unknown.
@@ -183,7 +190,7 @@ class Benchmark:
             with one. False prompts base and chat models alike with raw text.
     """
 
-    kind: Literal["likelihood", "generate"]
+    kind: Literal["likelihood", "generate", "text"]
     metric: str
     chance: float | None
     cluster: str | None
@@ -194,6 +201,7 @@ class Benchmark:
     stop_strings: tuple[str, ...] = ()
     chat: bool = False
     size: int | None = None
+    shipped: str | None = None
 
 
 class BenchmarkOptions(BaseModel):

@@ -13,6 +13,8 @@ from tunelab.hub import hub_access, why_unreachable
 
 FOLDER = "evaluation/benchmarks"
 
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
+
 
 def load_benchmark(name: str) -> ModuleType:
     """The module of a benchmark: by name, from a user's own .py file, or items_file for a .jsonl file of items.
@@ -58,7 +60,7 @@ def benchmark_files(benchmark: Benchmark, data: str | None, *, name: str = "NAME
 
     Args:
         benchmark: names the repository, commit and files.
-        data: a local folder (or file, if the benchmark reads one) to use instead of the hub.
+        data: a local folder (or file, if the benchmark reads one) to use instead of the hub or of what ships.
         name: the benchmark's name, for hints.
 
     Raises:
@@ -69,6 +71,8 @@ def benchmark_files(benchmark: Benchmark, data: str | None, *, name: str = "NAME
         if not path.exists():
             raise DataError(f"{name}.data={data}: no such folder", "give the folder that holds the benchmark's files")
         return path
+    if benchmark.shipped is not None:
+        return ASSETS / benchmark.shipped
     hub = benchmark.hub
     if hub is None:
         raise DataError(f"{name}: its files are not on the hub", f"give the folder that holds them: {name}.data=FOLDER")

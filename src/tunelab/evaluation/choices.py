@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from tunelab.errors import DataError, ModelError
+from tunelab.errors import ModelError
+from tunelab.evaluation.choice_question import ChoiceQuestion, common_prefix
 from tunelab.inference.engine import context_length, evaluation_mode, longrope_border
 from tunelab.progress import Progress, silent
 
@@ -31,71 +32,11 @@ LEAST_SHARED = 16
 
 
 @dataclass(frozen=True, slots=True)
-class ChoiceQuestion:
-    """A prompt and its continuations, as token ids.
-
-    Attributes:
-        prompt_ids: what all choices share; at least one token.
-        continuations: the tokens of each choice after the prompt; none is empty.
-        truncated: number of tokens truncated from the beginning of the prompt.
-    """
-
-    prompt_ids: tuple[int, ...]
-    continuations: tuple[tuple[int, ...], ...]
-    truncated: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class ChoiceLikelihood:
     """log p of each choice of question `index`, in nats, summed over its tokens."""
 
     index: int
     log_probabilities: tuple[float, ...]
-
-
-def choice_question(
-    prompt_ids: Sequence[int], wholes: Sequence[Sequence[int]], *, context: int | None
-) -> ChoiceQuestion:
-    """A question from prompt and choice tokenized together, so that each choice is tokenized in context.
-
-    Continuations are scored from the token after the prompt's own tokens (as in lm-evaluation-harness), or earlier if
-    the texts differ earlier: if a choice changes how the prompt's end is tokenized, the token across the boundary
-    belongs to the continuation. All choices start at the same token, so the same characters are scored.
-
-    Args:
-        prompt_ids: the prompt alone.
-        wholes: prompt and choice, tokenized as one text, for each choice.
-        context: the model's context length; if any choice does not fit, the prompt is truncated on the left (as in
-            lm-evaluation-harness). None = no limit.
-
-    Raises:
-        DataError: there are no choices, a choice adds no token to the prompt, or the prompt has no tokens.
-        ModelError: a choice alone is as long as the context.
-    """
-    if not wholes:
-        raise DataError("the question has no choices to score")
-    for number, whole in enumerate(wholes):
-        if list(whole) == list(prompt_ids[: len(whole)]):
-            raise DataError(f"choice {number} adds no token to the prompt: an empty text cannot be scored")
-    shortest = min(wholes, key=len)
-    join = min(len(prompt_ids), len(shortest) - 1, *(_common(shortest, whole) for whole in wholes))
-    if not join:
-        raise DataError(
-            "the prompt has no token before its choices, so nothing predicts them",
-            "use a tokenizer with a beginning-of-sequence token, or a prompt with text",
-        )
-    continuations = tuple(tuple(whole[join:]) for whole in wholes)
-    prompt = tuple(shortest[:join])
-    cut = 0
-    if context is not None:
-        room = context - max(map(len, continuations)) + 1
-        if room < 1:
-            raise ModelError(
-                f"a choice has {max(map(len, continuations))} tokens, but the model's context is {context}",
-                "omit the item",
-            )
-        cut = max(0, len(prompt) - room)
-    return ChoiceQuestion(prompt[cut:], continuations, cut)
 
 
 def choice_likelihoods(
@@ -159,14 +100,14 @@ def plain_likelihoods(
         found: dict[tuple[int, ...], Tensor] = {}  # input -> [tokens, vocabulary], log p of each next token
         likelihoods = []
         with evaluation_mode(model), attention_set_to(model, attention or base.config._attn_implementation):
-            for continuation in question.continuations:
+            for continuation, scored in zip(question.continuations, question.scored, strict=True):
                 ids = (*question.prompt_ids, *continuation[:-1])
                 if ids not in found:
                     with torch.no_grad():
                         logits = base(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0].float()
-                    found[ids] = logits[len(question.prompt_ids) - 1 :].log_softmax(dim=-1)
-                tokens = torch.tensor(continuation, device=device)[:, None]
-                likelihoods.append(float(found[ids].gather(1, tokens).double().sum()))
+                    found[ids] = logits.log_softmax(dim=-1)
+                tokens = torch.tensor(scored, device=device)[:, None]
+                likelihoods.append(float(found[ids][len(ids) - len(scored) :].gather(1, tokens).double().sum()))
         yield ChoiceLikelihood(index, tuple(likelihoods))
 
 
@@ -185,7 +126,6 @@ class _Row:
 
     question: int
     tokens: list[int]
-    first: int  # the index in `tokens` that predicts the choices' first token
     choices: list[int] = field(default_factory=list)
 
 
@@ -217,7 +157,7 @@ def _runs(questions: Sequence[ChoiceQuestion], indices: Sequence[int]) -> Iterat
     common = [0]
     for a, b in pairwise(indices):
         first, second = questions[a].prompt_ids, questions[b].prompt_ids
-        common.append(min(_common(first, second), len(first) - 1, len(second) - 1))
+        common.append(max(0, min(common_prefix(first, second), len(first) - 1, len(second) - 1)))
     common.append(0)  # common[i] = what indices[i - 1] and indices[i] share
     begin = 0
     for place in range(1, len(indices) + 1):
@@ -250,7 +190,7 @@ def _rows(index: int, question: ChoiceQuestion, shared: int) -> list[_Row]:
     for number, continuation in enumerate(question.continuations):
         read = continuation[:-1]
         if read not in rows:
-            rows[read] = _Row(index, [*prompt, *read], len(prompt) - 1)
+            rows[read] = _Row(index, [*prompt, *read])
         rows[read].choices.append(number)
     return list(rows.values())
 
@@ -278,7 +218,7 @@ def _score(
         values = iter(_token_log_probabilities(model, questions, together, prefix))
         for row in together:
             for choice in row.choices:
-                count = len(questions[row.question].continuations[choice])
+                count = len(questions[row.question].scored[choice])
                 found[row.question][choice] = math.fsum(next(values) for _ in range(count))
     for index in batch:
         likelihoods = tuple(found[index][choice] for choice in range(len(found[index])))
@@ -303,9 +243,10 @@ def _token_log_probabilities(
     start = 0
     for row in rows:
         for choice in row.choices:
-            continuation = questions[row.question].continuations[choice]
-            places += range(start + row.first, start + row.first + len(continuation))
-            wanted += continuation
+            scored = questions[row.question].scored[choice]
+            last = start + len(row.tokens)  # the row ends with the token that predicts the choice's last one
+            places += range(last - len(scored), last)
+            wanted += scored
         start += len(row.tokens)
     with evaluation_mode(model), torch.no_grad():
         with prefix_attention(model):
@@ -340,21 +281,6 @@ def _log_probabilities(model: nn.Module, hidden: Tensor, places: Sequence[int], 
             values[i] = value
         begin = end
     return values
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the common prefix."""
-    shorter = min(len(a), len(b))
-    if list(a[:shorter]) == list(b[:shorter]):
-        return shorter
-    low, high = 0, shorter  # a[:low] == b[:low], a[:high] != b[:high]
-    while high - low > 1:
-        middle = (low + high) // 2
-        if list(a[low:middle]) == list(b[low:middle]):
-            low = middle
-        else:
-            high = middle
-    return low
 
 
 def _length(question: ChoiceQuestion) -> int:

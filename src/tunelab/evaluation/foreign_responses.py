@@ -25,6 +25,8 @@ from tunelab.errors import DataError
 from tunelab.evaluation.benchmark import Item, Response
 from tunelab.evaluation.benchmark_files import benchmark_files
 from tunelab.evaluation.harness_samples import (
+    ARC,
+    ARC_SETS,
     benchmark_of_sample,
     combined,
     first_repeat,
@@ -36,7 +38,7 @@ PROMPT_AND_RESPONSE = "prompt and response"
 HARNESS_SAMPLES = "lm-evaluation-harness"
 KNOWN_FORMS = (
     'known formats: files that tunelab wrote; lines of {"prompt", "response"} (IFEval\'s own); samples_*.jsonl of '
-    "lm-evaluation-harness for IFEval, GSM8K, MMLU, tinyMMLU and TruthfulQA"
+    "lm-evaluation-harness for IFEval, GSM8K, MMLU, tinyMMLU, TruthfulQA, HellaSwag, ARC and WinoGrande"
 )
 NAMED = 5  # ids or prompts listed in a warning before "and N more"
 
@@ -96,7 +98,25 @@ def benchmark_of(line: Line) -> str:
     if name is None:
         keys = ", ".join(sorted(line.value["doc"])[:12])
         raise DataError(f"{line.place}: samples of an unsupported task (its documents have {keys})", KNOWN_FORMS)
-    return name
+    return _arc_set(line) if name == ARC else name
+
+
+def _arc_set(line: Line) -> str:
+    """The set that the file's name says: samples_arc_easy_DATE.jsonl."""
+    named = [one for one in ARC_SETS if one in line.file.name]
+    if len(named) != 1:
+        raise DataError(
+            f"{line.place}: a sample of ARC, but of which set? Both have the same documents",
+            f"say it with --as {' or --as '.join(ARC_SETS)}",
+        )
+    return named[0]
+
+
+def _is_of(line: Line, benchmark: str) -> bool:
+    """Whether a sample is one of the benchmark's; ARC's sets cannot be told apart, so that the benchmark says which."""
+    if benchmark in ARC_SETS and form_of(line) == HARNESS_SAMPLES:
+        return benchmark_of_sample(line.value["doc"]) == ARC
+    return benchmark_of(line) == benchmark
 
 
 def shots_of(lines: Sequence[Line], benchmark: str) -> int | None:
@@ -140,10 +160,11 @@ def _harness_samples(lines: Sequence[Line], benchmark: str) -> ForeignResponses:
     for line in lines:
         if line.value.get("filter") != first_filter[line.file]:
             continue
-        if (name := benchmark_of(line)) != benchmark:
-            raise DataError(f"{line.place}: a sample of {name}, expected {benchmark}", "give files of one benchmark")
+        if not _is_of(line, benchmark):
+            named = benchmark_of(line)
+            raise DataError(f"{line.place}: a sample of {named}, expected {benchmark}", "give files of one benchmark")
         try:
-            response = response_of_sample(name, line.value)
+            response = response_of_sample(benchmark, line.value)
         except DataError as error:
             raise DataError(f"{line.place}: {error.message}", error.hint) from error
         _add(found, response, line)

@@ -16,6 +16,9 @@ from typing import Any
 from tunelab.errors import DataError
 from tunelab.evaluation.benchmark import Response
 
+#: Documents of ARC's two sets look the same.
+ARC, ARC_SETS = "arc", ("arc_easy", "arc_challenge")
+
 # Keys of a document by benchmark; the first match is used.
 DOCUMENT_KEYS = {
     "ifeval": {"key", "prompt", "instruction_id_list", "kwargs"},
@@ -23,11 +26,23 @@ DOCUMENT_KEYS = {
     "tinymmlu": {"question", "subject", "choices", "answer", "input_formatted"},
     "mmlu": {"question", "subject", "choices", "answer"},
     "gsm8k": {"question", "answer"},
+    "hellaswag": {"query", "choices", "gold", "activity_label"},
+    "winogrande": {"sentence", "option1", "option2", "answer"},
+    ARC: {"question", "choices", "answerKey"},
+}
+
+#: How often this text is in a context beyond the number of few-shot examples, by benchmark.
+_OF_A_SHOT = {
+    "mmlu": ("\nAnswer:", 1),
+    "tinymmlu": ("\nAnswer:", 1),
+    "gsm8k": ("Question:", 1),
+    **dict.fromkeys(ARC_SETS, ("\nAnswer:", 1)),
+    **dict.fromkeys(("hellaswag", "winogrande"), ("\n\n", 0)),
 }
 
 
 def benchmark_of_sample(document: Mapping[str, Any]) -> str | None:
-    """Name of the benchmark whose documents have these keys; None if unknown."""
+    """Name of the benchmark whose documents have these keys, ARC for both its sets; None if unknown."""
     for name, keys in DOCUMENT_KEYS.items():
         if keys <= set(document) and (name != "gsm8k" or "####" in str(document["answer"])):
             return name
@@ -67,6 +82,22 @@ def _gsm8k(document: Mapping[str, Any], number: int, sample: Mapping[str, Any]) 
 def _mmlu(document: Mapping[str, Any], number: int, sample: Mapping[str, Any]) -> Response:
     subject = document["subject"]
     return _likelihood(f"{subject}/{number}", document["question"], int(document["answer"]), subject, sample)
+
+
+def _hellaswag(document: Mapping[str, Any], number: int, sample: Mapping[str, Any]) -> Response:
+    return _likelihood(str(number), document["query"], int(document["gold"]), "", sample)
+
+
+def _arc(document: Mapping[str, Any], number: int, sample: Mapping[str, Any]) -> Response:
+    right = list(document["choices"]["label"]).index(document["answerKey"])
+    return _likelihood(str(number), f"Question: {document['question']}\nAnswer:", right, "", sample)
+
+
+def _winogrande(document: Mapping[str, Any], number: int, sample: Mapping[str, Any]) -> Response:
+    """Its contexts differ and its continuations are the same: the choices are the names."""
+    before, _, _ = document["sentence"].partition("_")
+    read = _likelihood(str(number), before, int(document["answer"]) - 1, "", sample)
+    return dataclasses.replace(read, choices=(document["option1"], document["option2"]))
 
 
 def _likelihood(item: str, question: str, target: Any, cluster: str, sample: Mapping[str, Any]) -> Response:
@@ -175,11 +206,11 @@ def combined(first: Response, second: Response) -> Response | None:
 
 def shots_of_sample(benchmark: str, sample: Mapping[str, Any]) -> int | None:
     """Number of few-shot examples in the prompt, if its format allows counting them."""
-    mark = {"mmlu": "\nAnswer:", "tinymmlu": "\nAnswer:", "gsm8k": "Question:"}.get(benchmark)
     contexts = _arguments(sample, 0)
-    if mark is None or not contexts or not isinstance(contexts[0], str):
+    if benchmark not in _OF_A_SHOT or not contexts or not isinstance(contexts[0], str):
         return None
-    return max(0, contexts[0].count(mark) - 1)
+    mark, more = _OF_A_SHOT[benchmark]
+    return max(0, contexts[0].count(mark) - more)
 
 
 _RESPONSES: dict[str, Callable[[Mapping[str, Any], int, Mapping[str, Any]], Response]] = {
@@ -188,4 +219,7 @@ _RESPONSES: dict[str, Callable[[Mapping[str, Any], int, Mapping[str, Any]], Resp
     "mmlu": _mmlu,
     "tinymmlu": _tinymmlu,
     "truthfulqa": _truthfulqa,
+    "hellaswag": _hellaswag,
+    "winogrande": _winogrande,
+    **dict.fromkeys(ARC_SETS, _arc),
 }

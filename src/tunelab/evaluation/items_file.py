@@ -31,6 +31,7 @@ from tunelab.evaluation.benchmark import Benchmark, BenchmarkOptions, Example, G
 from tunelab.evaluation.benchmarks._scores import cut_warnings, is_cut, mean_score, truncated_warnings
 from tunelab.evaluation.match_rules import MATCHES, Match, matches, normalized, number_of
 from tunelab.evaluation.multiple_choice import by_cluster, grade_choice
+from tunelab.evaluation.probabilities import probability_scores
 from tunelab.statistics.standard_errors import clustered_mean_with_error
 from tunelab.units import format_number, format_with_error
 
@@ -150,7 +151,8 @@ def items(path: Path, options: Options) -> list[Item]:
 def grade(response: Response, options: Options) -> dict[str, float]:
     """`accuracy`: 1.0 if the answer matches, or if the right choice is the likeliest; else 0.0.
 
-    For choices also `accuracy_norm` (by log-likelihood per character of the choice) and `tied`.
+    For choices also `accuracy_norm` (by log-likelihood per character of the choice), `tied`, and the values of
+    probabilities.py.
 
     Raises:
         DataError: the target is not one of this module's, or log-probabilities are missing.
@@ -162,8 +164,8 @@ def grade(response: Response, options: Options) -> dict[str, float]:
             for value, choice in zip(response.log_probabilities, response.choices, strict=True)
         ]
         chosen = per_character.index(max(per_character))
-        norm = float(chosen == response.target)
-        return {"accuracy": values["accuracy"], "accuracy_norm": norm, "tied": values["tied"]}
+        del values["chosen"]
+        return {**values, "accuracy_norm": float(chosen == response.target)}
     target = response.target
     if not isinstance(target, Mapping) or not {"answers", "match"} <= set(target) or target["match"] not in MATCHES:
         raise DataError(
@@ -174,7 +176,8 @@ def grade(response: Response, options: Options) -> dict[str, float]:
 
 
 def summarise(graded: Sequence[Graded], options: Options) -> Scored:
-    """Accuracy with its standard error, clustered by group if there are groups; per group; and warnings."""
+    """Accuracy with its standard error, clustered by group if there are groups; for choices the scores of
+    probabilities.py; per group; and warnings."""
     of_choices = bool(graded) and bool(graded[0].response.choices)
     names = ("accuracy", "accuracy_norm") if of_choices else ("accuracy",)
     clusters = [one.response.cluster for one in graded]
@@ -183,6 +186,7 @@ def summarise(graded: Sequence[Graded], options: Options) -> Scored:
         estimate = clustered_mean_with_error([one.values["accuracy"] for one in graded], clusters)
         protocol = {"error": "clustered by group"}
         scores.append(Score("accuracy_clustered", estimate.value, estimate.error, estimate.n, "0-1", True, protocol))
+    scores += probability_scores(graded, {}) if of_choices else []
     groups = {f"group {name}": _accuracies(part, names) for name, part in by_cluster(graded).items() if name}
     warnings = [*cut_warnings(graded), *truncated_warnings(graded)]
     facts: dict[str, Any] = {"prompts_truncated": sum(one.response.truncated_tokens > 0 for one in graded)}

@@ -16,6 +16,7 @@ from typing import Any
 
 from tunelab.errors import DataError
 from tunelab.evaluation.benchmark import Graded, Response, Score
+from tunelab.evaluation.probabilities import probability_values
 from tunelab.statistics.proportions import binomial_p
 from tunelab.statistics.standard_errors import Estimate, clustered_mean_with_error, mean_with_error
 from tunelab.units import LEVEL, format_number, format_p, format_share, format_significant, format_with_error
@@ -33,6 +34,7 @@ def grade_choice(response: Response) -> dict[str, float]:
         accuracy: 1.0 if the likeliest choice is the right one, else 0.0.
         chosen: the index of the likeliest choice, the first one in a tie.
         tied: 1.0 for a tie, else 0.0.
+        log_probability, brier, confidence: see probabilities.py; absent if a log-probability is not finite.
 
     Raises:
         DataError: the numbers of log-probabilities and choices differ, a value is not a number, or the target is not
@@ -54,6 +56,7 @@ def grade_choice(response: Response) -> dict[str, float]:
         "accuracy": float(chosen == target),
         "chosen": float(chosen),
         "tied": float(values.count(best) > 1),
+        **probability_values(values, target),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tunelab.report.content import StudyReport
+from tunelab.report.forgetting import forgetting_table
 from tunelab.report.study_tables import (
     PUBLISHED,
     Cell,
@@ -55,6 +56,7 @@ def console_tables(report: StudyReport, width: int | None = None, *, brief: bool
     made = [(_plain(arms_table(report, group)), 1) for group in ("Quality", "Cost")]
     if not brief:
         made.append((_plain(comparisons_table(report)), 2))
+        made.append((_plain(forgetting_table(report)), 1))
         # Sources are long: they are only in the HTML page and in Markdown.
         made.append((_without_last(_plain(published_table(report))), 2))
     shown = [(table, keys) for table, keys in made if table.rows and len(table.columns) > 1]

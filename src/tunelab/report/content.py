@@ -17,6 +17,7 @@ from typing import Any, Literal
 from tunelab.errors import DataError, RunError
 from tunelab.files import write_json_atomically
 from tunelab.records.old_format import read_report_tree, stamped
+from tunelab.report.forgetting_content import Forgetting
 from tunelab.report.records import LATER, record_from_json, record_to_json
 from tunelab.statistics.proportions import BOUNDS, interval_of_equal_values
 
@@ -258,6 +259,7 @@ class StudyReport:
         provenance: sections ("versions", "recipe of lora") of key -> value; values may be multi-line.
         currency: of the costs ("USD").
         note: opens the report, before its title; "" = none.
+        forgetting: what tuning changed on general texts; None = not measured.
     """
 
     title: str
@@ -275,6 +277,7 @@ class StudyReport:
     provenance: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     currency: str = ""
     note: str = field(default="", metadata=LATER)
+    forgetting: Forgetting | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         """Raises DataError if a part names an unknown arm, or if parts are duplicated."""
@@ -299,6 +302,7 @@ class StudyReport:
             "flips": [name for one in self.flips for name in (one.a, one.b)],
             "curves": [one.arm for one in self.curves],
             "differences": [name for one in self.differences for name in one.values],
+            "forgetting": [] if self.forgetting is None else [one.arm for one in self.forgetting.arms],
         }
 
     @property

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from tunelab.errors import DataError
 from tunelab.report.content import Flip, StudyReport
 from tunelab.report.drawing import COLOURS
+from tunelab.report.forgetting import LEARNING, forgetting_table
 from tunelab.report.labels import possible
 from tunelab.report.plots import all_plots
 from tunelab.report.study_tables import (
@@ -56,11 +57,13 @@ def html_page(report: StudyReport, most_bytes: int = PAGE_BYTES) -> str:
     write: Any = _templates().get_template("sections.html").module
     plots = all_plots(report)
     lead = next((plot for plot in plots if plot.name.startswith("differences")), None)
+    learning = next((plot for plot in plots if plot.name == LEARNING), None)
     parts = {
         "answers": write.answers(report, lead),
         "arms": write.arms(report),
         "comparisons": write.comparisons(report),
-        "plots": write.plots([plot for plot in plots if plot is not lead]),
+        "forgetting": write.forgetting(report, learning),
+        "plots": write.plots([plot for plot in plots if plot not in (lead, learning)]),
         "flips": write.flips(report, []),
         "caveats": write.caveats(report),
         "provenance": write.provenance(report),
@@ -106,7 +109,7 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    tables = (arms_tables, all_scores_table, comparisons_table, differences_table, published_table)
+    tables = (arms_tables, all_scores_table, comparisons_table, differences_table, published_table, forgetting_table)
     environment.globals |= {function.__name__: function for function in (*tables, unfinished_arms)}
     environment.filters |= {
         "beginning": _beginning,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from tunelab.report.content import Flip, StudyReport
+from tunelab.report.forgetting import forgetting_table
 from tunelab.report.study_tables import Cell, Column, StudyTable, tables, unfinished_arms
 
 MOST_FLIPS = 20
@@ -21,6 +22,8 @@ def markdown_page(report: StudyReport, most_flips: int = MOST_FLIPS) -> str:
     for title, table in made.items():
         if title != "Differences between arms":
             blocks += [f"## {title}", *_table(table)]
+    if (forgetting := forgetting_table(report)).rows:
+        blocks += [f"## {forgetting.title}", *_table(forgetting)]
     blocks += _flips(report, most_flips)
     caveats = [f"- {_escape(sentence)}" for sentence in (*unfinished_arms(report), *report.not_proved)]
     blocks += ["## Caveats", "\n".join(caveats)] if caveats else []

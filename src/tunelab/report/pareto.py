@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-_HEIGHT = 280.0
+#: Height of the plot; its axes are 214 high, between margins of 22 above and 48 at the left.
+HEIGHT = 280.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def pareto_plot(report: StudyReport, benchmark: str, cost: Cost) -> Plot | None:
     size, unit = next(one for one in cost.units if one[0] <= max(spent for _, spent in found) or one[0] == 1)
     points = [(spent / size, score.value) for score, spent in found]
     front = pareto_front(points, higher_is_better=scores[0].higher_is_better)
-    figure, axes = new_axes(_HEIGHT, left=48, right=8, top=22, bottom=_HEIGHT - 236)
+    figure, axes = new_axes(HEIGHT, left=48, right=8, top=22, bottom=HEIGHT - 236)
     for place, (score, point) in enumerate(zip(scores, points, strict=True)):
         _draw_mark(axes, report, score, point, place in front)
     for level in levels:
@@ -104,7 +105,7 @@ def pareto_plot(report: StudyReport, benchmark: str, cost: Cost) -> Plot | None:
     title_below(axes, _cost_title(report, cost, size, unit))
     # The lines' names begin above their left ends.
     starts = [(axes.get_xlim()[0], level.value) for level in levels]
-    without_room = _draw_labels(axes, report, [*scores, *levels], [*points, *starts])
+    without_room = draw_arm_labels(axes, report, [one.arm for one in (*scores, *levels)], [*points, *starts])
     words = "; ".join(f"{score.arm}: {score_text(score)} at {cost.shown(spent)}" for score, spent in found)
     title = f"{benchmark} against {cost.name}"
     on_front = ", ".join(scores[place].arm for place in front)
@@ -146,30 +147,31 @@ def _draw_mark(axes: Axes, report: StudyReport, score: ArmScore, point: tuple[fl
     set_tooltip(mark, f"{score.arm}: {score_text(score)}")
 
 
-def _draw_labels(
-    axes: Axes,
-    report: StudyReport,
-    scores: Sequence[ArmScore],
-    values: Sequence[tuple[float, float]],
+def draw_arm_labels(
+    axes: Axes, report: StudyReport, arms: Sequence[str], values: Sequence[tuple[float, float]]
 ) -> list[str]:
     """Draw full names next to the points; if one does not fit, the arms' numbers in the report, with a legend below.
     Returns the arms whose numbers do not fit either.
+
+    Args:
+        axes: of a plot of this HEIGHT and its margins.
+        values: the arms' points.
     """
-    names = [shortened(score.arm, WIDTH, SMALL) for score in scores]
+    names = [shortened(arm, WIDTH, SMALL) for arm in arms]
     points = [(float(x), float(y)) for x, y in axes.transData.transform(values)]
-    area = (48.0, _HEIGHT - 236, WIDTH - 8, _HEIGHT - 22)
+    area = (48.0, HEIGHT - 236, WIDTH - 8, HEIGHT - 22)
     boxes = place_labels(points, names, area, SMALL)
     labels = names
     if None in boxes:
         places = {arm.name: str(place) for place, arm in enumerate(report.arms, 1)}
-        labels = [places[score.arm] for score in scores]
+        labels = [places[arm] for arm in arms]
         boxes = place_labels(points, labels, area, SMALL)
     for label, box, point, value in zip(labels, boxes, points, values, strict=True):
         if box is not None:
             _draw_label(axes, label, box, point, value)
     if labels is not names:
-        _add_key(axes, report, scores, labels)
-    return [score.arm for score, box in zip(scores, boxes, strict=True) if box is None]
+        _add_key(axes, report, arms, labels)
+    return [arm for arm, box in zip(arms, boxes, strict=True) if box is None]
 
 
 def _draw_label(axes: Axes, label: str, box: Box, point: tuple[float, float], value: tuple[float, float]) -> None:
@@ -191,10 +193,10 @@ def _draw_label(axes: Axes, label: str, box: Box, point: tuple[float, float], va
     )
 
 
-def _add_key(axes: Axes, report: StudyReport, scores: Sequence[ArmScore], labels: Sequence[str]) -> None:
+def _add_key(axes: Axes, report: StudyReport, arms: Sequence[str], labels: Sequence[str]) -> None:
     """Add a two-column legend of the numbers below the axes."""
     from matplotlib.lines import Line2D
 
-    names = [shortened(f"{n}  {score.arm}", WIDTH / 2 - 58, SMALL) for n, score in zip(labels, scores, strict=True)]
-    marks = [Line2D([], [], marker="o", linestyle="", color=series(report, score.arm)[0]) for score in scores]
+    names = [shortened(f"{n}  {arm}", WIDTH / 2 - 58, SMALL) for n, arm in zip(labels, arms, strict=True)]
+    marks = [Line2D([], [], marker="o", linestyle="", color=series(report, arm)[0]) for arm in arms]
     add_legend(axes, marks, names, columns=2)

@@ -32,6 +32,7 @@ from tunelab.report.drawing import (
     within_bounds,
 )
 from tunelab.report.forest import forest_plots
+from tunelab.report.forgetting import forgetting_plot
 from tunelab.report.labels import shortened, text_width
 from tunelab.report.pareto import COSTS, pareto_plot
 from tunelab.report.svg import svg_file
@@ -56,13 +57,14 @@ def svg_files(report: StudyReport) -> dict[str, str]:
 
 
 def all_plots(report: StudyReport) -> list[Plot]:
-    """All plots that the report has data for: differences (those of the answers first), scores, loss curves, quality
-    against memory and against time."""
-    if not (report.benchmarks or report.curves or report.comparisons):
+    """All plots that the report has data for: differences (those of the answers first), scores, learning against
+    forgetting, loss curves, quality against memory and against time."""
+    if not (report.benchmarks or report.curves or report.comparisons or report.forgetting):
         return []
     with plot_style():
         plots = forest_plots(report)
         plots += [scores_plot(report, benchmark) for benchmark in report.benchmarks]
+        plots += [plot for plot in [forgetting_plot(report)] if plot is not None]
         if any(curve.points for curve in report.curves):
             plots.append(curves_plot(report))
         pareto = [pareto_plot(report, benchmark, cost) for cost in COSTS for benchmark in report.benchmarks]

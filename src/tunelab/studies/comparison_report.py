@@ -26,6 +26,8 @@ from tunelab.errors import UsageError
 from tunelab.records.cells import STUDY_FILE
 from tunelab.records.runs import Run, now
 from tunelab.report.content import Arm, ArmScore, Curve, SettingDifference, StudyReport
+from tunelab.report.forgetting_content import Forgetting
+from tunelab.studies.forgetting_report import forgetting_part
 from tunelab.studies.report_parts import (
     TRAINED_ONCE,
     answered,
@@ -97,6 +99,7 @@ def compare_report(
     b: Run | Path | str | None = None,
     *,
     benchmarks: str | Sequence[str] = (),
+    metrics: str | Sequence[str] = (),
     allow_diff: str | Collection[str] = (),
     common_items_only: bool = False,
 ) -> StudyReport:
@@ -105,7 +108,10 @@ def compare_report(
     Raises:
         ConfigError: a run's recipe is invalid.
     """
-    return report_of(compared(a, b, benchmarks=benchmarks, allow_diff=allow_diff, common_items_only=common_items_only))
+    found = compared(
+        a, b, benchmarks=benchmarks, metrics=metrics, allow_diff=allow_diff, common_items_only=common_items_only
+    )
+    return report_of(found)
 
 
 def report_of(found: Compared) -> StudyReport:
@@ -138,7 +144,16 @@ def report_of(found: Compared) -> StudyReport:
         ),
         differences=tuple(_differences(sides)),
         provenance=_provenance(sides),
+        forgetting=_forgetting(found, sides, comparisons),
     )
+
+
+def _forgetting(found: Compared, sides: Sequence[_Side], comparisons: Sequence[Comparison]) -> Forgetting | None:
+    """What a run lost against its base; None for two runs."""
+    evaluations = {(side.name, one.benchmark): [one] for side in sides for one in side.evaluated}
+    pairs = [(sides[0].name, sides[1].name)] if found.with_base else []
+    benchmarks = [one.benchmark for one in sides[0].evaluated]
+    return forgetting_part(pairs, benchmarks, lambda arm, name: evaluations.get((arm, name), []), comparisons)
 
 
 def report_folder(path: Path | str) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tunelab import plugins
 from tunelab.allowed_code import allow_python_files
+from tunelab.answering.benchmark_items import evenly_limited
 from tunelab.config import with_code_allowed
 from tunelab.config.study import HELD_OUT, Study, as_study
 from tunelab.errors import UsageError
@@ -105,29 +106,32 @@ def foreseen(study: Study) -> list[str]:
 
     At the level that Holm's correction requires of the smallest p of the questions' comparisons. For right-or-wrong
     items, assumes that a fraction DISCORDANT of them is answered right by only one of two arms. For held-out rows, in
-    standard deviations of the paired differences, whose size is not known beforehand.
+    standard deviations of the paired differences, whose size is not known beforehand; for texts the same, over their
+    domains.
     """
     family = max(1, len(study.asked or study.comparisons))
     design = f"at 80 % power, {family} comparison{'s' if family > 1 else ''}"
     said = []
+    domains = {name: None if name == HELD_OUT else _domains(study, name) for name in study.benchmarks}
     counts = {name: _held_out_rows(study) if name == HELD_OUT else _items(study, name) for name in study.benchmarks}
     for name, items in counts.items():
+        items = domains[name] or items
         if items is None or items < 2:
             said.append(f"{name}: the number of items, and so the detectable difference, is not known yet")
-        elif name == HELD_OUT:
+        elif name == HELD_OUT or domains[name]:
             effect = detectable_effect(items, alpha=0.05 / family)
-            said.append(f"{name}: {_foreseen_effect(items, effect, design)}")
+            said.append(f"{name}: {_foreseen_effect(items, 'domains' if domains[name] else 'rows', effect, design)}")
         else:
             share = detectable_accuracy_difference(items, DISCORDANT, alpha=0.05 / family)
             said.append(f"{name}: {_foreseen_share(items, share, design)}")
     return [*said, *foreseen_margins(study, counts, DISCORDANT)]
 
 
-def _foreseen_effect(rows: int, effect: float | None, design: str) -> str:
+def _foreseen_effect(units: int, what: str, effect: float | None, design: str) -> str:
     if effect is None:
-        return f"no result can be significant with {rows} rows ({design})"
+        return f"no result can be significant with {units} {what} ({design})"
     deviations = f"{format_significant(effect, 2)} standard deviations of the paired differences"
-    return f"{rows:,} rows, minimum detectable difference {deviations} ({design})"
+    return f"{units:,} {what}, minimum detectable difference {deviations} ({design})"
 
 
 def _foreseen_share(items: int, share: float | None, design: str) -> str:
@@ -136,6 +140,16 @@ def _foreseen_share(items: int, share: float | None, design: str) -> str:
     assumed = f"if {format_share(DISCORDANT, 0)} of items are right in only one arm"
     points = format_number(100 * share, 1)
     return f"{items:,} items, minimum detectable difference {points} points ({design}, {assumed})"
+
+
+def _domains(study: Study, benchmark: str) -> int | None:
+    """The domains of a benchmark that measures texts, its independent units; None for any other."""
+    module = load_benchmark(benchmark)
+    if module.BENCHMARK.kind != "text":
+        return None
+    options = checked_options(module, plugins.label(benchmark), study.own_options(benchmark))
+    items = evenly_limited(read_items(benchmark, module, options)[0], study.benchmarks[benchmark].get("limit"))
+    return len({item.cluster for item in items})
 
 
 def _items(study: Study, benchmark: str) -> int | None:

@@ -23,7 +23,13 @@ ROWS = {
 }
 
 #: Benchmark -> the folder with its items.
-ITEMS = {name: FOLDER / name for name in ("alpacaeval", "gsm8k", "ifeval", "mmlu", "tinymmlu", "truthfulqa")}
+ITEMS = {
+    name: FOLDER / name
+    for name in (
+        *("alpacaeval", "arc_challenge", "arc_easy", "gsm8k", "hellaswag", "ifeval", "mmlu", "tinymmlu"),
+        *("truthfulqa", "winogrande"),
+    )
+}
 
 LLAMA3_CHAT = (
     "{{ bos_token }}{% for message in messages %}"

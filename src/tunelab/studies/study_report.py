@@ -15,6 +15,7 @@ from tunelab.records.asked import asked_late
 from tunelab.records.cells import CREATED_FILE, Cell, evaluation_key, read_study, seeds_of, training_key
 from tunelab.records.runs import Run
 from tunelab.report.content import Arm, ArmScore, SettingDifference, StudyReport
+from tunelab.studies.forgetting_report import forgetting_part
 from tunelab.studies.published import Costs, published_figures
 from tunelab.studies.report_parts import (
     TRAINED_ONCE,
@@ -103,6 +104,7 @@ def study_report(folder: Path | str) -> StudyReport:
         not_proved=tuple([*_caveats(found, comparisons), *refused]),
         differences=tuple(differences),
         provenance=_provenance(found),
+        forgetting=forgetting_part(study.forgetting_pairs, list(study.benchmarks), found.evaluated, comparisons),
     )
 
 

@@ -218,10 +218,11 @@ def test_scores_of_both_protocols(folder: Path) -> None:
     made = mmlu.items(folder, Options(shots=0))
     graded = [answered(item, place) for item, place in zip(made, (0, 1, 0, 0), strict=True)]
     scored = mmlu.summarise(graded, Options())
-    assert [(score.name, score.value, score.n) for score in scored.scores] == [
+    assert [(score.name, score.value, score.n) for score in scored.scores[:2]] == [
         ("accuracy", 0.75, 4),
         ("accuracy_clustered", 0.75, 4),
     ]
+    assert [score.name for score in scored.scores[2:]] == ["log_probability", "brier", "calibration_error"]
     assert scored.scores[0].protocol == {"protocol": "lm-eval", "shots": 5, "error": "items independent"}
     assert scored.scores[1].protocol["error"] == "clustered by subject"
     assert {name: part[0].value for name, part in scored.groups.items()} == {

@@ -164,10 +164,11 @@ def test_an_item_that_is_there_twice_is_refused(shared_data: Path, tmp_path: Pat
 
 def test_without_a_parameter_file_it_is_the_accuracy_of_100_items() -> None:
     scored = tinymmlu.summarise(graded(stand_ins(), 60), Options())
-    assert [(score.name, score.value, score.n) for score in scored.scores] == [
+    assert [(score.name, score.value, score.n) for score in scored.scores[:2]] == [
         ("accuracy", 0.6, 100),
         ("accuracy_clustered", 0.6, 100),
     ]
+    assert [score.name for score in scored.scores[2:]] == ["log_probability", "brier", "calibration_error"]
     estimate = scored.scores[0].protocol["estimate"]
     assert estimate == "accuracy of 100 items, no IRT estimate: no parameter file"
     assert sum(part[0].n for part in scored.groups.values()) == 100
@@ -184,11 +185,14 @@ def test_estimates_with_a_parameter_file_in_another_order(tmp_path: Path) -> Non
         "accuracy_irt",
         "accuracy_p_irt",
         "accuracy_gp_irt",
+        "log_probability",
+        "brier",
+        "calibration_error",
     ]
     right = set(PLACES[:60])
     correct = np.array([float(place in right) for place in sorted(PLACES)])
     expected = estimate_accuracy(correct, load_parameters(path, "mmlu"))
-    for score, estimate in zip(scored.scores[2:], (expected.irt, expected.p_irt, expected.gp_irt), strict=True):
+    for score, estimate in zip(scored.scores[2:5], (expected.irt, expected.p_irt, expected.gp_irt), strict=True):
         assert (score.value, score.error, score.n) == (estimate.value, estimate.error, 100)
     assert scored.scores[4].protocol["published_mean_absolute_error"] == 0.016
     assert len(scored.facts["ability"]) == 2
@@ -198,10 +202,11 @@ def test_estimates_are_not_told_where_they_would_be_wrong(tmp_path: Path) -> Non
     path = parameter_file(tmp_path / "p.npz", PLACES)
     options = Options(parameters=str(path))
     part = tinymmlu.summarise(graded(stand_ins()[:99], 60), options)
-    assert len(part.scores) == 2
+    names = ["accuracy", "accuracy_clustered", "log_probability", "brier", "calibration_error"]
+    assert [one.name for one in part.scores] == names
     assert "no IRT estimate: 1 of the 100 items, each representing many, were not answered" in part.warnings
     perfect = tinymmlu.summarise(graded(stand_ins(), 100), options)
-    assert [score.error for score in perfect.scores[2:]] == [None, None, None]
+    assert [score.error for score in perfect.scores[2:5]] == [None, None, None]
     assert any(warning.startswith("the answers do not determine an ability") for warning in perfect.warnings)
     other = parameter_file(tmp_path / "other.npz", [*PLACES[:99], 0])
     with pytest.raises(DataError, match=r"other\.npz: 99 of its 100 anchors are among tinyMMLU's 100 items"):

@@ -127,11 +127,13 @@ def test_bad_hub_rows_are_refused(tmp_path: Path, change: dict[str, Any], messag
 def test_grades_by_hand(tmp_path: Path) -> None:
     item = items(hub_folder(tmp_path, HUB_MOON), Options())[0]
     right = grade(response(item, math.log(0.1), math.log(0.2), math.log(0.3)), Options())
-    assert right == {"mc1": 1.0, "mc2": pytest.approx(0.5 / 0.6)}
+    assert (right["mc1"], right["mc2"]) == (1.0, pytest.approx(0.5 / 0.6))
+    assert set(right) == {"mc1", "mc2", "log_probability", "brier", "confidence"}
     # A correct answer that is likelier than the best one is none of MC1's choices.
     assert grade(response(item, -3.0, -2.0, -1.0), Options())["mc1"] == 1.0
     assert grade(response(item, -2.0, -3.0, -1.0), Options())["mc1"] == 0.0
-    assert grade(response(item, -2.0, -2.0, -2.0), Options()) == {"mc1": 0.0, "mc2": pytest.approx(2 / 3)}
+    tied = grade(response(item, -2.0, -2.0, -2.0), Options())
+    assert (tied["mc1"], tied["mc2"], tied["confidence"]) == (0.0, pytest.approx(2 / 3), 0.5)
 
 
 def test_an_answer_that_is_listed_twice_counts_twice(tmp_path: Path) -> None:
@@ -145,7 +147,7 @@ def test_one_of_the_two_alone_is_graded_alone(tmp_path: Path) -> None:
     only_mc1 = dataclasses.replace(item, target={**item.target, "mc2_true": [], "mc2_false": []})
     only_mc2 = dataclasses.replace(item, target={**item.target, "mc1": [], "best": None})
     log_p = (-1.0, -2.0, -3.0)
-    assert set(grade(response(only_mc1, *log_p), Options())) == {"mc1"}
+    assert set(grade(response(only_mc1, *log_p), Options())) == {"mc1", "log_probability", "brier", "confidence"}
     assert set(grade(response(only_mc2, *log_p), Options())) == {"mc2"}
     one = response(only_mc2, *log_p)
     assert [score.name for score in summarise([Graded(one, grade(one, Options()))], Options()).scores] == ["mc2"]
@@ -210,7 +212,9 @@ def test_scores_have_errors_and_chance(tmp_path: Path) -> None:
     item = items(hub_folder(tmp_path, HUB_MOON), Options())[0]
     responses = [response(item, -9.0, -1.0, -9.0)] * 5 + [response(item, -1.0, -9.0, -9.0, truncated_tokens=3)]
     scored = summarise([Graded(one, grade(one, Options())) for one in responses], Options())
-    mc1, mc2 = scored.scores
+    mc1, mc2 = scored.scores[:2]
+    assert [one.name for one in scored.scores[2:]] == ["log_probability", "brier", "calibration_error"]
+    assert scored.scores[2].value == pytest.approx((5 * -1 + -9) / 6), "of the best answer, among MC1's choices"
     assert (mc1.name, mc1.value, mc1.n, mc1.protocol["chance"]) == ("mc1", pytest.approx(5 / 6), 6, 0.5)
     assert mc1.error == pytest.approx(1 / 6)
     assert mc2.name == "mc2" and mc2.protocol["chance"] == pytest.approx(2 / 3)

@@ -45,6 +45,7 @@ from tunelab.evaluation.multiple_choice import (
     grade_choice,
     macro_accuracy,
 )
+from tunelab.evaluation.probabilities import probability_scores
 
 Protocol = Literal["lm-eval", "original"]
 
@@ -218,7 +219,7 @@ def question_text(question: Question, protocol: Protocol) -> str:
 
 
 def grade(response: Response, options: BenchmarkOptions) -> dict[str, float]:
-    """accuracy (1.0 or 0.0), the index of the chosen letter, and whether there was a tie.
+    """accuracy (1.0 or 0.0), the chosen letter's index, whether there was a tie, and the values of probabilities.py.
 
     Raises:
         DataError: the response does not have one to four choices and a target from 0 to 3.
@@ -227,7 +228,8 @@ def grade(response: Response, options: BenchmarkOptions) -> dict[str, float]:
 
 
 def summarise(graded: Sequence[Graded], options: Options) -> Scored:
-    """Accuracy (micro) with both errors, by subject and by category; with `original` also the mean over subjects.
+    """Accuracy (micro) with both errors, by subject and by category; with `original` also the mean over subjects; and
+    the scores of probabilities.py.
 
     Raises:
         DataError: there are no responses.
@@ -237,6 +239,7 @@ def summarise(graded: Sequence[Graded], options: Options) -> Scored:
     warnings = doubts(graded, scores, 0.25)
     if options.protocol == "original":
         scores.append(macro_accuracy(graded, protocol, "subject"))
+    scores += probability_scores(graded, protocol)
     subjects = by_cluster(graded)
     groups = {f"category {name}": part for name, part in by_category(graded, options.protocol).items()}
     groups |= {f"subject {subject}": subjects[subject] for subject in sorted(subjects)}

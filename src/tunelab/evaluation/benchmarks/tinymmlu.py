@@ -55,6 +55,7 @@ from tunelab.evaluation.multiple_choice import (
     doubts,
     grade_choice,
 )
+from tunelab.evaluation.probabilities import probability_scores
 
 BENCHMARK = Benchmark(
     kind="likelihood",
@@ -168,7 +169,7 @@ def subject_and_number(place: int) -> tuple[str, int]:
 
 
 def grade(response: Response, options: BenchmarkOptions) -> dict[str, float]:
-    """accuracy (1.0 or 0.0), the index of the chosen letter, and whether there was a tie.
+    """accuracy (1.0 or 0.0), the chosen letter's index, whether there was a tie, and the values of probabilities.py.
 
     Raises:
         DataError: the response does not have one to four choices and a target from 0 to 3.
@@ -177,7 +178,8 @@ def grade(response: Response, options: BenchmarkOptions) -> dict[str, float]:
 
 
 def summarise(graded: Sequence[Graded], options: Options) -> Scored:
-    """Accuracy on the items with both errors; with a parameter file also the three estimates of MMLU's accuracy.
+    """Accuracy on the items with both errors; with a parameter file also the three estimates of MMLU's accuracy; and
+    the scores of probabilities.py.
 
     Raises:
         DataError: there are no responses, or the parameter file cannot be used.
@@ -195,6 +197,7 @@ def summarise(graded: Sequence[Graded], options: Options) -> Scored:
         scores += estimates
         warnings += doubted
         facts["ability"] = ability
+    scores += probability_scores(graded, protocol)
     parts = by_category(graded, "lm-eval").items()
     groups = {f"category {name}": [accuracy(part, protocol)] for name, part in parts}
     return Scored(scores=scores, groups=groups, warnings=warnings, facts=facts)

@@ -35,6 +35,7 @@ from tunelab.evaluation.benchmark import (
 )
 from tunelab.evaluation.benchmarks._rows import find_files, read_rows
 from tunelab.evaluation.benchmarks._scores import mean_score, truncated_warnings
+from tunelab.evaluation.probabilities import probability_scores, probability_values
 from tunelab.units import format_number, format_with_error
 
 BENCHMARK = Benchmark(
@@ -111,7 +112,8 @@ def items(folder: Path, options: Options) -> list[Item]:
 
 def grade(response: Response, options: Options) -> dict[str, float]:
     """`mc1`: 1.0 if the best answer is likelier than every other choice of MC1 (a tie counts as wrong), else 0.0.
-    `mc2`: share of the probability mass of MC2's answers that is on the correct ones, 0 to 1.
+    `mc2`: share of the probability mass of MC2's answers that is on the correct ones, 0 to 1. And the values of
+    probabilities.py for the choices of MC1.
 
     A response scored for only one of the two (in other tools' files the other's lists are empty) has only that
     value.
@@ -125,6 +127,7 @@ def grade(response: Response, options: Options) -> dict[str, float]:
     if target["mc1"]:
         others = [log_p[index] for index in target["mc1"] if index != target["best"]]
         values["mc1"] = float(log_p[target["best"]] > max(others, default=-math.inf))
+        values |= probability_values([log_p[target["best"]], *others], 0)
     if target["mc2_true"]:
         true = [log_p[index] for index in target["mc2_true"]]
         values["mc2"] = correct_mass(true, [log_p[index] for index in target["mc2_false"]])
@@ -132,7 +135,8 @@ def grade(response: Response, options: Options) -> dict[str, float]:
 
 
 def summarise(graded: Sequence[Graded], options: Options) -> Scored:
-    """MC1 and MC2 with their standard errors, and the chance level on these items."""
+    """MC1 and MC2 with their standard errors, the chance level on these items, and the scores of probabilities.py for
+    the choices of MC1."""
     protocol: dict[str, Any] = {
         "follows": "lm-evaluation-harness truthfulqa_mc1 and truthfulqa_mc2; Lin et al. 2022",
         "answers": sorted({str(one.response.target.get("answers", "unknown")) for one in graded}),
@@ -148,7 +152,7 @@ def summarise(graded: Sequence[Graded], options: Options) -> Scored:
         scores.append(score)
         warnings += _chance_warnings(score, chance)
     return Scored(
-        scores=scores,
+        scores=[*scores, *probability_scores(graded, protocol, "mc1")],
         warnings=warnings,
         facts={"prompts_truncated": sum(one.response.truncated_tokens > 0 for one in graded)},
     )
