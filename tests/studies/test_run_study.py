@@ -202,6 +202,21 @@ def test_what_a_margin_needs_is_said_before_anything_runs(files: Path) -> None:
     assert "if it keeps 50 % to 150 % of what that gains over base" in few and "so lora must gain" in few
 
 
+def test_margins_of_what_is_no_share_of_right_answers_are_in_its_unit(files: Path) -> None:
+    asked = [
+        {"ask": "Lost?", "is_as_good": "lora", "as": "base", "on": "forgetting"},
+        {"ask": "Sure?", "is_as_good": "lora", "as": "base", "on": "mmlu", "metric": "log_probability"},
+        {"ask": "Calibrated?", "is_as_good": "lora", "as": "base", "on": "mmlu", "metric": "brier"},
+    ]
+    tree = {"mmlu": {"limit": 500}, "forgetting": {}}
+    lost, sure, calibrated = foreseen(study_of(files, benchmarks=tree, questions=asked))[2:]
+    assert lost.startswith(
+        "Lost? lora is as good as base within 0.01 bits/byte; whether 28 texts can show that is known"
+    )
+    assert "within 0.02 nats; whether 500 items can show that" in sure
+    assert "within 0.01 of 2; whether 500 items can show that" in calibrated
+
+
 def test_a_question_or_margin_of_after_the_results_is_named(files: Path, tmp_path: Path) -> None:
     asked = {"ask": "As good?", "is_as_good": "nf4", "as": "lora", "on": "held-out"}
     study = study_of(files, questions=[asked])

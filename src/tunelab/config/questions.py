@@ -15,7 +15,7 @@ HELD_OUT = "held-out"
 COMPLETION_LOSS = "completion_loss"
 
 #: The margin of a question whose other arm gained nothing that a share could be kept of, by the metric's unit.
-DEFAULT_MARGINS = {"0-1": 0.01, "0-100": 1.0, "nats per token": 0.02}
+DEFAULT_MARGINS = {"0-1": 0.01, "0-2": 0.01, "0-100": 1.0, "nats per token": 0.02, "nats": 0.02, "bits/byte": 0.01}
 
 
 class Question(BaseModel):
@@ -33,7 +33,8 @@ class Question(BaseModel):
     within: Positive | None = Field(
         None,
         description="The margin of `is_as_good` and `is_like`, in the metric's unit (0.01 of an accuracy is a point). "
-        "Default: the share `keeps`; where the other arm is not tuned 0.01, 1 point of 100, 0.02 nats.",
+        "Default: the share `keeps`; where the other arm is not tuned 0.01, 1 point of 100, 0.02 nats, 0.01 bits per "
+        "byte.",
     )
     keeps: Kept = Field(
         0.9,

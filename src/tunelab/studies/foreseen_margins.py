@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from tunelab.comparison.as_good import items_for, margin_shown
 from tunelab.comparison.as_good_verdict import rounded_items
 from tunelab.config.questions import COMPLETION_LOSS, DEFAULT_MARGINS, HELD_OUT, Question
-from tunelab.config.study import Study
+from tunelab.config.study import FORGETTING, Study
+from tunelab.evaluation.probabilities import BRIER, LOG_PROBABILITY
 from tunelab.statistics.crossed import Part
 from tunelab.units import format_number, format_share, format_significant
 
@@ -41,16 +42,25 @@ def _asked(study: Study, question: Question) -> str:
 def _margin(question: Question) -> str:
     if question.within is not None:
         return f"{format_significant(question.within, 3)} (the metric's unit)"
-    if question.decided_by == COMPLETION_LOSS:
-        return f"{DEFAULT_MARGINS['nats per token']} nats per token"
-    return "1 point"
+    unit = _unit(question)
+    return "1 point" if unit == "0-1" else f"{DEFAULT_MARGINS[unit]} {unit}" if unit != "0-2" else "0.01 of 2"
+
+
+def _unit(question: Question) -> str:
+    """The unit of what decides, where it is known beforehand that it is no share of right answers."""
+    if question.on == FORGETTING:
+        return "bits/byte"
+    return {COMPLETION_LOSS: "nats per token", LOG_PROBABILITY: "nats", BRIER: "0-2"}.get(
+        question.decided_by or "", "0-1"
+    )
 
 
 def _shown(study: Study, question: Question, items: int | None, discordance: float) -> str:
     if items is None or items < 2:
         return "the number of items is not known yet"
-    if question.on == HELD_OUT:
-        return f"whether {items:,} rows can show that is known once both were evaluated, from how much rows differ"
+    if _unit(question) != "0-1" or question.on == HELD_OUT:
+        what = "rows" if question.on == HELD_OUT else "texts" if question.on == FORGETTING else "items"
+        return f"whether {items:,} {what} can show that is known once both were evaluated, from how much {what} differ"
     part = Part(math.sqrt(discordance / items), items - 1.0)
     shown = margin_shown(items, part, [], items)
     assert shown is not None, "one part of finite error"

@@ -155,7 +155,7 @@ def _domains(study: Study, benchmark: str) -> int | None:
 def _items(study: Study, benchmark: str) -> int | None:
     module = load_benchmark(benchmark)
     size = module.BENCHMARK.size
-    if is_items_file(benchmark):
+    if is_items_file(benchmark) or module.BENCHMARK.kind == "text":
         options = checked_options(module, plugins.label(benchmark), study.own_options(benchmark))
         size = len(read_items(benchmark, module, options)[0])
     return min((count for count in (study.benchmarks[benchmark].get("limit"), size) if count), default=None)
