@@ -41,7 +41,8 @@ def write_held_out(
     by_answer = answer_scores(made)
     scores = [one.to_json() for one in score_held_out(made, rows, {"rows": len(rows)}, by_answer=by_answer)]
     write_answer_scores(folder, by_answer)
-    (folder / "scores.json").write_text(json.dumps({"header": header, "scores": scores}), encoding="utf-8")
+    found = {"header": header, "scores": scores, "rows": [row.item for row in rows]}
+    (folder / "scores.json").write_text(json.dumps(found), encoding="utf-8")
     return folder
 
 

@@ -118,6 +118,41 @@ def test_what_a_living_writer_fills_stays(tmp_path: Path) -> None:
     assert target.exists() and leftovers(tmp_path) == []
 
 
+@pytest.mark.parametrize("was_there", [False, True])
+def test_of_two_writers_at_the_same_moment_the_later_one_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, was_there: bool
+) -> None:
+    """Two jobs that prepare the same rows, for the same place in the cache."""
+    target, rename, others = tmp_path / "entry", os.rename, ["other"]
+    if was_there:
+        target.mkdir()
+
+    def another_first(before: Path, after: Path) -> None:
+        if after == target and others:
+            target.mkdir()
+            (target / "name").write_text(others.pop())
+        rename(before, after)
+
+    monkeypatch.setattr(os, "rename", another_first)
+    with files.directory_written_atomically(target) as folder:
+        (folder / "name").write_text("own")
+    assert (target / "name").read_text() == "own" and leftovers(tmp_path) == []
+
+
+def test_writers_of_one_id_do_not_meet(tmp_path: Path) -> None:
+    """Processes of two containers on one disk; and what a killed one of them left is removed by the next."""
+    target = tmp_path / "entry"
+    with files.directory_written_atomically(target) as one, files.directory_written_atomically(target) as other:
+        assert one != other
+        for folder in (one, other):
+            (folder / "name").write_text(folder.name)
+    assert (target / "name").read_text() == one.name, "the outer block ends last"
+    abandoned = tmp_path / f".entry.0a1b2c3d.{os.getpid()}.tmp"
+    abandoned.mkdir()
+    files.recover_directory(target)
+    assert leftovers(tmp_path) == []
+
+
 def test_a_replacement_that_was_killed_is_undone_before_the_next(tmp_path: Path) -> None:
     target = tmp_path / "merged"
     target.mkdir()

@@ -16,6 +16,8 @@ from tiny import recipe
 import tunelab
 from tunelab.config import as_recipe, load_recipe
 from tunelab.data.prompts import Prompt
+from tunelab.records.evaluation_files import LIKELIHOODS
+from tunelab.records.responses import held
 from tunelab.records.runs import Run
 
 PUBLIC = [name for name in tunelab.__all__ if name != "__version__"]
@@ -146,6 +148,11 @@ def test_a_model_is_evaluated_from_a_mapping(tree: dict[str, Any], run: Run, tmp
         {**tree, "evaluate": {"max_new_tokens": 2}}, adapter=str(run.adapter), out=str(tmp_path / "out")
     )
     assert list(found.arms) == ["base", "tuned"] and found.path == tmp_path / "out"
+    with (
+        held(found.folders["tuned"] / LIKELIHOODS),
+        pytest.raises(tunelab.RunError, match="another process is writing it"),
+    ):
+        tunelab.evaluate_model({**tree, "evaluate": {"max_new_tokens": 2}}, adapter=run.adapter, out=tmp_path / "out")
     with pytest.raises(tunelab.UsageError, match="adapter is int, expected a path"):
         tunelab.evaluate_model(tree, adapter=3)  # type: ignore[arg-type]
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
+import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -81,7 +84,7 @@ def write_text_once(path: Path, text: str) -> None:
 @contextmanager
 def _temporary_text(path: Path, text: str) -> Iterator[Path]:
     """A temporary file with `text`, synced; it is gone at the end of the block. Removes those of killed writers."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     _remove_abandoned(path)
     try:
         with open(temporary, "w", encoding="utf-8", newline="\n") as file:
@@ -114,17 +117,14 @@ def directory_written_atomically(path: Path) -> Iterator[Path]:
 def _written_atomically(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     recover_directory(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = _temporary(path)
     temporary.mkdir()
     old = path.with_name(f".{path.name}.old")
     try:
         with _locked(temporary):
             yield temporary
             _sync_tree(temporary)
-            if path.exists():
-                os.rename(path, old)
-            os.rename(temporary, path)
+            _put_in_place(temporary, path, old)
             _sync_names(path.parent)
             shutil.rmtree(old, ignore_errors=True)
     except BaseException:
@@ -132,6 +132,26 @@ def _written_atomically(path: Path) -> Iterator[Path]:
         if old.exists() and not path.exists():
             os.rename(old, path)
         raise
+
+
+def _temporary(path: Path) -> Path:
+    """A name of its own next to `path`: processes of two containers that share a disk may have the same id."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}.tmp")
+
+
+def _put_in_place(temporary: Path, path: Path, old: Path) -> None:
+    """Rename `temporary` to `path`, and what is there to `old`; of two writers at once, the later one wins."""
+    for tries_left in reversed(range(20)):
+        try:
+            if path.exists():
+                os.rename(path, old)
+            os.rename(temporary, path)
+            return
+        except OSError as error:
+            is_race = error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT) and temporary.exists()
+            if not (is_race and tries_left):
+                raise
+            shutil.rmtree(old, ignore_errors=True)  # of the other writer, whose directory is in place
 
 
 def _sync_names(folder: Path) -> None:
@@ -180,9 +200,10 @@ def _lock(descriptor: int) -> None:
 
 
 def _is_running(temporary: Path) -> bool:
-    """Whether a process of this machine has the id in a temporary's name: it may be about to take its lock."""
+    """Whether another process of this machine has the id in a temporary's name: it may be about to take its lock."""
     number = temporary.name.split(".")[-2]
-    return number.isdecimal() and Path(f"/proc/{number}").exists()
+    # A container's processes have the same ids after each start: its own id says nothing.
+    return number.isdecimal() and int(number) != os.getpid() and Path(f"/proc/{number}").exists()
 
 
 def _remove_abandoned(path: Path) -> None:
@@ -264,6 +285,15 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
             raise RunError(f"{path}: line {number} is not JSON", "the file was edited or damaged; remove it") from None
         good += len(line)
     return records, good
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def truncate_file(path: Path, length: int) -> None:

@@ -16,9 +16,14 @@ TABLE = tiny.random_table([6, 8, 10])
 DATA = SimpleNamespace(held_out=TABLE, references=[Reference("here", "an answer")] * len(TABLE))
 
 
-def test_all_of_them_or_the_first_few() -> None:
+def test_all_of_them_or_a_sample() -> None:
     assert [row.id for row in held_out_rows(DATA, tiny.tiny_tokenizer(), None)[0]] == ["000000", "000001", "000002"]
-    assert len(held_out_rows(DATA, tiny.tiny_tokenizer(), 2)[0]) == 2
+    table = tiny.random_table([6] * 60)
+    data = SimpleNamespace(held_out=table, references=[Reference("here", "an answer")] * len(table))
+    few, more = ([row.id for row in held_out_rows(data, tiny.tiny_tokenizer(), limit)[0]] for limit in (10, 20))
+    assert (len(few), len(more)) == (10, 20) and set(few) < set(more) and few == sorted(few)
+    halves = [sum(int(row) < 30 for row in rows) for rows in (few, more)]
+    assert 0 < halves[0] < 10 and 0 < halves[1] < 20, "a file may be sorted, and sources follow each other"
 
 
 def test_a_limit_of_nothing_is_refused() -> None:

@@ -53,6 +53,9 @@ def foreign(run: Path, to: Path, **changes: Any) -> Path:
         section, _, key = path.partition("__")
         recipe[section][key] = value
     (to / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    manifest = json.loads((to / "manifest.json").read_text())
+    manifest.pop("recipe")
+    (to / "manifest.json").write_text(json.dumps(manifest))
     return to
 
 

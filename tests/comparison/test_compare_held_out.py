@@ -115,6 +115,23 @@ def test_common_rows_only(tmp_path: Path) -> None:
     assert bleu.a_value == pytest.approx(bleu_score(first[0][:12], first[1][:12]).value)
 
 
+def test_rows_beyond_those_that_were_scored_are_left_out(tmp_path: Path) -> None:
+    """An evaluation with a lower limit than the one before it: its files have more rows than its scores."""
+
+    def of_first(folder: Path, wrong_every: int, loss: Sequence[float]) -> Path:
+        answers, references = (one[:10] for one in texts(ROWS, wrong_every))
+        return write_held_out(folder, answers, references, loss[:10], TOKENS[:10])
+
+    few = [of_first(tmp_path / "few" / name, *how) for name, how in (("a", (3, nats(2.0))), ("b", (6, nats(1.5))))]
+    whole = evaluation(tmp_path / "a", 3, nats(2.0))
+    for name in ("scores.json", "answer_scores.jsonl"):
+        (whole / name).write_bytes((few[0] / name).read_bytes())
+    found = [compare_runs(one, few[1]) for one in (whole, few[0])]
+    assert [one.n for one in found[0]] == [10, 10, 10]
+    values = [[(one.metric, one.a_value, one.difference, one.p) for one in each] for each in found]
+    assert values[0] == values[1]
+
+
 def test_seeds_are_averaged_and_must_be_of_the_same_rows(tmp_path: Path) -> None:
     base = Side("base", evaluated_in(evaluation(tmp_path / "a", 3, nats(2.0))))
     one, two = (evaluation(tmp_path / f"b{every}", every, nats(1.5, every)) for every in (4, 7))

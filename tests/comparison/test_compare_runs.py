@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import pytest
 
 from tunelab.comparison.compare_runs import compare_runs, compared, evaluated_in
+from tunelab.comparison.paired_evaluations import Side, compare_sides
 from tunelab.comparison.verdict import verdict
 from tunelab.errors import DataError, RunError, UsageError
+
+FILES = ("responses.jsonl", "grades.jsonl")
 
 
 def evaluation(folder: Path, values: list[float | None], **changes: Any) -> Path:
@@ -129,6 +133,40 @@ def test_a_run_whose_base_was_not_measured(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"base and tuned arm of .* have no scores in common") as raised:
         compare_runs(tmp_path)
     assert f"tunelab eval {tmp_path} evaluates both" in raised.value.hint
+
+
+@pytest.mark.parametrize("name", ["responses.jsonl", "grades.jsonl"])
+def test_what_changed_since_it_was_scored_is_refused(tmp_path: Path, name: str) -> None:
+    a, b = evaluation(tmp_path / "a", [0.0, 1.0] * 8), evaluation(tmp_path / "b", [1.0, 1.0] * 8)
+    for folder in (a, b):
+        scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        hashes = [f"sha256:{hashlib.sha256((folder / one).read_bytes()).hexdigest()}" for one in FILES]
+        scores |= {"responses": {"responses.jsonl": hashes[0]}, "grades": hashes[1]}
+        (folder / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    assert len(compare_runs(a, b)) == 1
+    with open(b / name, "a", encoding="utf-8") as file:  # more answers came, from the machine that makes them
+        file.write((b / name).read_text(encoding="utf-8").splitlines()[-1].replace("i15", "i16") + "\n")
+    with pytest.raises(RunError, match=rf"b/{name}: has changed since it was scored") as error:
+        compare_runs(a, b)
+    assert error.value.hint == f"score again: tunelab score {b}"
+
+
+@pytest.mark.parametrize("values", [{"exact": 1.0, "each": [1.0, 0.0]}, {"exact": 1.0}])
+def test_a_metric_without_a_value_per_item_cannot_be_compared_by(tmp_path: Path, values: dict[str, Any]) -> None:
+    """IFEval's instructions are several per item; an accuracy by cluster is of all items together."""
+    sides = []
+    for name in ("a", "b"):
+        folder = evaluation(tmp_path / name, [1.0] * 8)
+        scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        scores["scores"].append({**scores["scores"][0], "name": "each"})
+        (folder / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+        grades = [{"item": f"i{n}", "cluster": "", "values": values} for n in range(8)]
+        (folder / "grades.jsonl").write_text("".join(json.dumps(line) + "\n" for line in grades), encoding="utf-8")
+        sides.append(Side(name, evaluated_in(folder)))
+    assert compare_sides(*sides, "exact").n == 8
+    with pytest.raises(RunError, match="sums: each has no single value per item") as error:
+        compare_sides(*sides, "each")
+    assert error.value.hint == "compare by one of: exact"
 
 
 def test_items_without_a_value_are_left_out(tmp_path: Path) -> None:

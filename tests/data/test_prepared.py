@@ -165,6 +165,11 @@ def test_what_is_stored_comes_back() -> None:
     assert np.array_equal(back.train.prompt_lengths, data.train.prompt_lengths)
     for name in ("references", "sources", "train_counts", "held_out_counts", "bad_rows", "stop_token_ids"):
         assert getattr(back, name) == getattr(data, name)
+    # A block that a disk lost: the file still has its header and its size.
+    table = folder / "train.safetensors"
+    content = table.read_bytes()
+    table.write_bytes(content[:-40] + bytes(40))
+    assert content[-40:] != bytes(40) and cached("key") is None, "it is prepared again"
 
 
 def recipe_of(model: Path, rows: Path, **changes: Any) -> Any:

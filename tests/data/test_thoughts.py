@@ -61,6 +61,13 @@ def text(template: Any, conversation: Conversation) -> str:
     return "".join(part.text for section in template.render(conversation) for part in section.segments)
 
 
+@pytest.mark.parametrize("last", ["<think>\nso <eos>\n</think>\n\nB", Message("assistant", "B", reasoning="so <eos>")])
+def test_control_tokens_in_thoughts_are_refused(last: Any) -> None:
+    template = get_template("chat", tokenizer(), thoughts=True)
+    with pytest.raises(BadRow, match=r"message 2 \(assistant\) contains '<eos>'"):
+        template.render(talk(last))
+
+
 @pytest.mark.parametrize("last", [LAST, Message("assistant", "B", reasoning="two")])
 def test_thoughts_are_in_the_loss_from_the_generation_prompt_on(last: Any) -> None:
     used = tokenizer()

@@ -79,6 +79,12 @@ def test_a_module_that_is_no_benchmark_is_refused(tmp_path: Path) -> None:
         load_benchmark(str(tmp_path / "mine.py"))
 
 
+@pytest.mark.parametrize("name", ["held-out.jsonl", "held-out.py"])
+def test_a_file_with_the_name_of_held_out_rows(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"held-out\.\w+: a benchmark cannot be called held-out"):
+        load_benchmark(str(tmp_path / name))
+
+
 @pytest.mark.parametrize("code", ["x = 1\n", "Format = 5\n"])
 def test_a_module_that_is_no_weight_format_is_refused(tmp_path: Path, code: str) -> None:
     (tmp_path / "mine.py").write_text(code, encoding="utf-8")

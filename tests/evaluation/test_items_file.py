@@ -58,6 +58,7 @@ def test_a_match_rule(match: Match, answer: str, right: list[str], wrong: list[s
 def test_parts_of_the_rules() -> None:
     assert normalized("  «ÉTÉ»,  e\u0301te\u0301! ") == "été été"
     assert last_number("nothing") is None and last_number("1,2,3") == 3 and last_number("version 1.2.3") is not None
+    assert last_number("1e99999999999999999999") is None and not matches("1e-99999999999999999999", ["0"], "number")
 
 
 def test_a_line_becomes_an_item(tmp_path: Path) -> None:
@@ -135,6 +136,10 @@ def test_a_bad_line_is_named_with_its_file(line: Any, message: str, tmp_path: Pa
         ({"answer": "B"}, "'answer' is 'B', which is not one of the choices .give the text of the right choice"),
         ({"answer": 2}, "'answer' is 2, which is not one of the choices .*index from 0 to 1"),
         ({"answer": True}, "'answer' is True, which is not one of the choices"),
+        (
+            {"choices": ["1", "2", "3"], "answer": 1},
+            "'answer' is 1, which is the text of choice 0 and the index of another .put it in quotes",
+        ),
         ({"match": "exact"}, "has choices and 'match'"),
         ({"choices": None}, "has no choices, other lines do"),
     ],

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from rounding import assert_same_but_for_rounding
 from tiny import FAMILIES, tiny_model
 from transformers import LlamaConfig
 
 from tunelab.errors import ModelError
-from tunelab.models.adapters import add_lora, attention_targets, load_adapter, resolve_targets
+from tunelab.models.adapters import add_lora, attention_targets, load_adapter, resolve_targets, without_adapter
 from tunelab.models.forward import linear_names
 from tunelab.models.merge import logits_of
 
@@ -161,6 +162,30 @@ def test_an_adapter_of_another_model(tmp_path: Path) -> None:
         load_adapter(tiny_model("llama", num_hidden_layers=3), tmp_path / "llama")
     with pytest.raises(ModelError, match=r"does not fit .*: unexpected key base_model.model.model.layers.1"):
         load_adapter(tiny_model("llama", num_hidden_layers=1), tmp_path / "llama")
+
+
+@pytest.mark.parametrize("how", [{"bias": "all"}, {"bias": "lora_only"}, {"init_lora_weights": "pissa"}, {}])
+def test_an_adapter_that_changes_its_base_cannot_be_turned_off(how: dict[str, Any], tmp_path: Path) -> None:
+    """Trained biases are the base's own; PiSSA takes its matrices out of the base's weights."""
+    base, ids = tiny_model("gpt2"), torch.arange(1, 20)[None]
+    plain = base(ids).logits
+    targets = {"target_modules": ["c_attn"], "fan_in_fan_out": True}
+    made = get_peft_model(copy.deepcopy(base), LoraConfig(task_type="CAUSAL_LM", r=4, **targets, **how))
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter += 0.1 * parameter.requires_grad
+    made.save_pretrained(tmp_path)
+    adapted = load_adapter(base, tmp_path)
+    torch.testing.assert_close(adapted(ids).logits, made.eval()(ids).logits)
+    if how:
+        with (
+            pytest.raises(ModelError, match="the adapter changes the base's own transformer"),
+            without_adapter(adapted),
+        ):
+            pass
+    else:
+        with without_adapter(adapted):
+            torch.testing.assert_close(adapted(ids).logits, plain)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -53,6 +53,7 @@ def test_a_file_that_is_no_object_is_named(folder: Path, content: bytes) -> None
         ({"layer_types": 5}, "layer_types: expected a list, got 5"),
         ({"dtype": "zzz"}, "dtype: expected one of float64, float32"),
         ({"text_config": {"vocab_size": 0}}, "vocab_size: expected a positive integer, got 0"),
+        ({"hidden_size": float("inf")}, "hidden_size: expected a positive integer, got inf"),
     ],
 )
 def test_a_value_that_cannot_be_is_named_by_its_key(folder: Path, changes: dict[str, Any], said: str) -> None:

@@ -13,10 +13,12 @@ from huggingface_hub import errors as hub
 from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, model_folder, tiny_model, tiny_tokenizer
 
-from tunelab.errors import ModelError
+from tunelab.allowed_code import allow_code, only_allowed
+from tunelab.errors import ModelError, UsageError
 from tunelab.models import load
 from tunelab.models.load import (
     check_tokenizer_fits,
+    load_config,
     load_model,
     load_tokenizer,
     model_fingerprint,
@@ -135,6 +137,26 @@ def test_remote_code_stays_off_unless_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="it has Python code, which tunelab does not run by default") as caught:
         load_model(str(folder), dtype=FP32)
     assert "model.trust_remote_code=true" in caught.value.hint
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(("place", "message"), [("a/b--", "a/b: its Python code was not"), ("{}/", "code outside the")])
+def test_allowed_code_is_not_that_of_another_repository(file: str, place: str, message: str, tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model")
+    (folder / "code.py").write_text("")
+    tiny_tokenizer().save_pretrained(folder)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    content = json.loads((folder / file).read_text())
+    content["auto_map"] = {"AutoTokenizer": [None, place.format(tmp_path / "elsewhere") + "code.M"]}
+    (folder / file).write_text(json.dumps(content))
+    with only_allowed({}):
+        allow_code(folder)
+        with pytest.raises(UsageError, match=message):
+            load_config(str(folder), trust_remote_code=True)
+        with pytest.raises(UsageError, match=message):
+            load_tokenizer(str(folder), trust_remote_code=True)
     assert not (tmp_path / "ran").exists()
 
 

@@ -107,6 +107,19 @@ def test_an_interrupted_run_is_resumed_on_another_day(tree: dict[str, Any], monk
     assert resume(tree["out"]).manifest["data"]["date"] == datetime.date.today().isoformat()
 
 
+def test_a_model_of_a_run_keeps_the_date_of_its_training(tree: dict[str, Any]) -> None:
+    template = Path(tree["model"]["name"]) / "chat_template.jinja"
+    template.write_text(with_fixed_date(DATED, DAY), encoding="utf-8")
+    for date in (None, "2024-02-29"):
+        tokenizer = load_recipe_tokenizer(resolve(parse_recipe({**tree, "data": {**tree["data"], "date": date}})))
+        assert fixed_date(tokenizer.chat_template) == DAY
+    tree["data"]["date"] = "2026-01-31"
+    with pytest.raises(
+        UsageError, match=r"data\.date is 2026-01-31, but the chat template's date is fixed to 2024-02-29"
+    ):
+        load_recipe_tokenizer(resolve(parse_recipe(tree)))
+
+
 def test_a_recipe_names_the_date(tree: dict[str, Any], tomorrow: None) -> None:
     tree["data"]["date"] = "2024-02-29"
     tokenizer = load_recipe_tokenizer(resolve(parse_recipe(tree)))

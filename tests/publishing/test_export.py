@@ -108,6 +108,12 @@ def test_a_run_that_trained_every_weight(full: Run, tmp_path: Path) -> None:
     assert export(full, tmp_path / "gguf", to="gguf").files == ("model.gguf",)
     with pytest.raises(RunError, match="full fine-tuning, there is no adapter"):
         export(full, tmp_path / "peft", to="peft")
+    (tmp_path / "private").write_text("a key", encoding="utf-8")
+    (full.model / "notes").symlink_to(tmp_path / "private")
+    with pytest.raises(RunError, match=r"notes: is a link to .*private, outside the folder"):
+        export(full, tmp_path / "linked", to="hf")
+    (full.model / "notes").unlink()
+    assert not (tmp_path / "linked").exists()
 
 
 def test_what_cannot_be_exported(full: Run, models: dict[str, Path], rows: Path, tmp_path: Path) -> None:

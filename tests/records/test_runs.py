@@ -11,9 +11,20 @@ from pathlib import Path
 
 import pytest
 
+from tunelab.config import parse_recipe, to_yaml
 from tunelab.errors import RunError
 from tunelab.records import runs
-from tunelab.records.runs import CONTENTS, Run, check_finished, environment, new_run, now, open_run, source_state
+from tunelab.records.runs import (
+    CONTENTS,
+    Run,
+    check_finished,
+    environment,
+    new_run,
+    now,
+    open_run,
+    source_state,
+)
+from tunelab.records.trained_with import trained_with
 
 
 def test_a_new_run_and_its_files(tmp_path: Path) -> None:
@@ -212,9 +223,43 @@ def test_nothing_but_a_run_is_overwritten(tmp_path: Path) -> None:
     assert other.is_done and other.adapter.exists()
 
 
+def test_of_two_that_start_at_once_only_one_gets_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = runs._check_free
+
+    def as_another_starts(run: Run, overwrite: bool) -> None:
+        check(run, overwrite)
+        monkeypatch.setattr(runs, "_check_free", check)
+        new_run(run.path, "first")
+
+    monkeypatch.setattr(runs, "_check_free", as_another_starts)
+    with pytest.raises(RunError, match="already contains a run"):
+        new_run(tmp_path / "run", "second")
+    assert Run(tmp_path / "run").recipe_file.read_text(encoding="utf-8") == "first"
+
+
 def test_a_failed_run_with_a_checkpoint_is_kept(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run", "first")
     run.update_manifest(status="failed")
     (run.checkpoints / "step-00000001").mkdir(parents=True)
     with pytest.raises(RunError, match=r"already contains a run \(failed\)"):
         new_run(tmp_path / "run", "second")
+
+
+def test_a_recipe_that_was_edited_since_the_run_started(tmp_path: Path) -> None:
+    recipe = parse_recipe({"model": "m", "data": "rows.jsonl", "train": {"lr": 1e-4}})
+    run = new_run(tmp_path / "run", to_yaml(recipe))
+    text = run.recipe_file.read_text(encoding="utf-8")
+    lines = ("lr: 0.0001", "lr: 0.0002"), ("name: none", "name: nf4"), ("loss_on: completion", "loss_on: all")
+    run.recipe_file.write_text(text.replace(*lines[0]), encoding="utf-8")
+    assert run.recipe.train.lr == 2e-4, "it has not started"
+    run.update_manifest(recipe=trained_with(recipe))
+    for before, after in lines:
+        assert before in text
+        run.recipe_file.write_text(text.replace(before, after), encoding="utf-8")
+        key, value = after.split(": ")
+        with pytest.raises(RunError, match=rf"not what the run was started with: [a-z]+\.{key} is {value}, was"):
+            _ = run.recipe
+    may = text.replace("micro_batch_tokens: 4096", "micro_batch_tokens: 512").replace("rows.jsonl", "moved.jsonl")
+    assert may != text
+    run.recipe_file.write_text(may, encoding="utf-8")
+    assert run.recipe.train.micro_batch_tokens == 512

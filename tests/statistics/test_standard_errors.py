@@ -51,6 +51,13 @@ def test_items_that_repeat_each_other_within_a_cluster_add_no_certainty() -> Non
     assert naive is not None and once.error is not None and naive < 0.6 * once.error
 
 
+def test_items_without_a_cluster_are_independent() -> None:
+    values = [1.0, 0.0, 0.0, 1.0, 1.0, 1.0]
+    named = clustered_mean_with_error(values, ["a", "a", "b", "c", "d", "e"])
+    assert clustered_mean_with_error(values, ["a", "a", "", "", "", ""]) == named
+    assert clustered_mean_with_error(values, [""] * 6).error == pytest.approx(mean_with_error(values).error)
+
+
 def test_a_single_cluster_has_no_known_error() -> None:
     assert clustered_mean_with_error([1.0, 0.0], ["a", "a"]) == Estimate(0.5, None, 2)
 

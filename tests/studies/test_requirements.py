@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from study_files import study_of, write_study_files
+from tiny import model_folder
 
+from tunelab.config.study import merged
 from tunelab.errors import ConfigError
-from tunelab.records.cells import cells_of, read_cell
-from tunelab.studies.run_study import run_study
+from tunelab.files import file_sha256
+from tunelab.models.load import weights_digest
+from tunelab.records.cells import cells_of, keep_cell, read_cell
+from tunelab.records.runs import Run
+from tunelab.studies.run_study import checked_study, run_study
 from tunelab.studies.study_report import study_report
 
 
@@ -43,6 +49,70 @@ def test_all_that_is_missing_is_named_before_the_first_job(files: Path, tmp_path
     assert "arms.rows: data: none.jsonl: no such file" in said
     assert "benchmarks.ifeval: ifeval.data=" in said and "no such folder" in said
     assert "benchmarks.mmlu: " in said
+
+
+def test_what_changed_since_a_job_was_done_is_named(files: Path, tmp_path: Path) -> None:
+    """A job that is done is not run again, so that another's would be of other rows, or of another model."""
+    rows = tmp_path / "rows.jsonl"
+    shutil.copy(files / "rows.jsonl", rows)
+    study = study_of(files, seeds=[0], questions=[])
+    study = study.model_copy(update={"recipe": {**study.recipe, "data": {"sources": [str(rows)]}}})
+    weights = weights_digest(files / "model")
+    for cell in cells_of(study):
+        made = replace(cell, status="done", folder=f"made/{cell.key}")
+        (tmp_path / "out" / made.folder).mkdir(parents=True)
+        manifest = {"model": {"weights_sha256": weights}, "data": {"sources": [{"identity": ""}]}}
+        manifest["data"]["sources"][0]["identity"] = f"sha256:{file_sha256(rows)}"
+        Run(tmp_path / "out" / made.folder).update_manifest(**manifest)
+        (tmp_path / "out" / made.folder / "scores.json").write_text(json.dumps({"header": {"model": weights}}))
+        keep_cell(tmp_path / "out", made)
+    run_study(study, tmp_path / "out")
+    with open(rows, "a", encoding="utf-8") as file:
+        file.write('{"prompt": "One more?", "completion": "Yes."}\n')
+    said = rf"arms\.lora: {rows} has changed since the job 'lora, seed 0: training'.*restore it, or run the study in"
+    with pytest.raises(ConfigError, match=f"(?s){said}"):
+        run_study(study, tmp_path / "out")
+    shutil.copy(files / "rows.jsonl", rows)
+    run_study(study, tmp_path / "out")
+    other = tmp_path / "other"
+    model_folder(other, "llama")
+    shutil.copy(files / "model" / "model.safetensors", tmp_path / "kept")
+    try:
+        shutil.copy(other / "model.safetensors", files / "model" / "model.safetensors")
+        with pytest.raises(ConfigError, match=r"arms\.base: .*/model has changed since the job 'base: held-out'"):
+            run_study(study, tmp_path / "out")
+    finally:
+        shutil.copy(tmp_path / "kept", files / "model" / "model.safetensors")
+    rows.unlink()
+    run_study(study, tmp_path / "out")
+
+
+def test_a_benchmark_whose_code_changed_since_it_was_scored_is_named(files: Path, tmp_path: Path) -> None:
+    own = tmp_path / "choices.py"
+    shutil.copy(files / "choices.py", own)
+    benchmark = {str(own): {"limit": 2, "data": str(files / "data")}}
+    study = study_of(files, arms={"base": {"tuned": False}}, seeds=[0], questions=[], benchmarks=benchmark)
+    assert [cell.status for cell in run_study(study, tmp_path / "out")] == ["done"]
+    run_study(study, tmp_path / "out")
+    own.write_text(own.read_text(encoding="utf-8").replace("== response.target", "!= response.target"), "utf-8")
+    with pytest.raises(ConfigError, match=rf"arms\.base: {own} has changed since the job 'base: {own}'"):
+        run_study(study, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"recipe": {"train": {"seed": 7}}}, r"recipe\.train\.seed: has no effect in a study.*seeds: \[0, 1\]"),
+        ({"arms": {"lora": {"recipe": {"train": {"seed": 7}}}}}, r"arms\.lora\.recipe\.train\.seed: has no effect"),
+        ({"recipe": {"out": "runs/mine"}}, r"recipe\.out: has no effect in a study.*--out names the study's directory"),
+    ],
+)
+def test_keys_that_a_study_sets_itself_are_refused(files: Path, change: dict[str, Any], said: str) -> None:
+    study = study_of(files, questions=[], **{key: value for key, value in change.items() if key == "arms"})
+    if "recipe" in change:
+        study = study.model_copy(update={"recipe": merged(study.recipe, change["recipe"])})
+    with pytest.raises(ConfigError, match=f"(?s){said}"):
+        checked_study(study)
 
 
 def test_a_tracker_that_is_not_installed(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

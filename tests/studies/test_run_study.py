@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import shutil
@@ -11,9 +12,12 @@ from typing import Any
 import pytest
 from study_files import study_of, write_study_files
 
+from tunelab.config.study import Study
 from tunelab.errors import Interrupted, RunError
+from tunelab.files import file_sha256
 from tunelab.records.asked import asked_late
 from tunelab.records.cells import Cell, Expected, cells_of, expected_costs, keep_cell, keep_study, read_study
+from tunelab.records.runs import Run
 from tunelab.studies.run_study import foreseen, run_study
 from tunelab.studies.study_answers import LATE
 from tunelab.studies.study_report import study_report
@@ -55,6 +59,8 @@ def test_a_study_from_its_cells_to_its_report(files: Path, tmp_path: Path) -> No
     study = study_of(files)
     cells = run_study(study, tmp_path)
     assert set(statuses(cells)) == {"done"}
+    (source,) = Run(tmp_path / cells[1].folder).manifest["data"]["sources"]
+    assert source["identity"] == f"sha256:{file_sha256(files / 'rows.jsonl')}"
     report = study_report(tmp_path)
     assert [arm.name for arm in report.arms] == ["base", "lora", "nf4"]
     assert {arm.status for arm in report.arms} == {"done"}
@@ -242,10 +248,34 @@ def test_a_question_or_margin_of_after_the_results_is_named(files: Path, tmp_pat
     assert "after results were there" in LATE
 
 
+def test_a_model_that_is_not_tuned_is_asked_with_the_date_of_the_recipe(files: Path, tmp_path: Path) -> None:
+    shutil.copytree(files / "model", tmp_path / "model")
+    template = "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
+    (tmp_path / "model" / "chat_template.jinja").write_text(template, encoding="utf-8")
+
+    def dated(day: str) -> Study:
+        data = {"sources": ["none.jsonl"], "template": "chat", "date": day}
+        recipe = {"model": str(tmp_path / "model"), "data": data}
+        benchmark = {str(files / "writing.py"): {"limit": 2, "data": str(files / "data")}}
+        arms = {"base": {"tuned": False}}
+        return study_of(files, recipe=recipe, arms=arms, benchmarks=benchmark, seeds=[0], questions=[])
+
+    (cell,) = run_study(dated("2024-02-29"), tmp_path / "out")
+    assert cell.status == "done", cell.error
+    header = json.loads((tmp_path / "out" / cell.folder / "scores.json").read_text(encoding="utf-8"))["header"]
+    assert header["date"] == "2024-02-29"
+    assert cells_of(dated("2020-01-01"))[0].key != cell.key, "another date is another evaluation"
+
+
 def test_directories_that_are_none_of_this_study(files: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no study there"):
         read_study(tmp_path)
     keep_study(study_of(files), tmp_path)
     with pytest.raises(RunError, match="contains another study"):
         run_study(study_of(files, title="another"), tmp_path)
+    with open(tmp_path / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="another process runs this study"):
+            run_study(study_of(files), tmp_path)
+    assert not (tmp_path / "cells").exists()
     assert json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))["title"] == "few bits"

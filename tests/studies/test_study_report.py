@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,18 @@ def test_what_is_unlike_is_named(report: StudyReport) -> None:
     assert [one.split(" by ")[1].split(":")[0] for one in refused] == ["completion_loss", "bleu, rougeL"]
     assert all("data: " in one for one in refused)
     assert any("taste: " in one and "was not scored by taste, but by: right" in one for one in said)
+
+
+def test_arms_that_were_asked_in_different_ways_are_named(study: Study, folder: Path) -> None:
+    found = reports._Found(study, folder, {cell.key: cell for cell in reports.read_study(folder)[1]})
+    made = reports.study_answers(study, found.evaluated, []).comparisons
+    choices = next(one for one in made if one.metric == "right" and one.a_name == "base")
+    differing = {"template": (None, "plain"), "adapter": ("(absent)", "sha256:1"), "tunelab": ("1", "2")}
+    asked = [replace(choices, differing=differing), replace(choices, b_name="nf4", differing=differing)]
+    said = list(reports._caveats(found, asked))
+    assert f"{choices.benchmark}: template differs: null (base), plain (lora, nf4)." in said
+    assert f"{choices.benchmark}: tunelab differs: 1 (base), 2 (lora, nf4)." in said
+    assert not any("adapter differs" in one for one in said)
 
 
 def test_arms_of_the_same_rows_are_not_named(study: Study, folder: Path) -> None:

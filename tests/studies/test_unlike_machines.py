@@ -36,6 +36,10 @@ def test_unlike_machines_are_named(models: dict[str, Path], rows: Path, tmp_path
     run = finetune(tiny.recipe(models["llama"], rows, tmp_path / "run", train__steps=1))
     assert list(unlike_machines({"a": run, "b": run})) == []
     other = finetune(tiny.recipe(models["llama"], rows, tmp_path / "other", train__steps=1))
-    other.update_manifest(compute={**other.manifest["compute"], "gpu": "NVIDIA H200"})
+    (session,) = other.manifest["sessions"]
+    other.update_manifest(sessions=[{**session, "gpu": "NVIDIA H200"}])
     (caveat,) = unlike_machines({"lora, seed 0": run, "lora, seed 1": Run(other.path)})
     assert "unlike hardware" in caveat and "lora, seed 1 on NVIDIA H200, fp32" in caveat
+    other.update_manifest(sessions=[session, {**session, "gpu": "NVIDIA H200"}])
+    (caveat,) = unlike_machines({"lora": Run(other.path)})
+    assert "threads and then NVIDIA H200, fp32" in caveat

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from tunelab.records.runs import new_run
 from tunelab.training import meter
+from tunelab.training.checkpoint import LoopState
+from tunelab.training.manifest import closing
 from tunelab.training.meter import Meter, reset_resident_peak, resident_peak_bytes
 
 MIB = 2**20
@@ -55,3 +58,13 @@ def test_without_proc_the_peak_is_getrusage_s_in_the_system_s_unit(
         return resident_peak_bytes()
 
     assert (under("linux"), under("darwin")) == (2048 * 1024, 2048)
+
+
+def test_the_peak_is_that_of_all_sessions(tmp_path: Path) -> None:
+    """A run that is resumed at its last step uses little memory in its last session."""
+    run = new_run(tmp_path / "run", "")
+    run.update_manifest(weights_before="1")
+    run.append_metrics({"kind": "train", "step": 1, "peak_resident_bytes": 2**50})
+    state = LoopState(step=1, tokens=1, seconds=1.0)
+    found = closing(run, "2", state, Meter(torch.device("cpu")), "finished", None)
+    assert (found["peak_resident_bytes"], found["peak_gpu_bytes"]) == (2**50, None)

@@ -91,6 +91,15 @@ def test_activation_checkpointing_under_either_of_its_names(new_name: bool, monk
     assert calls == [f"{'new' if new_name else 'old'} {{'use_reentrant': False}}"]
 
 
+def test_steps_that_are_all_warmup() -> None:
+    from tiny import random_table
+
+    table = random_table([8] * 30)
+    assert training_plan(of(train__epochs=1, train__steps=None, train__warmup=7), table).total_steps == 8
+    with pytest.raises(UsageError, match=r"train.warmup=8, and the rows make 8 steps: .* never reach train.lr"):
+        training_plan(of(train__epochs=1, train__steps=None, train__warmup=8), table)
+
+
 def test_a_checkpoint_is_written_ten_times_unless_told() -> None:
     from tiny import random_table
 

@@ -17,7 +17,7 @@ from tunelab.config import Recipe, load_recipe, resolve
 from tunelab.files import as_path
 from tunelab.inference.engine import context_length
 from tunelab.inference.sampling import Decoding
-from tunelab.models.adapters import load_adapter
+from tunelab.models.adapters import load_adapter, without_adapter
 from tunelab.models.load import check_tokenizer_fits
 from tunelab.preparation.base import dated, own_recipe, run_tokenizer, trained_recipe, trained_weights
 from tunelab.preparation.model import autocast, load_base, load_trained
@@ -127,11 +127,11 @@ def _with_adapter(recipe: Recipe, folder: Path, tokenizer: Any) -> tuple[dict[st
     model = load_adapter(_fitted(load_base(recipe), tokenizer), folder)
 
     @contextmanager
-    def without_adapter() -> Iterator[nn.Module]:
-        with model.disable_adapter(), _computing(recipe, model):
+    def base() -> Iterator[nn.Module]:
+        with without_adapter(model), _computing(recipe, model):
             yield model
 
-    return {BASE: without_adapter, TUNED: lambda: _computing(recipe, model)}, context_length(model)
+    return {BASE: base, TUNED: lambda: _computing(recipe, model)}, context_length(model)
 
 
 def _with_own_weights(run: Run, base: Path | str | None, tokenizer: Any) -> tuple[dict[str, ModelSource], int | None]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,14 @@ from tunelab.answering.responder import ARMS, checked_arms
 from tunelab.config import Recipe, RecipeLike, as_recipe, resolve
 from tunelab.config.recipe import EvaluateSettings
 from tunelab.data.prepared import PreparedData
+from tunelab.data.select import sample
 from tunelab.errors import DataError, RunError, UsageError
 from tunelab.evaluation.benchmark import Score
 from tunelab.evaluation.held_out import HeldOutPrompt, HeldOutRow, LikelihoodRecord, write_answer_scores
 from tunelab.evaluation.metrics.perplexity import predicted_bytes
 from tunelab.evaluation.runner import answer_scores, held_out_likelihoods, held_out_responses, score_held_out
 from tunelab.files import as_path, write_json_atomically
-from tunelab.models.adapters import load_adapter
+from tunelab.models.adapters import load_adapter, without_adapter
 from tunelab.models.digest import adapter_hash
 from tunelab.models.load import check_tokenizer_fits, model_fingerprint
 from tunelab.notebook import data_frame, html_table, shown_in_notebooks
@@ -32,6 +33,7 @@ from tunelab.preparation.rows import check_local_files, fit_to_model, load_recip
 from tunelab.progress import Progress, named
 from tunelab.records.evaluation_files import LIKELIHOODS, RESPONSES, SCORES
 from tunelab.records.old_format import stamped
+from tunelab.records.responses import held
 from tunelab.records.runs import Run, check_finished, open_run
 from tunelab.report.table import score_notes, score_records, score_rows, score_text
 from tunelab.statistics.standard_errors import Estimate, paired_ratio_difference
@@ -148,7 +150,8 @@ def evaluate_model(
         recipe: its object, a mapping, or a YAML file's path.
 
     Raises:
-        TunelabError: the recipe, its data, model or adapter cannot be used; the message says why.
+        TunelabError: the recipe, its data, model or adapter cannot be used, or another process evaluates them; the
+            message says why.
     """
     recipe = resolve(as_recipe(recipe))
     adapter = None if adapter is None else as_path(adapter, "adapter")
@@ -184,7 +187,7 @@ def _evaluate_arms(
         folder = folders[arm.name] = (
             out / f"{arm.name}-{_short_hash({**header, 'max_new_tokens': settings.max_new_tokens})}"
         )
-        with arm.model() as model, autocast(recipe):
+        with held(folder / LIKELIHOODS), arm.model() as model, autocast(recipe):
             check_tokenizer_fits(model, tokenizer)
             likelihoods[arm.name] = held_out_likelihoods(
                 model,
@@ -211,6 +214,7 @@ def _evaluate_arms(
         # Written before the scores: an evaluation counts as scored once the scores exist.
         write_answer_scores(folder, by_answer)
         found = {"header": header, "scores": [score.to_json() for score in scores[arm.name]]}
+        found["rows"] = [row.id for row in rows]
         write_json_atomically(folder / SCORES, stamped(found))
     base, tuned = likelihoods.get("base"), likelihoods.get("tuned")
     change = completion_loss_change(base, tuned) if base and tuned else None
@@ -221,6 +225,9 @@ def held_out_rows(
     data: PreparedData, tokenizer: Any, limit: int | None
 ) -> tuple[list[HeldOutRow], list[HeldOutPrompt]]:
     """The rows whose likelihood is measured, and the items to answer: the rows that have a prompt.
+
+    With a limit they are a sample, the same for all models, since files are often sorted and sources follow each other;
+    a smaller one is part of a larger one.
 
     Raises:
         UsageError: the limit is below 1.
@@ -237,7 +244,7 @@ def held_out_rows(
         return str(tokenizer.decode(list(ids), skip_special_tokens=True))
 
     rows, items = [], []
-    for index in range(count):
+    for index in sample(range(len(table)), count, seed=0, purpose="limit"):
         ids, mask = (array.tolist() for array in table.row(index))
         completion_bytes, sequence_bytes = predicted_bytes(decode, ids, mask)
         name = f"{index:06d}"
@@ -271,14 +278,9 @@ def _adapter_arms(recipe: Recipe, adapter: Path, fingerprint: str | None = None)
     known = fingerprint or model_fingerprint(recipe.model.name, base)
     model = load_adapter(base, adapter)
 
-    @contextmanager
-    def without_adapter() -> Iterator[nn.Module]:
-        with model.disable_adapter():
-            yield model
-
     identity = {"model": known, "adapter": adapter_hash(adapter)}
     return {
-        "base": Arm("base", {"model": known}, without_adapter),
+        "base": Arm("base", {"model": known}, lambda: without_adapter(model)),
         "tuned": Arm("tuned", identity, lambda: nullcontext(model)),
     }
 

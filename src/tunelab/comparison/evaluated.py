@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shlex
@@ -130,12 +131,20 @@ class Evaluated:
                 values = {one["item"]: float(matches(one["text"], one["reference"])) for one in records}
             prompts = {record["item"]: record["reference"] for record in records}
             return GradedItems(name, values, prompts, {}, header, self._protocol(_STORED_AS[chosen.name]))
-        values, clusters = {}, {}
+        values, clusters, alone = {}, {}, set[str]()
         for line in (self.folder / GRADES).read_text(encoding="utf-8").splitlines():
             grade = json.loads(line)
-            if grade["values"].get(chosen.name) is not None:
-                values[grade["item"]] = float(grade["values"][chosen.name])
+            numbers = {name: value for name, value in grade["values"].items() if isinstance(value, int | float)}
+            alone.update(numbers)
+            if chosen.name in numbers:
+                values[grade["item"]] = float(numbers[chosen.name])
                 clusters[grade["item"]] = grade["cluster"]
+        if not values:
+            names = ", ".join(one.name for one in self.metrics() if one.name in alone) or "none"
+            raise RunError(
+                f"{self.benchmark}: {chosen.name} has no single value per item, and items are what is compared",
+                f"compare by one of: {names}",
+            )
         prompts = {record["item"]: record["question"] for record in records}
         return GradedItems(
             name, values, prompts, clusters, header, self._protocol(chosen.name), clustered_by=self._clustered_by()
@@ -149,8 +158,8 @@ class Evaluated:
 
     @cached_property
     def responses(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Header and answers in responses.jsonl."""
-        return read_responses(self.folder / RESPONSES)
+        """Header and answers in responses.jsonl, of the items that the scores are of."""
+        return self._scored(RESPONSES)
 
     @cached_property
     def _grades(self) -> list[dict[str, Any]]:
@@ -159,7 +168,13 @@ class Evaluated:
 
     @cached_property
     def _likelihoods(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        return read_responses(self.folder / LIKELIHOODS)
+        return self._scored(LIKELIHOODS)
+
+    def _scored(self, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Header and records of a file. Held-out rows of an earlier evaluation with a higher limit are left out."""
+        header, records = read_responses(self.folder / name)
+        rows = set(self.content.get("rows", ()))  # files of before do not say them
+        return header, [record for record in records if not rows or record["item"] in rows]
 
     def likelihoods(self) -> dict[str, LikelihoodRecord]:
         """The likelihood of each held-out row, by row id."""
@@ -229,14 +244,14 @@ def evaluated_in(path: Path | str) -> list[Evaluated]:
     """All evaluations with scores under a run, a folder of evaluations, or one evaluation's folder.
 
     Raises:
-        RunError: there are no scores, or a file is not valid.
+        RunError: there are no scores, a file is not valid, or it has changed since it was scored.
     """
     root = Path(path)
     if not root.is_dir():
         raise RunError(f"{root}: no such directory", "give a run, or the folder of an evaluation")
     root = Run(root).evaluations if Run(root).recipe_file.exists() else root
     folders = [root] if _was_scored(root) else [one for one in sorted(root.glob("*")) if _was_scored(one)]
-    found = [_read(folder) for folder in folders]
+    found = [_unchanged(_read(folder)) for folder in folders]
     if not found:
         raise RunError(
             f"{path}: no scores found",
@@ -258,3 +273,18 @@ def _read(folder: Path) -> Evaluated:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         score_again = shlex.join(["tunelab", "score", str(folder)])
         raise RunError(f"{folder / SCORES}: not a valid score file", f"score again: {score_again}") from error
+
+
+def _unchanged(found: Evaluated) -> Evaluated:
+    """The evaluation, if its files are those that its scores are of.
+
+    Raises:
+        RunError: responses were added or replaced after scoring, or scoring was killed between its files.
+    """
+    of_files = {**found.content.get("responses", {}), GRADES: found.content.get("grades")}
+    for name in (RESPONSES, GRADES):
+        known, path = of_files.get(name), found.folder / name
+        if known and path.exists() and known != f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}":
+            score_again = shlex.join(["tunelab", "score", str(found.folder)])
+            raise RunError(f"{path}: has changed since it was scored", f"score again: {score_again}")
+    return found

@@ -359,12 +359,7 @@ def _of_answers(found: Difference, lost: int, gained: int, exact: float) -> Diff
 
 
 def _mean(values: Sequence[float], clusters: Sequence[str] | None) -> tuple[float, float | None]:
-    if clusters is None:
-        estimate = mean_with_error(values)
-    else:
-        # An item without a cluster is its own; the number keeps it apart from a cluster of that name.
-        names = [f"of {name}" if name else f"item {place}" for place, name in enumerate(clusters)]
-        estimate = clustered_mean_with_error(values, names)
+    estimate = mean_with_error(values) if clusters is None else clustered_mean_with_error(values, clusters)
     return estimate.value, estimate.error
 
 

@@ -189,7 +189,8 @@ class DataSettings(Section):
         "completion", description="Tokens in the loss: completions only, or prompts as well."
     )
     max_length: Count | None = Field(
-        None, description="Maximum tokens per row. null: 1024, or the context window if that is smaller."
+        None,
+        description="Maximum tokens per row. null: 1024, or the context window or train.micro_batch_tokens if smaller.",
     )
     on_overflow: Literal["drop", "truncate"] = Field(
         "drop",
@@ -289,7 +290,9 @@ class EvaluateSettings(Section):
     """Evaluation on held-out rows."""
 
     max_new_tokens: Count = Field(128, description="Maximum tokens per generated answer.")
-    limit: Count | None = Field(None, description="Maximum held-out rows to evaluate. null: all.")
+    limit: Count | None = Field(
+        None, description="Held-out rows to evaluate, a sample, the same for all models. null: all."
+    )
     micro_batch_tokens: Count = Field(4096, description="Tokens per forward pass. Changes speed, not scores.")
 
 

@@ -77,6 +77,7 @@ class SourceRecord:
     Args:
         left_out: what the source skips on purpose -> how many (oasst1: deleted messages, other languages).
         unread: columns that the source does not read -> rows with a value in them.
+        identity: "sha256:" and the hash of the file's bytes, or "hub:" and the origin; "" in manifests of before.
     """
 
     name: str
@@ -87,6 +88,7 @@ class SourceRecord:
     bad: int
     left_out: dict[str, int]
     unread: dict[str, int] = field(default_factory=dict)
+    identity: str = ""
 
 
 @dataclass(frozen=True)
@@ -242,6 +244,7 @@ def store(data: PreparedData) -> Path:
             "key": data.key,
             "train": asdict(data.train_counts),
             "held_out": asdict(data.held_out_counts),
+            "sha256": [data.train.sha256, data.held_out.sha256],
             "bad_rows": list(data.bad_rows),
             "stop_token_ids": list(data.stop_token_ids),
             "lost_of_template": data.lost_of_template,
@@ -280,10 +283,13 @@ def cached(key: str) -> PreparedData | None:
 
 def _stored(key: str, folder: Path) -> PreparedData:
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    train, held_out = (load_table(folder / f"{name}.safetensors") for name in ("train", "held_out"))
+    if [train.sha256, held_out.sha256] != report["sha256"]:
+        raise ValueError("a table is not the one that was written")
     return PreparedData(
         key=key,
-        train=load_table(folder / "train.safetensors"),
-        held_out=load_table(folder / "held_out.safetensors"),
+        train=train,
+        held_out=held_out,
         sources=tuple(SourceRecord(**source) for source in report["sources"]),
         references=tuple(Reference(**reference) for reference in report["references"]),
         train_counts=RowCounts(**report["train"]),

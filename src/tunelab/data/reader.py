@@ -21,6 +21,7 @@ from tunelab.data.tables import check_data_file, file_rows, hub_table, within_bo
 from tunelab.data.unread_columns import ReadRow, examples_of, filled_columns
 from tunelab.errors import BadRow, DataError, UsageError
 from tunelab.failures import explained, sentence
+from tunelab.files import file_sha256
 from tunelab.progress import Progress, silent
 
 FOLDER = "data/sources"
@@ -43,6 +44,7 @@ class LoadedSource:
         rows_read: rows of the file, bad ones included.
         unread: columns that the source does not read -> rows with a value in them.
         origin: the file as given, or "owner/name@revision split".
+        identity: "sha256:" and the hash of the file's bytes, or "hub:" and the origin.
         fingerprint: SHA-256 (hex) of the source's name, its options, the file's bytes or the hub's repository, revision
             and split, and every example made of them. Equal fingerprints mean equal examples.
         licence: of the hub data; of a local file only what is known.
@@ -57,6 +59,7 @@ class LoadedSource:
     fingerprint: str
     licence: str
     unread: dict[str, int] = field(default_factory=dict)
+    identity: str = ""
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ def load_examples(
         fingerprint=_fingerprint(name, settings, place.identity, converted.examples),
         licence=_licence(module, hub),
         unread={column: rows for column, rows in converted.filled.items() if column not in converted.read},
+        identity=place.identity,
     )
 
 
@@ -217,11 +221,7 @@ def _file_place(path: Path) -> _Place:
     first = next(rows, None)
     if first is None:
         raise DataError(f"{path}: the file has no rows", "is it the right file?")
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return _Place(_chained(first, rows), str(path), path.name, f"sha256:{digest.hexdigest()}", None)
+    return _Place(_chained(first, rows), str(path), path.name, f"sha256:{file_sha256(path)}", None)
 
 
 def _hub_place(hub: HubDataset) -> _Place:

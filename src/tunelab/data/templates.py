@@ -316,7 +316,7 @@ class ChatTemplate:
     def _refuse_special_tokens(self, conversation: Conversation) -> None:
         for number, message in enumerate(conversation.messages, 1):
             for token in self.special_tokens:
-                if token in message.text:
+                if token in message.text or token in message.reasoning:
                     raise BadRow(
                         f"message {number} ({message.role}) contains {token!r}, which the chat template's tokenizer "
                         "would read as a control token",

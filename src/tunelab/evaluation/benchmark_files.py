@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 from tunelab import plugins
+from tunelab.config.study import HELD_OUT
 from tunelab.errors import DataError, UsageError
 from tunelab.evaluation import items_file
 from tunelab.evaluation.benchmark import Benchmark, BenchmarkOptions, Item
@@ -22,8 +23,13 @@ def load_benchmark(name: str) -> ModuleType:
     The .jsonl file itself is not read: scoring does not need it.
 
     Raises:
-        UsageError: unknown benchmark, or a user's own file lacks a part of the interface.
+        UsageError: unknown benchmark, or a user's own file lacks a part of the interface, or has the name of held-out
+            rows.
     """
+    if plugins.label(name) == HELD_OUT:
+        raise UsageError(
+            f"{name}: a benchmark cannot be called {HELD_OUT}: these are a recipe's rows", "rename the file"
+        )
     module = items_file if is_items_file(name) else plugins.load(FOLDER, name)
     missing = [part for part in ("BENCHMARK", "Options") if not hasattr(module, part)]
     if missing:

@@ -313,12 +313,16 @@ def _choices(row: Mapping[str, Any]) -> list[str]:
 def _right_choice(row: Mapping[str, Any], choices: Sequence[str]) -> int:
     """The index of the right choice; `answer` is its text, or its index from 0."""
     answer = row.get("answer")
+    found = [place for place, choice in enumerate(choices) if choice.strip() == str(answer).strip()]
     if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
+        if found not in ([], [answer]):
+            raise BadRow(
+                f"'answer' is {answer}, which is the text of choice {found[0]} and the index of another",
+                f"put it in quotes if it is the text: {json.dumps(str(answer))}",
+            )
         return answer
-    if isinstance(answer, str):
-        found = [place for place, choice in enumerate(choices) if choice.strip() == answer.strip()]
-        if found:
-            return found[0]
+    if isinstance(answer, str) and found:
+        return found[0]
     raise BadRow(
         f"'answer' is {answer!r}, which is not one of the choices",
         f"give the text of the right choice, or its index from 0 to {len(choices) - 1}",

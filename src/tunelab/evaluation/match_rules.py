@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Literal, get_args
 
 Match = Literal["exact", "normalized", "number", "contains", "regex"]
@@ -53,9 +53,15 @@ def last_number(text: str) -> Decimal | None:
 
 
 def number_of(text: str) -> Decimal | None:
-    """The value of a text that is a number, without thousands' commas, a currency sign or a percent sign; else None."""
+    """The value of a text that is a number, without thousands' commas, a currency sign or a percent sign; else None.
+
+    A number with an exponent that nobody means (1e99999999999999999999) has no value either.
+    """
     bare = text.strip().replace("\u2212", "-").lstrip("$€£").rstrip("%")
-    return Decimal(bare.replace(",", "")) if _ALONE.fullmatch(bare) else None
+    try:
+        return Decimal(bare.replace(",", "")) if _ALONE.fullmatch(bare) else None
+    except InvalidOperation:
+        return None
 
 
 def _folded(text: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
@@ -24,6 +26,12 @@ from tunelab.models.forward import linear_names, underlying
 from tunelab.models.lora_linear import use_dense_lora
 from tunelab.models.quantized_linear import quantized_layers
 from tunelab.units import format_bytes
+
+#: Values of each parameter by which it is recognized.
+SAMPLED = 64
+
+#: Adapted model -> its base's parameters that are no longer the base's.
+_changed_bases: WeakKeyDictionary[PeftModel, list[str]] = WeakKeyDictionary()
 
 
 def attention_targets(model: PreTrainedModel) -> list[str]:
@@ -151,6 +159,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
     if not (folder / "adapter_model.safetensors").exists():
         raise ModelError(f"{folder}: no adapter_model.safetensors", "pickled adapters can run code and are not loaded")
     _check_method(folder / "adapter_config.json")
+    base_as_it_was = _samples(model)
     try:
         with _known_warnings_ignored(), no_pickles():
             adapted = cast(PeftModel, PeftModel.from_pretrained(model, folder, is_trainable=trainable))
@@ -166,7 +175,36 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
     _check_complete(adapted, folder)
     check_files_finite(folder)
     use_dense_lora(adapted)
+    found = _samples(underlying(adapted))
+    _changed_bases[adapted] = [name for name, was in base_as_it_was.items() if not torch.equal(was, found[name])]
     return adapted
+
+
+@contextmanager
+def without_adapter(model: PeftModel) -> Iterator[PeftModel]:
+    """The base of an adapted model within the block.
+
+    Raises:
+        ModelError: loading the adapter changed the base's own weights (trained biases; PiSSA or OLoRA, which take their
+            matrices out of them), so that they are not the base's without it.
+    """
+    if changed := _changed_bases.get(model):
+        raise ModelError(
+            f"the adapter changes the base's own {changed[0]} (bias or init_lora_weights in its adapter_config.json): "
+            "turned off, it does not leave the base",
+            "merge that adapter with PEFT (merge_and_unload) and use the merged model",
+        )
+    with model.disable_adapter():
+        yield model
+
+
+def _samples(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The first values of each of the base's own parameters, by its name without PEFT's wrappers."""
+    return {
+        re.sub(r"\.(base_layer|original_module)(?=\.)", "", name): parameter.detach().flatten()[:SAMPLED].clone()
+        for name, parameter in model.named_parameters()
+        if ".lora_" not in name and ".modules_to_save." not in name
+    }
 
 
 def _check_method(file: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ def _check_values(file: Path, config: Mapping[str, Any]) -> None:
 
 def _wanted(key: str, value: Any) -> str | None:
     """What a key's value should have been; None if it can be that."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if key in SIZES and not (isinstance(value, list) or (number and value == int(value) and value > 0)):
         return "a positive integer"
     if key.endswith(("_eps", "_epsilon")) and not (number and 0 <= value < 1):

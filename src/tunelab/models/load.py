@@ -24,10 +24,11 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils.logging import disable_progress_bar
 
 from tunelab.allowed_code import check_code_is_allowed
-from tunelab.errors import ModelError, TunelabError
+from tunelab.errors import ModelError, TunelabError, UsageError
 from tunelab.failures import chain, in_words, is_of_machine, sentence
 from tunelab.files import cache_home, write_text_atomically
 from tunelab.hub import hub_access, why_unreachable
@@ -62,7 +63,7 @@ def load_tokenizer(
     check_config_files(Path(name))
     check_tokenizer_files(Path(name))
     if trust_remote_code:
-        check_code_is_allowed(name)
+        _check_code(name, revision)
     try:
         with hub_access(name):
             if (Path(name) / "config.json").exists():
@@ -161,7 +162,7 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
     _check_folder(name, "config.json")
     check_config_files(Path(name))
     if trust_remote_code:
-        check_code_is_allowed(name)
+        _check_code(name, revision)
     try:
         with hub_access(name):
             if Path(name).is_dir():
@@ -169,6 +170,38 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
             return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # the code of any architecture
         raise _explained(error, "model", name, revision) from error
+
+
+def _check_code(name: str, revision: str | None) -> None:
+    """Check that the code of a model is allowed: that in its own repository or folder, and any that it names elsewhere.
+
+    Raises:
+        UsageError: it is not.
+    """
+    check_code_is_allowed(name)
+    for reference in _code_references(name, revision):
+        repository, dashes, module = reference.rpartition("--")
+        if dashes and repository != name:
+            check_code_is_allowed(repository)
+        elif not dashes and Path(name).is_dir():
+            file = Path(name) / f"{module.rpartition('.')[0]}.py"
+            if file.exists() and file not in Path(name).rglob("*.py"):
+                raise UsageError(f"{name}: names code outside the folder, {file}", "move it into the folder")
+
+
+def _code_references(name: str, revision: str | None) -> list[str]:
+    """What a model's files name as code: "module.Class", or "repository--module.Class"; none if they cannot be read."""
+    trees: list[Any] = []
+    with suppress(Exception), hub_access(name):  # where the library reads them again, the error is explained
+        trees.append(PretrainedConfig.get_config_dict(name, revision=revision)[0])
+    with suppress(Exception), hub_access(name):
+        trees.append(get_tokenizer_config(name, revision=revision))
+    found: list[str] = []
+    for tree in trees:
+        named = tree.get("auto_map") or {}
+        for one in named.values() if isinstance(named, dict) else [named]:
+            found += [text for text in (one if isinstance(one, list | tuple) else [one]) if isinstance(text, str)]
+    return found
 
 
 def _check_planned_size(name: str, revision: str | None) -> None:

@@ -15,7 +15,7 @@ from tunelab.data.prepared import PreparedData, SourceRecord, cache_key, cached,
 from tunelab.data.prepared import prepare as tokenize
 from tunelab.data.reader import LoadedSource, check_source, load_examples
 from tunelab.data.select import mix, sample, split_held_out
-from tunelab.data.template_date import with_fixed_date, writes_date
+from tunelab.data.template_date import fixed_date, with_fixed_date, writes_date
 from tunelab.data.templates import AUTO, Template, get_template, resolved_name
 from tunelab.data.thoughts import one_per_answer
 from tunelab.data.tokenize import RowEncoder
@@ -131,6 +131,11 @@ def _fix_date(tokenizer: Any, data: DataSettings) -> None:
     template = tokenizer.chat_template
     if isinstance(template, dict):  # several named ones, of which the default is used
         template = template.get("default")
+    fixed = fixed_date(template)
+    if fixed is not None and data.date not in (None, fixed.isoformat()):
+        raise UsageError(
+            f"data.date is {data.date}, but the chat template's date is fixed to {fixed}", "omit data.date"
+        )
     if writes_date(template) and data.template in ("chat", AUTO):
         day = datetime.date.fromisoformat(data.date) if data.date else datetime.date.today()
         tokenizer.chat_template = with_fixed_date(template, day)
@@ -197,6 +202,7 @@ def prepare_with(
                 bad=len(source.bad_rows),
                 left_out=dict(source.left_out),
                 unread=dict(source.unread),
+                identity=source.identity,
             )
             for source in sources
         ],

@@ -97,7 +97,7 @@ def _adapter(run: Run, target: Path) -> Exported:
         raise RunError(f"{run.path}: full fine-tuning, there is no adapter", "export with --to hf")
     check_files_finite(run.adapter)
     with directory_written_atomically(target) as folder:
-        shutil.copytree(run.adapter, folder, dirs_exist_ok=True)
+        _copy(run.adapter, folder)
         published_tokenizer(run_tokenizer(run), own_recipe(run)).save_pretrained(folder)
     return Exported(target, _files(target), "a copy of the run's adapter")
 
@@ -105,9 +105,21 @@ def _adapter(run: Run, target: Path) -> Exported:
 def _own_weights(run: Run, target: Path) -> Exported:
     check_files_finite(run.model)
     with directory_written_atomically(target) as folder:
-        shutil.copytree(run.model, folder, dirs_exist_ok=True)
+        _copy(run.model, folder)
         published_tokenizer(run_tokenizer(run), own_recipe(run)).save_pretrained(folder)
     return Exported(target, _files(target), "a copy of the run's weights")
+
+
+def _copy(source: Path, folder: Path) -> None:
+    """Copy what is in a folder of a run, and nothing that a link in it points to elsewhere.
+
+    Raises:
+        RunError: there is such a link; what it points to would be published.
+    """
+    for path in source.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(source.resolve()):
+            raise RunError(f"{path}: is a link to {path.resolve()}, outside the folder", "put the file in its place")
+    shutil.copytree(source, folder, dirs_exist_ok=True)
 
 
 def _gguf(

@@ -35,7 +35,7 @@ from tunelab.inference.divergence import (
     answer_distributions,
     divergence,
 )
-from tunelab.models.adapters import load_adapter
+from tunelab.models.adapters import load_adapter, without_adapter
 from tunelab.models.digest import digest
 from tunelab.models.load import DTYPES, dtype_name, load_model
 from tunelab.models.merge import (
@@ -272,7 +272,7 @@ def _trained(recipe: Recipe, run: Run, rows: Sequence[Row]) -> _Trained:
     model = load_adapter(load_base(recipe, dtype=torch.float32, device="cpu"), run.adapter)
     has_answers = any(any(mask[1:]) for _, mask in rows)
     answers = answer_distributions(model, rows) if has_answers else None
-    with model.disable_adapter():
+    with without_adapter(model):
         base_loss = answer_distributions(model, rows).loss if has_answers else 0.0
     return _Trained(answers, base_loss)
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,12 +114,22 @@ def evaluation_key(study: Study, arm: str, seed: int, benchmark: str) -> str:
         made_of |= recipe_as_before(recipe.model_dump(mode="json", include={"data", "evaluate"}))
     else:
         made_of["template"] = recipe.data.template if study.arms[arm].tuned else None
+        if recipe.data.date is not None:  # of a model that is not tuned: the key of a training covers it
+            made_of["date"] = recipe.data.date
     return f"{Path(benchmark).stem}-{_hash({**made_of, 'benchmark': benchmark})}"
 
 
 def known_cells(study: Study, folder: Path) -> list[Cell]:
-    """The study's cells, with the status stored in the directory."""
-    return [read_cell(folder, cell.key) or cell for cell in cells_of(study)]
+    """The study's cells, with the status stored in the directory.
+
+    A record says how a job went, the study what it is: since then an arm may have been renamed, or its name given to
+    another one.
+    """
+    found = []
+    for cell in cells_of(study):
+        record = read_cell(folder, cell.key) or cell
+        found.append(replace(record, arm=cell.arm, seed=cell.seed, benchmark=cell.benchmark, needs=cell.needs))
+    return found
 
 
 def read_cell(folder: Path, key: str) -> Cell | None:

@@ -68,7 +68,7 @@ class ResponseFile:
     """A response file, open for resuming: existing records are available, new ones are appended and flushed.
 
     Use it as a context manager; leaving the block syncs and closes the file. Only one process at a time may have
-    a file open; the lock on the run directory ensures that.
+    a file open; held() ensures that.
 
     Args:
         path: the file; created, with its directories, if missing. A torn last line, left by a kill,

@@ -42,6 +42,7 @@ from tunelab.files import (
 )
 from tunelab.notebook import data_frame, html_table, loss_figure
 from tunelab.records.old_format import stamped, unstamped
+from tunelab.records.trained_with import check_unedited
 from tunelab.units import format_loss
 
 if TYPE_CHECKING:
@@ -123,10 +124,13 @@ class Run:
 
         Raises:
             ConfigError: the file was edited and is no longer valid.
-            RunError: a later version of tunelab wrote the run.
+            RunError: the file was edited and is no longer what the run was started with; or a later version of tunelab
+                wrote the run.
         """
-        _, version = unstamped(self._stored_manifest(), self.manifest_file)
-        return load_recipe(self.recipe_file, old_names=version == 1, is_asked=False)
+        manifest, version = unstamped(self._stored_manifest(), self.manifest_file)
+        recipe = load_recipe(self.recipe_file, old_names=version == 1, is_asked=False)
+        check_unedited(self.recipe_file, recipe, manifest.get("recipe", {}))
+        return recipe
 
     def _stored_manifest(self) -> dict[str, Any]:
         if not self.manifest_file.exists():
@@ -242,31 +246,36 @@ def new_run(path: Path, recipe: str, *, overwrite: bool = False) -> Run:
         RunError: the directory contains a run that is not to be removed, or other files.
     """
     run = Run(path)
-    failed_early = run.status == "failed" and not any(run.checkpoints.glob("step-*"))
-    if run.recipe_file.exists() and overwrite:
-        _remove(run)
-    elif run.recipe_file.exists() and not failed_early:
-        use = f"evaluate it ({eval_command(path)})" if run.is_done else f"resume it ({resume_command(path)})"
-        raise RunError(
-            f"{path}: already contains a run ({run.status})",
-            f"{use}, replace it with --overwrite, or choose another directory with --out",
-        )
-    if (
-        not run.recipe_file.exists()
-        and path.exists()
-        and any(not entry.name.startswith(".") for entry in path.iterdir())
-    ):
-        raise RunError(f"{path}: the directory is not empty and is not a run", "choose another directory with --out")
-    path.mkdir(parents=True, exist_ok=True)
-    for stale in (run.manifest_file, run.metrics_file):
-        stale.unlink(missing_ok=True)
-    write_text_atomically(run.recipe_file, recipe)
-    write_json_atomically(run.manifest_file, stamped({}))
+    _check_free(run, overwrite)
+    with run.locked():
+        _check_free(run, overwrite)  # again: of two processes that start here at once, the second finds the first's run
+        if run.recipe_file.exists() and overwrite:
+            _remove(run)
+        for stale in (run.manifest_file, run.metrics_file):
+            stale.unlink(missing_ok=True)
+        write_text_atomically(run.recipe_file, recipe)
+        write_json_atomically(run.manifest_file, stamped({}))
     return run
 
 
-def _remove(run: Run) -> None:
-    """Remove a run's files; a kill meanwhile leaves a directory that can still be recognized as a run."""
+def _check_free(run: Run, overwrite: bool) -> None:
+    """Raises RunError if a directory has a run that may not be replaced, or other files."""
+    path = run.path
+    if run.recipe_file.exists():
+        failed_early = run.status == "failed" and not any(run.checkpoints.glob("step-*"))
+        if overwrite:
+            _check_is_only_a_run(run)
+        elif not failed_early:
+            use = f"evaluate it ({eval_command(path)})" if run.is_done else f"resume it ({resume_command(path)})"
+            raise RunError(
+                f"{path}: already contains a run ({run.status})",
+                f"{use}, replace it with --overwrite, or choose another directory with --out",
+            )
+    elif path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir()):
+        raise RunError(f"{path}: the directory is not empty and is not a run", "choose another directory with --out")
+
+
+def _check_is_only_a_run(run: Run) -> None:
     others = sorted(
         entry.name
         for entry in run.path.iterdir()
@@ -277,12 +286,15 @@ def _remove(run: Run) -> None:
         raise RunError(
             f"{run.path}: {what}; nothing was removed", "move them away, or choose another directory with --out"
         )
-    with run.locked():
-        for name in CONTENTS:
-            place = run.path / name
-            shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink(missing_ok=True)
-        run.manifest_file.unlink()
-        run.recipe_file.unlink()
+
+
+def _remove(run: Run) -> None:
+    """Remove a run's files; a kill meanwhile leaves a directory that can still be recognized as a run."""
+    for name in CONTENTS:
+        place = run.path / name
+        shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink(missing_ok=True)
+    run.manifest_file.unlink()
+    run.recipe_file.unlink()
 
 
 def eval_command(path: Path | str) -> str:

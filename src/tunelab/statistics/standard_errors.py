@@ -50,8 +50,8 @@ def mean_with_error(values: Iterable[float]) -> Estimate:
 def clustered_mean_with_error(values: Iterable[float], clusters: Iterable[str]) -> Estimate:
     """Mean of one number per item, for items that are correlated within clusters; `n` counts items.
 
-    The clusters are the sampling units: with d_c the sum of a cluster's deviations from the
-    mean, error² = G / (G - 1) * sum(d_c²) / n². None for a single cluster.
+    An item whose cluster is "" is its own cluster. The clusters are the sampling units: with d_c the sum of a
+    cluster's deviations from the mean, error² = G / (G - 1) * sum(d_c²) / n². None for a single cluster.
     Source: Miller 2024, Adding Error Bars to Evals, section 2.2, with the correction for few clusters (CR1).
 
     Raises:
@@ -60,10 +60,10 @@ def clustered_mean_with_error(values: Iterable[float], clusters: Iterable[str]) 
     array, names = _finite("values", values), list(clusters)
     if len(names) != len(array):
         raise DataError(f"{len(array)} values but {len(names)} clusters: expected one of each per item")
-    sums: dict[str, float] = {}
+    sums: dict[str | int, float] = {}
     mean = float(array.mean())
-    for name, value in zip(names, array.tolist(), strict=True):
-        sums[name] = sums.get(name, 0.0) + value - mean
+    for place, (name, value) in enumerate(zip(names, array.tolist(), strict=True)):
+        sums[name or place] = sums.get(name or place, 0.0) + value - mean
     if len(sums) < 2:
         return Estimate(mean, None, len(array))
     squares = math.fsum(total**2 for total in sums.values())

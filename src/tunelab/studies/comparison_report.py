@@ -17,7 +17,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tunelab.comparison.align import OF_THE_MODEL
 from tunelab.comparison.compare_runs import Compared, compared
 from tunelab.comparison.evaluated import Evaluated
 from tunelab.comparison.paired_comparison import Comparison
@@ -48,6 +47,7 @@ from tunelab.studies.report_parts import (
     trainable_parameters,
     training_curve,
     unlike_machines,
+    unlike_protocols,
     unlike_training,
     unseen_references,
 )
@@ -254,8 +254,10 @@ def _caveats(
             yield f"{side.name} was evaluated as its base, before training: the effect of training was not measured."
         if side.run is None:
             yield f"{side.name} has only evaluations: how it was trained, and at what cost, is not known."
-    for one in headline_comparisons(comparisons):
-        yield from _protocol_differences(one)
+    headlines = headline_comparisons(comparisons)
+    for one in headlines:
+        yield from _left_out(one)
+    yield from unlike_protocols(headlines)
     for pair in zip(*(side.evaluated for side in sides), strict=True):
         yield from _limits(sides, pair)
     for side, names in zip(sides, only_in, strict=True):
@@ -266,21 +268,13 @@ def _caveats(
     yield f"Holm's correction covers the {family} of this report, not comparisons made elsewhere."
 
 
-def _protocol_differences(one: Comparison) -> Iterator[str]:
-    """Items that a comparison left out, and differences in protocol."""
+def _left_out(one: Comparison) -> Iterator[str]:
+    """Items that a comparison left out."""
     if one.left_out:
         yield (
             f"{one.benchmark}: {one.left_out:,} items that only one of the two answered were left out of the "
             "comparison; each score covers all items that its model answered."
         )
-    for key, (a, b) in one.differing.items():
-        if not any(key == known or key.startswith(f"{known}.") for known in OF_THE_MODEL):
-            values = f"{_shown(a)} ({one.a_name}), {_shown(b)} ({one.b_name})"
-            yield f"{one.benchmark}: {key} differs: {values}."
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _limits(sides: Sequence[_Side], pair: Sequence[Evaluated]) -> Iterator[str]:

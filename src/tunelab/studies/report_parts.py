@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import Any
 
+from tunelab.comparison.align import OF_THE_MODEL
 from tunelab.comparison.evaluated import Evaluated
 from tunelab.comparison.paired_comparison import Comparison
 from tunelab.comparison.verdict import outcome, verdict
@@ -22,6 +23,9 @@ TRAINED_ONCE = (
     "Every tuned arm was trained once: the answers are about these models, not about the methods, and another training "
     "may answer otherwise."
 )
+
+#: Between the machines of one training's sessions.
+AND_THEN = " and then "
 
 
 def method_name(recipe: Recipe) -> str:
@@ -272,8 +276,23 @@ def unlike_training(groups: Mapping[str, Mapping[str, Run]]) -> Iterator[str]:
             yield f"Arms were trained on different {what}: {listed}. This may explain differences between them."
 
 
+def unlike_protocols(comparisons: Iterable[Comparison]) -> Iterator[str]:
+    """Settings of evaluations that were allowed to differ and do, one sentence per benchmark and setting."""
+    found: dict[tuple[str, str], dict[str, dict[str, None]]] = {}
+    for one in comparisons:
+        for key, values in one.differing.items():
+            if any(key == known or key.startswith(f"{known}.") for known in OF_THE_MODEL):
+                continue
+            arms_by_value = found.setdefault((one.benchmark, key), {})
+            for arm, value in zip((one.a_name, one.b_name), values, strict=True):
+                arms_by_value.setdefault(_setting(value), {})[arm] = None
+    for (benchmark, key), arms_by_value in found.items():
+        listed = ", ".join(f"{value} ({', '.join(arms)})" for value, arms in arms_by_value.items())
+        yield f"{benchmark}: {key} differs: {listed}."
+
+
 def unlike_machines(runs: Mapping[str, Run]) -> Iterator[str]:
-    """A caveat if trainings ran on unlike hardware or in unlike precision.
+    """A caveat if trainings, or the sessions of one, ran on unlike hardware or in unlike precision.
 
     Args:
         runs: the displayed name of each training ("lora, seed 0") -> its finished run.
@@ -282,12 +301,18 @@ def unlike_machines(runs: Mapping[str, Run]) -> Iterator[str]:
     for name, run in runs.items():
         if "compute" not in run.manifest:  # made by another tool, or before it was kept
             continue
-        compute, environment = run.manifest["compute"], run.manifest["sessions"][-1]["environment"]
-        machine = compute["gpu"] or f"{environment['processor']}, {compute['threads']} threads"
+        machines = dict.fromkeys(_machine(run.manifest["compute"], session) for session in run.manifest["sessions"])
+        machine = AND_THEN.join(machines)
         by_machine.setdefault(f"{machine}, {run.recipe.train.dtype}", []).append(name)
-    if len(by_machine) > 1:
+    if len(by_machine) > 1 or any(AND_THEN in machine for machine in by_machine):
         listed = "; ".join(f"{'; '.join(names)} on {machine}" for machine, names in by_machine.items())
         yield f"Trainings ran on unlike hardware: {listed}. Their times and memory cannot be compared."
+
+
+def _machine(compute: Mapping[str, Any], session: Mapping[str, Any]) -> str:
+    """What a session of a training computed on; sessions of before do not say it, and had the last one's."""
+    threads = session.get("threads", compute["threads"])
+    return session.get("gpu", compute["gpu"]) or f"{session['environment']['processor']}, {threads} threads"
 
 
 def machine_and_versions(run: Run) -> dict[str, str]:

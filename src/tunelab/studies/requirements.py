@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -9,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from tunelab import plugins
+from tunelab.allowed_code import code_hashes
 from tunelab.answering.benchmark_items import load_benchmarks
 from tunelab.config import Recipe
 from tunelab.config.study import HELD_OUT, Study
 from tunelab.errors import ConfigError, Problem, TunelabError
-from tunelab.models.load import load_config
+from tunelab.files import file_sha256, read_json
+from tunelab.models.load import load_config, weights_digest
 from tunelab.preparation.rows import check_local_files, load_recipe_tokenizer
 from tunelab.records.cells import Cell
+from tunelab.records.evaluation_files import SCORES
+from tunelab.records.runs import Run
 from tunelab.training.trackers import check_installed
 from tunelab.units import format_bytes
 
@@ -63,6 +68,48 @@ def _checks(
         if name not in ("", HELD_OUT):
             options = {plugins.label(name): study.own_options(name)}
             yield f"benchmarks.{name}", partial(load_benchmarks, [name], options)
+
+
+def check_unchanged(study: Study, cells: Sequence[Cell], folder: Path) -> None:
+    """Check that data files, code and local models are those that done jobs used: the others would use something else.
+
+    Args:
+        cells: all of the study, with their status.
+
+    Raises:
+        ConfigError: lists what has changed since.
+    """
+    found: dict[str, Problem] = {}
+    digests = functools.cache(file_sha256)
+    for cell in cells:
+        if cell.status == "done":
+            recipe = study.arm_recipe(cell.arm, study.seeds[0] if cell.seed is None else cell.seed)
+            for place in _changed_since(cell, recipe, folder / cell.folder, digests):
+                remedy = "restore it, or run the study in another directory (--out)"
+                problem = Problem(f"arms.{cell.arm}", f"{place} has changed since the job {cell.title!r}", remedy)
+                found.setdefault(place, problem)
+    if found:
+        raise ConfigError("before the first job", list(found.values()))
+
+
+def _changed_since(cell: Cell, recipe: Recipe, folder: Path, digests: Callable[[Path], str]) -> Iterator[str]:
+    """The files and folders of a recipe that are no longer what a done job used; what is gone or not known is none."""
+    name, used = recipe.model.name, None
+    code: Mapping[str, str] = {}
+    if not cell.benchmark and Run(folder).manifest_file.exists():
+        manifest = Run(folder).manifest
+        used, code = manifest["model"].get("weights_sha256"), manifest.get("code", {})
+        for source, record in zip(recipe.data.sources, manifest["data"]["sources"], strict=False):
+            known = record.get("identity", "")
+            path = Path(source.path or "")
+            if known.startswith("sha256:") and path.is_file() and known != f"sha256:{digests(path)}":
+                yield str(path)
+    elif cell.benchmark and (folder / SCORES).exists():
+        scores = read_json(folder / SCORES)
+        used, code = None if cell.needs else scores["header"].get("model"), scores.get("code", {})
+    yield from (file for file, known in code.items() if code_hashes(file).get(file, known) != known)
+    if used is not None and used.startswith("sha256:") and Path(name).is_dir() and weights_digest(Path(name)) != used:
+        yield name
 
 
 def _check_model(recipe: Recipe) -> None:

@@ -183,8 +183,21 @@ def _evaluate(study: Study, cell: Cell, recipe: Recipe, run: Run | None, folder:
 def _changes(recipe: Recipe) -> tuple[str, ...]:
     """The keys of an arm's recipe that affect an untuned model, as command-line overrides."""
     model, precision = recipe.model, recipe.precision.model_dump(mode="json")
-    words = [f"precision={json.dumps(precision)}", f"train.dtype={recipe.train.dtype}"]
-    words += [f"train.device={recipe.train.device}"]
-    words += [f"model.revision={model.revision}"] if model.revision else []
-    words += [f"model.tokenizer={model.tokenizer}"] if model.tokenizer else []
-    return (*words, f"model.trust_remote_code={str(model.trust_remote_code).lower()}")
+    values: dict[str, Any] = {"precision": precision}
+    values |= {"train.dtype": recipe.train.dtype, "train.device": recipe.train.device}
+    values |= {"model.revision": model.revision, "model.tokenizer": model.tokenizer}
+    values |= {"model.trust_remote_code": model.trust_remote_code}
+    if recipe.data.date is not None and _writes_date(recipe):
+        values["data.date"] = recipe.data.date
+    return tuple(f"{key}={json.dumps(value)}" for key, value in values.items())
+
+
+def _writes_date(recipe: Recipe) -> bool:
+    """Whether the chat template of the recipe's model, in which an untuned model is asked, writes a date of its own."""
+    from tunelab.data.template_date import fixed_date, writes_date
+    from tunelab.preparation.rows import load_recipe_tokenizer
+
+    own = recipe.model_copy(update={"data": recipe.data.model_copy(update={"chat_template": None})})
+    template = load_recipe_tokenizer(own, keep_date=True).chat_template
+    template = template.get("default") if isinstance(template, dict) else template
+    return writes_date(template) and fixed_date(template) is None

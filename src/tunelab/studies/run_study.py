@@ -6,7 +6,9 @@ resumes at the same cell, step and response. An executor runs the cells: here, o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fcntl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from tunelab.allowed_code import allow_python_files
 from tunelab.answering.benchmark_items import evenly_limited
 from tunelab.config import with_code_allowed
 from tunelab.config.study import HELD_OUT, Study, as_study
-from tunelab.errors import UsageError
+from tunelab.errors import ConfigError, Problem, RunError, UsageError
 from tunelab.evaluation.benchmark_files import is_items_file, load_benchmark, read_items
 from tunelab.files import as_path
 from tunelab.notebook import shown_in_notebooks
@@ -53,9 +55,9 @@ def run_study(
     Raises:
         UsageError: unknown executor or benchmark, or unknown option of the executor.
         ConfigError: an option of a benchmark is wrong, or lists all that is missing: data files, models, benchmarks,
-            trackers, room on disk.
+            trackers, room on disk; or what has changed since jobs were done: data files, local models.
         DataError: a file of items cannot be used.
-        RunError: the directory contains another study.
+        RunError: the directory contains another study, or another process runs it.
         Interrupted: Ctrl-C; finished work is kept, and the same call resumes.
     """
     study = as_study(study)
@@ -66,15 +68,33 @@ def run_study(
         known = "; ".join(f"{name}: {what}" for name, what in module.OPTIONS.items())
         raise UsageError(f"{executor} has no option {strange[0]!r}", f"known: {known}")
     study = checked_study(study)
-    waiting = [cell for cell in known_cells(study, folder) if cell.status != "done"]
-    if waiting:
-        from tunelab.studies.requirements import check_requirements
+    from tunelab.studies.requirements import check_requirements, check_unchanged
 
-        check_requirements(study, waiting, folder)
-    keep_study(study, folder)
-    if waiting:
-        module.run_cells(folder, waiting, chosen, progress)
+    cells = known_cells(study, folder)
+    waiting = [cell for cell in cells if cell.status != "done"]
+    check_unchanged(study, cells, folder)
+    check_requirements(study, waiting, folder)
+    with _alone(folder):
+        keep_study(study, folder)
+        if waiting:
+            module.run_cells(folder, waiting, chosen, progress)
     return known_cells(study, folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Lock a study's directory: a second process would record as failed what the first is doing.
+
+    Raises:
+        RunError: another process runs the study.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{folder}: another process runs this study", "wait for it, or stop it") from None
+        yield
 
 
 def checked_study(study: Study) -> Study:
@@ -86,6 +106,8 @@ def checked_study(study: Study) -> Study:
         UsageError, ConfigError, DataError: as run_study() does.
     """
     allow_python_files(study.benchmarks)
+    if problems := list(_keys_without_effect(study)):
+        raise ConfigError("study", problems)
     for arm in study.arms:
         with_code_allowed(study.arm_recipe(arm, study.seeds[0]))
     benchmarks = dict(study.benchmarks)
@@ -98,6 +120,21 @@ def checked_study(study: Study) -> Study:
             _, pinned = read_items(name, module, options)
             benchmarks[name] = {**given, "sha256": pinned.model_dump()["sha256"]}
     return study.model_copy(update={"benchmarks": benchmarks})
+
+
+def _keys_without_effect(study: Study) -> Iterator[Problem]:
+    """Keys of recipes that a study sets itself."""
+    remedies = {
+        "train.seed": f"omit it; the study's seeds train each arm once per seed: seeds: {list(study.seeds)}",
+        "out": "omit it; --out names the study's directory, which has the runs",
+    }
+    trees = {"recipe": study.recipe, **{f"arms.{name}.recipe": arm.recipe for name, arm in study.arms.items()}}
+    for place, tree in trees.items():
+        for key, remedy in remedies.items():
+            section, _, name = key.rpartition(".")
+            values = tree.get(section) if section else tree
+            if isinstance(values, Mapping) and values.get(name) is not None:
+                yield Problem(f"{place}.{key}", "has no effect in a study", remedy)
 
 
 def foreseen(study: Study) -> list[str]:

@@ -23,6 +23,7 @@ from tunelab.studies.report_parts import (
     disk_bytes,
     evaluated_part,
     flips_of,
+    headline_comparisons,
     held_out_rows,
     machine_and_versions,
     method_name,
@@ -35,6 +36,7 @@ from tunelab.studies.report_parts import (
     trainable_parameters,
     training_curve,
     unlike_machines,
+    unlike_protocols,
     unlike_training,
     unseen_references,
 )
@@ -200,6 +202,7 @@ def _caveats(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[str]:
     if len(study.seeds) == 1 and any(arm.tuned for arm in study.arms.values()):
         yield TRAINED_ONCE
     yield from _unlike_training(found)
+    yield from unlike_protocols(headline_comparisons(comparisons))
     yield from unlike_machines({f"{arm}, seed {seed}": run for arm in study.arms for seed, run in found.runs(arm)})
     yield from unseen_references(
         one for benchmark in study.benchmarks for arm in study.arms for one in found.evaluated(arm, benchmark)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable
@@ -302,13 +303,15 @@ def check_nothing_needed_in(path: Path, recipe: Recipe) -> None:
 
 
 def default_path(recipe: Recipe) -> Path:
-    """runs/MODEL-METHOD-DATA-N, with the first free N."""
+    """runs/MODEL-METHOD-DATA-N, with the first free N; created, so that no other process takes it too."""
     source = recipe.data.sources[0]
     name = Path(source.path).stem if source.path else Path(source.name).stem
     stem = re.sub(r"[^\w.-]+", "-", f"{Path(recipe.model.name).name}-{recipe.method}-{name}").lower()
-    number = 1
-    while (path := Path("runs") / f"{stem}-{number}").exists():
-        number += 1
+    for number in itertools.count(1):
+        path = Path("runs") / f"{stem}-{number}"
+        with suppress(FileExistsError):
+            path.mkdir(parents=True)
+            break
     return path
 
 

@@ -19,6 +19,7 @@ from tunelab.models.forward import underlying
 from tunelab.models.load import model_fingerprint, tokenizer_fingerprint
 from tunelab.preparation.base import base_identity, dated, template_digest
 from tunelab.records.runs import Run, environment, now
+from tunelab.records.trained_with import trained_with
 from tunelab.training.checkpoint import LoopState, trainable_weights
 from tunelab.training.meter import Meter
 from tunelab.units import format_significant
@@ -61,12 +62,14 @@ def opening(
     resumed: bool,
 ) -> dict[str, Any]:
     """Manifest entries from before the first step; a resumed run keeps those about its start."""
-    sessions = [*run.manifest.get("sessions", []), {"started": now(), "environment": environment()}]
+    gpu = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else None
+    session = {"started": now(), "environment": environment(), "gpu": gpu, "threads": torch.get_num_threads()}
     entries: dict[str, Any] = {
         "status": "running",
         "ended": None,
         "error": None,  # of an earlier session
-        "sessions": sessions,
+        "sessions": [*run.manifest.get("sessions", []), session],
+        "recipe": run.manifest.get("recipe") or trained_with(recipe),
         "model": {**_base(run, recipe, model), "digest": digest(model).to_json()},
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "code": code_hashes(*code_names(recipe)),
@@ -84,7 +87,7 @@ def opening(
         "seeds": {"data": recipe.data.seed, "train": recipe.train.seed},
         "compute": {
             "device": str(accelerator.device),
-            "gpu": torch.cuda.get_device_name() if accelerator.device.type == "cuda" else None,
+            "gpu": gpu,
             "processes": accelerator.num_processes,
             "threads": torch.get_num_threads(),
             "precision": accelerator.mixed_precision,
@@ -161,7 +164,12 @@ def closing(
             "best_loss": state.best_loss,
         },
         "wall_seconds": cost.seconds,
-        "peak_resident_bytes": cost.resident_peak,
+        "peak_resident_bytes": max(cost.resident_peak, *_logged_peaks(run, "peak_resident_bytes")),
         "start_resident_bytes": cost.resident_start,
-        "peak_gpu_bytes": cost.gpu_peak,
+        "peak_gpu_bytes": None if cost.gpu_peak is None else max(cost.gpu_peak, *_logged_peaks(run, "peak_gpu_bytes")),
     }
+
+
+def _logged_peaks(run: Run, name: str) -> list[int]:
+    """Peaks of all steps, those of earlier sessions included: the last one may have had little left to do."""
+    return [0, *(one[name] for one in run.metrics("train") if one.get(name) is not None)]

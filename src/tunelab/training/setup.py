@@ -125,7 +125,7 @@ def training_plan(recipe: Recipe, table: TokenTable) -> TrainingPlan:
     """The steps of this recipe on these rows.
 
     Raises:
-        UsageError: they are too many to be planned.
+        UsageError: they are too many to be planned, or all of them are warmup.
     """
     settings = recipe.train
     if settings.batch_tokens is not None:
@@ -138,7 +138,7 @@ def training_plan(recipe: Recipe, table: TokenTable) -> TrainingPlan:
                 f"train.{key}={getattr(settings, key):,} {passes}",
                 f"lower train.{key}; only steps of train.batch_size rows can be planned so far",
             )
-    return TrainingPlan(
+    plan = TrainingPlan(
         table=table,
         epochs=settings.epochs,
         steps=settings.steps,
@@ -149,6 +149,13 @@ def training_plan(recipe: Recipe, table: TokenTable) -> TrainingPlan:
         loss_on=recipe.data.loss_on,
         seed=settings.seed,
     )
+    if 1 <= settings.warmup >= plan.total_steps > 1:
+        raise UsageError(
+            f"train.warmup={round(settings.warmup)}, and the rows make {plan.total_steps:,} steps: the learning rate "
+            "would never reach train.lr",
+            "lower train.warmup, or make it a fraction of all steps (0.03)",
+        )
+    return plan
 
 
 def loop_settings(recipe: Recipe, plan: TrainingPlan) -> LoopSettings:

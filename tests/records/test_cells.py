@@ -1,0 +1,39 @@
+"""A study's jobs belong to what they measure, whatever their arms were called when their records were written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tunelab.config.study import Study, parse_study
+from tunelab.records.cells import keep_cell, known_cells
+
+
+def study_of(arms: dict[str, Any]) -> Study:
+    recipe = {"model": "small", "data": {"sources": ["rows.jsonl"]}}
+    return parse_study({"title": "names", "recipe": recipe, "arms": arms, "benchmarks": {"held-out": {}}})
+
+
+def test_a_job_is_of_the_arm_that_the_study_names_now(tmp_path: Path) -> None:
+    first, second = ({"tuned": False, "recipe": {"model": name}} for name in ("one", "two"))
+    before = study_of({"base": first, "rank-8": {"recipe": {"adapter": {"rank": 8}}}})
+    for cell in known_cells(before, tmp_path):
+        keep_cell(tmp_path, replace(cell, status="failed", error="stopped", seconds=2.0))
+    # The names are given to others; what they meant has new ones.
+    now = study_of(
+        {
+            "base": second,
+            "other": first,
+            "rank-8": {"recipe": {"adapter": {"rank": 16}}},
+            "lora": {"recipe": {"adapter": {"rank": 8}}},
+        }
+    )
+    found = {cell.title: cell for cell in known_cells(now, tmp_path)}
+    assert [title for title, cell in found.items() if cell.status == "failed"] == [
+        "other: held-out",
+        "lora, seed 0: training",
+        "lora, seed 0: held-out",
+    ]
+    assert found["other: held-out"].seconds == 2.0
+    assert now.arm_recipe(found["other: held-out"].arm, 0).model.name == "one"
