@@ -143,8 +143,8 @@ def test_a_study_is_reported(made: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert [one.metric for one in report.published] == ["completion_perplexity"]
         assert {"method", "train.max_grad_norm"} & {one.key for one in report.differences} == {"method"}
     # What was added since is not in a report of before; tests, intervals and power are computed otherwise since.
-    later = ("outcome", "unit", "higher_is_better", "test", "p_is_bound", "could_be_shown")
-    computed = ("verdict", "low", "high", "p", "p_holm", "detectable")
+    later = ("outcome", "unit", "higher_is_better", "test", "p_is_bound", "could_be_shown", "exploratory", "degrees")
+    computed = ("verdict", "low", "high", "p", "p_holm", "detectable", "item_error")
     assert len(old.comparisons) == len(new.comparisons) == 9
     for before, now in zip(old.comparisons, new.comparisons, strict=True):
         assert before == dataclasses.replace(now, **{name: getattr(before, name) for name in (*later, *computed)})
