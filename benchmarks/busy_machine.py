@@ -64,8 +64,10 @@ def measure(folder: Path, steps: int, setting: dict[str, str]) -> float:
 
 @contextmanager
 def busy(processes: int) -> Iterator[None]:
-    """Processes that compute and never wait."""
-    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    """Processes that compute and never wait, for as long as this one lives."""
+    code = "import os\nwhile os.getppid() == int(os.environ['PARENT']): pass"
+    environment = {**os.environ, "PARENT": str(os.getpid())}
+    running = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(processes)]
     try:
         yield
     finally:

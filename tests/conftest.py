@@ -23,6 +23,9 @@ os.environ["OMP_NUM_THREADS"] = os.environ.get("TUNELAB_TEST_THREADS", "1")
 os.environ["TUNELAB_CACHE"] = tempfile.mkdtemp(prefix="tunelab-test-cache-")
 atexit.register(shutil.rmtree, os.environ["TUNELAB_CACHE"], ignore_errors=True)
 
+# What a test writes need not outlast a power cut. Tests of what a crash leaves put their own in its place.
+os.fsync = lambda fd: None
+
 # An example that takes long on a busy machine is no failure.
 settings.register_profile("tunelab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tunelab")

@@ -150,6 +150,7 @@ def test_model_has_the_declared_shape(model: Any, record: dict[str, Any]) -> Non
     assert sum(weight.numel() for weight in stored.values()) == record["parameters"] == model.num_parameters()
 
 
+@pytest.mark.slow
 def test_model_has_learnt_the_prose(model: Any, tokenizer: Any, record: dict[str, Any]) -> None:
     loss = build.prose_loss(model, tokenizer.backend_tokenizer)
     assert loss == pytest.approx(record["held_out_loss"], abs=2e-3)

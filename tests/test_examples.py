@@ -23,8 +23,11 @@ def test_every_example_is_here() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == SAID.keys() | modules
 
 
+LONG = ("merge_and_load.py", "finetune_and_evaluate.py")
+
+
 @pytest.mark.parametrize(
-    "script", [pytest.param(name, marks=pytest.mark.slow if name == "merge_and_load.py" else ()) for name in SAID]
+    "script", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in SAID]
 )
 def test_it_runs_and_says_what_it_found(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

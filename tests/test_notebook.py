@@ -80,6 +80,7 @@ def shown(source: str, names: dict[str, Any]) -> Any:
     return next(form for form in forms if form is not None)  # as IPython does: matplotlib's HTML may be None
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}

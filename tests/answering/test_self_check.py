@@ -43,6 +43,7 @@ def test_with_a_wording_the_template_is_compared(model: Path) -> None:
     assert "in the template" in made["end of answers"].found
 
 
+@pytest.mark.slow
 def test_a_sound_model_in_sixteen_bits(model: Path) -> None:
     made = found(model, changes=("train.dtype=bf16",))
     for what in ("batch size (choices)", "shared few-shot prefix"):

@@ -300,6 +300,7 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
 PROMPT = r"you> (\x1b\[0m)?"
 
 
+@pytest.mark.slow
 def test_a_conversation_at_a_terminal(endless: Path, tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     terminal = Terminal("--model", endless, "--template", "plain", "--set", "max_new_tokens=12")
@@ -332,7 +333,7 @@ def test_a_conversation_at_a_terminal(endless: Path, tmp_path: Path) -> None:
     assert len(load_examples("auto", path=path).examples) == 1
 
 
-@pytest.mark.slow  # test_a_conversation_at_a_terminal is its sample
+@pytest.mark.slow
 def test_both_stand_side_by_side_where_the_terminal_is_wide_and_without_colour_where_asked(bench: Bench) -> None:
     terminal = Terminal(bench.lora, "--set", "max_new_tokens=4", columns=100, NO_COLOR="1")
     terminal.wait(PROMPT)

@@ -26,6 +26,7 @@ def shortened(monkeypatch: pytest.MonkeyPatch, arms: Sequence[str], *changes: st
     monkeypatch.setattr(demo, "demo_study", lambda: study)
 
 
+@pytest.mark.slow  # the test below is its sample
 def test_it_answers_shows_and_says_what_to_try(tunelab: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [question.ask for question in demo.demo_study().questions]
     shortened(monkeypatch, ["base", "full", "lora", "nf4", "mxfp4"])

@@ -113,6 +113,7 @@ def test_win_rates_of_alpaca_evals_annotations(tunelab: Command, tmp_path: Path)
     assert json.loads(grades[2]) == {"item": "2", "cluster": "i2", "values": {"win": 0.0}}
 
 
+@pytest.mark.slow  # the benchmark's own tests hold a sample
 def test_ifevals_reference_responses(tunelab: Command, shared_data: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("NLTK_DATA", str(shared_data / "nltk_data"))
     name = "mistralai__Mistral-7B-Instruct-v0.3.strict.jsonl"

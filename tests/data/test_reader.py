@@ -145,6 +145,7 @@ class TestFormats:
         }
         assert {part.name for part in made} == {"pretokenized"}
 
+    @pytest.mark.slow
     def test_all_real_alpaca_rows_are_read_quickly(self, shared_data: Path) -> None:
         start = time.process_time()
         loaded = load(shared_data / "alpaca" / "alpaca_cleaned.json", "alpaca-cleaned")

@@ -26,7 +26,7 @@ from tunelab.models.load import load_model
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install lm_eval")
 
 SUBJECTS = ("econometrics", "high_school_us_history")
-MODELS = ("gpt2", "llama", "phi3", "tinystories656k")
+MODELS = ("llama", "tinystories656k", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "phi3")))
 
 
 @pytest.fixture(scope="module", params=MODELS)

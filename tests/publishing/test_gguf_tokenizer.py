@@ -65,7 +65,8 @@ def real_file(real_tokenizer: Any, tmp_path_factory: Any) -> Path:
 
 
 #: One of each kind: transformers takes 20 s to load Llama-3's 280,000 merges from a file.
-@pytest.mark.parametrize("real_tokenizer", ["gpt2", pytest.param("phi3", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("real_tokenizer", ["gpt2", "phi3"], indirect=True)
 def test_real_tokenizers_come_back_the_same(real_tokenizer: Any, real_file: Path) -> None:
     again = AutoTokenizer.from_pretrained(real_file.parent, gguf_file=real_file.name)
     for text in TEXTS:

@@ -136,9 +136,9 @@ def test_libraries_that_are_not_there_are_unknown(monkeypatch: pytest.MonkeyPatc
 
 def test_source_outside_git_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(runs, "__file__", str(tmp_path / "runs.py"))
-    assert source_state() is None
+    assert source_state.__wrapped__() is None
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert source_state() is None
+    assert source_state.__wrapped__() is None
 
 
 def test_source_in_git_is_told_by_commit_and_dirt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -147,11 +147,11 @@ def test_source_in_git_is_told_by_commit_and_dirt(monkeypatch: pytest.MonkeyPatc
     for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "first"]):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True, capture_output=True)
     monkeypatch.setattr(runs, "__file__", str(tmp_path / "runs.py"))
-    clean = source_state()
+    clean = source_state.__wrapped__()
     assert clean is not None
     assert (len(clean["commit"]), clean["dirty"]) == (40, False)
     (tmp_path / "runs.py").write_text("changed")
-    changed = source_state()
+    changed = source_state.__wrapped__()
     assert changed == {"commit": clean["commit"], "dirty": True}
 
 

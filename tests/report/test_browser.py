@@ -72,6 +72,7 @@ def printed_pages(chromium: str, page: Path) -> int:
     return len(re.findall(rb"/Type /Page\b", pdf.read_bytes()))
 
 
+@pytest.mark.slow
 def test_it_prints_on_few_sheets(chromium: str, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     counts = []
@@ -113,7 +114,12 @@ onload = () => {
 """
 
 
-@pytest.mark.parametrize(("width", "benchmarks"), [(390, 4), (1280, 4), (1280, 2), (1920, 4)])
+LESS_USUAL = ((1280, 2), (1920, 4))
+
+
+@pytest.mark.parametrize(
+    ("width", "benchmarks"), [(390, 4), (1280, 4), *(pytest.param(*one, marks=pytest.mark.slow) for one in LESS_USUAL)]
+)
 def test_it_fits_the_screen_and_can_be_searched(chromium: str, tmp_path: Path, width: int, benchmarks: int) -> None:
     report = example_report()
     names = report.benchmarks[:benchmarks]

@@ -1,6 +1,6 @@
 """A script: the same recipes by one process and by two, under gloo on the CPU, as torchrun would start them.
 
-    python ranks_driver.py FOLDER
+    python ranks_driver.py FOLDER KIND...
 
 The heavy imports happen once; every process is a fork. Prints nothing: the tests read the runs.
 """
@@ -69,27 +69,31 @@ def stopping(rank: int) -> Callable[..., None]:
     return progress
 
 
-def main(folder: Path) -> dict[str, list[str]]:
+# eps: the gradient of GPT-2's key biases is zero but for rounding, which AdamW would blow up to full steps.
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "lora": ("llama", {"data__held_out": 5, "train__eval_every": 2}),
+    "full": ("gpt2", {"method": "full", "train__lr": 1e-3, "train__eps": 1e-4}),
+    "few": ("phi3", {"train__batch_size": 1, "data__held_out": 1}),
+    "all": ("llama", {"train__packing": False, "data__loss_on": "all", "train__activation_checkpointing": True}),
+}
+
+
+def main(folder: Path, kinds: list[str]) -> dict[str, list[str]]:
     rows = rows_file(folder / "rows.jsonl")
     said: dict[str, list[str]] = {}
-    # eps: the gradient of GPT-2's key biases is zero but for rounding, which AdamW would blow up to full steps.
-    kinds = {
-        "lora": ("llama", {"data__held_out": 5, "train__eval_every": 2}),
-        "full": ("gpt2", {"method": "full", "train__lr": 1e-3, "train__eps": 1e-4}),
-        "few": ("phi3", {"train__batch_size": 1, "data__held_out": 1}),
-        "all": ("llama", {"train__packing": False, "data__loss_on": "all", "train__activation_checkpointing": True}),
-    }
-    for kind, (family, changes) in kinds.items():
+    for kind in kinds:
+        family, changes = KINDS[kind]
         model = model_folder(folder / family, family)
         for ranks in (1, 2):
             made = recipe(model, rows, folder / f"{kind}-{ranks}", **changes)
             said[f"{kind}-{ranks}"] = together(ranks, lambda rank, made=made: finetune(made))
-    made = recipe(folder / "llama", rows, folder / "stopped", **kinds["lora"][1])
-    said["stopped"] = together(2, lambda rank: finetune(made, progress=stopping(rank)))
-    said["resumed"] = together(2, lambda rank: resume(folder / "stopped"))
-    said["again"] = together(2, lambda rank: finetune(made))
+    if "lora" in kinds:
+        made = recipe(folder / "llama", rows, folder / "stopped", **KINDS["lora"][1])
+        said["stopped"] = together(2, lambda rank: finetune(made, progress=stopping(rank)))
+        said["resumed"] = together(2, lambda rank: resume(folder / "stopped"))
+        said["again"] = together(2, lambda rank: finetune(made))
     return said
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]))))
+    print(json.dumps(main(Path(sys.argv[1]), sys.argv[2:])))

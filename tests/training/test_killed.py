@@ -45,7 +45,8 @@ def test_killed_at_random_and_resumed_is_uninterrupted_bit_for_bit(tmp_path: Pat
             assert run[name] == whole[name], f"{path}: {name}"
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_at_the_command_line(number: int, models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
     steps = 250
     made = recipe(models["llama"], rows, tmp_path / "run", train__steps=steps, adapter__dropout=0.1)

@@ -152,7 +152,7 @@ def test_pefts_own_merge_is_refused(tmp_path: Path) -> None:
         model.merge_and_unload()
 
 
-def test_options_that_a_format_does_not_have(learned: Path, many_rows: Path, tmp_path: Path) -> None:
+def test_options_that_a_format_does_not_have(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
     wrong = {"name": "nf4", "options": {"scale_rule": "even"}}
     with pytest.raises(UsageError, match="nf4 has no option 'scale_rule'"):
-        finetune(tuning(learned, many_rows, tmp_path / "run", precision=wrong))
+        finetune(recipe(models["llama"], rows, tmp_path / "run", precision=wrong))

@@ -21,15 +21,17 @@ DRIVER = Path(__file__).with_name("ranks_driver.py")
 ENVIRONMENT = dict(os.environ)
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[str]]]:
-    """The folder with all runs of the driver, and what each process of each raised."""
-    folder = tmp_path_factory.mktemp("ranks")
-    done = subprocess.run(
-        [sys.executable, str(DRIVER), str(folder)], capture_output=True, text=True, timeout=200, env=ENVIRONMENT
-    )
+def driven(folder: Path, *kinds: str) -> tuple[Path, dict[str, list[str]]]:
+    """The folder with the driver's runs of these kinds, and what each process of each raised."""
+    command = [sys.executable, str(DRIVER), str(folder), *kinds]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[str]]]:
+    return driven(tmp_path_factory.mktemp("ranks"), "lora")
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
@@ -37,9 +39,19 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
     return load_file(next(folder.glob("*.safetensors")))
 
 
-@pytest.mark.parametrize("kind", ["lora", "full", "few", "all"])
-def test_two_processes_are_one(kind: str, ranks: tuple[Path, dict[str, list[str]]]) -> None:
-    folder, said = ranks
+def test_two_processes_are_one(ranks: tuple[Path, dict[str, list[str]]]) -> None:
+    assert_two_processes_are_one("lora", *ranks)
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_in_every_kind_of_run(tmp_path: Path) -> None:
+    kinds = ("full", "few", "all")
+    made = driven(tmp_path, *kinds)
+    for kind in kinds:
+        assert_two_processes_are_one(kind, *made)
+
+
+def assert_two_processes_are_one(kind: str, folder: Path, said: dict[str, list[str]]) -> None:
     assert (said[f"{kind}-1"], said[f"{kind}-2"]) == ([""], ["", ""])
     one, two = (Run(folder / f"{kind}-{count}") for count in (1, 2))
     assert (one.status, two.status) == ("finished", "finished")

@@ -34,11 +34,11 @@ def made(model: Path, data: Path, out: Path) -> dict[str, Any]:
         "adapter": {"rank": 8, "dropout": 0.05},
         "data": {
             "sources": [{"name": "alpaca", "path": str(data)}],
-            "size": 120,
-            "held_out": 20,
-            "max_length": 256,
+            "size": 40,
+            "held_out": 8,
+            "max_length": 128,
         },
-        "train": {"steps": 10, "batch_size": 8, "lr": 2e-3, "device": "cpu", "dtype": "fp32", "eval_every": 5},
+        "train": {"steps": 8, "batch_size": 4, "lr": 4e-3, "device": "cpu", "dtype": "fp32", "eval_every": 4},
         "out": str(out),
     }
 
@@ -52,11 +52,11 @@ def test_it_learns_resumes_and_its_adapter_is_peft_s(model: Path, shared_data: P
     data = shared_data / "alpaca" / "alpaca_cleaned.json"
 
     def stops(stage: str, done: int, total: int | None, detail: str = "") -> None:
-        if stage == "training" and done == 4:
+        if stage == "training" and done == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
     whole = finetune(made(model, data, tmp_path / "whole"))
-    with pytest.raises(Interrupted, match="stopped after step 4 of 10"):
+    with pytest.raises(Interrupted, match="stopped after step 3 of 8"):
         finetune(made(model, data, tmp_path / "halves"), progress=stops)
     halves = resume(tmp_path / "halves")
     assert repeatable(halves.metrics()) == repeatable(whole.metrics())

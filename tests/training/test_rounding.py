@@ -37,7 +37,8 @@ def test_it_is_trained_in_bfloat16(run: Run) -> None:
     assert run.is_done and all(line["loss"] > 0 for line in run.metrics() if line["kind"] == "train")
 
 
-@pytest.mark.parametrize("precision", ["nf4", pytest.param("mxfp4", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["nf4", "mxfp4"])
 def test_it_is_trained_over_codes_in_bfloat16(precision: str, coarse: Path, rows: Path, tmp_path: Path) -> None:
     assert finetune(recipe(coarse, rows, tmp_path / "run", precision=precision, train__dtype="bf16")).is_done
 

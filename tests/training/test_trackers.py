@@ -75,13 +75,25 @@ def test_wandb_offline(models: dict[str, Path], rows: Path, tmp_path: Path) -> N
             assert word in content, word
 
 
+def assert_in_tensorboard(run: Path) -> None:
+    content = b"".join(path.read_bytes() for path in files(run / "trackers"))
+    assert b"train/loss" in content
+    assert b"held-out/loss" in content
+    assert content.count(b"train/lr") == 6
+
+
 def test_tensorboard(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason='needs tensorboard: pip install "tunelab[trackers]"')
+    changes: dict[str, Any] = {"train__trackers": ["tensorboard"], "data__held_out": 4, "train__eval_every": 3}
+    finetune(recipe(models["llama"], rows, tmp_path / "run", **changes))
+    assert_in_tensorboard(tmp_path / "run")
+
+
+@pytest.mark.slow  # the test above is its sample
+def test_tensorboard_without_a_network(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
     tracked("tensorboard", models, rows, tmp_path)
     for number in (1, 2):
-        content = b"".join(path.read_bytes() for path in files(tmp_path / f"run{number}" / "trackers"))
-        assert b"train/loss" in content
-        assert b"held-out/loss" in content
-        assert content.count(b"train/lr") == 6
+        assert_in_tensorboard(tmp_path / f"run{number}")
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -345,8 +346,12 @@ def environment() -> dict[str, Any]:
     }
 
 
+@cache
 def source_state() -> dict[str, Any] | None:
-    """Commit, and whether files differ from it, if tunelab runs from its own git checkout; otherwise None."""
+    """Commit, and whether files differ from it, if tunelab runs from its own git checkout; otherwise None.
+
+    Of the first call in a process: a later commit is not the code that was loaded.
+    """
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str | None:
@@ -361,6 +366,7 @@ def source_state() -> dict[str, Any] | None:
     return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
 
 
+@cache
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
@@ -368,6 +374,7 @@ def _version(name: str) -> str | None:
         return None
 
 
+@cache
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

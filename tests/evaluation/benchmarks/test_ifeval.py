@@ -250,6 +250,13 @@ def test_published_verdicts_are_given_again(shared_data: Path, monkeypatch: pyte
     # 1122: the reference counted a letter that it drew in place of "#". The others: its language detection is unseeded,
     # and it drew what 60 draws gave 1 time (202), 29 times (2309) and 17 times (3112).
     assert differences(shared_data, EXACT, MODELS[0]) == {("1122", "loose"), ("202", "loose")}
+
+
+@pytest.mark.slow  # the test above is its sample
+def test_published_verdicts_of_another_model_are_given_again(
+    shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NLTK_DATA", str(shared_data / "nltk_data"))
     assert differences(shared_data, EXACT, MODELS[1]) == {("1122", "loose"), ("2309", "loose"), ("3112", "loose")}
 
 
@@ -264,6 +271,7 @@ def test_reference_mode_differs_by_chance_alone(shared_data: Path, monkeypatch: 
     assert {item for item, _ in differences(shared_data, REFERENCE, MODELS[1])} <= drawn
 
 
+@pytest.mark.slow
 def test_541_responses_are_scored_in_time(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NLTK_DATA", str(shared_data / "nltk_data"))
     responses = [response for response, _ in published(shared_data, MODELS[0])]

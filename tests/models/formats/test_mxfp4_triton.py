@@ -49,12 +49,14 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     return driven("compile", TRITON_INTERPRET="0", TRITON_CACHE_DIR=str(tmp_path_factory.mktemp("triton")))
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.parametrize("case", CASES)
 def test_interpreted(case: str, interpreted: dict[str, str]) -> None:
     assert interpreted[case] == ""
 
 
+@pytest.mark.slow
 @needs_triton
 def test_the_interpreter_counts_as_a_device(interpreted: dict[str, str]) -> None:
     assert interpreted["available"] == "True"
