@@ -375,17 +375,14 @@ def _judge(origin: str, converted: _Converted, rows_read: int, on_bad_row: str) 
         )
 
 
-_MESSAGE = attrgetter(*(one.name for one in fields(Message)))  # astuple copies deeply: half of the time to read
-
-
 def _fingerprint(name: str, options: SourceOptions, identity: str, examples: Sequence[Example]) -> str:
     """See LoadedSource. The examples are part of it, so that a change in a source's code, or of the hub's newest
     revision, is never mistaken for the same data."""
-    digest = hashlib.sha256()
+    digest, attributes = hashlib.sha256(), attrgetter(*(one.name for one in fields(Message)))  # astuple copies deeply
     digest.update(json.dumps([name, options.model_dump(mode="json"), identity], sort_keys=True).encode())
     for example in examples:
         if isinstance(example, Conversation):
-            content: Any = [_MESSAGE(message) for message in example.messages]
+            content: Any = [attributes(message) for message in example.messages]
         else:
             content = {"ids": example.input_ids, "mask": example.completion_mask}
         digest.update(json.dumps(content).encode() + b"\n")
