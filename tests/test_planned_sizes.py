@@ -6,15 +6,18 @@ import json
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import OfflineModeIsEnabled
 
 from tunelab.config import parse_recipe
 from tunelab.data.loader import TokenTable, TrainingPlan
 from tunelab.errors import ConfigError, ModelError, UsageError
+from tunelab.models import checkpoint_files, load
 from tunelab.models.load import context_window, load_config, load_model, load_tokenizer
 from tunelab.training.setup import training_plan
 
@@ -78,3 +81,52 @@ def test_a_configuration_of_more_than_there_is(
     (folder / "config.json").write_text(json.dumps({**config, "text_config": {key: value}}))
     with pytest.raises(ModelError, match=message):
         load_config(str(folder))
+
+
+@pytest.fixture
+def on_hub(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A hub with a model a/b: its config.json, and what a request for each of its files would answer."""
+    config = json.loads((models["llama"] / "config.json").read_text())
+    asked: dict[str, Any] = {"config": config, "requests": []}
+
+    class Hub:
+        def file_exists(self, name: str, file: str, *, revision: str | None) -> bool:
+            asked["requests"].append((name, file, revision))
+            if "offline" in asked:
+                raise OfflineModeIsEnabled("no")
+            return False
+
+        def parse_safetensors_file_metadata(self, name: str, file: str, *, revision: str | None) -> Any:
+            return SimpleNamespace(tensors=dict.fromkeys(map(str, range(21))))
+
+    monkeypatch.setattr("tunelab.models.checkpoint_files.HfApi", Hub)
+    monkeypatch.setattr("tunelab.models.load._planned", set())
+    monkeypatch.setattr(load.PretrainedConfig, "get_config_dict", lambda name, **more: (asked["config"], {}))
+    monkeypatch.setattr(load.AutoConfig, "from_pretrained", lambda name, **more: SimpleNamespace(**asked["config"]))
+    return asked
+
+
+def test_a_model_on_the_hub_is_checked_before_it_is_downloaded(on_hub: dict[str, Any]) -> None:
+    assert load_config("a/b", revision="v1").num_hidden_layers == 2
+    load_config("a/b", revision="v1")
+    assert on_hub["requests"] == [("a/b", "model.safetensors.index.json", "v1")], "asked once"
+    on_hub["config"] |= {"num_hidden_layers": 22}
+    for read in (load_config, load_tokenizer):
+        with pytest.raises(ModelError, match=r"a/b: config\.json: num_hidden_layers is 22, but .* have 21"):
+            read("a/b", revision="v2")
+
+
+def test_what_the_hub_does_not_say_is_unknown(on_hub: dict[str, Any]) -> None:
+    on_hub["offline"] = True
+    on_hub["config"] |= {"num_hidden_layers": 22}
+    assert load_config("a/b").num_hidden_layers == 22
+    on_hub["config"] |= {"num_hidden_layers": 10**9}
+    with pytest.raises(ModelError, match="num_hidden_layers is 1,000,000,000, but expected at most 10,000"):
+        load_config("a/b", revision="v3")
+
+
+def test_an_index_in_the_cache_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys("abc", "model-1.safetensors")}), encoding="utf-8")
+    monkeypatch.setattr(checkpoint_files, "try_to_load_from_cache", lambda name, file, revision: str(tmp_path / file))
+    assert checkpoint_files.tensor_count_on_hub("a/b", None) == 3

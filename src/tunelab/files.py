@@ -97,6 +97,25 @@ def _temporary_text(path: Path, text: str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def file_written_atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary path for a library to write; at the end of the block the file is synced and renamed to `path`.
+
+    If the block raises, the temporary file is removed and `path` is unchanged.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with named_failures(path):
+        _remove_abandoned(path)
+        try:
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_names(path.parent)
+
+
 def write_json_atomically(path: Path, value: Any) -> None:
     """Write `value` as indented JSON with a final newline, like write_text_atomically."""
     write_text_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -227,12 +246,6 @@ def _umask() -> int:
     return current
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers left in a directory; only under a lock, since a living writer's looks the same."""
-    for path in folder.glob(".*.tmp"):
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
 def recover_directory(path: Path) -> None:
     """Repair what a killed directory_written_atomically left: an interrupted replacement is undone, or completed."""
     old = path.with_name(f".{path.name}.old")
@@ -243,19 +256,35 @@ def recover_directory(path: Path) -> None:
     _remove_abandoned(path)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file that tunelab wrote.
+def recover_all_in(folder: Path) -> None:
+    """Repair or remove what killed writers left in a directory; only under a lock: a living one's looks the same."""
+    for old in folder.glob(".*.old"):
+        recover_directory(folder / old.name.removeprefix(".").removesuffix(".old"))
+    for path in folder.glob(".*.tmp"):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def read_json(
+    path: Path, error: type[TunelabError] = RunError, remedy: str = "restore it from a copy, or start again"
+) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        error: what is raised, and with which remedy, if the file is something else; the default is for files of a run.
 
     Raises:
-        RunError: the file is something else, for example empty.
+        TunelabError: of that kind: it is not UTF-8, not JSON, or no object.
         OSError: it cannot be read.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path}: damaged: not JSON: {error}", "restore it from a copy, or start again") from None
+    except UnicodeDecodeError as reason:
+        raise error(f"{path}: not UTF-8 at byte {reason.start}", remedy) from None
+    except (ValueError, RecursionError) as reason:
+        raise error(f"{path}: not JSON: {reason}", remedy) from None
     if not isinstance(found, dict):
-        raise RunError(f"{path}: damaged: expected a JSON object", "restore it from a copy, or start again")
+        kind = {list: "a list", str: "a string", type(None): "null"}.get(type(found), repr(found)[:40])
+        raise error(f"{path}: expected a JSON object, got {kind}", remedy)
     return found
 
 

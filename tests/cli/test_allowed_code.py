@@ -180,10 +180,33 @@ def test_a_study_s_jobs_have_the_permissions_that_it_was_started_with(bench: Ben
 
 
 @pytest.mark.slow
-def test_worker_processes_have_the_permissions_too(bench: Bench, evil: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("executor", "options"), [("here", {"workers": "2"}), ("ray", {})])
+def test_worker_processes_have_the_permissions_too(
+    executor: str, options: dict[str, str], bench: Bench, evil: Path, tmp_path: Path
+) -> None:
+    if executor == "ray":
+        pytest.importorskip("ray", reason="needs ray (pip install tunelab[ray]), which is not installed")
     with only_allowed({}):
-        cells = run_study(study_of(bench, evil, tmp_path), tmp_path / "study", options={"workers": "2"})
+        study = study_of(bench, evil, tmp_path)
+        cells = run_study(study, tmp_path / "study", executor=executor, options=options)
     assert "OSError: used" in cells[0].error and ran(tmp_path)
+
+
+@pytest.mark.slow
+def test_code_that_the_command_allows_runs_on_ray(bench: Bench, tunelab: Command, tmp_path: Path) -> None:
+    """A source of the study file, and --allow-code that names it: workers may run it, and record its hash."""
+    pytest.importorskip("ray", reason="needs ray (pip install tunelab[ray]), which is not installed")
+    source = tmp_path / "mine.py"
+    source.write_text("from tunelab.data.sources.prompt_completion import *\n")
+    study = study_of(bench, None, tmp_path)
+    study["recipe"]["data"]["sources"] = [{"name": str(source), "path": str(bench.rows)}]
+    study["recipe"]["evaluate"] = {"limit": 1, "max_new_tokens": 1}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    words = ("study", "run", "study.yaml", "--out", "made", "--executor", "ray", "--allow-code", source)
+    said = tunelab(*words)
+    assert said.code == 0, said.err
+    (run,) = (tmp_path / "made" / "runs").iterdir()
+    assert list(Run(run).manifest["code"]) == [str(source)]
 
 
 def test_hashes_are_recorded(tunelab: Command, bench: Bench, tmp_path: Path) -> None:

@@ -85,6 +85,15 @@ def test_adapter_and_precision_are_passed_on(
     assert len(found) == 2 and found[0] == found[1]
 
 
+def test_pickled_weights_never_reach_it(
+    tunelab: Command, bench: Bench, own: OwnBenchmarks, calls: Calls, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(bench.model, tmp_path / "pickled"))
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    said = tunelab("generate", model, *writing(own), "--backend", "vllm")
+    assert said.code == 1 and "no safetensors weights" in said.err and not calls.loaded, said.err
+
+
 def test_an_interrupted_one_goes_on_where_it_was(
     tunelab: Command, bench: Bench, own: OwnBenchmarks, calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

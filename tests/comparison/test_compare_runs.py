@@ -67,6 +67,9 @@ def test_a_folder_that_mixes_arms_says_what_is_left_out(tmp_path: Path) -> None:
     assert found.left_out == tuple(
         f"words is not compared: in {tmp_path / side} only base was scored on it, not the tuned arm" for side in "xy"
     )
+    in_python = compare_runs(tmp_path / "x", tmp_path / "y")
+    assert in_python.remarks == found.remarks == found.left_out
+    assert "words is not compared" in in_python._repr_html_()
 
 
 def test_a_run_alone_is_compared_with_its_base(tmp_path: Path) -> None:

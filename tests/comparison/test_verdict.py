@@ -17,7 +17,7 @@ from scipy.stats import ttest_1samp
 from tunelab.comparison.align import Pairs
 from tunelab.comparison.over_trainings import over_trainings
 from tunelab.comparison.paired_comparison import Comparison, compare_values, correct
-from tunelab.comparison.verdict import outcome, verdict
+from tunelab.comparison.verdict import outcome, too_few, verdict
 from tunelab.errors import DataError, RunError
 from tunelab.statistics.paired_tests import discordant_interval, mcnemar
 from tunelab.statistics.permutation import paired_permutation
@@ -151,6 +151,13 @@ def test_too_few_items_to_see_anything() -> None:
     assert "with 7 items and 4 comparisons (the smallest possible p is 0.062)" in verdict(family[0])
     clustered = _compare(_pairs([0.0] * 40, [0.5] * 40, [f"subject {place % 5}" for place in range(40)]), unit="nats")
     assert "no result could be significant with 5 clusters" in verdict(clustered)
+    # BLEU of 20 rows is tested by random swaps alone, which measure no p below one of them.
+    corpus = dataclasses.replace(_compare(_pairs([0.0] * 20, [0.5] * 20)), p=0.06, smallest_p=1 / 10_001, family=600)
+    corpus = dataclasses.replace(corpus, gained=None, lost=None, difference=0.1)
+    assert too_few(corpus) == (
+        "no result could be significant with the random swaps of 20 items and 600 comparisons "
+        "(the smallest possible p is 0.060)"
+    )
     with pytest.raises(DataError, match="there is 1 item: expected two or more"):
         _compare(_answers(0, 1, 1))
     with pytest.raises(DataError, match="all 2 items are in one cluster"):

@@ -189,3 +189,38 @@ def test_a_gguf_export_needs_no_more_than_the_start() -> None:
 def test_a_template_of_one_s_own_needs_a_prompt() -> None:
     template = ChatTemplate(lambda turns: "".join(f"{t['content']}<eos>" for t in turns), ("<eos>",), thoughts=True)
     assert targets(template, talk("B")) == ["B<eos>"]
+
+
+#: As DeepSeek-R1's and QwQ's: the generation prompt opens the thoughts, and no answer that was given shows any.
+R1 = (
+    "{%- for turn in messages -%}{%- if turn.role == 'assistant' -%}"
+    "{{- '<A>' + turn.content.split('</think>')[-1] + eos_token -}}"
+    "{%- else -%}{{- '<U>' + turn.content -}}{%- endif -%}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<A><think>\n' -}}{%- endif -%}"
+)
+
+
+@pytest.mark.parametrize(
+    ("last", "target"), [(LAST, "two\n</think>\n\nB<eos>"), ("B", "\n</think>\n\nB<eos>")], ids=["thoughts", "none"]
+)
+def test_a_template_whose_prompt_opens_the_thoughts(last: str, target: str) -> None:
+    used = tokenizer(R1)
+    template = get_template("chat", used, thoughts=True)
+    for before in ([], ["A"], [FIRST]):
+        conversation = talk(*before, last)
+        assert targets(template, conversation) == [target]
+        apart = [with_thoughts_apart(one) if one.role == "assistant" else one for one in conversation.messages[:-1]]
+        turns = [{"role": turn.role, "content": turn.text} for turn in apart]
+        asked = used.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        assert text(template, conversation) == asked + target, "what the model continues, as it is prompted"
+        row = RowEncoder(used, template).encode(conversation)
+        assert used.decode(row.input_ids[: row.prompt_length]) == asked
+
+
+def test_each_answer_after_an_opened_thought_is_an_example_of_its_own() -> None:
+    template = get_template("chat", tokenizer(R1), thoughts=True)
+    made = one_per_answer([talk("A", LAST)], template)
+    assert [targets(template, one) for one in made] == [["\n</think>\n\nA<eos>"], ["two\n</think>\n\nB<eos>"]]
+    only_first = Conversation((*talk("A").messages, replace(talk("B").messages[1], in_loss=False)))
+    with pytest.raises(BadRow, match="does not begin with the chat template's generation prompt"):
+        template.render(only_first)

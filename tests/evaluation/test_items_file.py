@@ -221,7 +221,9 @@ def test_choices_are_scored_with_and_without_their_length() -> None:
     assert [(one.name, one.value) for one in found.scores[:2]] == [("accuracy", 0.25), ("accuracy_norm", 1.0)]
     assert [one.name for one in found.scores[2:]] == ["log_probability", "brier", "calibration_error"]
     assert found.facts["chance"] == 0.5 and found.facts["ties"] == 1
-    assert "within two standard errors of chance (0.50)" in found.warnings[0]
+    assert "0.25 ± 0.25 of 4 items cannot be told from chance (0.50, exact binomial p = 0.625)" in found.warnings[0]
+    below = summarise([chosen(n, -1.0, -2.0) for n in range(12)], Options())
+    assert below.warnings[0].startswith("accuracy 0 is below chance (0.50, exact binomial p < 0.001): wrong answers")
 
 
 def test_a_response_of_another_benchmark_is_refused() -> None:

@@ -132,6 +132,7 @@ class TestLoading:
             "max_model_len": 90,
             "trust_remote_code": False,
             "generation_config": "vllm",
+            "load_format": "safetensors",  # "auto" also unpickles
         }
 
     def test_revision_and_quantization(self) -> None:
@@ -160,6 +161,11 @@ class TestLoading:
 
     def test_no_adapter(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="no adapter found"):
+            lora_rank(tmp_path)
+
+    def test_a_pickled_adapter(self, tmp_path: Path) -> None:
+        (adapter(tmp_path) / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
+        with pytest.raises(ModelError, match=r"no adapter_model\.safetensors"):
             lora_rank(tmp_path)
 
 
@@ -231,4 +237,5 @@ def test_where_it_is_not_installed_the_remedy_is_told(monkeypatch: pytest.Monkey
 def adapter(folder: Path, **config: Any) -> Path:
     content = {"r": 8, "bias": "none", "use_dora": False, "modules_to_save": None, "rank_pattern": {}, **config}
     (folder / "adapter_config.json").write_text(json.dumps(content), encoding="utf-8")
+    (folder / "adapter_model.safetensors").touch()
     return folder

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import VOCABULARY, recipe, tiny_tokenizer
+from tiny import VOCABULARY, recipe, tiny_model, tiny_tokenizer
 from transformers import (
     FalconConfig,
     FalconForCausalLM,
@@ -21,8 +21,9 @@ from transformers import (
     PhimoeForCausalLM,
 )
 
+from tunelab.config import as_recipe
 from tunelab.errors import ModelError
-from tunelab.models.adapters import add_lora, resolve_targets
+from tunelab.models.adapters import add_lora, coverage, resolve_targets
 from tunelab.models.forward import backbone, linear_names, packed_attention
 from tunelab.models.load import load_model
 from tunelab.models.precision import weight_format
@@ -30,6 +31,7 @@ from tunelab.models.structure import check_packed_forward
 from tunelab.publishing.merge import compare_merges
 from tunelab.publishing.quantize import quantize
 from tunelab.training.finetune import finetune
+from tunelab.training.forecast import experts_warning
 from tunelab.training.loss import TargetLoss
 
 SHAPE: dict[str, Any] = {
@@ -85,6 +87,27 @@ def test_a_model_that_is_all_backbone_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["mixtral", "llama4"])
+@pytest.mark.parametrize("targets", ["all-linear", "attention"])
+def test_experts_without_an_adapter_are_counted(kind: str, targets: str) -> None:
+    model = add_lora(mixture(kind), rank=2, alpha=4, targets=targets)
+    found = coverage(model)
+    assert (found.stacked_tensors, found.stacked_weights) == (4, 2 * 4 * 3 * 48 * 32)
+    asked = as_recipe({"model": "m", "data": "d.jsonl", "adapter": {"targets": targets}})
+    warning = experts_warning(asked, model)
+    if targets == "attention":
+        assert warning is None and found.layers == 8
+    else:
+        assert warning is not None and "36.9 k weights in 4 stacked tensors" in warning
+        assert found.layers == {"mixtral": 8, "llama4": 14}[kind], "what the experts share is adapted"
+
+
+def test_a_model_without_experts_is_covered() -> None:
+    model = add_lora(tiny_model("llama"), rank=2, alpha=4)
+    assert coverage(model).stacked_tensors == 0 and coverage(model).layers == 14
+    assert experts_warning(as_recipe({"model": "m", "data": "d.jsonl"}), model) is None
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "llama4"])
 @pytest.mark.parametrize("name", ["nf4", "int8", "mxfp4"])
 def test_stacked_experts_are_not_quantized_in_part(kind: str, name: str, tmp_path: Path) -> None:
     mixture(kind).save_pretrained(tmp_path / "base")
@@ -101,5 +124,11 @@ def test_stacked_experts_are_not_quantized_in_part(kind: str, name: str, tmp_pat
 def test_a_run_over_experts_is_merged_into_dense_formats(rows: Path, tmp_path: Path) -> None:
     mixture("mixtral").save_pretrained(tmp_path / "base")
     tiny_tokenizer().save_pretrained(tmp_path / "base")
-    run = finetune(recipe(tmp_path / "base", rows, tmp_path / "run", data__held_out=4))
+    said: list[str] = []
+    run = finetune(recipe(tmp_path / "base", rows, tmp_path / "run", data__held_out=4), notify=said.append)
+    warning = [one for one in said if "experts get no adapter" in one]
+    assert len(warning) == 1 and "4 stacked tensors" in warning[0] and "on 8 linear layers" in warning[0]
+    assert run.manifest["adapter"] == {
+        "layers": 8, "weights": 2 * 3072, "stacked_tensors": 4, "stacked_weights": 2 * 4 * 3 * 48 * 32
+    }  # fmt: skip
     assert set(compare_merges(run)) == {"fp32", "bf16", "fp16"}

@@ -16,10 +16,15 @@ from tunelab.answering.chat import chat_with_model, chat_with_run
 from tunelab.answering.generate import open_responder
 from tunelab.answering.held_out_evaluation import evaluate
 from tunelab.config import parse_recipe, resolve
-from tunelab.data.template_date import fixed_date, with_fixed_date, writes_date
-from tunelab.errors import BadRow, ConfigError, Interrupted, UsageError
+from tunelab.config.study import HELD_OUT, parse_study
+from tunelab.data.template_date import day_of_rendering, fixed_date, with_fixed_date, writes_date
+from tunelab.errors import BadRow, ConfigError, Interrupted, RunError, UsageError
 from tunelab.preparation.rows import load_recipe_tokenizer, row_encoder
 from tunelab.publishing.export import export
+from tunelab.records.cells import CREATED_FILE, first_day
+from tunelab.records.responses import read_responses
+from tunelab.records.runs import open_run
+from tunelab.studies.run_study import run_study
 from tunelab.training.finetune import finetune, resume
 
 #: As Llama 3.2's: the date is the function's where there is one.
@@ -53,9 +58,14 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return made
 
 
+def set_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(date=Tomorrow, datetime=datetime.datetime, time=datetime.time)
+    monkeypatch.setattr("tunelab.data.template_date.datetime", clock)
+
+
 @pytest.fixture
 def tomorrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunelab.preparation.rows.datetime", SimpleNamespace(date=Tomorrow))
+    set_clock(monkeypatch)
 
 
 def rendered(source: str, **settings: Any) -> str:
@@ -86,7 +96,7 @@ def test_a_run_keeps_its_date(tree: dict[str, Any], tmp_path: Path, monkeypatch:
     today = datetime.date.today().isoformat()
     run = finetune(tree)
     assert run.manifest["data"]["date"] == today
-    monkeypatch.setattr("tunelab.preparation.rows.datetime", SimpleNamespace(date=Tomorrow))
+    set_clock(monkeypatch)
     assert evaluate(run, limit=2, max_new_tokens=2)
     responder = open_responder(run)
     assert responder.date == today
@@ -103,7 +113,7 @@ def test_an_interrupted_run_is_resumed_on_another_day(tree: dict[str, Any], monk
 
     with pytest.raises(Interrupted):
         finetune(tree, progress=stops)
-    monkeypatch.setattr("tunelab.preparation.rows.datetime", SimpleNamespace(date=Tomorrow))
+    set_clock(monkeypatch)
     assert resume(tree["out"]).manifest["data"]["date"] == datetime.date.today().isoformat()
 
 
@@ -132,3 +142,33 @@ def test_a_recipe_names_the_date(tree: dict[str, Any], tomorrow: None) -> None:
         load_recipe_tokenizer(resolve(parse_recipe(tree)))
     with pytest.raises(ConfigError, match="only a chat template writes a date"):
         resolve(parse_recipe({**tree, "data": {**tree["data"], "template": "alpaca"}}))
+
+
+def test_a_study_over_midnight_has_one_date(tree: dict[str, Any], tmp_path: Path) -> None:
+    """Its first day, whichever day a job runs on: base and tuned are compared without a word about dates."""
+    del tree["out"]
+    tree |= {"evaluate": {"max_new_tokens": 1, "limit": 2}}
+    study = parse_study(
+        {
+            "title": "dated",
+            "recipe": tree,
+            "arms": {"base": {"tuned": False}, "lora": {}},
+            "seeds": [0],
+            "benchmarks": {HELD_OUT: {}},
+        }
+    )
+    folder = tmp_path / "study"
+    folder.mkdir()
+    (folder / CREATED_FILE).write_text('{"created": "2024-02-29T23:59:58+00:00", "id": "5"}', encoding="utf-8")
+    cells = run_study(study, folder)
+    assert [cell.status for cell in cells] == ["done"] * 3, [cell.error for cell in cells]
+    dates = [open_run(folder / cell.folder).manifest["data"]["date"] for cell in cells if not cell.benchmark]
+    headers = [read_responses(folder / cell.folder / "responses.jsonl")[0] for cell in cells if cell.benchmark]
+    assert [*dates, *(header["date"] for header in headers)] == ["2024-02-29"] * 3
+    assert day_of_rendering() == datetime.date.today()
+
+
+def test_a_study_that_does_not_say_when_it_began(tmp_path: Path) -> None:
+    (tmp_path / CREATED_FILE).write_text('{"created": 5}', encoding="utf-8")
+    with pytest.raises(RunError, match=r"created\.json: created: expected a date, got 5"):
+        first_day(tmp_path)

@@ -16,6 +16,7 @@ from tunelab.errors import UsageError
 from tunelab.inference.engine import Generation
 from tunelab.inference.sampling import Decoding
 from tunelab.inference.vllm_backend import VllmEngine, VllmModel, installed_version, lora_rank, quantization_argument
+from tunelab.models.checkpoint_files import weight_files
 from tunelab.models.finite import check_files_finite
 from tunelab.models.load import load_config, model_fingerprint
 from tunelab.models.precision import stored_format
@@ -54,7 +55,8 @@ class VllmResponder(Responder):
 
         Raises:
             UsageError: vLLM does not support the precision or the adapter.
-            ModelError: the checkpoint's format is not the requested one, or the adapter is missing.
+            ModelError: the checkpoint's format is not the requested one, or the adapter is missing; or there are no
+                safetensors.
         """
         settings, weights = self.recipe.model, self.weights
         trained = weights.digest is not None
@@ -62,6 +64,8 @@ class VllmResponder(Responder):
         form, skip = (None, ()) if trained else (recipe_format(self.recipe), self.recipe.precision.skip)
         if weights.adapter is not None:
             lora_rank(weights.adapter)
+        if Path(weights.name).is_dir():
+            weight_files(Path(weights.name))  # vLLM would unpickle others
         for folder in (Path(weights.name), weights.adapter):
             if folder is not None and folder.is_dir():
                 check_files_finite(folder)

@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if not arguments.json:
         show_comparisons(found.comparisons, flips=arguments.flips)
-    for said in (*found.same_responses, *found.not_seen, *found.left_out):
+    for said in found.remarks:
         say(said)
     if out:
         _write_report(found, out)

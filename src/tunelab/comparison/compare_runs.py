@@ -65,6 +65,11 @@ class Compared:
         ]
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences about what was left out of the comparisons, or makes one of them void."""
+        return (*self.same_responses, *self.not_seen, *self.left_out)
+
+    @property
     def not_seen(self) -> list[str]:
         """Sentences about the metrics that cannot see the references, and so were not compared."""
         said = (f"{one.benchmark}: {line}" for pair in self.pairs for one in pair for line in not_seen(one.scores))
@@ -94,7 +99,7 @@ def compare_runs(
     Returns:
         One comparison per benchmark, by its headline metric, and up to three of held-out rows (completion loss, BLEU,
         ROUGE-L; chrF and exact match where one of these cannot see the references): of b against a, corrected together
-        (Holm).
+        (Holm). Its `remarks` say what was not compared, and where both sides have the same responses.
 
     Raises:
         RunError: no scores found, no common benchmark, or a named benchmark is not common.
@@ -105,7 +110,7 @@ def compare_runs(
     found = compared(
         a, b, benchmarks=benchmarks, metrics=metrics, allow_diff=allow_diff, common_items_only=common_items_only
     )
-    return Comparisons(found.comparisons)
+    return Comparisons(found.comparisons, found.remarks)
 
 
 def compared(

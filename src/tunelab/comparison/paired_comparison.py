@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -170,10 +170,18 @@ class Comparison:
 
 
 class Comparisons(list[Comparison]):
-    """Comparisons that were corrected together; a list that a notebook shows as a table."""
+    """Comparisons that were corrected together; a list that a notebook shows as a table.
+
+    Attributes:
+        remarks: sentences about what was not compared, and why.
+    """
+
+    def __init__(self, comparisons: Iterable[Comparison] = (), remarks: Sequence[str] = ()) -> None:
+        super().__init__(comparisons)
+        self.remarks = tuple(remarks)
 
     def _repr_html_(self) -> str:
-        return comparisons_table(self)
+        return comparisons_table(self, self.remarks)
 
     def to_frame(self) -> pandas.DataFrame:
         """One row per comparison, with every attribute.
@@ -184,8 +192,8 @@ class Comparisons(list[Comparison]):
         return data_frame([one.to_json() for one in self])
 
 
-def comparisons_table(comparisons: Sequence[Comparison]) -> str:
-    """Comparisons as an HTML table for a notebook."""
+def comparisons_table(comparisons: Sequence[Comparison], remarks: Sequence[str] = ()) -> str:
+    """Comparisons as an HTML table for a notebook, with what is to be said about all of them."""
     columns = ("b", "minus a", "benchmark", "metric", "difference", "95 % interval", "p", "items")
     rows = []
     for one in comparisons:
@@ -197,7 +205,8 @@ def comparisons_table(comparisons: Sequence[Comparison]) -> str:
         rows.append((one.b_name, one.a_name, one.benchmark, one.metric.replace("_", " "), *figures))
     corrected = any(one.p_holm is not None for one in comparisons)
     note = f"p after Holm over {len(rows)}; intervals are of one comparison, without correction"
-    return html_table(note if corrected and len(rows) > 1 else "", columns, rows)
+    notes = (*((note,) if corrected and len(rows) > 1 else ()), *remarks)
+    return html_table("; ".join(notes), columns, rows)
 
 
 def compare_values(

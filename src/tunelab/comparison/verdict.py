@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Literal
 
 from tunelab.comparison.paired_comparison import POWER, Comparison
+from tunelab.statistics.permutation import least_p
 from tunelab.statistics.proportions import unseen_share
 from tunelab.units import (
     decimals_of,
@@ -82,9 +83,12 @@ def trained_once(one: Comparison) -> str:
 def too_few(one: Comparison) -> str:
     """Why no result could be significant: the smallest p of the test, after correction, is not below its level."""
     family = f" and {one.family} comparisons" if one.family > 1 else ""
-    units = f"{one.n:,} items" if one.clusters is None else f"{one.clusters:,} clusters"
+    number, unit = (one.n, "items") if one.clusters is None else (one.clusters, "clusters")
     least = format_probability(min(1.0, one.family * one.smallest_p))
-    return f"no result could be significant with {units}{family} (the smallest possible p is {least})"
+    measured = f"{number:,} {unit}"
+    if one.smallest_p > least_p(number):  # random swaps measure no smaller share than one of them
+        measured = f"the random swaps of {measured}"
+    return f"no result could be significant with {measured}{family} (the smallest possible p is {least})"
 
 
 def _p_words(one: Comparison) -> str:

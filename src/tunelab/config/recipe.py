@@ -178,7 +178,8 @@ class DataSettings(Section):
     )
     date: Date | None = Field(
         None,
-        description="Date (2026-01-31) for a chat template that writes one (Llama 3.2). null: today; the run keeps it.",
+        description="Date (2026-01-31) for a chat template that writes one (Llama 3.2). null: today, in a study "
+        "its first day; the run keeps it.",
     )
     thoughts: Literal["last", "each"] | None = Field(
         None,

@@ -31,6 +31,7 @@ TOKENISING_SOURCES = (
     "vocabulary.py",
     "templates.py",
     "thoughts.py",
+    "opened_thoughts.py",
     "template_date.py",
     "messages.py",
     "select.py",

@@ -1,7 +1,8 @@
 """The date that a chat template writes, fixed: a run's rows, prompts and published template all have the same one.
 
 Templates ask for it with `strftime_now(format)` (Llama 3.2's and others), a function of transformers and of other
-programs that returns today. A macro of that name in front of the template takes its place and is stored with it.
+programs that returns today. A macro of that name in front of the template takes its place and is stored with it. The
+jobs of a study, which may run on several days, all take the day on which the study began.
 """
 
 from __future__ import annotations
@@ -9,10 +10,30 @@ from __future__ import annotations
 import datetime
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 FUNCTION = "strftime_now"
 _CALL = re.compile(FUNCTION + r"\s*\(\s*(['\"])(.*?)\1\s*\)")
 _FIXED = re.compile(r"\{#- date: (\d{4}-\d\d-\d\d) -#\}")
+
+_day: ContextVar[datetime.date | None] = ContextVar("day", default=None)
+
+
+@contextmanager
+def rendered_on(day: datetime.date) -> Iterator[None]:
+    """Within the block, templates that ask for today's date are fixed to this one, on whatever day they are loaded."""
+    token = _day.set(day)
+    try:
+        yield
+    finally:
+        _day.reset(token)
+
+
+def day_of_rendering() -> datetime.date:
+    """The date that a template is fixed to where its recipe names none."""
+    return _day.get() or datetime.date.today()
 
 
 def writes_date(template: str | None) -> bool:

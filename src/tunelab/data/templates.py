@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunelab.data.messages import Conversation, Message, with_thoughts_apart
+from tunelab.data.opened_thoughts import open_thoughts
 from tunelab.data.rendering import rendered
 from tunelab.errors import BadRow, ModelError, TunelabError, UsageError
 from tunelab.failures import sentence
@@ -220,11 +221,15 @@ class ChatTemplate:
             raise _changed_text()
         self._check_turns_are_there([turn for turn in turns if turn["role"] != "assistant"], real)
         dropped = [mark for mark in thoughts if mark not in marks]
-        last = len(answers) - 1
-        if f"\ue000{last}\ue002" in dropped:
+        last, header = len(answers) - 1, self._header(turns)
+        was_opened = answers[last].in_loss and open_thoughts(pieces, last, header)
+        if was_opened:
+            dropped = [mark for mark in (f"\ue000{n}\ue002" for n in range(last)) if mark not in marks]
+            thoughts.setdefault(f"\ue000{last}\ue002", "")
+        elif f"\ue000{last}\ue002" in dropped:
             raise BadRow("the chat template drops the thoughts of the last answer", "use one that shows them")
         in_loss = [one.in_loss and (n == last or not dropped) for n, one in enumerate(answers)]
-        return self._thinking_section(pieces, {**texts, **thoughts}, in_loss, self._header(turns)), bool(dropped)
+        return self._thinking_section(pieces, {**texts, **thoughts}, in_loss, header), bool(dropped)
 
     def _header(self, turns: list[dict[str, str]]) -> str:
         """What the generation prompt adds to the turns before the first answer."""

@@ -1,7 +1,8 @@
 """Answers that begin with thoughts, under chat templates that write thoughts in their own way and drop earlier ones.
 
 Qwen3's template shows the thoughts of the last answer only. So a conversation of several such answers is not what a
-model sees when it answers the first of them. `data.thoughts` says what to do:
+model sees when it answers the first of them. Nor is it where the generation prompt opens the thoughts (DeepSeek-R1's,
+QwQ's): there an answer without thoughts is one whose thoughts are empty. `data.thoughts` says what to do:
 
     last   only the last answer is in the loss where the template drops the thoughts of earlier ones
     each   one example per answer, in which it is the last one

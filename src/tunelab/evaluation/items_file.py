@@ -30,10 +30,9 @@ from tunelab.errors import BadRow, DataError, UsageError
 from tunelab.evaluation.benchmark import Benchmark, BenchmarkOptions, Example, Graded, Item, Response, Score, Scored
 from tunelab.evaluation.benchmarks._scores import cut_warnings, is_cut, mean_score, truncated_warnings
 from tunelab.evaluation.match_rules import MATCHES, Match, matches, normalized, number_of
-from tunelab.evaluation.multiple_choice import by_cluster, grade_choice
+from tunelab.evaluation.multiple_choice import by_cluster, grade_choice, near_chance
 from tunelab.evaluation.probabilities import probability_scores
 from tunelab.statistics.standard_errors import clustered_mean_with_error
-from tunelab.units import format_number, format_with_error
 
 FIELDS = ("prompt", "answer", "choices", "match", "id", "group", "metadata")
 
@@ -192,7 +191,9 @@ def summarise(graded: Sequence[Graded], options: Options) -> Scored:
     facts: dict[str, Any] = {"prompts_truncated": sum(one.response.truncated_tokens > 0 for one in graded)}
     if of_choices:
         chance = math.fsum(1 / len(one.response.choices) for one in graded) / len(graded)
-        warnings += _near_chance(scores[0], chance)
+        right = [score for score in scores if score.name != "accuracy_norm"]
+        widest = max(right, key=lambda score: score.error or 0.0)
+        warnings += near_chance(widest, round(scores[0].value * scores[0].n), chance) if len(graded) > 1 else []
         facts |= {"ties": sum(int(one.values["tied"]) for one in graded), "chance": chance}
     else:
         warnings += _only_contained(graded)
@@ -332,15 +333,6 @@ def _right_choice(row: Mapping[str, Any], choices: Sequence[str]) -> int:
 def _accuracies(graded: Sequence[Graded], names: Sequence[str]) -> list[Score]:
     protocol = {"error": "standard error of the mean over items"}
     return [mean_score(name, [one.values[name] for one in graded], protocol) for name in names]
-
-
-def _near_chance(score: Score, chance: float) -> list[str]:
-    if score.error is None or abs(score.value - chance) > 2 * score.error:
-        return []
-    return [
-        f"{score.name} {format_with_error(score.value, score.error)} is within two standard errors of chance "
-        f"({format_number(chance, 2)})"
-    ]
 
 
 def _only_contained(graded: Sequence[Graded]) -> list[str]:

@@ -127,10 +127,15 @@ def choice_facts(graded: Sequence[Graded]) -> dict[str, Any]:
     }
 
 
-def _near_chance(score: Score, right: int, chance: float) -> list[str]:
+def near_chance(score: Score, right: int, chance: float) -> list[str]:
     """A doubt if a model that guesses could have this accuracy, or if it is below chance.
 
     Few items have a standard error of 0 where all are wrong or all right, so the exact binomial test must agree.
+
+    Args:
+        right: how many of the score's items are right.
+        chance: the mean over the items, if their numbers of choices differ: right guesses then vary less than the
+            binomial test assumes (Hoeffding 1956), which makes its p an upper bound.
     """
     error, p = score.error or 0.0, binomial_p(right, score.n, chance)
     shown = format_with_error(score.value, error) if error else format_significant(score.value)
@@ -154,7 +159,7 @@ def doubts(graded: Sequence[Graded], scores: Sequence[Score], chance: float) -> 
     known = [score for score in scores if score.error is not None]
     widest = max(known, key=lambda score: score.error or 0.0, default=None)
     if widest is not None and widest.error is not None:
-        found += _near_chance(widest, round(widest.value * widest.n), chance)
+        found += near_chance(widest, round(widest.value * widest.n), chance)
     counts = Counter(int(one.values["chosen"]) for one in graded)
     for place, count in counts.most_common(1):
         if len(graded) > 1 and count > LETTER_SHARE * len(graded):

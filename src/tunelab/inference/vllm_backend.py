@@ -119,7 +119,7 @@ def lora_rank(folder: Path) -> int:
     """Rank of an adapter that vLLM can run.
 
     Raises:
-        ModelError: the folder has no adapter.
+        ModelError: the folder has no adapter, or a pickled one.
         UsageError: the adapter has what vLLM lacks, or would ignore.
     """
     try:
@@ -128,6 +128,8 @@ def lora_rank(folder: Path) -> int:
         raise ModelError(
             f"{folder}: no adapter found (no adapter_config.json)", "give a folder saved by PEFT or tunelab"
         ) from None
+    if not (folder / "adapter_model.safetensors").exists():
+        raise ModelError(f"{folder}: no adapter_model.safetensors", "pickled adapters can run code and are not loaded")
     lacking = [key for key in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern") if config.get(key)]
     lacking += ["bias"] if config.get("bias", "none") != "none" else []
     if lacking:
@@ -155,8 +157,8 @@ def loading_arguments(model: VllmModel, length: int) -> dict[str, Any]:
     for key in ("revision", "tokenizer_revision", "quantization"):
         if getattr(model, key) is not None:
             arguments[key] = getattr(model, key)
-    if model.quantization == "bitsandbytes":
-        arguments["load_format"] = "bitsandbytes"
+    # Never "auto", which also unpickles; vLLM reads bitsandbytes' files in a way of its own, from safetensors first.
+    arguments["load_format"] = "bitsandbytes" if model.quantization == "bitsandbytes" else "safetensors"
     if model.adapter is not None:
         least = lora_rank(model.adapter)
         allowed = next(rank for rank in LORA_RANKS if rank >= least)

@@ -6,12 +6,14 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 from weakref import WeakKeyDictionary
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -22,7 +24,7 @@ from tunelab.failures import is_of_machine, sentence
 from tunelab.models.checkpoint_files import no_pickles
 from tunelab.models.finite import check_files_finite
 from tunelab.models.folder_files import json_object
-from tunelab.models.forward import linear_names, underlying
+from tunelab.models.forward import linear_names, stacked_weights, underlying
 from tunelab.models.lora_linear import use_dense_lora
 from tunelab.models.quantized_linear import quantized_layers
 from tunelab.units import format_bytes
@@ -228,17 +230,46 @@ def _check_method(file: Path) -> None:
 
 
 def _check_complete(adapted: PeftModel, folder: Path) -> None:
-    """Check that every LoRA matrix of the model comes from the file, and that every matrix in the file was used."""
+    """Check that every LoRA matrix of the model comes from the file, and that every weight in the file was used."""
     with safe_open(folder / "adapter_model.safetensors", "pt") as file:
         stored = set(file.keys())
     wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    lacking, left = sorted(wanted - stored), sorted(name for name in stored - wanted if "lora_" in name)
+    # Other weights that PEFT stores are the base's own: embeddings of a larger vocabulary, biases.
+    own = {name.replace(".base_layer.", ".") for name in adapted.state_dict()}
+    lacking = sorted(wanted - stored)
+    left = sorted(name for name in stored - wanted if name.replace(".base_layer.", ".") not in own)
     if lacking or left:
         what = f"missing key {lacking[0]}" if lacking else f"unexpected key {left[0]}"
         raise ModelError(
             f"{folder}: the adapter does not fit {type(underlying(adapted)).__name__}: {what}",
             "load it on the base model it was trained on",
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Which weights of a base have an adapter.
+
+    Args:
+        layers: with an adapter.
+        weights: of these layers.
+        stacked_tensors: experts' weights [experts, out, in], which are no linear layers: they have none.
+        stacked_weights: in these tensors.
+    """
+
+    layers: int
+    weights: int
+    stacked_tensors: int
+    stacked_weights: int
+
+
+def coverage(model: PeftModel) -> Coverage:
+    """Count what of the model's base has an adapter, and what of it cannot have one."""
+    base = underlying(model)
+    adapted = [module for module in base.modules() if isinstance(module, LoraLayer)]
+    stacked = stacked_weights(base)
+    widths = [layer.in_features * layer.out_features for layer in adapted]
+    return Coverage(len(adapted), sum(widths), len(stacked), sum(stacked.values()))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -22,7 +22,7 @@ def weight_files(folder: Path) -> list[str]:
     """The safetensors files of a checkpoint: those that its index names, or the only one.
 
     Raises:
-        ModelError: there are none, or the index names anything but safetensors files next to it.
+        ModelError: there are none, or the index names anything but safetensors files next to it; or there are both.
     """
     index = folder / INDEX
     if not index.exists():
@@ -31,6 +31,11 @@ def weight_files(folder: Path) -> list[str]:
         raise ModelError(f"{folder}: no safetensors weights", NOT_UNPICKLED)
     check_config_files(folder)
     named = set(json_object(index)["weight_map"].values())
+    if (folder / SINGLE).exists() and named != {SINGLE}:
+        raise ModelError(
+            f"{folder} has both {SINGLE} and {INDEX}, which names other files: programs differ in which they load",
+            "remove the one that is not this model's",
+        )
     return sorted(named)
 
 
@@ -45,6 +50,24 @@ def tensor_count(folder: Path) -> int | None:
     except (OSError, ModelError, KeyError, TypeError, SafetensorError):
         return None
     return None
+
+
+def tensor_count_on_hub(name: str, revision: str | None) -> int | None:
+    """Tensors in a hub model's weight files: from the cache, the hub's index, or the header of the only file.
+
+    None = unknown: the hub does not answer, or has no safetensors.
+    """
+    for file in (INDEX, SINGLE):
+        cached = try_to_load_from_cache(name, file, revision=revision)
+        if isinstance(cached, str):
+            return tensor_count(Path(cached).parent)
+    api = HfApi()
+    try:
+        if api.file_exists(name, INDEX, revision=revision):
+            return tensor_count(Path(api.hf_hub_download(name, INDEX, revision=revision)).parent)
+        return len(api.parse_safetensors_file_metadata(name, SINGLE, revision=revision).tensors)
+    except Exception:  # offline, gated, of another format: what loads the model next says why
+        return None
 
 
 @contextmanager

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tunelab.errors import ModelError
+from tunelab.files import read_json
 
 REMEDY = "restore the file, or download the model again"
 NOT_UNPICKLED = "pickled weights can run code and are not loaded; save the model with save_pretrained to convert it"
@@ -53,7 +53,7 @@ def check_tokenizer_files(folder: Path) -> None:
             json_object(folder / name)
     for pattern in TEMPLATE_FILES:
         for file in folder.glob(pattern):
-            _text(file)
+            _check_text(file)
 
 
 def check_tokenizer_json(folder: Path) -> None:
@@ -71,31 +71,19 @@ def check_tokenizer_json(folder: Path) -> None:
 
 
 def json_object(file: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """The object in a JSON file of a model.
 
     Raises:
         ModelError: the file is something else.
     """
-    try:
-        found = json.loads(_text(file))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{file}: not JSON: {error}", REMEDY) from None
-    if not isinstance(found, dict):
-        raise ModelError(f"{file}: expected a JSON object, got {_kind(found)}", REMEDY)
-    return found
+    return read_json(file, ModelError, REMEDY)
 
 
-def _text(file: Path) -> str:
+def _check_text(file: Path) -> None:
     try:
-        return file.read_text(encoding="utf-8")
+        file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ModelError(f"{file}: not UTF-8 at byte {error.start}", REMEDY) from None
-
-
-def _kind(value: Any) -> str:
-    return (
-        "null" if value is None else {"list": "a list", "str": "a string"}.get(type(value).__name__, repr(value)[:40])
-    )
 
 
 def _check_index(file: Path, index: Mapping[str, Any]) -> None:

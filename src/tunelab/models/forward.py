@@ -64,6 +64,17 @@ def linear_names(model: PreTrainedModel) -> list[str]:
     return [name for name, module in model.named_modules() if _is_linear(module) and module is not head]
 
 
+def stacked_weights(model: PreTrainedModel) -> dict[str, int]:
+    """Numbers of weights, by name, in the stacked tensors [experts, out, in] of mixtures: they are no linear layers."""
+    return {
+        f"{name}.{last}" if name else last: parameter.numel()
+        for name, module in model.named_modules()
+        if not isinstance(module, nn.modules.conv._ConvNd)
+        for last, parameter in module.named_parameters(recurse=False)
+        if parameter.dim() == 3 and min(parameter.shape) > 1
+    }
+
+
 def _is_linear(module: nn.Module) -> bool:
     """Whether a module gives x W^T + b: a router that derives from nn.Linear gives a tuple of scores and choices."""
     if not isinstance(module, nn.Linear) or type(module).forward in (nn.Linear.forward, QuantizedLinear.forward):

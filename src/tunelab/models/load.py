@@ -7,8 +7,9 @@ files lack is an error, since it would otherwise be initialized at random withou
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from contextlib import suppress
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,27 @@ from tunelab.failures import chain, in_words, is_of_machine, sentence
 from tunelab.files import cache_home, write_text_atomically
 from tunelab.hub import hub_access, why_unreachable
 from tunelab.models.allocator import keep_freed_memory
-from tunelab.models.checkpoint_files import INDEX, checkpoint_folder, no_pickles, tensor_count, weight_files
+from tunelab.models.checkpoint_files import (
+    INDEX,
+    SINGLE,
+    checkpoint_folder,
+    no_pickles,
+    tensor_count,
+    tensor_count_on_hub,
+    weight_files,
+)
+from tunelab.models.complete import check_head, check_nothing_left_over, check_shapes, lacking
 from tunelab.models.finite import check_model_finite
-from tunelab.models.folder_files import REMEDY, check_config_files, check_tokenizer_files, check_tokenizer_json
+from tunelab.models.folder_files import CONFIG, REMEDY, check_config_files, check_tokenizer_files, check_tokenizer_json
 from tunelab.models.formats._format import WeightFormat
 from tunelab.models.precision import check_format, stored_format
-from tunelab.models.quantized_load import lacking, load_quantized
+from tunelab.models.quantized_load import load_quantized
 
 #: Layers, or experts of a layer, of a model whose weight files are not here to be counted.
 MOST_PARTS = 10_000
+
+#: Models whose planned size was checked in this process: name, revision, and what changes with their files.
+_planned: set[tuple[Any, ...]] = set()
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -66,8 +79,7 @@ def load_tokenizer(
         _check_code(name, revision)
     try:
         with hub_access(name):
-            if (Path(name) / "config.json").exists():
-                _check_planned_size(name, revision)
+            _check_planned_size(name, revision)
             tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # what a broken tokenizer.json raises is not documented
         check_tokenizer_json(Path(name))
@@ -138,7 +150,7 @@ def _load_dense(name: str, dtype: torch.dtype, revision: str | None, trust_remot
     if (Path(name) / INDEX).exists():
         weight_files(Path(name))
     model: PreTrainedModel
-    with no_pickles():
+    with no_pickles(), _without_report():
         model, info = AutoModelForCausalLM.from_pretrained(
             name,
             revision=revision,
@@ -146,11 +158,32 @@ def _load_dense(name: str, dtype: torch.dtype, revision: str | None, trust_remot
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
             attn_implementation="sdpa",
         )
+    check_shapes(name, info["mismatched_keys"])
     if info["missing_keys"]:
         raise lacking(name, model, info["missing_keys"])
+    check_nothing_left_over(name, model, info["unexpected_keys"])
+    head = model.get_output_embeddings()
+    if head is not None and model.config.get_text_config().tie_word_embeddings:
+        check_head(name, model, head.weight, model.get_input_embeddings().weight)
     return model
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Without transformers' table of missing, left over and misshapen weights: they are errors here, by name."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger.addFilter(is_wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_wanted)
 
 
 def load_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -165,8 +198,7 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
         _check_code(name, revision)
     try:
         with hub_access(name):
-            if Path(name).is_dir():
-                _check_planned_size(name, revision)
+            _check_planned_size(name, revision)
             return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # the code of any architecture
         raise _explained(error, "model", name, revision) from error
@@ -205,9 +237,21 @@ def _code_references(name: str, revision: str | None) -> list[str]:
 
 
 def _check_planned_size(name: str, revision: str | None) -> None:
-    """Refuse a configuration with more layers than the weight files have tensors, before anything is built from it."""
-    stored = tensor_count(Path(name))
-    config, _ = PretrainedConfig.get_config_dict(name, revision=revision)
+    """Refuse a configuration with more layers than the weight files have tensors, before anything is built from it.
+
+    Once for the same files, since every command reads the configuration several times.
+    """
+    folder = Path(name)
+    files = [_state(folder / file) for file in (CONFIG, INDEX, SINGLE) if (folder / file).exists()]
+    if (seen := (name, revision, *files)) in _planned or (folder.is_dir() and not (folder / CONFIG).exists()):
+        return
+    try:
+        config, _ = PretrainedConfig.get_config_dict(name, revision=revision)
+    except Exception:
+        if folder.is_dir():
+            raise
+        return  # what loads it from the hub next says why it cannot
+    stored = tensor_count(folder) if folder.is_dir() else tensor_count_on_hub(name, revision)
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         for key, value in part.items():
             is_layers = key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -215,6 +259,7 @@ def _check_planned_size(name: str, revision: str | None) -> None:
             if (is_layers or key.endswith("experts")) and isinstance(value, int) and value > most:
                 has = f"its weight files have {stored:,} tensors" if most == stored else f"expected at most {most:,}"
                 raise ModelError(f"{name}: config.json: {key} is {value:,}, but {has}", "restore the file")
+    _planned.add(seen)
 
 
 def context_window(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> int | None:

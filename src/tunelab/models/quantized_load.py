@@ -6,7 +6,7 @@ released: memory never holds more than the quantized model and one tensor of the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from transformers.pytorch_utils import Conv1D
 
 from tunelab.errors import ModelError
 from tunelab.models.checkpoint_files import CheckpointFiles
+from tunelab.models.complete import check_head, check_nothing_left_over, check_shapes, lacking
 from tunelab.models.formats._format import WeightFormat
-from tunelab.models.forward import linear_names
+from tunelab.models.forward import linear_names, stacked_weights
 from tunelab.models.quantized_linear import QuantizedLinear, quantized_layers
 
 
@@ -46,7 +47,9 @@ def load_quantized(
         ModelError: a name in `skip` is not a linear layer; a weight is missing, misshapen, or cannot be quantized.
     """
     model = empty_model(config, dtype, trust_remote_code)
-    known = [name for name, _ in model.named_parameters()]
+    all_names = set(model.state_dict())
+    buffers = {name for name, _ in model.named_buffers()} & all_names  # Gemma 4 stores a scale of each layer as one
+    known = {name for name, _ in model.named_parameters()} | buffers  # tied ones once
     files = CheckpointFiles(folder, known, model.base_model_prefix)
     for name in layers_to_quantize(model, skip):
         if is_stored and not any(
@@ -67,17 +70,15 @@ def load_quantized(
     tied = _tied_head(model, files)
     for stored in files:
         name = tied.get(stored, stored)
-        if name in read or name not in known:
-            continue
-        parent, _, last = name.rpartition(".")
-        expected = model.get_parameter(name)
-        tensor = files.tensor(stored)
-        if tensor.shape != expected.shape:
-            raise ModelError(f"{folder}: {name} is {tuple(tensor.shape)}, the model expects {tuple(expected.shape)}")
-        placed = tensor.to(device, dtype, copy=True)  # a copy, so that the file can be released
-        setattr(model.get_submodule(parent), last, nn.Parameter(placed, requires_grad=False))
+        if name in known and name not in read:
+            _place(model, name, files.tensor(stored).to(device), dtype, str(folder))
+            read.add(name)
     model.tie_weights()
-    _check_complete(model, folder)
+    unread = {name for name, parameter in model.named_parameters() if parameter.is_meta}
+    if missing := unread | (buffers - read):
+        raise lacking(str(folder), model, missing)
+    unused = [name for name in files if tied.get(name, name) not in read | all_names]
+    check_nothing_left_over(str(folder), model, unused)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
@@ -95,13 +96,36 @@ def empty_model(config: Any, dtype: torch.dtype, trust_remote_code: bool) -> Pre
     return model
 
 
+def _place(model: PreTrainedModel, name: str, tensor: Tensor, dtype: torch.dtype, where: str) -> None:
+    """Set a parameter of the model to a stored tensor in `dtype`, or a buffer in the dtype that it has.
+
+    Raises:
+        ModelError: it has another shape.
+    """
+    parent, _, last = name.rpartition(".")
+    module = model.get_submodule(parent)
+    expected = getattr(module, last)
+    check_shapes(where, [(name, tensor.shape, expected.shape)] if tensor.shape != expected.shape else [])
+    # Copies, so that the file can be released.
+    if last in module._buffers:
+        setattr(module, last, tensor.to(expected.dtype, copy=True))
+    else:
+        setattr(module, last, nn.Parameter(tensor.to(dtype, copy=True), requires_grad=False))
+
+
 def _tied_head(model: PreTrainedModel, files: CheckpointFiles) -> dict[str, str]:
-    """Maps the head's weight to the embedding's, if they are tied and the checkpoint has it only as the head's."""
+    """Maps the head's weight to the embedding's, if they are tied and the checkpoint has it only as the head's.
+
+    Raises:
+        ModelError: it has both, and they differ.
+    """
     if not model.config.get_text_config().tie_word_embeddings:
         return {}
     names = {module: f"{name}.weight" for name, module in model.named_modules()}
     head = names.get(model.get_output_embeddings(), "")
     embedding = names[model.get_input_embeddings()]
+    if head in files and embedding in files:
+        check_head(str(files.folder), model, files.tensor(head), files.tensor(embedding))
     return {head: embedding} if head in files and embedding not in files else {}
 
 
@@ -126,13 +150,7 @@ def layers_to_quantize(model: PreTrainedModel, skip: Sequence[str] = ()) -> list
 
 def _refuse_stacked(model: PreTrainedModel) -> None:
     """Raise a ModelError if most of a mixture of experts would stay as it is: its weights [experts, out, in]."""
-    stacked = [
-        f"{name}.{last}" if name else last
-        for name, module in model.named_modules()
-        if not isinstance(module, nn.modules.conv._ConvNd)
-        for last, parameter in module.named_parameters(recurse=False)
-        if parameter.dim() == 3 and min(parameter.shape) > 1
-    ]
+    stacked = list(stacked_weights(model))
     if stacked:
         raise ModelError(
             f"{type(model).__name__} is a mixture of experts, which cannot be quantized: {stacked[0]} and "
@@ -171,19 +189,3 @@ def _packed(layer: QuantizedLinear, tensors: dict[str, Tensor], is_stored: bool)
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, module)
-
-
-def _check_complete(model: PreTrainedModel, folder: Path) -> None:
-    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    if missing:
-        raise lacking(str(folder), model, missing)
-
-
-def lacking(name: str, model: PreTrainedModel, missing: Collection[str]) -> ModelError:
-    """The error for a checkpoint that lacks these weights of the model."""
-    first = sorted(missing)
-    shown = ", ".join(first[:3]) + (f" and {len(first) - 3} more" if len(first) > 3 else "")
-    return ModelError(
-        f"{name}: the weight files lack {len(first)} weights of {type(model).__name__}: {shown}",
-        "they would be random; use a complete causal language model checkpoint",
-    )

@@ -15,7 +15,7 @@ from tunelab.data.prepared import PreparedData, SourceRecord, cache_key, cached,
 from tunelab.data.prepared import prepare as tokenize
 from tunelab.data.reader import LoadedSource, check_source, load_examples
 from tunelab.data.select import mix, sample, split_held_out
-from tunelab.data.template_date import fixed_date, with_fixed_date, writes_date
+from tunelab.data.template_date import day_of_rendering, fixed_date, with_fixed_date, writes_date
 from tunelab.data.templates import AUTO, Template, get_template, resolved_name
 from tunelab.data.thoughts import one_per_answer
 from tunelab.data.tokenize import RowEncoder
@@ -100,7 +100,7 @@ def _with_data(recipe: Recipe, **changes: Any) -> Recipe:
 def load_recipe_tokenizer(recipe: Recipe, beside: Path | None = None, *, keep_date: bool = False) -> Any:
     """The tokenizer that a recipe names: its own, or the model's; with the recipe's chat template if it names one.
 
-    A chat template that writes today's date is fixed to `data.date`, or else to today.
+    A chat template that writes today's date is fixed to `data.date`, or else to today (in a study: to its first day).
 
     Args:
         beside: an adapter's folder, whose tokenizer comes before the model's if it has one.
@@ -137,7 +137,7 @@ def _fix_date(tokenizer: Any, data: DataSettings) -> None:
             f"data.date is {data.date}, but the chat template's date is fixed to {fixed}", "omit data.date"
         )
     if writes_date(template) and data.template in ("chat", AUTO):
-        day = datetime.date.fromisoformat(data.date) if data.date else datetime.date.today()
+        day = datetime.date.fromisoformat(data.date) if data.date else day_of_rendering()
         tokenizer.chat_template = with_fixed_date(template, day)
     elif data.date is not None:
         raise UsageError(f"data.date is {data.date}, but the chat template writes no date", "omit data.date")

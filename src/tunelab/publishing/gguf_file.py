@@ -13,8 +13,8 @@ Source: the GGUF specification (ggml, docs/gguf.md), llama.cpp's converter and m
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tunelab.errors import ModelError, UsageError
-from tunelab.files import fsync_directory
+from tunelab.files import file_written_atomically
 from tunelab.publishing.gguf_tokenizer import TextStart, add_tokenizer, model_name, special_texts
 
 if TYPE_CHECKING:
@@ -105,22 +105,18 @@ def write_gguf(
     gguf = _gguf()
     _check_supported(model)
     stored = _stored_tensors(model, kind)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    writer = gguf.GGUFWriter(temporary, _architecture(model))
-    try:
-        vocabulary = model.get_input_embeddings().weight.shape[0]
-        strips = add_tokenizer(writer, tokenizer, vocabulary, start=start, stop_token_ids=stop_token_ids)
-        writer.add_name(model_name(name, strips, special_texts(tokenizer)))
-        _add_shape(writer, model, kind)
-        _write_tensors(writer, stored)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        fsync_directory(path.parent)
-    except BaseException:
-        writer.close()
-        temporary.unlink(missing_ok=True)
-        raise
+    with file_written_atomically(path) as temporary:
+        writer = gguf.GGUFWriter(temporary, _architecture(model))
+        try:
+            vocabulary = model.get_input_embeddings().weight.shape[0]
+            strips = add_tokenizer(writer, tokenizer, vocabulary, start=start, stop_token_ids=stop_token_ids)
+            writer.add_name(model_name(name, strips, special_texts(tokenizer)))
+            _add_shape(writer, model, kind)
+            _write_tensors(writer, stored)
+        except BaseException:
+            with suppress(OSError):  # what is buffered does not fit on a full disk either
+                writer.close()
+            raise
 
 
 def _write_tensors(writer: GGUFWriter, stored: Sequence[Stored]) -> None:

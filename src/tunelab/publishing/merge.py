@@ -58,7 +58,7 @@ from tunelab.preparation.model import checkpoint_dtype, load_base
 from tunelab.preparation.published import published_tokenizer, set_end_tokens
 from tunelab.preparation.rows import prepare_with, rows_to_keep, table_rows
 from tunelab.progress import Progress, silent
-from tunelab.publishing.stored_layers import can_be_stored, check_stored_layers, format_of_sum
+from tunelab.publishing.stored_layers import check_stored_layers, format_of_sum, storable
 from tunelab.records.runs import Run, open_run, resume_command
 
 #: A merge that keeps less than this share of the adapter's improvement is refused unless forced.
@@ -199,8 +199,7 @@ def compare_merges(
     """
     run, recipe, tokenizer = _opened(run, base)
     rows = _rows_to_compare(run, tokenizer, recipe, progress)
-    forms = {name: format_of_sum(recipe, name) for name in merge_formats(recipe)}
-    formats = [name for name, form in forms.items() if form is None or can_be_stored(recipe, form)]
+    formats = storable(recipe, {name: format_of_sum(recipe, name) for name in merge_formats(recipe)})
     progress("measuring", 0, len(formats) + 1, "loading the trained model")
     trained = _trained(recipe, run, rows)
     found: dict[str, MergeFormat] = {}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+from torch import nn
 
 from tunelab import plugins
 from tunelab.config import Recipe
@@ -27,17 +30,29 @@ def check_stored_layers(recipe: Recipe, form: WeightFormat) -> None:
     Raises:
         ModelError: a layer cannot be stored that way, or is no linear layer; or the configuration is not available.
     """
+    check_loadable(form, _layers(recipe))
+
+
+def storable(recipe: Recipe, forms: Mapping[str, WeightFormat | None]) -> list[str]:
+    """The names whose format passes check_stored_layers(), and those without one (dense); the model is built once."""
+    try:
+        layers = _layers(recipe)
+    except ModelError:  # a mixture of experts, which no format stores
+        return [name for name, form in forms.items() if form is None]
+    return [name for name, form in forms.items() if form is None or _is_loadable(form, layers)]
+
+
+def _layers(recipe: Recipe) -> dict[str, nn.Module]:
+    """The layers of the recipe's model that a format quantizes, without their weights."""
     model = recipe.model
     config = load_config(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
     empty = empty_model(config, torch.bfloat16, model.trust_remote_code)
-    names = layers_to_quantize(empty, recipe.precision.skip)
-    check_loadable(form, {name: empty.get_submodule(name) for name in names})
+    return {name: empty.get_submodule(name) for name in layers_to_quantize(empty, recipe.precision.skip)}
 
 
-def can_be_stored(recipe: Recipe, form: WeightFormat) -> bool:
-    """Whether check_stored_layers() passes."""
+def _is_loadable(form: WeightFormat, layers: Mapping[str, nn.Module]) -> bool:
     try:
-        check_stored_layers(recipe, form)
+        check_loadable(form, layers)
     except ModelError:
         return False
     return True

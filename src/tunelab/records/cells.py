@@ -11,6 +11,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -179,6 +180,21 @@ def _keep_questions(study: Study, folder: Path) -> None:
 def _is_result(path: Path) -> bool:
     record, _ = unstamped(read_json(path), path)
     return record["status"] == "done" and bool(record["benchmark"])
+
+
+def first_day(folder: Path) -> date:
+    """The date (UTC) on which the study in a directory began: the one that its chat templates write.
+
+    Raises:
+        RunError: the directory does not say.
+    """
+    found = read_json(folder / CREATED_FILE).get("created")
+    try:
+        return datetime.fromisoformat(str(found)).date()
+    except ValueError:
+        raise RunError(
+            f"{folder / CREATED_FILE}: created: expected a date, got {found!r}", "restore it from a copy"
+        ) from None
 
 
 def read_study(folder: Path | str) -> tuple[Study, list[Cell]]:

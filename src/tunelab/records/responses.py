@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from tunelab.errors import RunError
-from tunelab.files import read_json_lines, truncate_file
+from tunelab.files import named_failures, read_json_lines, truncate_file
 from tunelab.records.old_format import likelihood_renamed, stamped, unstamped
 
 Record = dict[str, Any]
@@ -122,7 +122,8 @@ class ResponseFile:
         """Sync appended records to disk and close; a second call does nothing."""
         if not self._file.closed:
             try:
-                os.fsync(self._file.fileno())
+                with named_failures(self.path):
+                    os.fsync(self._file.fileno())
             finally:
                 self._file.close()
 
@@ -158,8 +159,9 @@ class ResponseFile:
 
     def _write(self, value: Record) -> None:
         line = memoryview(json_line(value))
-        while line:  # an unbuffered write may be partial (a full disk raises)
-            line = line[self._file.write(line) :]
+        with named_failures(self.path):
+            while line:  # an unbuffered write may be partial (a full disk raises)
+                line = line[self._file.write(line) :]
 
 
 def json_line(value: Record) -> bytes:

@@ -142,7 +142,7 @@ def comparisons_table(report: StudyReport) -> StudyTable:
         "Detectable: the minimum detectable difference, the smallest true one that is shown with 80 % power."
     )
     if not all(one.could_be_shown for one in report.comparisons):
-        caption += " None: no result could be significant with so few items."
+        caption += " None: no result could be significant with so few items, or random swaps of them."
     return StudyTable("Comparisons", caption, tuple(column for column, _ in makers), rows)
 
 

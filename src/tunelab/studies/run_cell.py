@@ -14,10 +14,11 @@ from tunelab import plugins
 from tunelab.allowed_code import Allowed, allow_copy, allowed_code, only_allowed
 from tunelab.config import Recipe
 from tunelab.config.study import HELD_OUT, OF_EVERY_BENCHMARK, Study
+from tunelab.data.template_date import rendered_on
 from tunelab.errors import SAME_COMMAND, Interrupted, RunError
 from tunelab.files import read_json, write_text_atomically, write_text_once
 from tunelab.progress import Progress, named, silent
-from tunelab.records.cells import RECORDS, Cell, keep_cell, read_cell, read_study
+from tunelab.records.cells import RECORDS, Cell, first_day, keep_cell, read_cell, read_study
 from tunelab.records.runs import Run, open_run
 from tunelab.studies.study_trackers import tracked_evaluation
 from tunelab.training.tracked_run import in_group
@@ -58,7 +59,8 @@ def run_cell(folder: Path | str, key: str, *, allowed: Allowed | None = None, pr
     began = time.monotonic()
     memory: list[Memory] = [] if cell.memory_bytes is None else [(cell.memory_bytes, cell.start_memory_bytes)]
     try:
-        with only_allowed(allowed_code() if allowed is None else allowed, is_closed=True):
+        day = rendered_on(first_day(folder))
+        with day, only_allowed(allowed_code() if allowed is None else allowed, is_closed=True):
             made = _make(study, cell, folder, memory, named(progress, cell.title.removesuffix(": training")))
         cell = replace(cell, status="done", error="", folder=str(made.relative_to(folder)))
     except (Interrupted, KeyboardInterrupt) as stop:

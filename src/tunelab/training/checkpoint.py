@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tunelab.errors import RunError
-from tunelab.files import directory_written_atomically, recover_directory, write_json_atomically
+from tunelab.files import directory_written_atomically, recover_all_in, recover_directory, write_json_atomically
 
 STEP_NAME = re.compile(r"step-(\d{8})")
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
@@ -109,11 +109,7 @@ class CheckpointStore:
         Returns:
             A sentence for each damaged checkpoint, and one that says where training resumes.
         """
-        for leftover in self.folder.glob(".*.old") if self.folder.exists() else ():
-            recover_directory(leftover.with_name(leftover.name.removeprefix(".").removesuffix(".old")))
-            shutil.rmtree(leftover, ignore_errors=True)
-        for leftover in self.folder.glob(".*.tmp") if self.folder.exists() else ():
-            shutil.rmtree(leftover)
+        recover_all_in(self.folder)
         said = [sentence for path in self.paths() if (sentence := _set_aside(path))]
         self._remove_old()
         if said:

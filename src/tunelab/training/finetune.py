@@ -22,7 +22,7 @@ from tunelab.data.loader import TokenTable, TrainingPlan
 from tunelab.data.prepared import save_table
 from tunelab.errors import Interrupted, RunError, TrainingError, TunelabError, UsageError
 from tunelab.failures import in_words, system_error
-from tunelab.files import directory_written_atomically, remove_leftovers
+from tunelab.files import directory_written_atomically, file_written_atomically, recover_all_in
 from tunelab.models.digest import weights_hash
 from tunelab.models.forward import underlying
 from tunelab.notebook import said_in_notebooks, shown_in_notebooks
@@ -144,7 +144,7 @@ def _execute(
 ) -> Run:
     with run.locked() if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
-            remove_leftovers(run.path)
+            recover_all_in(run.path)
         try:
             _train(run, recipe, tokenizer, accelerator, progress, notify if accelerator.is_main_process else unheard)
         except (Interrupted, KeyboardInterrupt) as stop:
@@ -191,8 +191,11 @@ def _train(
         if recipe.train.load_best_at_end:
             checkpoints.check_best()
         resumed = bool(checkpoints.paths())
-        tokenizer.save_pretrained(run.tokenizer)
-        save_table(rows_to_keep(data), run.compared_rows)
+        if "data" not in run.manifest:  # a resumed run has read its own
+            with directory_written_atomically(run.tokenizer) as folder:
+                tokenizer.save_pretrained(folder)
+        with file_written_atomically(run.compared_rows) as temporary:
+            save_table(rows_to_keep(data), temporary)
         run.update_manifest(**opening(run, recipe, data, model, tokenizer, plan, accelerator, resumed))
         run.keep_metrics_up_to(checkpoints.newest_step())
     accelerator.wait_for_everyone()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from peft import PeftModel
 from torch import nn
 
 from tunelab.config import Recipe
 from tunelab.data.loader import TrainingPlan
+from tunelab.models.adapters import coverage
 from tunelab.models.digest import digest
 from tunelab.models.forward import underlying
 from tunelab.models.structure import structure_of
@@ -41,7 +43,7 @@ def forecast(recipe: Recipe, plan: TrainingPlan, model: nn.Module, *, held_out: 
         f"weights, gradients and optimizer state need {format_bytes(least_bytes(recipe, model))}, "
         "activations come on top; the time left is shown from the first step on"
     )
-    warnings = (few_rows_warning(held_out), unpackable_warning(recipe, model))
+    warnings = (few_rows_warning(held_out), unpackable_warning(recipe, model), experts_warning(recipe, model))
     return [*said, *(warning for warning in warnings if warning)]
 
 
@@ -59,6 +61,20 @@ def unpackable_warning(recipe: Recipe, model: nn.Module) -> str | None:
     return (
         "warning: this run can be trained, merged and exported, but tunelab cannot evaluate it or generate with it, "
         f"which needs packed rows ({reason})"
+    )
+
+
+def experts_warning(recipe: Recipe, model: nn.Module) -> str | None:
+    """A warning where the recipe asks for an adapter on more than attention, and a mixture's experts get none."""
+    if not isinstance(model, PeftModel) or recipe.adapter.targets == "attention":
+        return None
+    found = coverage(model)
+    if not found.stacked_tensors:
+        return None
+    return (
+        f"warning: the experts get no adapter: {format_count(found.stacked_weights)} weights in "
+        f"{found.stacked_tensors} stacked tensors, which are not linear layers; it is on {found.layers} linear layers "
+        f"with {format_count(found.weights)} weights (attention, and what all tokens share); method=full trains all"
     )
 
 

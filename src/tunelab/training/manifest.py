@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from peft import PeftModel
 from torch import nn
 
 from tunelab.allowed_code import code_hashes
@@ -14,6 +15,7 @@ from tunelab.config import Recipe, code_names
 from tunelab.data.loader import TrainingPlan
 from tunelab.data.prepared import PreparedData
 from tunelab.errors import RunError, TrainingError
+from tunelab.models.adapters import coverage
 from tunelab.models.digest import digest, weights_hash
 from tunelab.models.forward import underlying
 from tunelab.models.load import model_fingerprint, tokenizer_fingerprint
@@ -71,6 +73,7 @@ def opening(
         "sessions": [*run.manifest.get("sessions", []), session],
         "recipe": run.manifest.get("recipe") or trained_with(recipe),
         "model": {**_base(run, recipe, model), "digest": digest(model).to_json()},
+        "adapter": asdict(coverage(model)) if isinstance(model, PeftModel) else None,
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "code": code_hashes(*code_names(recipe)),
         "data": {

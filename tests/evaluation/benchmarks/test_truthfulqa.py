@@ -221,7 +221,15 @@ def test_scores_have_errors_and_chance(tmp_path: Path) -> None:
     assert mc1.protocol["answers"] == ["hub"]
     assert scored.facts == {"prompts_truncated": 1}
     assert any("1 of 6 prompts exceed the model's context" in one for one in scored.warnings)
-    assert any("mc1 0.83 ± 0.17 is within two standard errors of chance (0.50)" in one for one in scored.warnings)
+    guessing = "mc1 0.83 ± 0.17 of 6 items cannot be told from chance (0.50, exact binomial p = 0.219)"
+    assert any(guessing in one for one in scored.warnings)
+
+
+def test_scores_below_chance_are_named(tmp_path: Path) -> None:
+    item = items(hub_folder(tmp_path, HUB_MOON), Options())[0]
+    responses = [response(item, -1.0, -9.0 - n, -9.0) for n in range(20)]
+    found = summarise([Graded(one, grade(one, Options())) for one in responses], Options()).warnings
+    assert found[0].startswith("mc1 0 is below chance (0.50, exact binomial p < 0.001): wrong answers are preferred")
 
 
 def test_a_score_far_from_chance_has_no_warning(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from tunelab.evaluation.benchmark import (
 )
 from tunelab.evaluation.benchmarks._rows import find_files, read_rows
 from tunelab.evaluation.benchmarks._scores import mean_score, truncated_warnings
+from tunelab.evaluation.multiple_choice import near_chance
 from tunelab.evaluation.probabilities import probability_scores, probability_values
 from tunelab.units import format_number, format_with_error
 
@@ -150,7 +151,10 @@ def summarise(graded: Sequence[Graded], options: Options) -> Scored:
         chance = math.fsum(_chance(name, one.response.target) for one in having) / len(having)
         score = mean_score(name, [one.values[name] for one in having], {**protocol, "chance": chance})
         scores.append(score)
-        warnings += _chance_warnings(score, chance)
+        if name == "mc1" and len(having) > 1:
+            warnings += near_chance(score, round(score.value * score.n), chance)
+        elif name == "mc2":
+            warnings += _mass_near_chance(score, chance)
     return Scored(
         scores=[*scores, *probability_scores(graded, protocol, "mc1")],
         warnings=warnings,
@@ -255,8 +259,13 @@ def _chance(name: str, target: dict[str, Any]) -> float:
     return len(target["mc2_true"]) / (len(target["mc2_true"]) + len(target["mc2_false"]))
 
 
-def _chance_warnings(score: Score, chance: float) -> list[str]:
-    if score.error is None or abs(score.value - chance) > 2 * score.error:
+def _mass_near_chance(score: Score, chance: float) -> list[str]:
+    """As near_chance(), for a share of probability mass, which is not a count of right answers."""
+    if not score.error:
         return []
-    shown = format_with_error(score.value, score.error)
-    return [f"{score.name} {shown} is within two standard errors of chance ({format_number(chance, 2)})"]
+    shown, at = format_with_error(score.value, score.error), f"chance ({format_number(chance, 2)})"
+    if chance - score.value > 2 * score.error:
+        return [f"{score.name} {shown} is below {at} by more than two standard errors: false answers are preferred"]
+    if score.value - chance <= 2 * score.error:
+        return [f"{score.name} {shown} is within two standard errors of {at}"]
+    return []
