@@ -191,7 +191,7 @@ def summarise(graded: Sequence[Graded], options: Options) -> Scored:
     facts: dict[str, Any] = {"prompts_truncated": sum(one.response.truncated_tokens > 0 for one in graded)}
     if of_choices:
         chance = math.fsum(1 / len(one.response.choices) for one in graded) / len(graded)
-        right = [score for score in scores if score.name != "accuracy_norm"]
+        right = [score for score in scores if score.name in ("accuracy", "accuracy_clustered")]
         widest = max(right, key=lambda score: score.error or 0.0)
         warnings += near_chance(widest, round(scores[0].value * scores[0].n), chance) if len(graded) > 1 else []
         facts |= {"ties": sum(int(one.values["tied"]) for one in graded), "chance": chance}
