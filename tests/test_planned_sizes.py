@@ -17,7 +17,7 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from tunelab.config import parse_recipe
 from tunelab.data.loader import TokenTable, TrainingPlan
 from tunelab.errors import ConfigError, ModelError, UsageError
-from tunelab.models import checkpoint_files, load
+from tunelab.models import checkpoint_files, load, planned_size
 from tunelab.models.load import context_window, load_config, load_model, load_tokenizer
 from tunelab.training.setup import training_plan
 
@@ -100,8 +100,8 @@ def on_hub(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> dict[str
             return SimpleNamespace(tensors=dict.fromkeys(map(str, range(21))))
 
     monkeypatch.setattr("tunelab.models.checkpoint_files.HfApi", Hub)
-    monkeypatch.setattr("tunelab.models.load._planned", set())
-    monkeypatch.setattr(load.PretrainedConfig, "get_config_dict", lambda name, **more: (asked["config"], {}))
+    monkeypatch.setattr("tunelab.models.planned_size._planned", set())
+    monkeypatch.setattr(planned_size.PretrainedConfig, "get_config_dict", lambda name, **more: (asked["config"], {}))
     monkeypatch.setattr(load.AutoConfig, "from_pretrained", lambda name, **more: SimpleNamespace(**asked["config"]))
     return asked
 

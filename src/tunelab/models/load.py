@@ -36,25 +36,17 @@ from tunelab.hub import hub_access, why_unreachable
 from tunelab.models.allocator import keep_freed_memory
 from tunelab.models.checkpoint_files import (
     INDEX,
-    SINGLE,
     checkpoint_folder,
     no_pickles,
-    tensor_count,
-    tensor_count_on_hub,
     weight_files,
 )
 from tunelab.models.complete import check_head, check_nothing_left_over, check_shapes, lacking
 from tunelab.models.finite import check_model_finite
-from tunelab.models.folder_files import CONFIG, REMEDY, check_config_files, check_tokenizer_files, check_tokenizer_json
+from tunelab.models.folder_files import REMEDY, check_config_files, check_tokenizer_files, check_tokenizer_json
 from tunelab.models.formats._format import WeightFormat
+from tunelab.models.planned_size import check_planned_size, file_state
 from tunelab.models.precision import check_format, stored_format
 from tunelab.models.quantized_load import load_quantized
-
-#: Layers, or experts of a layer, of a model whose weight files are not here to be counted.
-MOST_PARTS = 10_000
-
-#: Models whose planned size was checked in this process: name, revision, and what changes with their files.
-_planned: set[tuple[Any, ...]] = set()
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -79,7 +71,7 @@ def load_tokenizer(
         _check_code(name, revision)
     try:
         with hub_access(name):
-            _check_planned_size(name, revision)
+            check_planned_size(name, revision)
             tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # what a broken tokenizer.json raises is not documented
         check_tokenizer_json(Path(name))
@@ -198,7 +190,7 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
         _check_code(name, revision)
     try:
         with hub_access(name):
-            _check_planned_size(name, revision)
+            check_planned_size(name, revision)
             return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # the code of any architecture
         raise _explained(error, "model", name, revision) from error
@@ -234,32 +226,6 @@ def _code_references(name: str, revision: str | None) -> list[str]:
         for one in named.values() if isinstance(named, dict) else [named]:
             found += [text for text in (one if isinstance(one, list | tuple) else [one]) if isinstance(text, str)]
     return found
-
-
-def _check_planned_size(name: str, revision: str | None) -> None:
-    """Refuse a configuration with more layers than the weight files have tensors, before anything is built from it.
-
-    Once for the same files, since every command reads the configuration several times.
-    """
-    folder = Path(name)
-    files = [_state(folder / file) for file in (CONFIG, INDEX, SINGLE) if (folder / file).exists()]
-    if (seen := (name, revision, *files)) in _planned or (folder.is_dir() and not (folder / CONFIG).exists()):
-        return
-    try:
-        config, _ = PretrainedConfig.get_config_dict(name, revision=revision)
-    except Exception:
-        if folder.is_dir():
-            raise
-        return  # what loads it from the hub next says why it cannot
-    stored = tensor_count(folder) if folder.is_dir() else tensor_count_on_hub(name, revision)
-    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
-        for key, value in part.items():
-            is_layers = key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-            most = stored if is_layers and stored is not None else MOST_PARTS
-            if (is_layers or key.endswith("experts")) and isinstance(value, int) and value > most:
-                has = f"its weight files have {stored:,} tensors" if most == stored else f"expected at most {most:,}"
-                raise ModelError(f"{name}: config.json: {key} is {value:,}, but {has}", "restore the file")
-    _planned.add(seen)
 
 
 def context_window(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> int | None:
@@ -324,7 +290,7 @@ def weights_digest(folder: Path) -> str:
     it before it uses a run's base.
     """
     files = sorted(folder.glob("*.safetensors"))
-    states = [(str(file.resolve()), *_state(file)) for file in files]
+    states = [(str(file.resolve()), *file_state(file)) for file in files]
     known = cache_home() / "digests" / hashlib.sha256(repr(states).encode()).hexdigest()
     if known.exists():
         return known.read_text(encoding="utf-8").strip()
@@ -339,12 +305,6 @@ def weights_digest(folder: Path) -> str:
         known.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(known, found + "\n")
     return found
-
-
-def _state(file: Path) -> tuple[int, int, int, int]:
-    """What changes when a file's bytes do: size, times of content and of inode, inode number."""
-    state = file.stat()
-    return state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
