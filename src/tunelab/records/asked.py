@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tunelab.config.study import Question, Study
+from tunelab.errors import RunError
+from tunelab.failures import explained
 from tunelab.files import read_json, write_json_atomically
 
 ASKED_FILE = "asked.json"
@@ -21,11 +23,16 @@ def keep_asked(questions: Sequence[Question], folder: Path) -> None:
 
 
 def asked_late(study: Study, folder: Path) -> list[Question]:
-    """The questions that are not as they were before there were results; none if nothing was written down."""
+    """The questions that are not as they were before there were results; none if nothing was written down.
+
+    Raises:
+        RunError: the file is damaged.
+    """
     path = folder / ASKED_FILE
     if not path.exists():
         return []
-    before = [_content(Question.model_validate({_WORDS: "?", **one})) for one in read_json(path)["questions"]]
+    with explained(f"{path}: not what a study asked", RunError, "restore it from a copy"):
+        before = [_content(Question.model_validate({_WORDS: "?", **one})) for one in read_json(path)["questions"]]
     return [one for one in study.questions if _content(one) not in before]
 
 

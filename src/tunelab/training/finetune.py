@@ -19,7 +19,7 @@ from torch import nn
 from tunelab.config import Recipe, RecipeLike, as_recipe, resolve, to_yaml
 from tunelab.cpu import usable_cores
 from tunelab.data.loader import TokenTable, TrainingPlan
-from tunelab.data.prepared import save_table
+from tunelab.data.prepared import PreparedData, save_table
 from tunelab.errors import Interrupted, RunError, TrainingError, TunelabError, UsageError
 from tunelab.failures import in_words, system_error
 from tunelab.files import directory_written_atomically, file_written_atomically, recover_all_in
@@ -191,11 +191,7 @@ def _train(
         if recipe.train.load_best_at_end:
             checkpoints.check_best()
         resumed = bool(checkpoints.paths())
-        if "data" not in run.manifest:  # a resumed run has read its own
-            with directory_written_atomically(run.tokenizer) as folder:
-                tokenizer.save_pretrained(folder)
-        with file_written_atomically(run.compared_rows) as temporary:
-            save_table(rows_to_keep(data), temporary)
+        _keep_tokenizer_and_rows(run, tokenizer, data)
         run.update_manifest(**opening(run, recipe, data, model, tokenizer, plan, accelerator, resumed))
         run.keep_metrics_up_to(checkpoints.newest_step())
     accelerator.wait_for_everyone()
@@ -231,6 +227,14 @@ def _train(
         save_result(run, recipe, model, tokenizer, saved_dtype(saved))
         run.update_manifest(**proof)
     accelerator.wait_for_everyone()
+
+
+def _keep_tokenizer_and_rows(run: Run, tokenizer: Any, data: PreparedData) -> None:
+    if "data" not in run.manifest:  # a resumed run has read its own
+        with directory_written_atomically(run.tokenizer) as folder:
+            tokenizer.save_pretrained(folder)
+    with file_written_atomically(run.compared_rows) as temporary:
+        save_table(rows_to_keep(data), temporary)
 
 
 def _run_loop(
