@@ -36,3 +36,16 @@ def study_of(files: Path, **changes: Any) -> Study:
         "questions": [{"ask": "Does LoRA help?", "is_better": "lora", "than": "base", "on": "held-out"}],
     }
     return parse_study(tree | changes)
+
+
+def searched_study(files: Path, rows: str = "rows.jsonl", **changes: Any) -> Study:
+    """The study with a search of three rates, of which the highest diverges, and validation rows to choose by."""
+    recipe = {
+        "model": str(files / "model"),
+        "adapter": {"rank": 4},
+        "data": {"sources": [str(files / rows)], "template": "plain", "held_out": 20, "validation": 10},
+        "train": {"steps": 3, "batch_size": 4, "lr": 5e-3, "save_every": 1, "device": "cpu", "dtype": "fp32"},
+        "evaluate": {"max_new_tokens": 2},
+    }
+    settings = {"search": {"factors": [0.2, 1, 1e32], "extend": 1}, "seeds": [0], "recipe": recipe}
+    return study_of(files, **{**settings, **changes})

@@ -261,16 +261,18 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
         "oops",
         "sede",
         "train.early_stopping_patience",
+        "train.early_stopping_patience",
         "train.lr",
         "train.steps",
     ]
     assert caught.value.exit_code == 2
-    assert caught.value.message.startswith(f"{path}: 6 problems\n")
+    assert caught.value.message.startswith(f"{path}: 7 problems\n")
 
 
 def test_rules_that_look_at_a_wrong_key_wait() -> None:
     # eval_every is wrong, not absent: that `load_best_at_end: true` needs it would be beside the point.
-    assert list(problems_of("train.eval_every=often", "train.load_best_at_end=true")) == ["train.eval_every"]
+    wrong = ("train.eval_every=often", "train.load_best_at_end=true", "data.validation=9")
+    assert list(problems_of(*wrong)) == ["train.eval_every"]
 
 
 BROKEN = [
@@ -301,22 +303,12 @@ BROKEN = [
     (["train.batch_size=1", "train.batch_tokens=9"], "train.batch_size", "set in rows or in tokens"),
     (["train.warmup=1.5"], "train.warmup", "expected a fraction below 1, or an integer number of steps"),
     (["train.warmup=10", "train.steps=10"], "train.warmup", "warmup must end before training does"),
-    (["train.eval_every=5", "data.held_out=0"], "train.eval_every", "evaluation during training needs held-out rows"),
-    (
-        ["train.early_stopping_patience=5"],
-        "train.early_stopping_patience",
-        "early stopping needs evaluations during training",
-    ),
-    (
-        ["train.load_best_at_end=true"],
-        "train.load_best_at_end",
-        "finding the best weights needs evaluations during training",
-    ),
-    (
-        ["train.load_best_at_end=true", "train.eval_every=1", "data.held_out=0"],
-        "train.load_best_at_end",
-        "finding the best weights needs held-out rows",
-    ),
+    (["data.validation=1.5"], "data.validation", "expected a fraction below 1, or an integer number of rows"),
+    (["train.eval_every=5", "data.held_out=0"], "train.eval_every", "needs validation or held-out rows"),
+    (["train.early_stopping_patience=5"], "train.early_stopping_patience", "early stopping needs evaluations"),
+    (["train.load_best_at_end=true"], "train.load_best_at_end", "finding the best weights needs evaluations"),
+    (["train.early_stopping_patience=5"], "train.early_stopping_patience", "early stopping chooses by validation rows"),
+    (["train.load_best_at_end=true"], "train.load_best_at_end", "the best weights are chosen by validation rows"),
     (["train.dtype=fp16", "train.device=cpu"], "train.dtype", "fp16 needs a GPU"),
 ]
 
@@ -339,7 +331,8 @@ def test_every_rule_is_tested() -> None:
 
 def test_a_remedy_that_is_followed_helps() -> None:
     assert load_recipe(None, ["method=lora", "adapter.use_dora=true"], SMALL).adapter.use_dora
-    assert load_recipe(None, ["train.load_best_at_end=true", "train.eval_every=5"], SMALL).train.load_best_at_end
+    chosen = ["train.load_best_at_end=true", "train.eval_every=5", "data.validation=0.05"]
+    assert load_recipe(None, chosen, SMALL).train.load_best_at_end
 
 
 def test_a_recipe_built_in_python_is_checked_when_it_is_resolved() -> None:

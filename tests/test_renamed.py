@@ -32,7 +32,8 @@ OLD = {
     "adapter=lora": ("adapter", "renamed: method=lora"),
 }
 
-MORE = {"train.patience=3": ["train.eval_every=5"], "train.final=best": ["train.eval_every=5"]}
+CHOOSING = ["train.eval_every=5", "data.validation=5"]
+MORE = {"train.patience=3": CHOOSING, "train.final=best": CHOOSING}
 
 
 @pytest.mark.parametrize("override", OLD)
@@ -101,7 +102,8 @@ def test_a_study_s_metrics_say_the_new_name() -> None:
 
 
 def test_a_recipe_of_today_is_left_as_it_is_and_comes_back_from_the_old_names() -> None:
-    recipe = resolve(parse_recipe({**SMALL, "method": "full", "train": {"load_best_at_end": True, "eval_every": 2}}))
+    data, train = {"sources": ["alpaca"], "validation": 5}, {"load_best_at_end": True, "eval_every": 2}
+    recipe = resolve(parse_recipe({**SMALL, "data": data, "method": "full", "train": train}))
     tree = recipe.model_dump(mode="json")
     assert recipe_renamed(tree) == (tree, [])
     before = recipe_as_before(tree)

@@ -71,7 +71,15 @@ class ModelError(TunelabError):
 
 
 class TrainingError(TunelabError):
-    """Training had to stop: a non-finite loss, no target tokens, or weights that did not change."""
+    """Training had to stop: a non-finite loss, no target tokens, or weights that did not change.
+
+    Args:
+        diverged: a loss or gradient is not finite, as with too high a learning rate.
+    """
+
+    def __init__(self, message: str, hint: str = "", *, diverged: bool = False) -> None:
+        super().__init__(message, hint)
+        self.diverged = diverged
 
 
 class RunError(TunelabError):

@@ -78,17 +78,17 @@ def html_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
 
 
 def loss_figure(title: str, records: Sequence[Mapping[str, Any]]) -> Figure:
-    """The loss over steps as a matplotlib figure: each training step faintly, its moving average, and held-out rows.
+    """The loss over steps as a matplotlib figure: each training step faintly, its moving average, and other rows' loss.
 
     Args:
-        records: lines of metrics.jsonl, of the kinds "train" and "held-out": step, loss.
+        records: lines of metrics.jsonl, of the kinds "train", "validation" and "held-out": step, loss.
 
     Raises:
         UsageError: no training step was logged.
     """
-    train, held_out = (
+    train, *others = (
         [(int(one["step"]), float(one["loss"])) for one in records if one.get("kind") == kind]
-        for kind in ("train", "held-out")
+        for kind in ("train", "validation", "held-out")
     )
     if not train:
         raise UsageError(f"{title}: no training step was logged yet", "train first")
@@ -97,8 +97,9 @@ def loss_figure(title: str, records: Sequence[Mapping[str, Any]]) -> Figure:
     steps, losses = zip(*train, strict=True)
     axes.plot(steps, losses, color="C0", alpha=0.3, linewidth=0.8)
     axes.plot(steps, _smoothed(losses), color="C0", label="training (moving average)")
-    if held_out:
-        axes.plot(*zip(*held_out, strict=True), "o-", color="C1", label="held-out rows")
+    for name, points in zip(("validation", "held-out"), others, strict=True):
+        if points:
+            axes.plot(*zip(*points, strict=True), "o-", color="C1", label=f"{name} rows")
     axes.set(title=title, xlabel="optimizer step", ylabel="loss (nats per target token)")
     axes.grid(axis="y", alpha=0.3)
     axes.legend()

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunelab.data.messages import Conversation, Example, Message
-from tunelab.data.select import largest_remainder, mix, sample, split_held_out
+from tunelab.data.select import largest_remainder, mix, sample, split, split_held_out
 from tunelab.errors import DataError, UsageError
 
 seeds = st.integers(0, 2**63)
@@ -116,6 +116,32 @@ class TestSplit:
         examples = conversations([1, 2])
         assert split_held_out(examples, 0, 0) == (examples, [])
         assert split_held_out([], 0, 0) == ([], [])
+
+    @given(st.lists(st.integers(0, 15), min_size=4, max_size=60), seeds, st.integers(1, 20), st.integers(1, 20))
+    def test_no_prompt_is_in_two_of_three_splits_and_the_held_out_ones_stay(
+        self, groups: list[int], seed: int, held_out: int, validation: int
+    ) -> None:
+        examples = conversations(groups)
+        try:
+            train, measured, chosen = split(examples, held_out, validation, seed)
+        except DataError:
+            return
+        assert sorted(train + measured + chosen, key=examples.index) == examples and train
+        assert len(chosen) >= validation and measured == split_held_out(examples, held_out, seed)[1]
+        prompts = [{example.group for example in side} for side in (train, measured, chosen)]
+        assert not any(a & b for a, b in itertools.combinations(prompts, 2))
+
+    def test_a_share_for_validation_is_of_all_rows(self) -> None:
+        train, measured, chosen = split(conversations(list(range(100))), 0.5, 0.1, 0)
+        assert (len(train), len(measured), len(chosen)) == (40, 50, 10)
+
+    def test_errors_of_validation(self) -> None:
+        examples = conversations(list(range(10)))
+        with pytest.raises(DataError, match="5 validation examples requested of 5: nothing is left") as caught:
+            split(examples, 5, 5, 0)
+        assert caught.value.hint == "set a lower data.validation"
+        with pytest.raises(UsageError, match="validation is -1, expected a number of rows"):
+            split(examples, 5, -1, 0)
 
     def test_errors(self) -> None:
         examples = conversations([1, 1, 1])

@@ -118,7 +118,8 @@ def main(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     def settings(name: str) -> dict[str, Any]:
         return recipe(
             model, rows, folder / name,
-            adapter__dropout=0.1, data__held_out=4, train__steps=STEPS, train__eval_every=2, train__save_every=1,
+            adapter__dropout=0.1, data__held_out=4, data__validation=4, train__steps=STEPS, train__eval_every=2,
+            train__save_every=1,
             train__load_best_at_end=True, train__keep_checkpoints=1,
         )  # fmt: skip
 

@@ -179,8 +179,8 @@ def test_a_second_ctrl_c_ends_at_once(models: dict[str, Path], rows: Path, tmp_p
     assert resume(tmp_path / "run").status == "finished"
 
 
-def let_held_out_losses_be(losses: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The held-out loss is the first of these for the first weights that are measured, the second for the next...
+def let_losses_be(losses: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss on other rows is the first of these for the first weights that are measured, the second for the next...
 
     Weights that were measured before have the loss they had: what a run does with its losses is tested, and whether
     a real one rises is not left to the machine's arithmetic.
@@ -207,24 +207,25 @@ def test_the_best_weights_are_exactly_those_of_the_best_evaluation(
         save_best(self, model)
 
     monkeypatch.setattr(CheckpointStore, "save_best", spy)
-    let_held_out_losses_be([5.0, 4.5, 3.0, 3.5, 3.25, 6.0], monkeypatch)
+    let_losses_be([5.0, 4.5, 3.0, 3.5, 3.25, 6.0], monkeypatch)
     made = recipe(
         models["llama"], rows, tmp_path / "run",
-        data__held_out=6, train__eval_every=1, train__load_best_at_end=True, train__steps=5,
+        data__validation=6, train__eval_every=1, train__load_best_at_end=True, train__steps=5,
     )  # fmt: skip
     run = finetune(made)
-    assert [record["loss"] for record in run.metrics("held-out")] == [4.5, 3.0, 3.5, 3.25, 6.0]
+    assert [record["loss"] for record in run.metrics("validation")] == [4.5, 3.0, 3.5, 3.25, 6.0]
     assert len(set(hashes)) == 2, "those of step 1 and of step 2"
     assert run.manifest["trained"]["best_step"] == 2
     assert run.manifest["weights_after"] == hashes[-1]
-    assert (run.manifest["held_out_loss_before"], run.manifest["held_out_loss_after"]) == (5.0, 3.0)
+    assert (run.manifest["validation_loss_before"], run.manifest["validation_loss_after"]) == (5.0, 3.0)
+    assert "held_out_loss_before" not in run.manifest and run.manifest["held_out_loss_after"] is None
 
 
 def test_early_stopping(models: dict[str, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    let_held_out_losses_be([5.0, 4.0, 3.0, 3.25, 3.125], monkeypatch)
+    let_losses_be([5.0, 4.0, 3.0, 3.25, 3.125], monkeypatch)
     made = recipe(
         models["llama"], rows, tmp_path / "run",
-        data__held_out=6, train__eval_every=1, train__early_stopping_patience=2, train__steps=40,
+        data__validation=6, train__eval_every=1, train__early_stopping_patience=2, train__steps=40,
     )  # fmt: skip
     run = finetune(made)
     assert (run.status, run.is_done) == ("stopped early", True)

@@ -43,7 +43,7 @@ class Training:
 
     def __init__(self, model: Any, table: TokenTable | None = None, *, steps: int = 6, **more: Any) -> None:
         plan_names = ("batch_size", "micro_batch_tokens", "packing", "seed")
-        loop_names = ("checkpoints", "held_out_loss", "should_stop", "accelerator")
+        loop_names = ("checkpoints", "evaluate", "should_stop", "accelerator")
         plan = {name: more.pop(name) for name in plan_names if name in more}
         parts = {name: more.pop(name) for name in loop_names if name in more}
         self.model = model
@@ -238,16 +238,16 @@ def test_evaluations_come_when_due_and_at_the_end_and_the_best_is_kept(tmp_path:
     hashes: list[str] = []
     store = CheckpointStore(tmp_path)
 
-    def held_out_loss() -> float:
+    def evaluate() -> float:
         hashes.append(training.hash)
         return next(losses)
 
-    training = Training(lora_model(), steps=5, eval_every=2, checkpoints=store, held_out_loss=held_out_loss)
+    training = Training(lora_model(), steps=5, eval_every=2, checkpoints=store, evaluate=evaluate)
     state, outcome = training.run()
     assert outcome == "finished"
-    assert training.of("held-out", "step") == [2, 4, 5]
-    assert training.of("held-out", "loss") == [3.0, 2.0, 2.5]
-    assert training.of("held-out", "best") == [True, True, False]
+    assert training.of("validation", "step") == [2, 4, 5]
+    assert training.of("validation", "loss") == [3.0, 2.0, 2.5]
+    assert training.of("validation", "best") == [True, True, False]
     assert (state.best_loss, state.best_step, state.evaluations_without_gain) == (2.0, 4, 1)
     assert training.hash == hashes[2]
     store.load_best(training.model)
@@ -255,20 +255,18 @@ def test_evaluations_come_when_due_and_at_the_end_and_the_best_is_kept(tmp_path:
 
 
 def test_without_a_rhythm_nothing_is_evaluated() -> None:
-    training = Training(lora_model(), held_out_loss=lambda: pytest.fail("not asked for"))
+    training = Training(lora_model(), evaluate=lambda: pytest.fail("not asked for"))
     training.run()
-    assert not training.of("held-out", "loss")
+    assert not training.of("validation", "loss")
 
 
 def early_stopping(store: CheckpointStore | None = None) -> Training:
     losses = {1: 3.0, 2: 2.0, 3: 2.0, 4: 2.5}
 
-    def held_out_loss() -> float:
+    def evaluate() -> float:
         return losses[training.of("train", "step")[-1]]
 
-    training = Training(
-        lora_model(), eval_every=1, early_stopping_patience=2, checkpoints=store, held_out_loss=held_out_loss
-    )
+    training = Training(lora_model(), eval_every=1, early_stopping_patience=2, checkpoints=store, evaluate=evaluate)
     return training
 
 

@@ -98,6 +98,7 @@ def inspected_document(data: PreparedData, tokenizer: Any, rows: Iterable[tuple[
         "rows": shown,
         "training": asdict(data.train_counts),
         "held_out": asdict(data.held_out_counts),
+        "validation": asdict(data.validation_counts),
         "sources": [asdict(source) for source in data.sources],
         "bad_rows": list(data.bad_rows),
         "stop_tokens": tokenizer.convert_ids_to_tokens(list(data.stop_token_ids)),
@@ -120,4 +121,6 @@ def run_document(run: Run) -> Document:
         **{name: manifest[name] for name in ("wall_seconds", "peak_resident_bytes", "peak_gpu_bytes")},
         "held_out_loss_before": manifest.get("held_out_loss_before"),
         "held_out_loss_after": manifest["held_out_loss_after"],
+        "validation_loss_before": manifest.get("validation_loss_before"),
+        "validation_loss_after": manifest.get("validation_loss_after"),
     }

@@ -18,8 +18,8 @@ def say_unread_columns(data: PreparedData) -> None:
 
 
 def say_dropped_characters(data: PreparedData) -> None:
-    """One line for both splits, and one if the prompt template itself has such characters."""
-    splits = (data.train_counts, data.held_out_counts)
+    """One line for all splits, and one if the prompt template itself has such characters."""
+    splits = [counts for _, counts in data.splits.values()]
     total = sum(one.lost_characters for one in splits)
     if total:
         counts = sum((Counter(one.lost) for one in splits), Counter[str]())

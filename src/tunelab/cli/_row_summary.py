@@ -22,20 +22,21 @@ def show_summary(recipe: Recipe, data: PreparedData, tokenizer: Any) -> None:
     from tunelab.data.prepared import MOST_SHOWN
     from tunelab.training.forecast import few_rows_warning
 
-    sides = (data.train, data.train_counts), (data.held_out, data.held_out_counts)
+    sides = tuple(data.splits.values())
     bad_when_read = sum(source.bad for source in data.sources)  # before rows are split
-    columns = ("", "training", "held-out")
+    columns = ("", *data.splits)
+    others = len(sides) - 1
     rows: list[tuple[str, ...]] = [
         ("rows", *(f"{counts.kept:,}" for _, counts in sides)),
         ("tokens", *(f"{counts.tokens:,}" for _, counts in sides)),
         ("target tokens", *(f"{counts.targets:,}" for _, counts in sides)),
         ("longest row", *(f"{counts.longest:,}" for _, counts in sides)),
         *((f"length, p{one}", *(_percentile(table.lengths, one) for table, _ in sides)) for one in PERCENTILES),
-        ("steps", _steps(recipe, data), UNKNOWN),
+        ("steps", _steps(recipe, data), *[UNKNOWN] * others),
         ("truncated", *(f"{counts.truncated:,}" for _, counts in sides)),
         ("dropped, too long", *(f"{counts.dropped_too_long:,}" for _, counts in sides)),
         ("dropped, bad", *(f"{counts.bad:,}" for _, counts in sides)),
-        *([("dropped, bad when read", f"{bad_when_read:,} in all", "")] if bad_when_read else []),
+        *([("dropped, bad when read", f"{bad_when_read:,} in all", *[""] * others)] if bad_when_read else []),
         ("rows with dropped characters", *(f"{counts.lossy:,}" for _, counts in sides)),
     ]
     print_table(columns, rows)

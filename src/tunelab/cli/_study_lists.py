@@ -14,6 +14,7 @@ from tunelab.units import UNKNOWN, format_bytes, format_duration
 
 if TYPE_CHECKING:
     from tunelab.config.study import Study
+    from tunelab.records.cells import Cell
     from tunelab.studies.toy_model import Toy
 
 
@@ -27,6 +28,17 @@ def show_shipped_studies() -> None:
         for text in (load_study(shipped.path).title, f"needs: {shipped.needs}"):
             print_data(textwrap.indent(textwrap.fill(text, width - 2, break_on_hyphens=False), "  "))
     say("run one: tunelab study run NAME; its jobs first: --dry-run")
+
+
+def _trainings(study: Study, cells: Sequence[Cell]) -> str:
+    """How many trainings a search takes: known tries, those that an edge may add, and the final ones."""
+    from tunelab.records.choices import most_tries
+
+    tries = sum(cell.lr is not None for cell in cells)
+    final = sum(cell.lr is None and not cell.benchmark for cell in cells)
+    more = max(0, most_tries(study) - tries)
+    edges = f", and up to {more} more while a best learning rate is at an edge" if more else ""
+    return f"{tries + final} trainings: {tries} tries of learning rates{edges}; then {final} with the rates chosen"
 
 
 def show_jobs(study: Study, out: Path, toys: Sequence[Toy]) -> int:
@@ -50,6 +62,8 @@ def show_jobs(study: Study, out: Path, toys: Sequence[Toy]) -> int:
     unknown = f", {len(expected) - len(known)} of unknown time" if len(known) < len(expected) else ""
     took = f"; about {format_duration(sum(known))}{unknown}, estimated from similar jobs" if known else ""
     say(f"{len(cells)} jobs, {len(expected)} to run{took}")
+    if study.search is not None:
+        say(_trainings(study, cells))
     to_run = [cell for cell in cells if cell.key in expected]
     lacks = missing(study, to_run, out, to_be_made={str(toy.folder) for toy in toys})
     for problem in lacks:

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"{counts.bad:,}",
             f"{counts.lossy:,}",
         )
-        for split, counts in (("training", data.train_counts), ("held-out", data.held_out_counts))
+        for split, (_, counts) in data.splits.items()
     ]
     print_table(columns, rows)
     if bad_when_read := sum(source.bad for source in data.sources):

@@ -90,10 +90,10 @@ def summary(done: Run) -> list[tuple[str, str]]:
     ]
     if manifest["peak_gpu_bytes"] is not None:
         rows.append(("peak GPU memory", format_bytes(manifest["peak_gpu_bytes"])))
-    saved = manifest.get("saved")
-    if saved is not None:
+    if (saved := manifest.get("saved")) is not None:
         rows.append(("weights saved as", saved["dtype"] + (f" ({saved['because']})" if "because" in saved else "")))
-    before, after = manifest.get("held_out_loss_before"), manifest["held_out_loss_after"]
-    if before is not None and after is not None:
-        rows.append(("held-out loss", f"{format_loss(before)} -> {format_loss(after)} nats per target token"))
+    for name in ("held-out", "validation"):
+        losses = [manifest.get(f"{name.replace('-', '_')}_loss_{when}") for when in ("before", "after")]
+        if len(known := [format_loss(loss) for loss in losses if loss is not None]) == 2:
+            rows.append((f"{name} loss", f"{' -> '.join(known)} nats per target token"))
     return rows

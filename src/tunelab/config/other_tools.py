@@ -150,7 +150,7 @@ OTHER_KEYS: dict[str, tuple[OtherKey, ...]] = {
         OtherKey("dataset_name", _R, "data.sources", "a source name, or {name: auto, path: FILE}"),
         OtherKey("dataset_dir", _F, "data.sources", "give the path of each file"),
         OtherKey("dataset_text_field", _R, "data.sources", "a source's options map its columns"),
-        OtherKey("eval_dataset", _F, "data.held_out", "rows are held out of data.sources"),
+        OtherKey("eval_dataset", _F, "data.held_out", "held out of data.sources; to choose by: data.validation"),
         OtherKey("test_datasets", _A, "data.held_out", "rows are held out of data.sources"),
         OtherKey("val_set_size", _A, "data.held_out"),
         OtherKey("val_size", _F, "data.held_out"),
@@ -269,10 +269,8 @@ OTHER_KEYS: dict[str, tuple[OtherKey, ...]] = {
         OtherKey("do_eval", _T, "data.held_out", "held-out rows are always evaluated; 0: none"),
         OtherKey("eval_max_new_tokens", _A, "evaluate.max_new_tokens"),
         OtherKey("load_best_model_at_end", (TRAINER, AXOLOTL), "train.load_best_at_end"),
-        OtherKey(
-            "metric_for_best_model", _T, "", "the best weights are those with the lowest held-out completion loss"
-        ),
-        OtherKey("greater_is_better", _T, "", "the best weights are those with the lowest held-out completion loss"),
+        OtherKey("metric_for_best_model", _T, "", "the best weights are those with the lowest validation loss"),
+        OtherKey("greater_is_better", _T, "", "the best weights are those with the lowest validation loss"),
         OtherKey("early_stopping_steps", _F, "train.early_stopping_patience"),
         OtherKey("save_steps", (TRAINER, AXOLOTL), "train.save_every"),
         OtherKey("save_strategy", (TRAINER, AXOLOTL), "train.save_every", "in steps; null (the default): ten per run"),

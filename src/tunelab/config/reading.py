@@ -46,7 +46,7 @@ def load_recipe(
         old_names: accept the key names of format 1 (renamed.py), for runs made before the renaming; otherwise each is
             an error that names the new key.
         is_asked: the user gave this recipe, so the Python code that it names may run (allowed_code.py); False for one
-            that a run carries along.
+            that a run carries along, which rules of later versions do not apply to.
 
     Raises:
         ConfigError: lists every problem.
@@ -74,17 +74,20 @@ def load_recipe(
             )
             continue
         tree = _changed(tree, key.strip(), value, problems)
-    recipe = _parse(tree, origin, problems)
+    recipe = _parse(tree, origin, problems, is_asked=is_asked)
     return with_code_allowed(recipe) if is_asked else recipe
 
 
-def parse_recipe(tree: Mapping[str, Any], origin: str = "recipe") -> Recipe:
+def parse_recipe(tree: Mapping[str, Any], origin: str = "recipe", *, is_asked: bool = True) -> Recipe:
     """A recipe from plain mappings, as in a notebook; `origin` names it in messages.
+
+    Args:
+        is_asked: False for one that a study carries along, which rules of later versions do not apply to.
 
     Raises:
         ConfigError: lists every problem.
     """
-    return _parse(_expand(_with_plain_paths(tree)), origin, [])
+    return _parse(_expand(_with_plain_paths(tree)), origin, [], is_asked=is_asked)
 
 
 def as_recipe(recipe: RecipeLike | None, changes: Mapping[str, Any] | None = None) -> Recipe:
@@ -217,7 +220,7 @@ def _unreachable(parent: str, place: Any, name: str, path: str) -> Problem:
     return Problem(path, f"{parent} is {shown(place)} and has no keys", f"set {parent} itself")
 
 
-def _parse(tree: dict[str, Any], origin: str, problems: list[Problem]) -> Recipe:
+def _parse(tree: dict[str, Any], origin: str, problems: list[Problem], *, is_asked: bool = True) -> Recipe:
     tree, renamed = recipe_renamed(tree)
     tree, problems = _expand(tree), [*problems, *renamed]
     try:
@@ -225,9 +228,9 @@ def _parse(tree: dict[str, Any], origin: str, problems: list[Problem]) -> Recipe
     except ValidationError as error:
         found, wrong = _problems(error)
         # Also check the rules between the valid keys, to report all errors at once.
-        found += broken_rules(_mended(tree, error), ignore=wrong)
+        found += broken_rules(_mended(tree, error), ignore=wrong, is_asked=is_asked)
         raise ConfigError(origin, [*problems, *found]) from None
-    problems = [*problems, *broken_rules(recipe)]
+    problems = [*problems, *broken_rules(recipe, is_asked=is_asked)]
     if problems:
         raise ConfigError(origin, problems)
     return recipe

@@ -168,6 +168,11 @@ class DataSettings(Section):
     held_out: ShareOrCount = Field(
         0.05, description="Rows held out for evaluation: a fraction of all rows, or a count. 0: none."
     )
+    validation: ShareOrCount = Field(
+        0,
+        description="Rows to choose by (best weights, early stopping, a study's learning rates), apart from training "
+        "and held-out rows: a fraction, or a count. 0: none.",
+    )
     template: Text = Field(
         "auto",
         description="Prompt template: `chat` (the model's), `alpaca`, `alpaca-short`, `plain` or `human-assistant`. "
@@ -200,7 +205,7 @@ class DataSettings(Section):
     on_bad_row: Literal["error", "skip"] = Field(
         "error", description="Invalid rows: stop with an error that lists them, or skip and count them."
     )
-    seed: CountOrZero = Field(0, description="Seed of the sample, the mixture and the held-out split.")
+    seed: CountOrZero = Field(0, description="Seed of the sample, the mixture and the split.")
 
     @classmethod
     def expand(cls, value: Any) -> Any:
@@ -262,13 +267,15 @@ class TrainSettings(Section):
         description="Dtype of fully trained weights on disk. auto: the checkpoint's, unless rounding costs too much.",
     )
     eval_every: Count | None = Field(
-        None, description="Steps between evaluations on held-out rows. null: only at the end."
+        None,
+        description="Steps between evaluations on validation rows, or on held-out rows if there are none. null: only "
+        "at the end.",
     )
     early_stopping_patience: Count | None = Field(
-        None, description="Evaluations without improvement before training stops early. null: never."
+        None, description="Evaluations on validation rows without improvement before training stops. null: never."
     )
     load_best_at_end: Flag = Field(
-        False, description="Load the weights of the best evaluation at the end. false: keep the last ones."
+        False, description="Load the weights with the lowest validation loss at the end. false: keep the last ones."
     )
     save_every: Count | None = Field(
         None, description="Steps between checkpoints for resuming. null: ten checkpoints per run."

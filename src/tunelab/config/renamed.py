@@ -105,11 +105,13 @@ def recipe_as_before(tree: Mapping[str, Any]) -> Tree:
         back = {new: old for old, new in (key.values or {}).items()}
         result.setdefault(section, {})[old_name] = back.get(value, value) if key.values else value
     if isinstance(train := result.get("train"), dict) and train.get("save_dtype") == "auto":
-        del train["save_dtype"]  # it did not exist, nor did the next two
+        del train["save_dtype"]  # it did not exist, nor did the next three
     if isinstance(data := result.get("data"), dict):
         for name in ("date", "thoughts"):
             if data.get(name, "") is None:
                 del data[name]
+        if data.get("validation") == 0:
+            del data["validation"]
     return result
 
 

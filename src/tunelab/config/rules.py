@@ -22,12 +22,17 @@ PRECISIONS = ("none", *names(FORMATS))
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule between keys: the keys (the error is reported at the first), what must hold, the fix, and the test."""
+    """A rule between keys: the keys (the error is reported at the first), what must hold, the fix, and the test.
+
+    Args:
+        is_new: runs and studies of before may break it, and are still read and resumed.
+    """
 
     keys: tuple[str, ...]
     wanted: str
     remedy: str
     broken: Callable[[Recipe], bool]
+    is_new: bool = False
 
 
 def _neither_share_nor_count(value: float) -> bool:
@@ -108,6 +113,12 @@ RULES = (
         lambda r: _neither_share_nor_count(r.data.held_out),
     ),
     Rule(
+        ("data.validation",),
+        "expected a fraction below 1, or an integer number of rows",
+        "write 0.05 for 5 % of the rows, or 100 for 100 rows",
+        lambda r: _neither_share_nor_count(r.data.validation),
+    ),
+    Rule(
         ("data.chat_template", "data.template"),
         "a chat template is used only with `template: chat`",
         "set data.template=chat or omit data.chat_template",
@@ -150,10 +161,10 @@ RULES = (
         lambda r: r.train.steps is not None and r.train.warmup >= max(1, r.train.steps),
     ),
     Rule(
-        ("train.eval_every", "data.held_out"),
-        "evaluation during training needs held-out rows",
-        "set data.held_out=0.05 or train.eval_every=null",
-        lambda r: r.train.eval_every is not None and r.data.held_out == 0,
+        ("train.eval_every", "data.validation", "data.held_out"),
+        "evaluation during training needs validation or held-out rows",
+        "set data.validation=0.05 or train.eval_every=null",
+        lambda r: r.train.eval_every is not None and r.data.held_out == r.data.validation == 0,
     ),
     Rule(
         ("train.early_stopping_patience", "train.eval_every"),
@@ -168,10 +179,18 @@ RULES = (
         lambda r: r.train.load_best_at_end and r.train.eval_every is None,
     ),
     Rule(
-        ("train.load_best_at_end", "data.held_out"),
-        "finding the best weights needs held-out rows",
-        "set data.held_out=0.05, or train.load_best_at_end=false",
-        lambda r: r.train.load_best_at_end and r.data.held_out == 0,
+        ("train.early_stopping_patience", "data.validation"),
+        "early stopping chooses by validation rows; held-out rows only measure the result",
+        "set data.validation=0.05, or train.early_stopping_patience=null",
+        lambda r: r.train.early_stopping_patience is not None and r.data.validation == 0,
+        is_new=True,
+    ),
+    Rule(
+        ("train.load_best_at_end", "data.validation"),
+        "the best weights are chosen by validation rows; held-out rows only measure the result",
+        "set data.validation=0.05, or train.load_best_at_end=false",
+        lambda r: r.train.load_best_at_end and r.data.validation == 0,
+        is_new=True,
     ),
     Rule(
         ("train.dtype", "train.device"),
@@ -190,10 +209,16 @@ def value_at(recipe: Recipe, path: str) -> Any:
     return value
 
 
-def broken_rules(recipe: Recipe, ignore: frozenset[str] = frozenset()) -> list[Problem]:
-    """A problem for each broken rule; rules on a key in `ignore` (dotted paths) are skipped."""
+def broken_rules(recipe: Recipe, ignore: frozenset[str] = frozenset(), *, is_asked: bool = True) -> list[Problem]:
+    """A problem for each broken rule; rules on a key in `ignore` (dotted paths) are skipped.
+
+    Args:
+        is_asked: False for a recipe that a run or study of before may carry along: new rules are skipped.
+    """
     problems = []
     for rule in RULES:
+        if rule.is_new and not is_asked:
+            continue
         if ignore.isdisjoint(rule.keys) and rule.broken(recipe):
             values = [f"{key} is {shown(value_at(recipe, key))}" for key in rule.keys if key != "data.sources"]
             problems.append(

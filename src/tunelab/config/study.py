@@ -19,6 +19,7 @@ from tunelab.config.questions import unclear_questions
 from tunelab.config.reading import parse_recipe
 from tunelab.config.recipe import EvaluateSettings, Recipe
 from tunelab.config.renamed import METRICS, metric_renamed
+from tunelab.config.search import Search
 from tunelab.config.shipped_studies import study_file
 from tunelab.config.types import Positive, Text
 from tunelab.config.yaml_text import parse_yaml
@@ -92,6 +93,9 @@ class Study(_Part):
     recipe: Tree = Field(description="The recipe that all arms share; its keys: `tunelab keys`.")
     arms: dict[Text, Arm] = Field(description="Name -> what this arm changes. `{}`: the recipe as it is.")
     seeds: tuple[int, ...] = Field((0,), description="Each tuned arm is trained once per seed.")
+    search: Search | None = Field(
+        None, description="`{}`: each tuned arm finds its learning rate by its validation rows. null: no search."
+    )
     benchmarks: dict[Text, Tree] = Field(
         description="Name -> its options, and `limit` and `max_new_tokens`. `held-out`: the recipe's held-out rows, "
         "with the keys of `recipe.evaluate`."
@@ -171,15 +175,16 @@ class Study(_Part):
         """A benchmark's own options: without the keys that every benchmark has."""
         return {key: value for key, value in self.benchmarks[benchmark].items() if key not in OF_EVERY_BENCHMARK}
 
-    def arm_recipe(self, arm: str, seed: int) -> Recipe:
-        """The complete recipe of an arm with a seed; `evaluate` as the benchmark of held-out rows has it.
+    def arm_recipe(self, arm: str, seed: int, *, is_asked: bool = False) -> Recipe:
+        """The complete recipe of an arm with a seed; `evaluate` as the benchmark of held-out rows has it. Without
+        `is_asked`, the study was checked before, maybe by an earlier version.
 
         Raises:
             ConfigError: lists every problem.
         """
         tree = merged(self.recipe, self.arms[arm].recipe)
         tree = merged(tree, {"evaluate": self.benchmarks.get(HELD_OUT, {}), "train": {"seed": seed}})
-        return parse_recipe(tree, origin=f"arm {arm}")
+        return parse_recipe(tree, origin=f"arm {arm}", is_asked=is_asked)
 
 
 def load_study(path: str | Path, changes: Sequence[str] = (), *, tiny: bool = False) -> Study:
@@ -228,8 +233,11 @@ def as_study(study: Study | Mapping[str, Any] | Path | str) -> Study:
     return load_study(as_path(study, "study"))
 
 
-def parse_study(tree: Mapping[str, Any], origin: str = "study") -> Study:
+def parse_study(tree: Mapping[str, Any], origin: str = "study", *, is_asked: bool = True) -> Study:
     """A study from plain mappings.
+
+    Args:
+        is_asked: False for one in a study's directory, which rules of later versions do not apply to.
 
     Raises:
         ConfigError: lists every problem; each arm's recipe is checked too.
@@ -239,11 +247,15 @@ def parse_study(tree: Mapping[str, Any], origin: str = "study") -> Study:
     except ValidationError as error:
         raise ConfigError(origin, [_problem(one) for one in error.errors()]) from None
     problems = [*_wrong_names(study), *(wrong_limits := list(_wrong_limits(study)))]
+    recipes: dict[str, Recipe] = {}
     for arm in () if wrong_limits else study.arms:  # they would say the same for each arm
         try:
-            study.arm_recipe(arm, study.seeds[0] if study.seeds else 0)
+            recipes[arm] = study.arm_recipe(arm, study.seeds[0] if study.seeds else 0, is_asked=is_asked)
         except ConfigError as error:
             problems += [Problem(f"arms.{arm}: {one.path}", one.message, one.hint) for one in error.problems]
+    if study.search is not None:
+        tuned = {name: recipe for name, recipe in recipes.items() if study.arms[name].tuned}
+        problems += study.search.problems(study.seeds, None if problems else tuned)
     if problems:
         raise ConfigError(origin, problems)
     return study
@@ -371,7 +383,8 @@ def _metric_problem(done: str, metric: str) -> str:
 def _problem(details: Any) -> Problem:
     path = ".".join(str(part) for part in details["loc"])
     if details["type"] == "extra_forbidden":
-        parts: dict[str, type[BaseModel]] = {"arms": Arm, "questions": Question, "published": Published}
+        parts: dict[str, type[BaseModel]] = {"arms": Arm, "search": Search, "questions": Question}
+        parts["published"] = Published
         part = parts.get(details["loc"][0], Study) if len(details["loc"]) > 1 else Study
         known = [field.alias or name for name, field in part.model_fields.items()]
         if path in Recipe.model_fields:

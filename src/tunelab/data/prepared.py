@@ -49,7 +49,7 @@ MOST_SHOWN = 20
 
 @dataclass(frozen=True)
 class RowCounts:
-    """What happened to the rows of one split (training or held-out). Every lost row is counted.
+    """What happened to the rows of one split (training, held-out or validation). Every lost row is counted.
 
     Args:
         lossy: rows with characters not in the vocabulary, which the tokenizer drops: `lost_characters` in all.
@@ -69,6 +69,20 @@ class RowCounts:
     longest: int
     longest_given: int = 0
     lost: dict[str, int] = field(default_factory=dict)
+
+
+NO_ROWS = RowCounts(
+    given=0,
+    kept=0,
+    truncated=0,
+    dropped_too_long=0,
+    bad=0,
+    lossy=0,
+    lost_characters=0,
+    tokens=0,
+    targets=0,
+    longest=0,
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +116,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Tokenized training and held-out rows, and what is known about them.
+    """Tokenized training, held-out and validation rows, and what is known about them.
 
     Args:
         key: hash of everything that determines the tokens; two equal keys mean equal tables.
@@ -122,6 +136,16 @@ class PreparedData:
     stop_token_ids: tuple[int, ...]
     lost_of_template: str = ""
     from_cache: bool = False
+    validation: TokenTable = field(default_factory=lambda: TokenTable.of([]))
+    validation_counts: RowCounts = NO_ROWS
+
+    @property
+    def splits(self) -> dict[str, tuple[TokenTable, RowCounts]]:
+        """The splits by name; validation only where rows were asked for."""
+        found = {"training": (self.train, self.train_counts), "held-out": (self.held_out, self.held_out_counts)}
+        if self.validation_counts.given:
+            found["validation"] = self.validation, self.validation_counts
+        return found
 
 
 def cache_directory() -> Path:
@@ -161,6 +185,7 @@ def prepare(
     held_out: Sequence[Example],
     encoder: RowEncoder,
     *,
+    validation: Sequence[Example] = (),
     max_length: int,
     on_overflow: Literal["drop", "truncate"],
     on_bad_row: Literal["error", "skip"],
@@ -169,7 +194,7 @@ def prepare(
     may_be_empty: bool = False,
     progress: Progress = silent,
 ) -> PreparedData:
-    """Tokenize both splits.
+    """Tokenize all splits.
 
     Args:
         may_be_empty: return what there is, for inspection, even if no row is left.
@@ -180,26 +205,24 @@ def prepare(
         DataError: rows cannot be used and `on_bad_row` is error; or no row of a split is left.
     """
     bad: list[str] = []
-    total = len(train) + len(held_out)
+    total = len(train) + len(held_out) + len(validation)
     sides = []
-    for done, examples in ((0, train), (len(train), held_out)):
+    for done, examples in ((0, train), (len(train), held_out), (total - len(validation), validation)):
         before = len(bad)
         rows, lengths = _encode(examples, encoder, max_length, on_overflow, bad, progress, done, total)
         sides.append((rows, _counts(len(examples), rows, lengths, len(bad) - before)))
     if bad and on_bad_row == "error":
         raise _bad_rows_error(bad)
-    (train_rows, train_counts), (held_out_rows, held_out_counts) = sides
+    (train_rows, train_counts), (held_out_rows, held_out_counts), (validation_rows, validation_counts) = sides
     if not (train_rows or may_be_empty):
         first = f"; the first: {bad[0]}" if bad else ""
         raise DataError(
             f"no training row is left: {what_was_dropped(train_counts, max_length)}{first}",
             what_to_do(train_counts, on_overflow),
         )
-    if held_out and not (held_out_rows or may_be_empty):
-        raise DataError(
-            f"no held-out row is left: {what_was_dropped(held_out_counts, max_length)}",
-            f"{what_to_do(held_out_counts, on_overflow)}; or hold out more rows, or none (data.held_out=0)",
-        )
+    for split, counts in (("held_out", held_out_counts), ("validation", validation_counts)):
+        if counts.given and not (counts.kept or may_be_empty):
+            raise _none_left(split, counts, max_length, on_overflow)
     return PreparedData(
         key=key,
         train=TokenTable.of(train_rows),
@@ -211,6 +234,16 @@ def prepare(
         bad_rows=(*bad_rows, *bad),
         stop_token_ids=tuple(encoder.stop_token_ids()),
         lost_of_template=encoder.lost_of_template(),
+        validation=TokenTable.of(validation_rows),
+        validation_counts=validation_counts,
+    )
+
+
+def _none_left(split: str, counts: RowCounts, max_length: int, on_overflow: Literal["drop", "truncate"]) -> DataError:
+    """Of the split that `data.SPLIT` sets apart."""
+    return DataError(
+        f"no {split.replace('_', '-')} row is left: {what_was_dropped(counts, max_length)}",
+        f"{what_to_do(counts, on_overflow)}; or hold out more rows, or none (data.{split}=0)",
     )
 
 
@@ -241,11 +274,13 @@ def store(data: PreparedData) -> Path:
     with directory_written_atomically(folder) as temporary:
         save_table(data.train, temporary / "train.safetensors")
         save_table(data.held_out, temporary / "held_out.safetensors")
+        save_table(data.validation, temporary / "validation.safetensors")
         report = {
             "key": data.key,
             "train": asdict(data.train_counts),
             "held_out": asdict(data.held_out_counts),
-            "sha256": [data.train.sha256, data.held_out.sha256],
+            "sha256": [data.train.sha256, data.held_out.sha256, data.validation.sha256],
+            "validation": asdict(data.validation_counts),
             "bad_rows": list(data.bad_rows),
             "stop_token_ids": list(data.stop_token_ids),
             "lost_of_template": data.lost_of_template,
@@ -284,8 +319,9 @@ def cached(key: str) -> PreparedData | None:
 
 def _stored(key: str, folder: Path) -> PreparedData:
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    train, held_out = (load_table(folder / f"{name}.safetensors") for name in ("train", "held_out"))
-    if [train.sha256, held_out.sha256] != report["sha256"]:
+    names = ("train", "held_out", "validation")
+    train, held_out, validation = (load_table(folder / f"{name}.safetensors") for name in names)
+    if [train.sha256, held_out.sha256, validation.sha256] != report["sha256"]:
         raise ValueError("a table is not the one that was written")
     return PreparedData(
         key=key,
@@ -299,6 +335,8 @@ def _stored(key: str, folder: Path) -> PreparedData:
         stop_token_ids=tuple(report["stop_token_ids"]),
         lost_of_template=report["lost_of_template"],
         from_cache=True,
+        validation=validation,
+        validation_counts=RowCounts(**report["validation"]),
     )
 
 

@@ -1,4 +1,4 @@
-"""Which examples are used: seeded samples, held-out splits by group, and mixtures by weight.
+"""Which examples are used: seeded samples, splits by group, and mixtures by weight.
 
 Every random choice is an order by SHA-256 of seed, purpose and index. It is the same on every platform, Python and
 library version, and needs no generator whose stream could change.
@@ -16,6 +16,10 @@ from tunelab.data.messages import Example
 from tunelab.errors import DataError, UsageError
 
 T = TypeVar("T")
+
+#: What examples are split off for.
+HELD_OUT, VALIDATION = "held out", "validation"
+FEWER = {HELD_OUT: "hold out fewer", VALIDATION: "set a lower data.validation"}
 
 
 def sample(examples: Sequence[T], size: int, seed: int, purpose: str = "sample") -> list[T]:
@@ -41,8 +45,27 @@ def sample(examples: Sequence[T], size: int, seed: int, purpose: str = "sample")
     return [examples[index] for index in sorted(chosen)]
 
 
+def split(
+    examples: Sequence[Example], held_out: int | float, validation: int | float, seed: int
+) -> tuple[list[Example], list[Example], list[Example]]:
+    """Training, held-out and validation examples, each in order; no group is in two of them.
+
+    The held-out ones are those of a split without validation examples, which are then split off the rest.
+
+    Args:
+        held_out, validation: as in split_held_out(); a share is of all examples.
+
+    Raises:
+        UsageError, DataError: as split_held_out().
+    """
+    rest, measured = split_held_out(examples, held_out, seed)
+    count = wanted_count(len(examples), validation, VALIDATION)
+    train, chosen = split_held_out(rest, count, seed, purpose=VALIDATION)
+    return train, measured, chosen
+
+
 def split_held_out(
-    examples: Sequence[Example], held_out: int | float, seed: int
+    examples: Sequence[Example], held_out: int | float, seed: int, *, purpose: str = HELD_OUT
 ) -> tuple[list[Example], list[Example]]:
     """Training and held-out examples, each in order; a group (examples with the same first prompt) is never divided.
 
@@ -54,6 +77,7 @@ def split_held_out(
     Args:
         held_out: an int is a number of examples; a float below 1 is a share of them, rounded to the nearest number, at
             least 1; 0 = none.
+        purpose: what they are split off for, in messages; each gives an order of its own with the same seed.
 
     Returns:
         (training, held out)
@@ -62,18 +86,16 @@ def split_held_out(
         UsageError: held_out is negative, a float of 1 or more, or not a number.
         DataError: nothing would be left to train on, however the groups are divided.
     """
-    wanted = _held_out_count(len(examples), held_out)
+    wanted = wanted_count(len(examples), held_out, purpose)
+    split_off = f"{wanted:,} {purpose.replace(' ', '-')} examples requested of {len(examples):,}"
     groups: dict[str, list[int]] = {}
     for index, example in enumerate(examples):
         groups.setdefault(example.group, []).append(index)
     if wanted >= len(examples) and wanted:
-        raise DataError(
-            f"{wanted:,} held-out examples requested of {len(examples):,}: nothing is left to train on",
-            "hold out fewer",
-        )
+        raise DataError(f"{split_off}: nothing is left to train on", FEWER[purpose])
     chosen: set[int] = set()
     passed_over: list[list[int]] = []
-    for group in _shuffled(groups.values(), seed, "held out"):
+    for group in _shuffled(groups.values(), seed, purpose):
         if len(chosen) + len(group) <= wanted:
             chosen.update(group)
         else:
@@ -86,9 +108,9 @@ def split_held_out(
         smallest = min(groups.values(), key=len)
         if len(examples) - len(smallest) < wanted:
             raise DataError(
-                f"{wanted:,} held-out examples requested of {len(examples):,} with {len(groups)} distinct "
-                "prompts; examples with the same prompt stay in one split: nothing is left to train on",
-                "hold out fewer, or add examples with other prompts",
+                f"{split_off} with {len(groups)} distinct prompts; examples with the same prompt stay in one split: "
+                "nothing is left to train on",
+                f"{FEWER[purpose]}, or add examples with other prompts",
             )
         chosen.difference_update(smallest)
     sides: tuple[list[Example], list[Example]] = ([], [])
@@ -157,19 +179,23 @@ def _shuffled(values: Iterable[T], seed: int, purpose: str) -> list[T]:
     return [value for _, _, value in sorted(keyed, key=lambda entry: entry[:2])]
 
 
-def _held_out_count(total: int, held_out: int | float) -> int:
-    if isinstance(held_out, bool) or not isinstance(held_out, int | float) or not held_out >= 0:
+def wanted_count(total: int, part: int | float, purpose: str = HELD_OUT) -> int:
+    """The number of `total` examples that a count, or a share below 1, asks for.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    name = purpose.replace(" ", "_")
+    if isinstance(part, bool) or not isinstance(part, int | float) or not part >= 0:
+        raise UsageError(f"{name} is {part!r}, expected a number of rows, or a share below 1", "write 100 or 0.05")
+    if isinstance(part, int):
+        return part
+    if not part < 1:
         raise UsageError(
-            f"held_out is {held_out!r}, expected a number of rows, or a share below 1", "write 100 or 0.05"
-        )
-    if isinstance(held_out, int):
-        return held_out
-    if not held_out < 1:
-        raise UsageError(
-            f"held_out is {held_out!r}: a share must be below 1, a number of rows an integer", "write 100 or 0.05"
+            f"{name} is {part!r}: a share must be below 1, a number of rows an integer", "write 100 or 0.05"
         )
     # Fraction: the share as written (0.05), not its nearest binary number.
-    return max(1, math.floor(Fraction(repr(held_out)) * total + Fraction(1, 2))) if held_out else 0
+    return max(1, math.floor(Fraction(repr(part)) * total + Fraction(1, 2))) if part else 0
 
 
 def _check_parts(parts: Sequence[tuple[str, float | None, Sequence[T]]]) -> None:

@@ -72,15 +72,17 @@ class Inspection:
     stop_tokens: tuple[str, ...]
 
     def __repr__(self) -> str:
-        train, held_out = self.data.train_counts, self.data.held_out_counts
+        train = self.data.train_counts
         said = f"Inspection({train.kept:,} training rows, {train.tokens:,} tokens, {train.targets:,} in the loss;"
-        return f"{said} {held_out.kept:,} held-out rows; stop tokens: {', '.join(self.stop_tokens)})"
+        others = [f"{counts.kept:,} {name} rows" for name, (_, counts) in self.data.splits.items()][1:]
+        return f"{said} {', '.join(others)}; stop tokens: {', '.join(self.stop_tokens)})"
 
     def _repr_html_(self) -> str:
-        columns = [asdict(counts) for counts in (self.data.train_counts, self.data.held_out_counts)]
+        splits = self.data.splits
+        columns = [asdict(counts) for _, counts in splits.values()]
         counted = [name for name, value in columns[0].items() if isinstance(value, int)]
         rows = [(name.replace("_", " "), *(f"{column[name]:,}" for column in columns)) for name in counted]
-        table = html_table("", ("", "training", "held-out"), rows)
+        table = html_table("", ("", *splits), rows)
         return table + "".join(row._repr_html_() for row in self.rows)
 
     def to_frame(self) -> pandas.DataFrame:
@@ -89,9 +91,9 @@ class Inspection:
         Raises:
             UsageError: pandas is not installed.
         """
-        splits = {"training": self.data.train, "held-out": self.data.held_out}
+        tables = {name: table for name, (table, _) in self.data.splits.items()}
         return data_frame(
-            [{"split": split, "tokens": int(length)} for split, table in splits.items() for length in table.lengths]
+            [{"split": split, "tokens": int(length)} for split, table in tables.items() for length in table.lengths]
         )
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tunelab.config import DataSettings, Recipe, RecipeLike, as_recipe, resolve
 from tunelab.data.loader import TokenTable
 from tunelab.data.messages import Conversation, Example
-from tunelab.data.prepared import PreparedData, SourceRecord, cache_key, cached, store
+from tunelab.data.prepared import NO_ROWS, PreparedData, SourceRecord, cache_key, cached, store
 from tunelab.data.prepared import prepare as tokenize
 from tunelab.data.reader import LoadedSource, check_source, load_examples
-from tunelab.data.select import mix, sample, split_held_out
+from tunelab.data.select import mix, sample, split
 from tunelab.data.template_date import day_of_rendering, fixed_date, with_fixed_date, writes_date
 from tunelab.data.templates import AUTO, Template, get_template, resolved_name
 from tunelab.data.thoughts import one_per_answer
@@ -30,6 +30,9 @@ DEFAULT_MAX_LENGTH = 1024
 #: Training rows that a run keeps for comparisons if no rows are held out.
 TRAINING_ROWS_KEPT = 8
 
+#: Training rows that decide how weights are rounded, if there are no validation rows.
+TRAINING_ROWS_CHOSEN_BY = 32
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -37,13 +40,14 @@ class Selection:
 
     train: list[Example]
     held_out: list[Example]
+    validation: list[Example]
     sources: list[LoadedSource]
 
 
 def prepare(
     recipe: RecipeLike | None = None, *, progress: Progress = shown_in_notebooks, **changes: Any
 ) -> PreparedData:
-    """The recipe's training and held-out rows as tokens, from the cache if it has exactly these.
+    """The recipe's training, held-out and validation rows as tokens, from the cache if it has exactly these.
 
     Args:
         recipe: its object, a mapping, or a YAML file's path.
@@ -189,6 +193,7 @@ def prepare_with(
         selection.train,
         selection.held_out,
         encoder,
+        validation=selection.validation,
         max_length=data.max_length or DEFAULT_MAX_LENGTH,
         on_overflow=data.on_overflow,
         on_bad_row=data.on_bad_row,
@@ -210,7 +215,7 @@ def prepare_with(
         may_be_empty=may_be_empty,
         progress=progress,
     )
-    if len(prepared.train) and (len(prepared.held_out) or not selection.held_out):
+    if len(prepared.train) and all(counts.kept or not counts.given for _, counts in prepared.splits.values()):
         store(prepared)
     return prepared
 
@@ -219,8 +224,9 @@ def _divided(selection: Selection, data: DataSettings, template: Template) -> Se
     """The selection, with one example per answer if the recipe says so of rows with thoughts."""
     if data.thoughts != "each":
         return selection
-    train, held_out = (one_per_answer(side, template) for side in (selection.train, selection.held_out))
-    return Selection(train, held_out, selection.sources)
+    sides = (selection.train, selection.held_out, selection.validation)
+    train, held_out, validation = (one_per_answer(side, template) for side in sides)
+    return Selection(train, held_out, validation, selection.sources)
 
 
 def _check_loss_on(data: DataSettings, sources: Sequence[LoadedSource]) -> None:
@@ -242,6 +248,17 @@ def _check_loss_on(data: DataSettings, sources: Sequence[LoadedSource]) -> None:
 def rows_to_keep(data: PreparedData) -> TokenTable:
     """Rows on which a run's model is compared with other forms of it: those held out, or else a few of training's."""
     return data.held_out if len(data.held_out) else data.train.first(TRAINING_ROWS_KEPT)
+
+
+def without_held_out(data: PreparedData) -> PreparedData:
+    """The same rows for training and validation, and none that are held out."""
+    none = TokenTable.of([])
+    return replace(data, held_out=none, held_out_counts=NO_ROWS, references=())
+
+
+def rows_to_choose_by(data: PreparedData) -> TokenTable:
+    """Rows that may decide about a run's weights, which held-out rows may not: those of validation, or of training."""
+    return data.validation if len(data.validation) else data.train.first(TRAINING_ROWS_CHOSEN_BY)
 
 
 def table_rows(table: TokenTable) -> list[tuple[Sequence[int], Sequence[bool]]]:
@@ -290,7 +307,7 @@ def read_source(data: DataSettings, number: int, progress: Progress = silent) ->
 
 
 def select(data: DataSettings, sources: list[LoadedSource]) -> Selection:
-    """Sample each source, mix them, and split off the held-out rows; all seeded by `data.seed`."""
+    """Sample each source, mix them, and split off held-out and validation rows; all seeded by `data.seed`."""
     parts = []
     for settings, source in zip(data.sources, sources, strict=True):
         examples = source.examples
@@ -301,5 +318,5 @@ def select(data: DataSettings, sources: list[LoadedSource]) -> Selection:
         mixed = parts[0][2] if data.size is None else sample(parts[0][2], data.size, data.seed)
     else:
         mixed = mix(parts, data.size, data.seed)
-    train, held_out = split_held_out(mixed, data.held_out, data.seed)
-    return Selection(train, held_out, sources)
+    train, held_out, validation = split(mixed, data.held_out, data.validation, data.seed)
+    return Selection(train, held_out, validation, sources)

@@ -1,17 +1,20 @@
 """A study's cells: each training and each evaluation once, keyed by its inputs, with its status.
 
-A cell is a training (an arm with a seed) or an evaluation (an arm with a seed on a benchmark). A study's directory
-holds `study.json` and one record per cell (`cells/KEY.json`), so that no two machines write to the same file.
+A cell is a training (an arm with a seed), an evaluation (an arm with a seed on a benchmark), or a try (a training that
+helps to choose an arm's learning rate). A study's directory holds `study.json` and one record per cell
+(`cells/KEY.json`), so that no two machines write to the same file. `choices.json` is written from the tries' records.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +23,24 @@ from tunelab.config.study import HELD_OUT, Study, parse_study
 from tunelab.errors import RunError
 from tunelab.files import read_json, write_json_atomically
 from tunelab.records.asked import ASKED_FILE, keep_asked
+from tunelab.records.choices import (
+    DIGITS,
+    Choice,
+    Loss,
+    Losses,
+    choices,
+    rates_to_try,
+    try_recipe,
+    with_rates,
+)
 from tunelab.records.old_format import stamped, unstamped
 from tunelab.records.runs import now
+from tunelab.units import format_significant
 
-STUDY_FILE, CREATED_FILE, RECORDS = "study.json", "created.json", "cells"
+STUDY_FILE, CREATED_FILE, CHOICES_FILE, RECORDS = "study.json", "created.json", "choices.json", "cells"
+
+#: Begins the keys of tries.
+TRY = "try-"
 
 Status = Literal["waiting", "done", "failed"]
 
@@ -52,6 +69,8 @@ class Cell:
         start_memory_bytes: how much of it the process had before the job began (Python, libraries, what earlier jobs
             left); None = memory of an accelerator, or unknown.
         folder: its output, relative to the study's directory.
+        lr: of a try, the learning rate that it tries; None = no try.
+        validation_loss: of a try that is done, in nats per token; None = it diverged, as `error` says.
     """
 
     key: str
@@ -65,10 +84,14 @@ class Cell:
     memory_bytes: int | None = None
     folder: str = ""
     start_memory_bytes: int | None = None
+    lr: float | None = None
+    validation_loss: float | None = None
 
     @property
     def title(self) -> str:
-        """The displayed name: "lora, seed 0: mmlu"."""
+        """The displayed name: "lora, seed 0: mmlu", "lora, lr 0.0002: try"."""
+        if self.lr is not None:
+            return f"{self.arm}, lr {format_significant(self.lr, DIGITS)}: try"
         seed = "" if self.seed is None else f", seed {self.seed}"
         return f"{self.arm}{seed}: {self.benchmark or 'training'}"
 
@@ -121,16 +144,66 @@ def evaluation_key(study: Study, arm: str, seed: int, benchmark: str) -> str:
 
 
 def known_cells(study: Study, folder: Path) -> list[Cell]:
-    """The study's cells, with the status stored in the directory.
+    """The study's cells, with the status stored in the directory: tries first, then those of the rates that they chose.
 
-    A record says how a job went, the study what it is: since then an arm may have been renamed, or its name given to
+    The cells of an arm without a rate so far are those of its own rate.
+    """
+    return _cells_by_losses(study, folder, recorded_losses(study, folder))
+
+
+def _cells_by_losses(study: Study, folder: Path, losses: Losses) -> list[Cell]:
+    """A record says how a job went, the study what it is: since then an arm may have been renamed, or its name given to
     another one.
     """
     found = []
-    for cell in cells_of(study):
+    for cell in (*tries_of(study, losses), *cells_of(with_rates(study, choices(study, losses)))):
         record = read_cell(folder, cell.key) or cell
-        found.append(replace(record, arm=cell.arm, seed=cell.seed, benchmark=cell.benchmark, needs=cell.needs))
+        of_study = replace(record, arm=cell.arm, seed=cell.seed, benchmark=cell.benchmark, needs=cell.needs)
+        found.append(replace(of_study, lr=cell.lr))
     return found
+
+
+def tries_of(study: Study, losses: Losses) -> list[Cell]:
+    """The tries that are known to be needed by now, each once."""
+    found: dict[str, Cell] = {}
+    for arm, rates in rates_to_try(study, losses).items():
+        for lr in rates:
+            key = try_key(study, arm, lr)
+            found.setdefault(key, Cell(key, arm, study.search.seed if study.search else None, "", lr=lr))
+    return list(found.values())
+
+
+def try_key(study: Study, arm: str, lr: float) -> str:
+    """Key of a try: the arm's whole recipe with this rate and the search's seed."""
+    recipe = try_recipe(study, arm, lr)
+    return TRY + _hash(recipe_as_before(recipe.model_dump(mode="json", exclude=_NOT_OF_A_TRAINING)))
+
+
+def recorded_losses(study: Study, folder: Path) -> Losses:
+    """The losses of a study's tries, from their records, each of which is read once."""
+
+    @cache
+    def loss(arm: str, lr: float) -> Loss:
+        cell = read_cell(folder, try_key(study, arm, lr))
+        if cell is None or cell.status == "waiting":
+            return "waiting"
+        if cell.status == "failed":
+            return "failed"
+        return math.inf if cell.validation_loss is None else cell.validation_loss
+
+    return loss
+
+
+def known_choices(study: Study, folder: Path) -> dict[str, Choice]:
+    """Tuned arm -> its learning rate and the tries that choose it; empty without a search."""
+    return choices(study, recorded_losses(study, folder))
+
+
+def keep_choices(study: Study, folder: Path) -> None:
+    """Write choices.json for people and other programs; tunelab itself reads the tries' records."""
+    if study.search is not None:
+        found = {arm: choice.to_json() for arm, choice in known_choices(study, folder).items()}
+        write_json_atomically(folder / CHOICES_FILE, found)
 
 
 def read_cell(folder: Path, key: str) -> Cell | None:
@@ -198,10 +271,21 @@ def first_day(folder: Path) -> date:
 
 
 def read_study(folder: Path | str) -> tuple[Study, list[Cell]]:
-    """The study in a directory, and its cells.
+    """The study in a directory as it is trained, each arm with the rate that was chosen for it; and its cells.
 
     Raises:
         RunError: there is none, or a later version of tunelab wrote it.
+    """
+    study, place = asked_study(folder), Path(folder)
+    losses = recorded_losses(study, place)
+    return with_rates(study, choices(study, losses)), _cells_by_losses(study, place, losses)
+
+
+def asked_study(folder: Path | str) -> Study:
+    """The study in a directory as it was asked for.
+
+    Raises:
+        RunError: as read_study() does.
     """
     path = Path(folder) / STUDY_FILE
     if not path.exists():
@@ -209,8 +293,7 @@ def read_study(folder: Path | str) -> tuple[Study, list[Cell]]:
             f"{folder}: no study there (no {STUDY_FILE})", "give the directory that `tunelab study run` made"
         )
     tree, version = unstamped(read_json(path), path)
-    study = parse_study(study_renamed(tree) if version == 1 else tree, str(path))
-    return study, known_cells(study, Path(folder))
+    return parse_study(study_renamed(tree) if version == 1 else tree, str(path), is_asked=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,9 @@ CONTENTS = (
     "trackers",
 )
 
+#: Kinds of records in metrics.jsonl besides "train": the rows that a loss was measured on.
+HELD_OUT, VALIDATION = "held-out", "validation"
+
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "safetensors", "numpy", "datasets")
 
 
@@ -157,7 +160,7 @@ class Run:
         return manifest["peak_resident_bytes"], manifest.get("start_resident_bytes")
 
     def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """Records of metrics.jsonl, all or of one kind ("train", "held-out")."""
+        """Records of metrics.jsonl, all or of one kind ("train", "validation", "held-out")."""
         records, _ = read_json_lines(self.metrics_file)
         return [record for record in records if kind is None or record.get("kind") == kind]
 
@@ -194,7 +197,7 @@ class Run:
         return data_frame(self.metrics())
 
     def plot_loss(self) -> Figure:
-        """Training and held-out loss over steps, as a matplotlib figure.
+        """Training loss over steps, and that on validation or held-out rows, as a matplotlib figure.
 
         Raises:
             UsageError: no training step was logged yet.
@@ -296,6 +299,14 @@ def _remove(run: Run) -> None:
         shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink(missing_ok=True)
     run.manifest_file.unlink()
     run.recipe_file.unlink()
+
+
+def remove_weights(run: Run) -> None:
+    """Remove everything but the records of a run: its recipe, manifest and metrics stay."""
+    for name in CONTENTS:
+        place = run.path / name
+        if place != run.metrics_file:
+            shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink(missing_ok=True)
 
 
 def eval_command(path: Path | str) -> str:

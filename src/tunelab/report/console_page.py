@@ -15,6 +15,7 @@ from tunelab.report.study_tables import (
     comparisons_table,
     notes,
     published_table,
+    rates_table,
     unfinished_arms,
 )
 from tunelab.report.table_layout import column_parts
@@ -30,9 +31,9 @@ class ConsoleTable:
 
 
 def answer_lines(report: StudyReport) -> list[str]:
-    """The report's note, if it has one, and one line per question, with its answer."""
-    note = [_one_line(report.note)] if report.note else []
-    return [*note, *(_one_line(f"{one.question} {one.answer}") for one in report.questions)]
+    """The report's note, if it has one; one line per question, with its answer; and the learning rates they hold at."""
+    answers = [f"{one.question} {one.answer}" for one in report.questions]
+    return [_one_line(line) for line in (report.note, *answers, report.rates_in_use) if line]
 
 
 def caveat_lines(report: StudyReport) -> list[str]:
@@ -41,8 +42,8 @@ def caveat_lines(report: StudyReport) -> list[str]:
 
 
 def note_lines(report: StudyReport) -> list[str]:
-    """One line per note on the tables."""
-    return [_one_line(sentence) for sentence in notes(report)]
+    """One line per note on the tables, and per sentence about learning rates."""
+    return [_one_line(sentence) for sentence in (*notes(report), *report.rates_said)]
 
 
 def console_tables(report: StudyReport, width: int | None = None, *, brief: bool = False) -> list[ConsoleTable]:
@@ -57,6 +58,7 @@ def console_tables(report: StudyReport, width: int | None = None, *, brief: bool
     if not brief:
         made.append((_plain(comparisons_table(report)), 2))
         made.append((_plain(forgetting_table(report)), 1))
+        made.append((_plain(rates_table(report)), 1))
         # Sources are long: they are only in the HTML page and in Markdown.
         made.append((_without_last(_plain(published_table(report))), 2))
     shown = [(table, keys) for table, keys in made if table.rows and len(table.columns) > 1]

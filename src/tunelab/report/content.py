@@ -18,6 +18,7 @@ from tunelab.errors import DataError, RunError
 from tunelab.files import write_json_atomically
 from tunelab.records.old_format import read_report_tree, stamped
 from tunelab.report.forgetting_content import Forgetting
+from tunelab.report.rates_content import SearchedRate
 from tunelab.report.records import LATER, record_from_json, record_to_json
 from tunelab.statistics.proportions import BOUNDS, interval_of_equal_values
 
@@ -231,12 +232,13 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Loss of one arm and seed: (optimizer step, nats per target token), in training and on held-out rows."""
+    """Loss of one arm and seed, in training and on other rows: (optimizer step, nats per target token)."""
 
     arm: str
     seed: int
     points: tuple[tuple[int, float], ...]
     held_out: tuple[tuple[int, float], ...] = field(default=(), metadata=LATER)
+    validation: tuple[tuple[int, float], ...] = field(default=(), metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +262,9 @@ class StudyReport:
         currency: of the costs ("USD").
         note: opens the report, before its title; "" = none.
         forgetting: what tuning changed on general texts; None = not measured.
+        rates: of the tuned arms, if they were searched.
+        rates_said: what the tries say, in sentences.
+        rates_in_use: the sentence below the answers that says at which learning rates they hold; "" = not known.
     """
 
     title: str
@@ -278,6 +283,9 @@ class StudyReport:
     currency: str = ""
     note: str = field(default="", metadata=LATER)
     forgetting: Forgetting | None = field(default=None, metadata=LATER)
+    rates: tuple[SearchedRate, ...] = field(default=(), metadata=LATER)
+    rates_said: tuple[str, ...] = field(default=(), metadata=LATER)
+    rates_in_use: str = field(default="", metadata=LATER)
 
     def __post_init__(self) -> None:
         """Raises DataError if a part names an unknown arm, or if parts are duplicated."""
@@ -301,6 +309,7 @@ class StudyReport:
             "comparisons": [name for one in self.comparisons for name in (one.a, one.b)],
             "flips": [name for one in self.flips for name in (one.a, one.b)],
             "curves": [one.arm for one in self.curves],
+            "learning rates": [name for one in self.rates for name in (one.arm, one.source)],
             "differences": [name for one in self.differences for name in one.values],
             "forgetting": [] if self.forgetting is None else [one.arm for one in self.forgetting.arms],
         }

@@ -1,4 +1,4 @@
-"""Loss over steps, one panel per arm: its curve among the others', with the held-out loss where it was measured."""
+"""Loss over steps, one panel per arm: its curve among the others', with its loss on held-out and validation rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OTHERS = COLOURS["strong-line"][0]
 
 
 def curves_plot(report: StudyReport) -> Plot:
-    """Small multiples: per arm a smoothed line over its faint steps, the other arms grey behind, held-out losses."""
+    """Small multiples: per arm a smoothed line over its faint steps, other arms grey behind, losses on other rows."""
     drawn = {curve: means(curve.points, _CURVE_POINTS) for curve in report.curves if curve.points}
     lines = {curve: means(points, _LINE_POINTS)[0] for curve, (points, _) in drawn.items()}
     arms = list(dict.fromkeys(curve.arm for curve in drawn))
@@ -66,10 +66,11 @@ def _draw_arm(
             axes.plot(*zip(*points, strict=True), color=colour, linewidth=0.75, alpha=0.25, zorder=2)
         (smoothed,) = axes.plot(*zip(*lines[curve], strict=True), color=colour, linewidth=1.75, zorder=3)
         set_tooltip(smoothed, f"{curve.arm}, seed {curve.seed}")
-        if curve.held_out:
-            face: dict[str, Any] = {"markerfacecolor": PAPER, "markeredgecolor": INK, "markeredgewidth": 1.25}
-            (marks,) = axes.plot(*zip(*curve.held_out, strict=True), "D", markersize=5, zorder=4, clip_on=False, **face)
-            set_tooltip(marks, f"{curve.arm}, seed {curve.seed}: on held-out rows")
+        face: dict[str, Any] = {"markerfacecolor": PAPER, "markeredgecolor": INK, "markeredgewidth": 1.25}
+        for rows, measured, shape in (("validation", curve.validation, "o"), ("held-out", curve.held_out, "D")):
+            if measured:
+                marks = axes.plot(*zip(*measured, strict=True), shape, markersize=5, zorder=4, clip_on=False, **face)
+                set_tooltip(marks[0], f"{curve.arm}, seed {curve.seed}: on {rows} rows")
     area = axes.get_window_extent()
     axes.set_title(shortened(arm, area.width, SMALL), loc="left", fontsize=SMALL, color=colour, pad=4)
 
@@ -98,6 +99,8 @@ def _caption(drawn: Mapping[Curve, tuple[Sequence[Point], int]]) -> str:
         caption += " Grey: the other arms."
     if any(curve.held_out for curve in drawn):
         caption += " Diamonds: loss on held-out rows."
+    if any(curve.validation for curve in drawn):
+        caption += " Circles: loss on validation rows, which choose."
     return caption
 
 

@@ -22,6 +22,7 @@ from tunelab.report.drawing import COLOURS
 from tunelab.report.forgetting import LEARNING, forgetting_table
 from tunelab.report.labels import possible
 from tunelab.report.plots import all_plots
+from tunelab.report.rates import NAME as RATES
 from tunelab.report.study_tables import (
     Column,
     all_scores_table,
@@ -29,6 +30,7 @@ from tunelab.report.study_tables import (
     comparisons_table,
     differences_table,
     published_table,
+    rates_table,
     unfinished_arms,
 )
 from tunelab.report.svg import ASSETS, svg_element
@@ -58,12 +60,14 @@ def html_page(report: StudyReport, most_bytes: int = PAGE_BYTES) -> str:
     plots = all_plots(report)
     lead = next((plot for plot in plots if plot.name.startswith("differences")), None)
     learning = next((plot for plot in plots if plot.name == LEARNING), None)
+    rates = next((plot for plot in plots if plot.name == RATES), None)
     parts = {
         "answers": write.answers(report, lead),
         "arms": write.arms(report),
         "comparisons": write.comparisons(report),
         "forgetting": write.forgetting(report, learning),
-        "plots": write.plots([plot for plot in plots if plot not in (lead, learning)]),
+        "rates": write.rates(report, rates),
+        "plots": write.plots([plot for plot in plots if plot not in (lead, learning, rates)]),
         "flips": write.flips(report, []),
         "caveats": write.caveats(report),
         "provenance": write.provenance(report),
@@ -109,8 +113,8 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    tables = (arms_tables, all_scores_table, comparisons_table, differences_table, published_table, forgetting_table)
-    environment.globals |= {function.__name__: function for function in (*tables, unfinished_arms)}
+    tables = (all_scores_table, comparisons_table, differences_table, published_table, forgetting_table, rates_table)
+    environment.globals |= {function.__name__: function for function in (arms_tables, *tables, unfinished_arms)}
     environment.filters |= {
         "beginning": _beginning,
         "column_class": _column_class,

@@ -22,6 +22,8 @@ def markdown_page(report: StudyReport, most_flips: int = MOST_FLIPS) -> str:
     for title, table in made.items():
         if title != "Differences between arms":
             blocks += [f"## {title}", *_table(table)]
+        if title == "Learning rates":
+            blocks.append("\n".join(f"- {_escape(sentence)}" for sentence in report.rates_said))
     if (forgetting := forgetting_table(report)).rows:
         blocks += [f"## {forgetting.title}", *_table(forgetting)]
     blocks += _flips(report, most_flips)
@@ -34,7 +36,8 @@ def markdown_page(report: StudyReport, most_flips: int = MOST_FLIPS) -> str:
 
 
 def _answers(report: StudyReport) -> list[str]:
-    return [f"**{_escape(one.question)}** {_escape(one.answer)}" for one in report.questions]
+    answers = [f"**{_escape(one.question)}** {_escape(one.answer)}" for one in report.questions]
+    return [*answers, _escape(report.rates_in_use)]
 
 
 def _table(table: StudyTable) -> list[str]:

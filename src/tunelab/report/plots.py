@@ -35,6 +35,7 @@ from tunelab.report.forest import forest_plots
 from tunelab.report.forgetting import forgetting_plot
 from tunelab.report.labels import shortened, text_width
 from tunelab.report.pareto import COSTS, pareto_plot
+from tunelab.report.rates import rates_plot
 from tunelab.report.svg import svg_file
 from tunelab.report.table import score_text
 from tunelab.units import format_significant
@@ -58,8 +59,8 @@ def svg_files(report: StudyReport) -> dict[str, str]:
 
 def all_plots(report: StudyReport) -> list[Plot]:
     """All plots that the report has data for: differences (those of the answers first), scores, learning against
-    forgetting, loss curves, quality against memory and against time."""
-    if not (report.benchmarks or report.curves or report.comparisons or report.forgetting):
+    forgetting, loss curves, loss by learning rate, quality against memory and against time."""
+    if not (report.benchmarks or report.curves or report.comparisons or report.forgetting or report.rates):
         return []
     with plot_style():
         plots = forest_plots(report)
@@ -67,6 +68,8 @@ def all_plots(report: StudyReport) -> list[Plot]:
         plots += [plot for plot in [forgetting_plot(report)] if plot is not None]
         if any(curve.points for curve in report.curves):
             plots.append(curves_plot(report))
+        rates = rates_plot(report)
+        plots += [] if rates is None else [rates]
         pareto = [pareto_plot(report, benchmark, cost) for cost in COSTS for benchmark in report.benchmarks]
     return _with_unique_names([*plots, *(plot for plot in pareto if plot is not None)])
 

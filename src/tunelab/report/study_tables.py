@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from tunelab.report.content import Arm, ArmScore, PairedComparison, Published, StudyReport
+from tunelab.report.rates_content import SearchedRate
 from tunelab.report.table import BLIND, EQUAL_VALUES, has_equal_values, score_text, score_texts
 from tunelab.units import (
     UNKNOWN,
@@ -15,6 +16,7 @@ from tunelab.units import (
     format_count,
     format_duration,
     format_interval,
+    format_loss,
     format_number,
     format_probability,
     format_rate,
@@ -188,9 +190,43 @@ def differences_table(report: StudyReport) -> StudyTable:
     return StudyTable("Differences between arms", caption, columns, rows)
 
 
+def rates_table(report: StudyReport) -> StudyTable:
+    """The learning rate of each searched arm."""
+    columns = (
+        Column("Arm", is_number=False),
+        *(Column(name, "learning rate") for name in ("Chosen", "Own")),
+        *(Column(name, "validation loss") for name in ("At chosen", "At own")),
+        Column("Tries"),
+        Column("Note", is_number=False),
+    )
+    rows = tuple(_rates_row(one) for one in report.rates)
+    caption = f"Validation loss in nats per token, lower is better. {UNKNOWN} not known."
+    return StudyTable("Learning rates", caption, columns, rows)
+
+
+def _rates_row(one: SearchedRate) -> tuple[Cell, ...]:
+    losses = dict(one.tried)
+    notes = [f"tries of {one.source}"] if one.source != one.arm else []
+    notes += [f"the {one.edge} that was tried"] if one.edge else []
+    if diverged := [_rate(lr) for lr, loss in one.tried if loss is None]:
+        notes.append(f"diverged at {', '.join(diverged)}")
+
+    def loss(lr: float | None) -> str:
+        found = None if lr is None else losses.get(lr)
+        return "diverged" if found is None and lr in losses else UNKNOWN if found is None else format_loss(found)
+
+    rates = (UNKNOWN if one.chosen is None else _rate(one.chosen), _rate(one.own))
+    texts = (one.arm, *rates, loss(one.chosen), loss(one.own), str(len(one.tried)), "; ".join(notes))
+    return tuple(Cell(text) for text in texts)
+
+
+def _rate(lr: float) -> str:
+    return format_significant(lr, 3)
+
+
 def tables(report: StudyReport) -> list[StudyTable]:
     """All tables with rows, in the order of the report."""
-    made = (comparisons_table, published_table, all_scores_table, differences_table)
+    made = (comparisons_table, rates_table, published_table, all_scores_table, differences_table)
     return [table for table in (*arms_tables(report), *(make(report) for make in made)) if table.rows]
 
 

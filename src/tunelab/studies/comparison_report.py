@@ -31,6 +31,7 @@ from tunelab.studies.report_parts import (
     TRAINED_ONCE,
     answered,
     arm_scores,
+    chosen_by_measured_rows,
     disk_bytes,
     evaluated_part,
     flips_of,
@@ -247,6 +248,7 @@ def _caveats(
         yield TRAINED_ONCE
         yield "Peak memory is that of training: memory and time of the evaluation were not recorded."
     yield from unlike_training({"": trained})
+    yield from chosen_by_measured_rows(trained)
     yield from unlike_machines(trained)
     yield from unseen_references(one for side in sides for one in side.evaluated)
     for side in sides:

@@ -13,7 +13,7 @@ from tunelab.comparison.paired_comparison import Comparison
 from tunelab.comparison.verdict import outcome, verdict
 from tunelab.config import Recipe, SourceSettings, to_yaml
 from tunelab.evaluation.metrics.unseen import not_seen
-from tunelab.records.runs import Run
+from tunelab.records.runs import HELD_OUT, VALIDATION, Run
 from tunelab.report.content import ArmScore, Curve, Flip, PairedComparison, Question, SettingDifference
 from tunelab.statistics.standard_errors import mean_with_error
 
@@ -184,19 +184,27 @@ def _answer(record: Mapping[str, Any]) -> str:
 
 
 def training_curve(arm: str, seed: int, run: Run) -> Iterator[Curve]:
-    """A run's loss in training, and on held-out rows where it was measured; nothing if no step was logged."""
-    points, held_out = (
-        {int(one["step"]): float(one["loss"]) for one in run.metrics(kind)} for kind in ("train", "held-out")
-    )
-    if not points:
-        return
-    manifest, last = run.manifest, max(points)
-    before, after = (manifest.get(f"held_out_loss_{when}") for when in ("before", "after"))
+    """A run's loss in training, and on held-out and validation rows; nothing if no step was logged."""
+    points = _losses(run, "train")
+    if points:
+        measured = {split: _with_ends(_losses(run, split), split, run, max(points)) for split in (HELD_OUT, VALIDATION)}
+        held_out, validation = (tuple(losses.items()) for losses in measured.values())
+        yield Curve(arm, seed, tuple(points.items()), held_out, validation)
+
+
+def _losses(run: Run, kind: str) -> dict[int, float]:
+    return {int(one["step"]): float(one["loss"]) for one in run.metrics(kind)}
+
+
+def _with_ends(losses: dict[int, float], split: str, run: Run, last: int) -> dict[int, float]:
+    """Losses on a split by step, with those before the first step and after the last."""
+    manifest = run.manifest
+    before, after = (manifest.get(f"{split.replace('-', '_')}_loss_{when}") for when in ("before", "after"))
     if before is not None:
-        held_out = {0: float(before), **held_out}
+        losses = {0: float(before), **losses}
     if after is not None and not run.recipe.train.load_best_at_end:  # else it is that of an earlier step
-        held_out.setdefault(last, float(after))
-    yield Curve(arm, seed, tuple(points.items()), tuple(held_out.items()))
+        losses.setdefault(last, float(after))
+    return losses
 
 
 #: Training keys that a model that is not tuned is evaluated with.
@@ -289,6 +297,28 @@ def unlike_protocols(comparisons: Iterable[Comparison]) -> Iterator[str]:
     for (benchmark, key), arms_by_value in found.items():
         listed = ", ".join(f"{value} ({', '.join(arms)})" for value, arms in arms_by_value.items())
         yield f"{benchmark}: {key} differs: {listed}."
+
+
+def chosen_by_measured_rows(runs: Mapping[str, Run]) -> Iterator[str]:
+    """A caveat if held-out rows, which the report measures, also chose weights or the step to stop at.
+
+    Only trainings of before data.validation do.
+
+    Args:
+        runs: the displayed name of each training -> its finished run.
+    """
+    recipes = {name: run.recipe for name, run in runs.items()}
+    names = [
+        name
+        for name, recipe in recipes.items()
+        if recipe.data.validation == 0
+        and (recipe.train.load_best_at_end or recipe.train.early_stopping_patience is not None)
+    ]
+    if names:
+        yield (
+            f"Held-out rows chose the weights, or the step to stop at, of {', '.join(names)}, and then measured them: "
+            "their results on held-out rows look better than they are. data.validation gives rows to choose by."
+        )
 
 
 def unlike_machines(runs: Mapping[str, Run]) -> Iterator[str]:

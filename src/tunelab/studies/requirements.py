@@ -131,7 +131,7 @@ def _problems(path: str, check: Callable[[], Any]) -> Sequence[Problem]:
 
 def _lack_of_room(cells: Sequence[Cell], recipes: Mapping[str, Recipe], folder: Path) -> Iterator[Problem]:
     """Full fine-tuning writes all weights at least once; models that are not in a folder are not counted."""
-    trainings = [recipes[cell.arm] for cell in cells if not cell.benchmark]
+    trainings = [recipes[cell.arm] for cell in cells if not cell.benchmark and cell.lr is None]
     needed = sum(_weight_bytes(recipe.model.name) for recipe in trainings if recipe.method == "full")
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(there).free

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import time
 import traceback
 from dataclasses import replace
@@ -15,11 +16,12 @@ from tunelab.allowed_code import Allowed, allow_copy, allowed_code, only_allowed
 from tunelab.config import Recipe
 from tunelab.config.study import HELD_OUT, OF_EVERY_BENCHMARK, Study
 from tunelab.data.template_date import rendered_on
-from tunelab.errors import SAME_COMMAND, Interrupted, RunError
+from tunelab.errors import SAME_COMMAND, Interrupted, RunError, TrainingError
 from tunelab.files import read_json, write_text_atomically, write_text_once
 from tunelab.progress import Progress, named, silent
-from tunelab.records.cells import RECORDS, Cell, first_day, keep_cell, read_cell, read_study
-from tunelab.records.runs import Run, open_run
+from tunelab.records.cells import RECORDS, Cell, asked_study, first_day, keep_cell, read_cell, read_study
+from tunelab.records.choices import try_recipe
+from tunelab.records.runs import Run, open_run, remove_weights
 from tunelab.studies.study_trackers import tracked_evaluation
 from tunelab.training.tracked_run import in_group
 
@@ -61,8 +63,12 @@ def run_cell(folder: Path | str, key: str, *, allowed: Allowed | None = None, pr
     try:
         day = rendered_on(first_day(folder))
         with day, only_allowed(allowed_code() if allowed is None else allowed, is_closed=True):
-            made = _make(study, cell, folder, memory, named(progress, cell.title.removesuffix(": training")))
-        cell = replace(cell, status="done", error="", folder=str(made.relative_to(folder)))
+            stage = named(progress, cell.title.removesuffix(": training"))
+            if cell.lr is not None:
+                cell = _try(cell, folder, memory, stage)
+            else:
+                made = _make(study, cell, folder, memory, stage)
+                cell = replace(cell, status="done", error="", folder=str(made.relative_to(folder)))
     except (Interrupted, KeyboardInterrupt) as stop:
         keep_cell(folder, replace(cell, seconds=cell.seconds + time.monotonic() - began))
         why = stop.message if isinstance(stop, Interrupted) else "stopped; finished work is kept"
@@ -78,6 +84,26 @@ def run_cell(folder: Path | str, key: str, *, allowed: Allowed | None = None, pr
     keep_cell(folder, cell)
     _free_memory()
     return cell
+
+
+def _try(cell: Cell, folder: Path, memory: list[Memory], progress: Progress) -> Cell:
+    """Train at the rate of a try, on validation rows alone; what diverges is a result as well. No weights are kept."""
+    asked = asked_study(folder)
+    recipe = _in_dtype_of_study(try_recipe(asked, cell.arm, cell.lr or 0.0), folder)
+    place = folder / "runs" / cell.key
+    if place.exists() and not Run(place).is_done and not Run(place).tokenizer.exists():
+        shutil.rmtree(place)  # it diverged, and a kill came between the removal of its weights and its record
+    error, loss = "", None
+    try:
+        run = _train(in_group(asked, recipe), place, progress, measures_held_out=False)
+        memory.append(run.peak_memory)
+        loss = run.manifest["validation_loss_after"]
+    except TrainingError as stop:
+        if not stop.diverged:
+            raise
+        error = stop.message
+    remove_weights(Run(place))
+    return replace(cell, status="done", error=error, folder=str(place.relative_to(folder)), validation_loss=loss)
 
 
 def _make(study: Study, cell: Cell, folder: Path, memory: list[Memory], progress: Progress) -> Path:
@@ -149,14 +175,15 @@ def _free_memory() -> None:
     torch.cuda.empty_cache()  # does nothing if CUDA was never used
 
 
-def _train(recipe: Recipe, path: Path, progress: Progress) -> Run:
+def _train(recipe: Recipe, path: Path, progress: Progress, *, measures_held_out: bool = True) -> Run:
     from tunelab.training.finetune import finetune, resume
 
     if Run(path).recipe_file.exists():
         if not Run(path).is_done:
-            resume(path, progress=progress)
+            resume(path, measures_held_out=measures_held_out, progress=progress)
     else:
-        finetune(recipe.model_copy(update={"out": str(path)}), progress=progress)
+        changed = recipe.model_copy(update={"out": str(path)})
+        finetune(changed, measures_held_out=measures_held_out, progress=progress)
     return open_run(path)
 
 

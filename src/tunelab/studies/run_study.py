@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tunelab.evaluation.benchmark_files import is_items_file, load_benchmark, re
 from tunelab.files import as_path
 from tunelab.notebook import shown_in_notebooks
 from tunelab.progress import Progress
-from tunelab.records.cells import Cell, keep_study, known_cells
+from tunelab.records.cells import Cell, keep_cell, keep_choices, keep_study, known_cells, known_choices
 from tunelab.scoring.read_responses import checked_options
 from tunelab.statistics.power import detectable_accuracy_difference, detectable_effect
 from tunelab.studies.foreseen_margins import foreseen_margins
@@ -76,8 +77,8 @@ def run_study(
     check_requirements(study, waiting, folder)
     with _alone(folder):
         keep_study(study, folder)
-        if waiting:
-            module.run_cells(folder, waiting, chosen, progress)
+        for wave in waves(study, folder):
+            module.run_cells(folder, wave, chosen, progress)
     return known_cells(study, folder)
 
 
@@ -95,6 +96,32 @@ def _alone(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise RunError(f"{folder}: another process runs this study", "wait for it, or stop it") from None
         yield
+
+
+def waves(study: Study, folder: Path) -> Iterator[list[Cell]]:
+    """The cells to run, wave by wave: tries until every arm has its learning rate, then all others.
+
+    The next wave follows from the records that the last one left. Each cell is in one wave only: a try that failed
+    leaves its arm without a rate, and the arm's cells are recorded as failed.
+    """
+    given: set[str] = set()
+    while tries := [cell for cell in _open(study, folder) if cell.lr is not None and cell.key not in given]:
+        keep_choices(study, folder)
+        given |= {cell.key for cell in tries}
+        yield tries
+    keep_choices(study, folder)
+    without = {arm for arm, choice in known_choices(study, folder).items() if choice.lr is None}
+    others = [cell for cell in _open(study, folder) if cell.lr is None]
+    for cell in others:
+        if cell.arm in without:
+            why = "no learning rate was chosen for it: a try failed"
+            keep_cell(folder, replace(cell, status="failed", error=why))
+    if ready := [cell for cell in others if cell.arm not in without]:
+        yield ready
+
+
+def _open(study: Study, folder: Path) -> list[Cell]:
+    return [cell for cell in known_cells(study, folder) if cell.status != "done"]
 
 
 def checked_study(study: Study) -> Study:

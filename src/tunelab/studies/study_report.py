@@ -12,14 +12,25 @@ from tunelab.comparison.paired_comparison import Comparison
 from tunelab.config.study import Study
 from tunelab.files import read_json
 from tunelab.records.asked import asked_late
-from tunelab.records.cells import CREATED_FILE, Cell, evaluation_key, read_study, seeds_of, training_key
+from tunelab.records.cells import (
+    CREATED_FILE,
+    Cell,
+    asked_study,
+    evaluation_key,
+    known_choices,
+    read_study,
+    seeds_of,
+    training_key,
+)
 from tunelab.records.runs import Run
 from tunelab.report.content import Arm, ArmScore, SettingDifference, StudyReport
 from tunelab.studies.forgetting_report import forgetting_part
 from tunelab.studies.published import Costs, published_figures
+from tunelab.studies.rates_part import rates_in_use, rates_sentences, searched_rates
 from tunelab.studies.report_parts import (
     TRAINED_ONCE,
     arm_scores,
+    chosen_by_measured_rows,
     disk_bytes,
     evaluated_part,
     flips_of,
@@ -81,6 +92,8 @@ def study_report(folder: Path | str) -> StudyReport:
         RunError: there is no study.
     """
     study, cells = read_study(folder)
+    asked = asked_study(folder)
+    chosen = known_choices(asked, Path(folder))
     found = _Found(study, Path(folder), {cell.key: cell for cell in cells})
     answers = study_answers(study, found.evaluated, asked_late(study, Path(folder)))
     comparisons, refused = answers.comparisons, answers.refused
@@ -107,6 +120,9 @@ def study_report(folder: Path | str) -> StudyReport:
         differences=tuple(differences),
         provenance=_provenance(found),
         forgetting=forgetting_part(study.forgetting_pairs, list(study.benchmarks), found.evaluated, comparisons),
+        rates=searched_rates(chosen),
+        rates_said=tuple(rates_sentences(asked, chosen, cells, Path(folder))),
+        rates_in_use=rates_in_use(study, chosen),
     )
 
 
@@ -203,7 +219,9 @@ def _caveats(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[str]:
         yield TRAINED_ONCE
     yield from _unlike_training(found)
     yield from unlike_protocols(headline_comparisons(comparisons))
-    yield from unlike_machines({f"{arm}, seed {seed}": run for arm in study.arms for seed, run in found.runs(arm)})
+    runs = {f"{arm}, seed {seed}": run for arm in study.arms for seed, run in found.runs(arm)}
+    yield from chosen_by_measured_rows(runs)
+    yield from unlike_machines(runs)
     yield from unseen_references(
         one for benchmark in study.benchmarks for arm in study.arms for one in found.evaluated(arm, benchmark)
     )

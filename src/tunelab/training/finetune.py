@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,13 @@ from tunelab.preparation.rows import (
     fit_to_model,
     load_recipe_tokenizer,
     prepare_with,
+    rows_to_choose_by,
     rows_to_keep,
     table_rows,
+    without_held_out,
 )
 from tunelab.progress import Progress, unheard
-from tunelab.records.runs import Run, eval_command, new_run, now, open_run, resume_command
+from tunelab.records.runs import HELD_OUT, VALIDATION, Run, eval_command, new_run, now, open_run, resume_command
 from tunelab.training.checkpoint import CheckpointStore, LoopState, trainable_weights
 from tunelab.training.forecast import forecast
 from tunelab.training.interrupt import asked_to_stop
@@ -52,14 +55,18 @@ from tunelab.training.setup import build_model, loop_settings, make_accelerator,
 from tunelab.training.trackers import tracked
 from tunelab.units import format_number
 
-#: The stage of a pass over the held-out rows, before, during and after training.
-HELD_OUT_STAGE = "held-out loss"
+#: Losses in the manifest, each measured before and after training where there are such rows.
+HELD_OUT_LOSS, VALIDATION_LOSS = "held_out_loss", "validation_loss"
+
+#: Measures one of them.
+Measure = Callable[[], float]
 
 
 def finetune(
     recipe: RecipeLike | None = None,
     *,
     overwrite: bool = False,
+    measures_held_out: bool = True,
     progress: Progress = shown_in_notebooks,
     notify: Callable[[str], None] = said_in_notebooks,
     **changes: Any,
@@ -74,6 +81,7 @@ def finetune(
         progress: called after each step; default: a bar in a notebook, nothing elsewhere.
         changes: recipe keys that replace the recipe's; a mapping is merged into its section.
         overwrite: remove a run that the recipe's `out` contains, with its evaluations.
+        measures_held_out: False for a training that only helps to choose: held-out rows stay apart and unseen.
         notify: called with sentences for a person: what the training is about to do, and warnings; default: printed in
             a notebook.
 
@@ -88,7 +96,7 @@ def finetune(
     accelerator = make_accelerator(resolved)
     try:
         run = start_on_main(accelerator, resolved, overwrite=overwrite)
-        return _execute(run, resolved, tokenizer, accelerator, progress, notify)
+        return _execute(run, resolved, tokenizer, accelerator, progress, notify, measures_held_out)
     finally:
         release(accelerator)
 
@@ -97,6 +105,7 @@ def resume(
     path: Run | Path | str,
     *,
     base: Path | str | None = None,
+    measures_held_out: bool = True,
     progress: Progress = shown_in_notebooks,
     notify: Callable[[str], None] = said_in_notebooks,
 ) -> Run:
@@ -104,7 +113,7 @@ def resume(
 
     Args:
         base: the folder where the run's base is now, if it moved.
-        notify: as for finetune().
+        measures_held_out, notify: as for finetune().
 
     Raises:
         RunError: there is no run, it is finished, or its base or rows are not those that it started with.
@@ -122,7 +131,7 @@ def resume(
     tokenizer = run_tokenizer(run) if started else load_recipe_tokenizer(recipe)
     accelerator = make_accelerator(recipe)
     try:
-        return _execute(run, recipe, tokenizer, accelerator, progress, notify)
+        return _execute(run, recipe, tokenizer, accelerator, progress, notify, measures_held_out)
     finally:
         release(accelerator)
 
@@ -141,12 +150,14 @@ def _execute(
     accelerator: Accelerator,
     progress: Progress,
     notify: Callable[[str], None],
+    measures_held_out: bool,
 ) -> Run:
     with run.locked() if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
             recover_all_in(run.path)
         try:
-            _train(run, recipe, tokenizer, accelerator, progress, notify if accelerator.is_main_process else unheard)
+            listener = notify if accelerator.is_main_process else unheard
+            _train(run, recipe, tokenizer, accelerator, progress, listener, measures_held_out)
         except (Interrupted, KeyboardInterrupt) as stop:
             if accelerator.is_main_process:
                 run.update_manifest(status="interrupted", ended=now())
@@ -176,10 +187,13 @@ def _train(
     accelerator: Accelerator,
     progress: Progress,
     notify: Callable[[str], None],
+    measures_held_out: bool,
 ) -> None:
     meter = Meter(accelerator.device)
     with accelerator.main_process_first():
         data = prepare_with(tokenizer, recipe, progress=progress)
+    if not measures_held_out:
+        data = without_held_out(data)
     model = build_model(recipe, tokenizer, accelerator)
     check_unchanged(run, data)
     module = TargetLoss(model)
@@ -195,21 +209,18 @@ def _train(
         run.update_manifest(**opening(run, recipe, data, model, tokenizer, plan, accelerator, resumed))
         run.keep_metrics_up_to(checkpoints.newest_step())
     accelerator.wait_for_everyone()
-
-    def held_out_loss() -> float:
-        return _held_out_loss(module, data.held_out, recipe, accelerator, progress)
-
+    measures = _measures(module, data, recipe, accelerator, progress)
     step = checkpoints.newest_step()
     notify(resolved_sentence(resolved_settings(recipe, accelerator)))
     for sentence in forecast(recipe, plan, model, held_out=len(data.held_out), step=step):
         notify(sentence)
-    measure = held_out_loss if len(data.held_out) else None
-    if measure is not None and "held_out_loss_before" not in run.manifest:
-        before = measure()
-        if accelerator.is_main_process:
-            run.update_manifest(held_out_loss_before=before)
+    for name, measure in measures.items():
+        if f"{name}_before" not in run.manifest:
+            before = measure()
+            if accelerator.is_main_process:
+                run.update_manifest(**{f"{name}_before": before})
     with tracked(run, recipe, accelerator):
-        state, outcome = _run_loop(run, recipe, module, plan, accelerator, checkpoints, measure, progress)
+        state, outcome = _run_loop(run, recipe, module, plan, accelerator, checkpoints, measures, progress)
     if outcome == "interrupted":
         raise Interrupted(
             f"stopped after step {state.step} of {plan.total_steps}; a checkpoint was saved",
@@ -220,10 +231,10 @@ def _train(
     trained = weights_hash(trainable_weights(model))  # before they are rounded: the proof that they changed
     saved = None
     if recipe.method == "full":
-        saved = round_for_saving(recipe, underlying(model), table_rows(rows_to_keep(data)))
-    after = measure() if measure is not None else None
+        saved = round_for_saving(recipe, underlying(model), table_rows(rows_to_choose_by(data)))
+    losses = {f"{name}_after": measure() for name, measure in measures.items()}
     if accelerator.is_main_process:
-        proof = {**closing(run, trained, state, meter, outcome, after), "saved": saved}
+        proof = {**closing(run, trained, state, meter, outcome), **losses, "saved": saved}
         save_result(run, recipe, model, tokenizer, saved_dtype(saved))
         run.update_manifest(**proof)
     accelerator.wait_for_everyone()
@@ -244,7 +255,7 @@ def _run_loop(
     plan: TrainingPlan,
     accelerator: Accelerator,
     checkpoints: CheckpointStore,
-    held_out_loss: Callable[[], float] | None,
+    measures: dict[str, Measure],
     progress: Progress,
 ) -> tuple[LoopState, Outcome]:
     settings = recipe.train
@@ -272,7 +283,8 @@ def _run_loop(
             accelerator,
             checkpoints=checkpoints,
             log=log,
-            held_out_loss=held_out_loss,
+            evaluate=measures.get(VALIDATION_LOSS) or measures.get(HELD_OUT_LOSS),
+            evaluated_on=VALIDATION if VALIDATION_LOSS in measures else HELD_OUT,
             should_stop=should_stop,
             progress=progress,
         )
@@ -337,11 +349,24 @@ def save_result(run: Run, recipe: Recipe, model: nn.Module, tokenizer: Any, dtyp
         published.save_pretrained(folder)
 
 
-def _held_out_loss(
-    module: TargetLoss, table: TokenTable, recipe: Recipe, accelerator: Accelerator, progress: Progress
+def _measures(
+    module: TargetLoss, data: PreparedData, recipe: Recipe, accelerator: Accelerator, progress: Progress
+) -> dict[str, Measure]:
+    """The losses that a run measures before and after training, by their name in the manifest."""
+    tables = {HELD_OUT_LOSS: (HELD_OUT, data.held_out), VALIDATION_LOSS: (VALIDATION, data.validation)}
+    return {
+        name: partial(_mean_loss, rows, table, module, recipe, accelerator, progress)
+        for name, (rows, table) in tables.items()
+        if len(table)
+    }
+
+
+def _mean_loss(
+    rows: str, table: TokenTable, module: TargetLoss, recipe: Recipe, accelerator: Accelerator, progress: Progress
 ) -> float:
-    """Mean loss over the targets of the held-out rows, divided among the processes."""
-    progress(HELD_OUT_STAGE, 0, len(table))
+    """Mean loss over the targets of held-out or validation rows, divided among the processes."""
+    stage = f"{rows} loss"
+    progress(stage, 0, len(table))
     with accelerator.autocast():
         total, targets = table_loss(
             module,
@@ -352,15 +377,16 @@ def _held_out_loss(
             packing=recipe.train.packing,
             rank=accelerator.process_index,
             ranks=accelerator.num_processes,
-            on_rows=lambda done: progress(HELD_OUT_STAGE, min(done, len(table) - 1), len(table)),
+            on_rows=lambda done: progress(stage, min(done, len(table) - 1), len(table)),
         )
     sums = torch.tensor([total, targets], dtype=torch.float64, device=accelerator.device)
     total, count = accelerator.reduce(sums, "sum").tolist()
     if not math.isfinite(total):
         raise TrainingError(
-            f"the held-out loss is {total}; checkpoints have the earlier weights",
+            f"the {stage} is {total}; checkpoints have the earlier weights",
             "lower train.lr, or use train.dtype=fp32 or bf16",
+            diverged=True,
         )
     loss = float(total / count)
-    progress(HELD_OUT_STAGE, len(table), len(table), f"loss {format_number(loss, 3)}")
+    progress(stage, len(table), len(table), f"loss {format_number(loss, 3)}")
     return loss

@@ -24,6 +24,7 @@ from tunelab.data.loader import PackedBatch, Step, TrainingPlan, packed_batch
 from tunelab.errors import TrainingError
 from tunelab.models.forward import packed_attention
 from tunelab.progress import TRAINING, Progress, silent
+from tunelab.records.runs import VALIDATION
 from tunelab.training.checkpoint import CheckpointStore, LoopState
 from tunelab.training.loss import TargetLoss
 from tunelab.training.optimizer import Schedule, learning_rate
@@ -66,7 +67,8 @@ class TrainingLoop:
         accelerator: provides the device and the processes.
         checkpoints: where states are saved; None = never.
         log: takes one record per step or evaluation, a flat mapping; called in the main process only.
-        held_out_loss: returns the mean loss on held-out rows; called in every process every `eval_every` steps.
+        evaluate: returns the mean loss on the rows in `evaluated_on`; called in every process every `eval_every` steps.
+        evaluated_on: "validation" or "held-out": the kind of these records in the log.
         should_stop: called after every step; True saves a checkpoint and ends the loop as interrupted.
     """
 
@@ -80,7 +82,8 @@ class TrainingLoop:
         *,
         checkpoints: CheckpointStore | None = None,
         log: Callable[[dict[str, Any]], None] = lambda record: None,
-        held_out_loss: Callable[[], float] | None = None,
+        evaluate: Callable[[], float] | None = None,
+        evaluated_on: str = VALIDATION,
         should_stop: Callable[[], bool] = lambda: False,
         progress: Progress = silent,
     ) -> None:
@@ -92,7 +95,8 @@ class TrainingLoop:
         self.accelerator = accelerator
         self.checkpoints = checkpoints
         self.log = log
-        self.held_out_loss = held_out_loss
+        self.evaluate = evaluate
+        self.evaluated_on = evaluated_on
         self.should_stop = should_stop
         self.progress = progress
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -176,6 +180,7 @@ class TrainingLoop:
             raise TrainingError(
                 f"step {number + 1}: the loss is {mean}; the previous step's weights are intact",
                 "lower train.lr, use train.dtype=fp32 or bf16, or check the step's rows with `tunelab inspect`",
+                diverged=True,
             )
         return StepResult(mean, self._clip(number))
 
@@ -197,14 +202,15 @@ class TrainingLoop:
         raise TrainingError(
             f"step {number + 1}: the gradient norm is {norm}{scaled}; the previous step's weights are intact",
             "lower train.lr, or use train.dtype=fp32 or bf16",
+            diverged=True,
         )
 
     def _evaluate_when_due(self, state: LoopState, total: int) -> None:
-        """Measure the held-out loss every `eval_every` steps and at the end, and keep the best weights."""
+        """Evaluate every `eval_every` steps and at the end, and keep the best weights."""
         every = self.settings.eval_every
-        if self.held_out_loss is None or every is None or (state.step % every and state.step != total):
+        if self.evaluate is None or every is None or (state.step % every and state.step != total):
             return
-        loss = self.held_out_loss()
+        loss = self.evaluate()
         improved = state.best_loss is None or loss < state.best_loss
         if improved:
             state.best_loss, state.best_step, state.evaluations_without_gain = loss, state.step, 0
@@ -212,7 +218,7 @@ class TrainingLoop:
                 self.checkpoints.save_best(self.model)
         else:
             state.evaluations_without_gain += 1
-        self._log(kind="held-out", step=state.step, loss=loss, best=improved)
+        self._log(kind=self.evaluated_on, step=state.step, loss=loss, best=improved)
 
     def _patience_is_spent(self, state: LoopState) -> bool:
         patience = self.settings.early_stopping_patience

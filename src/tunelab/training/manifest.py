@@ -31,7 +31,8 @@ def check_unchanged(run: Run, data: PreparedData) -> None:
     """Check that a resumed run has the rows that it started with; trained_recipe() checks its base.
 
     Raises:
-        RunError: the training rows or the held-out rows have changed since its first session; or its manifest is gone.
+        RunError: its training, held-out or validation rows have changed since its first session; or its manifest is
+            gone.
     """
     begun = run.manifest
     if "data" not in begun:
@@ -45,6 +46,8 @@ def check_unchanged(run: Run, data: PreparedData) -> None:
         "training rows": (data.train.sha256, begun["data"]["train"]["sha256"]),
         "held-out rows": (data.held_out.sha256, begun["data"]["held_out"]["sha256"]),
     }
+    if "validation" in begun["data"]:  # in runs of before, and without validation rows, it is not
+        compared["validation rows"] = (data.validation.sha256, begun["data"]["validation"]["sha256"])
     changed = [what for what, (found, then) in compared.items() if found != then]
     if changed:
         raise RunError(
@@ -84,6 +87,7 @@ def opening(
             "chat_template_sha256": template_digest(tokenizer) if recipe.data.template == "chat" else None,
             "train": {**asdict(data.train_counts), "sha256": data.train.sha256},
             "held_out": {**asdict(data.held_out_counts), "sha256": data.held_out.sha256},
+            **_validation_rows(data),
             "bad_rows": list(data.bad_rows),
         },
         "resolved": resolved_settings(recipe, accelerator),
@@ -100,6 +104,12 @@ def opening(
     if not resumed:
         entries["weights_before"] = weights_hash(trainable_weights(model))
     return entries
+
+
+def _validation_rows(data: PreparedData) -> dict[str, Any]:
+    if not data.validation_counts.given:
+        return {}
+    return {"validation": {**asdict(data.validation_counts), "sha256": data.validation.sha256}}
 
 
 def _base(run: Run, recipe: Recipe, model: nn.Module) -> dict[str, Any]:
@@ -137,9 +147,7 @@ def resolved_sentence(resolved: dict[str, Any]) -> str:
     )
 
 
-def closing(
-    run: Run, after: str, state: LoopState, meter: Meter, outcome: str, held_out_loss: float | None
-) -> dict[str, Any]:
+def closing(run: Run, after: str, state: LoopState, meter: Meter, outcome: str) -> dict[str, Any]:
     """Manifest entries from after the last step: the proof that it trained, and what it cost.
 
     Args:
@@ -155,7 +163,7 @@ def closing(
         "status": outcome,
         "ended": now(),
         "weights_after": after,
-        "held_out_loss_after": held_out_loss,
+        "held_out_loss_after": None,  # without held-out rows
         "trained": {
             "steps": state.step,
             "targets": state.targets,

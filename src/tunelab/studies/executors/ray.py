@@ -21,7 +21,7 @@ from tunelab.allowed_code import allowed_code
 from tunelab.config.study import Study
 from tunelab.errors import Interrupted, UsageError
 from tunelab.progress import Progress
-from tunelab.records.cells import CREATED_FILE, RECORDS, STUDY_FILE, Cell, read_study
+from tunelab.records.cells import CREATED_FILE, RECORDS, STUDY_FILE, TRY, Cell, read_study
 from tunelab.records.runs import Run
 from tunelab.studies.executors._executor import count_option, lost
 from tunelab.studies.executors._ray_cluster import OWN, connected, fits
@@ -166,6 +166,8 @@ class _Tasks:
     def _parcels(self, cell: Cell) -> list[Any]:
         """The files that a cell needs from the study's directory, in Ray's object store."""
         records = [f"{RECORDS}/{key}.json" for key in (cell.key, cell.needs)]
+        # Those of tries, from which the node knows the rates that they chose.
+        records += sorted(f"{RECORDS}/{path.name}" for path in (self.folder / RECORDS).glob(f"{TRY}*.json"))
         found = [self.ray.put(packed_files(self.folder, [STUDY_FILE, CREATED_FILE, *records]))]
         own = Run(self.folder / "runs" / cell.key)
         if own.recipe_file.exists():
