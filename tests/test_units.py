@@ -55,6 +55,16 @@ def test_rates(rate: float, text: str) -> None:
     assert units.format_rate(rate) == text
 
 
+def test_a_moment_is_a_date_and_a_time_of_day() -> None:
+    assert units.format_moment("2026-11-30T10:46:20+00:00") == "2026-11-30 10:46 UTC"
+    assert units.format_moment("14 March 2026, 09:41 UTC") == "14 March 2026, 09:41 UTC"
+
+
+def test_a_count_agrees_with_its_noun() -> None:
+    said = [units.format_counted(count, "row") for count in (0, 1, 2, 1234)]
+    assert said == ["0 rows", "1 row", "2 rows", "1,234 rows"]
+
+
 def test_rates_of_other_things() -> None:
     assert units.format_rate(5, "rows") == "5 rows/s"
 

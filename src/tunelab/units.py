@@ -6,6 +6,7 @@ Every number on a screen or a page comes from here, so that the same fact has th
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 GIB = 2**30
@@ -45,6 +46,12 @@ def format_duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def format_moment(moment: str) -> str:
+    """A moment in ISO 8601 and UTC as "2026-11-30 10:46 UTC"; any other text is unchanged."""
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d\+00:00", moment)
+    return f"{found[1]} {found[2]} UTC" if found else moment
+
+
 def format_rate(per_second: float, unit: str = "tokens") -> str:
     """A rate as "12,345 tokens/s", or "3.2 tokens/s" if it is small."""
     if per_second >= 100:
@@ -58,6 +65,11 @@ def format_count(count: int | float) -> str:
         if abs(count) >= size:
             return f"{count / size:.3g} {name}"
     return f"{count:.0f}"
+
+
+def format_counted(count: int, noun: str) -> str:
+    """A count with its noun: "1 row", "1,234 rows"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def decimals_of(size: float, digits: int = 2) -> int:

@@ -61,6 +61,18 @@ def test_overview_names_every_verb_with_its_summary(words: list[str], capsys: py
     assert "main" not in VERBS and not any(name.startswith("_") or name.startswith("-") for name in VERBS)
 
 
+@pytest.mark.parametrize(
+    "words", [("merge", "nothing", "--out", "x"), ("export", "nothing", "--to", "hf", "--out", "x")]
+)
+def test_a_missing_run_is_reported_before_the_work_is_imported(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for heavy in ("tunelab.publishing.merge", "tunelab.publishing.export"):
+        monkeypatch.setitem(sys.modules, heavy, None)  # an import would fail
+    assert cli.main(list(words)) == 1
+    assert capsys.readouterr().err.startswith("error: nothing: no run there (no recipe.yaml)\nhint: ")
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = "import sys; from tunelab.cli.main import main; main([]); print(*sys.modules, file=sys.stderr)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)

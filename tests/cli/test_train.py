@@ -125,6 +125,7 @@ def test_rows_that_are_left_out_are_said(tunelab: Command, bench: Bench) -> None
     said = tunelab("train", bench.recipe, "--out", "a", "train.steps=1", "data.max_length=52")
     lost = open_run(Path("a")).manifest["data"]["train"]["dropped_too_long"]
     assert lost > 0 and said.cells["rows"] == [f"{18 - lost} ({lost} dropped)"]
+    assert f"warning: {lost} of 18 training rows" in said.err and "are dropped: longer than 52 tokens" in said.err
 
 
 def test_a_run_that_was_interrupted_goes_on_to_the_same_result(

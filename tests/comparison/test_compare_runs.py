@@ -172,6 +172,22 @@ def test_a_metric_without_a_value_per_item_cannot_be_compared_by(tmp_path: Path,
     assert error.value.hint == "compare by one of: exact"
 
 
+def test_what_is_no_run_gets_a_hint_that_can_be_followed(tmp_path: Path) -> None:
+    folder = evaluation(tmp_path / "sums-1", [1.0, 0.0] * 4)
+    with pytest.raises(RunError, match="sums-1: a folder of evaluations, not a run") as raised:
+        compare_runs(folder)
+    assert raised.value.hint == "give two folders, or a run to compare with its base"
+    study = tmp_path / "study"
+    study.mkdir()
+    with pytest.raises(RunError, match="study: no scores found") as raised:
+        compare_runs(study, folder)
+    assert raised.value.hint == "give a run, or the folder of an evaluation"
+    (study / "study.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(RunError, match="study: no scores found") as raised:
+        compare_runs(study)
+    assert f"its runs, in {study / 'runs'}; `tunelab report {study}`" in raised.value.hint
+
+
 def test_items_without_a_value_are_left_out(tmp_path: Path) -> None:
     a = evaluation(tmp_path / "a", [None, *[0.0, 1.0] * 8])
     b = evaluation(tmp_path / "b", [None, *[0.0, 1.0] * 8])

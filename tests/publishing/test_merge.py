@@ -115,7 +115,7 @@ def test_a_merge_that_rounding_hurts_more_than_the_dtype_hurts_the_model_is_refu
     monkeypatch.setattr(story, "rounded", coarse)
     match = (
         r"merged into bf16, the model's KL from base \+ adapter is \S+ nats on held-out rows, more than 4 times the "
-        r"\S+ that bf16 alone costs base \+ adapter \(same most likely token: [\d.]+%, bf16 alone: [\d.]+%\)"
+        r"\S+ that bf16 alone costs base \+ adapter \(same most likely token: [\d.]+ %, bf16 alone: [\d.]+ %\)"
     )
     with pytest.raises(ModelError, match=match) as refused:
         merge(run, tmp_path / "merged", format="bf16")
@@ -235,6 +235,11 @@ def test_over_a_quantized_base_the_smallest_that_keeps_the_gain_is_recommended(o
     assert recommended_merge(asked, sized(**{**good, "nf4": quality(0.94)})) == "int8"
     assert recommended_merge(asked, sized(bf16=quality(1.0, 0.2), dequantised=quality(1.0, 0.0))) == "dequantised"
     assert recommended_merge(asked, sized(bf16=quality(0.7), nf4=quality(0.8))) == "nf4"
+    lucky = {"nf4": quality(1.178), "mxfp4": quality(0.76)}
+    assert recommended_merge(asked, sized(**{**good, **lucky})) == "int8", (
+        "118 % is as far from the trained model as 82 %"
+    )
+    assert recommended_merge(asked, sized(**lucky)) == "nf4"
     assert NO_GAIN.kept_improvement is None and recommended_merge(asked, sized(bf16=NO_GAIN)) == "bf16"
 
 
@@ -251,7 +256,7 @@ def test_a_merge_that_loses_the_gain_is_refused_unless_told(
     over_nf4: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(story, "divergence", lambda *arguments: quality(0.4))
-    with pytest.raises(ModelError, match="merged into nf4, the model keeps 40% of training's improvement") as caught:
+    with pytest.raises(ModelError, match="merged into nf4, the model keeps 40 % of training's improvement") as caught:
         merge(over_nf4, tmp_path / "merged", format="nf4")
     assert "--format dequantised" in caught.value.hint and not list(tmp_path.iterdir())
     assert merge(over_nf4, tmp_path / "merged", format="nf4", force=True).quality == quality(0.4)

@@ -200,7 +200,7 @@ def test_each_arm_has_a_panel_of_losses_with_the_others_behind_it() -> None:
         assert behind.get_color() == grey and behind.get_zorder() < faint.get_zorder() < line.get_zorder()
         assert (faint.get_alpha(), len(faint.get_xdata()), len(line.get_xdata())) == (0.25, 200, 40)
         assert tuple(zip(diamonds.get_xdata(), diamonds.get_ydata(), strict=True)) == curve.held_out
-    assert "Grey: the other arms. Diamonds: loss on held-out rows." in PLOTS["training-loss"].caption
+    assert "Gray: the other arms. Diamonds: loss on held-out rows." in PLOTS["training-loss"].caption
 
 
 def test_differences_are_drawn_as_the_comparisons_say() -> None:
@@ -272,12 +272,14 @@ def test_a_base_that_costs_no_training_is_a_line_and_not_on_the_front() -> None:
     assert not any("against" in name for name in names)
 
 
-def test_the_memory_axis_says_what_else_it_counts() -> None:
+def test_the_memory_plot_says_what_else_it_counts() -> None:
     assert axes_of(PLOTS["mmlu-against-peak-memory"]).get_xlabel() == "peak memory (GiB), lower is better"
+    assert "Peak memory is of the accelerator; on a CPU, of the process" in PLOTS["mmlu-against-peak-memory"].caption
     arms = tuple(dataclasses.replace(arm, start_memory_bytes=1.5 * 2**30) for arm in REPORT.arms)
     plots = {plot.name: plot for plot in all_plots(dataclasses.replace(REPORT, arms=arms))}
-    title = axes_of(plots["mmlu-against-peak-memory"]).get_xlabel()
-    assert title == "peak process memory (GiB); 1.5 GiB of it Python and libraries"
+    plot = plots["mmlu-against-peak-memory"]
+    assert axes_of(plot).get_xlabel() == "peak memory (GiB), lower is better"
+    assert "includes about 1.50 GiB of Python and libraries." in plot.caption
 
 
 def crowded(count: int) -> StudyReport:

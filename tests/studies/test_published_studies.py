@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +37,9 @@ def test_a_study_is_short_and_says_what_it_does(path: Path) -> None:
     header = " ".join(line for line in lines if line.startswith("#"))
     for word in ("What it does:", "Needs:", "Expect:", f"Run:          tunelab study run {path.stem}"):
         assert word in header
-    load_study(path)
+    asked = [question.ask for question in load_study(path).questions]
+    leaning = [ask for ask in asked if re.search(r"^(And|Or)\b|\b(it|its|them)\b", ask) or len(ask.split()) < 4]
+    assert not leaning, f"these questions lean on others: {leaning}"
     load_study(path, tiny=True)
 
 

@@ -37,6 +37,7 @@ from tunelab.records.responses import held
 from tunelab.records.runs import Run, check_finished, open_run
 from tunelab.report.table import score_notes, score_records, score_rows, score_text
 from tunelab.statistics.standard_errors import Estimate, paired_ratio_difference
+from tunelab.units import format_counted
 from tunelab.version import __version__
 
 if TYPE_CHECKING:
@@ -67,10 +68,10 @@ class Scores:
     def __repr__(self) -> str:
         shown = [f"{arm} {score_text(found[0])}" for arm, found in self.arms.items()]
         metric = next(iter(self.arms.values()))[0].name.replace("_", " ")
-        return f"Scores({self.rows:,} held-out rows: {metric} {', '.join(shown)})"
+        return f"Scores({format_counted(self.rows, 'held-out row')}: {metric} {', '.join(shown)})"
 
     def _repr_html_(self) -> str:
-        return html_table(f"{self.rows:,} held-out rows", *score_rows(self.arms), score_notes(self.arms))
+        return html_table(format_counted(self.rows, "held-out row"), *score_rows(self.arms), score_notes(self.arms))
 
     def to_frame(self) -> pandas.DataFrame:
         """One row per arm and metric: arm, metric, value, error (standard error), n, unit, higher_is_better.

@@ -14,6 +14,7 @@ from tunelab.data.prompts import Prompt, prompt_columns
 from tunelab.errors import Interrupted
 from tunelab.inference.sampling import Decoding
 from tunelab.records.answers import settings_file
+from tunelab.units import format_counted
 
 CUT = {
     "length": "the answer was cut off at {} tokens; raise --max-new-tokens",
@@ -53,7 +54,7 @@ def answer_file(
             answers = responder.answer_into(
                 out, prompts, decoding, micro_batch_tokens=micro_batch_tokens, progress=progress
             )
-        say(f"{len(answers):,} answers: {out}; settings: {settings_file(Path(out))}")
+        say(f"{format_counted(len(answers), 'answer')}: {out}; settings: {settings_file(Path(out))}")
         _say_notices(responder)
         return
     readable = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"

@@ -15,6 +15,7 @@ from tunelab.cli._console import print_data, progress_bar, say
 from tunelab.cli._json import benchmarks_document, print_json
 from tunelab.cli._words import comma_separated, is_change
 from tunelab.errors import UsageError
+from tunelab.units import format_counted
 
 if TYPE_CHECKING:
     from tunelab.answering.benchmark_responses import StoredResponses
@@ -97,10 +98,10 @@ def _say_how(stored: Iterable[StoredResponses], scored: Mapping[str, ScoredFile]
     notices: dict[str, None] = {}
     for one in stored:
         how = "without a template" if one.template is None else f"as one user turn in the template {one.template}"
-        said = [f"{one.benchmark} {one.arm}: {one.count:,} items, prompted {how}"]
+        said = [f"{one.benchmark} {one.arm}: {format_counted(one.count, 'item')}, prompted {how}"]
         file = (scored or {}).get(one.arm)
         is_warned = file is not None and any("token limit" in warning for warning in file.scored.warnings)
-        said += [f"{one.cut:,} answers hit the token limit"] if one.cut and not is_warned else []
+        said += [f"{format_counted(one.cut, 'answer')} hit the token limit"] if one.cut and not is_warned else []
         said += [f"{one.truncated:,} prompts were left-truncated to fit"] if one.truncated else []
         said += [f"scores: {file.scores_path}"] if file else []
         say("; ".join(said))

@@ -14,7 +14,7 @@ from tunelab.errors import UsageError
 from tunelab.evaluation.metrics.unseen import not_seen
 from tunelab.progress import Progress
 from tunelab.report.table import EQUAL_VALUES, has_equal_values, score_rows
-from tunelab.units import format_change, format_number
+from tunelab.units import format_change, format_counted, format_number
 
 if TYPE_CHECKING:
     from tunelab.answering.held_out_evaluation import Scores
@@ -53,10 +53,12 @@ def show(scores: Scores) -> None:
     if change is not None and change.error:
         say(
             f"\ncompletion loss: tuned minus base = {format_change(change.value, change.error)} nats per token "
-            f"(negative is better), paired over {change.n:,} rows "
+            f"(negative is better), paired over {format_counted(change.n, 'row')} "
             f"({format_number(abs(change.value) / change.error, 1)} standard errors)"
         )
-    say(f"± is one standard error over {scores.rows:,} held-out rows; answers and scores: {scores.path}")
+    say(
+        f"± is one standard error over {format_counted(scores.rows, 'held-out row')}; answers and scores: {scores.path}"
+    )
 
 
 def _run_directory(arguments: argparse.Namespace) -> str | None:

@@ -18,7 +18,7 @@ PERCENTILES = (50, 90, 99)
 
 def show_summary(recipe: Recipe, data: PreparedData, tokenizer: Any) -> None:
     """The table on stdout, the sentences on stderr."""
-    from tunelab.cli._not_used import say_dropped_characters, say_unread_columns
+    from tunelab.data.not_used import characters_dropped, columns_not_read
     from tunelab.data.prepared import MOST_SHOWN
     from tunelab.training.forecast import few_rows_warning
 
@@ -43,8 +43,8 @@ def show_summary(recipe: Recipe, data: PreparedData, tokenizer: Any) -> None:
     for source in data.sources:
         left_out = "".join(f", {count:,} {what}" for what, count in source.left_out.items())
         say(f"{source.origin}: {source.rows_read:,} rows read, {source.bad:,} bad{left_out}; license: {source.licence}")
-    say_unread_columns(data)
-    say_dropped_characters(data)
+    for sentence in (*columns_not_read(data), *characters_dropped(data)):
+        say(sentence)
     for reason in data.bad_rows[:MOST_SHOWN]:
         say(f"bad: {reason}")
     if len(data.bad_rows) > MOST_SHOWN:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from tunelab.cli._console import console, is_terminal, print_data
+from tunelab.units import format_counted
 
 
 def print_row(tokenizer: Any, number: int, ids: Sequence[int], targets: Sequence[bool], stops: Collection[int]) -> None:
@@ -22,7 +23,8 @@ def print_row(tokenizer: Any, number: int, ids: Sequence[int], targets: Sequence
     eos = [place for place, id in enumerate(ids) if id == tokenizer.eos_token_id]
     in_loss = sum(targets[place] for place in eos)
     figures = (
-        f"row {number}: {len(ids)} tokens, {sum(targets)} targets, {len(eos)} end of sequence ({in_loss} in the loss)"
+        f"row {number}: {len(ids)} tokens, {format_counted(sum(targets), 'target')}, "
+        f"{len(eos)} end of sequence ({in_loss} in the loss)"
     )
     print_data(figures + ("; its last answer has no stop token" if targets[-1] and ids[-1] not in stops else ""))
     row = InspectedRow(number, tuple(token_text(tokenizer, id) for id in ids), tuple(targets))

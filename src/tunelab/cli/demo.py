@@ -37,8 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out) if arguments.out else _free_directory()
     resume = command("demo", "--out", out)
     say(
-        "Fine-tuning a small base model (2.2 M parameters) on about 1,900 instructions,\n"
-        "all its weights, with LoRA, and with LoRA on a 4-bit base (nf4, mxfp4) ...\n"
+        "Fine-tuning a small base model (2.2 M parameters) on about 1,900 instructions:\n"
+        "full fine-tuning, LoRA, and LoRA over a 4-bit base (NF4, MXFP4) ...\n"
         f"If you stop it, `{resume}` resumes.\n"
     )
     from tunelab.cli.report import report_study

@@ -18,6 +18,7 @@ import argparse
 
 from tunelab.cli._console import print_table, progress_bar
 from tunelab.cli._recipe_arguments import add_base_argument
+from tunelab.records.runs import open_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, and show what was written."""
+    open_run(arguments.run)  # a missing run is reported before torch is imported
     from tunelab.publishing.export import export
 
     with progress_bar() as progress:

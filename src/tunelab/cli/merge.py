@@ -18,6 +18,7 @@ from tunelab.cli._console import print_table, progress_bar, say
 from tunelab.cli._merge_formats import COLUMNS, measured_on, quality_cells, show_merge_formats
 from tunelab.cli._recipe_arguments import add_base_argument
 from tunelab.errors import UsageError
+from tunelab.records.runs import open_run
 from tunelab.units import format_bytes, format_scientific, format_share, format_significant
 
 
@@ -41,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Merge and show the quality of the result, or compare all formats."""
     if arguments.compare == (arguments.out is not None):
         raise UsageError("give either --out DIR or --compare", "tunelab merge --help shows examples")
+    open_run(arguments.run)  # a missing run is reported before torch is imported
     from tunelab.inference.divergence import FLOOR_MULTIPLE
     from tunelab.models.merge import EXACT
     from tunelab.publishing.merge import NOT_MEASURED, merge

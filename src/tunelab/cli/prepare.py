@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     why = "rows go into the cache, whose key finds them, and all of them are prepared"
     refuse_flags(arguments, ("--out", "--limit"), why, "set TUNELAB_CACHE to move the cache, --size N to sample rows")
     recipe = recipe_of(arguments)
-    from tunelab.cli._not_used import say_dropped_characters, say_unread_columns
+    from tunelab.data.not_used import characters_dropped, columns_not_read
     from tunelab.data.prepared import MOST_SHOWN, cache_directory
     from tunelab.preparation.rows import prepare
 
@@ -50,8 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     print_table(columns, rows)
     if bad_when_read := sum(source.bad for source in data.sources):
         say(f"{bad_when_read:,} more rows were bad when read, before the split")
-    say_unread_columns(data)
-    say_dropped_characters(data)
+    for sentence in (*columns_not_read(data), *characters_dropped(data)):
+        say(sentence)
     for reason in data.bad_rows[:MOST_SHOWN]:
         say(f"dropped: {reason}")
     if len(data.bad_rows) > MOST_SHOWN:

@@ -25,6 +25,7 @@ from tunelab.errors import UsageError
 from tunelab.records.evaluation_files import RESPONSES
 from tunelab.scoring.read_responses import benchmark_of_file
 from tunelab.scoring.score import ScoredFile, score_file
+from tunelab.units import format_counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         show_scores(name, files, groups=arguments.by_group)
         say_doubts(files)
         for column, one in files.items():
-            say(f"{column}: {len(one.graded):,} responses of {name}; scores: {one.scores_path}")
+            say(f"{column}: {format_counted(len(one.graded), 'response')} of {name}; scores: {one.scores_path}")
     say(ONE_ERROR)
     return 0
 

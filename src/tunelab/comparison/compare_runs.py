@@ -16,7 +16,7 @@ from typing import Any
 
 from tunelab import plugins
 from tunelab.comparison.align import NEVER_REFUSED, OF_THE_MODEL
-from tunelab.comparison.evaluated import Evaluated, evaluated_in
+from tunelab.comparison.evaluated import Evaluated, evaluated_in, is_run
 from tunelab.comparison.paired_comparison import Comparison, Comparisons, correct
 from tunelab.comparison.paired_evaluations import Side, compare_sides
 from tunelab.config.study import HELD_OUT_SUBSTITUTES
@@ -167,6 +167,10 @@ def _named(names: str | Collection[str]) -> list[str]:
 
 
 def _nothing_common(a: Path | str, b: Path | str | None, wanted: str) -> RunError:
+    if b is None and not is_run(a):
+        return RunError(
+            f"{a}: a folder of evaluations, not a run", "give two folders, or a run to compare with its base"
+        )
     if b is None:
         return RunError(
             f"base and tuned arm of {a} have no scores{wanted} in common",

@@ -22,6 +22,7 @@ from tunelab.evaluation.metrics.unseen import not_seen
 from tunelab.evaluation.probabilities import CALIBRATION_ERROR, CONFIDENCE, calibration_counts
 from tunelab.failures import explained
 from tunelab.files import read_json_lines
+from tunelab.records.cells import STUDY_FILE
 from tunelab.records.evaluation_files import ANSWER_SCORES, GRADES, LIKELIHOODS, RESPONSES, SCORES
 from tunelab.records.old_format import read_scores
 from tunelab.records.responses import read_responses
@@ -249,15 +250,25 @@ def evaluated_in(path: Path | str) -> list[Evaluated]:
     root = Path(path)
     if not root.is_dir():
         raise RunError(f"{root}: no such directory", "give a run, or the folder of an evaluation")
-    root = Run(root).evaluations if Run(root).recipe_file.exists() else root
+    root = Run(root).evaluations if is_run(root) else root
     folders = [root] if _was_scored(root) else [one for one in sorted(root.glob("*")) if _was_scored(one)]
     found = [_unchanged(_read(folder)) for folder in folders]
     if not found:
-        raise RunError(
-            f"{path}: no scores found",
-            f"{eval_command(path)} evaluates its held-out rows, --benchmarks mmlu a benchmark",
-        )
+        raise RunError(f"{path}: no scores found", _where_scores_are(Path(path)))
     return found
+
+
+def _where_scores_are(path: Path) -> str:
+    if is_run(path):
+        return f"{eval_command(path)} evaluates its held-out rows, --benchmarks mmlu a benchmark"
+    if (path / STUDY_FILE).exists():
+        return f"it is a study: give its runs, in {path / 'runs'}; `tunelab report {path}` shows its comparisons"
+    return "give a run, or the folder of an evaluation"
+
+
+def is_run(path: Path | str) -> bool:
+    """Whether this directory is a run's, and not a folder of evaluations."""
+    return Run(Path(path)).recipe_file.exists()
 
 
 def _was_scored(folder: Path) -> bool:

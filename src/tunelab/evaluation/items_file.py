@@ -33,6 +33,7 @@ from tunelab.evaluation.match_rules import MATCHES, Match, matches, normalized, 
 from tunelab.evaluation.multiple_choice import by_cluster, grade_choice, near_chance
 from tunelab.evaluation.probabilities import probability_scores
 from tunelab.statistics.standard_errors import clustered_mean_with_error
+from tunelab.units import format_counted
 
 FIELDS = ("prompt", "answer", "choices", "match", "id", "group", "metadata")
 
@@ -134,7 +135,7 @@ def items(path: Path, options: Options) -> list[Item]:
     if bad:
         more = [f"and {len(bad) - MOST_SHOWN} more"] if len(bad) > MOST_SHOWN else []
         shown = "".join(f"\n  {path}: {line}" for line in (*bad[:MOST_SHOWN], *more))
-        count = f"{len(bad)} line{'s' if len(bad) > 1 else ''}"
+        count = format_counted(len(bad), "line")
         raise DataError(
             f"{path}: {count} cannot be used:{shown}", "fix them; docs/guides/benchmarks.md lists the fields"
         )

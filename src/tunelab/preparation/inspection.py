@@ -12,6 +12,7 @@ from tunelab.errors import UsageError
 from tunelab.notebook import data_frame, html_table, shown_in_notebooks
 from tunelab.preparation.rows import check_local_files, load_recipe_tokenizer, prepare_with
 from tunelab.progress import Progress
+from tunelab.units import format_counted
 
 if TYPE_CHECKING:
     import pandas
@@ -32,7 +33,8 @@ class InspectedRow:
     targets: tuple[bool, ...]
 
     def __repr__(self) -> str:
-        return f"row {self.number}: {len(self.tokens)} tokens, {sum(self.targets)} targets\n{self.marked()}"
+        targets = format_counted(sum(self.targets), "target")
+        return f"row {self.number}: {len(self.tokens)} tokens, {targets}\n{self.marked()}"
 
     def _repr_html_(self) -> str:
         style = "background:#cfe8cf;color:#123312;"

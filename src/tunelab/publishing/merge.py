@@ -60,11 +60,12 @@ from tunelab.preparation.rows import prepare_with, rows_to_keep, table_rows
 from tunelab.progress import Progress, silent
 from tunelab.publishing.stored_layers import check_stored_layers, format_of_sum, storable
 from tunelab.records.runs import Run, open_run, resume_command
+from tunelab.units import format_share
 
 #: A merge that keeps less than this share of the adapter's improvement is refused unless forced.
 LEAST_KEPT = 0.5
 
-#: From this share on, a merge is as good as a separate adapter, for the recommendation.
+#: A merge that keeps this share of the improvement is as good as a separate adapter, for the recommendation.
 WELL_KEPT = 0.95
 
 DEQUANTISED = "dequantised"
@@ -222,7 +223,9 @@ def recommended_merge(recipe: Recipe, found: Mapping[str, MergeFormat]) -> str:
 
     Over a base that is not quantized: the dtype of its checkpoint, or the dense one nearest to the trained model if
     that one does not keep the improvement well. Nobody asked to quantize it, so no quantized format is recommended.
-    Over a quantized base: the smallest format that keeps the improvement well, or else the one that keeps most.
+    Over a quantized base: the smallest format that keeps the improvement well, or else the one that keeps it best. What
+    seems clearly better than the trained model is another model that was lucky on these rows: its distance counts as
+    much as a loss.
     """
     kept = {name: one.quality.kept_improvement for name, one in found.items()}
     if recipe.precision.name == "none":
@@ -230,9 +233,10 @@ def recommended_merge(recipe: Recipe, found: Mapping[str, MergeFormat]) -> str:
         share = kept[own]
         keeps = share is None or share >= WELL_KEPT
         return own if keeps else min(DTYPES, key=lambda name: found[name].quality.kl)
-    well = [name for name, share in kept.items() if share is not None and share >= WELL_KEPT]
+    away = {name: math.inf if share is None else abs(share - 1) for name, share in kept.items()}
+    well = [name for name, distance in away.items() if distance <= 1 - WELL_KEPT]
     if not well:
-        return max(kept, key=lambda name: kept[name] or 0.0)
+        return min(away, key=lambda name: away[name])
     return min(well, key=lambda name: (found[name].bytes, found[name].quality.kl))
 
 
@@ -359,8 +363,8 @@ def _refuse_what_rounding_lost(merged: Merged, force: bool) -> None:
         raise ModelError(
             f"merged into {merged.format}, the model's KL from base + adapter is {quality.kl:.1e} nats on held-out "
             f"rows, more than {FLOOR_MULTIPLE:g} times the {floor.kl:.1e} that {merged.dtype} alone costs base + "
-            f"adapter (same most likely token: {1 - quality.changed:.1%}, {merged.dtype} alone: "
-            f"{1 - floor.changed:.1%})",
+            f"adapter (same most likely token: {format_share(1 - quality.changed)}, {merged.dtype} alone: "
+            f"{format_share(1 - floor.changed)})",
             "merge with --format fp32, keep the adapter separate, or write it anyway with --force",
         )
 
@@ -371,7 +375,8 @@ def _refuse_a_lost_gain(merged: Merged, recipe: Recipe, force: bool) -> None:
     if kept is not None and kept < LEAST_KEPT and not force:
         other = DEQUANTISED if recipe.precision.name != "none" else "auto"
         raise ModelError(
-            f"merged into {merged.format}, the model keeps {kept:.0%} of training's improvement on held-out rows",
+            f"merged into {merged.format}, the model keeps {format_share(kept, 0)} of training's improvement on "
+            "held-out rows",
             f"merge with --format {other}, keep the adapter separate, or write it anyway with --force",
         )
 

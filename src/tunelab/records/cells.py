@@ -290,7 +290,8 @@ def asked_study(folder: Path | str) -> Study:
     path = Path(folder) / STUDY_FILE
     if not path.exists():
         raise RunError(
-            f"{folder}: no study there (no {STUDY_FILE})", "give the directory that `tunelab study run` made"
+            f"{folder}: no study there (no {STUDY_FILE})",
+            "give the directory that `tunelab study run` or `tunelab compare --out` wrote",
         )
     tree, version = unstamped(read_json(path), path)
     return parse_study(study_renamed(tree) if version == 1 else tree, str(path), is_asked=False)

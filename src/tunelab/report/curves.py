@@ -26,7 +26,7 @@ _OTHERS = COLOURS["strong-line"][0]
 
 
 def curves_plot(report: StudyReport) -> Plot:
-    """Small multiples: per arm a smoothed line over its faint steps, other arms grey behind, losses on other rows."""
+    """Small multiples: per arm a smoothed line over its faint steps, other arms gray behind, losses on other rows."""
     drawn = {curve: means(curve.points, _CURVE_POINTS) for curve in report.curves if curve.points}
     lines = {curve: means(points, _LINE_POINTS)[0] for curve, (points, _) in drawn.items()}
     arms = list(dict.fromkeys(curve.arm for curve in drawn))
@@ -96,7 +96,7 @@ def _caption(drawn: Mapping[Curve, tuple[Sequence[Point], int]]) -> str:
         steps = most * math.ceil(longest / _LINE_POINTS)
         caption += f" Lines are means of up to {steps} steps; faint lines are the points."
     if len({curve.arm for curve in drawn}) > 1:
-        caption += " Grey: the other arms."
+        caption += " Gray: the other arms."
     if any(curve.held_out for curve in drawn):
         caption += " Diamonds: loss on held-out rows."
     if any(curve.validation for curve in drawn):

@@ -42,7 +42,7 @@ def _forest(comparisons: Sequence[PairedComparison], name: str, title: str) -> P
         _draw_panel(axes, rows)
     caption = (
         "Second arm minus first on the same items, with 95 % intervals of one comparison each, over trainings too if "
-        "each arm has several. Green: better, red: worse, grey: no difference shown (after Holm's correction)."
+        "each arm has several. Green: better, red: worse, gray: no difference shown (after Holm's correction)."
     )
     words = "; ".join(
         f"{one.a} → {one.b}, {one.benchmark} {one.metric}: {_value(one)}, {one.outcome}" for one in comparisons

@@ -34,6 +34,7 @@ from tunelab.report.study_tables import (
     unfinished_arms,
 )
 from tunelab.report.svg import ASSETS, svg_element
+from tunelab.units import format_moment
 
 #: Maximum size of the page in bytes.
 PAGE_BYTES = 3_000_000
@@ -120,6 +121,7 @@ def _templates() -> jinja2.Environment:
         "column_class": _column_class,
         "cut": _cut,
         "group_spans": _group_spans,
+        "moment": format_moment,
         "minus": lambda text, column: _MINUS.sub("−", text) if column.is_number else text,
         "pair": lambda flip: f"{flip.a} → {flip.b}",
         "svg": lambda plot: Markup(svg_element(plot)),

@@ -7,6 +7,7 @@ import re
 from tunelab.report.content import Flip, StudyReport
 from tunelab.report.forgetting import forgetting_table
 from tunelab.report.study_tables import Cell, Column, StudyTable, tables, unfinished_arms
+from tunelab.units import format_moment
 
 MOST_FLIPS = 20
 
@@ -18,7 +19,7 @@ def markdown_page(report: StudyReport, most_flips: int = MOST_FLIPS) -> str:
     """The report as Markdown with at most `most_flips` flips; it says how many are left out."""
     made = {table.title: table for table in tables(report)}
     blocks = [f"**{_escape(report.note)}**"] if report.note else []
-    blocks += [f"# {_escape(report.title)}", _escape(report.created), *_answers(report)]
+    blocks += [f"# {_escape(report.title)}", _escape(format_moment(report.created)), *_answers(report)]
     for title, table in made.items():
         if title != "Differences between arms":
             blocks += [f"## {title}", *_table(table)]

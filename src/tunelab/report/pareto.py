@@ -28,9 +28,9 @@ from tunelab.report.drawing import (
     within_bounds,
 )
 from tunelab.report.labels import LEADER, MARK, Box, place_labels, shortened
-from tunelab.report.study_tables import start_memory
+from tunelab.report.study_tables import memory_words
 from tunelab.report.table import score_text
-from tunelab.units import GIB, MIB, format_bytes, format_duration, format_significant
+from tunelab.units import GIB, MIB, format_bytes, format_duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,7 +102,7 @@ def pareto_plot(report: StudyReport, benchmark: str, cost: Cost) -> Plot | None:
     axes.plot(*zip(*corners, strict=True), color=MUTED, linewidth=1.25, dashes=(4, 3), drawstyle="steps-post", zorder=2)
     axes.grid(axis="y")
     title_above(axes, score_title(scores[0]))
-    title_below(axes, _cost_title(report, cost, size, unit))
+    title_below(axes, f"{cost.name} ({unit}), lower is better")
     # The lines' names begin above their left ends.
     starts = [(axes.get_xlim()[0], level.value) for level in levels]
     without_room = draw_arm_labels(axes, report, [one.arm for one in (*scores, *levels)], [*points, *starts])
@@ -112,16 +112,11 @@ def pareto_plot(report: StudyReport, benchmark: str, cost: Cost) -> Plot | None:
     caption = f"Filled: on the Pareto front ({on_front}); standard errors are ignored."
     if levels:
         caption += f" Dotted lines: not tuned ({', '.join(level.arm for level in levels)})."
+    if cost.name == "peak memory":
+        caption += f" {memory_words(report)}".rstrip()
     caption += _left_out(report, [*scores, *levels], without_room)
     name = f"{file_stem(benchmark)}-against-{file_stem(cost.name)}"
     return Plot(name, title, caption, f"{title}. On the Pareto front: {on_front}. {words}", figure)
-
-
-def _cost_title(report: StudyReport, cost: Cost, size: float, unit: str) -> str:
-    start = start_memory(report) if cost.name == "peak memory" else None
-    if start is None:
-        return f"{cost.name} ({unit}), lower is better"
-    return f"peak process memory ({unit}); {format_significant(start / size, 3)} {unit} of it Python and libraries"
 
 
 def _point(report: StudyReport, arm: Arm, benchmark: str, cost: Cost) -> list[tuple[ArmScore, float]]:

@@ -81,9 +81,9 @@ def arms_table(report: StudyReport, *groups: str) -> StudyTable:
     caption = f"Value ± standard error over items. ↑ higher is better, ↓ lower is better. {UNKNOWN} not known."
     caption += f" {_exceptions(one for one in report.scores if one.is_main or one.in_table)}".rstrip()
     if "Cost" in groups:
-        caption += f" Times are per run, mean over seeds. {_memory_words(report)}".rstrip()
+        caption += f" Times are per run, mean over seeds. {memory_words(report)}".rstrip()
     if "Quality" not in groups:
-        caption = f"Per run, mean over seeds; evaluation: all benchmarks. {_memory_words(report)}{UNKNOWN} not known."
+        caption = f"Per run, mean over seeds; evaluation: all benchmarks. {memory_words(report)}{UNKNOWN} not known."
     return StudyTable(" and ".join(groups).capitalize(), caption, columns, rows)
 
 
@@ -119,7 +119,7 @@ def all_scores_table(report: StudyReport) -> StudyTable:
 
 def notes(report: StudyReport) -> list[str]:
     """What the numbers of the tables of arms leave out, in sentences; for renderers without captions."""
-    costs = f"Times and costs are per run, mean over seeds. {_memory_words(report)}".strip() if report.arms else ""
+    costs = f"Times and costs are per run, mean over seeds. {memory_words(report)}".strip() if report.arms else ""
     return [one for one in (costs, _exceptions(one for one in report.scores if one.is_main or one.in_table)) if one]
 
 
@@ -302,7 +302,8 @@ def start_memory(report: StudyReport) -> float | None:
     return min((one for one in known if one is not None), default=None) if None not in known else None
 
 
-def _memory_words(report: StudyReport) -> str:
+def memory_words(report: StudyReport) -> str:
+    """What the peak memory of the costs counts, as a sentence; empty if it is not known."""
     if (start := start_memory(report)) is not None:
         return f"Peak memory is of the process and includes about {format_bytes(start)} of Python and libraries. "
     if any(arm.peak_memory_bytes is not None for arm in report.arms):

@@ -43,7 +43,7 @@ from tunelab.preparation.rows import (
 from tunelab.progress import Progress, unheard
 from tunelab.records.runs import HELD_OUT, VALIDATION, Run, eval_command, new_run, now, open_run, resume_command
 from tunelab.training.checkpoint import CheckpointStore, LoopState, trainable_weights
-from tunelab.training.forecast import forecast
+from tunelab.training.forecast import data_warnings, forecast
 from tunelab.training.interrupt import asked_to_stop
 from tunelab.training.loop import Outcome, TrainingLoop
 from tunelab.training.loss import TargetLoss, table_loss
@@ -213,6 +213,8 @@ def _train(
     step = checkpoints.newest_step()
     notify(resolved_sentence(resolved_settings(recipe, accelerator)))
     for sentence in forecast(recipe, plan, model, held_out=len(data.held_out), step=step):
+        notify(sentence)
+    for sentence in data_warnings(recipe, data):
         notify(sentence)
     for name, measure in measures.items():
         if f"{name}_before" not in run.manifest:

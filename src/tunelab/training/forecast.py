@@ -7,13 +7,15 @@ from torch import nn
 
 from tunelab.config import Recipe
 from tunelab.data.loader import TrainingPlan
+from tunelab.data.not_used import characters_dropped, rows_not_used
+from tunelab.data.prepared import PreparedData
 from tunelab.models.adapters import coverage
 from tunelab.models.digest import digest
 from tunelab.models.forward import underlying
 from tunelab.models.structure import structure_of
 from tunelab.statistics.power import detectable_effect
 from tunelab.training.checkpoint import trainable_weights
-from tunelab.units import format_bytes, format_count, format_significant
+from tunelab.units import format_bytes, format_count, format_counted, format_significant
 
 #: Held-out rows below which a difference has to be large to be detected.
 FEW_ROWS = 100
@@ -33,8 +35,9 @@ def forecast(recipe: Recipe, plan: TrainingPlan, model: nn.Module, *, held_out: 
     targets = sum(table.targets) if plan.loss_on == "completion" else table.tokens - len(table)
     reached = plan.step(plan.total_steps - 1)[1]
     said = [
-        f"{len(table):,} rows, {table.tokens:,} tokens per epoch ({targets:,} in the loss); "
-        f"{plan.total_steps:,} steps, {format_significant(reached, 3)} epoch{'' if reached == 1 else 's'}"
+        f"{format_counted(len(table), 'row')}, {table.tokens:,} tokens per epoch "
+        f"({targets:,} in the loss); {format_counted(plan.total_steps, 'step')}, "
+        f"{format_significant(reached, 3)} epoch{'' if reached == 1 else 's'}"
         + (f"; resuming after step {step:,}" if step else "")
     ]
     found = digest(model)
@@ -45,6 +48,12 @@ def forecast(recipe: Recipe, plan: TrainingPlan, model: nn.Module, *, held_out: 
     )
     warnings = (few_rows_warning(held_out), unpackable_warning(recipe, model), experts_warning(recipe, model))
     return [*said, *(warning for warning in warnings if warning)]
+
+
+def data_warnings(recipe: Recipe, data: PreparedData) -> list[str]:
+    """Rows that are dropped, truncated or skipped, and characters that the tokenizer drops: one warning each."""
+    rows = rows_not_used(data, recipe.data.max_length or 0, recipe.data.on_overflow)
+    return [f"warning: {sentence}" for sentence in (*rows, *characters_dropped(data))]
 
 
 def least_bytes(recipe: Recipe, model: nn.Module) -> int:
@@ -87,5 +96,5 @@ def few_rows_warning(held_out: int) -> str | None:
     if effect is not None:
         size = f"{format_significant(effect, 2)} standard deviations of the paired differences"
         shown = f"the minimum detectable difference is {size} (at 80 % power)"
-    rows = f"{held_out} held-out row{'' if held_out == 1 else 's'}"
+    rows = format_counted(held_out, "held-out row")
     return f"warning: with {rows} {shown}; hold out more, for example data.held_out=200"

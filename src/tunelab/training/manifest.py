@@ -24,7 +24,7 @@ from tunelab.records.runs import Run, environment, now
 from tunelab.records.trained_with import trained_with
 from tunelab.training.checkpoint import LoopState, trainable_weights
 from tunelab.training.meter import Meter
-from tunelab.units import format_significant
+from tunelab.units import format_counted, format_significant
 
 
 def check_unchanged(run: Run, data: PreparedData) -> None:
@@ -137,10 +137,10 @@ def resolved_settings(recipe: Recipe, accelerator: Accelerator) -> dict[str, Any
 
 def resolved_sentence(resolved: dict[str, Any]) -> str:
     """The settings of resolved_settings() in one line."""
-    batch = f"{resolved['train.batch_size']} rows" if "train.batch_size" in resolved else None
-    batch = batch or f"{resolved['train.batch_tokens']:,} tokens"
+    rows = resolved.get("train.batch_size")
+    batch = f"{resolved['train.batch_tokens']:,} tokens" if rows is None else format_counted(rows, "row")
     return (
-        f"{resolved['train.device']}, {resolved['train.dtype']}, {resolved['threads']} threads; "
+        f"{resolved['train.device']}, {resolved['train.dtype']}, {format_counted(resolved['threads'], 'thread')}; "
         f"template {resolved['data.template']}, rows up to {resolved['data.max_length']:,} tokens; "
         f"lr {format_significant(resolved['train.lr'])}, batches of {batch} in micro-batches of up to "
         f"{resolved['train.micro_batch_tokens']:,} tokens, {'packed' if resolved['train.packing'] else 'not packed'}"

@@ -1,7 +1,7 @@
 """Alpaca with 51,760 rows after wrong, empty and merged instructions were repaired or removed.
 
 Source: gururise/AlpacaDataCleaned, yahma/alpaca-cleaned on the hub. Rows are read as those of `alpaca` are. The data
-descends from CC BY-NC 4.0 data, and its card has carried both licences.
+descends from CC BY-NC 4.0 data, and its card has carried both licenses.
 """
 
 from __future__ import annotations
