@@ -212,9 +212,8 @@ def _train(
     measures = _measures(module, data, recipe, accelerator, progress)
     step = checkpoints.newest_step()
     notify(resolved_sentence(resolved_settings(recipe, accelerator)))
-    for sentence in forecast(recipe, plan, model, held_out=len(data.held_out), step=step):
-        notify(sentence)
-    for sentence in data_warnings(recipe, data):
+    said = forecast(recipe, plan, model, held_out=len(data.held_out), step=step)
+    for sentence in (*said, *data_warnings(recipe, data)):
         notify(sentence)
     for name, measure in measures.items():
         if f"{name}_before" not in run.manifest:
