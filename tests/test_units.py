@@ -130,11 +130,42 @@ def test_values_of_unknown_error(value: float, text: str) -> None:
     assert units.format_significant(value) == text
 
 
-def test_one_column_has_one_number_of_decimals() -> None:
-    column = units.format_column([(0.4127, 0.0042), None, (0.41, 0.0123), (0.5, None), (1.0, 0.0)])
-    assert column == ["0.4127 ± 0.0042", "–", "0.4100 ± 0.0123", "0.5000 ± ?", "1.0000 ± 0"]
-    assert units.format_column([(12.3456, None), (3.0, 0.0), None]) == ["12.35 ± ?", "3 ± 0", "–"]
-    assert units.format_column([]) == []
+@pytest.mark.parametrize(
+    ("errors", "decimals"),
+    [
+        ([0.0016, 2.8834, 2.9257, 2.8218, 2.6932], 1),  # BLEU of a base that answers next to nothing, and of four arms
+        ([5.518, 0.084, 0.094, 0.094, 0.095], 3),  # perplexity: the base is far off, the arms are what is compared
+        ([0.0016, 2.8834], 1),
+        ([2.8834, 0.0016], 1),
+        ([0.0042, None, 0.0123], 3),
+        ([0.0042, 0.0, math.nan, math.inf], 4),
+        ([None, 0.0], None),
+        ([], None),
+    ],
+)
+def test_a_column_takes_its_decimals_from_the_error_that_is_typical(
+    errors: list[float | None], decimals: int | None
+) -> None:
+    assert units.column_decimals(errors) == decimals
+
+
+@pytest.mark.parametrize(
+    ("error", "decimals", "text"),
+    [(0.0016, 1, "0.0 ± <0.1"), (0.3, 0, "0 ± <1"), (0.06, 1, "0.0 ± 0.1"), (0.0, 1, "0.0 ± 0")],
+)
+def test_an_error_that_the_column_cannot_show_is_a_bound(error: float, decimals: int, text: str) -> None:
+    assert units.format_with_error(0.0427, error, decimals) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "decimals"),
+    [([7.11, 7.0892], 3), ([829.44, 813.1], 1), ([1.0, 0.5], 1), ([0.0, 1.0], 0), ([1e-7], 0), ([], 0)],
+)
+def test_a_column_of_unknown_errors_has_one_number_of_decimals(values: list[float], decimals: int) -> None:
+    assert units.value_decimals(values) == decimals
+
+
+def test_values_of_one_column_have_one_number_of_decimals() -> None:
     assert units.format_values([105.7, 79.2, 0.0]) == ["105.70", "79.20", "0.00"] and units.format_values([]) == []
 
 

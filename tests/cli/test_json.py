@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from sums_benchmark import write_benchmark, write_responses
 from verbs import Bench, Command
 
+from tunelab.config.study import load_study
+from tunelab.inference.divergence import Divergence
+from tunelab.models.load import DTYPES
+from tunelab.publishing.merge import MergeFormat
+from tunelab.records.cells import Cell, keep_cell, keep_study
+
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "json.md").read_text(encoding="utf-8")
+CELL = [one.name for one in dataclasses.fields(Cell)]
 SCORE = {"name", "value", "error", "n", "unit", "higher_is_better", "protocol"}
 
 
@@ -71,6 +80,74 @@ def test_what_inspect_shows(tunelab: Command, bench: Bench) -> None:
     for row in found["rows"]:
         assert set(row) == {"ids", "tokens", "targets"}
         assert len(row["ids"]) == len(row["tokens"]) == len(row["targets"]) and not row["targets"][0]
+
+
+def test_rows_that_are_prepared(tunelab: Command, bench: Bench) -> None:
+    found = document(tunelab("prepare", bench.recipe, "--json"))
+    (fields,) = tables("prepare")
+    assert set(found) == fields and Path(found["path"]).is_dir() and found["training"]["kept"] > 0
+
+
+def test_merges_and_exports(tunelab: Command, bench: Bench) -> None:
+    made, _ = tables("merge")
+    found = document(tunelab("merge", bench.lora, "--out", "merged", "--json"))
+    assert set(found) == made and all(f"`{name}`" in PAGE for name in found["quality"])
+    assert (found["path"], found["format"]) == ("merged", "fp32") and found["quality"]["kl"] >= 0
+    stored = json.loads(Path("merged/merge.json").read_text())
+    assert stored == {name: value for name, value in found.items() if name != "path"}
+    (fields,) = tables("export")
+    found = document(tunelab("export", bench.lora, "--to", "peft", "--out", "peft", "--json"))
+    assert set(found) == fields and found["files"] == sorted(path.name for path in Path("peft").iterdir())
+
+
+def test_merges_compared(tunelab: Command, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = MergeFormat(Divergence(10, 0.01, 0.1, 2.0, 1.0, 1.1), 1000)
+    monkeypatch.setattr("tunelab.publishing.merge.compare_merges", lambda run, **_: dict.fromkeys(DTYPES, one))
+    found = document(tunelab("merge", bench.lora, "--compare", "--json"))
+    assert set(found) == tables("merge")[1] and "nf4" in found["left_out"]
+    assert found["formats"]["bf16"]["bytes"] == 1000 and found["formats"]["bf16"]["kept_improvement"] == pytest.approx(
+        0.9
+    )
+
+
+def test_a_quantized_model(tunelab: Command, bench: Bench) -> None:
+    found = document(tunelab("quantize", bench.model, "--precision", "int8", "--out", "small", "--json"))
+    (fields,) = tables("quantize")
+    assert set(found) == fields and found["bytes"] < found["dense_bytes"]
+
+
+def test_studies_and_their_jobs(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
+    assert {tuple(one) for one in document(tunelab("study", "list", "--json"))["studies"]} == {
+        ("name", "title", "needs")
+    }
+    study = tmp_path / "study.yaml"
+    recipe = {name: value for name, value in yaml.safe_load(bench.recipe.read_text()).items() if name != "out"}
+    study.write_text(
+        json.dumps({"title": "Any", "recipe": recipe, "arms": {"lora": {}}, "benchmarks": {"held-out": {}}})
+    )
+    (fields,) = tables("study")
+    found = document(tunelab("study", "run", study, "--out", "made", "--dry-run", "--json"))
+    training, evaluation = found["jobs"]
+    assert set(training) == fields and found["missing"] == []
+    assert (training["status"], evaluation["needs"]) == ("waiting", training["key"])
+    assert "study run --json needs --dry-run" in tunelab("study", "run", study, "--json").err
+    keep_study(load_study(study), Path("made"))
+    keep_cell(
+        Path("made"), dataclasses.replace(Cell(**{name: training[name] for name in CELL}), status="failed", error="x")
+    )
+    assert document(tunelab("study", "status", "made", "--json"))["jobs"][0]["error"] == "x"
+    said = tunelab("study", "status", "made")
+    assert said.code == 0 and said.out.splitlines()[1].split()[3:5] == ["training", "failed"], said.out
+    assert "2 jobs: 1 failed, 1 waiting\nfailed: lora, seed 0: training: x" in said.err
+    assert "nowhere: no study there" in tunelab("study", "status", "nowhere").err
+    assert "no study's directory given" in tunelab("study", "status").err
+
+
+def test_the_environment(tunelab: Command) -> None:
+    found = document(tunelab("env", "--json"))["environment"]
+    assert {"tunelab", "Python", "torch", "memory"} <= set(found) and all(
+        isinstance(one, str) for one in found.values()
+    )
 
 
 def test_an_error_leaves_stdout_empty(tunelab: Command) -> None:

@@ -7,7 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from tunelab.cli._progress import BARS, LINES, Bars, Lines, Stage, bar_line
+from tunelab.cli._progress import BARS, Bars, bar_line
+from tunelab.log_lines import LINES, Lines, Stage
 
 STEP = "loss 2.314  12,345 tokens/s  lr 0.0002  gradient norm 0.821  epoch 0.31  peak 812.0 MiB"
 

@@ -67,10 +67,11 @@ def test_without_a_terminal_a_run_is_followed_in_lines(tunelab: Command, bench: 
     assert lines[0].startswith("18 rows, ") and "; 4 steps, " in lines[0]
     assert " parameters are trained; weights, gradients and optimizer state need " in lines[1]
     assert lines[2].startswith("warning: with 6 held-out rows the minimum detectable difference is ")
-    assert lines[3].startswith("held-out loss: 6/6  in 0:00:0") and lines[8].startswith("held-out loss: 6/6  ")
-    for line, record in zip(lines[4:8], open_run(tmp_path / "run").metrics("train"), strict=True):
+    assert lines[3].startswith("held-out loss: 6/6  in 0:00:0") and lines[9].startswith("held-out loss: 6/6  ")
+    assert lines[4].startswith("about ") and " of training: " in lines[4]
+    for line, record in zip(lines[5:9], open_run(tmp_path / "run").metrics("train"), strict=True):
         assert line.startswith(f"training: {record['step']}/4  ") and line.endswith(shown(record))
-    assert lines[9] == ""
+    assert lines[10] == ""
 
 
 def test_a_run_is_replaced_where_that_is_asked_for(tunelab: Command, bench: Bench) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 
 from tunelab.config import parse_recipe, resolve
 from tunelab.errors import ModelError, UsageError
+from tunelab.preparation import rows as preparation
 from tunelab.preparation.rows import chat_template_source, fit_to_model, prepare
+from tunelab.training.finetune import finetune
 
 
 def test_a_chat_template_file_that_is_not_there(tmp_path: Path) -> None:
@@ -46,3 +49,21 @@ def test_rows_are_as_long_as_the_model_s_window_allows(tmp_path: Path) -> None:
     tree["data"]["max_length"] = tiny.CONTEXT + 1
     with pytest.raises(UsageError, match=f"has a context window of {tiny.CONTEXT} tokens"):
         fit_to_model(resolve(parse_recipe(tree)), tokenizer)
+
+
+def test_a_training_asks_for_the_model_s_window_once(
+    models: dict[str, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    window = preparation.context_window
+
+    def counted(name: str, **how: Any) -> int | None:
+        asked.append(name)
+        return window(name, **how)
+
+    monkeypatch.setattr(preparation, "context_window", counted)
+    tree = tiny.recipe(models["llama"], rows, tmp_path / "run", train__steps=1)
+    finetune(tree)
+    assert len(asked) == 1
+    prepare(tree)
+    assert len(asked) == 2

@@ -70,6 +70,13 @@ def test_it_opens_with_the_answers() -> None:
     assert "LoRA follows 28.7\u00a0% of IFEval&#39;s prompts" in PAGE
 
 
+def test_no_line_ends_within_a_p_value() -> None:
+    answer = "lora is worse than full (p < 0.001; p = 0.009 after Holm), as stop < 3 is not"
+    asked = dataclasses.replace(REPORT.questions[0], answer=answer)
+    page = html_page(dataclasses.replace(REPORT, questions=(asked,)))
+    assert "(p\u00a0&lt;\u00a00.001; p\u00a0=\u00a00.009 after Holm), as stop &lt; 3 is not" in page
+
+
 def test_tables_say_what_they_are() -> None:
     assert re.search(r'<th scope="col" role="columnheader" class="number first">mmlu<span class="unit">', PAGE)
     assert re.search(r'<th scope="row" role="rowheader"><span class="value"><span class="main">base bf16<', PAGE)

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from study_reports import example_report
 
 from tunelab.report.content import Arm, ArmScore, Curve, Question, StudyReport
-from tunelab.report.drawing import COLOURS, Plot, plot_style
+from tunelab.report.drawing import COLOURS, PAPER, Plot, plot_style
 from tunelab.report.labels import possible
 from tunelab.report.pareto import COSTS, pareto_front, pareto_plot
 from tunelab.report.plots import all_plots, figures, svg_files
@@ -220,6 +220,19 @@ def test_differences_are_drawn_as_the_comparisons_say() -> None:
     assert colours == [COLOURS["good"][0], *[COLOURS["muted"][0]] * 3]
     assert all(axes.get_xlim()[0] <= 0 <= axes.get_xlim()[1] for axes in plot.figure.axes), "no difference is in sight"
     assert {"base bf16 → lora r128 bf16", "+7.4 (+4.1 to +10.7)", "−0.32 (−1.04 to +0.40)"} <= set(drawn_texts(plot))
+
+
+def test_a_difference_has_a_point_for_every_seed() -> None:
+    loss = dataclasses.replace(REPORT.comparisons[3], by_seed=(0.01, 0.03))
+    plot = all_plots(dataclasses.replace(REPORT, comparisons=(*REPORT.comparisons[:3], loss)))[0]
+    accuracy, below = plot.figure.axes[1:]
+    (seeds,) = [line for line in below.lines if tuple(line.get_xdata()) == (0.01, 0.03)]
+    assert (seeds.get_marker(), seeds.get_markerfacecolor()) == ("o", PAPER) and seeds.get_ydata()[0] > 0
+    assert "Small circles are the seeds." in plot.caption
+    percent = dataclasses.replace(REPORT.comparisons[2], by_seed=(-0.004, -0.0024))
+    plot = all_plots(dataclasses.replace(REPORT, comparisons=(percent,)))[0]
+    assert any(tuple(line.get_xdata()) == pytest.approx((-0.4, -0.24)) for line in axes_of(plot).lines), "in points"
+    assert "seeds" not in PLOTS["differences"].caption and accuracy.lines
 
 
 def test_the_differences_that_answer_questions_come_first() -> None:

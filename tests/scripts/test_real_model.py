@@ -9,6 +9,8 @@ import pytest
 
 from scripts import real_model
 
+ASKED = ("tunelab generate runs/lora --prompt x", "python plain.py merged x")
+
 
 def test_without_a_model_it_is_skipped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["real_model.py"])
@@ -41,3 +43,14 @@ def test_what_it_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "## tunelab eval runs/lora --benchmarks ifeval" in text and "Skipped: ifeval is not there." in text
     verbs = {words[0] for words in ran}
     assert {"inspect", "train", "eval", "compare", "chat", "generate", "merge", "export"} <= verbs
+    exported = {words[words.index("--to") + 1] for words in ran if words[0] == "export"}
+    assert exported == {"hf", "peft", "compressed-tensors", "gguf", "ollama"}
+
+
+def test_the_merged_model_must_answer_as_the_run_does() -> None:
+    tuned, plain = (f"## {name}\n\n1 s, exit code 0\n\n```\nRed.\n```\n" for name in ASKED)
+    assert real_model.is_one_answer([tuned, "## tunelab env\n\n```\nother\n```\n", plain])
+    cut = tuned.replace("Red.", "Red.\nthe answer was cut off at 48 tokens; raise --max-new-tokens")
+    assert real_model.is_one_answer([cut, plain])
+    assert real_model.is_one_answer([tuned, "## python plain.py merged\n\nSkipped: merged is not there.\n"])
+    assert not real_model.is_one_answer([tuned, plain.replace("Red", "Green")])

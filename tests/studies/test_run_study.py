@@ -76,6 +76,8 @@ def test_a_study_from_its_cells_to_its_report(files: Path, tmp_path: Path) -> No
     losses = [math.log(perplexity(tmp_path / cell.folder)) for cell in cells if cell.arm == "lora" and cell.benchmark]
     assert loss.seeds == len(losses) == 2, "the base has one evaluation, and stands against both"
     assert loss.seed_error == pytest.approx(abs(losses[0] - losses[1]) / 2)
+    assert loss.by_seed[1] - loss.by_seed[0] == pytest.approx(losses[1] - losses[0])
+    assert sum(loss.by_seed) / 2 == pytest.approx(loss.difference)
     assert {(one.arm, one.seed, len(one.points)) for one in report.curves} == {
         (arm, seed, 6) for arm in ("lora", "nf4") for seed in (0, 1)
     }

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 from tunelab.config import parse_recipe
 from tunelab.data.loader import TrainingPlan
 from tunelab.models.adapters import add_lora
-from tunelab.training.forecast import few_rows_warning, forecast, least_bytes, unpackable_warning
+from tunelab.training.forecast import few_rows_warning, forecast, least_bytes, time_sentence, unpackable_warning
 
 LENGTHS = (12, 9, 20, 7, 15, 4, 16, 11)
 
@@ -32,6 +32,26 @@ def test_it_says_rows_tokens_steps_and_epochs() -> None:
     said = forecast(made, plan(loss_on="all", epochs=1.0), model, held_out=200, step=1)
     counts = f"{sum(LENGTHS) - 8} in the loss"
     assert said[0] == f"8 rows, {sum(LENGTHS)} tokens per epoch ({counts}); 2 steps, 1 epoch; resuming after step 1"
+
+
+def test_the_time_is_estimated_from_a_forward_pass_or_from_steps_that_were_done() -> None:
+    made = recipe("m", "rows.jsonl", "out")  # type: ignore[arg-type]
+    whole = plan(epochs=2.0)
+    tokens = 2 * sum(LENGTHS)
+
+    def said(**changes: Any) -> str:
+        tree = {**made, **changes, "train": {**made["train"], **changes.get("train", {})}}
+        return time_sentence(parse_recipe(tree), whole, forward=12.0)
+
+    assert said() == (
+        f"about {tokens / 6:.1f} s of training: {tokens} tokens at 6 tokens/s "
+        "(a forward pass over the held-out rows takes 1/2 of it)"
+    )
+    assert f"{tokens} tokens at 4 tokens/s" in said(method="full")
+    assert f"{tokens} tokens at 3 tokens/s" in said(method="full", train={"activation_checkpointing": True})
+    left = tokens - sum(LENGTHS)
+    resumed = time_sentence(parse_recipe(made), whole, earlier=5.0, step=2)
+    assert resumed == f"about {left / 5:.1f} s of training: {left} tokens at 5 tokens/s (as before the interruption)"
 
 
 def test_the_least_memory_is_weights_gradients_and_moments() -> None:

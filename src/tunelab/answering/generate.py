@@ -17,7 +17,14 @@ from tunelab.config import Recipe, load_recipe, resolve
 from tunelab.data.templates import AUTO
 from tunelab.errors import RunError, UsageError
 from tunelab.files import as_path
-from tunelab.preparation.base import base_name, check_base_of_adapter, own_recipe, run_tokenizer, trained_recipe
+from tunelab.preparation.base import (
+    base_name,
+    check_base_of_adapter,
+    dated,
+    own_recipe,
+    run_tokenizer,
+    trained_recipe,
+)
 from tunelab.preparation.rows import load_recipe_tokenizer, with_template
 from tunelab.records.runs import Run, check_finished, open_run
 
@@ -77,22 +84,50 @@ def open_responder(
 def prompted(recipe: Recipe, adapter: Path | None) -> tuple[Recipe, Any, bool]:
     """A model's recipe with the template to prompt it in, the tokenizer, and whether the template is more than a guess.
 
-    An adapter in a run's folder is prompted as it was trained, with the run's own tokenizer and template; another one
-    with the tokenizer beside it, if there is one.
+    An adapter in a run's folder is prompted as it was trained, with the run's own tokenizer, and its template unless
+    another one is named; another adapter with the tokenizer beside it, if there is one.
 
     Raises:
         RunError: the adapter was trained on another model.
+        UsageError: the recipe names another tokenizer or date than the adapter's run.
     """
     if adapter is not None:
         check_base_of_adapter(adapter, recipe.model.name)
-    is_named = recipe.data.template != AUTO or recipe.data.chat_template is not None
     run = Run(adapter.parent) if adapter is not None else None
-    if run is None or not run.recipe_file.exists() or is_named:
-        tokenizer = load_recipe_tokenizer(recipe, beside=adapter)
-        recipe = with_template(recipe, tokenizer)
-        return recipe, tokenizer, is_named or recipe.data.template == "chat"
-    data = own_recipe(run).data
-    return recipe.model_copy(update={"data": data}), run_tokenizer(run), True
+    if adapter is not None and run is not None and run.recipe_file.exists():
+        return _prompted_as_trained(recipe, adapter, run)
+    tokenizer = load_recipe_tokenizer(recipe, beside=adapter)
+    is_named = recipe.data.template != AUTO or recipe.data.chat_template is not None
+    recipe = with_template(recipe, tokenizer)
+    return recipe, tokenizer, is_named or recipe.data.template == "chat"
+
+
+def _prompted_as_trained(recipe: Recipe, adapter: Path, run: Run) -> tuple[Recipe, Any, bool]:
+    trained, data = own_recipe(run), recipe.data
+    named, own = recipe.model.tokenizer, trained.model.tokenizer
+    if named not in (None, own):
+        raise UsageError(
+            f"model.tokenizer is {named}, but {adapter} was trained with {own or 'the tokenizer of its base'}",
+            "omit model.tokenizer: the run keeps its tokenizer",
+        )
+    # Which ids end an answer depends on whether the tokenizer is the base's own.
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"tokenizer": own})})
+    if data.chat_template is not None or data.template not in (AUTO, trained.data.template):
+        tokenizer = load_recipe_tokenizer(_without_tokenizer(recipe), beside=run.tokenizer)
+        return with_template(recipe, tokenizer), tokenizer, True
+    tokenizer = run_tokenizer(run)
+    day = dated(tokenizer, trained)
+    if data.date is not None and data.date != day:
+        raise UsageError(
+            f"data.date is {data.date}, but {adapter} was trained with {day or 'no date in its template'}",
+            "omit data.date",
+        )
+    update = {"template": trained.data.template, "thoughts": data.thoughts or trained.data.thoughts}
+    return recipe.model_copy(update={"data": data.model_copy(update=update)}), tokenizer, True
+
+
+def _without_tokenizer(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"tokenizer": None})})
 
 
 def _of_run(run: Run, arm: str, raw: bool, base: Path | str | None) -> Responder:

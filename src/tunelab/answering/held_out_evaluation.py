@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from tunelab.answering.generate import prompted
 from tunelab.answering.responder import ARMS, checked_arms
 from tunelab.config import Recipe, RecipeLike, as_recipe, resolve
 from tunelab.config.recipe import EvaluateSettings
@@ -27,9 +28,9 @@ from tunelab.models.adapters import load_adapter, without_adapter
 from tunelab.models.digest import adapter_hash
 from tunelab.models.load import check_tokenizer_fits, model_fingerprint
 from tunelab.notebook import data_frame, html_table, shown_in_notebooks
-from tunelab.preparation.base import check_base_of_adapter, dated, run_tokenizer, trained_recipe, trained_weights
+from tunelab.preparation.base import dated, run_tokenizer, trained_recipe, trained_weights
 from tunelab.preparation.model import autocast, compute_dtype, load_base, load_trained
-from tunelab.preparation.rows import check_local_files, fit_to_model, load_recipe_tokenizer, prepare_with
+from tunelab.preparation.rows import check_local_files, fit_to_model, prepare_with
 from tunelab.progress import Progress, named
 from tunelab.records.evaluation_files import LIKELIHOODS, RESPONSES, SCORES
 from tunelab.records.old_format import stamped
@@ -147,6 +148,8 @@ def evaluate_model(
 ) -> Scores:
     """Evaluate the recipe's model, optionally with an adapter, on the recipe's held-out rows.
 
+    With an adapter, rows are rendered and tokenized as it was trained: see generate.prompted().
+
     Args:
         recipe: its object, a mapping, or a YAML file's path.
 
@@ -157,11 +160,9 @@ def evaluate_model(
     recipe = resolve(as_recipe(recipe))
     adapter = None if adapter is None else as_path(adapter, "adapter")
     check_local_files(recipe.data)
-    tokenizer = load_recipe_tokenizer(recipe)
+    recipe, tokenizer, _ = prompted(recipe, adapter)
     recipe = fit_to_model(recipe, tokenizer)
     data = prepare_with(tokenizer, recipe, progress=progress)
-    if adapter is not None:
-        check_base_of_adapter(adapter, recipe.model.name)
     arms = list(_adapter_arms(recipe, adapter).values()) if adapter else [_base_arm(recipe)]
     return _evaluate_arms(arms, recipe, tokenizer, data, as_path(out, "out"), progress)
 

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tunelab.cli._progress import Bars, Lines
+from tunelab.cli._progress import Bars
+from tunelab.log_lines import Lines
 from tunelab.progress import Progress, silent
 from tunelab.report.table_layout import column_parts, fits, named_lines, number_columns
 

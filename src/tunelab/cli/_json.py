@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunelab.cli._console import print_data
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
     from tunelab.answering.findings import Finding
     from tunelab.answering.held_out_evaluation import Scores
     from tunelab.comparison.paired_comparison import Comparison
+    from tunelab.config.shipped_studies import ShippedStudy
     from tunelab.data.prepared import PreparedData
+    from tunelab.publishing.export import Exported
+    from tunelab.publishing.merge import Merged, MergeFormat
+    from tunelab.publishing.quantize import Quantized
+    from tunelab.records.cells import Cell
     from tunelab.records.runs import Run
     from tunelab.scoring.score import ScoredFile
 
@@ -103,6 +109,49 @@ def inspected_document(data: PreparedData, tokenizer: Any, rows: Iterable[tuple[
         "bad_rows": list(data.bad_rows),
         "stop_tokens": tokenizer.convert_ids_to_tokens(list(data.stop_token_ids)),
     }
+
+
+def prepared_document(data: PreparedData, path: Path) -> Document:
+    """`prepare`; `path` is the directory in the cache."""
+    return {
+        "path": str(path),
+        "from_cache": data.from_cache,
+        "training": asdict(data.train_counts),
+        "held_out": asdict(data.held_out_counts),
+        "sources": [asdict(source) for source in data.sources],
+        "bad_rows": list(data.bad_rows),
+    }
+
+
+def merged_document(merged: Merged) -> Document:
+    """`merge --out`."""
+    return {"path": str(merged.path), **merged.to_json()}
+
+
+def merge_formats_document(found: Mapping[str, MergeFormat], left_out: Sequence[str], recommended: str) -> Document:
+    """`merge --compare`."""
+    formats = {name: one.to_json() for name, one in found.items()}
+    return {"formats": formats, "left_out": list(left_out), "recommended": recommended}
+
+
+def exported_document(done: Exported) -> Document:
+    """`export`."""
+    return {"path": str(done.path), "files": list(done.files), "checked": done.checked}
+
+
+def quantized_document(made: Quantized) -> Document:
+    """`quantize`."""
+    return {**asdict(made), "path": str(made.path)}
+
+
+def jobs_document(cells: Sequence[Cell], missing: Sequence[str] = ()) -> Document:
+    """`study status`, and `study run --dry-run` with what the jobs lack."""
+    return {"jobs": [{"title": cell.title, **asdict(cell)} for cell in cells], "missing": list(missing)}
+
+
+def studies_document(studies: Iterable[tuple[ShippedStudy, str]]) -> Document:
+    """`study list`: each study that ships, with its title."""
+    return {"studies": [{"name": one.name, "title": title, "needs": one.needs} for one, title in studies]}
 
 
 def run_document(run: Run) -> Document:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunelab.cli._console import print_table, progress_bar, say
+from tunelab.cli._json import merge_formats_document, print_json
 from tunelab.units import format_bytes, format_loss, format_scientific, format_share, format_values
 
 if TYPE_CHECKING:
@@ -15,13 +16,19 @@ if TYPE_CHECKING:
 COLUMNS = ("KL from the trained model", "perplexity", "changed tokens", "improvement kept")
 
 
-def show_merge_formats(run: str, base: str | None) -> None:
-    """Measure all formats; the table on stdout, what to choose on stderr."""
+def show_merge_formats(run: str, base: str | None, *, as_json: bool = False) -> None:
+    """Measure all formats; the table (or JSON) on stdout, what to choose on stderr."""
     from tunelab.publishing.merge import compare_merges, merge_formats, recommended_merge
     from tunelab.records.runs import open_run
 
     with progress_bar() as progress:
         found = compare_merges(run, base=base, progress=progress)
+    recipe = open_run(Path(run)).recipe
+    left_out = [name for name in merge_formats(recipe) if name not in found]
+    recommended = recommended_merge(recipe, found)
+    if as_json:
+        print_json(merge_formats_document(found, left_out, recommended))
+        return
     cells = quality_cells([one.quality for one in found.values()])
     sizes = [format_bytes(one.bytes) for one in found.values()]
     rows = [(name, size, *row) for name, size, row in zip(found, sizes, cells, strict=True)]
@@ -31,11 +38,9 @@ def show_merge_formats(run: str, base: str | None) -> None:
         f"{measured_on(first)} Loss: base {format_loss(first.base_loss)}, "
         f"trained model {format_loss(first.trained_loss)} nats per token."
     )
-    recipe = open_run(Path(run)).recipe
-    for name in merge_formats(recipe):
-        if name not in found:
-            say(f"Left out: {name}, in which other programs could not load this model (--format {name} says why).")
-    say(f"Recommended: --format {recommended_merge(recipe, found)}")
+    for name in left_out:
+        say(f"Left out: {name}, in which other programs could not load this model (--format {name} says why).")
+    say(f"Recommended: --format {recommended}")
 
 
 def measured_on(quality: Divergence) -> str:

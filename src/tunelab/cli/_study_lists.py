@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunelab.cli._console import console, print_data, print_table, say
+from tunelab.cli._json import jobs_document, print_json, studies_document
 from tunelab.config.shipped_studies import shipped_studies
+from tunelab.errors import UsageError
 from tunelab.units import UNKNOWN, format_bytes, format_duration
 
 if TYPE_CHECKING:
@@ -18,16 +21,22 @@ if TYPE_CHECKING:
     from tunelab.studies.toy_model import Toy
 
 
-def show_shipped_studies() -> None:
-    """Name, title and needs of each study that ships, on stdout."""
+def show_shipped_studies(named: str | None, *, as_json: bool) -> int:
+    """Name, title and needs of each study that ships, on stdout. Raises UsageError if a study is named."""
     from tunelab.config.study import load_study
 
+    if named is not None:
+        raise UsageError(f"study list takes no {named}", f"to run it: tunelab study run {named}")
+    found = [(shipped, load_study(shipped.path).title) for shipped in shipped_studies()]
+    if as_json:
+        return print_json(studies_document(found))
     width = console(sys.stdout).width
-    for shipped in shipped_studies():
+    for shipped, title in found:
         print_data(shipped.name)
-        for text in (load_study(shipped.path).title, f"needs: {shipped.needs}"):
+        for text in (title, f"needs: {shipped.needs}"):
             print_data(textwrap.indent(textwrap.fill(text, width - 2, break_on_hyphens=False), "  "))
     say("run one: tunelab study run NAME; its jobs first: --dry-run")
+    return 0
 
 
 def _trainings(study: Study, cells: Sequence[Cell]) -> str:
@@ -41,7 +50,30 @@ def _trainings(study: Study, cells: Sequence[Cell]) -> str:
     return f"{tries + final} trainings: {tries} tries of learning rates{edges}; then {final} with the rates chosen"
 
 
-def show_jobs(study: Study, out: Path, toys: Sequence[Toy]) -> int:
+def show_status(folder: str | None, *, as_json: bool) -> int:
+    """The jobs in a study's directory with their status, time and memory so far, and why some failed."""
+    from tunelab.records.cells import read_study
+
+    if folder is None:
+        raise UsageError("no study's directory given", "give the directory that `tunelab study run` made")
+    _, cells = read_study(folder)
+    if as_json:
+        return print_json(jobs_document(cells))
+    rows = []
+    for cell in cells:
+        time = format_duration(cell.seconds) if cell.seconds else UNKNOWN
+        memory = UNKNOWN if cell.memory_bytes is None else format_bytes(cell.memory_bytes)
+        rows.append([cell.title, cell.status, time, memory, cell.key])
+    print_table(["job", "status", "time", "peak memory", "key"], rows)
+    counts = Counter(cell.status for cell in cells)
+    say(f"{len(cells)} jobs: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
+    for cell in cells:
+        if cell.status == "failed":
+            say(f"failed: {cell.title}: {cell.error}")
+    return 0
+
+
+def show_jobs(study: Study, out: Path, toys: Sequence[Toy], *, as_json: bool = False) -> int:
     """The jobs of a study with their status, expected time and memory: a table on stdout, a summary on stderr.
 
     Returns the exit code: 1 if something that the jobs need is missing; it is named. Toys are not written yet.
@@ -51,6 +83,11 @@ def show_jobs(study: Study, out: Path, toys: Sequence[Toy]) -> int:
 
     cells = known_cells(study, out)
     expected = expected_costs(cells)
+    to_run = [cell for cell in cells if cell.key in expected]
+    lacks = missing(study, to_run, out, to_be_made={str(toy.folder) for toy in toys})
+    if as_json:
+        print_json(jobs_document(cells, [f"{problem.path}: {problem.message}" for problem in lacks]))
+        return 1 if lacks else 0
     rows = []
     for cell in cells:
         cost = expected.get(cell.key, cell)
@@ -64,8 +101,6 @@ def show_jobs(study: Study, out: Path, toys: Sequence[Toy]) -> int:
     say(f"{len(cells)} jobs, {len(expected)} to run{took}")
     if study.search is not None:
         say(_trainings(study, cells))
-    to_run = [cell for cell in cells if cell.key in expected]
-    lacks = missing(study, to_run, out, to_be_made={str(toy.folder) for toy in toys})
     for problem in lacks:
         say(f"missing: {problem.path}: {problem.message}" + (f"\n  {problem.hint}" if problem.hint else ""))
     return 1 if lacks else 0

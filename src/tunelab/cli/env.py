@@ -10,10 +10,12 @@ from __future__ import annotations
 import argparse
 
 from tunelab.cli._console import print_table
+from tunelab.cli._json import add_json_flag, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`tunelab env` takes no arguments."""
+    """--json."""
+    add_json_flag(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -21,5 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tunelab.cli._environment import environment_rows
 
     rows = environment_rows()
+    if arguments.json:
+        return print_json({"environment": dict(rows)})
     print_table(("what", "value"), rows)
     return 0

@@ -17,18 +17,20 @@ from __future__ import annotations
 import argparse
 
 from tunelab.cli._console import print_table, progress_bar
+from tunelab.cli._json import add_json_flag, exported_document, print_json
 from tunelab.cli._recipe_arguments import add_base_argument
 from tunelab.records.runs import open_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, --to, --out, --kind, --base, --force."""
+    """RUN, --to, --out, --kind, --base, --force, --json."""
     parser.add_argument("run", metavar="RUN", help="directory of a finished run")
     parser.add_argument("--to", required=True, choices=("hf", "peft", "compressed-tensors", "gguf", "ollama"))
     parser.add_argument("--out", metavar="DIR", required=True, help="a new directory")
     parser.add_argument("--kind", choices=("F16", "Q8_0"), default="F16", help="dtype of matrices in a GGUF file")
     add_base_argument(parser)
     parser.add_argument("--force", action="store_true", help="write even if rounding or the format costs too much")
+    add_json_flag(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -46,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
             force=arguments.force,
             progress=progress,
         )
+    if arguments.json:
+        return print_json(exported_document(done))
     files = ", ".join(done.files)
     print_table(("what", "value"), [("written", str(done.path)), ("files", files), ("checked", done.checked)])
     return 0

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 
 from tunelab.cli._console import print_table, progress_bar, say
+from tunelab.cli._json import add_json_flag, merged_document, print_json
 from tunelab.cli._merge_formats import COLUMNS, measured_on, quality_cells, show_merge_formats
 from tunelab.cli._recipe_arguments import add_base_argument
 from tunelab.errors import UsageError
@@ -23,7 +24,7 @@ from tunelab.units import format_bytes, format_scientific, format_share, format_
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, --out, --format, --compare, --base, --force."""
+    """RUN, --out, --format, --compare, --base, --force, --json."""
     parser.add_argument("run", metavar="RUN", help="run directory with an adapter")
     parser.add_argument("--out", metavar="DIR", help="output directory; must not exist")
     parser.add_argument(
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compare", action="store_true", help="compare all formats, write nothing")
     add_base_argument(parser)
     parser.add_argument("--force", action="store_true", help="write even if rounding or the format costs too much")
+    add_json_flag(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -48,11 +50,13 @@ def run(arguments: argparse.Namespace) -> int:
     from tunelab.publishing.merge import NOT_MEASURED, merge
 
     if arguments.compare:
-        show_merge_formats(arguments.run, arguments.base)
+        show_merge_formats(arguments.run, arguments.base, as_json=arguments.json)
         return 0
     with progress_bar() as progress:
         how = {name: getattr(arguments, name) for name in ("format", "base", "force")}
         merged = merge(arguments.run, arguments.out, **how, progress=progress)
+    if arguments.json:
+        return print_json(merged_document(merged))
     print_table(
         ("what", "value"),
         [

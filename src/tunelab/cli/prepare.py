@@ -13,12 +13,14 @@ from __future__ import annotations
 import argparse
 
 from tunelab.cli._console import print_table, progress_bar, say
+from tunelab.cli._json import add_json_flag, prepared_document, print_json
 from tunelab.cli._recipe_arguments import add_recipe_arguments, recipe_of, refuse_flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A recipe."""
+    """A recipe, --json."""
     add_recipe_arguments(parser)
+    add_json_flag(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -32,6 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     with progress_bar() as progress:
         data = prepare(recipe, progress=progress)
+    if arguments.json:
+        return print_json(prepared_document(data, cache_directory() / data.key))
     columns = ("split", "rows", "tokens", "targets", "longest", "truncated", "too long", "bad", "lossy")
     rows = [
         (

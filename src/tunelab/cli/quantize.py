@@ -16,13 +16,14 @@ from __future__ import annotations
 import argparse
 
 from tunelab.cli._console import print_table
+from tunelab.cli._json import add_json_flag, print_json, quantized_document
 from tunelab.cli._words import is_change
 from tunelab.errors import UsageError
 from tunelab.units import format_bytes, format_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """MODEL, --precision, --out, and recipe keys."""
+    """MODEL, --precision, --out, --json, and recipe keys."""
     parser.add_argument("model", metavar="MODEL", help="hub name or local folder of a model")
     parser.add_argument("changes", nargs="*", metavar="key=value", help="such as precision.skip=[down_proj]")
     parser.add_argument("--precision", metavar="FORMAT", required=True, help="nf4, fp4, int8, mxfp4, or a .py file")
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     loftq = "LoftQ: also fit an adapter of this rank, for adapter.init=loftq (stored with the checkpoint)"
     parser.add_argument("--loftq-rank", metavar="N", type=int, help=loftq)
     parser.add_argument("--loftq-alternations", metavar="N", type=int, default=5, help="LoftQ iterations (default 5)")
+    add_json_flag(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -46,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
         loftq_rank=arguments.loftq_rank,
         loftq_alternations=arguments.loftq_alternations,
     )
+    if arguments.json:
+        return print_json(quantized_document(made))
     print_table(
         ("what", "value"),
         [

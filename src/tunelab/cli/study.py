@@ -6,9 +6,10 @@ Examples:
   tunelab study run distilgpt2-qlora-vs-full --out first
   tunelab study run study.yaml --scale tiny --model my-small-model --out tried
   tunelab study run study.yaml --executor slurm --option partition=gpu
+  tunelab study status first --json
 
-`list` shows the studies that ship and what each needs. Jobs that are done are not run again. The exit code is 1 if a
-job failed: the report says which.
+`list` shows the studies that ship and what each needs, `status` the jobs in a study's directory. Jobs that are done are
+not run again. The exit code is 1 if a job failed: the report says which.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunelab.cli._console import progress_bar, say
+from tunelab.cli._json import add_json_flag
 from tunelab.cli._recipe_arguments import add_code_argument, add_study_flags, check_arms_follow, study_changes
-from tunelab.cli._study_lists import show_jobs, show_shipped_studies
+from tunelab.cli._study_lists import show_jobs, show_shipped_studies, show_status
 from tunelab.config.shipped_studies import study_file
 from tunelab.errors import UsageError
 
@@ -28,9 +30,11 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`run` with a study and options, or `list`."""
-    parser.add_argument("what", choices=("run", "list"), help="run every job that is not done, or list what ships")
-    parser.add_argument("file", nargs="?", metavar="STUDY", help="a YAML file, or the name of a study that ships")
+    """`run` with a study and options, `status` with a directory, or `list`."""
+    what = "run every job that is not done, list what ships, or show the jobs in a study's directory"
+    parser.add_argument("what", choices=("run", "list", "status"), help=what)
+    study = "a YAML file, or the name of a study that ships; for status: a study's directory"
+    parser.add_argument("file", nargs="?", metavar="STUDY", help=study)
     parser.add_argument("--out", metavar="DIR", help="study directory (default: study-NAME)")
     parser.add_argument("--dry-run", action="store_true", help="list the jobs, run nothing")
     parser.add_argument("--scale", choices=("full", "tiny"), default="full", help="tiny: a smoke test on toys, offline")
@@ -39,15 +43,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--option", metavar="KEY=VALUE", action="append", help="of the executor; a wrong one lists all")
     add_code_argument(parser)
     add_study_flags(parser)
+    add_json_flag(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List the studies that ship; or load a study, run it, render its report."""
+    """List the studies that ship, or the jobs of one; or load a study, run it, render its report."""
     if arguments.what == "list":
-        if arguments.file is not None:
-            raise UsageError(f"study list takes no {arguments.file}", f"to run it: tunelab study run {arguments.file}")
-        show_shipped_studies()
-        return 0
+        return show_shipped_studies(arguments.file, as_json=arguments.json)
+    if arguments.what == "status":
+        return show_status(arguments.file, as_json=arguments.json)
+    if arguments.json and not arguments.dry_run:
+        raise UsageError("study run --json needs --dry-run", "report.json in the study's directory has the results")
     if arguments.file is None or not study_file(arguments.file).is_file():
         what = "no study given" if arguments.file is None else f"{arguments.file}: no such study"
         raise UsageError(what, "give the path of a study YAML file, or a name that `tunelab study list` shows")
@@ -69,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     for sentence in [study.note] if tiny else foreseen(study):
         say(sentence)
     if arguments.dry_run:
-        return show_jobs(study, out, toys)
+        return show_jobs(study, out, toys, as_json=arguments.json)
     from tunelab.cli.report import report_study
     from tunelab.studies.study_trackers import log_report
 

@@ -68,6 +68,7 @@ class Comparison:
         parts: SE and degrees of freedom of the choice of items, and of the choice of trainings, if interval and p are
             over both; () = they are over items alone.
         exploratory: whether nothing had asked for this comparison (a study's question).
+        by_seed: the difference of each seed, where both have several trainings or one is not tuned; () = none.
     """
 
     benchmark: str
@@ -106,6 +107,7 @@ class Comparison:
     b_trainings: int = 0
     parts: tuple[tuple[float, float], ...] = ()
     exploratory: bool = False
+    by_seed: tuple[float, ...] = ()
 
     @property
     def could_be_shown(self) -> bool:
@@ -166,7 +168,7 @@ class Comparison:
         flips = {name: None if value[name] is None else tuple(value[name]) for name in ("gained", "lost")}
         differing = {key: (left, right) for key, (left, right) in value["differing"].items()}
         parts = tuple((error, degrees) for error, degrees in value["parts"])
-        return cls(**{**value, **flips, "differing": differing, "parts": parts})
+        return cls(**{**value, **flips, "differing": differing, "parts": parts, "by_seed": tuple(value["by_seed"])})
 
 
 class Comparisons(list[Comparison]):

@@ -85,7 +85,16 @@ def compare_sides(
         return found
     of_a, of_b = (contributions(side, chosen.name, pairs.items).mean(axis=1).tolist() for side in (a, b))
     differing = sum(left != right for left, right in zip(pairs.a, pairs.b, strict=True))
-    return over_trainings(found, of_a, of_b, differing)
+    return dataclasses.replace(over_trainings(found, of_a, of_b, differing), by_seed=_by_seed(of_a, of_b))
+
+
+def _by_seed(of_a: Sequence[float], of_b: Sequence[float]) -> tuple[float, ...]:
+    """The difference of each seed; a model that is not tuned is paired with each. () if one side lacks a training."""
+    seeds = max(len(of_a), len(of_b))
+    if {len(of_a), len(of_b)} - {1, seeds}:
+        return ()
+    sides = [[*one] * (seeds // len(one)) for one in (of_a, of_b)]
+    return tuple(right - left for left, right in zip(*sides, strict=True))
 
 
 def _is_of_corpus(evaluated: Evaluated, metric: str) -> bool:

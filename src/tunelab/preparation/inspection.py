@@ -10,7 +10,7 @@ from tunelab.config import RecipeLike, as_recipe, resolve
 from tunelab.data.prepared import PreparedData
 from tunelab.errors import UsageError
 from tunelab.notebook import data_frame, html_table, shown_in_notebooks
-from tunelab.preparation.rows import check_local_files, load_recipe_tokenizer, prepare_with
+from tunelab.preparation.rows import check_local_files, fit_to_model, load_recipe_tokenizer, prepare_with
 from tunelab.progress import Progress
 from tunelab.units import format_counted
 
@@ -118,7 +118,7 @@ def inspect(
     known = known.model_copy(update={"data": known.data.model_copy(update={"on_bad_row": "skip"})})
     check_local_files(known.data)
     tokenizer = load_recipe_tokenizer(known)
-    data = prepare_with(tokenizer, known, progress=progress)
+    data = prepare_with(tokenizer, fit_to_model(known, tokenizer), progress=progress)
     shown = []
     for index in range(min(rows, len(data.train))):
         ids, mask = (array.tolist() for array in data.train.row(index))

@@ -58,7 +58,8 @@ def prepare(
     """
     known = resolve(as_recipe(recipe, changes))
     check_local_files(known.data)
-    return prepare_with(load_recipe_tokenizer(known), known, progress=progress)
+    tokenizer = load_recipe_tokenizer(known)
+    return prepare_with(tokenizer, fit_to_model(known, tokenizer), progress=progress)
 
 
 def check_local_files(data: DataSettings) -> None:
@@ -90,6 +91,12 @@ def fit_to_model(recipe: Recipe, tokenizer: Any) -> Recipe:
             f"set data.max_length={window} or less",
         )
     return with_template(_with_data(recipe, max_length=length), tokenizer)
+
+
+def _fitted(recipe: Recipe, tokenizer: Any) -> Recipe:
+    """The recipe of fit_to_model(), which is not asked again where it has answered."""
+    is_fitted = recipe.data.max_length is not None and recipe.data.template != AUTO
+    return recipe if is_fitted else fit_to_model(recipe, tokenizer)
 
 
 def with_template(recipe: Recipe, tokenizer: Any) -> Recipe:
@@ -165,10 +172,10 @@ def prepare_with(
     """Like prepare(), with a tokenizer that is already loaded.
 
     Args:
+        recipe: of fit_to_model(); or of a run, which keeps what that found (runs of before did not).
         may_be_empty: return what there is, for inspection, even if no row is left; then nothing is cached.
     """
-    recipe = fit_to_model(recipe, tokenizer)
-    data, encoder = recipe.data, row_encoder(tokenizer, recipe)
+    data, encoder = (recipe := _fitted(recipe, tokenizer)).data, row_encoder(tokenizer, recipe)
     sources = [read_source(data, number, progress) for number in range(len(data.sources))]
     _check_loss_on(data, sources)
     settings = data.model_dump(mode="json", exclude={"loss_on", "chat_template"})

@@ -100,6 +100,17 @@ class Merged:
         """The largest KL from the trained model that is written without force; None if there is no floor."""
         return None if self.floor is None else self.floor.most_kl
 
+    def to_json(self) -> dict[str, Any]:
+        """All but the path, as in merge.json."""
+        return {
+            "format": self.format,
+            "dtype": self.dtype,
+            "bytes": self.bytes,
+            "quality": None if self.quality is None else self.quality.to_json(),
+            "floor": None if self.floor is None else self.floor.to_json(),
+            "most_kl": self.most_kl,
+        }
+
 
 @dataclass(frozen=True)
 class MergeFormat:
@@ -184,7 +195,7 @@ def merge(
         merged = Merged(target, into, dtype_name(dtype), check, quality, floor, size)
         _refuse_what_rounding_lost(merged, force)
         _refuse_a_lost_gain(merged, recipe, force)
-        write_json_atomically(folder / "merge.json", _to_json(merged))
+        write_json_atomically(folder / "merge.json", merged.to_json())
     progress("merging", 4, 4)
     return merged
 
@@ -379,15 +390,3 @@ def _refuse_a_lost_gain(merged: Merged, recipe: Recipe, force: bool) -> None:
             "held-out rows",
             f"merge with --format {other}, keep the adapter separate, or write it anyway with --force",
         )
-
-
-def _to_json(merged: Merged) -> dict[str, Any]:
-    quality, floor = (None if found is None else found.to_json() for found in (merged.quality, merged.floor))
-    return {
-        "format": merged.format,
-        "dtype": merged.dtype,
-        "bytes": merged.bytes,
-        "quality": quality,
-        "floor": floor,
-        "most_kl": merged.most_kl,
-    }

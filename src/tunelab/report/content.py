@@ -186,6 +186,7 @@ class PairedComparison:
         exploratory: whether no question asked for it.
         degrees: degrees of freedom of items and of trainings, if interval and p are over both; () = items alone.
         item_error: standard error over items alone, where interval and p are over trainings too.
+        by_seed: the difference of each seed; () = not known (older reports), or the seeds cannot be paired.
     """
 
     a: str
@@ -213,6 +214,7 @@ class PairedComparison:
     exploratory: bool = field(default=False, metadata=LATER)
     degrees: tuple[float, ...] = field(default=(), metadata=LATER)
     item_error: float | None = field(default=None, metadata=LATER)
+    by_seed: tuple[float, ...] = field(default=(), metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,6 +190,12 @@ def set_tooltip(artist: Artist, words: str) -> None:
     artist.set_gid(TOOLTIP + possible(words))
 
 
+def seed_points(axes: Axes, values: Sequence[float], row: float, colour: str) -> None:
+    """Draw the value of each seed as a small circle below a row's interval."""
+    face: dict[str, Any] = {"markerfacecolor": PAPER, "markeredgecolor": colour, "markeredgewidth": 1.25}
+    axes.plot(values, [row + 0.2] * len(values), "o", markersize=4, zorder=4, **face)
+
+
 def series(report: StudyReport, arm: str) -> tuple[str, str]:
     """An arm's color and line style, the same in all plots; when colors run out, they repeat with dashed lines."""
     place = [one.name for one in report.arms].index(arm)

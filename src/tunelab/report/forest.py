@@ -6,7 +6,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tunelab.report.content import PairedComparison, StudyReport
-from tunelab.report.drawing import COLOURS, INK, MUTED, SMALL, STRONG_LINE, WIDTH, Plot, new_panels, set_tooltip
+from tunelab.report.drawing import (
+    COLOURS,
+    INK,
+    MUTED,
+    SMALL,
+    STRONG_LINE,
+    WIDTH,
+    Plot,
+    new_panels,
+    seed_points,
+    set_tooltip,
+)
 from tunelab.report.labels import shortened, text_width
 from tunelab.units import format_interval, format_number, interval_decimals
 
@@ -44,6 +55,8 @@ def _forest(comparisons: Sequence[PairedComparison], name: str, title: str) -> P
         "Second arm minus first on the same items, with 95 % intervals of one comparison each, over trainings too if "
         "each arm has several. Green: better, red: worse, gray: no difference shown (after Holm's correction)."
     )
+    if any(len(one.by_seed) > 1 for one in comparisons):
+        caption += " Small circles are the seeds."
     words = "; ".join(
         f"{one.a} → {one.b}, {one.benchmark} {one.metric}: {_value(one)}, {one.outcome}" for one in comparisons
     )
@@ -69,6 +82,8 @@ def _draw_row(axes: Axes, one: PairedComparison, row: int) -> None:
     kind: dict[str, Any] = {"color": colour, "capsize": 4, "elinewidth": 2, "capthick": 2, "zorder": 3}
     point, *_ = axes.errorbar(value, row, xerr=[[value - low], [high - value]], fmt="o", markersize=7, **kind)
     set_tooltip(point, f"{one.a} → {one.b}: {_value(one)}")
+    if len(one.by_seed) > 1:
+        seed_points(axes, [scale * value for value in one.by_seed], row, colour)
     edge, shown = axes.get_yaxis_transform(), _value(one)
     above: dict[str, Any] = {"textcoords": "offset points", "xytext": (0, 8), "va": "baseline", "fontsize": SMALL}
     name = shortened(f"{one.a} → {one.b}", WIDTH - 20 - text_width(shown, SMALL) - 12, SMALL)

@@ -43,7 +43,7 @@ PAGE_BYTES = 3_000_000
 _PROVENANCE_CHARACTERS = 20_000
 
 # A space where a line break would separate a number from its unit.
-_UNIT_SPACE = re.compile(r"(?<=\d) (?=%|[KMG]iB\b|points?\b)")
+_KEPT_SPACE = re.compile(r"(?<=\d) (?=%|[KMG]iB\b|points?\b)|(?<=\bp) (?=[<=] \d)|(?<=\bp [<=]) (?=\d)")
 
 # A hyphen used as a minus: before a digit and not inside a word or range.
 _MINUS = re.compile(r"(?<![\w.-])-(?=[\d.])")
@@ -125,7 +125,7 @@ def _templates() -> jinja2.Environment:
         "minus": lambda text, column: _MINUS.sub("−", text) if column.is_number else text,
         "pair": lambda flip: f"{flip.a} → {flip.b}",
         "svg": lambda plot: Markup(svg_element(plot)),
-        "as_sentence": lambda text: _MINUS.sub("−", _UNIT_SPACE.sub("\u00a0", text)),
+        "as_sentence": lambda text: _MINUS.sub("−", _KEPT_SPACE.sub("\u00a0", text)),
     }
     return environment
 

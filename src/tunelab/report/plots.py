@@ -25,6 +25,7 @@ from tunelab.report.drawing import (
     new_axes,
     plot_style,
     score_title,
+    seed_points,
     series,
     set_tooltip,
     title_below,
@@ -123,8 +124,7 @@ def _draw_score(axes: Axes, report: StudyReport, score: ArmScore, row: int) -> N
     point, *_ = axes.errorbar(score.value, row, xerr=ends, fmt="o", markersize=9, **kind)
     set_tooltip(point, f"{score.arm}: {value}")
     if len(score.by_seed) > 1:
-        of_seeds: dict[str, Any] = {"markerfacecolor": PAPER, "markeredgecolor": colour, "markeredgewidth": 1.25}
-        axes.plot(score.by_seed, [row + 0.2] * len(score.by_seed), "o", markersize=4, zorder=4, **of_seeds)
+        seed_points(axes, score.by_seed, row, colour)
     edge = axes.get_yaxis_transform()
     name = shortened(score.arm, WIDTH - 20 - text_width(value, SMALL) - 12, FONT)
     above: dict[str, Any] = {"textcoords": "offset points", "xytext": (0, 13), "va": "baseline"}

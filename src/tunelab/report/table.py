@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunelab.statistics.proportions import BOUNDS, interval_of_equal_values
-from tunelab.units import UNKNOWN, column_decimals, decimals_of, format_significant, format_with_error
+from tunelab.units import (
+    UNKNOWN,
+    column_decimals,
+    decimals_of,
+    format_significant,
+    format_with_error,
+    value_decimals,
+)
 
 #: Shown for a metric that cannot see the references.
 BLIND = "n/a"
@@ -33,7 +40,10 @@ def score_text(score: Any, decimals: int | None = None) -> str:
 
 def score_texts(scores: Sequence[Any]) -> list[str]:
     """Scores of one metric like score_text(), all with the same decimals; UNKNOWN for None."""
-    decimals = column_decimals([None if one is None or one.is_blind else one.error for one in scores])
+    seen = [one for one in scores if one is not None and not one.is_blind]
+    decimals = column_decimals([one.error for one in seen])
+    if decimals is None:
+        decimals = value_decimals([one.value for one in seen])
     return [UNKNOWN if one is None else score_text(one, decimals) for one in scores]
 
 

@@ -115,6 +115,7 @@ def paired(one: Comparison) -> PairedComparison:
         exploratory=one.exploratory,
         degrees=tuple(degrees for _, degrees in one.parts),
         item_error=one.parts[0][0] if one.parts else None,
+        by_seed=one.by_seed,
         outcome=outcome(one),
         unit=one.unit,
         higher_is_better=one.higher_is_better,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-import re
+import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -20,10 +19,10 @@ from torch import nn
 from tunelab.config import Recipe, RecipeLike, as_recipe, resolve, to_yaml
 from tunelab.cpu import usable_cores
 from tunelab.data.loader import TokenTable, TrainingPlan
-from tunelab.data.prepared import PreparedData, save_table
+from tunelab.data.prepared import PreparedData
 from tunelab.errors import Interrupted, RunError, TrainingError, TunelabError, UsageError
 from tunelab.failures import in_words, system_error
-from tunelab.files import directory_written_atomically, file_written_atomically, recover_all_in
+from tunelab.files import directory_written_atomically, recover_all_in
 from tunelab.models.digest import weights_hash
 from tunelab.models.forward import underlying
 from tunelab.notebook import said_in_notebooks, shown_in_notebooks
@@ -36,14 +35,13 @@ from tunelab.preparation.rows import (
     load_recipe_tokenizer,
     prepare_with,
     rows_to_choose_by,
-    rows_to_keep,
     table_rows,
     without_held_out,
 )
 from tunelab.progress import Progress, unheard
 from tunelab.records.runs import HELD_OUT, VALIDATION, Run, eval_command, new_run, now, open_run, resume_command
 from tunelab.training.checkpoint import CheckpointStore, LoopState, trainable_weights
-from tunelab.training.forecast import data_warnings, forecast
+from tunelab.training.forecast import data_warnings, forecast, time_sentence
 from tunelab.training.interrupt import asked_to_stop
 from tunelab.training.loop import Outcome, TrainingLoop
 from tunelab.training.loss import TargetLoss, table_loss
@@ -51,7 +49,16 @@ from tunelab.training.manifest import check_unchanged, closing, opening, resolve
 from tunelab.training.meter import Meter
 from tunelab.training.optimizer import adamw
 from tunelab.training.saved_weights import round_for_saving, saved_dtype
-from tunelab.training.setup import build_model, loop_settings, make_accelerator, release, training_plan
+from tunelab.training.setup import (
+    build_model,
+    default_path,
+    keep_tokenizer_and_rows,
+    loop_settings,
+    make_accelerator,
+    release,
+    training_plan,
+)
+from tunelab.training.throughput import last_rate
 from tunelab.training.trackers import tracked
 from tunelab.units import format_number
 
@@ -205,7 +212,7 @@ def _train(
         if recipe.train.load_best_at_end:
             checkpoints.check_best()
         resumed = bool(checkpoints.paths())
-        _keep_tokenizer_and_rows(run, tokenizer, data)
+        keep_tokenizer_and_rows(run, tokenizer, data)
         run.update_manifest(**opening(run, recipe, data, model, tokenizer, plan, accelerator, resumed))
         run.keep_metrics_up_to(checkpoints.newest_step())
     accelerator.wait_for_everyone()
@@ -215,18 +222,11 @@ def _train(
     said = forecast(recipe, plan, model, held_out=len(data.held_out), step=step)
     for sentence in (*said, *data_warnings(recipe, data)):
         notify(sentence)
-    for name, measure in measures.items():
-        if f"{name}_before" not in run.manifest:
-            before = measure()
-            if accelerator.is_main_process:
-                run.update_manifest(**{f"{name}_before": before})
+    forward, earlier = _measure_before(run, data, measures, accelerator), last_rate(run, step)
+    if step < plan.total_steps and (forward or earlier):
+        notify(time_sentence(recipe, plan, forward=forward, earlier=earlier, step=step))
     with tracked(run, recipe, accelerator):
         state, outcome = _run_loop(run, recipe, module, plan, accelerator, checkpoints, measures, progress)
-    if outcome == "interrupted":
-        raise Interrupted(
-            f"stopped after step {state.step} of {plan.total_steps}; a checkpoint was saved",
-            f"resume with: {resume_command(run.path)}",
-        )
     if recipe.train.load_best_at_end:
         checkpoints.load_best(model)
     trained = weights_hash(trainable_weights(model))  # before they are rounded: the proof that they changed
@@ -241,12 +241,17 @@ def _train(
     accelerator.wait_for_everyone()
 
 
-def _keep_tokenizer_and_rows(run: Run, tokenizer: Any, data: PreparedData) -> None:
-    if "data" not in run.manifest:  # a resumed run has read its own
-        with directory_written_atomically(run.tokenizer) as folder:
-            tokenizer.save_pretrained(folder)
-    with file_written_atomically(run.compared_rows) as temporary:
-        save_table(rows_to_keep(data), temporary)
+def _measure_before(run: Run, data: PreparedData, measures: dict[str, Measure], accelerator: Accelerator) -> float:
+    """Measure and record the losses before the first step; tokens per second of that, or 0."""
+    tables = {HELD_OUT_LOSS: data.held_out, VALIDATION_LOSS: data.validation}
+    tokens, began = 0, time.perf_counter()
+    for name, measure in measures.items():
+        if f"{name}_before" not in run.manifest:
+            before = measure()
+            tokens += tables[name].tokens
+            if accelerator.is_main_process:
+                run.update_manifest(**{f"{name}_before": before})
+    return tokens / (time.perf_counter() - began)
 
 
 def _run_loop(
@@ -289,7 +294,13 @@ def _run_loop(
             should_stop=should_stop,
             progress=progress,
         )
-        return loop.run()
+        state, outcome = loop.run()
+    if outcome == "interrupted":
+        raise Interrupted(
+            f"stopped after step {state.step} of {plan.total_steps}; a checkpoint was saved",
+            f"resume with: {resume_command(run.path)}",
+        )
+    return state, outcome
 
 
 def start_on_main(accelerator: Accelerator, recipe: Recipe, *, overwrite: bool = False) -> Run:
@@ -320,19 +331,6 @@ def check_nothing_needed_in(path: Path, recipe: Recipe) -> None:
             raise UsageError(
                 f"{key}: {place} is in {path}, which would be replaced", "choose another directory with --out"
             )
-
-
-def default_path(recipe: Recipe) -> Path:
-    """runs/MODEL-METHOD-DATA-N, with the first free N; created, so that no other process takes it too."""
-    source = recipe.data.sources[0]
-    name = Path(source.path).stem if source.path else Path(source.name).stem
-    stem = re.sub(r"[^\w.-]+", "-", f"{Path(recipe.model.name).name}-{recipe.method}-{name}").lower()
-    for number in itertools.count(1):
-        path = Path("runs") / f"{stem}-{number}"
-        with suppress(FileExistsError):
-            path.mkdir(parents=True)
-            break
-    return path
 
 
 def save_result(run: Run, recipe: Recipe, model: nn.Module, tokenizer: Any, dtype: torch.dtype) -> None:

@@ -15,10 +15,14 @@ from tunelab.models.forward import underlying
 from tunelab.models.structure import structure_of
 from tunelab.statistics.power import detectable_effect
 from tunelab.training.checkpoint import trainable_weights
-from tunelab.units import format_bytes, format_count, format_counted, format_significant
+from tunelab.units import format_bytes, format_count, format_counted, format_duration, format_rate, format_significant
 
 #: Held-out rows below which a difference has to be large to be detected.
 FEW_ROWS = 100
+
+#: Time of a training step in forward passes: LoRA needs no gradients of the base's weights. One more where activations
+#: are computed again.
+PASSES = {"lora": 2, "full": 3}
 
 #: Bytes per trained parameter: the two moments of AdamW, in float32 or as codes.
 MOMENTS_BYTES, MOMENTS_BYTES_8_BIT = 8, 2
@@ -54,6 +58,28 @@ def data_warnings(recipe: Recipe, data: PreparedData) -> list[str]:
     """Rows that are dropped, truncated or skipped, and characters that the tokenizer drops: one warning each."""
     rows = rows_not_used(data, recipe.data.max_length or 0, recipe.data.on_overflow)
     return [f"warning: {sentence}" for sentence in (*rows, *characters_dropped(data))]
+
+
+def time_sentence(
+    recipe: Recipe, plan: TrainingPlan, *, forward: float = 0.0, earlier: float = 0.0, step: int = 0
+) -> str:
+    """How long the steps will take, roughly.
+
+    Args:
+        forward: tokens per second of the pass over the held-out rows before training.
+        earlier: tokens per second of the steps of an earlier session, which are used where they are known.
+        step: done by earlier sessions.
+    """
+    passes = PASSES[recipe.method] + recipe.train.activation_checkpointing
+    epochs = plan.step(plan.total_steps - 1)[1] - (plan.step(step - 1)[1] if step else 0.0)
+    rate, tokens = earlier or forward / passes, epochs * plan.table.tokens
+    source = (
+        "as before the interruption" if earlier else f"a forward pass over the held-out rows takes 1/{passes} of it"
+    )
+    return (
+        f"about {format_duration(tokens / rate)} of training: {round(tokens):,} tokens at {format_rate(rate)} "
+        f"({source})"
+    )
 
 
 def least_bytes(recipe: Recipe, model: nn.Module) -> int:

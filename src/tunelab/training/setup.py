@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +17,9 @@ from transformers import PreTrainedModel
 
 from tunelab.config import Recipe
 from tunelab.data.loader import TokenTable, TrainingPlan
+from tunelab.data.prepared import PreparedData, save_table
 from tunelab.errors import ModelError, UsageError
+from tunelab.files import directory_written_atomically, file_written_atomically
 from tunelab.models.adapters import add_lora
 from tunelab.models.checkpoint_files import checkpoint_folder
 from tunelab.models.forward import underlying
@@ -22,6 +27,8 @@ from tunelab.models.load import DTYPES, check_tokenizer_fits
 from tunelab.models.loftq import STORED, absorb_quantization_error, begin_at_stored
 from tunelab.models.structure import check_packed_forward
 from tunelab.preparation.model import compute_device, compute_dtype, load_base
+from tunelab.preparation.rows import rows_to_keep
+from tunelab.records.runs import Run
 from tunelab.training.loop import LoopSettings
 from tunelab.training.trackers import check_installed
 from tunelab.units import format_number
@@ -171,3 +178,25 @@ def loop_settings(recipe: Recipe, plan: TrainingPlan) -> LoopSettings:
         save_every=settings.save_every or max(1, plan.total_steps // 10),
         seed=settings.seed,
     )
+
+
+def keep_tokenizer_and_rows(run: Run, tokenizer: Any, data: PreparedData) -> None:
+    """Keep what a resumed run and its comparisons read: the tokenizer, and rows to compare forms of the model on."""
+    if "data" not in run.manifest:  # a resumed run has read its own
+        with directory_written_atomically(run.tokenizer) as folder:
+            tokenizer.save_pretrained(folder)
+    with file_written_atomically(run.compared_rows) as temporary:
+        save_table(rows_to_keep(data), temporary)
+
+
+def default_path(recipe: Recipe) -> Path:
+    """runs/MODEL-METHOD-DATA-N, with the first free N; created, so that no other process takes it too."""
+    source = recipe.data.sources[0]
+    name = Path(source.path).stem if source.path else Path(source.name).stem
+    stem = re.sub(r"[^\w.-]+", "-", f"{Path(recipe.model.name).name}-{recipe.method}-{name}").lower()
+    for number in itertools.count(1):
+        path = Path("runs") / f"{stem}-{number}"
+        with suppress(FileExistsError):
+            path.mkdir(parents=True)
+            break
+    return path

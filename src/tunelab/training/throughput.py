@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tunelab.progress import SEPARATOR
+from tunelab.records.runs import Run
 from tunelab.training.meter import resident_peak_bytes
 from tunelab.units import format_bytes, format_number, format_rate, format_significant
 
@@ -64,3 +65,9 @@ def shown(record: Mapping[str, Any]) -> str:
         f"peak {format_bytes(record.get('peak_gpu_bytes', record['peak_resident_bytes']))}",
     ]
     return SEPARATOR.join(fields)
+
+
+def last_rate(run: Run, step: int) -> float:
+    """Tokens per second at this step, which an earlier session did; 0 if there is none."""
+    rates = {int(one["step"]): one.get("tokens_per_second") for one in run.metrics("train")}
+    return rates.get(step) or 0.0

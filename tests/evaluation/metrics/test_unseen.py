@@ -21,7 +21,7 @@ from tunelab.evaluation.metrics.chrf import chrf_counts, chrf_of_counts, chrf_sc
 from tunelab.evaluation.metrics.exact_match import exact_match_score
 from tunelab.evaluation.metrics.rouge import rouge_scores
 from tunelab.evaluation.metrics.unseen import not_seen
-from tunelab.report.table import BLIND, score_rows, score_text
+from tunelab.report.table import BLIND, score_rows, score_text, score_texts
 
 CHINESE = ["水在零度结冰。", "巴黎是法国的首都。", "他昨天去了图书馆借书。"]
 THAI = ["น้ำแข็งละลายที่ศูนย์องศา", "ปารีสเป็นเมืองหลวงของฝรั่งเศส"]
@@ -96,6 +96,11 @@ def test_exact_match_looks_past_white_space() -> None:
     assert (score.value, score.n, score.unit) == (0.5, 2, "0-1") and score.error == pytest.approx(0.5)
     with pytest.raises(DataError, match="exact_match: the reference of item 1 is empty"):
         exact_match_score(["a", "b"], ["a", ""])
+
+
+def test_scores_without_an_error_have_the_same_decimals_too() -> None:
+    base, tuned = (Score("bits", value, None, 1, "bits/byte", higher_is_better=False) for value in (7.11, 7.0892))
+    assert score_texts([base, None, tuned]) == ["7.110 ± ?", "–", "7.089 ± ?"]
 
 
 def test_nought_is_never_bare() -> None:

@@ -166,16 +166,20 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "node"
 
 
-def test_nodes_without_the_directory_get_files_and_send_what_they_made(files: Path, tmp_path: Path, node: Path) -> None:
+def test_nodes_without_the_directory_get_files_and_send_what_they_made(
+    files: Path, tmp_path: Path, node: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     study, folder = small_study(files), tmp_path / "study"
     run_study(study, tmp_path / "here")
     tasks = tasks_of(study, folder)
+    capsys.readouterr()
     for cell in list(tasks.waiting):
         assert work(tasks.orders[cell.key]) == Outcome("elsewhere")
         end(tasks, cell, Outcome("elsewhere"))
         assert cell.key in tasks.far and cell in tasks.waiting, "it goes again, with files"
         record = end(tasks, cell, work(tasks.orders[cell.key], *tasks._parcels(cell)))
         assert record is not None and (record.status, record.error) == ("done", "")
+    assert "lora, seed 0: training: 6/6  in 0:00:" in capsys.readouterr().err, "the worker's log says how far it is"
     assert not list(node.rglob("*.json")), "the node keeps nothing of a cell that is done"
     assert not list(folder.glob("runs/*/checkpoints")), "checkpoints of finished trainings stay behind"
     here, there = study_report(tmp_path / "here"), study_report(folder)

@@ -17,6 +17,7 @@ from study_files import study_of, write_study_files
 
 from tunelab.config.study import Study
 from tunelab.errors import Interrupted, RunError, UsageError
+from tunelab.progress import Progress
 from tunelab.records.cells import Cell, cells_of, keep_cell, keep_study, known_cells
 from tunelab.studies.executors import _slurm_job, slurm
 from tunelab.studies.executors._slurm_job import CellJob
@@ -314,6 +315,20 @@ def test_an_evaluation_is_left_at_once_and_queued_again(
     with pytest.raises(SystemExit):
         CellJob("study", "mmlu-1")()
     assert submitit_handler == [signal.SIGUSR2] and written, "a second warning breaks nothing off"
+
+
+def test_a_job_says_in_its_log_how_far_it_is(
+    submitit_handler: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(folder: str, key: str, *, progress: Progress, **_: object) -> Cell:
+        progress("lora: training", 0, 2)
+        progress("lora: training", 1, 2, "loss 2.314")
+        return Cell(key, "lora", 0, "", status="done")
+
+    monkeypatch.setattr("tunelab.studies.run_cell.run_cell", train)
+    assert CellJob("study", "train-1")() == "done"
+    said = capsys.readouterr()
+    assert said.err.startswith("lora: training: 1/2  0:00:00 left  loss 2.314") and said.out == ""
 
 
 def test_a_job_that_is_cancelled_is_not_queued_again(

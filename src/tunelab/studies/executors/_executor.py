@@ -11,12 +11,14 @@ without a record (lost()); and raise Interrupted if stopped, naming anything tha
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from tunelab.errors import UsageError
+from tunelab.log_lines import Lines
 from tunelab.progress import Progress
 from tunelab.records.cells import Cell, keep_cell, read_cell
 
@@ -34,6 +36,16 @@ class Executor(Protocol):
 def lost(folder: Path, cell: Cell, why: str) -> None:
     """Record a cell as failed whose process ended without a record."""
     keep_cell(folder, replace(read_cell(folder, cell.key) or cell, status="failed", error=why))
+
+
+def job_log() -> Progress:
+    """Progress of a job in a process of its own: lines on stderr, which the cluster keeps as the job's log."""
+
+    def write(line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+    return Lines(write)
 
 
 def count_option(options: Mapping[str, str], name: str, default: int) -> int:

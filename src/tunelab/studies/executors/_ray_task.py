@@ -16,6 +16,7 @@ from typing import Literal
 from tunelab.allowed_code import Allowed
 from tunelab.errors import Interrupted
 from tunelab.records.cells import RECORDS, Cell, read_cell
+from tunelab.studies.executors._executor import job_log
 from tunelab.studies.executors._ray_files import Parcel, lay_out, packed_files, packed_folder
 from tunelab.studies.run_cell import run_cell
 from tunelab.training.tracked_run import TRACKERS
@@ -114,7 +115,7 @@ def scratch_folder(order: Order) -> Path:
 
 def _run(folder: Path, key: str, allowed: Allowed) -> tuple[Outcome, Cell | None]:
     try:
-        return Outcome("ran"), run_cell(folder, key, allowed=allowed)
+        return Outcome("ran"), run_cell(folder, key, allowed=allowed, progress=job_log())
     except (Interrupted, KeyboardInterrupt):
         return Outcome("stopped"), read_cell(folder, key)
 

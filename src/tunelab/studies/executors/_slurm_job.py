@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tunelab.errors import Interrupted
 from tunelab.records.cells import read_cell
+from tunelab.studies.executors._executor import job_log
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -76,7 +77,7 @@ class CellJob:
             self._see_training()
             from tunelab.studies.run_cell import run_cell
 
-            return run_cell(self.folder, self.key, allowed=self.allowed).status
+            return run_cell(self.folder, self.key, allowed=self.allowed, progress=job_log()).status
         except (Interrupted, KeyboardInterrupt):
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a warning must not interrupt the wait
             if warned.wait(PATIENCE_S) and callable(queue_again):
