@@ -18,9 +18,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from tunelab.config.renamed import recipe_as_before, study_renamed
 from tunelab.config.study import HELD_OUT, Study, parse_study
 from tunelab.errors import RunError
+from tunelab.failures import explained
 from tunelab.files import read_json, write_json_atomically
 from tunelab.records.asked import ASKED_FILE, keep_asked
 from tunelab.records.choices import (
@@ -210,13 +213,14 @@ def read_cell(folder: Path, key: str) -> Cell | None:
     """A cell's record; None if there is none yet.
 
     Raises:
-        RunError: a later version of tunelab wrote it.
+        RunError: a later version of tunelab wrote it, or it is damaged.
     """
     path = folder / RECORDS / f"{key}.json"
     if not path.exists():
         return None
     content, _ = unstamped(read_json(path), path)
-    return Cell(**content)
+    with explained(f"{path}: not the record of a job", RunError, "remove it: the job then runs again"):
+        return TypeAdapter(Cell).validate_python(content)
 
 
 def keep_cell(folder: Path, cell: Cell) -> None:
