@@ -84,13 +84,13 @@ def test_metrics_of_steps_that_run_again_are_dropped(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.keep_metrics_up_to(3)  # nothing there yet
     for step in (1, 2, 3):
-        run.append_metrics({"kind": "train", "step": step})
-    run.append_metrics({"kind": "held-out", "step": 3})
+        run.append_metrics({"kind": "train", "step": step, "loss": 1.0})
+    run.append_metrics({"kind": "held-out", "step": 3, "loss": 1.0})
     with open(run.metrics_file, "a") as file:
         file.write('{"kind": "train", "st')
     run.keep_metrics_up_to(2)
     assert [record["step"] for record in run.metrics()] == [1, 2]
-    run.append_metrics({"kind": "train", "step": 3})
+    run.append_metrics({"kind": "train", "step": 3, "loss": 1.0})
     assert [record["step"] for record in run.metrics()] == [1, 2, 3]
     run.keep_metrics_up_to(0)
     assert run.metrics() == []
@@ -263,3 +263,13 @@ def test_a_recipe_that_was_edited_since_the_run_started(tmp_path: Path) -> None:
     assert may != text
     run.recipe_file.write_text(may, encoding="utf-8")
     assert run.recipe.train.micro_batch_tokens == 512
+
+
+@pytest.mark.parametrize(
+    "line", ['{"kind": "train", "step": 1}', '{"step": null, "loss": 1.0}', '{"step": 1, "loss": "a"}']
+)
+def test_a_damaged_record_of_metrics_is_named(line: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "loss": 2.0}\n' + line + "\n", "utf-8")
+    with pytest.raises(RunError, match="record 2 has no step and loss, both numbers") as caught:
+        Run(tmp_path).metrics()
+    assert "train again" in caught.value.hint

@@ -160,8 +160,18 @@ class Run:
         return manifest["peak_resident_bytes"], manifest.get("start_resident_bytes")
 
     def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """Records of metrics.jsonl, all or of one kind ("train", "validation", "held-out")."""
+        """Records of metrics.jsonl, all or of one kind ("train", "validation", "held-out").
+
+        Raises:
+            RunError: a record has no step or no loss.
+        """
         records, _ = read_json_lines(self.metrics_file)
+        for number, record in enumerate(records, 1):
+            if not all(isinstance(record.get(name), int | float) for name in ("step", "loss")):
+                raise RunError(
+                    f"{self.metrics_file}: record {number} has no step and loss, both numbers",
+                    "the file is damaged: restore it, or train again",
+                )
         return [record for record in records if kind is None or record.get("kind") == kind]
 
     def __repr__(self) -> str:
