@@ -82,7 +82,7 @@ class Lines:
     """tunelab.progress.Progress as lines of a log.
 
     A training gives a line after its first step, then up to LINES more; another stage gives one when it ends, if it
-    has a result or took longer than SHORT_S. Any stage gives one if there was none for QUIET_S.
+    has a result, took longer than SHORT_S or has had a line. Any stage gives one if there was none for QUIET_S.
 
     Args:
         write: prints a line.
@@ -114,7 +114,7 @@ class Lines:
             if written is None:
                 return stage.done > stage.first
             return stage.is_finished or stage.done // every > written[0] // every
-        return stage.is_finished and bool(stage.detail or now - stage.began >= SHORT_S)
+        return stage.is_finished and bool(written or stage.detail or now - stage.began >= SHORT_S)
 
 
 def _clock(seconds: float) -> str:

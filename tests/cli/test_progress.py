@@ -140,3 +140,19 @@ def test_a_study_s_bars_fit_on_the_screen() -> None:
         bars("30/30: training", 1, 3, STEP)
     shown = screen.getvalue().split("\x1b[2K")[-1]
     assert len(bars._stages.known) == BARS and "30/30: training" in shown and "29/30: training" in shown
+
+
+def test_a_stage_that_has_had_a_line_says_how_it_ended() -> None:
+    log = Log()
+    log.progress("lora: scoring", 0, 2)
+    log.now = 40.0
+    log.progress("lora: scoring", 1, 2)
+    log.now = 40.5
+    log.progress("lora: scoring", 2, 2)
+    assert [line.split("  ")[0] for line in log.lines] == ["lora: scoring: 1/2", "lora: scoring: 2/2"]
+    log = Log()
+    log.work("tuned: scoring", 10, 0.01)
+    log.now += 100.0
+    log.progress("tuned: answering", 0, 2)  # the first line, since there was none for long
+    log.progress("tuned: answering", 2, 2)
+    assert [line.split("  ")[0] for line in log.lines] == ["tuned: answering: 0/2", "tuned: answering: 2/2"]

@@ -348,7 +348,7 @@ def test_what_is_about_to_run_is_said_before_the_first_step(
     assert said[1].startswith("18 rows, ") and "; 6 steps, 1.2 epochs" in said[1]
     assert said[3].startswith("warning: with 6 held-out rows the minimum detectable difference is")
     estimate = r"about [\d.]+ s of training: [\d,]+ tokens at [\d.,]+ tokens/s \(%s\)"
-    assert re.fullmatch(estimate % "a forward pass over the held-out rows takes 1/2 of it", said[4]), said[4]
+    assert re.fullmatch(estimate % "a forward pass takes 1/2 of it", said[4]), said[4]
     resumed: list[str] = []
     resume(tmp_path / "run", notify=resumed.append)
     assert resumed[:-1] == [said[0], f"{said[1]}; resuming after step 2", *said[2:4]]

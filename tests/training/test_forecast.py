@@ -44,8 +44,7 @@ def test_the_time_is_estimated_from_a_forward_pass_or_from_steps_that_were_done(
         return time_sentence(parse_recipe(tree), whole, forward=12.0)
 
     assert said() == (
-        f"about {tokens / 6:.1f} s of training: {tokens} tokens at 6 tokens/s "
-        "(a forward pass over the held-out rows takes 1/2 of it)"
+        f"about {tokens / 6:.1f} s of training: {tokens} tokens at 6 tokens/s (a forward pass takes 1/2 of it)"
     )
     assert f"{tokens} tokens at 4 tokens/s" in said(method="full")
     assert f"{tokens} tokens at 3 tokens/s" in said(method="full", train={"activation_checkpointing": True})

@@ -66,16 +66,14 @@ def time_sentence(
     """How long the steps will take, roughly.
 
     Args:
-        forward: tokens per second of the pass over the held-out rows before training.
+        forward: tokens per second of the pass over the validation or held-out rows before training.
         earlier: tokens per second of the steps of an earlier session, which are used where they are known.
         step: done by earlier sessions.
     """
     passes = PASSES[recipe.method] + recipe.train.activation_checkpointing
     epochs = plan.step(plan.total_steps - 1)[1] - (plan.step(step - 1)[1] if step else 0.0)
     rate, tokens = earlier or forward / passes, epochs * plan.table.tokens
-    source = (
-        "as before the interruption" if earlier else f"a forward pass over the held-out rows takes 1/{passes} of it"
-    )
+    source = "as before the interruption" if earlier else f"a forward pass takes 1/{passes} of it"
     return (
         f"about {format_duration(tokens / rate)} of training: {round(tokens):,} tokens at {format_rate(rate)} "
         f"({source})"
