@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,11 +17,9 @@ from tunelab.records.runs import (
     CONTENTS,
     Run,
     check_finished,
-    environment,
     new_run,
     now,
     open_run,
-    source_state,
 )
 from tunelab.records.trained_with import trained_with
 
@@ -119,40 +116,6 @@ def test_one_process_writes_and_a_killed_one_holds_nothing(tmp_path: Path) -> No
         pass
     with run.locked():
         pass
-
-
-def test_the_environment_says_what_a_result_must_be_read_with() -> None:
-    made = environment()
-    assert made["libraries"]["torch"]
-    assert (made["cores"], made["memory_bytes"] > 2**28) == (os.cpu_count(), True)
-    assert made["processor"]
-    json.dumps(made)
-
-
-def test_libraries_that_are_not_there_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "LIBRARIES", ("torch", "no-such-library"))
-    assert environment()["libraries"]["no-such-library"] is None
-
-
-def test_source_outside_git_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / "runs.py"))
-    assert source_state.__wrapped__() is None
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert source_state.__wrapped__() is None
-
-
-def test_source_in_git_is_told_by_commit_and_dirt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "runs.py").touch()
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b.invalid"]
-    for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "first"]):
-        subprocess.run(["git", "-C", str(tmp_path), *command], check=True, capture_output=True)
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / "runs.py"))
-    clean = source_state.__wrapped__()
-    assert clean is not None
-    assert (len(clean["commit"]), clean["dirty"]) == (40, False)
-    (tmp_path / "runs.py").write_text("changed")
-    changed = source_state.__wrapped__()
-    assert changed == {"commit": clean["commit"], "dirty": True}
 
 
 def test_time_is_utc_to_the_second() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from tunelab.cpu import WAITING, usable_cores
-from tunelab.records.runs import environment
+from tunelab.records.environment import environment
 from tunelab.units import format_bytes
 
 #: Packages of the extras, which need not be installed.

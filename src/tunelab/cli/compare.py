@@ -4,7 +4,7 @@ Examples:
   tunelab compare runs/full runs/lora
   tunelab compare runs/lora
   tunelab compare runs/full runs/lora --out full-and-lora
-  tunelab compare runs/lora --benchmarks mmlu --metrics log_probability,brier,calibration_error
+  tunelab compare runs/lora --benchmarks mmlu --metrics brier,calibration_error
   tunelab compare evaluations/FIRST evaluations/SECOND --allow-diff template
 
 Both must have been evaluated on the same benchmarks with the same protocol (tunelab eval RUN --benchmarks mmlu,ifeval),

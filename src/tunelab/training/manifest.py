@@ -20,7 +20,8 @@ from tunelab.models.digest import digest, weights_hash
 from tunelab.models.forward import underlying
 from tunelab.models.load import model_fingerprint, tokenizer_fingerprint
 from tunelab.preparation.base import base_identity, dated, template_digest
-from tunelab.records.runs import Run, environment, now
+from tunelab.records.environment import environment
+from tunelab.records.runs import Run, now
 from tunelab.records.trained_with import trained_with
 from tunelab.training.checkpoint import LoopState, trainable_weights
 from tunelab.training.meter import Meter
