@@ -64,7 +64,7 @@ def test_the_peak_is_that_of_all_sessions(tmp_path: Path) -> None:
     """A run that is resumed at its last step uses little memory in its last session."""
     run = new_run(tmp_path / "run", "")
     run.update_manifest(weights_before="1")
-    run.append_metrics({"kind": "train", "step": 1, "peak_resident_bytes": 2**50})
+    run.append_metrics({"kind": "train", "step": 1, "loss": 1.0, "peak_resident_bytes": 2**50})
     state = LoopState(step=1, tokens=1, seconds=1.0)
-    found = closing(run, "2", state, Meter(torch.device("cpu")), "finished", None)
+    found = closing(run, "2", state, Meter(torch.device("cpu")), "finished")
     assert (found["peak_resident_bytes"], found["peak_gpu_bytes"]) == (2**50, None)
