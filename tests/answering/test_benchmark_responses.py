@@ -219,7 +219,7 @@ def test_cut_anywhere_and_asked_again_it_is_the_same_file(
     given = settings(name, micro_batch_tokens=140)
     (stored,) = generate_benchmarks(str(models["gpt2"]), [str(getattr(own, name))], given)
     whole = stored.path.read_bytes()
-    for share in (0, 0.05, 0.3, 0.5, 0.77, 0.999):
+    for share in (0, 0.3, 0.77, 0.999):
         stored.path.write_bytes(whole[: int(share * len(whole))])
         (again,) = generate_benchmarks(str(models["gpt2"]), [str(getattr(own, name))], given)
         assert again == stored and stored.path.read_bytes() == whole, share

@@ -96,12 +96,15 @@ def test_every_verb_has_help_with_examples_in_80_columns(
     assert "Examples:" in out and f"tunelab {name}" in out.partition("Examples:")[2]
 
 
-@pytest.mark.parametrize("name", VERBS)
-def test_help_of_a_verb_does_not_import_torch(name: str) -> None:
+def test_no_verb_s_help_imports_torch() -> None:
     code = (
-        f"import sys; from tunelab.cli.main import main; main(['{name}', '--help']); sys.exit('torch' in sys.modules)"
+        "import sys\nfrom tunelab.cli.main import main\n"
+        "for name in sys.argv[1:]:\n"
+        "    main([name, '--help'])\n"
+        "    assert 'torch' not in sys.modules, name"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=200).returncode == 0
+    done = subprocess.run([sys.executable, "-c", code, *VERBS], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
 
 
 def test_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,7 @@ def test_it_renders_the_same_tokens(template: str, make: Any) -> None:
 @pytest.mark.parametrize(
     "template", ["alpaca", *(pytest.param(name, marks=pytest.mark.slow) for name in TEXT_TEMPLATES if name != "alpaca")]
 )
-@pytest.mark.parametrize("name", ["gpt2", "llama2", "llama3", "phi3"])
+@pytest.mark.parametrize("name", ["gpt2", "llama2", pytest.param("llama3", marks=pytest.mark.slow), "phi3"])
 def test_it_does_with_real_tokenizers(name: str, template: str, shared_data: Path, tmp_path: Path) -> None:
     check(load_real_tokenizer(name, shared_data, tmp_path), template)
 

@@ -1,6 +1,6 @@
 """A script: the same recipes by one process and by two, under gloo on the CPU, as torchrun would start them.
 
-    python ranks_driver.py FOLDER KIND...
+    python ranks_driver.py FOLDER KIND... [stopped]
 
 The heavy imports happen once; every process is a fork. Prints nothing: the tests read the runs.
 """
@@ -81,13 +81,13 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 def main(folder: Path, kinds: list[str]) -> dict[str, list[str]]:
     rows = rows_file(folder / "rows.jsonl")
     said: dict[str, list[str]] = {}
-    for kind in kinds:
+    for kind in (one for one in kinds if one in KINDS):
         family, changes = KINDS[kind]
         model = model_folder(folder / family, family)
         for ranks in (1, 2):
             made = recipe(model, rows, folder / f"{kind}-{ranks}", **changes)
             said[f"{kind}-{ranks}"] = together(ranks, lambda rank, made=made: finetune(made))
-    if "lora" in kinds:
+    if "stopped" in kinds:
         made = recipe(folder / "llama", rows, folder / "stopped", **KINDS["lora"][1])
         said["stopped"] = together(2, lambda rank: finetune(made, progress=stopping(rank)))
         said["resumed"] = together(2, lambda rank: resume(folder / "stopped"))

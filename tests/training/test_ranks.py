@@ -30,8 +30,9 @@ def driven(folder: Path, *kinds: str) -> tuple[Path, dict[str, list[str]]]:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[str]]]:
-    return driven(tmp_path_factory.mktemp("ranks"), "lora")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[str]]]:
+    """Two processes of which one hears a signal, that go on, and that are started again."""
+    return driven(tmp_path_factory.mktemp("ranks"), "lora", "stopped")
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
@@ -39,8 +40,8 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
     return load_file(next(folder.glob("*.safetensors")))
 
 
-def test_two_processes_are_one(ranks: tuple[Path, dict[str, list[str]]]) -> None:
-    assert_two_processes_are_one("lora", *ranks)
+def test_two_processes_are_one(tmp_path: Path) -> None:
+    assert_two_processes_are_one("lora", *driven(tmp_path, "lora"))
 
 
 @pytest.mark.slow
@@ -74,8 +75,9 @@ def assert_two_processes_are_one(kind: str, folder: Path, said: dict[str, list[s
     assert len(b["sessions"]) == 1, "one manifest, written by one process"
 
 
-def test_a_signal_to_one_process_stops_both_after_the_same_step(ranks: tuple[Path, dict[str, list[str]]]) -> None:
-    folder, said = ranks
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both_after_the_same_step(stopped: tuple[Path, dict[str, list[str]]]) -> None:
+    folder, said = stopped
     assert said["stopped"] == ["Interrupted: stopped after step 2 of 6; a checkpoint was saved"] * 2
     assert said["resumed"] == ["", ""]
     resumed, whole = Run(folder / "stopped"), Run(folder / "lora-2")
@@ -83,8 +85,9 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(ranks: tuple[Pat
     assert resumed.manifest["weights_after"] == whole.manifest["weights_after"]
 
 
-def test_both_processes_hear_why_a_run_cannot_start(ranks: tuple[Path, dict[str, list[str]]]) -> None:
-    _, said = ranks
+@pytest.mark.slow
+def test_both_processes_hear_why_a_run_cannot_start(stopped: tuple[Path, dict[str, list[str]]]) -> None:
+    _, said = stopped
     assert len(said["again"]) == 2
     assert all("already contains a run (finished)" in reason for reason in said["again"])
 

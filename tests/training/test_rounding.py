@@ -51,6 +51,7 @@ def test_it_answers_and_is_scored_in_bfloat16(coarse: Path) -> None:
     assert likelihood.completion_nll > 0
 
 
+@pytest.mark.slow
 def test_it_is_merged_and_exported_in_bfloat16(run: Run, tmp_path: Path) -> None:
     merged = merge(run, tmp_path / "merged")
     assert merged.dtype == "bf16" and merged.check is not None and merged.check.passed

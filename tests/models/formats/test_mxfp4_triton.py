@@ -91,6 +91,7 @@ def test_compiled_products_read_sixteen_bytes_at_a_time(compiled: dict[str, list
             assert f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.f32" in instructions, name
 
 
+@pytest.mark.slow
 def test_importing_needs_no_triton() -> None:
     code = "import sys; sys.modules['triton'] = None; import tunelab.models.formats._mxfp4_triton"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
