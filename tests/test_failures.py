@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,18 @@ def test_a_full_disk_is_known_through_a_rust_library_and_through_what_caused_it(
             raise ValueError("cannot save") from error
     except ValueError as error:
         assert in_words(error).message == "x.bin: no space is left on the disk"
+
+
+def test_a_directory_that_cannot_be_copied_is_named(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "x.bin").touch()
+
+    def full(source: str, copy: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(shutil.Error) as caught:
+        shutil.copytree(tmp_path / "from", tmp_path / "to", copy_function=full)
+    assert in_words(caught.value).message == f"{tmp_path / 'to' / 'x.bin'}: no space is left on the disk"
 
 
 def test_another_failure_of_the_system_keeps_its_sentence() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -132,8 +133,15 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _file_of(error: BaseException) -> str:
-    named = (link.filename for link in chain(error) if isinstance(link, OSError))
+    named = (_named_by(link) for link in chain(error) if isinstance(link, OSError))
     return next((os.fsdecode(name) for name in named if isinstance(name, str | bytes | os.PathLike)), "a file")
+
+
+def _named_by(error: OSError) -> object:
+    """The file of an error; shutil's of a whole directory lists (source, copy, reason), and has none of its own."""
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
+        return error.args[0][0][1]
+    return error.filename
 
 
 def _raised_in(error: BaseException) -> tuple[str, str]:
