@@ -125,12 +125,17 @@ def test_a_disk_that_fills_up(
     tried.fills_up_at(tried.writes // 2)
 
 
+#: Of a verb's writes, evenly spread: a study has about 300.
+MOST = 12
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_disk_that_fills_up_at_every_write(
+def test_a_disk_that_fills_up_at_any_write(
     verb: str, bench: Bench, study: Path, tunelab: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = Tried(verb, bench, study, tunelab, monkeypatch)
-    for number in range(1, tried.writes + 1):
+    step = max(1, tried.writes // MOST)
+    for number in {*range(1, tried.writes + 1, step), tried.writes}:
         tried.fills_up_at(number)
