@@ -16,7 +16,7 @@ import pytest
 import tiny
 import yaml
 from fuzzing import BYTES, PATHS, SAMPLE, TREES, WHOLE, as_json, changed_copy, ends_in_words, mutated, place_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunelab.answering.held_out_evaluation import evaluate
@@ -114,7 +114,7 @@ def test_a_sample_ends_in_words(kind: str, place: Path, data: st.DataObject) -> 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", KINDS)
-@WHOLE
+@settings(WHOLE, max_examples=150)  # a command over a folder takes longer than one over a file
 @given(data=st.data())
 def test_everything_ends_in_words(kind: str, place: Path, data: st.DataObject) -> None:
     KINDS[kind](place, data.draw)

@@ -66,3 +66,10 @@ def test_a_scale_of_mxfp4_that_stands_for_nan() -> None:
     stored["weight_scale"][2, 1] = 255
     with pytest.raises(ModelError, match=r"a scale in mxfp4 is NaN \(255\)"):
         form.from_checkpoint(stored, (4, 64))
+
+
+def test_a_file_that_is_no_file_of_weights(tmp_path: Path) -> None:
+    (tmp_path / "adapter_model.safetensors").touch()
+    with pytest.raises(ModelError, match=r"adapter_model\.safetensors: .*header too small") as caught:
+        check_files_finite(tmp_path)
+    assert "use another copy" in caught.value.hint

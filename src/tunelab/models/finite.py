@@ -13,6 +13,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from tunelab.errors import ModelError
+from tunelab.failures import explained
 
 
 def check_model_finite(model: nn.Module, where: str) -> None:
@@ -33,14 +34,14 @@ def check_files_finite(folder: Path) -> None:
     """Check every tensor in a folder's safetensors files, one at a time.
 
     Raises:
-        ModelError: as check_model_finite().
+        ModelError: as check_model_finite(), or a file cannot be read.
     """
     _check(_tensors(sorted(folder.glob("*.safetensors"))), str(folder))
 
 
 def _tensors(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
     for path in files:
-        with safe_open(path, "pt") as file:
+        with explained(str(path), ModelError, "the file is damaged: use another copy"), safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118  it has keys but is not a mapping
                 yield name, file.get_tensor(name)
 
