@@ -207,6 +207,9 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
     evaluation(tmp_path / "x" / "sums-2", [1.0, 0.0])
     with pytest.raises(UsageError, match="has several evaluations of sums: sums-1, sums-2"):
         compare_runs(tmp_path / "x", tmp_path / "x" / "sums-1")
-    (tmp_path / "x" / "sums-1" / "scores.json").write_text("{", encoding="utf-8")
-    with pytest.raises(RunError, match="not a valid score file"):
-        evaluated_in(tmp_path / "x")
+    scores = tmp_path / "x" / "sums-1" / "scores.json"
+    without_rows = {**json.loads(scores.read_text(encoding="utf-8")), "rows": None}
+    for damaged in ("{", json.dumps(without_rows)):
+        scores.write_text(damaged, encoding="utf-8")
+        with pytest.raises(RunError, match="not a valid score file"):
+            evaluated_in(tmp_path / "x")

@@ -11,6 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+from typing_extensions import Required, TypedDict
+
 from tunelab import plugins
 from tunelab.comparison.align import GradedItems
 from tunelab.config.study import BLEU, CHRF, COMPLETION_LOSS, EXACT_MATCH, HELD_OUT, ROUGE_L
@@ -276,9 +279,28 @@ def _was_scored(folder: Path) -> bool:
     return (folder / GRADES).exists() or ((folder / LIKELIHOODS).exists() and (folder / SCORES).exists())
 
 
+class _StoredScore(TypedDict, total=False):
+    name: Required[str]
+    value: Required[float | None]
+    protocol: dict[str, Any]
+
+
+class _ScoreFile(TypedDict, total=False):
+    """What is read of scores.json."""
+
+    header: Required[dict[str, Any]]
+    scores: Required[list[_StoredScore]]
+    rows: list[str]
+    responses: dict[str, str]
+
+
+_SCORE_FILE = TypeAdapter(_ScoreFile)
+
+
 def _read(folder: Path) -> Evaluated:
     try:
         content = read_scores(json.loads((folder / SCORES).read_text(encoding="utf-8")), folder / SCORES)
+        _SCORE_FILE.validate_python(content)
         name = HELD_OUT if (folder / LIKELIHOODS).exists() else content["benchmark"]
         return Evaluated(folder, plugins.label(name), content["header"].get("arm", ""), content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
