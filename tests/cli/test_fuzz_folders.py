@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import tiny
 import yaml
-from fuzzing import BYTES, PATHS, SAMPLE, TREES, WHOLE, as_json, changed_copy, ends_in_words, mutated, place_of
+from fuzzing import BYTES, PATHS, SAMPLE, TREES, as_json, changed_copy, ends_in_words, mutated, place_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -114,9 +114,9 @@ def test_a_sample_ends_in_words(kind: str, place: Path, data: st.DataObject) -> 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", KINDS)
-@settings(WHOLE, max_examples=150)  # a command over a folder takes longer than one over a file
+@settings(SAMPLE, max_examples=60)  # the same each time: a report of a study reads dozens of files
 @given(data=st.data())
-def test_everything_ends_in_words(kind: str, place: Path, data: st.DataObject) -> None:
+def test_more_end_in_words(kind: str, place: Path, data: st.DataObject) -> None:
     KINDS[kind](place, data.draw)
 
 

@@ -259,19 +259,29 @@ def _is_result(path: Path) -> bool:
     return record["status"] == "done" and bool(record["benchmark"])
 
 
-def first_day(folder: Path) -> date:
-    """The date (UTC) on which the study in a directory began: the one that its chat templates write.
+def began_at(folder: Path) -> str:
+    """When the study in a directory began: UTC, ISO 8601.
 
     Raises:
         RunError: the directory does not say.
     """
     found = read_json(folder / CREATED_FILE).get("created")
     try:
-        return datetime.fromisoformat(str(found)).date()
+        datetime.fromisoformat(str(found))
     except ValueError:
         raise RunError(
             f"{folder / CREATED_FILE}: created: expected a date, got {found!r}", "restore it from a copy"
         ) from None
+    return str(found)
+
+
+def first_day(folder: Path) -> date:
+    """The date (UTC) on which the study in a directory began: the one that its chat templates write.
+
+    Raises:
+        RunError: the directory does not say.
+    """
+    return datetime.fromisoformat(began_at(folder)).date()
 
 
 def read_study(folder: Path | str) -> tuple[Study, list[Cell]]:

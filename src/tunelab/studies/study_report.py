@@ -10,12 +10,11 @@ from pathlib import Path
 from tunelab.comparison.evaluated import Evaluated, evaluated_in
 from tunelab.comparison.paired_comparison import Comparison
 from tunelab.config.study import Study
-from tunelab.files import read_json
 from tunelab.records.asked import asked_late
 from tunelab.records.cells import (
-    CREATED_FILE,
     Cell,
     asked_study,
+    began_at,
     evaluation_key,
     known_choices,
     read_study,
@@ -101,7 +100,7 @@ def study_report(folder: Path | str) -> StudyReport:
     scores = [score for arm in study.arms for score in _scores(found, arm)]
     differences = list(_differences(study))
     shown, left_out = flips_of(comparisons, lambda arm, benchmark: found.evaluated(arm, benchmark)[0])
-    created = read_json(Path(folder) / CREATED_FILE)["created"]
+    created = began_at(Path(folder))
     return StudyReport(
         title=study.title,
         created=created,
