@@ -103,7 +103,7 @@ def file_written_atomically(path: Path) -> Iterator[Path]:
 
     If the block raises, the temporary file is removed and `path` is unchanged.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     with named_failures(path):
         _remove_abandoned(path)
         try:

@@ -20,12 +20,10 @@ from rounding import assert_same_but_for_rounding
 from tiny import FAMILIES, recipe, tiny_model
 from transformers import AutoModelForCausalLM
 
-from tunelab.answering.held_out_evaluation import evaluate_model
 from tunelab.config import load_recipe
-from tunelab.errors import DataError, Interrupted, RunError, TrainingError, UsageError
+from tunelab.errors import Interrupted, RunError, TrainingError, UsageError
 from tunelab.models.digest import weights_hash
 from tunelab.models.merge import logits_of
-from tunelab.preparation.rows import as_recipe, prepare
 from tunelab.records.runs import CONTENTS, Run
 from tunelab.training import finetune as module
 from tunelab.training.checkpoint import CheckpointStore, trainable_weights
@@ -353,20 +351,6 @@ def test_what_is_about_to_run_is_said_before_the_first_step(
     resume(tmp_path / "run", notify=resumed.append)
     assert resumed[:-1] == [said[0], f"{said[1]}; resuming after step 2", *said[2:4]]
     assert re.fullmatch(estimate % "as before the interruption", resumed[-1]), resumed[-1]
-
-
-def test_a_missing_data_file_is_reported_before_the_hub_is_asked(rows: Path, tmp_path: Path) -> None:
-    made = recipe(Path("nobody/no-such-model"), tmp_path / "gone.jsonl", tmp_path / "run")
-    for work in (finetune, prepare, lambda made: evaluate_model(as_recipe(made))):
-        with pytest.raises(DataError, match=r"gone.jsonl: no such file"):
-            work(made)
-    for changes, message in (
-        ({"data__sources": [{"name": "alpaka", "path": str(rows)}]}, "alpaka"),
-        ({"data__template": "chat", "data__chat_template": "gone.jinja"}, "gone.jinja: no such file"),
-    ):
-        with pytest.raises(UsageError, match=message):
-            finetune(recipe(Path("nobody/no-such-model"), rows, tmp_path / "run", **changes))
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_another_process_writes_is_refused(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shlex
@@ -24,7 +23,7 @@ from tunelab.evaluation.metrics.exact_match import matches
 from tunelab.evaluation.metrics.unseen import not_seen
 from tunelab.evaluation.probabilities import CALIBRATION_ERROR, CONFIDENCE, calibration_counts
 from tunelab.failures import explained
-from tunelab.files import read_json_lines
+from tunelab.files import file_sha256, read_json_lines
 from tunelab.records.cells import STUDY_FILE
 from tunelab.records.evaluation_files import ANSWER_SCORES, GRADES, LIKELIHOODS, RESPONSES, SCORES
 from tunelab.records.old_format import read_scores
@@ -317,7 +316,7 @@ def _unchanged(found: Evaluated) -> Evaluated:
     of_files = {**found.content.get("responses", {}), GRADES: found.content.get("grades")}
     for name in (RESPONSES, GRADES):
         known, path = of_files.get(name), found.folder / name
-        if known and path.exists() and known != f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}":
+        if known and path.exists() and known != f"sha256:{file_sha256(path)}":
             score_again = shlex.join(["tunelab", "score", str(found.folder)])
             raise RunError(f"{path}: has changed since it was scored", f"score again: {score_again}")
     return found

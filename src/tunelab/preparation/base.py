@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from tunelab.config import Recipe
 from tunelab.data.template_date import fixed_date
 from tunelab.errors import RunError
+from tunelab.files import file_sha256
 from tunelab.models.checkpoint_files import checkpoint_folder
 from tunelab.models.load import load_tokenizer, weights_digest
 from tunelab.preparation.rows import chat_template_source
@@ -173,7 +174,7 @@ def _differing(known: dict[str, Any], folder: Path) -> str:
 
 
 def _config_digest(folder: Path) -> str:
-    return hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    return file_sha256(folder / "config.json")
 
 
 def _kept_template(run: Run) -> str | None:

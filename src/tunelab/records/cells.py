@@ -161,8 +161,9 @@ def _cells_by_losses(study: Study, folder: Path, losses: Losses) -> list[Cell]:
     found = []
     for cell in (*tries_of(study, losses), *cells_of(with_rates(study, choices(study, losses)))):
         record = read_cell(folder, cell.key) or cell
-        of_study = replace(record, arm=cell.arm, seed=cell.seed, benchmark=cell.benchmark, needs=cell.needs)
-        found.append(replace(of_study, lr=cell.lr))
+        found.append(
+            replace(record, arm=cell.arm, seed=cell.seed, benchmark=cell.benchmark, needs=cell.needs, lr=cell.lr)
+        )
     return found
 
 

@@ -20,7 +20,7 @@ from tunelab.errors import RunError, TunelabError
 from tunelab.evaluation.benchmark import Graded, Response, Score, Scored
 from tunelab.evaluation.benchmark_files import load_benchmark
 from tunelab.evaluation.win_rate import read_annotations, win_rate
-from tunelab.files import write_json_atomically, write_text_atomically
+from tunelab.files import file_sha256, write_json_atomically, write_text_atomically
 from tunelab.records.evaluation_files import GRADES, RESPONSES, SCORES
 from tunelab.records.old_format import stamped
 from tunelab.records.responses import json_line
@@ -174,8 +174,8 @@ def _write(read: ReadResponses, graded: list[Graded], scored: Scored, files: lis
         "options": read.options.model_dump(mode="json", exclude={"data"}),
         "header": read.header,
         "code": code_hashes(read.benchmark),
-        "responses": {file.name: _sha256(file.read_bytes()) for file in files},
-        "grades": _sha256(grades.encode()),
+        "responses": {file.name: f"sha256:{file_sha256(file)}" for file in files},
+        "grades": f"sha256:{hashlib.sha256(grades.encode()).hexdigest()}",
         **scored.to_json(),
     }
     try:
@@ -206,7 +206,3 @@ def _write_outputs(read: ReadResponses, folder: Path) -> tuple[Path, ...]:
 
 def _unwritable(folder: Path, error: OSError) -> RunError:
     return RunError(f"{folder}: cannot be written: {error.strerror}", "copy the responses to a writable directory")
-
-
-def _sha256(content: bytes) -> str:
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"
