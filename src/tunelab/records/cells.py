@@ -210,6 +210,9 @@ def keep_choices(study: Study, folder: Path) -> None:
         write_json_atomically(folder / CHOICES_FILE, found)
 
 
+_RECORD = TypeAdapter(Cell)
+
+
 def read_cell(folder: Path, key: str) -> Cell | None:
     """A cell's record; None if there is none yet.
 
@@ -221,7 +224,7 @@ def read_cell(folder: Path, key: str) -> Cell | None:
         return None
     content, _ = unstamped(read_json(path), path)
     with explained(f"{path}: not the record of a job", RunError, "remove it: the job then runs again"):
-        return TypeAdapter(Cell).validate_python(content)
+        return _RECORD.validate_python(content)
 
 
 def keep_cell(folder: Path, cell: Cell) -> None:
