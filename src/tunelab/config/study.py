@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from tunelab.config.held_out_metrics import BLEU as BLEU
+from tunelab.config.held_out_metrics import CHRF as CHRF
+from tunelab.config.held_out_metrics import EXACT_MATCH as EXACT_MATCH
+from tunelab.config.held_out_metrics import HELD_OUT_HEADLINE as HELD_OUT_HEADLINE
+from tunelab.config.held_out_metrics import HELD_OUT_METRICS as HELD_OUT_METRICS
+from tunelab.config.held_out_metrics import HELD_OUT_SCORES as HELD_OUT_SCORES
+from tunelab.config.held_out_metrics import HELD_OUT_SUBSTITUTES as HELD_OUT_SUBSTITUTES
+from tunelab.config.held_out_metrics import ROUGE_L as ROUGE_L
+from tunelab.config.held_out_metrics import metric_problem
 from tunelab.config.other_tools import other_key
+from tunelab.config.published import EPOCH_MINUTES as EPOCH_MINUTES
+from tunelab.config.published import FINAL_LOSS as FINAL_LOSS
+from tunelab.config.published import PEAK_MEMORY as PEAK_MEMORY
+from tunelab.config.published import PUBLISHED_COSTS as PUBLISHED_COSTS
+from tunelab.config.published import TRAINING_HOURS as TRAINING_HOURS
+from tunelab.config.published import Published as Published
+from tunelab.config.published import wrong_figures
 from tunelab.config.questions import COMPLETION_LOSS as COMPLETION_LOSS
 from tunelab.config.questions import HELD_OUT as HELD_OUT
 from tunelab.config.questions import Question as Question
 from tunelab.config.questions import unclear_questions
 from tunelab.config.reading import parse_recipe
 from tunelab.config.recipe import EvaluateSettings, Recipe
-from tunelab.config.renamed import METRICS, metric_renamed
 from tunelab.config.search import Search
 from tunelab.config.shipped_studies import study_file
 from tunelab.config.types import Positive, Text
@@ -29,31 +44,8 @@ from tunelab.files import as_path
 #: The benchmark of general texts that shows what tuning cost elsewhere.
 FORGETTING = "forgetting"
 
-BLEU, ROUGE_L = "bleu", "rougeL"
-CHRF, EXACT_MATCH = "chrf", "exact_match"
-
-#: Metrics that held-out rows are compared by; the first one decides. Other benchmarks use their headline metric.
-HELD_OUT_METRICS = (COMPLETION_LOSS, BLEU, ROUGE_L)
-
-#: Metrics that held-out rows are compared by as well if a question names them, or if BLEU or ROUGE cannot see the rows.
-HELD_OUT_SUBSTITUTES = (CHRF, EXACT_MATCH)
-
-#: The headline metric of held-out rows.
-HELD_OUT_HEADLINE = "completion_perplexity"
-
-#: All metrics of held-out rows.
-HELD_OUT_SCORES = (
-    *(HELD_OUT_HEADLINE, "completion_bits_per_byte", "sequence_perplexity", "sequence_bits_per_byte"),
-    *(BLEU, "rouge1", "rouge2", ROUGE_L, CHRF, EXACT_MATCH),
-)
-
 #: Keys of a benchmark in a study that are not its own options.
 OF_EVERY_BENCHMARK = ("limit", "max_new_tokens")
-
-#: Costs and the final training loss, as `published` names them.
-PEAK_MEMORY, EPOCH_MINUTES = "peak memory in GB", "minutes per epoch"
-TRAINING_HOURS, FINAL_LOSS = "training hours", "final training loss"
-PUBLISHED_COSTS = (PEAK_MEMORY, EPOCH_MINUTES, TRAINING_HOURS, FINAL_LOSS)
 
 Tree = dict[str, Any]
 
@@ -67,23 +59,6 @@ class Arm(_Part):
 
     tuned: bool = Field(True, description="false: the untrained base model.")
     recipe: Tree = Field(default_factory=dict, description="Keys in which this arm differs from the study's recipe.")
-
-
-class Published(_Part):
-    """A published result for some arms, shown next to the measured one."""
-
-    what: Text = Field(
-        description="A benchmark (its headline metric), `BENCHMARK SCORE`, or one of: " + ", ".join(PUBLISHED_COSTS)
-    )
-    values: dict[Text, FiniteFloat] = Field(description="Arm -> value, in the unit of the benchmark's score.")
-    source: Text = Field(description="Where the value was published.")
-
-    def score(self, benchmarks: Collection[str]) -> tuple[str, str] | None:
-        """The benchmark and the metric ("" = the headline metric); None if it is not a score of these benchmarks."""
-        if self.what in benchmarks:
-            return self.what, ""
-        benchmark, _, metric = self.what.rpartition(" ")
-        return (benchmark, metric) if benchmark in benchmarks else None
 
 
 class Study(_Part):
@@ -328,9 +303,9 @@ def _wrong_names(study: Study) -> list[Problem]:
             )
         if one.on == HELD_OUT and one.metric not in (None, *HELD_OUT_METRICS, *HELD_OUT_SUBSTITUTES):
             known = ", ".join((*HELD_OUT_METRICS, *HELD_OUT_SUBSTITUTES))
-            said = _metric_problem("compared", one.metric)
+            said = metric_problem("compared", one.metric)
             problems.append(Problem(f"questions.{number}.metric", said, f"known: {known}"))
-    return [*problems, *_wrong_figures(study)]
+    return [*problems, *wrong_figures(study.published, study.benchmarks)]
 
 
 def _untuned(study: Study, arm: str) -> str | None:
@@ -354,30 +329,6 @@ def _wrong_limits(study: Study) -> Iterator[Problem]:
 
 def _is_positive(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _wrong_figures(study: Study) -> Iterator[Problem]:
-    """Published values without an arm, or of something that the study does not measure."""
-    for number, one in enumerate(study.published):
-        if not one.values:
-            yield Problem(f"published.{number}.values", "is empty", "values: {ARM: NUMBER}")
-        score = one.score(study.benchmarks)
-        if score is None and one.what not in PUBLISHED_COSTS:
-            measured = (*study.benchmarks, "BENCHMARK SCORE", *PUBLISHED_COSTS)
-            near = difflib.get_close_matches(one.what, measured, n=1, cutoff=0.8)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            said = f"the study does not measure {one.what!r}"
-            if (new := metric_renamed(one.what)) != one.what:
-                hint, said = "", f"renamed: {new}"
-            yield Problem(f"published.{number}.what", said, f"{hint}known: {', '.join(measured)}")
-        if score and score[0] == HELD_OUT and score[1] not in ("", *HELD_OUT_SCORES):
-            said = _metric_problem("scored", score[1])
-            yield Problem(f"published.{number}.what", said, f"known: {', '.join(HELD_OUT_SCORES)}")
-
-
-def _metric_problem(done: str, metric: str) -> str:
-    renamed = f"renamed: {METRICS[metric]}" if metric in METRICS else ""
-    return renamed or f"held-out rows are not {done} by {metric!r}"
 
 
 def _problem(details: Any) -> Problem:
