@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import tiny
 from tunelab.config import parse_recipe, resolve
 from tunelab.errors import ModelError, UsageError
 from tunelab.preparation import rows as preparation
-from tunelab.preparation.rows import chat_template_source, fit_to_model, prepare
+from tunelab.preparation.rows import chat_template_source, fit_to_model, prepare, read_source, select
 from tunelab.training.finetune import finetune
 
 
@@ -67,3 +68,17 @@ def test_a_training_asks_for_the_model_s_window_once(
     assert len(asked) == 1
     prepare(tree)
     assert len(asked) == 2
+
+
+def test_parallel_files_are_sampled_independently(tmp_path: Path) -> None:
+    files = [tmp_path / f"{language}.jsonl" for language in ("english", "german")]
+    for file in files:
+        lines = [json.dumps({"prompt": f"{file.stem} {number}", "completion": "yes"}) for number in range(40)]
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    sources = [{"name": file.stem, "path": str(file), "size": 10} for file in files]
+    tree = tiny.recipe(tmp_path / "model", files[0], tmp_path / "run")
+    data = parse_recipe({**tree, "data": {"sources": sources, "held_out": 0}}).data
+    chosen = [one.group.split() for one in select(data, [read_source(data, 0), read_source(data, 1)]).train]
+    english, german = ({row for language, row in chosen if language == file.stem} for file in files)
+    assert len(english) == len(german) == 10
+    assert english != german

@@ -314,12 +314,16 @@ def read_source(data: DataSettings, number: int, progress: Progress = silent) ->
 
 
 def select(data: DataSettings, sources: list[LoadedSource]) -> Selection:
-    """Sample each source, mix them, and split off held-out and validation rows; all seeded by `data.seed`."""
+    """Sample each source, mix them, and split off held-out and validation rows; all seeded by `data.seed`.
+
+    Each source is sampled independently: parallel files, say translations, would otherwise give the same prompts.
+    """
     parts = []
-    for settings, source in zip(data.sources, sources, strict=True):
+    for number, (settings, source) in enumerate(zip(data.sources, sources, strict=True)):
         examples = source.examples
         if settings.size is not None:
-            examples = sample(examples, settings.size, data.seed)
+            purpose = f"source {number}" if number else "sample"
+            examples = sample(examples, settings.size, data.seed, purpose)
         parts.append((source.origin, settings.weight, examples))
     if len(parts) == 1:
         mixed = parts[0][2] if data.size is None else sample(parts[0][2], data.size, data.seed)
