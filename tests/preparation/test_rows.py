@@ -75,7 +75,7 @@ def test_parallel_files_are_sampled_independently(tmp_path: Path) -> None:
     for file in files:
         lines = [json.dumps({"prompt": f"{file.stem} {number}", "completion": "yes"}) for number in range(40)]
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    sources = [{"name": file.stem, "path": str(file), "size": 10} for file in files]
+    sources = [{"name": "prompt_completion", "path": str(file), "size": 10} for file in files]
     tree = tiny.recipe(tmp_path / "model", files[0], tmp_path / "run")
     data = parse_recipe({**tree, "data": {"sources": sources, "held_out": 0}}).data
     chosen = [one.group.split() for one in select(data, [read_source(data, 0), read_source(data, 1)]).train]
