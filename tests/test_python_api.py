@@ -50,9 +50,8 @@ def test_names_are_completed_without_importing_torch() -> None:
     assert {"generate", "chat", "export", "quantize", "inspect", "load_study", *errors} <= set(dir(tunelab))
 
 
-@pytest.mark.parametrize("name", PUBLIC)
-def test_a_public_name_is_there_with_a_docstring(name: str) -> None:
-    assert getattr(tunelab, name).__doc__
+def test_a_public_name_is_there_with_a_docstring() -> None:
+    assert [name for name in PUBLIC if not getattr(tunelab, name).__doc__] == []
 
 
 def test_type_checkers_see_the_same_names() -> None:

@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md"), *(REPOSITORY / "benchmarks").rglob("*.md")]
 
@@ -32,9 +30,10 @@ def broken(path: Path) -> Iterator[str]:
             yield link
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_links_lead_somewhere(path: Path) -> None:
-    assert list(broken(path)) == []
+def test_links_lead_somewhere() -> None:
+    assert len(PAGES) > 50
+    found = {str(path.relative_to(REPOSITORY)): list(broken(path)) for path in PAGES}
+    assert {page: links for page, links in found.items() if links} == {}
 
 
 def test_what_counts_as_broken(tmp_path: Path) -> None:
