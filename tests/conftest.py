@@ -26,6 +26,12 @@ atexit.register(shutil.rmtree, os.environ["TUNELAB_CACHE"], ignore_errors=True)
 # What a test writes need not outlast a power cut. Tests of what a crash leaves put their own in its place.
 os.fsync = lambda fd: None
 
+# Importing torch and transformers makes millions of objects that stay: by Python's default, looking for garbage among
+# them takes a third of the time in which the tests are collected.
+gc.set_threshold(100_000, 20, 20)
+# At its end the interpreter collects everything (nanobind reports what stays as leaks).
+atexit.register(gc.unfreeze)
+
 # An example that takes long on a busy machine is no failure.
 settings.register_profile("tunelab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tunelab")
@@ -65,11 +71,6 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny import rows_file
 
     return rows_file(tmp_path_factory.mktemp("rows") / "rows.jsonl")
-
-
-def pytest_unconfigure() -> None:
-    """Let the interpreter collect everything when it ends (nanobind reports what stays as leaks)."""
-    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -35,6 +35,17 @@ def tokenizer(request: pytest.FixtureRequest, shared_data: Path, tmp_path: Path)
     return LOADED[name]
 
 
+ENCODERS: dict[tuple[int, str], RowEncoder] = {}
+
+
+def encoder_of(tokenizer: Any, template: str) -> RowEncoder:
+    """The encoder of one of the LOADED tokenizers; made once, since it reads the whole vocabulary."""
+    key = id(tokenizer), template
+    if key not in ENCODERS:
+        ENCODERS[key] = RowEncoder(tokenizer, get_template(template, tokenizer))
+    return ENCODERS[key]
+
+
 @pytest.fixture(scope="module")
 def alpaca(shared_data: Path) -> list[Conversation]:
     rows = json.loads((shared_data / "alpaca/alpaca_cleaned.json").read_text(encoding="utf-8"))
@@ -78,7 +89,7 @@ def check_row(row: EncodedRow, conversation: Conversation, encoder: RowEncoder) 
 def test_targets_are_the_answers_and_nothing_else(
     template: str, data: str, every: int, tokenizer: Any, request: pytest.FixtureRequest
 ) -> None:
-    encoder = RowEncoder(tokenizer, get_template(template, tokenizer))
+    encoder = encoder_of(tokenizer, template)
     conversations: list[Conversation] = request.getfixturevalue(data)
     for conversation in conversations[::every]:
         row = encoder.encode(conversation)
@@ -91,7 +102,7 @@ def test_targets_are_the_answers_and_nothing_else(
 def test_a_model_is_asked_with_the_very_tokens_it_was_trained_with(
     template: str, every: int, tokenizer: Any, alpaca: list[Conversation]
 ) -> None:
-    encoder = RowEncoder(tokenizer, get_template(template, tokenizer))
+    encoder = encoder_of(tokenizer, template)
     for conversation in alpaca[:200:every]:
         row = encoder.encode(conversation)
         section = encoder.template.render(conversation)[0]
@@ -108,7 +119,7 @@ def test_a_model_is_asked_with_the_very_tokens_it_was_trained_with(
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("answer", ["\nYes.", "  Yes.", "\n\n Yes", "é", "😀 ok", "\tYes", "a\n\n", "None"])
 def test_answers_that_begin_or_end_oddly_are_exact_or_refused(template: str, answer: str, tokenizer: Any) -> None:
-    encoder = RowEncoder(tokenizer, get_template(template, tokenizer))
+    encoder = encoder_of(tokenizer, template)
     conversation = Conversation((Message("user", "Is it?"), Message("assistant", answer)))
     try:
         row = encoder.encode(conversation)

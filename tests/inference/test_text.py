@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from real_tokenizers import NAMES, load_real_tokenizer
@@ -18,9 +19,14 @@ TEXTS = (
 )
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_pieces_together_are_the_whole(name: str, shared_data: Path, tmp_path: Path) -> None:
-    tokenizer = load_real_tokenizer(name, shared_data, tmp_path)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name == "llama3" else ()) for name in NAMES]
+)
+def tokenizer(request: pytest.FixtureRequest, shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return load_real_tokenizer(request.param, shared_data, tmp_path_factory.mktemp("tokenizer"))
+
+
+def test_pieces_together_are_the_whole(tokenizer: Any) -> None:
     for text in TEXTS:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         whole = decoded(tokenizer, ids)
@@ -36,9 +42,7 @@ def test_pieces_together_are_the_whole(name: str, shared_data: Path, tmp_path: P
         assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces), "characters are never shown in parts"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_stop_string_is_found_across_tokens_and_never_shown(name: str, shared_data: Path, tmp_path: Path) -> None:
-    tokenizer = load_real_tokenizer(name, shared_data, tmp_path)
+def test_a_stop_string_is_found_across_tokens_and_never_shown(tokenizer: Any) -> None:
     text = "The first answer.\n\n### Instruction:\nand more \N{SLIGHTLY SMILING FACE} after it"
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     for stop in ("### Instruction:", "wer.\n\n#", "\N{SLIGHTLY SMILING FACE}", "T", "nowhere to be found"):

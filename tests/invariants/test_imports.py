@@ -63,19 +63,15 @@ MODULES = modules()
 
 
 @cache
-def nodes(name: str) -> list[ast.AST]:
-    """Every node of a module's tree; read once for all checks."""
-    return list(ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))))
-
-
-def imports(name: str) -> Iterator[tuple[str, int]]:
+def imports(name: str) -> list[tuple[str, int]]:
     """Every module of the package that one of its modules imports anywhere, with the line."""
-    return imported(name, MODULES[name], nodes(name), known=set(MODULES))
+    source = MODULES[name].read_text(encoding="utf-8")
+    return list(imported(name, MODULES[name], source, known=set(MODULES)))
 
 
-def imported(name: str, path: Path, tree: list[ast.AST], known: set[str]) -> Iterator[tuple[str, int]]:
+def imported(name: str, path: Path, source: str, known: set[str]) -> Iterator[tuple[str, int]]:
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in tree:
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.split(".")[0] == "tunelab":
@@ -194,7 +190,7 @@ def test_the_door_imports_late() -> None:
     ],
 )
 def test_the_reader_of_imports(importer: str, source: str, allowed: bool) -> None:
-    found = list(imported(importer, Path("x.py"), list(ast.walk(ast.parse(source))), known=set()))
+    found = list(imported(importer, Path("x.py"), source, known=set()))
     assert found
     assert all(is_allowed(importer, target) for target, _ in found) is allowed
 
@@ -215,14 +211,14 @@ def test_light_modules_do_not_import_torch(name: str) -> None:
 # House limits.
 
 
-def beyond_limits(name: str, source: str, tree: list[ast.AST]) -> list[str]:
+def beyond_limits(name: str, source: str) -> list[str]:
     """What is wrong with a module: too long, a function too long, loud outside of the command line, unfinished."""
     found, lines = [], len(source.splitlines())
     in_cli = room(name) == "cli"
     command = in_cli and not name.rpartition(".")[2].startswith("_") and name != "tunelab.cli.main"
     if lines >= (100 if command else 400):
         found.append(f"{name} has {lines} lines")
-    for node in tree:
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= 59:
             found.append(f"{name}: {node.name} has {node.end_lineno - node.lineno + 1} lines")
         called = node.func if isinstance(node, ast.Call) else None
@@ -234,7 +230,7 @@ def beyond_limits(name: str, source: str, tree: list[ast.AST]) -> list[str]:
 
 
 def test_house_limits() -> None:
-    found = [one for name, path in MODULES.items() for one in beyond_limits(name, path.read_text("utf-8"), nodes(name))]
+    found = [one for name, path in MODULES.items() for one in beyond_limits(name, path.read_text(encoding="utf-8"))]
     assert not found
 
 
@@ -249,7 +245,7 @@ def test_house_limits() -> None:
     ],
 )
 def test_the_reader_of_limits(name: str, source: str, said: str) -> None:
-    assert beyond_limits(name, source, list(ast.walk(ast.parse(source)))) == [said]
+    assert beyond_limits(name, source) == [said]
     for fine in ("pass\n" * 99, "def f():\n" + "    pass\n" * 58):
-        assert beyond_limits(name, fine, list(ast.walk(ast.parse(fine)))) == []
-    assert beyond_limits("tunelab.cli._x", "print(1)\n" * 100, list(ast.walk(ast.parse("print(1)")))) == []
+        assert beyond_limits(name, fine) == []
+    assert beyond_limits("tunelab.cli._x", "print(1)\n" * 100) == []

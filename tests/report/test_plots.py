@@ -7,6 +7,7 @@ import io
 import re
 import subprocess
 import sys
+from functools import cache
 from xml.etree import ElementTree
 
 import matplotlib
@@ -27,12 +28,17 @@ from tunelab.report.plots import all_plots, figures, svg_files
 from tunelab.report.svg import svg_element
 
 REPORT = example_report()
-PLOTS = {plot.name: plot for plot in all_plots(REPORT)}
+
+
+@cache
+def example_plots() -> dict[str, Plot]:
+    """The report's plots by name; made by the first test that needs them."""
+    return {plot.name: plot for plot in all_plots(REPORT)}
 
 
 def test_there_is_a_plot_for_each_thing() -> None:
     names = ["mmlu", "ifeval", "gsm8k", "held-out"]
-    assert list(PLOTS) == [
+    assert list(example_plots()) == [
         "differences",
         *(f"scores-{name}" for name in names),
         "training-loss",
@@ -46,7 +52,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def test_files_are_whole_svg_without_references_to_anything_else() -> None:
     files = svg_files(REPORT)
-    assert set(files) == set(PLOTS)
+    assert set(files) == set(example_plots())
     ids: list[str] = []
     for text in files.values():
         root = ElementTree.fromstring(text)
@@ -62,7 +68,7 @@ def test_files_are_whole_svg_without_references_to_anything_else() -> None:
 
 
 def test_drawings_take_the_colours_and_the_font_of_the_page() -> None:
-    for plot in PLOTS.values():
+    for plot in example_plots().values():
         svg = svg_element(plot)
         used = re.findall(r"var\(--([\w-]+), (#\w{6})\)", svg)
         assert all(COLOURS[name][0] == light for name, light in used)
@@ -90,15 +96,15 @@ def test_matplotlib_is_imported_only_to_draw() -> None:
 
 def test_figures_can_be_restyled() -> None:
     drawn = figures(REPORT)
-    assert list(drawn) == list(PLOTS)
+    assert list(drawn) == list(example_plots())
     axes = drawn["scores-mmlu"].axes[0]
     axes.set_xlim(0, 1)
     axes.set_title("of my own")
     file = io.BytesIO()
     drawn["scores-mmlu"].savefig(file, format="png")
     assert file.getvalue().startswith(b"\x89PNG")
-    changed = svg_element(dataclasses.replace(PLOTS["scores-mmlu"], figure=drawn["scores-mmlu"]))
-    assert "of my own" in changed and "of my own" not in svg_element(PLOTS["scores-mmlu"])
+    changed = svg_element(dataclasses.replace(example_plots()["scores-mmlu"], figure=drawn["scores-mmlu"]))
+    assert "of my own" in changed and "of my own" not in svg_element(example_plots()["scores-mmlu"])
 
 
 def axes_of(plot: Plot) -> Axes:
@@ -117,7 +123,7 @@ def drawn_texts(plot: Plot) -> list[str]:
 
 
 def test_scores_name_arms_values_axis_and_published_values() -> None:
-    plot = PLOTS["scores-mmlu"]
+    plot = example_plots()["scores-mmlu"]
     words = drawn_texts(plot)
     assert {"lora r128 bf16", "0.4194 ± 0.0042", "accuracy (0-1), higher is better"} <= set(words)
     for value in ("0.4127", "0.45"):
@@ -125,11 +131,11 @@ def test_scores_name_arms_values_axis_and_published_values() -> None:
     titles = [node.text for node in ElementTree.fromstring(svg_element(plot)).iter("title")]
     assert titles.count("published: 0.4127") == 1 and "lora r128 bf16: 0.4194 ± 0.0042" in titles
     assert "No score: full bf16" in plot.caption
-    assert "Diamonds" not in PLOTS["scores-gsm8k"].caption
+    assert "Diamonds" not in example_plots()["scores-gsm8k"].caption
 
 
 def test_intervals_are_as_long_as_the_errors() -> None:
-    first = axes_of(PLOTS["scores-ifeval"]).containers[0]
+    first = axes_of(example_plots()["scores-ifeval"]).containers[0]
     assert isinstance(first, ErrorbarContainer)
     ((left, _), (right, _)) = first.lines[2][0].get_segments()[0]
     score = REPORT.main_score("base bf16", "ifeval")
@@ -142,7 +148,7 @@ def test_axes_show_no_more_than_a_unit_allows() -> None:
     scores = tuple(dataclasses.replace(one, value=0.995, error=0.01) for one in REPORT.scores if one.is_main)
     low, high = axes_of(all_plots(dataclasses.replace(REPORT, scores=scores, published=()))[1]).get_xlim()
     assert 0.9 < low < 0.98 and high == 1.0
-    perplexity = axes_of(PLOTS["scores-held-out"]).get_xlim()
+    perplexity = axes_of(example_plots()["scores-held-out"]).get_xlim()
     assert perplexity[0] < 2.4 - 1.96 * 0.071 and perplexity[1] > 4.05 + 1.96 * 0.071
 
 
@@ -151,7 +157,7 @@ def test_one_arm_does_not_dwarf_the_others() -> None:
     base = dataclasses.replace(of_rows[0], value=60.0)
     plot = all_plots(dataclasses.replace(REPORT, scores=(base, *of_rows[1:]), published=()))[1]
     assert axes_of(plot).get_xscale() == "log" and plot.caption.count("The axis is logarithmic.") == 1
-    assert axes_of(PLOTS["scores-held-out"]).get_xscale() == "linear"
+    assert axes_of(example_plots()["scores-held-out"]).get_xscale() == "linear"
     assert {"2", "5", "10", "20", "50"} <= set(drawn_texts(plot))
 
 
@@ -160,7 +166,7 @@ def test_every_seed_has_its_point() -> None:
     plot = all_plots(dataclasses.replace(REPORT, scores=(*REPORT.scores[:2], score)))[1]
     (seeds,) = [line for line in axes_of(plot).lines if tuple(line.get_xdata()) == (0.41, 0.43)]
     assert seeds.get_marker() == "o" and "Small circles are the seeds." in plot.caption
-    assert "seeds" not in PLOTS["scores-mmlu"].caption
+    assert "seeds" not in example_plots()["scores-mmlu"].caption
 
 
 def test_a_score_of_nought_has_a_bound() -> None:
@@ -174,16 +180,16 @@ def test_a_score_of_nought_has_a_bound() -> None:
 def test_an_unknown_error_draws_no_interval_and_is_told() -> None:
     scores = tuple(dataclasses.replace(score, error=None) for score in REPORT.scores if score.benchmark == "gsm8k")
     plot = all_plots(dataclasses.replace(REPORT, scores=scores))[1]
-    assert axes_of(PLOTS["scores-gsm8k"]).collections and not axes_of(plot).collections
+    assert axes_of(example_plots()["scores-gsm8k"]).collections and not axes_of(plot).collections
     assert "Unknown for base bf16, base nf4, lora r128 bf16, qlora r128 nf4." in plot.caption
 
 
 def test_an_arm_has_one_colour_everywhere() -> None:
     lora, qlora = COLOURS["series-3"][0], COLOURS["series-4"][0]
     for name in ("scores-mmlu", "mmlu-against-peak-memory"):
-        colours = {words.partition(":")[0]: line.get_color() for words, line in tooltips(PLOTS[name]).items()}
+        colours = {words.partition(":")[0]: line.get_color() for words, line in tooltips(example_plots()[name]).items()}
         assert colours["lora r128 bf16"] == lora and colours["qlora r128 nf4"] == qlora
-    lines = tooltips(PLOTS["training-loss"])
+    lines = tooltips(example_plots()["training-loss"])
     assert {words: line.get_color() for words, line in lines.items() if "held-out" not in words} == {
         **{f"lora r128 bf16, seed {seed}": lora for seed in (0, 1)},
         **{f"qlora r128 nf4, seed {seed}": qlora for seed in (0, 1)},
@@ -191,7 +197,7 @@ def test_an_arm_has_one_colour_everywhere() -> None:
 
 
 def test_each_arm_has_a_panel_of_losses_with_the_others_behind_it() -> None:
-    first, second = PLOTS["training-loss"].figure.axes
+    first, second = example_plots()["training-loss"].figure.axes
     assert [axes.get_title("left") for axes in (first, second)] == ["lora r128 bf16", "qlora r128 nf4"]
     assert first.get_ylim() == second.get_ylim() and first.get_xlim() == second.get_xlim()
     grey = COLOURS["strong-line"][0]
@@ -200,11 +206,11 @@ def test_each_arm_has_a_panel_of_losses_with_the_others_behind_it() -> None:
         assert behind.get_color() == grey and behind.get_zorder() < faint.get_zorder() < line.get_zorder()
         assert (faint.get_alpha(), len(faint.get_xdata()), len(line.get_xdata())) == (0.25, 200, 40)
         assert tuple(zip(diamonds.get_xdata(), diamonds.get_ydata(), strict=True)) == curve.held_out
-    assert "Gray: the other arms. Diamonds: loss on held-out rows." in PLOTS["training-loss"].caption
+    assert "Gray: the other arms. Diamonds: loss on held-out rows." in example_plots()["training-loss"].caption
 
 
 def test_differences_are_drawn_as_the_comparisons_say() -> None:
-    plot = PLOTS["differences"]
+    plot = example_plots()["differences"]
     titles = [axes.get_title("left") for axes in plot.figure.axes]
     assert titles == [
         "ifeval: prompt strict, points, right is better",
@@ -232,7 +238,7 @@ def test_a_difference_has_a_point_for_every_seed() -> None:
     percent = dataclasses.replace(REPORT.comparisons[2], by_seed=(-0.004, -0.0024))
     plot = all_plots(dataclasses.replace(REPORT, comparisons=(percent,)))[0]
     assert any(tuple(line.get_xdata()) == pytest.approx((-0.4, -0.24)) for line in axes_of(plot).lines), "in points"
-    assert "seeds" not in PLOTS["differences"].caption and accuracy.lines
+    assert "seeds" not in example_plots()["differences"].caption and accuracy.lines
 
 
 def test_the_differences_that_answer_questions_come_first() -> None:
@@ -258,7 +264,7 @@ def test_long_curves_are_thinned_and_say_so() -> None:
 
 
 def test_the_front_is_marked() -> None:
-    plot = PLOTS["held-out-against-peak-memory"]
+    plot = example_plots()["held-out-against-peak-memory"]
     hollow = {
         words.partition(":")[0]
         for words, mark in tooltips(plot).items()
@@ -275,7 +281,7 @@ def test_the_front_is_marked() -> None:
 
 def test_a_base_that_costs_no_training_is_a_line_and_not_on_the_front() -> None:
     for name in ("mmlu-against-peak-memory", "mmlu-against-training-time"):
-        plot = PLOTS[name]
+        plot = example_plots()[name]
         levels = [line.get_ydata()[0] for line in axes_of(plot).lines if set(line.get_xdata()) == {0, 1}]
         assert levels == [0.4127, 0.4021]
         assert "Dotted lines: not tuned (base bf16, base nf4)." in plot.caption
@@ -286,8 +292,11 @@ def test_a_base_that_costs_no_training_is_a_line_and_not_on_the_front() -> None:
 
 
 def test_the_memory_plot_says_what_else_it_counts() -> None:
-    assert axes_of(PLOTS["mmlu-against-peak-memory"]).get_xlabel() == "peak memory (GiB), lower is better"
-    assert "Peak memory is of the accelerator; on a CPU, of the process" in PLOTS["mmlu-against-peak-memory"].caption
+    assert axes_of(example_plots()["mmlu-against-peak-memory"]).get_xlabel() == "peak memory (GiB), lower is better"
+    assert (
+        "Peak memory is of the accelerator; on a CPU, of the process"
+        in example_plots()["mmlu-against-peak-memory"].caption
+    )
     arms = tuple(dataclasses.replace(arm, start_memory_bytes=1.5 * 2**30) for arm in REPORT.arms)
     plots = {plot.name: plot for plot in all_plots(dataclasses.replace(REPORT, arms=arms))}
     plot = plots["mmlu-against-peak-memory"]

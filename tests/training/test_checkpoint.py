@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from forked import forked
 from tiny import tiny_model
 
 from tunelab.errors import RunError
 from tunelab.models.adapters import add_lora
 from tunelab.models.digest import weights_hash
+from tunelab.training import checkpoint
 from tunelab.training.checkpoint import (
     CheckpointStore,
     LoopState,
@@ -98,49 +100,35 @@ def test_halves_that_a_kill_left_are_removed_and_what_was_renamed_away_comes_bac
     assert [path.name for path in store.paths()] == ["step-00000002"]
 
 
-# Dies as by SIGKILL before or after the n-th call of a function while the second checkpoint is written.
-DYING = """
-import os, sys, shutil
-from pathlib import Path
-import torch
-from tunelab.training import checkpoint
-from tunelab.training.checkpoint import CheckpointStore, LoopState
+class One(torch.nn.Module):
+    """A single weight, which each step with a gradient of one lowers by one."""
 
-folder, points = Path(sys.argv[1]), sys.argv[2:]
-
-class Model(torch.nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(3))
 
-def save(step):
-    model = Model()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.0)
+
+def one_and_optimizer() -> tuple[One, torch.optim.Optimizer]:
+    model = One()
+    return model, torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.0)
+
+
+def save_step(folder: Path, step: int) -> None:
+    model, optimizer = one_and_optimizer()
     for _ in range(step):
         model.weight.grad = torch.ones(3)
         optimizer.step()
     CheckpointStore(folder, keep=1).save(LoopState(step=step), model, optimizer)
 
-root = folder
-for point in points:
-    folder = root / point
-    save(1)
+
+def die_at(point: str) -> None:
+    """From now on this process dies as by SIGKILL before or after the n-th call of a function."""
     owner, name, number, when = point.split(":")
-    if os.fork():
-        _, status = os.wait()
-        print(point, os.waitstatus_to_exitcode(status), *sorted(path.name for path in CheckpointStore(folder).paths()))
-        model = Model()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.0)
-        CheckpointStore(folder, keep=1).recover()
-        state = CheckpointStore(folder).restore(model, optimizer)
-        steps = optimizer.state[model.weight]["step"].item()
-        print(state.step, steps, round(-model.weight[0].item(), 3), *sorted(os.listdir(folder)), flush=True)
-        continue
     space = {"os": os, "checkpoint": checkpoint, "shutil": shutil}[owner]
     original, calls = getattr(space, name), 0
 
-    def dying(*arguments, **more):
-        global calls
+    def dying(*arguments: Any, **more: Any) -> Any:
+        nonlocal calls
         calls += 1
         if calls == int(number) and when == "before":
             os._exit(9)
@@ -150,9 +138,8 @@ for point in points:
         return result
 
     setattr(space, name, dying)
-    save(2)
-    os._exit(0)
-"""
+
+
 POINTS = [
     f"{call}:{when}"
     for call in (
@@ -170,19 +157,18 @@ POINTS = [
 ]
 
 
-def test_a_kill_at_any_point_of_a_save_leaves_a_usable_checkpoint(tmp_path: Path) -> None:
-    old, new = ("1 1.0 1.0 step-00000001", "2 2.0 2.0 step-00000002")
-    command = [sys.executable, "-c", DYING, str(tmp_path), *POINTS]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    for number, point in enumerate(POINTS):
-        killed, restored = lines[2 * number : 2 * number + 2]
-        assert killed.split()[:2] == [point, "9"], "the process was to die there"
-        if point == "os:rename:1:after":
-            assert restored == new
-        else:
-            assert restored == old, point
+@pytest.mark.parametrize("point", POINTS)
+def test_a_kill_at_any_point_of_a_save_leaves_a_usable_checkpoint(point: str, tmp_path: Path) -> None:
+    save_step(tmp_path, 1)
+    _, status = os.waitpid(forked(lambda: (die_at(point), save_step(tmp_path, 2))), 0)
+    assert os.waitstatus_to_exitcode(status) == 9, "the process was to die there"
+    model, optimizer = one_and_optimizer()
+    CheckpointStore(tmp_path, keep=1).recover()
+    state = CheckpointStore(tmp_path).restore(model, optimizer)
+    step = 2 if point == "os:rename:1:after" else 1
+    assert (state.step, optimizer.state[model.weight]["step"].item()) == (step, step)
+    assert round(-model.weight[0].item(), 3) == step
+    assert os.listdir(tmp_path) == [f"step-{step:08d}"]
 
 
 def test_the_best_weights_come_back(tmp_path: Path) -> None:

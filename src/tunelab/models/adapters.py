@@ -182,6 +182,17 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
     return adapted
 
 
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Save the adapter in PEFT's format, without PEFT's model card."""
+    model.create_or_update_model_card = lambda output_dir: (
+        None
+    )  # an empty template, which takes longer than the weights
+    try:
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+    finally:
+        del model.create_or_update_model_card
+
+
 @contextmanager
 def without_adapter(model: PeftModel) -> Iterator[PeftModel]:
     """The base of an adapted model within the block.

@@ -23,6 +23,7 @@ from tunelab.data.prepared import PreparedData
 from tunelab.errors import Interrupted, RunError, TrainingError, TunelabError, UsageError
 from tunelab.failures import in_words, system_error
 from tunelab.files import directory_written_atomically, recover_all_in
+from tunelab.models.adapters import save_adapter
 from tunelab.models.digest import weights_hash
 from tunelab.models.forward import underlying
 from tunelab.notebook import said_in_notebooks, shown_in_notebooks
@@ -343,8 +344,7 @@ def save_result(run: Run, recipe: Recipe, model: nn.Module, tokenizer: Any, dtyp
             published.save_pretrained(folder)
         return
     with directory_written_atomically(run.adapter) as folder:
-        model.save_pretrained(folder, save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's is an empty template
+        save_adapter(model, folder)
         published.save_pretrained(folder)
 
 
