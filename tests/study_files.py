@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +50,18 @@ def searched_study(files: Path, rows: str = "rows.jsonl", **changes: Any) -> Stu
     }
     settings = {"search": {"factors": [0.2, 1, 1e32], "extend": 1}, "seeds": [0], "recipe": recipe}
     return study_of(files, **{**settings, **changes})
+
+
+def write_evaluation(folder: Path, values: list[float], arm: str, unit: str) -> None:
+    """What scoring writes of answers to a benchmark, one value per item."""
+    folder.mkdir(parents=True, exist_ok=True)
+    header = {"benchmark": "mmlu", "arm": arm, "model": folder.name, "template": None}
+    responses = [{"item": f"i{n}", "prompt_hash": folder.name, "question": f"{n}+1?"} for n in range(len(values))]
+    grades = [{"item": f"i{n}", "cluster": "", "values": {"exact": value}} for n, value in enumerate(values)]
+    for name, lines in (("responses", [header, *responses]), ("grades", grades)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    score = {"name": "exact", "value": sum(values) / len(values), "error": 0.1, "n": len(values), "unit": unit}
+    score |= {"higher_is_better": True, "protocol": {"shots": 0}}
+    (folder / "scores.json").write_text(
+        json.dumps({"benchmark": "mmlu", "header": header, "scores": [score]}), encoding="utf-8"
+    )

@@ -1,4 +1,4 @@
-"""What the preparation of a recipe refuses before it reads a row."""
+"""What the preparation of a recipe refuses before it reads a row, and which rows it takes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import tiny
 
-from tunelab.config import parse_recipe, resolve
-from tunelab.errors import ModelError, UsageError
+from tunelab.config import DataSettings, parse_recipe, resolve
+from tunelab.errors import DataError, ModelError, UsageError
 from tunelab.preparation import rows as preparation
-from tunelab.preparation.rows import chat_template_source, fit_to_model, prepare, read_source, select
+from tunelab.preparation.rows import Selection, chat_template_source, fit_to_model, prepare, read_source, select
 from tunelab.training.finetune import finetune
 
 
@@ -82,3 +82,19 @@ def test_parallel_files_are_sampled_independently(tmp_path: Path) -> None:
     english, german = ({row for language, row in chosen if language == file.stem} for file in files)
     assert len(english) == len(german) == 10
     assert english != german
+
+
+def test_fewer_training_rows_leave_held_out_and_validation_rows_as_they_are(tmp_path: Path) -> None:
+    rows = str(tiny.rows_file(tmp_path / "rows.jsonl", rows=40))
+
+    def selected(size: int | None) -> Selection:
+        data = DataSettings(sources=[rows], held_out=8, validation=6, train_size=size)  # type: ignore[arg-type]
+        return select(data, [read_source(data, 0)])
+
+    every, more, fewer = selected(None), selected(20), selected(10)
+    assert [len(one.train) for one in (every, more, fewer)] == [26, 20, 10]
+    assert every.held_out == more.held_out == fewer.held_out and every.validation == fewer.validation
+    origins = [{row.origin for row in one.train} for one in (every, more, fewer)]
+    assert origins[2] < origins[1] < origins[0], "a smaller sample is part of a larger one"
+    with pytest.raises(DataError, match=r"data.train_size is 27, but 26 training rows are left after held-out and"):
+        selected(27)

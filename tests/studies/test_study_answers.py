@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from study_files import write_evaluation
 
 from tunelab.comparison.evaluated import Evaluated, evaluated_in
 from tunelab.config.study import Study, parse_study
@@ -57,21 +57,6 @@ def answer(tmp_path: Path) -> Answer:
         return study_answers(study, evaluated, study.questions[:late])
 
     return answered
-
-
-def write_evaluation(folder: Path, values: list[float], arm: str, unit: str) -> None:
-    """What scoring writes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    header = {"benchmark": "mmlu", "arm": arm, "model": folder.name, "template": None}
-    responses = [{"item": f"i{n}", "prompt_hash": folder.name, "question": f"{n}+1?"} for n in range(len(values))]
-    grades = [{"item": f"i{n}", "cluster": "", "values": {"exact": value}} for n, value in enumerate(values)]
-    for name, lines in (("responses", [header, *responses]), ("grades", grades)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    score = {"name": "exact", "value": sum(values) / len(values), "error": 0.1, "n": len(values), "unit": unit}
-    score |= {"higher_is_better": True, "protocol": {"shots": 0}}
-    (folder / "scores.json").write_text(
-        json.dumps({"benchmark": "mmlu", "header": header, "scores": [score]}), encoding="utf-8"
-    )
 
 
 def test_questions_are_one_family_whatever_they_ask(answer: Answer) -> None:

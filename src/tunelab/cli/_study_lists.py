@@ -40,14 +40,23 @@ def show_shipped_studies(named: str | None, *, as_json: bool) -> int:
 
 
 def _trainings(study: Study, cells: Sequence[Cell]) -> str:
-    """How many trainings a search takes: known tries, those that an edge may add, and the final ones."""
+    """How many trainings a study with a search or budgets takes: known tries, those that an edge may add, and the final
+    ones, at how many budgets.
+    """
     from tunelab.records.choices import most_tries
 
     tries = sum(cell.lr is not None for cell in cells)
     final = sum(cell.lr is None and not cell.benchmark for cell in cells)
+    budgets = [budget.words for budget in study.trained_at]
+    at = f" at {len(budgets)} budgets ({', '.join(budgets)}), each with a whole schedule of its own" if budgets else ""
+    if study.search is None:
+        return f"{final} trainings{at}"
     more = max(0, most_tries(study) - tries)
     edges = f", and up to {more} more while a best learning rate is at an edge" if more else ""
-    return f"{tries + final} trainings: {tries} tries of learning rates{edges}; then {final} with the rates chosen"
+    of = f" at the largest budget, {budgets[-1]}" if budgets else ""
+    return (
+        f"{tries + final} trainings: {tries} tries of learning rates{of}{edges}; then {final} with the rates chosen{at}"
+    )
 
 
 def show_status(folder: str | None, *, as_json: bool) -> int:
@@ -99,7 +108,7 @@ def show_jobs(study: Study, out: Path, toys: Sequence[Toy], *, as_json: bool = F
     unknown = f", {len(expected) - len(known)} of unknown time" if len(known) < len(expected) else ""
     took = f"; about {format_duration(sum(known))}{unknown}, estimated from similar jobs" if known else ""
     say(f"{len(cells)} jobs, {len(expected)} to run{took}")
-    if study.search is not None:
+    if study.search is not None or study.trained_at:
         say(_trainings(study, cells))
     for problem in lacks:
         say(f"missing: {problem.path}: {problem.message}" + (f"\n  {problem.hint}" if problem.hint else ""))

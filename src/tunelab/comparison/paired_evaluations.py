@@ -20,7 +20,9 @@ from tunelab.comparison.align import OF_THE_MODEL, GradedItems, Pairs, align
 from tunelab.comparison.evaluated import Evaluated
 from tunelab.comparison.over_trainings import over_trainings
 from tunelab.comparison.paired_comparison import Comparison, compare_counts, compare_values
-from tunelab.config.study import BLEU, CHRF, COMPLETION_LOSS
+from tunelab.config.held_out_metrics import BLEU, CHRF
+from tunelab.config.study import COMPLETION_LOSS
+from tunelab.errors import DataError
 from tunelab.evaluation.metrics.bleu import bleu_of_counts
 from tunelab.evaluation.metrics.chrf import chrf_of_counts
 from tunelab.evaluation.probabilities import CALIBRATION_ERROR, calibration_error_of_counts
@@ -35,6 +37,19 @@ _CORPUS_METRICS: dict[str, Statistic] = {
 
 
 @dataclass(frozen=True)
+class Upper:
+    """The evaluations at a larger budget, between which and its own a side is read (between_budgets.py).
+
+    Attributes:
+        seeds: one per seed, in the order of the side's own.
+        weight: between 0 and 1; the side's own evaluations have the rest.
+    """
+
+    seeds: Sequence[Evaluated]
+    weight: float
+
+
+@dataclass(frozen=True)
 class Side:
     """One side of a comparison.
 
@@ -43,11 +58,13 @@ class Side:
         seeds: its evaluations of one benchmark, one per seed; at least one.
         is_tuned: whether each is of a training of its own, so that other trainings would give other values. False: a
             model that is what it is, or whose training is not known.
+        upper: if it is read between two budgets, the evaluations at the larger one.
     """
 
     name: str
     seeds: Sequence[Evaluated]
     is_tuned: bool = False
+    upper: Upper | None = None
 
     @property
     def trainings(self) -> int:
@@ -64,17 +81,23 @@ def compare_sides(
 
     Raises:
         RunError: one side has no score for it, or a file is missing or damaged.
-        DataError: the two sides, or the seeds of one, were not evaluated in the same way; lists every difference.
+        DataError: the two sides, or the seeds of one, were not evaluated in the same way; lists every difference. Or
+            the metric is of a corpus, and one side is read between two budgets.
     """
     first = a.seeds[0]
     chosen = first.metric(metric)
+    if _is_of_corpus(first, chosen.name) and (a.upper or b.upper):
+        raise DataError(
+            f"{chosen.name} is a corpus metric: without a value for each item it is not read between budgets",
+            "compare by a metric that has one, or at a budget that both were trained at",
+        )
     allowed = {*OF_THE_MODEL, *allow_diff}
     graded = [mean_of_seeds(side, chosen.name) for side in (a, b)]
     pairs = align(graded[0], graded[1], allow_diff=allowed, common_items_only=common_items_only)
     labels: dict[str, Any] = {"benchmark": first.benchmark, "metric": chosen.name}
     labels |= {"unit": chosen.unit, "higher_is_better": chosen.higher_is_better}
     if _is_of_corpus(first, chosen.name):
-        a_counts, b_counts = (_counts(side, chosen.name, pairs.items) for side in (a, b))
+        a_counts, b_counts = (_counts(side.seeds, chosen.name, pairs.items) for side in (a, b))
         found = compare_counts(pairs, a_counts, b_counts, _CORPUS_METRICS[chosen.name], **labels)
     else:
         losses = first.is_held_out and chosen.name == COMPLETION_LOSS
@@ -105,33 +128,52 @@ def _is_of_corpus(evaluated: Evaluated, metric: str) -> bool:
 def contributions(side: Side, metric: str, items: Sequence[str]) -> NDArray[np.float64]:
     """What each item contributes to a metric, [evaluations, items]; the mean over items is the metric.
 
-    A value per item is its own contribution; those to a loss per token and to corpus metrics are linearized.
+    A value per item is its own contribution; those to a loss per token and to corpus metrics are linearized. Between
+    two budgets it is their weighted mean.
     """
-    if _is_of_corpus(side.seeds[0], metric):
-        each = [contributions_of_items(one, _CORPUS_METRICS[metric]) for one in _counts(side, metric, items)]
-    elif side.seeds[0].is_held_out and metric == COMPLETION_LOSS:
-        each = [_row_losses(one, items) for one in side.seeds]
+    own = _contributions_of(side.name, side.seeds, metric, items)
+    if side.upper is None:
+        return own
+    weight = side.upper.weight
+    return (1 - weight) * own + weight * _contributions_of(side.name, side.upper.seeds, metric, items)
+
+
+def _contributions_of(name: str, seeds: Sequence[Evaluated], metric: str, items: Sequence[str]) -> NDArray[np.float64]:
+    if _is_of_corpus(seeds[0], metric):
+        each = [contributions_of_items(one, _CORPUS_METRICS[metric]) for one in _counts(seeds, metric, items)]
+    elif seeds[0].is_held_out and metric == COMPLETION_LOSS:
+        each = [_row_losses(one, items) for one in seeds]
     else:
-        values = [one.graded(side.name, metric).values for one in side.seeds]
+        values = [one.graded(name, metric).values for one in seeds]
         each = [np.array([one[item] for item in items], dtype=np.float64) for one in values]
     return np.stack(each)
 
 
 def mean_of_seeds(side: Side, metric: str) -> GradedItems:
-    """Each item's value, averaged over seeds; seeds that were not evaluated in the same way are refused."""
+    """Each item's value, averaged over seeds, and weighted between two budgets; evaluations that were not made in the
+    same way are refused.
+    """
     seeds = [one.graded(side.name, metric) for one in side.seeds]
-    first = seeds[0]
-    for place, other in enumerate(seeds[1:], 1):
-        names = [f"{side.name}, evaluation {number} of {len(seeds)}" for number in (1, place + 1)]
+    above = [one.graded(side.name, metric) for one in side.upper.seeds] if side.upper else []
+    first, count = seeds[0], len(seeds) + len(above)
+    for place, other in enumerate([*seeds, *above][1:], 1):
+        names = [f"{side.name}, evaluation {number} of {count}" for number in (1, place + 1)]
         align(dataclasses.replace(first, name=names[0]), dataclasses.replace(other, name=names[1]))
-    values = {item: math.fsum(one.values[item] for one in seeds) / len(seeds) for item in first.values}
+    values = _means(seeds)
+    if side.upper is not None:
+        upper, weight = _means(above), side.upper.weight
+        values = {item: (1 - weight) * value + weight * upper[item] for item, value in values.items()}
     return dataclasses.replace(first, values=values)
 
 
-def _counts(side: Side, metric: str, items: Sequence[str]) -> list[NDArray[np.float64]]:
+def _means(seeds: Sequence[GradedItems]) -> dict[str, float]:
+    return {item: math.fsum(one.values[item] for one in seeds) / len(seeds) for item in seeds[0].values}
+
+
+def _counts(seeds: Sequence[Evaluated], metric: str, items: Sequence[str]) -> list[NDArray[np.float64]]:
     """A corpus metric's counts of these items, [items, columns] for each seed."""
     found = []
-    for one in side.seeds:
+    for one in seeds:
         by_item = one.counts(metric)
         found.append(np.array([by_item[item] for item in items], dtype=np.float64))
     return found
@@ -139,7 +181,7 @@ def _counts(side: Side, metric: str, items: Sequence[str]) -> list[NDArray[np.fl
 
 def _losses(a: Side, b: Side, pairs: Pairs) -> Pairs:
     """The pairs with each row's contribution to the completion loss, nats per token, in place of its nats."""
-    means = [np.mean([_row_losses(one, pairs.items) for one in side.seeds], axis=0).tolist() for side in (a, b)]
+    means = [contributions(side, COMPLETION_LOSS, pairs.items).mean(axis=0).tolist() for side in (a, b)]
     return dataclasses.replace(pairs, a=means[0], b=means[1])
 
 

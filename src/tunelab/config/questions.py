@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -45,6 +46,12 @@ class Question(BaseModel):
         None,
         description="The metric to compare. Default: the benchmark's headline metric; for `held-out` completion_loss "
         "(others: bleu, rougeL, chrf, exact_match).",
+    )
+
+    match: Literal["tokens", "time", "cost"] | None = Field(
+        None,
+        description="With `budgets`: compare at equal `tokens` (supervised), training `time` or `cost`, at the largest "
+        "that both arms were measured at, between budgets interpolated. null: at the largest budget.",
     )
 
     @property

@@ -165,6 +165,11 @@ class DataSettings(Section):
 
     sources: tuple[SourceSettings, ...] = Field(min_length=1, description="Data sources, one or several.")
     size: Count | None = Field(None, description="Total rows, sampled over the sources. null: all.")
+    train_size: Count | None = Field(
+        None,
+        description="Training rows, a sample of those left after held-out and validation rows, part of any larger one. "
+        "null: all.",
+    )
     held_out: ShareOrCount = Field(
         0.05, description="Rows held out for evaluation: a fraction of all rows, or a count. 0: none."
     )

@@ -107,7 +107,7 @@ def recipe_as_before(tree: Mapping[str, Any]) -> Tree:
     if isinstance(train := result.get("train"), dict) and train.get("save_dtype") == "auto":
         del train["save_dtype"]  # it did not exist, nor did the next three
     if isinstance(data := result.get("data"), dict):
-        for name in ("date", "thoughts"):
+        for name in ("date", "thoughts", "train_size"):
             if data.get(name, "") is None:
                 del data[name]
         if data.get("validation") == 0:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from tunelab.config.budgets import Budget, at_budget, budget_problems, budgets_of, match_problems, with_tiny_budgets
 from tunelab.config.held_out_metrics import BLEU as BLEU
 from tunelab.config.held_out_metrics import CHRF as CHRF
 from tunelab.config.held_out_metrics import EXACT_MATCH as EXACT_MATCH
@@ -71,6 +72,11 @@ class Study(_Part):
     search: Search | None = Field(
         None, description="`{}`: each tuned arm finds its learning rate by its validation rows. null: no search."
     )
+    budgets: dict[Text, tuple[Positive, ...]] | None = Field(
+        None,
+        description="`{train.epochs: [0.5, 1, 2]}`, or train.steps or data.train_size: each tuned arm is trained at "
+        "each, with a whole schedule of its own. Answers are at the largest. null: once.",
+    )
     benchmarks: dict[Text, Tree] = Field(
         description="Name -> its options, and `limit` and `max_new_tokens`. `held-out`: the recipe's held-out rows, "
         "with the keys of `recipe.evaluate`."
@@ -97,6 +103,15 @@ class Study(_Part):
         if not isinstance(tree.get(FORGETTING), Mapping) or not isinstance(benchmarks, Mapping):
             return tree
         return {**tree, "benchmarks": {**benchmarks, FORGETTING: benchmarks.get(FORGETTING, tree[FORGETTING])}}
+
+    @property
+    def trained_at(self) -> tuple[Budget, ...]:
+        """The budgets, the smallest first; () = each arm is trained once per seed, as its recipe says."""
+        return budgets_of(self.budgets or {})
+
+    def at(self, budget: Budget | None) -> Study:
+        """The study with one budget alone, whose recipes are those of its trainings; None = as it is."""
+        return self if budget is None else self.model_copy(update={"budgets": {budget.key: (budget.value,)}})
 
     @cached_property
     def forgetting_pairs(self) -> tuple[tuple[str, str], ...]:
@@ -131,9 +146,9 @@ class Study(_Part):
         return tuple(found)
 
     @property
-    def asked(self) -> tuple[tuple[str, str, str, str | None], ...]:
+    def asked(self) -> tuple[tuple[str, str, str, str | None, str | None], ...]:
         """The comparisons that questions ask for; corrected together, apart from the others, which are exploratory."""
-        return tuple(dict.fromkeys((one.against, one.arm, one.on, one.decided_by) for one in self.questions))
+        return tuple(dict.fromkeys((one.against, one.arm, one.on, one.decided_by, one.match) for one in self.questions))
 
     def base_of(self, arm: str) -> str | None:
         """The untuned arm that an arm's gain is measured from: of the same model, and of the same precision if there is
@@ -151,14 +166,16 @@ class Study(_Part):
         return {key: value for key, value in self.benchmarks[benchmark].items() if key not in OF_EVERY_BENCHMARK}
 
     def arm_recipe(self, arm: str, seed: int, *, is_asked: bool = False) -> Recipe:
-        """The complete recipe of an arm with a seed; `evaluate` as the benchmark of held-out rows has it. Without
-        `is_asked`, the study was checked before, maybe by an earlier version.
+        """The complete recipe of an arm with a seed, of a tuned one at the largest budget; `evaluate` as the benchmark
+        of held-out rows has it. Without `is_asked`, the study was checked before, maybe by an earlier version.
 
         Raises:
             ConfigError: lists every problem.
         """
         tree = merged(self.recipe, self.arms[arm].recipe)
         tree = merged(tree, {"evaluate": self.benchmarks.get(HELD_OUT, {}), "train": {"seed": seed}})
+        if self.arms[arm].tuned and self.budgets:
+            tree = at_budget(tree, self.trained_at[-1])
         return parse_recipe(tree, origin=f"arm {arm}", is_asked=is_asked)
 
 
@@ -185,7 +202,8 @@ def load_study(path: str | Path, changes: Sequence[str] = (), *, tiny: bool = Fa
     if not isinstance(tree, dict):
         raise ConfigError(str(origin), [Problem("study", "expected a mapping of keys", "begin with `title: ...`")])
     if tiny:
-        tree = {**merged(tree, tree.get("tiny") or {}), "published": ()}
+        tiny_tree = tree.get("tiny") or {}
+        tree = with_tiny_budgets({**merged(tree, tiny_tree), "published": ()}, tiny_tree)
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals or not key.strip():
@@ -221,11 +239,14 @@ def parse_study(tree: Mapping[str, Any], origin: str = "study", *, is_asked: boo
         study = Study.model_validate(dict(tree))
     except ValidationError as error:
         raise ConfigError(origin, [_problem(one) for one in error.errors()]) from None
-    problems = [*_wrong_names(study), *(wrong_limits := list(_wrong_limits(study)))]
+    wrong_limits = [*_wrong_limits(study), *_wrong_budgets(study)]
+    problems = [*_wrong_names(study), *wrong_limits]
     recipes: dict[str, Recipe] = {}
     for arm in () if wrong_limits else study.arms:  # they would say the same for each arm
         try:
-            recipes[arm] = study.arm_recipe(arm, study.seeds[0] if study.seeds else 0, is_asked=is_asked)
+            for budget in study.trained_at or (None,):  # the largest is the last
+                seed = study.seeds[0] if study.seeds else 0
+                recipes[arm] = study.at(budget).arm_recipe(arm, seed, is_asked=is_asked)
         except ConfigError as error:
             problems += [Problem(f"arms.{arm}: {one.path}", one.message, one.hint) for one in error.problems]
     if study.search is not None:
@@ -305,6 +326,8 @@ def _wrong_names(study: Study) -> list[Problem]:
             known = ", ".join((*HELD_OUT_METRICS, *HELD_OUT_SUBSTITUTES))
             said = metric_problem("compared", one.metric)
             problems.append(Problem(f"questions.{number}.metric", said, f"known: {known}"))
+    tuned = {name: arm.tuned for name, arm in study.arms.items()}
+    problems += match_problems(study.questions, study.trained_at, tuned, study.price_per_hour)
     return [*problems, *wrong_figures(study.published, study.benchmarks)]
 
 
@@ -325,6 +348,11 @@ def _wrong_limits(study: Study) -> Iterator[Problem]:
                 yield Problem(f"benchmarks.{name}.{key}", "unknown key", f"known: {', '.join(known)}")
             elif key in OF_EVERY_BENCHMARK and not _is_positive(value) and not (key == "limit" and value is None):
                 yield Problem(f"benchmarks.{name}.{key}", f"{value!r}, expected a positive integer", f"{key}: 100")
+
+
+def _wrong_budgets(study: Study) -> list[Problem]:
+    trees = {name: merged(study.recipe, arm.recipe) for name, arm in study.arms.items() if arm.tuned}
+    return [] if study.budgets is None else budget_problems(study.budgets, trees)
 
 
 def _is_positive(value: Any) -> bool:

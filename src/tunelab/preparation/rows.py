@@ -314,9 +314,13 @@ def read_source(data: DataSettings, number: int, progress: Progress = silent) ->
 
 
 def select(data: DataSettings, sources: list[LoadedSource]) -> Selection:
-    """Sample each source, mix them, and split off held-out and validation rows; all seeded by `data.seed`.
+    """Sample each source, mix them, split off held-out and validation rows, and sample the training rows that are left;
+    all seeded by `data.seed`.
 
     Each source is sampled independently: parallel files, say translations, would otherwise give the same prompts.
+
+    Raises:
+        DataError: fewer training rows are left than `data.train_size`; or as sample(), mix() and split() do.
     """
     parts = []
     for number, (settings, source) in enumerate(zip(data.sources, sources, strict=True)):
@@ -330,4 +334,12 @@ def select(data: DataSettings, sources: list[LoadedSource]) -> Selection:
     else:
         mixed = mix(parts, data.size, data.seed)
     train, held_out, validation = split(mixed, data.held_out, data.validation, data.seed)
+    if data.train_size is not None:
+        if data.train_size > len(train):
+            raise DataError(
+                f"data.train_size is {data.train_size:,}, but {len(train):,} training rows are left after held-out and "
+                "validation rows",
+                "set a lower data.train_size, or null for all",
+            )
+        train = sample(train, data.train_size, data.seed, "training")
     return Selection(train, held_out, validation, sources)

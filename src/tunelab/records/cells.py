@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime
 from functools import cache
@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from tunelab.config.budgets import Budget
 from tunelab.config.renamed import recipe_as_before, study_renamed
 from tunelab.config.study import HELD_OUT, Study, parse_study
 from tunelab.errors import RunError
@@ -74,6 +75,8 @@ class Cell:
         folder: its output, relative to the study's directory.
         lr: of a try, the learning rate that it tries; None = no try.
         validation_loss: of a try that is done, in nats per token; None = it diverged, as `error` says.
+        budget: of a tuned arm, how long it is trained; of a try the largest; None = as its
+            recipe says.
     """
 
     key: str
@@ -89,33 +92,46 @@ class Cell:
     start_memory_bytes: int | None = None
     lr: float | None = None
     validation_loss: float | None = None
+    budget: Budget | None = None
 
     @property
     def title(self) -> str:
-        """The displayed name: "lora, seed 0: mmlu", "lora, lr 0.0002: try"."""
+        """The displayed name: "lora, seed 0: mmlu", "lora, 2 epochs, seed 0: mmlu", "lora, lr 0.0002: try"."""
         if self.lr is not None:
             return f"{self.arm}, lr {format_significant(self.lr, DIGITS)}: try"
         seed = "" if self.seed is None else f", seed {self.seed}"
-        return f"{self.arm}{seed}: {self.benchmark or 'training'}"
+        budget = "" if self.budget is None else f", {self.budget.words}"
+        return f"{self.arm}{budget}{seed}: {self.benchmark or 'training'}"
 
 
 def cells_of(study: Study) -> list[Cell]:
-    """All cells, each once, in execution order: an arm's training, then its evaluations.
+    """All cells, each once, in execution order: an arm's training, then its evaluations; the smallest budget first.
 
     Raises:
         ConfigError: an arm's recipe is wrong.
     """
     found: dict[str, Cell] = {}
     for arm in study.arms:
-        for seed in seeds_of(study, arm):
-            key = training_key(study, arm, seed)
-            if study.arms[arm].tuned:
-                found.setdefault(key, Cell(key, arm, seed, ""))
-            for benchmark in study.benchmarks:
-                one = evaluation_key(study, arm, seed, benchmark)
-                tuned = study.arms[arm].tuned
-                found.setdefault(one, Cell(one, arm, seed if tuned else None, benchmark, key if tuned else ""))
+        for budget in budgets_of_arm(study, arm):
+            for seed in seeds_of(study, arm):
+                for cell in _cells_of_training(study.at(budget), arm, budget, seed):
+                    found.setdefault(cell.key, cell)
     return list(found.values())
+
+
+def _cells_of_training(study: Study, arm: str, budget: Budget | None, seed: int) -> Iterator[Cell]:
+    """A training and its evaluations; the evaluations alone of a model that is not tuned."""
+    key, tuned = training_key(study, arm, seed), study.arms[arm].tuned
+    if tuned:
+        yield Cell(key, arm, seed, "", budget=budget)
+    for benchmark in study.benchmarks:
+        one = evaluation_key(study, arm, seed, benchmark)
+        yield Cell(one, arm, seed if tuned else None, benchmark, key if tuned else "", budget=budget)
+
+
+def budgets_of_arm(study: Study, arm: str) -> tuple[Budget | None, ...]:
+    """The budgets that an arm is trained at, the largest last; (None,) = as its recipe says, or not at all."""
+    return (study.trained_at if study.arms[arm].tuned else ()) or (None,)
 
 
 def seeds_of(study: Study, arm: str) -> tuple[int, ...]:
@@ -162,7 +178,15 @@ def _cells_by_losses(study: Study, folder: Path, losses: Losses) -> list[Cell]:
     for cell in (*tries_of(study, losses), *cells_of(with_rates(study, choices(study, losses)))):
         record = read_cell(folder, cell.key) or cell
         found.append(
-            replace(record, arm=cell.arm, seed=cell.seed, benchmark=cell.benchmark, needs=cell.needs, lr=cell.lr)
+            replace(
+                record,
+                arm=cell.arm,
+                seed=cell.seed,
+                benchmark=cell.benchmark,
+                needs=cell.needs,
+                lr=cell.lr,
+                budget=cell.budget,
+            )
         )
     return found
 
@@ -170,10 +194,11 @@ def _cells_by_losses(study: Study, folder: Path, losses: Losses) -> list[Cell]:
 def tries_of(study: Study, losses: Losses) -> list[Cell]:
     """The tries that are known to be needed by now, each once."""
     found: dict[str, Cell] = {}
+    seed = study.search.seed if study.search else None
     for arm, rates in rates_to_try(study, losses).items():
         for lr in rates:
             key = try_key(study, arm, lr)
-            found.setdefault(key, Cell(key, arm, study.search.seed if study.search else None, "", lr=lr))
+            found.setdefault(key, Cell(key, arm, seed, "", lr=lr, budget=budgets_of_arm(study, arm)[-1]))
     return list(found.values())
 
 
@@ -324,18 +349,26 @@ class Expected:
 
 
 def expected_costs(cells: Sequence[Cell]) -> dict[str, Expected]:
-    """Expected cost of each unfinished cell, from the arm's done cells, or else from the benchmark's; by key."""
+    """Expected cost of each unfinished cell, from the arm's done cells, or else from the benchmark's; by key.
+
+    The time of a training is taken to grow with its budget.
+    """
     done = [cell for cell in cells if cell.status == "done"]
 
     def alike(cell: Cell) -> list[Cell]:
         same = [one for one in done if one.benchmark == cell.benchmark]
         return [one for one in same if one.arm == cell.arm] or same
 
+    def seconds_for(cell: Cell, one: Cell) -> float:
+        if cell.benchmark or cell.budget is None or one.budget is None:
+            return one.seconds
+        return one.seconds * cell.budget.value / one.budget.value
+
     found: dict[str, Expected] = {}
     for cell in cells:
         if cell.status != "done":
             like = alike(cell)
-            seconds = sum(one.seconds for one in like) / len(like) if like else None
+            seconds = sum(seconds_for(cell, one) for one in like) / len(like) if like else None
             memory = max((one.memory_bytes for one in like if one.memory_bytes is not None), default=None)
             found[cell.key] = Expected(seconds, memory)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tunelab.report.budgets import budgets_table, equal_cost_table
 from tunelab.report.content import StudyReport
 from tunelab.report.forgetting import forgetting_table
 from tunelab.report.study_tables import (
@@ -42,8 +43,9 @@ def caveat_lines(report: StudyReport) -> list[str]:
 
 
 def note_lines(report: StudyReport) -> list[str]:
-    """One line per note on the tables, and per sentence about learning rates."""
-    return [_one_line(sentence) for sentence in (*notes(report), *report.rates_said)]
+    """One line per note on the tables, and per sentence about budgets and learning rates."""
+    budgets = () if report.budgets is None else report.budgets.said
+    return [_one_line(sentence) for sentence in (*notes(report), *budgets, *report.rates_said)]
 
 
 def console_tables(report: StudyReport, width: int | None = None, *, brief: bool = False) -> list[ConsoleTable]:
@@ -57,6 +59,8 @@ def console_tables(report: StudyReport, width: int | None = None, *, brief: bool
     made = [(_plain(arms_table(report, group)), 1) for group in ("Quality", "Cost")]
     if not brief:
         made.append((_plain(comparisons_table(report)), 2))
+        made.append((_plain(budgets_table(report)), 2))
+        made.append((_plain(equal_cost_table(report)), 2))
         made.append((_plain(forgetting_table(report)), 1))
         made.append((_plain(rates_table(report)), 1))
         # Sources are long: they are only in the HTML page and in Markdown.

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from tunelab.errors import DataError, RunError
 from tunelab.files import write_json_atomically
 from tunelab.records.old_format import read_report_tree, stamped
+from tunelab.report.budgets_content import Budgets
 from tunelab.report.forgetting_content import Forgetting
 from tunelab.report.rates_content import SearchedRate
 from tunelab.report.records import LATER, record_from_json, record_to_json
@@ -267,6 +268,7 @@ class StudyReport:
         rates: of the tuned arms, if they were searched.
         rates_said: what the tries say, in sentences.
         rates_in_use: the sentence below the answers that says at which learning rates they hold; "" = not known.
+        budgets: the tuned arms at each budget; None = the study has none.
     """
 
     title: str
@@ -288,6 +290,7 @@ class StudyReport:
     rates: tuple[SearchedRate, ...] = field(default=(), metadata=LATER)
     rates_said: tuple[str, ...] = field(default=(), metadata=LATER)
     rates_in_use: str = field(default="", metadata=LATER)
+    budgets: Budgets | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         """Raises DataError if a part names an unknown arm, or if parts are duplicated."""
@@ -313,6 +316,7 @@ class StudyReport:
             "curves": [one.arm for one in self.curves],
             "learning rates": [name for one in self.rates for name in (one.arm, one.source)],
             "differences": [name for one in self.differences for name in one.values],
+            "budgets": [] if self.budgets is None else self.budgets.arms,
             "forgetting": [] if self.forgetting is None else [one.arm for one in self.forgetting.arms],
         }
 

@@ -17,6 +17,8 @@ import jinja2
 from markupsafe import Markup
 
 from tunelab.errors import DataError
+from tunelab.report.budgets import NAME as BUDGETS
+from tunelab.report.budgets import budgets_table, equal_cost_table
 from tunelab.report.content import Flip, StudyReport
 from tunelab.report.drawing import COLOURS
 from tunelab.report.forgetting import LEARNING, forgetting_table
@@ -62,13 +64,15 @@ def html_page(report: StudyReport, most_bytes: int = PAGE_BYTES) -> str:
     lead = next((plot for plot in plots if plot.name.startswith("differences")), None)
     learning = next((plot for plot in plots if plot.name == LEARNING), None)
     rates = next((plot for plot in plots if plot.name == RATES), None)
+    budgets = [plot for plot in plots if plot.name.startswith(f"{BUDGETS}-")]
     parts = {
         "answers": write.answers(report, lead),
         "arms": write.arms(report),
         "comparisons": write.comparisons(report),
+        "budgets": write.budgets(report, budgets),
         "forgetting": write.forgetting(report, learning),
         "rates": write.rates(report, rates),
-        "plots": write.plots([plot for plot in plots if plot not in (lead, learning, rates)]),
+        "plots": write.plots([plot for plot in plots if plot not in (lead, learning, rates, *budgets)]),
         "flips": write.flips(report, []),
         "caveats": write.caveats(report),
         "provenance": write.provenance(report),
@@ -115,7 +119,9 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     tables = (all_scores_table, comparisons_table, differences_table, published_table, forgetting_table, rates_table)
-    environment.globals |= {function.__name__: function for function in (arms_tables, *tables, unfinished_arms)}
+    of_budgets = (budgets_table, equal_cost_table)
+    functions = (arms_tables, *tables, *of_budgets, unfinished_arms)
+    environment.globals |= {function.__name__: function for function in functions}
     environment.filters |= {
         "beginning": _beginning,
         "column_class": _column_class,

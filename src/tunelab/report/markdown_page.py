@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from tunelab.report.budgets import budgets_tables
 from tunelab.report.content import Flip, StudyReport
 from tunelab.report.forgetting import forgetting_table
 from tunelab.report.study_tables import Cell, Column, StudyTable, tables, unfinished_arms
@@ -25,6 +26,10 @@ def markdown_page(report: StudyReport, most_flips: int = MOST_FLIPS) -> str:
             blocks += [f"## {title}", *_table(table)]
         if title == "Learning rates":
             blocks.append("\n".join(f"- {_escape(sentence)}" for sentence in report.rates_said))
+    for table in budgets_tables(report):
+        blocks += [f"## {table.title}", *_table(table)]
+    if report.budgets is not None:
+        blocks.append("\n".join(f"- {_escape(sentence)}" for sentence in report.budgets.said))
     if (forgetting := forgetting_table(report)).rows:
         blocks += [f"## {forgetting.title}", *_table(forgetting)]
     blocks += _flips(report, most_flips)

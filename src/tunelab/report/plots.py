@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tunelab.files import file_stem
+from tunelab.report.budgets import budget_plots
 from tunelab.report.content import ArmScore, StudyReport
 from tunelab.report.curves import curves_plot
 from tunelab.report.drawing import (
@@ -60,13 +61,14 @@ def svg_files(report: StudyReport) -> dict[str, str]:
 
 def all_plots(report: StudyReport) -> list[Plot]:
     """All plots that the report has data for: differences (those of the answers first), scores, learning against
-    forgetting, loss curves, loss by learning rate, quality against memory and against time."""
+    forgetting, scores by budget, loss curves, loss by learning rate, quality against memory and against time."""
     if not (report.benchmarks or report.curves or report.comparisons or report.forgetting or report.rates):
         return []
     with plot_style():
         plots = forest_plots(report)
         plots += [scores_plot(report, benchmark) for benchmark in report.benchmarks]
         plots += [plot for plot in [forgetting_plot(report)] if plot is not None]
+        plots += budget_plots(report)
         if any(curve.points for curve in report.curves):
             plots.append(curves_plot(report))
         rates = rates_plot(report)

@@ -111,6 +111,7 @@ def _make(study: Study, cell: Cell, folder: Path, memory: list[Memory], progress
     from tunelab.preparation.model import compute_device
     from tunelab.training.meter import Meter
 
+    study = study.at(cell.budget)
     recipe = _in_dtype_of_study(study.arm_recipe(cell.arm, study.seeds[0] if cell.seed is None else cell.seed), folder)
     if not cell.benchmark:
         run = _train(in_group(study, recipe), folder / "runs" / cell.key, progress)

@@ -27,6 +27,7 @@ from tunelab.records.cells import Cell, keep_cell, keep_choices, keep_study, kno
 from tunelab.scoring.read_responses import checked_options
 from tunelab.statistics.power import detectable_accuracy_difference, detectable_effect
 from tunelab.studies.foreseen_margins import foreseen_margins
+from tunelab.studies.setting_warnings import setting_warnings
 from tunelab.units import format_number, format_share, format_significant
 
 EXECUTORS = "studies/executors"
@@ -166,7 +167,7 @@ def _keys_without_effect(study: Study) -> Iterator[Problem]:
 
 def foreseen(study: Study) -> list[str]:
     """The smallest differences that the study can detect, one sentence per benchmark, and what questions with a margin
-    need, before anything runs.
+    need, before anything runs; and settings that would decide in place of the methods.
 
     At the level that Holm's correction requires of the smallest p of the questions' comparisons. For right-or-wrong
     items, assumes that a fraction DISCORDANT of them is answered right by only one of two arms. For held-out rows, in
@@ -188,7 +189,8 @@ def foreseen(study: Study) -> list[str]:
         else:
             share = detectable_accuracy_difference(items, DISCORDANT, alpha=0.05 / family)
             said.append(f"{name}: {_foreseen_share(items, share, design)}")
-    return [*said, *foreseen_margins(study, counts, DISCORDANT)]
+    warned = [f"warning: {one}" for one in setting_warnings(study)]
+    return [*said, *foreseen_margins(study, counts, DISCORDANT), *warned]
 
 
 def _foreseen_effect(units: int, what: str, effect: float | None, design: str) -> str:

@@ -21,10 +21,11 @@ from tunelab.config.study import HELD_OUT_SUBSTITUTES, Study
 from tunelab.errors import DataError, TunelabError
 from tunelab.report.content import Question
 from tunelab.statistics.paired_tests import holm
+from tunelab.studies.budget_curves import NO_CURVES, Curves, Matched, at_equal
 from tunelab.studies.report_parts import answered, as_sentence
 
-#: Two arms, a benchmark, and the metric.
-_Key = tuple[str, str, str, str]
+#: Two arms, a benchmark, the metric, and what is equal ("" = the budget).
+_Key = tuple[str, str, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,13 @@ class StudyAnswers:
         comparisons: in the order of the study.
         questions: each with its answer.
         refused: a sentence for each comparison that could not be made.
+        matched: those at equal tokens, time or cost, which questions ask for, and where they were read.
     """
 
     comparisons: list[Comparison]
     questions: list[Question]
     refused: list[str]
+    matched: list[tuple[Matched, Comparison]]
 
 
 @dataclass(frozen=True)
@@ -48,33 +51,49 @@ class _Measured:
 
     study: Study
     evaluated: Callable[[str, str], list[Evaluated]]
+    curves: Curves
     made: dict[_Key, Comparison] = field(default_factory=dict)
+    matched: dict[_Key, Matched] = field(default_factory=dict)
+    not_matched: dict[_Key, TunelabError] = field(default_factory=dict)
 
     def side(self, arm: str, benchmark: str) -> Side:
         return Side(arm, self.evaluated(arm, benchmark), self.study.arms[arm].tuned)
+
+    def sides(self, question: Asked) -> tuple[Side, Side]:
+        """The two arms of a question, at the largest budget or where their curves are read."""
+        if question.match is not None:
+            return self.matched[self.key(question)].sides
+        return self.side(question.against, question.on), self.side(question.arm, question.on)
 
     def key(self, question: Asked) -> _Key:
         """The comparison that a question is about; "" as the metric = not known, as nothing was measured."""
         first = self.evaluated(question.against, question.on)
         metric = question.decided_by or (first[0].metric().name if first else "")
-        return question.against, question.arm, question.on, metric
+        return question.against, question.arm, question.on, metric, question.match or ""
 
 
 def study_answers(
-    study: Study, evaluated: Callable[[str, str], list[Evaluated]], late: Sequence[Asked] = ()
+    study: Study,
+    evaluated: Callable[[str, str], list[Evaluated]],
+    late: Sequence[Asked] = (),
+    curves: Curves = NO_CURVES,
 ) -> StudyAnswers:
     """Compare and answer.
 
     Args:
         evaluated: gives the evaluations of an arm on a benchmark, one per finished seed.
         late: questions that were asked, or changed, after results were there.
+        curves: the arms at all budgets.
     """
-    measured = _Measured(study, evaluated)
+    measured = _Measured(study, evaluated, curves)
     refused = list(_compare(measured))
+    _compare_matched(measured)
     judged = {question: _judged(measured, question) for question in study.questions if not question.is_better}
     comparisons, judged = _corrected(measured, judged)
     questions = [_answer(measured, question, comparisons, judged, question in late) for question in study.questions]
-    return StudyAnswers(list(comparisons.values()), questions, refused)
+    plain = [one for key, one in comparisons.items() if key not in measured.matched]
+    matched = [(one, comparisons[key]) for key, one in measured.matched.items()]
+    return StudyAnswers(plain, questions, refused, matched)
 
 
 def _compare(measured: _Measured) -> Iterator[str]:
@@ -87,13 +106,28 @@ def _compare(measured: _Measured) -> Iterator[str]:
         try:
             # A question may name the headline metric, which must be compared only once.
             name = first.seeds[0].metric(metric).name
-            if (a, b, benchmark, name) not in measured.made:
+            if (a, b, benchmark, name, "") not in measured.made:
                 one = compare_sides(first, second, name, allow_diff=("template",))
-                measured.made[a, b, benchmark, name] = dataclasses.replace(one, benchmark=benchmark)
+                measured.made[a, b, benchmark, name, ""] = dataclasses.replace(one, benchmark=benchmark)
         except TunelabError as error:
             refused.setdefault((a, b, benchmark, error.message), []).append(metric or "its headline metric")
     for (a, b, benchmark, message), metrics in refused.items():
         yield f"{a} and {b} were not compared on {benchmark} by {', '.join(metrics)}: {message}"
+
+
+def _compare_matched(measured: _Measured) -> None:
+    """Make the comparisons at equal tokens, time or cost."""
+    for question in measured.study.questions:
+        if question.match is None:
+            continue
+        key = measured.key(question)
+        try:
+            found = at_equal(measured.curves, question.against, question.arm, question.on, question.match)
+            one = compare_sides(*found.sides, question.decided_by, allow_diff=("template",))
+            measured.made[key] = dataclasses.replace(one, benchmark=question.on)
+            measured.matched[key] = found
+        except TunelabError as error:
+            measured.not_matched[key] = error
 
 
 def _wanted_comparisons(measured: _Measured) -> list[tuple[str, str, str, str | None]]:
@@ -110,7 +144,7 @@ def _judged(measured: _Measured, question: Asked) -> Judged | DataError | None:
     one = measured.made.get(measured.key(question))
     if one is None:
         return None
-    a, b = measured.side(question.against, question.on), measured.side(question.arm, question.on)
+    a, b = measured.sides(question)
     both_ways = question.is_like is not None
     base = measured.study.base_of(question.against) if question.within is None else None
     try:
@@ -164,6 +198,9 @@ def _answer(
 ) -> Question:
     arms = question.against, question.arm
     key = measured.key(question)
+    if key in measured.not_matched:
+        error = measured.not_matched[key]
+        return Question(question.ask, f"Not measured: {error.message}; {error.hint}.", "not known")
     if key not in comparisons:
         seen = [measured.evaluated(arm, question.on) for arm in arms]
         why = f"could not be compared by {key[3]}" if all(seen) else "were not both measured"
@@ -172,12 +209,26 @@ def _answer(
         return Question(question.ask, f"Unknown: the two arms {why}.", "unknown")
     found = judged.get(question)
     if isinstance(found, DataError):
-        made = Question(question.ask, f"Not known: {found.message}; {found.hint}.", "not known", key)
+        made = Question(question.ask, f"Not known: {found.message}; {found.hint}.", "not known", key[:4])
     elif isinstance(found, Judged):
-        made = Question(question.ask, as_sentence(judged_verdict(found), arms), found.answer, key)
+        made = Question(question.ask, as_sentence(judged_verdict(found), arms), found.answer, key[:4])
     else:
         made = answered(question.ask, comparisons[key])
+    made = _with_budget(measured, question, made)
     return dataclasses.replace(made, answer=f"{made.answer} {LATE}") if is_late else made
+
+
+def _with_budget(measured: _Measured, question: Asked, made: Question) -> Question:
+    """The answer with the budget that it holds at; one at equal cost is of no comparison in the report's table."""
+    arms, budgets = measured.study.arms, measured.study.trained_at
+    if question.match is not None:
+        where = measured.matched[measured.key(question)].words
+        begins_with_arm = made.answer.startswith((question.arm, question.against))
+        said = made.answer if begins_with_arm else f"{made.answer[0].lower()}{made.answer[1:]}"
+        return dataclasses.replace(made, answer=f"{where}: {said}", about=())
+    if budgets and (arms[question.arm].tuned or arms[question.against].tuned):
+        return dataclasses.replace(made, answer=f"{made.answer} At {budgets[-1].words}, the largest budget.")
+    return made
 
 
 #: What an answer ends with if its question, or margin, was not there before there were results.

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from tunelab.comparison.evaluated import Evaluated, evaluated_in
 from tunelab.comparison.paired_comparison import Comparison
+from tunelab.config.budgets import Budget
 from tunelab.config.study import Study
 from tunelab.records.asked import asked_late
 from tunelab.records.cells import (
     Cell,
     asked_study,
     began_at,
+    budgets_of_arm,
     evaluation_key,
     known_choices,
     read_study,
@@ -23,6 +25,7 @@ from tunelab.records.cells import (
 )
 from tunelab.records.runs import Run
 from tunelab.report.content import Arm, ArmScore, SettingDifference, StudyReport
+from tunelab.studies.budgets_part import budget_curves, budgets_part
 from tunelab.studies.forgetting_report import forgetting_part
 from tunelab.studies.published import Costs, published_figures
 from tunelab.studies.rates_part import rates_in_use, rates_sentences, searched_rates
@@ -50,6 +53,7 @@ from tunelab.studies.report_parts import (
     unlike_training,
     unseen_references,
 )
+from tunelab.studies.setting_warnings import setting_warnings
 from tunelab.studies.study_answers import study_answers
 
 #: Recipe keys that always differ between arms and seeds.
@@ -63,25 +67,37 @@ class _Found:
     study: Study
     folder: Path
     cells: dict[str, Cell]
-    read: dict[tuple[str, str], list[Evaluated]] = field(default_factory=dict)  # arm and benchmark -> evaluations
-
-    def folders(self, arm: str, benchmark: str) -> list[Path]:
-        """Evaluation folders of an arm on a benchmark, one per finished seed."""
-        keys = [evaluation_key(self.study, arm, seed, benchmark) for seed in seeds_of(self.study, arm)]
-        return [self.folder / self.cells[key].folder for key in keys if self.cells[key].status == "done"]
+    read: dict[str, Evaluated] = field(default_factory=dict)  # by the cell's key
 
     def evaluated(self, arm: str, benchmark: str) -> list[Evaluated]:
-        """Evaluations of an arm on a benchmark, one per finished seed."""
-        if (arm, benchmark) not in self.read:
-            self.read[arm, benchmark] = [evaluated_in(folder)[0] for folder in self.folders(arm, benchmark)]
-        return self.read[arm, benchmark]
+        """Evaluations of an arm on a benchmark, at the largest budget, one per finished seed."""
+        return list(self.evaluated_by_seed(arm, benchmark).values())
 
-    def runs(self, arm: str) -> list[tuple[int, Run]]:
-        """The finished training runs of an arm, with their seeds."""
+    def evaluated_by_seed(self, arm: str, benchmark: str, budget: Budget | None = None) -> dict[int, Evaluated]:
+        """Evaluations of an arm on a benchmark, at a budget, by finished seed."""
+        study = self.study.at(budget)
+        keys = {seed: evaluation_key(study, arm, seed, benchmark) for seed in seeds_of(study, arm)}
+        done = {seed: key for seed, key in keys.items() if self.cells[key].status == "done"}
+        for key in done.values():
+            if key not in self.read:
+                self.read[key] = evaluated_in(self.folder / self.cells[key].folder)[0]
+        return {seed: self.read[key] for seed, key in done.items()}
+
+    def runs(self, arm: str, budget: Budget | None = None) -> list[tuple[int, Run]]:
+        """The finished training runs of an arm, at the largest budget or another, with their seeds."""
         if not self.study.arms[arm].tuned:
             return []
-        runs = [(seed, Run(self.folder / "runs" / training_key(self.study, arm, seed))) for seed in self.study.seeds]
+        study = self.study.at(budget)
+        runs = [(seed, Run(self.folder / "runs" / training_key(study, arm, seed))) for seed in study.seeds]
         return [(seed, run) for seed, run in runs if run.is_done]
+
+    def all_runs(self) -> Iterator[tuple[str, str, Run]]:
+        """Every finished training: its arm, its budget and seed in words, its run."""
+        for arm in self.study.arms:
+            for budget in budgets_of_arm(self.study, arm):
+                at = "" if budget is None else f"{budget.words}, "
+                for seed, run in self.runs(arm, budget):
+                    yield arm, f"{at}seed {seed}", run
 
 
 def study_report(folder: Path | str) -> StudyReport:
@@ -94,7 +110,8 @@ def study_report(folder: Path | str) -> StudyReport:
     asked = asked_study(folder)
     chosen = known_choices(asked, Path(folder))
     found = _Found(study, Path(folder), {cell.key: cell for cell in cells})
-    answers = study_answers(study, found.evaluated, asked_late(study, Path(folder)))
+    curves = budget_curves(study, found.runs, found.evaluated_by_seed)
+    answers = study_answers(study, found.evaluated, asked_late(study, Path(folder)), curves)
     comparisons, refused = answers.comparisons, answers.refused
     arms = tuple(_arm(found, name) for name in study.arms)
     scores = [score for arm in study.arms for score in _scores(found, arm)]
@@ -115,13 +132,14 @@ def study_report(folder: Path | str) -> StudyReport:
         curves=tuple(
             curve for arm in study.arms for seed, run in found.runs(arm) for curve in training_curve(arm, seed, run)
         ),
-        not_proved=tuple([*_caveats(found, comparisons), *refused]),
+        not_proved=tuple([*setting_warnings(asked), *_caveats(found, comparisons), *refused]),
         differences=tuple(differences),
         provenance=_provenance(found),
         forgetting=forgetting_part(study.forgetting_pairs, list(study.benchmarks), found.evaluated, comparisons),
         rates=searched_rates(chosen),
         rates_said=tuple(rates_sentences(asked, chosen, cells, Path(folder))),
         rates_in_use=rates_in_use(study, chosen),
+        budgets=budgets_part(study, curves, answers.matched, cells, searched=asked.search is not None),
     )
 
 
@@ -218,7 +236,7 @@ def _caveats(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[str]:
         yield TRAINED_ONCE
     yield from _unlike_training(found)
     yield from unlike_protocols(headline_comparisons(comparisons))
-    runs = {f"{arm}, seed {seed}": run for arm in study.arms for seed, run in found.runs(arm)}
+    runs = {f"{arm}, {name}": run for arm, name, run in found.all_runs()}
     yield from chosen_by_measured_rows(runs)
     yield from unlike_machines(runs)
     yield from unseen_references(
@@ -244,18 +262,16 @@ def _limits(found: _Found) -> Iterator[str]:
 def _unlike_training(found: _Found) -> Iterator[str]:
     """Arms that, with the same seed, were trained on different rows or numbers of target tokens."""
     groups: dict[str, dict[str, Run]] = {}
-    for arm in found.study.arms:
-        for seed, run in found.runs(arm):
-            groups.setdefault(f"with seed {seed}", {})[arm] = run
+    for arm, name, run in found.all_runs():
+        groups.setdefault(f"with {name}", {})[arm] = run
     return unlike_training(groups)
 
 
 def _provenance(found: _Found) -> dict[str, dict[str, str]]:
     sections: dict[str, dict[str, str]] = {}
-    for arm in found.study.arms:
-        for seed, run in found.runs(arm):
-            sections.setdefault("machine and versions", machine_and_versions(run))
-            sections[f"{arm}, seed {seed}"] = run_provenance(run, str(run.path.relative_to(found.folder)))
+    for arm, name, run in found.all_runs():
+        sections.setdefault("machine and versions", machine_and_versions(run))
+        sections[f"{arm}, {name}"] = run_provenance(run, str(run.path.relative_to(found.folder)))
     return sections
 
 
