@@ -47,11 +47,11 @@ def sections(printed: str) -> dict[str, str]:
     return {"answers": answers} | {title.lower(): table.strip("\n") for title, _, table in titled}
 
 
-def run_of(report: str, arm: str) -> str:
-    """The directory of an arm's first training run, relative to the study, from its report.md."""
-    found = re.search(rf"^### {re.escape(arm)}, seed 0$.*?^- run: (\S+)$", report, re.MULTILINE | re.DOTALL)
+def run_of(report: str, arm: str, seed: int = 0) -> str:
+    """The directory of an arm's training run with a seed, relative to the study, from its report.md."""
+    found = re.search(rf"^### {re.escape(arm)}, seed {seed}$.*?^- run: (\S+)$", report, re.MULTILINE | re.DOTALL)
     if found is None:
-        raise RuntimeError(f"report.md names no run of {arm}")
+        raise RuntimeError(f"report.md names no run of {arm} with seed {seed}")
     return found[1]
 
 
@@ -71,13 +71,10 @@ def record(folder: Path) -> dict[str, str]:
     took = f"{seconds // 60} min {seconds % 60:02} s"
     found["time"] = took if fresh else newest_blocks(RESULTS)["demo"][1]["time"]
     report = (folder / "demo" / "report.md").read_text(encoding="utf-8")
-    for arm in ("full", "lora"):
-        if not (link := folder / arm).exists():
-            link.symlink_to(Path("demo") / run_of(report, arm))
-        tunelab(folder, "eval", arm)
-    if not (folder / "lora-seed-1").exists():
-        tunelab(folder, "train", "lora/recipe.yaml", "train.seed=1", "--out", "lora-seed-1")
-    tunelab(folder, "eval", "lora-seed-1")
+    for name, (arm, seed) in {"full": ("full", 0), "lora": ("lora", 0), "lora-seed-1": ("lora", 1)}.items():
+        if not (link := folder / name).exists():
+            link.symlink_to(Path("demo") / run_of(report, arm, seed))
+        tunelab(folder, "eval", name)
     for name, runs in {"base": ["lora"], "methods": ["full", "lora"], "seeds": ["lora", "lora-seed-1"]}.items():
         printed, said = tunelab(folder, "compare", *runs)
         sentences = [line for line in said.splitlines() if not line.startswith("costs, settings")]

@@ -31,6 +31,7 @@ LINES = {
     "studies": "tunelab study run ",
     "sources": "tunelab train --data ",
     "benchmarks": "tunelab eval runs/first --benchmarks mmlu,",
+    "methods": "tunelab study init --compare full,",
     "executors": "tunelab study run s --executor ",
 }
 
@@ -90,6 +91,7 @@ def test_runs_studies_benchmarks_and_sources(completed: dict[str, list[str]]) ->
     assert {"phi3-alpaca-cleaned", "mine.yaml"} <= set(completed["studies"])
     assert {"alpaca", "rows.jsonl"} <= set(completed["sources"])
     assert "mmlu,ifeval" in completed["benchmarks"] and "mmlu,mmlu" not in completed["benchmarks"]
+    assert "full,qlora" in completed["methods"] and "full,full" not in completed["methods"]
     assert {"slurm", "ray"} <= set(completed["executors"])
 
 

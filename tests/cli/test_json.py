@@ -125,7 +125,7 @@ def test_studies_and_their_jobs(tunelab: Command, bench: Bench, tmp_path: Path) 
     study.write_text(
         json.dumps({"title": "Any", "recipe": recipe, "arms": {"lora": {}}, "benchmarks": {"held-out": {}}})
     )
-    (fields,) = tables("study")
+    fields, room = tables("study")
     found = document(tunelab("study", "run", study, "--out", "made", "--dry-run", "--json"))
     training, evaluation = found["jobs"]
     assert set(training) == fields and found["missing"] == []
@@ -135,12 +135,17 @@ def test_studies_and_their_jobs(tunelab: Command, bench: Bench, tmp_path: Path) 
     keep_cell(
         Path("made"), dataclasses.replace(Cell(**{name: training[name] for name in CELL}), status="failed", error="x")
     )
-    assert document(tunelab("study", "status", "made", "--json"))["jobs"][0]["error"] == "x"
+    found = document(tunelab("study", "status", "made", "--json"))
+    assert found["jobs"][0]["error"] == "x" and {name for one in found["room"] for name in one} == room
     said = tunelab("study", "status", "made")
     assert said.code == 0 and said.out.splitlines()[1].split()[3:5] == ["training", "failed"], said.out
     assert "2 jobs: 1 failed, 1 waiting\nfailed: lora, seed 0: training: x" in said.err
-    assert "nowhere: no study there" in tunelab("study", "status", "nowhere").err
-    assert "no study's directory given" in tunelab("study", "status").err
+    assert "reports, records and logs" in said.out
+    assert document(tunelab("study", "clean", "made", "--json")) == {"freed_bytes": 0}
+    assert "freed 0 B: checkpoints of finished trainings" in tunelab("study", "clean", "made").err
+    for verb in ("status", "clean"):
+        assert "nowhere: no study there" in tunelab("study", verb, "nowhere").err
+        assert "no study's directory given" in tunelab("study", verb).err
 
 
 def test_the_environment(tunelab: Command) -> None:

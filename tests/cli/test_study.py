@@ -47,6 +47,14 @@ def test_a_study_from_its_list_of_cells_to_its_page(tunelab: Command, study: Pat
     assert "lora" in Path("made/report.md").read_text(encoding="utf-8")
     said = tunelab("study", "run", study, "--out", "made", "--dry-run")
     assert "5 jobs, 0 to run\n" in said.err
+    # Chat, generate and merge take a job's run, which has no checkpoints left.
+    (run,) = Path("made/runs").iterdir()
+    assert (
+        not (run / "checkpoints").exists()
+        and tunelab("generate", run, "--prompt", "One", "--max-new-tokens", "2").code == 0
+    )
+    said = tunelab("merge", run, "--out", "merged")
+    assert said.code == 0, said.err
     # Rendered again without a model, from the directory and from the one file.
     for path in ("made", "made/report.json"):
         Path("made/report.html").unlink()

@@ -71,9 +71,11 @@ def test_what_the_demo_prints_is_taken_apart() -> None:
         "quality": "Arm  bleu\nbase    1",
         "cost": "Arm  time\nbase  3 s",
     }
-    report = "### full, seed 0\n\n- run: runs/a\n\n### lora, seed 0\n\n- run: runs/b\n"
-    assert record_demo.run_of(report, "lora") == "runs/b"
-    with pytest.raises(RuntimeError, match=r"report\.md names no run of nf4"):
+    report = (
+        "### full, seed 0\n\n- run: runs/a\n\n### lora, seed 0\n\n- run: runs/b\n\n### lora, seed 1\n\n- run: runs/c\n"
+    )
+    assert [record_demo.run_of(report, "lora", seed) for seed in (0, 1)] == ["runs/b", "runs/c"]
+    with pytest.raises(RuntimeError, match=r"report\.md names no run of nf4 with seed 0"):
         record_demo.run_of(report, "nf4")
 
 

@@ -18,6 +18,7 @@ from tunelab.files import file_sha256
 from tunelab.records.asked import asked_late
 from tunelab.records.cells import Cell, Expected, cells_of, expected_costs, keep_cell, keep_study, read_study
 from tunelab.records.runs import Run
+from tunelab.studies.run_cell import run_cell
 from tunelab.studies.run_study import foreseen, run_study
 from tunelab.studies.study_answers import LATE
 from tunelab.studies.study_report import study_report
@@ -59,6 +60,7 @@ def test_a_study_from_its_cells_to_its_report(files: Path, tmp_path: Path) -> No
     study = study_of(files)
     cells = run_study(study, tmp_path)
     assert set(statuses(cells)) == {"done"}
+    assert not list(tmp_path.glob("runs/*/checkpoints")), "the evaluations after the trainings do without"
     (source,) = Run(tmp_path / cells[1].folder).manifest["data"]["sources"]
     assert source["identity"] == f"sha256:{file_sha256(files / 'rows.jsonl')}"
     report = study_report(tmp_path)
@@ -108,11 +110,32 @@ def test_a_stopped_study_goes_on_to_the_same_report(files: Path, tmp_path: Path)
         with pytest.raises((Interrupted, KeyboardInterrupt)):
             run_study(study, tmp_path / "parts", progress=stop_at(where))
         assert "waiting" in statuses(read_study(tmp_path / "parts")[1])
+        is_training = where.endswith("training")
+        assert len(list(tmp_path.glob("parts/runs/*/checkpoints"))) == is_training, "only what is to be resumed"
     assert set(statuses(run_study(study, tmp_path / "parts"))) == {"done"}
+    assert not list(tmp_path.glob("*/runs/*/checkpoints"))
     whole, parts = study_report(tmp_path / "whole"), study_report(tmp_path / "parts")
     assert (whole.scores, whole.comparisons, whole.flips) == (parts.scores, parts.comparisons, parts.flips)
     points = [[(one.arm, one.points) for one in report.curves] for report in (whole, parts)]
     assert points[0] == points[1]
+
+
+def test_checkpoints_are_kept_where_a_study_says_so(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(recipe: object, path: Path, progress: object) -> Run:
+        (path / "checkpoints" / "step-00000006").mkdir(parents=True)
+        run = Run(path)
+        run.update_manifest(peak_gpu_bytes=0, peak_resident_bytes=1)
+        return run
+
+    monkeypatch.setattr("tunelab.studies.run_cell._train", trained)
+    for keeps, folder in ((True, tmp_path / "kept"), (False, tmp_path / "removed")):
+        study = study_of(files, seeds=[0], remove_checkpoints=not keeps)
+        cell = next(one for one in cells_of(study) if not one.benchmark)
+        keep_study(study, folder)
+        assert run_cell(folder, cell.key).status == "done"
+        assert len(list(folder.glob("runs/*/checkpoints"))) == keeps
 
 
 def test_a_failed_cell_is_written_down_and_the_rest_goes_on(files: Path, tmp_path: Path) -> None:

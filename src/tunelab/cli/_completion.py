@@ -16,6 +16,7 @@ from argcomplete.completers import DirectoriesCompleter, FilesCompleter
 
 from tunelab import plugins
 from tunelab.cli._recipe_arguments import KEY_FLAGS
+from tunelab.config.methods import METHODS
 from tunelab.config.reference import recipe_keys
 from tunelab.config.rules import PRECISIONS
 from tunelab.config.shipped_studies import shipped_studies
@@ -104,11 +105,14 @@ def _runs(prefix: str, **more: Any) -> list[str]:
     return found
 
 
-def _benchmarks(prefix: str, **more: Any) -> list[str]:
+def _listed(names: Callable[[], Iterable[str]]) -> Completer:
     """Names after the last comma; the names before it stay."""
-    before, comma, _ = prefix.rpartition(",")
-    others = [name for name in plugins.names("evaluation/benchmarks") if name not in before.split(",")]
-    return [f"{before}{comma}{name}" for name in others]
+
+    def complete(prefix: str, **more: Any) -> list[str]:
+        before, comma, _ = prefix.rpartition(",")
+        return [f"{before}{comma}{name}" for name in names() if name not in before.split(",")]
+
+    return complete
 
 
 _files: Completer = FilesCompleter()
@@ -122,6 +126,7 @@ _BY_KIND: dict[str, Completer] = {
 
 _BY_FLAG: dict[str, Completer] = {
     "data": _together([_known(lambda: plugins.names("data/sources")), _files]) or _files,
-    "benchmarks": _benchmarks,
+    "benchmarks": _listed(lambda: plugins.names("evaluation/benchmarks")),
+    "compare": _listed(lambda: METHODS),
     "executor": _known(lambda: plugins.names("studies/executors")),
 }

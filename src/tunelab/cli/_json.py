@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tunelab.publishing.merge import Merged, MergeFormat
     from tunelab.publishing.quantize import Quantized
     from tunelab.records.cells import Cell
+    from tunelab.records.room import Room
     from tunelab.records.runs import Run
     from tunelab.scoring.score import ScoredFile
 
@@ -147,6 +148,11 @@ def quantized_document(made: Quantized) -> Document:
 def jobs_document(cells: Sequence[Cell], missing: Sequence[str] = ()) -> Document:
     """`study status`, and `study run --dry-run` with what the jobs lack."""
     return {"jobs": [{"title": cell.title, **asdict(cell)} for cell in cells], "missing": list(missing)}
+
+
+def room_document(room: Iterable[Room]) -> Document:
+    """`study status`: what takes room in its directory."""
+    return {"room": [asdict(one) for one in room]}
 
 
 def studies_document(studies: Iterable[tuple[ShippedStudy, str]]) -> Document:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunelab.cli._console import console, print_data, print_table, say
-from tunelab.cli._json import jobs_document, print_json, studies_document
+from tunelab.cli._json import jobs_document, print_json, room_document, studies_document
 from tunelab.config.shipped_studies import shipped_studies
 from tunelab.errors import UsageError
 from tunelab.units import UNKNOWN, format_bytes, format_duration
@@ -39,6 +39,18 @@ def show_shipped_studies(named: str | None, *, as_json: bool) -> int:
     return 0
 
 
+def _time_they_take(jobs: int, known: Sequence[float], rough: Sequence[float]) -> str:
+    """What the jobs will take: `known` from similar jobs, `rough` from sizes and the speed of this machine."""
+    if not known and not rough:
+        return ""
+    left = jobs - len(known) - len(rough)
+    unknown = f", {left} of unknown time" if left else ""
+    sources = ["similar jobs"] if known else []
+    if rough:
+        sources.append("the model's size, the rows and this machine's speed (to a factor of about 2)")
+    return f"; about {format_duration(sum(known) + sum(rough))}{unknown}, estimated from {' and '.join(sources)}"
+
+
 def _trainings(study: Study, cells: Sequence[Cell]) -> str:
     """How many trainings a study with a search or budgets takes: known tries, those that an edge may add, and the final
     ones, at how many budgets.
@@ -62,24 +74,50 @@ def _trainings(study: Study, cells: Sequence[Cell]) -> str:
 def show_status(folder: str | None, *, as_json: bool) -> int:
     """The jobs in a study's directory with their status, time and memory so far, and why some failed."""
     from tunelab.records.cells import read_study
+    from tunelab.records.room import room_of
 
     if folder is None:
-        raise UsageError("no study's directory given", "give the directory that `tunelab study run` made")
+        raise _no_directory()
     _, cells = read_study(folder)
+    room = room_of(Path(folder), cells)
     if as_json:
-        return print_json(jobs_document(cells))
+        return print_json({**jobs_document(cells), **room_document(room)})
     rows = []
     for cell in cells:
         time = format_duration(cell.seconds) if cell.seconds else UNKNOWN
         memory = UNKNOWN if cell.memory_bytes is None else format_bytes(cell.memory_bytes)
         rows.append([cell.title, cell.status, time, memory, cell.key])
     print_table(["job", "status", "time", "peak memory", "key"], rows)
+    print_data("")
+    print_table(
+        ["what takes room", "size", "freed by"],
+        [[one.kind, format_bytes(one.bytes), one.freed_by or UNKNOWN] for one in room],
+    )
     counts = Counter(cell.status for cell in cells)
     say(f"{len(cells)} jobs: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
     for cell in cells:
         if cell.status == "failed":
             say(f"failed: {cell.title}: {cell.error}")
     return 0
+
+
+def clean_study(folder: str | None, *, as_json: bool) -> int:
+    """Remove the checkpoints of a study's finished trainings, and say how much that frees."""
+    from tunelab.records.cells import read_study
+    from tunelab.records.room import free_checkpoints
+
+    if folder is None:
+        raise _no_directory()
+    _, cells = read_study(folder)
+    freed = free_checkpoints(Path(folder), cells)
+    if as_json:
+        return print_json({"freed_bytes": freed})
+    say(f"freed {format_bytes(freed)}: checkpoints of finished trainings")
+    return 0
+
+
+def _no_directory() -> UsageError:
+    return UsageError("no study's directory given", "give the directory that `tunelab study run` made")
 
 
 def show_jobs(study: Study, out: Path, toys: Sequence[Toy], *, as_json: bool = False) -> int:
@@ -89,6 +127,7 @@ def show_jobs(study: Study, out: Path, toys: Sequence[Toy], *, as_json: bool = F
     """
     from tunelab.records.cells import expected_costs, known_cells
     from tunelab.studies.requirements import missing
+    from tunelab.studies.rough_time import rough_seconds
 
     cells = known_cells(study, out)
     expected = expected_costs(cells)
@@ -97,17 +136,18 @@ def show_jobs(study: Study, out: Path, toys: Sequence[Toy], *, as_json: bool = F
     if as_json:
         print_json(jobs_document(cells, [f"{problem.path}: {problem.message}" for problem in lacks]))
         return 1 if lacks else 0
+    open_cells = [cell for cell in to_run if expected[cell.key].seconds is None]
+    rough = {} if toys or lacks else rough_seconds(study, open_cells)
     rows = []
     for cell in cells:
         cost = expected.get(cell.key, cell)
-        time = UNKNOWN if cost.seconds is None else format_duration(cost.seconds)
+        seconds = rough.get(cell.key, cost.seconds)
+        time = UNKNOWN if seconds is None else format_duration(seconds)
         memory = UNKNOWN if cost.memory_bytes is None else format_bytes(cost.memory_bytes)
         rows.append([cell.title, cell.status, time, memory, cell.key])
     print_table(["job", "status", "time", "peak memory", "key"], rows)
     known = [one.seconds for one in expected.values() if one.seconds is not None]
-    unknown = f", {len(expected) - len(known)} of unknown time" if len(known) < len(expected) else ""
-    took = f"; about {format_duration(sum(known))}{unknown}, estimated from similar jobs" if known else ""
-    say(f"{len(cells)} jobs, {len(expected)} to run{took}")
+    say(f"{len(cells)} jobs, {len(expected)} to run{_time_they_take(len(expected), known, list(rough.values()))}")
     if study.search is not None or study.trained_at:
         say(_trainings(study, cells))
     for problem in lacks:

@@ -51,3 +51,12 @@ def paths_and_options(words: Sequence[str]) -> tuple[list[Path], Options]:
 def comma_separated(value: str | None) -> list[str]:
     """The names in "mmlu, ifeval"; none in None."""
     return [name.strip() for name in (value or "").split(",") if name.strip()]
+
+
+def option_pairs(words: Sequence[str] | None) -> dict[str, str]:
+    """Options of `--option KEY=VALUE`. Raises UsageError if one has another form."""
+    pairs = [word.partition("=") for word in words or ()]
+    for name, equals, _ in pairs:
+        if not name or not equals:
+            raise UsageError(f"--option {name}: expected KEY=VALUE", "for example --option workers=2")
+    return {name: value for name, _, value in pairs}

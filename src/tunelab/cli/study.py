@@ -1,6 +1,7 @@
 """Train and evaluate every arm of a study and write one report; resumes an interrupted study.
 
 Examples:
+  tunelab study init study.yaml --model distilgpt2 --data rows.jsonl --question "Is qlora as good as lora?"
   tunelab study list
   tunelab study run distilgpt2-qlora-vs-full --dry-run
   tunelab study run distilgpt2-qlora-vs-full --out first
@@ -8,8 +9,9 @@ Examples:
   tunelab study run study.yaml --executor slurm --option partition=gpu
   tunelab study status first --json
 
-`list` shows the studies that ship and what each needs, `status` the jobs in a study's directory. Jobs that are done are
-not run again. The exit code is 1 if a job failed: the report says which.
+`init` writes a study's file, `list` shows the studies that ship and what each needs, `status` the jobs in a study's
+directory and what takes room, `clean` removes the checkpoints of finished trainings. Jobs that are done are not run
+again. The exit code is 1 if a job failed: the report says which.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from typing import TYPE_CHECKING
 from tunelab.cli._console import progress_bar, say
 from tunelab.cli._json import add_json_flag
 from tunelab.cli._recipe_arguments import add_code_argument, add_study_flags, check_arms_follow, study_changes
-from tunelab.cli._study_lists import show_jobs, show_shipped_studies, show_status
+from tunelab.cli._study_init import add_init_arguments, init_study, refuse_init_flags
+from tunelab.cli._study_lists import clean_study, show_jobs, show_shipped_studies, show_status
+from tunelab.cli._words import option_pairs
 from tunelab.config.shipped_studies import study_file
 from tunelab.errors import UsageError
 
@@ -30,10 +34,9 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`run` with a study and options, `status` with a directory, or `list`."""
-    what = "run every job that is not done, list what ships, or show the jobs in a study's directory"
-    parser.add_argument("what", choices=("run", "list", "status"), help=what)
-    study = "a YAML file, or the name of a study that ships; for status: a study's directory"
+    """`run` with a study and options, `status` and `clean` with a directory, or `list`."""
+    parser.add_argument("what", choices=("init", "run", "list", "status", "clean"), help="see above")
+    study = "a YAML file (init: to write), or a study that ships; for status and clean: a study's directory"
     parser.add_argument("file", nargs="?", metavar="STUDY", help=study)
     parser.add_argument("--out", metavar="DIR", help="study directory (default: study-NAME)")
     parser.add_argument("--dry-run", action="store_true", help="list the jobs, run nothing")
@@ -43,15 +46,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--option", metavar="KEY=VALUE", action="append", help="of the executor; a wrong one lists all")
     add_code_argument(parser)
     add_study_flags(parser)
+    add_init_arguments(parser)
     add_json_flag(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """List the studies that ship, or the jobs of one; or load a study, run it, render its report."""
-    if arguments.what == "list":
-        return show_shipped_studies(arguments.file, as_json=arguments.json)
-    if arguments.what == "status":
-        return show_status(arguments.file, as_json=arguments.json)
+    if arguments.what == "init":
+        return init_study(arguments)
+    refuse_init_flags(arguments)
+    others = {"list": show_shipped_studies, "status": show_status, "clean": clean_study}
+    if show := others.get(arguments.what):
+        return show(arguments.file, as_json=arguments.json)
     if arguments.json and not arguments.dry_run:
         raise UsageError("study run --json needs --dry-run", "report.json in the study's directory has the results")
     if arguments.file is None or not study_file(arguments.file).is_file():
@@ -82,18 +88,12 @@ def run(arguments: argparse.Namespace) -> int:
     for toy in toys:
         toy.write()
     with progress_bar() as progress:
-        cells = run_study(study, out, executor=arguments.executor, options=_pairs(arguments.option), progress=progress)
+        cells = run_study(
+            study, out, executor=arguments.executor, options=option_pairs(arguments.option), progress=progress
+        )
     report_study(out)
     failed = [cell for cell in cells if cell.status == "failed"]
     for cell in failed:
         say(f"failed: {cell.title}: {cell.error}")
     log_report(out)
     return 1 if failed else 0
-
-
-def _pairs(words: list[str] | None) -> dict[str, str]:
-    pairs = [word.partition("=") for word in words or ()]
-    for name, equals, _ in pairs:
-        if not name or not equals:
-            raise UsageError(f"--option {name}: expected KEY=VALUE", "for example --option workers=2")
-    return {name: value for name, _, value in pairs}

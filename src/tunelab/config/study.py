@@ -37,7 +37,7 @@ from tunelab.config.reading import parse_recipe
 from tunelab.config.recipe import EvaluateSettings, Recipe
 from tunelab.config.search import Search
 from tunelab.config.shipped_studies import study_file
-from tunelab.config.types import Positive, Text
+from tunelab.config.types import Flag, Positive, Text
 from tunelab.config.yaml_text import parse_yaml
 from tunelab.errors import ConfigError, Problem, UsageError
 from tunelab.files import as_path
@@ -89,6 +89,9 @@ class Study(_Part):
     questions: tuple[Question, ...] = Field((), description="Questions that the report answers first.")
     compare: tuple[tuple[Text, Text], ...] = Field(
         (), description="Pairs of arms, the second against the first. Empty: each arm against the first arm."
+    )
+    remove_checkpoints: Flag = Field(
+        True, description="Remove a training's checkpoints, which are for resuming, once it is done. false: keep them."
     )
     price_per_hour: Positive | None = Field(None, description="Price of the machine, for the report's cost column.")
     published: tuple[Published, ...] = Field((), description="Published results, shown next to the measured ones.")

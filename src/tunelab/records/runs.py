@@ -311,6 +311,12 @@ def remove_weights(run: Run) -> None:
             shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink(missing_ok=True)
 
 
+def remove_checkpoints(run: Run) -> None:
+    """Remove what a run would be resumed from; a finished one has its result apart from that."""
+    if run.checkpoints.exists():
+        shutil.rmtree(run.checkpoints)
+
+
 def eval_command(path: Path | str) -> str:
     """The shell command that evaluates a run."""
     return f"tunelab eval {shlex.quote(str(path))}"

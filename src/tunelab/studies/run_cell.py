@@ -21,7 +21,7 @@ from tunelab.files import read_json, write_text_atomically, write_text_once
 from tunelab.progress import Progress, named, silent
 from tunelab.records.cells import RECORDS, Cell, asked_study, first_day, keep_cell, read_cell, read_study
 from tunelab.records.choices import try_recipe
-from tunelab.records.runs import Run, open_run, remove_weights
+from tunelab.records.runs import Run, open_run, remove_checkpoints, remove_weights
 from tunelab.studies.study_trackers import tracked_evaluation
 from tunelab.training.tracked_run import in_group
 
@@ -116,6 +116,8 @@ def _make(study: Study, cell: Cell, folder: Path, memory: list[Memory], progress
     if not cell.benchmark:
         run = _train(in_group(study, recipe), folder / "runs" / cell.key, progress)
         memory.append(run.peak_memory)
+        if study.remove_checkpoints:
+            remove_checkpoints(run)
         return run.path
     run_of_cell = None
     if cell.needs:
