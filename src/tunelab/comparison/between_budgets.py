@@ -68,4 +68,6 @@ def read_at(costs: Sequence[float], cost: float) -> Reading:
     for place, (low, high) in enumerate(pairwise(costs)):
         if low < cost < high:
             return Reading(place, place + 1, math.log(cost / low) / math.log(high / low))
-    raise DataError(f"a cost of {format_significant(cost)} is outside of what was measured", "add a smaller or a larger budget")
+    raise DataError(
+        f"a cost of {format_significant(cost)} is outside of what was measured", "add a smaller or a larger budget"
+    )
