@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tunelab.config.study import HELD_OUT_SCORES, PUBLISHED_COSTS, load_study, merged, parse_study
+from tunelab.config.study import HELD_OUT_SCORES, PUBLISHED_COSTS, load_study, parse_study
+from tunelab.config.study_tree import merged
 from tunelab.errors import ConfigError, UsageError
 from tunelab.evaluation.held_out import HeldOutAnswer, LikelihoodRecord
 from tunelab.evaluation.runner import score_held_out

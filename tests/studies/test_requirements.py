@@ -12,7 +12,7 @@ import pytest
 from study_files import study_of, write_study_files
 from tiny import model_folder
 
-from tunelab.config.study import merged
+from tunelab.config.study_tree import merged
 from tunelab.errors import ConfigError
 from tunelab.files import file_sha256
 from tunelab.models.load import weights_digest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -37,6 +36,7 @@ from tunelab.config.reading import parse_recipe
 from tunelab.config.recipe import EvaluateSettings, Recipe
 from tunelab.config.search import Search
 from tunelab.config.shipped_studies import study_file
+from tunelab.config.study_tree import Tree, changed, merged
 from tunelab.config.types import Flag, Positive, Text
 from tunelab.config.yaml_text import parse_yaml
 from tunelab.errors import ConfigError, Problem, UsageError
@@ -48,7 +48,6 @@ FORGETTING = "forgetting"
 #: Keys of a benchmark in a study that are not its own options.
 OF_EVERY_BENCHMARK = ("limit", "max_new_tokens")
 
-Tree = dict[str, Any]
 
 
 class _Part(BaseModel):
@@ -211,7 +210,7 @@ def load_study(path: str | Path, changes: Sequence[str] = (), *, tiny: bool = Fa
         key, equals, text = change.partition("=")
         if not equals or not key.strip():
             raise UsageError(f"--set {change}: expected KEY=VALUE", "for example --set recipe.train.lr=1e-4")
-        tree = _changed(tree, key.strip(), parse_yaml(text, origin=change))
+        tree = changed(tree, key.strip(), parse_yaml(text, origin=change))
     return parse_study(tree, str(origin))
 
 
@@ -258,34 +257,6 @@ def parse_study(tree: Mapping[str, Any], origin: str = "study", *, is_asked: boo
     if problems:
         raise ConfigError(origin, problems)
     return study
-
-
-def merged(tree: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
-    """`tree` with the values of `over`: mappings are merged key by key, other values are replaced."""
-    result = copy.deepcopy(dict(tree))
-    for key, value in over.items():
-        below = result.get(key)
-        if isinstance(value, Mapping):
-            # A shorthand (`model: gpt2`, `precision: nf4`) under a mapping is expanded to its first key.
-            first = {"model": "name", "precision": "name"}.get(key)
-            base = below if isinstance(below, Mapping) else ({first: below} if first and below is not None else {})
-            result[key] = merged(base, value)
-        else:
-            result[key] = copy.deepcopy(value)
-    return result
-
-
-def _changed(tree: Tree, path: str, value: Any) -> Tree:
-    if path == "model":
-        arms = {
-            name: {**arm, "recipe": {key: one for key, one in (arm.get("recipe") or {}).items() if key != "model"}}
-            for name, arm in tree.get("arms", {}).items()
-        }
-        return {**tree, "arms": arms, "recipe": {**tree.get("recipe", {}), "model": value}}
-    over: Any = value
-    for name in reversed(path.split(".")):
-        over = {name: over}
-    return merged(tree, over)
 
 
 def _wrong_names(study: Study) -> list[Problem]:

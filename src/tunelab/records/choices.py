@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from tunelab.config import Recipe, resolve
 from tunelab.config.search import Search
-from tunelab.config.study import Study, merged
+from tunelab.config.study import Study
+from tunelab.config.study_tree import merged
 
 #: Validation loss of a try: infinite if it diverged; "failed" = for another reason (out of memory).
 Loss = float | Literal["waiting", "failed"]

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tunelab.config import Recipe
-from tunelab.config.study import Study, Tree, merged, parse_study
+from tunelab.config.study import Study, parse_study
+from tunelab.config.study_tree import Tree, merged
 from tunelab.data.reader import load_source
 from tunelab.data.tables import hub_table
 from tunelab.errors import DataError, ModelError

@@ -1,0 +1,38 @@
+"""A study's tree before it is checked: sections laid over others, and values set by dotted paths."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+Tree = dict[str, Any]
+
+
+def merged(tree: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
+    """`tree` with the values of `over`: mappings are merged key by key, other values are replaced."""
+    result = copy.deepcopy(dict(tree))
+    for key, value in over.items():
+        below = result.get(key)
+        if isinstance(value, Mapping):
+            # A shorthand (`model: gpt2`, `precision: nf4`) under a mapping is expanded to its first key.
+            first = {"model": "name", "precision": "name"}.get(key)
+            base = below if isinstance(below, Mapping) else ({first: below} if first and below is not None else {})
+            result[key] = merged(base, value)
+        else:
+            result[key] = copy.deepcopy(value)
+    return result
+
+
+def changed(tree: Tree, path: str, value: Any) -> Tree:
+    """`tree` with a value at a dotted path; at "model", the model of every arm."""
+    if path == "model":
+        arms = {
+            name: {**arm, "recipe": {key: one for key, one in (arm.get("recipe") or {}).items() if key != "model"}}
+            for name, arm in tree.get("arms", {}).items()
+        }
+        return {**tree, "arms": arms, "recipe": {**tree.get("recipe", {}), "model": value}}
+    over: Any = value
+    for name in reversed(path.split(".")):
+        over = {name: over}
+    return merged(tree, over)
