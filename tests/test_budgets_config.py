@@ -140,5 +140,5 @@ def test_the_time_of_a_training_grows_with_its_budget() -> None:
 def test_at_tiny_scale_budgets_are_a_few_steps(tiny: dict[str, Any], expected: dict[str, Any], tmp_path: Path) -> None:
     section = tiny or {"recipe": {"train": {"steps": 3}}}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(tree(tiny=section)), encoding="utf-8")
-    assert load_study(tmp_path / "study.yaml", tiny=True).budgets == expected
+    assert load_study(tmp_path / "study.yaml", scale="tiny").budgets == expected
     assert load_study(tmp_path / "study.yaml").budgets == {"train.epochs": (0.5, 2, 1)}

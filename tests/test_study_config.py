@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tunelab.config.study import HELD_OUT_SCORES, PUBLISHED_COSTS, load_study, parse_study
+from tunelab.config.published import PUBLISHED_COSTS
+from tunelab.config.study import HELD_OUT_SCORES, load_study, parse_study
 from tunelab.config.study_tree import merged
 from tunelab.errors import ConfigError, UsageError
 from tunelab.evaluation.held_out import HeldOutAnswer, LikelihoodRecord
@@ -211,7 +212,12 @@ def test_what_is_published_is_a_score_or_a_cost(what: str, score: tuple[str, str
         ),
         ({"values": {}}, "published.0.values: is empty (values: {ARM: NUMBER})"),
         ({"values": {"base": float("nan")}}, "published.0.values.base: Input should be a finite number ()"),
-        ({"arm": "base"}, "published.0.arm: unknown key (known: what, values, source)"),
+        ({"arm": "base"}, "published.0.arm: unknown key (known: what, values, source, by_training, model)"),
+        (
+            {"by_training": {"base": [1.0, 1.2]}},
+            "published.0.by_training.base: the mean is 1.1, but values.base is 1 (write the mean of the trainings into "
+            "values)",
+        ),
     ],
 )
 def test_what_cannot_stand_beside_a_measured_figure_is_refused(changes: dict[str, Any], said: str) -> None:
@@ -229,7 +235,7 @@ def test_a_file_its_tiny_section_and_changes(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(TREE), encoding="utf-8")
     assert load_study(path).seeds == (0,)
-    tiny = load_study(path, ["recipe.train.lr=1e-5", "model=other"], tiny=True)
+    tiny = load_study(path, ["recipe.train.lr=1e-5", "model=other"], scale="tiny")
     recipe = tiny.arm_recipe("base", 7)
     assert tiny.seeds == (7,) and recipe.train.steps == 3
     assert recipe.train.lr == 1e-5 and recipe.model.name == "other"
@@ -244,7 +250,8 @@ def test_a_file_its_tiny_section_and_changes(tmp_path: Path) -> None:
 
 def test_the_model_is_taken_out_of_every_arm(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
-    arms = {"base": {"tuned": False}, "instruct": {"tuned": False, "recipe": {"model": "gpt2-chat"}}}
+    chat = {"model": "gpt2-chat", "precision": "nf4"}
+    arms = {"base": {"tuned": False}, "instruct": {"tuned": False, "recipe": chat}}
     path.write_text(yaml.safe_dump(TREE | {"arms": arms}), encoding="utf-8")
     assert load_study(path).arm_recipe("instruct", 0).model.name == "gpt2-chat"
     assert load_study(path, ["model=mine"]).arm_recipe("instruct", 0).model.name == "mine"

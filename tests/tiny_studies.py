@@ -22,7 +22,7 @@ CHAT = (
 
 def local_study(path: Path, folder: Path, data: Path) -> Study:
     """A study at tiny scale whose models, rows and items are files; the models are written into `folder`."""
-    study = load_study(path, tiny=True)
+    study = load_study(path, scale="tiny")
     tree = study.model_dump(mode="json")
     recipe = study.arm_recipe(next(iter(study.arms)), 0)
     _write_model(recipe.model.name, folder / "model")

@@ -76,6 +76,13 @@ def why_unreachable() -> str:
     return reason
 
 
+def is_reachable() -> bool:
+    """Whether calls may ask the hub: the libraries are not offline on purpose, and it answers."""
+    from huggingface_hub import is_offline_mode
+
+    return not is_offline_mode() and not why_unreachable()
+
+
 def _http_errors() -> tuple[type[Exception], ...]:
     """What httpx raises for a failed request; since 2.0 the hub's library uses httpx2."""
     loaded = (sys.modules.get(name) for name in ("httpx", "httpx2"))

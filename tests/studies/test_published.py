@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from tunelab.config.study import PUBLISHED_COSTS, Study, parse_study
-from tunelab.report.content import Arm, ArmScore, Published, StudyReport
+from tunelab.config.published import PUBLISHED_COSTS
+from tunelab.config.study import Study, parse_study
+from tunelab.report.content import Arm, ArmScore, Published, Question, StudyReport
 from tunelab.report.study_tables import arms_table, published_table
-from tunelab.studies.published import Costs, published_figures
+from tunelab.studies.published import Costs, published_figures, with_published
 
 
 def study(*published: tuple[str, dict[str, float]]) -> Study:
@@ -84,6 +85,42 @@ def test_costs_are_measured_in_the_published_unit() -> None:
 def test_an_epochs_time_needs_both_time_and_epochs(costs: Costs) -> None:
     (one,) = published_figures(study(("minutes per epoch", {"lora": 10})), (), {"lora": costs})
     assert one.measured is None
+
+
+def test_the_value_of_each_training_is_shown_and_another_model_is_named() -> None:
+    wanted = study(("mmlu", {"lora": 0.43}), ("held-out bleu", {"lora": 14.7}))
+    several, other = wanted.published
+    several = several.model_copy(update={"by_training": {"lora": (0.42, 0.43, 0.44)}})
+    other = other.model_copy(update={"model": "owner/large"})
+    figures = published_figures(wanted.model_copy(update={"published": (several, other)}), SCORES)
+    assert [(one.value, one.by_training, one.model) for one in figures] == [
+        (0.43, (0.42, 0.43, 0.44), ""),
+        (14.7, (), "owner/large"),
+    ]
+    arms = tuple(Arm(name, "gpt2", "none", "none", "") for name in wanted.arms)
+    report = StudyReport("t", "c", arms=arms, scores=SCORES, published=figures)
+    rows = published_table(report).rows
+    assert [rows[0][2].notes, rows[1][2].notes] == [("mean of 0.42, 0.43, 0.44",), ("of owner/large",)]
+    shown = arms_table(report, "Quality").rows[1]
+    assert not any("14.7" in note for cell in shown for note in cell.notes), "only the table names its model"
+
+
+def asked(metric: str | None, on: str = "held-out", model: str | None = None) -> str:
+    """The answer to one question with what was published beside it."""
+    values = {"qlora": 2.42, "lora": 2.4}
+    tree = study().model_dump(mode="json") | {
+        "published": [{"what": on, "values": values, "source": "a paper", "model": model}],
+        "questions": [{"ask": "?", "is_better": "qlora", "than": "lora", "on": on, "metric": metric}],
+    }
+    (found,) = with_published([Question("?", "No.", "no difference shown")], parse_study(tree))
+    return found.answer
+
+
+def test_an_answer_is_followed_by_what_was_published_of_its_arms() -> None:
+    assert asked(None, "mmlu") == "No. Published: 2.42 (qlora), 2.4 (lora)."
+    assert asked(None, "mmlu", "owner/large") == "No. Published for owner/large: 2.42 (qlora), 2.4 (lora)."
+    assert asked(None) == "No. Published: perplexity 2.42 (qlora), 2.4 (lora)."
+    assert asked("bleu") == "No.", "of another metric"
 
 
 def test_a_report_shows_them() -> None:

@@ -96,7 +96,7 @@ def test_a_tokenizer_has_its_family_s_conventions() -> None:
 
 def test_published_values_are_left_out() -> None:
     path = BY_NAME["llama2-oasst1-qlora-vs-lora"]
-    assert load_study(path).published and load_study(path, tiny=True).published == ()
+    assert load_study(path).published and load_study(path, scale="tiny").published == ()
 
 
 def test_what_is_named_is_used(tmp_path: Path, rows: Path, models: dict[str, Path]) -> None:
@@ -107,7 +107,7 @@ def test_what_is_named_is_used(tmp_path: Path, rows: Path, models: dict[str, Pat
         f"recipe.data.sources=[{rows}]",
         f"benchmarks.mmlu.data={tmp_path / 'mmlu'}",
     ]
-    study, toys = at_tiny_scale(load_study(path, named, tiny=True), tmp_path, named)
+    study, toys = at_tiny_scale(load_study(path, named, scale="tiny"), tmp_path, named)
     recipe = study.arm_recipe("lora", 0)
     assert (recipe.model.name, recipe.data.sources[0].path, toys) == (str(models["llama"]), str(rows), [])
     assert study.benchmarks["mmlu"]["data"] == str(tmp_path / "mmlu")
@@ -116,7 +116,7 @@ def test_what_is_named_is_used(tmp_path: Path, rows: Path, models: dict[str, Pat
 
 def test_what_is_named_and_not_here_is_fetched_or_refused(tmp_path: Path) -> None:
     named = ["model=distilgpt2"]
-    study = load_study(BY_NAME["distilgpt2-qlora-vs-full"], named, tiny=True)
+    study = load_study(BY_NAME["distilgpt2-qlora-vs-full"], named, scale="tiny")
     with pytest.raises(ModelError, match="distilgpt2: not on this machine"):
         at_tiny_scale(study, tmp_path, named)
 
@@ -133,7 +133,7 @@ def test_what_is_in_the_caches_is_used(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_list([{"instruction": "a"}]))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path / "items"))
-    study = load_study(BY_NAME["distilgpt2-qlora-vs-full"], ["benchmarks.mmlu.shots=0"], tiny=True)
+    study = load_study(BY_NAME["distilgpt2-qlora-vs-full"], ["benchmarks.mmlu.shots=0"], scale="tiny")
 
     partly, toys = at_tiny_scale(study, tmp_path)
     assert toys[0].tokenizer.eos_token == "<eos>" and "sources" not in partly.arms["qlora"].recipe.get("data", {})
@@ -175,7 +175,7 @@ def test_every_study_runs_with_nothing_from_outside(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = run_tiny(path, tmp_path, capsys)
-    study = load_study(path, tiny=True)
+    study = load_study(path, scale="tiny")
     assert len(report["questions"]) == len(study.questions)
     assert not any("were not compared" in sentence for sentence in report["not_proved"])
 

@@ -4,7 +4,7 @@ Examples:
   tunelab study init study.yaml --model distilgpt2 --data rows.jsonl --question "Is qlora as good as lora?"
   tunelab study list
   tunelab study run distilgpt2-qlora-vs-full --dry-run
-  tunelab study run distilgpt2-qlora-vs-full --out first
+  tunelab study run distilgpt2-qlora-vs-full --scale small --out first
   tunelab study run study.yaml --scale tiny --model my-small-model --out tried
   tunelab study run study.yaml --executor slurm --option partition=gpu
   tunelab study status first --json
@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", nargs="?", metavar="STUDY", help=study)
     parser.add_argument("--out", metavar="DIR", help="study directory (default: study-NAME)")
     parser.add_argument("--dry-run", action="store_true", help="list the jobs, run nothing")
-    parser.add_argument("--scale", choices=("full", "tiny"), default="full", help="tiny: a smoke test on toys, offline")
+    scale = "small: 135M, few rows; tiny: a smoke test on toys, offline"
+    parser.add_argument("--scale", choices=("full", "small", "tiny"), default="full", help=scale)
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", help="override a key; model=NAME: of all arms")
     parser.add_argument("--executor", default="here", metavar="NAME", help="where jobs run: here, ray or slurm")
     parser.add_argument("--option", metavar="KEY=VALUE", action="append", help="of the executor; a wrong one lists all")
@@ -66,19 +67,18 @@ def run(arguments: argparse.Namespace) -> int:
     from tunelab.config.study import load_study
 
     changes = (*study_changes(arguments), *(arguments.set or ()))
-    study = load_study(arguments.file, changes, tiny=arguments.scale == "tiny")
+    study = load_study(arguments.file, changes, scale=arguments.scale)
     check_arms_follow(study, arguments)
-    tiny = "-tiny" if arguments.scale == "tiny" else ""
-    out = Path(arguments.out or f"study-{Path(arguments.file).stem}{tiny}")
+    out = Path(arguments.out or f"study-{Path(arguments.file).stem}-{arguments.scale}".removesuffix("-full"))
     from tunelab.studies.run_study import checked_study, foreseen, run_study
 
     study = checked_study(study)
     toys: list[Toy] = []
-    if tiny:
+    if arguments.scale == "tiny":
         from tunelab.studies.tiny_scale import at_tiny_scale
 
         study, toys = at_tiny_scale(study, out, changes)
-    for sentence in [study.note] if tiny else foreseen(study):
+    for sentence in [study.note] * bool(study.note) + ([] if arguments.scale == "tiny" else foreseen(study)):
         say(sentence)
     if arguments.dry_run:
         return show_jobs(study, out, toys, as_json=arguments.json)

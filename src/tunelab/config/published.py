@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Collection, Iterator, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
@@ -12,6 +13,7 @@ from tunelab.config.questions import HELD_OUT
 from tunelab.config.renamed import metric_renamed
 from tunelab.config.types import Text
 from tunelab.errors import Problem
+from tunelab.units import format_significant
 
 #: Costs and the final training loss, as `published` names them.
 PEAK_MEMORY, EPOCH_MINUTES = "peak memory in GB", "minutes per epoch"
@@ -29,6 +31,18 @@ class Published(BaseModel):
     )
     values: dict[Text, FiniteFloat] = Field(description="Arm -> value, in the unit of the benchmark's score.")
     source: Text = Field(description="Where the value was published.")
+    by_training: dict[Text, tuple[FiniteFloat, ...]] = Field(
+        default_factory=dict, description="Arm -> the value of each training, whose mean is in `values`."
+    )
+    model: Text | None = Field(
+        None, description="The model that it was published for, if another than the arm's. `--scale small` sets it."
+    )
+
+    def of_arms(self, arms: Collection[str]) -> Published:
+        """What was published of these arms."""
+        parts = {"values": self.values, "by_training": self.by_training}
+        kept = {key: {arm: value for arm, value in part.items() if arm in arms} for key, part in parts.items()}
+        return self.model_copy(update=kept)
 
     def score(self, benchmarks: Collection[str]) -> tuple[str, str] | None:
         """The benchmark and the metric ("" = the headline metric); None if it is not a score of these benchmarks."""
@@ -43,6 +57,7 @@ def wrong_figures(published: Sequence[Published], benchmarks: Collection[str]) -
     for number, one in enumerate(published):
         if not one.values:
             yield Problem(f"published.{number}.values", "is empty", "values: {ARM: NUMBER}")
+        yield from _wrong_means(one, f"published.{number}")
         score = one.score(benchmarks)
         if score is None and one.what not in PUBLISHED_COSTS:
             measured = (*benchmarks, "BENCHMARK SCORE", *PUBLISHED_COSTS)
@@ -55,3 +70,13 @@ def wrong_figures(published: Sequence[Published], benchmarks: Collection[str]) -
         if score and score[0] == HELD_OUT and score[1] not in ("", *HELD_OUT_SCORES):
             said = metric_problem("scored", score[1])
             yield Problem(f"published.{number}.what", said, f"known: {', '.join(HELD_OUT_SCORES)}")
+
+
+def _wrong_means(published: Published, place: str) -> Iterator[Problem]:
+    """Values that are not, to three digits, the mean of their trainings."""
+    for arm, trainings in published.by_training.items():
+        mean = math.fsum(trainings) / len(trainings) if trainings else math.nan
+        value = published.values.get(arm, math.nan)
+        if not math.isclose(value, mean, rel_tol=1e-3):
+            said = f"the mean is {format_significant(mean, 4)}, but values.{arm} is {format_significant(value, 4)}"
+            yield Problem(f"{place}.by_training.{arm}", said, "write the mean of the trainings into values")

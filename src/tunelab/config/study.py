@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tunelab.config.budgets import Budget, at_budget, budget_problems, budgets_of, match_problems, with_tiny_budgets
+from tunelab.config.budgets import Budget, at_budget, budget_problems, budgets_of, match_problems
 from tunelab.config.held_out_metrics import BLEU as BLEU
 from tunelab.config.held_out_metrics import CHRF as CHRF
 from tunelab.config.held_out_metrics import EXACT_MATCH as EXACT_MATCH
@@ -34,9 +34,11 @@ from tunelab.config.questions import Question as Question
 from tunelab.config.questions import unclear_questions
 from tunelab.config.reading import parse_recipe
 from tunelab.config.recipe import EvaluateSettings, Recipe
+from tunelab.config.scales import Scale, at_scale, small_note
 from tunelab.config.search import Search
 from tunelab.config.shipped_studies import study_file
 from tunelab.config.study_tree import Tree, changed, merged
+from tunelab.config.twins import said_of_twins, twins, with_own_model
 from tunelab.config.types import Flag, Positive, Text
 from tunelab.config.yaml_text import parse_yaml
 from tunelab.errors import ConfigError, Problem, UsageError
@@ -47,7 +49,6 @@ FORGETTING = "forgetting"
 
 #: Keys of a benchmark in a study that are not its own options.
 OF_EVERY_BENCHMARK = ("limit", "max_new_tokens")
-
 
 
 class _Part(BaseModel):
@@ -94,6 +95,7 @@ class Study(_Part):
     )
     price_per_hour: Positive | None = Field(None, description="Price of the machine, for the report's cost column.")
     published: tuple[Published, ...] = Field((), description="Published results, shown next to the measured ones.")
+    small: Tree = Field(default_factory=dict, description="Overrides applied by `--scale small`.")
     tiny: Tree = Field(default_factory=dict, description="Overrides applied by `--scale tiny`.")
     note: str = Field("", description="A sentence that the study's reports open with; empty: none.")
 
@@ -163,6 +165,18 @@ class Study(_Part):
         same = {name: one for name, one in recipes.items() if one.model == own.model}
         return next((name for name, one in same.items() if one.precision == own.precision), next(iter(same), None))
 
+    def without(self, gone: Collection[str]) -> Study:
+        """The study without some arms, and without what asks about them or publishes them."""
+        arms = {name: arm for name, arm in self.arms.items() if name not in gone}
+        published = (one.of_arms(arms) for one in self.published)
+        changes = {
+            "arms": arms,
+            "questions": tuple(one for one in self.questions if one.arm in arms and one.against in arms),
+            "compare": tuple(pair for pair in self.compare if set(pair) <= set(arms)),
+            "published": tuple(one for one in published if one.values),
+        }
+        return self.model_copy(update=changes) if gone else self
+
     def own_options(self, benchmark: str) -> Tree:
         """A benchmark's own options: without the keys that every benchmark has."""
         return {key: value for key, value in self.benchmarks[benchmark].items() if key not in OF_EVERY_BENCHMARK}
@@ -181,18 +195,18 @@ class Study(_Part):
         return parse_recipe(tree, origin=f"arm {arm}", is_asked=is_asked)
 
 
-def load_study(path: str | Path, changes: Sequence[str] = (), *, tiny: bool = False) -> Study:
+def load_study(path: str | Path, changes: Sequence[str] = (), *, scale: Scale = "full") -> Study:
     """The study in a YAML file.
 
     Args:
         path: the file, or the name of a study that ships with the package.
         changes: "key.key=value" with the value in YAML, overrides of the study ("recipe.train.lr=1e-4"); "model=NAME"
             is short for recipe.model=NAME and also removes the model from every arm.
-        tiny: apply the file's `tiny` section, and leave out `published`: toys have nothing to be compared with.
+        scale: apply the file's section `small` or `tiny` (scales.py).
 
     Raises:
         ConfigError: lists every problem.
-        UsageError: the file cannot be read.
+        UsageError: the file cannot be read, or has no section `small`.
     """
     origin = study_file(path)
     try:
@@ -203,15 +217,20 @@ def load_study(path: str | Path, changes: Sequence[str] = (), *, tiny: bool = Fa
         raise UsageError(f"{origin}: cannot be read: {error.strerror}", "give the path of a study's file") from None
     if not isinstance(tree, dict):
         raise ConfigError(str(origin), [Problem("study", "expected a mapping of keys", "begin with `title: ...`")])
-    if tiny:
-        tiny_tree = tree.get("tiny") or {}
-        tree = with_tiny_budgets({**merged(tree, tiny_tree), "published": ()}, tiny_tree)
+    full, tree = tree, at_scale(tree, scale, str(origin))
+    own_models = with_own_model(tree)
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals or not key.strip():
             raise UsageError(f"--set {change}: expected KEY=VALUE", "for example --set recipe.train.lr=1e-4")
         tree = changed(tree, key.strip(), parse_yaml(text, origin=change))
-    return parse_study(tree, str(origin))
+    study = parse_study(tree, str(origin))
+    gone = twins(study.arms, own_models)
+    study = study.without(gone)
+    models = {arm: study.arm_recipe(arm, study.seeds[0]).model.name for arm in study.arms}
+    twins_said = said_of_twins(gone, next(iter(models.values())))
+    said = (study.note, small_note(full, models) if scale == "small" else "", twins_said)
+    return study.model_copy(update={"note": " ".join(filter(None, said))})
 
 
 def as_study(study: Study | Mapping[str, Any] | Path | str) -> Study:

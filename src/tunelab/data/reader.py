@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from tunelab import plugins
+from tunelab.data.hub_dataset import hub_dataset
 from tunelab.data.messages import Conversation, Example, Message, PretokenizedRow, check_conversation
 from tunelab.data.rendering import Expired, processor_seconds
 from tunelab.data.sources._source import UNKNOWN_LICENCE, HubDataset, NumberedRow, Row, SourceOptions
@@ -119,7 +120,7 @@ def load_examples(
         _refuse_with_path(path, revision=revision, split=split, repository=repository, subset=subset)
         place = _file_place(Path(path))
     else:
-        hub = _hub_dataset(name, module, revision, split, repository, subset)
+        hub = hub_dataset(name, module, revision, split, repository, subset)
         place = _hub_place(hub)
     rows = place.rows
     if module is None:
@@ -155,6 +156,24 @@ def check_source(name: str, *, path: Path | None = None, options: Mapping[str, A
         _checked_options(name, load_source(name), options or {})
     if path is not None:
         check_data_file(Path(path))
+
+
+def check_hub_rows(
+    name: str,
+    *,
+    revision: str | None = None,
+    split: str | None = None,
+    repository: str | None = None,
+    subset: str | None = None,
+) -> None:
+    """Check that a source's rows on the hub can be opened; arguments as in load_examples(). Downloads them if needed.
+
+    Raises:
+        UsageError: no such source, or it needs a path.
+        DataError: offline and not in the cache, missing, gated, or no such revision or split.
+    """
+    hub = hub_dataset(name, None if name == "auto" else load_source(name), revision, split, repository, subset)
+    hub_table(hub, hub.revision, hub.split)
 
 
 def load_source(name: str) -> ModuleType:
@@ -193,27 +212,6 @@ def _refuse_with_path(path: Path, **asked: str | None) -> None:
     for key, value in asked.items():
         if value is not None:
             raise UsageError(f"{key} {value!r} is for the hub, and path {path} is a local file", "give only one")
-
-
-def _hub_dataset(
-    name: str,
-    module: ModuleType | None,
-    revision: str | None,
-    split: str | None,
-    repository: str | None,
-    subset: str | None,
-) -> HubDataset:
-    """The requested hub dataset, or else the source's own. Raises UsageError if there is none."""
-    if repository is not None:
-        return HubDataset(repository, revision, UNKNOWN_LICENCE, split or "train", subset)
-    if subset is not None:
-        raise UsageError(f"subset {subset!r} needs a repository", "set repository too")
-    if module is None:
-        raise UsageError("source 'auto' needs a path: the format is detected from the file", "give a path or a name")
-    if module.HUB is None:
-        raise UsageError(f"source {name!r} is a format, not a dataset: it needs a path", "give the path of your file")
-    hub: HubDataset = module.HUB
-    return replace(hub, revision=revision or hub.revision, split=split or hub.split)
 
 
 def _file_place(path: Path) -> _Place:

@@ -13,13 +13,14 @@ from tunelab.data.loader import TokenTable
 from tunelab.data.messages import Conversation, Example
 from tunelab.data.prepared import NO_ROWS, PreparedData, SourceRecord, cache_key, cached, store
 from tunelab.data.prepared import prepare as tokenize
-from tunelab.data.reader import LoadedSource, check_source, load_examples
+from tunelab.data.reader import LoadedSource, check_hub_rows, check_source, load_examples
 from tunelab.data.select import mix, sample, split
 from tunelab.data.template_date import day_of_rendering, fixed_date, with_fixed_date, writes_date
 from tunelab.data.templates import AUTO, Template, get_template, resolved_name
 from tunelab.data.thoughts import one_per_answer
 from tunelab.data.tokenize import RowEncoder
 from tunelab.errors import DataError, UsageError
+from tunelab.hub import is_reachable
 from tunelab.models.load import context_window, end_token_ids, load_tokenizer, tokenizer_fingerprint
 from tunelab.notebook import shown_in_notebooks
 from tunelab.progress import Progress, silent
@@ -72,6 +73,20 @@ def check_local_files(data: DataSettings) -> None:
     for source in data.sources:
         check_source(source.name, path=Path(source.path) if source.path else None, options=source.options)
     chat_template_source(data)
+
+
+def check_hub_rows_are_here(data: DataSettings) -> None:
+    """Check, where the hub cannot be reached, that rows without a path are in the cache.
+
+    Raises:
+        DataError: they are not.
+    """
+    if is_reachable():
+        return
+    for source in data.sources:
+        if source.path is None:
+            place = source.model_dump(include={"revision", "split", "repository", "subset"})
+            check_hub_rows(source.name, **place)
 
 
 def fit_to_model(recipe: Recipe, tokenizer: Any) -> Recipe:

@@ -154,6 +154,8 @@ class Published:
         metric: the score's name; "" = the headline metric, or a cost.
         measured: None = not known.
         error: the measured score's standard error over items; None = not known, or a cost.
+        model: the model that the value was published for, if another than the arm's; "" = the arm's.
+        by_training: the published value of each training, whose mean `value` is; () = not known.
     """
 
     arm: str
@@ -164,6 +166,8 @@ class Published:
     metric: str = field(default="", metadata=LATER)
     measured: float | None = field(default=None, metadata=LATER)
     error: float | None = field(default=None, metadata=LATER)
+    model: str = field(default="", metadata=LATER)
+    by_training: tuple[float, ...] = field(default=(), metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,10 +349,11 @@ class StudyReport:
         return next(found, None)
 
     def published_of(self, arm: str, benchmark: str, name: str = "") -> list[Published]:
-        """Published values for an arm's metric on a benchmark; "" = the headline metric."""
+        """Published values for an arm's metric on a benchmark, of the arm's own model; "" = the headline metric."""
         headline = {"", *(one.name for one in self.scores if one.is_main and one.benchmark == benchmark)}
         names = headline if name in headline else {name}
-        return [one for one in self.published if (one.arm, one.benchmark) == (arm, benchmark) and one.metric in names]
+        own = [one for one in self.published if not one.model]
+        return [one for one in own if (one.arm, one.benchmark) == (arm, benchmark) and one.metric in names]
 
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = record_to_json(self)

@@ -176,7 +176,11 @@ def _published_row(report: StudyReport, one: Published) -> tuple[Cell, ...]:
         # Older reports have no measured values next to the published ones.
         measured, unit = score_text(score), score.unit
     figure = Cell(one.benchmark, (_words(one.metric),) if one.metric else ())
-    return (Cell(one.arm), figure, *map(Cell, (format_significant(one.value, 6), measured, unit, one.source)))
+    notes = [f"of {one.model}"] if one.model else []
+    trainings = ", ".join(format_significant(value, 6) for value in one.by_training)
+    notes += [f"mean of {trainings}"] if trainings else []
+    value = Cell(format_significant(one.value, 6), tuple(notes))
+    return (Cell(one.arm), figure, value, *map(Cell, (measured, unit, one.source)))
 
 
 def differences_table(report: StudyReport) -> StudyTable:

@@ -1,13 +1,17 @@
-"""Published results for a study's arms, each with the measured value."""
+"""Published results for a study's arms, each with the measured value, and beside the answers to questions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tunelab.config.study import EPOCH_MINUTES, FINAL_LOSS, PEAK_MEMORY, TRAINING_HOURS, Study
-from tunelab.config.study import Published as PublishedFigure
-from tunelab.report.content import ArmScore, Published
+from tunelab.config.published import EPOCH_MINUTES, FINAL_LOSS, PEAK_MEMORY, TRAINING_HOURS
+from tunelab.config.published import Published as PublishedFigure
+from tunelab.config.questions import COMPLETION_LOSS
+from tunelab.config.questions import Question as Asked
+from tunelab.config.study import HELD_OUT_HEADLINE, Study
+from tunelab.report.content import ArmScore, Published, Question
+from tunelab.units import format_significant
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,33 @@ def published_figures(
     return tuple(figure for one in study.published for figure in _figures(study, one, scores, known))
 
 
+def with_published(questions: Sequence[Question], study: Study) -> tuple[Question, ...]:
+    """The answers, each followed by what was published of its two arms by its metric, if both were.
+
+    Args:
+        questions: with the answers to the study's questions, in their order.
+    """
+    pairs = zip(questions, study.questions, strict=True)
+    return tuple(replace(one, answer=" ".join([one.answer, *_said(study, asked)])) for one, asked in pairs)
+
+
+def _said(study: Study, asked: Asked) -> Iterator[str]:
+    """ "Published for gpt2: 0.44 (qlora), 0.45 (lora)." """
+    metrics = {"" if asked.decided_by is None else asked.decided_by}
+    if asked.decided_by == COMPLETION_LOSS:  # perplexity is published, loss compared
+        metrics = {"", HELD_OUT_HEADLINE}
+    known: dict[str, tuple[float, PublishedFigure]] = {}
+    for one in study.published:
+        if (scored := one.score(study.benchmarks)) and scored[0] == asked.on and scored[1] in metrics:
+            known |= {arm: (value, one) for arm, value in one.values.items()}
+    if asked.arm in known and asked.against in known:
+        arms = asked.arm, asked.against
+        models = " and ".join(dict.fromkeys(model for arm in arms if (model := known[arm][1].model)))
+        metric = " perplexity" if asked.decided_by == COMPLETION_LOSS else ""
+        values = ", ".join(f"{format_significant(known[arm][0], 6)} ({arm})" for arm in arms)
+        yield f"Published{f' for {models}' if models else ''}:{metric} {values}."
+
+
 def _figures(
     study: Study, one: PublishedFigure, scores: Sequence[ArmScore], costs: Mapping[str, Costs]
 ) -> Iterator[Published]:
@@ -76,9 +107,10 @@ def _figures(
         if scored is None:
             cost = _COSTS[one.what]
             measured = cost.of(costs.get(arm, Costs()))
-            yield Published(arm, cost.name, value, one.source, cost.unit, measured=measured)
+            figure = Published(arm, cost.name, value, one.source, cost.unit, measured=measured)
         else:
-            yield _score_figure(arm, value, one.source, *scored, scores)
+            figure = _score_figure(arm, value, one.source, *scored, scores)
+        yield replace(figure, model=one.model or "", by_training=one.by_training.get(arm, ()))
 
 
 def _score_figure(

@@ -17,7 +17,7 @@ from tunelab.config.study import HELD_OUT, Study
 from tunelab.errors import ConfigError, Problem, TunelabError
 from tunelab.files import file_sha256, read_json
 from tunelab.models.load import load_config, weights_digest
-from tunelab.preparation.rows import check_local_files, load_recipe_tokenizer
+from tunelab.preparation.rows import check_hub_rows_are_here, check_local_files, load_recipe_tokenizer
 from tunelab.records.cells import Cell
 from tunelab.records.evaluation_files import SCORES
 from tunelab.records.runs import Run
@@ -61,6 +61,7 @@ def _checks(
     for arm, recipe in recipes.items():
         if arm in reads_rows:
             yield f"arms.{arm}: data", partial(check_local_files, recipe.data)
+            yield f"arms.{arm}: data", partial(check_hub_rows_are_here, recipe.data)
         yield f"arms.{arm}: train", partial(check_installed, recipe.train.trackers)
         if recipe.model.name not in to_be_made:
             yield f"arms.{arm}: model", partial(_check_model, recipe)

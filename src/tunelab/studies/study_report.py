@@ -27,7 +27,7 @@ from tunelab.records.runs import Run
 from tunelab.report.content import Arm, ArmScore, SettingDifference, StudyReport
 from tunelab.studies.budgets_part import budget_curves, budgets_part
 from tunelab.studies.forgetting_report import forgetting_part
-from tunelab.studies.published import Costs, published_figures
+from tunelab.studies.published import Costs, published_figures, with_published
 from tunelab.studies.rates_part import rates_in_use, rates_sentences, searched_rates
 from tunelab.studies.report_parts import (
     TRAINED_ONCE,
@@ -122,7 +122,7 @@ def study_report(folder: Path | str) -> StudyReport:
         title=study.title,
         created=created,
         note=study.note,
-        questions=tuple(answers.questions),
+        questions=with_published(answers.questions, study),
         arms=arms,
         scores=tuple(scores),
         published=published_figures(study, scores, {arm.name: _costs(found, arm) for arm in arms}),

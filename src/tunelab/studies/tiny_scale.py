@@ -15,8 +15,7 @@ from typing import Any
 from tunelab.config import Recipe
 from tunelab.config.study import Study, parse_study
 from tunelab.config.study_tree import Tree, merged
-from tunelab.data.reader import load_source
-from tunelab.data.tables import hub_table
+from tunelab.data.reader import check_hub_rows
 from tunelab.errors import DataError, ModelError
 from tunelab.evaluation.benchmark_files import are_complete, benchmark_files, load_benchmark
 from tunelab.hub import cache_only
@@ -28,7 +27,7 @@ def at_tiny_scale(study: Study, folder: Path, changes: Sequence[str] = ()) -> tu
     """The study on toys and stand-ins, with a note that says so; and the toys, to be written before it runs.
 
     Args:
-        study: as load_study gives it with tiny=True.
+        study: as load_study gives it with scale="tiny".
         folder: the study's directory; toys go below it.
         changes: the `--set` changes that were applied: what they name is used, even if it has to be fetched.
 
@@ -59,7 +58,7 @@ def at_tiny_scale(study: Study, folder: Path, changes: Sequence[str] = ()) -> tu
         if name in ITEMS and not options.get("data") and not _has_items(name):
             options["data"] = str(ITEMS[name])
             replaced[f"the items of {name}"] = None
-    tree["note"] = _note(random, list(study.arms), list(replaced))
+    tree["note"] = " ".join(filter(None, (_note(random, list(study.arms), list(replaced)), study.note)))
     return parse_study(tree, study.title), list(toys.values())
 
 
@@ -85,9 +84,10 @@ def _sources(recipe: Recipe, replaced: dict[str, None]) -> list[dict[str, Any]]:
     for source in recipe.data.sources:
         settings = source.model_dump(mode="json")
         name = source.name.replace("_", "-")
-        if name in ROWS and not (source.path or source.repository) and not _has_rows(source):
-            settings |= {"path": str(ROWS[name]), "revision": None, "split": None}
-            replaced[f"the rows of {name}"] = None
+        rows = ROWS.get(source.repository or name, ROWS.get(name))
+        if rows and not source.path and not _has_rows(source):
+            settings |= {"path": str(rows), **dict.fromkeys(("repository", "subset", "revision", "split"))}
+            replaced[f"the rows of {source.repository or name}"] = None
             missing = True
         sources.append(settings)
     return sources if missing else []
@@ -95,10 +95,10 @@ def _sources(recipe: Recipe, replaced: dict[str, None]) -> list[dict[str, Any]]:
 
 def _has_rows(source: Any) -> bool:
     """Whether a source's hub dataset is in the cache."""
-    hub = load_source(source.name).HUB
+    place = source.model_dump(include={"revision", "split", "repository", "subset"})
     try:
         with cache_only():
-            hub_table(hub, source.revision or hub.revision, source.split or hub.split)
+            check_hub_rows(source.name, **place)
     except DataError:
         return False
     return True
