@@ -152,3 +152,11 @@ def test_a_search_that_cannot_choose_is_refused(changes: dict[str, Any], path: s
         study_of(**changes)
     found = [one for one in caught.value.problems if one.path == path and message in one.message]
     assert found and all(one.hint for one in found)
+
+
+def test_the_rate_of_an_arm_of_before_that_chose_by_held_out_rows_is_known() -> None:
+    """A recipe that later rules refuse is still reported."""
+    train = {"load_best_at_end": True, "eval_every": 1}
+    tree = {"title": "t", "recipe": {"model": "gpt2", "data": "alpaca", "train": train}, "arms": {"lora": {}}}
+    study = parse_study({**tree, "benchmarks": {"held-out": {}}}, is_asked=False)
+    assert own_rate(study, "lora") == 2e-4

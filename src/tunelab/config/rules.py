@@ -230,6 +230,11 @@ def broken_rules(recipe: Recipe, ignore: frozenset[str] = frozenset(), *, is_ask
 LR_ADAPTER, LR_FULL, BATCH_SIZE = 2e-4, 2e-5, 16
 
 
+def default_lr(recipe: Recipe) -> float:
+    """The learning rate of a recipe that names none."""
+    return LR_FULL if recipe.method == "full" else LR_ADAPTER
+
+
 def resolve(recipe: Recipe) -> Recipe:
     """The recipe with the defaults that depend on other keys filled in: train.lr and train.batch_size.
 
@@ -241,7 +246,7 @@ def resolve(recipe: Recipe) -> Recipe:
         raise ConfigError("recipe", problems)
     filled: dict[str, Any] = {}
     if recipe.train.lr is None:
-        filled["lr"] = LR_FULL if recipe.method == "full" else LR_ADAPTER
+        filled["lr"] = default_lr(recipe)
     if recipe.train.batch_size is None and recipe.train.batch_tokens is None:
         filled["batch_size"] = BATCH_SIZE
     return recipe.model_copy(update={"train": recipe.train.model_copy(update=filled)})

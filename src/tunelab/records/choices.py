@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tunelab.config import Recipe, resolve
+from tunelab.config import Recipe
+from tunelab.config.rules import default_lr
 from tunelab.config.search import Search
 from tunelab.config.study import Study
 from tunelab.config.study_tree import merged
@@ -116,9 +117,9 @@ def try_recipe(study: Study, arm: str, lr: float) -> Recipe:
 
 
 def own_rate(study: Study, arm: str) -> float:
-    """An arm's learning rate without a search."""
+    """An arm's learning rate without a search; also where a study of before breaks a rule of today."""
     recipe = study.arm_recipe(arm, study.seeds[0])
-    return recipe.train.lr or resolve(recipe).train.lr or 0.0
+    return recipe.train.lr or default_lr(recipe)
 
 
 def first_rates(search: Search, own: float) -> list[float]:
