@@ -193,6 +193,17 @@ def test_amounts_are_said_in_their_units() -> None:
     assert amount_words("cost", 1.23456) == "a price of 1.23"
 
 
+def test_nothing_is_run_again(files: Path, done: Path) -> None:
+    before = {file.name: file.read_bytes() for file in (done / "cells").iterdir()}
+    run_study(budget_study(files), done)
+    assert {file.name: file.read_bytes() for file in (done / "cells").iterdir()} == before
+    more = [cell for cell in known_cells(budget_study(files, budgets={"train.steps": [1, 3, 6]}), done)]
+    assert [cell.title for cell in more if cell.status == "waiting" and not cell.benchmark] == [
+        "full, 1 step, seed 0: training",
+        "lora, 1 step, seed 0: training",
+    ]
+
+
 def test_a_failed_training_is_named_and_its_arm_is_read_without_it(done: Path, tmp_path: Path) -> None:
     shutil.copytree(done, tmp_path / "study")
     for cell in read_study(done)[1]:
