@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunelab.files import file_stem
 from tunelab.report.budgets_content import AtEqualCost, BudgetPoint, Budgets, BudgetScore
-from tunelab.report.content import StudyReport
+from tunelab.report.content import ArmScore, StudyReport
 from tunelab.report.drawing import (
     MUTED,
     PAPER,
@@ -27,6 +27,7 @@ from tunelab.report.table import score_text, score_texts
 from tunelab.units import (
     UNKNOWN,
     decimals_of,
+    format_count,
     format_duration,
     format_interval,
     format_number,
@@ -119,11 +120,15 @@ def equal_cost_table(report: StudyReport) -> StudyTable:
         Column("Equal", is_number=False),
         *(Column(name, is_number=False) for name in ("First arm", "Second arm", "Metric")),
         *(Column(name) for name in ("Difference", "95 % interval")),
+        Column("If 10 % off", "changes by"),
         Column("p", "Holm"),
         Column("Result", is_number=False),
     )
     rows = tuple(_equal_row(one) for one in (report.budgets.equal if report.budgets else ()))
-    caption = "Second arm minus first, at the largest amount that both were measured at; between budgets interpolated."
+    caption = (
+        "Second arm minus first, at the largest amount that both were measured at; between budgets interpolated. "
+        "If 10 % off: how much the difference would change if the interpolated arm were read at 10 % more."
+    )
     return StudyTable("At equal tokens, time or cost", caption, columns, rows)
 
 
@@ -137,6 +142,7 @@ def _equal_row(one: AtEqualCost) -> tuple[Cell, ...]:
         f"{one.benchmark}: {one.metric.replace('_', ' ')}",
         format_number(one.difference, decimals, signed=True),
         format_interval(one.low, one.high, decimals),
+        UNKNOWN if one.if_10_percent_more is None else format_number(one.if_10_percent_more, decimals, signed=True),
         format_probability(p),
         one.outcome,
     ]
@@ -179,10 +185,12 @@ def _plot(report: StudyReport, found: Budgets, benchmark: str, axis: _Axis) -> P
         _draw_arm(
             axes, report, axis, [(one, score, amount / size) for one, score, amount in points if one.arm == arm], size
         )
-    untuned = _draw_untuned(axes, report, benchmark, points[0][1].name)
+    untuned, beyond = _draw_untuned(axes, report, benchmark, points[0][1].name)
     for level in dict.fromkeys(one.amount for one in found.equal if (one.by, one.benchmark) == (axis.by, benchmark)):
         axes.axvline(level / size, color=MUTED, linewidth=1.0, dashes=(4, 3), zorder=1)
     use_log_axis(axes, "x")
+    if axis.by == "tokens":
+        axes.xaxis.set_major_formatter(lambda tokens, _: format_count(tokens))
     axes.margins(x=0.08)
     axes.set_ylim(within_bounds(points[0][1].unit, *axes.get_ylim()))
     axes.grid(axis="y")
@@ -196,6 +204,8 @@ def _plot(report: StudyReport, found: Budgets, benchmark: str, axis: _Axis) -> P
     caption = "Each point is a budget, mean over seeds, with the 95 % interval over items. The axis is logarithmic."
     if any((one.by, one.benchmark) == (axis.by, benchmark) for one in found.equal):
         caption += " Dashed: where questions compare the arms."
+    if beyond:
+        caption += f" Beyond the axis, not tuned: {', '.join(f'{one.arm} {score_text(one)}' for one in beyond)}."
     words = "; ".join(
         f"{one.arm}, {one.budget}: {score_text(score)} at {axis.shown(amount)}" for one, score, amount in points
     )
@@ -222,8 +232,13 @@ def _draw_arm(
         set_tooltip(mark, f"{one.arm}, {one.budget}: {score_text(score)} at {axis.shown(x * size)}")
 
 
-def _draw_untuned(axes: Axes, report: StudyReport, benchmark: str, metric: str) -> list[str]:
-    """Dotted lines of the models that are not tuned; returns their names."""
+def _draw_untuned(axes: Axes, report: StudyReport, benchmark: str, metric: str) -> tuple[list[str], list[ArmScore]]:
+    """Dotted lines of the models that are not tuned, unless these would leave the others less than half of the height.
+
+    Returns:
+        The arms of the lines, and the scores without one.
+    """
+    low, high = axes.dataLim.y0, axes.dataLim.y1
     found = [
         score
         for arm in report.arms
@@ -231,9 +246,10 @@ def _draw_untuned(axes: Axes, report: StudyReport, benchmark: str, metric: str) 
         and (score := report.main_score(arm.name, benchmark)) is not None
         and score.name == metric
     ]
-    for score in found:
+    near = [score for score in found if 2 * low - high <= score.value <= 2 * high - low]
+    for score in near:
         axes.axhline(score.value, color=series(report, score.arm)[0], linewidth=1.25, dashes=(1.5, 2.5), zorder=1.5)
-    return [score.arm for score in found]
+    return [score.arm for score in near], [score for score in found if score not in near]
 
 
 def _two_digits(value: float) -> str:

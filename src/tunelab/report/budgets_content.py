@@ -65,6 +65,8 @@ class AtEqualCost:
         difference: b - a in the metric's unit, with its 95 % interval `low` to `high`, before correction.
         p, p_holm: two-sided; uncorrected, and with Holm's correction over the study's questions.
         outcome: of b: "better", "worse" or "no difference shown".
+        if_10_percent_more: how much `difference` would change if the arm that is interpolated were read at 10 % more,
+            for the noise of times; None = both were measured at exactly this amount.
     """
 
     by: Literal["tokens", "time", "cost"]
@@ -83,6 +85,7 @@ class AtEqualCost:
     p_holm: float | None
     n: int
     outcome: Literal["better", "worse", "no difference shown"]
+    if_10_percent_more: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ class Curves:
 
     Attributes:
         trained: tuned arm -> its trainings, the smallest budget first.
+        spread: the largest relative spread of training times between seeds at one budget; None = one seed.
         evaluated: gives the evaluations of an arm on a benchmark at a budget, by seed.
         unlike: why times cannot be compared; "" = they can.
     """
@@ -60,6 +61,7 @@ class Curves:
     trained: Mapping[str, Sequence[Trained]]
     evaluated: Callable[[str, str, Budget], Mapping[int, Evaluated]]
     unlike: str = ""
+    spread: float | None = None
 
 
 #: Of a study without budgets.
@@ -73,13 +75,15 @@ class Matched:
     Attributes:
         amount: tokens, seconds or price.
         sides: the first arm's and the second's.
-        places: where each was read, in words: "at 2 epochs", "between 0.5 and 1 epochs".
+        places: where each was read, in words: "at 2 epochs", "at about 0.8 epochs, between 0.5 and 1 epoch".
+        stretches: of each, the logarithm of its cost from the lower budget to the upper one; 0 = at a measured budget.
     """
 
     by: By
     amount: float
     sides: tuple[Side, Side]
     places: tuple[str, str]
+    stretches: tuple[float, float] = (0.0, 0.0)
 
     @property
     def words(self) -> str:
@@ -121,7 +125,10 @@ def at_equal(curves: Curves, a: str, b: str, benchmark: str, by: By) -> Matched:
         _side(curves, arm, benchmark, one, reading) for arm, one, reading in zip((a, b), trained, readings, strict=True)
     )
     places = [_place(one, reading) for one, reading in zip(trained, readings, strict=True)]
-    return Matched(by, amount, (first, second), (places[0], places[1]))
+    stretches = [
+        math.log(one[reading.upper] / one[reading.lower]) for one, reading in zip(costs, readings, strict=True)
+    ]
+    return Matched(by, amount, (first, second), (places[0], places[1]), (stretches[0], stretches[1]))
 
 
 def _measured(curves: Curves, arm: str, benchmark: str) -> list[Trained]:

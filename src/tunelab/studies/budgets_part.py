@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from tunelab.comparison.evaluated import Evaluated
 from tunelab.comparison.paired_comparison import Comparison
+from tunelab.comparison.paired_evaluations import Side, contributions
 from tunelab.comparison.verdict import outcome
 from tunelab.config.budgets import Budget
 from tunelab.config.study import Study
@@ -15,6 +16,7 @@ from tunelab.records.runs import Run
 from tunelab.report.budgets_content import AtEqualCost, BudgetPoint, Budgets, BudgetScore
 from tunelab.studies.budget_curves import Curves, Matched, Trained
 from tunelab.studies.report_parts import arm_scores, unlike_machines
+from tunelab.units import format_share
 
 #: Gives the finished trainings of an arm at a budget, with their seeds.
 Runs = Callable[[str, Budget], Sequence[tuple[int, Run]]]
@@ -29,7 +31,15 @@ def budget_curves(study: Study, runs: Runs, evaluated: Callable[[str, str, Budge
         arm: [_trained(budget, found[arm, budget], study) for budget in study.trained_at if found[arm, budget]]
         for arm in tuned
     }
-    return Curves(trained, evaluated, next(iter(unlike_machines(named)), "").removesuffix("."))
+    unlike = next(iter(unlike_machines(named)), "").removesuffix(".")
+    spread = max((_spread([run for _, run in of]) for of in found.values() if len(of) > 1), default=None)
+    return Curves(trained, evaluated, unlike, spread)
+
+
+def _spread(runs: Sequence[Run]) -> float:
+    """Of the training times of one arm at one budget: the longest less the shortest, relative to their mean."""
+    seconds = [float(run.manifest["trained"]["training_seconds"]) for run in runs]
+    return (max(seconds) - min(seconds)) * len(seconds) / math.fsum(seconds)
 
 
 def _trained(budget: Budget, runs: Sequence[tuple[int, Run]], study: Study) -> Trained:
@@ -61,7 +71,7 @@ def budgets_part(
         ),
         scores=tuple(_scores(study, curves)),
         equal=tuple(_at_equal_cost(found, one) for found, one in matched),
-        said=tuple(_said(study, cells, bool(matched), searched)),
+        said=tuple(_said(study, cells, curves, [found.by for found, _ in matched], searched)),
     )
 
 
@@ -100,10 +110,24 @@ def _at_equal_cost(found: Matched, one: Comparison) -> AtEqualCost:
         p_holm=one.p_holm,
         n=one.n,
         outcome=outcome(one),
+        if_10_percent_more=_if_10_percent_more(found, one.metric),
     )
 
 
-def _said(study: Study, cells: Sequence[Cell], has_matched: bool, searched: bool) -> Iterator[str]:
+def _if_10_percent_more(found: Matched, metric: str) -> float | None:
+    """What the difference would change by if the interpolated arm were read at 10 % more; None = neither is."""
+    for sign, side, stretch in zip((-1.0, 1.0), found.sides, found.stretches, strict=True):
+        if side.upper is not None:
+            items = list(side.seeds[0].graded(side.name, metric).values)
+            ends = [Side(side.name, seeds) for seeds in (side.seeds, side.upper.seeds)]
+            lower, upper = (float(contributions(end, metric, items).mean()) for end in ends)
+            return sign * (upper - lower) * math.log(1.1) / stretch
+    return None
+
+
+def _said(
+    study: Study, cells: Sequence[Cell], curves: Curves, matched_by: Sequence[str], searched: bool
+) -> Iterator[str]:
     largest = study.trained_at[-1]
     yield (
         "Each budget is a training of its own with a whole learning rate schedule. Answers without other words, scores "
@@ -114,11 +138,17 @@ def _said(study: Study, cells: Sequence[Cell], has_matched: bool, searched: bool
             f"Learning rates were searched at the largest budget, {largest.words}, and used at all: a shorter training "
             "may have a better one. Time and cost leave the search out."
         )
-    if has_matched:
+    if matched_by:
         yield (
             "At equal tokens, time or cost, an arm's score is interpolated, linearly in the logarithm, between the two "
             "nearest budgets, item by item. Intervals cover items and trainings, as everywhere. They do not cover how "
             "far a curve bends between two budgets, and times count as exact."
+        )
+    if set(matched_by) & {"time", "cost"}:
+        yield (
+            "Times were measured once."
+            if curves.spread is None
+            else f"Training times at one budget differed by up to {format_share(curves.spread, 0)} between seeds."
         )
     failed = {cell.key: cell for cell in cells if cell.status == "failed" and cell.budget not in (None, largest)}
     for cell in failed.values():
