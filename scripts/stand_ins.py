@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -161,6 +162,18 @@ def gsm8k(draw: random.Random, count: int) -> list[Row]:
     return made
 
 
+def metamathqa(draw: random.Random) -> list[Row]:
+    """Sums in words under MetaMathQA's columns, with the result at the end of the answer."""
+    made = []
+    for row in gsm8k(draw, ROWS):
+        steps, _, result = row["answer"].partition("\n#### ")
+        shown = re.sub(r"<<.*?>>", "", steps)
+        asked = row["question"]
+        answer = f"{shown}\n#### {result}\nThe answer is: {result}"
+        made.append({"type": "stand-in", "query": asked, "original_question": asked, "response": answer})
+    return made
+
+
 def truthfulqa(draw: random.Random) -> list[Row]:
     """Questions with a right answer, another right one, and two wrong ones."""
     made = []
@@ -272,6 +285,7 @@ def write(folder: Path) -> None:
     _json_lines(folder / "arc_challenge" / "ARC-Challenge-Test.jsonl", arc(draw, "stand_in_trades"))
     _json_lines(folder / "hellaswag" / "hellaswag_val.jsonl", hellaswag(draw))
     _json_lines(folder / "winogrande" / "dev.jsonl", winogrande(draw))
+    _json(folder / "metamathqa_stand_ins.json", metamathqa(draw))
 
 
 def _mmlu(path: Path, rows: Iterable[Row]) -> None:

@@ -12,7 +12,7 @@ from tunelab.config.shipped_studies import shipped_studies
 from tunelab.config.study import Study, load_study
 from tunelab.errors import ConfigError, UsageError
 
-SMALL = [one.path for one in shipped_studies() if "\nsmall:" in one.path.read_text(encoding="utf-8")]
+SMALL = [one.path for one in shipped_studies() if one.has_small_scale]
 
 INSTRUCT = {"tuned": False, "recipe": {"model": {"name": "owner/large-chat"}}}
 TREE: dict[str, Any] = {

@@ -13,7 +13,13 @@ from tunelab.config.shipped_studies import shipped_studies
 from tunelab.config.study import Study, load_study
 
 STUDIES = [shipped.path for shipped in shipped_studies()]
-FAMILIES = {"distilgpt2": "gpt2", "meta-llama/": "llama", "microsoft/Phi-3": "phi3", "raincandy-u/": "llama"}
+#: Those that run on real rows and items, and are killed: two families, and every benchmark of the six first studies.
+ON_REAL_DATA = [
+    path
+    for path in STUDIES
+    if path.stem in ("distilgpt2-qlora-vs-full", "llama2-oasst1-qlora-vs-lora", "llama31-alpaca-cleaned-precision")
+]
+FAMILIES = {"distilgpt2": "gpt2", "meta-llama/": "llama"}
 CHAT = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"

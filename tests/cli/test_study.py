@@ -69,7 +69,8 @@ def test_studies_that_ship_are_listed_and_run_by_name(tunelab: Command) -> None:
     assert name == "distilgpt2-qlora-vs-full"
     assert title == "  DistilGPT-2 on 800 Alpaca rows: QLoRA against full fine-tuning"
     assert needs.startswith("  needs: model and data from the hub (0.4 GB, not gated;") and needs.endswith("is enough.")
-    assert said.out.count("\n  needs: ") == len(said.out.splitlines()) / 3 == 6
+    assert said.out.count("\n  needs: ") == 11
+    assert f"with a real model of 135M, --scale small: {name}, " in said.err and "tinystories" not in said.err
     said = tunelab("study", "run", name, "--dry-run")
     assert "jobs" in said.err and said.code == (1 if "missing: arms." in said.err else 0), (
         "offline the model is missing"

@@ -1,4 +1,4 @@
-"""A script: runs every study that ships, at tiny scale, in forked children: once whole, and once killed at random.
+"""A script: runs studies that ship, at tiny scale on real data, in forked children: once whole, once killed at random.
 
     python study_kill_driver.py FOLDER DATA KILLS SEED
 
@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from forked import forked
-from tiny_studies import STUDIES, local_study
+from tiny_studies import ON_REAL_DATA, local_study
 
 from tunelab.answering import benchmark_responses as benchmarks  # noqa: F401  (imported before the children are)
 from tunelab.answering import held_out_evaluation as evaluate  # noqa: F401  (imported before the children are)
@@ -106,7 +106,7 @@ def run(path: Path, folder: Path, data: Path, kills: int, draw: random.Random) -
 
 def main(folder: Path, data: Path, kills: int, seed: int) -> dict[str, Any]:
     draw = random.Random(seed)
-    return {path.stem: run(path, folder / path.stem, data, kills, draw) for path in STUDIES}
+    return {path.stem: run(path, folder / path.stem, data, kills, draw) for path in ON_REAL_DATA}
 
 
 if __name__ == "__main__":

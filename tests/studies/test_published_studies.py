@@ -1,4 +1,7 @@
-"""Every study that ships: short, honest in its header, and run at tiny scale on a toy of its family."""
+"""Every study that ships: short, honest in its header; three at tiny scale on real rows and items, killed at random.
+
+Every study runs at tiny scale, on stand-ins, in test_tiny_scale.py.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from typing import Any, get_args
 
 import pytest
 import tiny
-from tiny_studies import STUDIES
+import yaml
+from tiny_studies import ON_REAL_DATA, STUDIES
 
 from tunelab.config.study import load_study
 from tunelab.errors import ModelError
@@ -28,8 +32,21 @@ def path(request: pytest.FixtureRequest) -> Path:
     return value
 
 
-def test_the_five_are_there() -> None:
-    assert len(STUDIES) >= 5
+def test_the_eleven_are_there() -> None:
+    assert len(STUDIES) >= 11 and len(ON_REAL_DATA) == 3
+
+
+def test_one_of_them_has_search_and_forgetting_by_their_defaults() -> None:
+    trees = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in STUDIES}
+    both = [name for name, tree in trees.items() if tree.get("search") == {} and tree.get("forgetting") == {}]
+    assert "llama32-1b-alpaca2k-own-rates" in both
+
+
+def test_every_arm_that_was_published_by_training_has_their_mean(path: Path) -> None:
+    """load_study() checks that they agree; here, that Qwen3's three seeds are the study's."""
+    study = load_study(path)
+    for one in study.published:
+        assert {len(values) for values in one.by_training.values()} <= {len(study.seeds)}
 
 
 def test_a_study_is_short_and_says_what_it_does(path: Path) -> None:
@@ -44,9 +61,15 @@ def test_a_study_is_short_and_says_what_it_does(path: Path) -> None:
     load_study(path, scale="tiny")
 
 
+@pytest.fixture(params=ON_REAL_DATA, ids=[path.stem for path in ON_REAL_DATA])
+def real(request: pytest.FixtureRequest) -> Path:
+    value: Path = request.param
+    return value
+
+
 @pytest.fixture(scope="module")
 def outcomes(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Every study at tiny scale, whole and killed at random."""
+    """Three studies at tiny scale, whole and killed at random."""
     folder = tmp_path_factory.mktemp("studies")
     driver = Path(__file__).with_name("study_kill_driver.py")
     done = subprocess.run(
@@ -63,8 +86,8 @@ def outcomes(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 @pytest.mark.slow
 @pytest.mark.timeout(1000)
-def test_it_runs_at_tiny_scale(path: Path, outcomes: dict[str, Any]) -> None:
-    study, whole = load_study(path, scale="tiny"), outcomes[path.stem]["whole"]
+def test_it_runs_at_tiny_scale(real: Path, outcomes: dict[str, Any]) -> None:
+    study, whole = load_study(real, scale="tiny"), outcomes[real.stem]["whole"]
     assert whole["failed"] == {}
     report = whole["report"]
     assert {arm["status"] for arm in report["arms"]} == {"done"}
@@ -79,8 +102,8 @@ def test_it_runs_at_tiny_scale(path: Path, outcomes: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1000)
-def test_killed_at_random_it_ends_in_the_same_report(path: Path, outcomes: dict[str, Any]) -> None:
-    outcome = outcomes[path.stem]
+def test_killed_at_random_it_ends_in_the_same_report(real: Path, outcomes: dict[str, Any]) -> None:
+    outcome = outcomes[real.stem]
     assert len(outcome["hits"]) >= KILLS - 1, "it was killed in several places"
     assert outcome["killed"]["failed"] == {} and outcome["left"] == []
     assert outcome["killed"]["report"] == outcome["whole"]["report"]

@@ -11,7 +11,7 @@ from tunelab.config.shipped_studies import ShippedStudy, shipped_studies
 from tunelab.config.study import load_study
 from tunelab.studies.stand_ins import ITEMS, ROWS
 
-SMALL = [one for one in shipped_studies() if "\nsmall:" in one.path.read_text(encoding="utf-8")]
+SMALL = [one for one in shipped_studies() if one.has_small_scale]
 IDS = [one.name for one in SMALL]
 
 
@@ -22,7 +22,7 @@ def test_it_is_planned_from_local_files(
     name = shipped.name
     study = load_study(name, scale="small")
     (source,) = study.arm_recipe(next(iter(study.arms)), 0).data.sources
-    rows = {"name": source.name, "path": str(ROWS[source.name]), "options": source.options}
+    rows = {"name": source.name, "path": str(ROWS[source.name]), "options": source.options}  # also of a hub data set
     changes = [f"model={models['llama']}", f"recipe.data.sources=[{rows}]", "recipe.data.max_length=64"]
     changes += [f"benchmarks.{name}.data={ITEMS[name]}" for name in study.benchmarks if name in ITEMS]
     words = ["study", "run", name, "--scale", "small", "--dry-run", "--out", str(tmp_path / "made")]

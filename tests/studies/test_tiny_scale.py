@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import tiny
@@ -20,6 +20,7 @@ from tunelab.config.study import load_study
 from tunelab.data.reader import load_examples
 from tunelab.errors import DataError, ModelError
 from tunelab.evaluation.benchmarks import tinymmlu
+from tunelab.report.content import Verdict
 from tunelab.studies.stand_ins import FAMILIES, FOLDER, ITEMS, ROWS, stand_in_config, stand_in_tokenizer
 from tunelab.studies.tiny_scale import at_tiny_scale
 from tunelab.studies.toy_model import shrunk
@@ -37,10 +38,25 @@ def test_what_ships_is_what_the_script_writes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", ROWS)
 def test_stand_in_rows_are_in_their_source_s_form(source: str) -> None:
-    options = {"paths": "best", "language": "en"} if source == "oasst1" else {}
-    loaded = load_examples(source, path=ROWS[source], options=options)
+    options = {"oasst1": {"paths": "best", "language": "en"}, "columns": {"prompt": "query", "completion": "response"}}
+    name = "columns" if "/" in source else source  # a data set on the hub, read by its columns
+    loaded = load_examples(name, path=ROWS[source], options=options.get(name, {}))
     assert len(loaded.examples) >= 72 and not loaded.bad_rows
-    assert load_examples("auto", path=ROWS[source]).examples, "its form is recognized by its columns"
+    if name == source:
+        assert load_examples("auto", path=ROWS[source]).examples, "its form is recognized by its columns"
+
+
+def test_rows_of_a_data_set_on_the_hub_have_stand_ins_of_its_own_or_of_its_source(tmp_path: Path) -> None:
+    sources = {}
+    for name in ("llama32-3b-metamathqa-peft", "llama32-1b-alpaca2k-own-rates"):
+        study, _ = at_tiny_scale(load_study(name, scale="tiny"), tmp_path)
+        (source,) = study.arm_recipe("base", 0).data.sources
+        sources[name] = source
+        assert source.repository is None
+    peft, litgpt = sources.values()
+    assert (peft.name, peft.path) == ("columns", str(ROWS["meta-math/MetaMathQA"]))
+    assert (litgpt.name, litgpt.path) == ("alpaca", str(ROWS["alpaca"]))
+    assert "the rows of mhenrichsen/alpaca_2k_test" in study.note
 
 
 @pytest.mark.parametrize("name", ITEMS)
@@ -80,6 +96,9 @@ def test_a_toy_keeps_its_family_s_special_numbers() -> None:
     assert llama31.rope_parameters["rope_type"] == "llama3" and llama31.rope_parameters["rope_theta"] == 500000.0
     assert toy_config("distilgpt2").tie_word_embeddings and not llama31.tie_word_embeddings
     assert toy_config("microsoft/Phi-3-mini-4k-instruct").sliding_window == 2047
+    llama32, qwen3 = toy_config("meta-llama/Llama-3.2-3B"), toy_config("Qwen/Qwen3-0.6B-Base")
+    assert llama32.rope_parameters["factor"] == 32.0 and llama32.tie_word_embeddings
+    assert qwen3.model_type == "qwen3" and (qwen3.head_dim, qwen3.num_key_value_heads) == (16, 2)
     stories = toy_config("raincandy-u/TinyStories-656K")
     assert stories.tie_word_embeddings and stories.num_key_value_heads == 2
 
@@ -163,7 +182,7 @@ def run_tiny(path: Path, out: Path, capsys: pytest.CaptureFixture[str], *more: s
 
 
 def test_a_study_runs_with_nothing_from_outside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The smallest; all six are in the slow tests."""
+    """The smallest; all are in the slow tests."""
     report = run_tiny(BY_NAME["phi3-alpaca-cleaned"], tmp_path, capsys)
     assert f"{RANDOM} and the rows of alpaca-cleaned." in report["note"]
     assert report["arms"][0]["model"] == "tiny-random-microsoft--Phi-3-mini-4k-instruct"
@@ -176,7 +195,8 @@ def test_every_study_runs_with_nothing_from_outside(
 ) -> None:
     report = run_tiny(path, tmp_path, capsys)
     study = load_study(path, scale="tiny")
-    assert len(report["questions"]) == len(study.questions)
+    assert len(report["questions"]) == len(study.questions) and report["comparisons"]
+    assert {one["verdict"] for one in report["questions"]} <= {*get_args(Verdict)} - {"unknown"}
     assert not any("were not compared" in sentence for sentence in report["not_proved"])
 
 

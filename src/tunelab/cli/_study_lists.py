@@ -35,6 +35,8 @@ def show_shipped_studies(named: str | None, *, as_json: bool) -> int:
         print_data(shipped.name)
         for text in (title, f"needs: {shipped.needs}"):
             print_data(textwrap.indent(textwrap.fill(text, width - 2, break_on_hyphens=False), "  "))
+    small = ", ".join(shipped.name for shipped in shipped_studies() if shipped.has_small_scale)
+    say(f"with a real model of 135M, --scale small: {small}")
     say("run one: tunelab study run NAME; its jobs first: --dry-run")
     return 0
 

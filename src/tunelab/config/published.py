@@ -40,9 +40,9 @@ class Published(BaseModel):
 
     def of_arms(self, arms: Collection[str]) -> Published:
         """What was published of these arms."""
-        parts = {"values": self.values, "by_training": self.by_training}
-        kept = {key: {arm: value for arm, value in part.items() if arm in arms} for key, part in parts.items()}
-        return self.model_copy(update=kept)
+        values = {arm: value for arm, value in self.values.items() if arm in arms}
+        by_training = {arm: trainings for arm, trainings in self.by_training.items() if arm in arms}
+        return self.model_copy(update={"values": values, "by_training": by_training})
 
     def score(self, benchmarks: Collection[str]) -> tuple[str, str] | None:
         """The benchmark and the metric ("" = the headline metric); None if it is not a score of these benchmarks."""

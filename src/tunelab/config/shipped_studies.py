@@ -23,6 +23,11 @@ class ShippedStudy:
         found = _NEEDS.search(self.path.read_text(encoding="utf-8"))
         return " ".join(found[1].replace("\n#", " ").split()) if found else ""
 
+    @property
+    def has_small_scale(self) -> bool:
+        """Whether `--scale small` runs it."""
+        return "\nsmall:" in self.path.read_text(encoding="utf-8")
+
 
 def shipped_studies() -> list[ShippedStudy]:
     """All studies that ship, by name."""

@@ -14,12 +14,13 @@ from typing import Any
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 TOKENIZER, FOLDER = ASSETS / "demo_base" / "tokenizer.json", ASSETS / "stand_ins"
 
-#: Source -> its rows.
+#: Source, or data set on the hub -> its rows.
 ROWS = {
     "alpaca": FOLDER / "alpaca_stand_ins.json",
     "alpaca-cleaned": FOLDER / "alpaca_cleaned_stand_ins.json",
     "alpaca-gpt4": FOLDER / "alpaca_gpt4_stand_ins.json",
     "oasst1": FOLDER / "oasst1_stand_ins.trees.jsonl",
+    "meta-math/MetaMathQA": FOLDER / "metamathqa_stand_ins.json",
 }
 
 #: Benchmark -> the folder with its items.
@@ -92,7 +93,7 @@ LLAMA2_7B = Family(
     begins_with_bos=True,
 )
 
-_LLAMA31_8B = {
+_LLAMA31_8B: dict[str, Any] = {
     "model_type": "llama",
     "hidden_size": 4096,
     "intermediate_size": 14336,
@@ -124,6 +125,54 @@ LLAMA31_8B_INSTRUCT = Family(
     (*_LLAMA3_TOKENS, "<|end_of_text|>"),
     begins_with_bos=True,
     chat_template=LLAMA3_CHAT,
+)
+
+LLAMA_7B = Family(
+    {**LLAMA2_7B.config, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6}, LLAMA2_7B.special, begins_with_bos=True
+)
+
+_LLAMA32 = {
+    **_LLAMA31_8B,
+    "rope_scaling": {**_LLAMA31_8B["rope_scaling"], "factor": 32.0},
+    "head_dim": 64,
+    "tie_word_embeddings": True,
+}
+LLAMA32_1B = Family(
+    {**_LLAMA32, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16},
+    LLAMA31_8B.special,
+    _LLAMA3_TOKENS,
+    begins_with_bos=True,
+)
+LLAMA32_3B = Family(
+    {
+        **_LLAMA32,
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 24,
+        "head_dim": 128,
+    },
+    LLAMA31_8B.special,
+    _LLAMA3_TOKENS,
+    begins_with_bos=True,
+)
+
+QWEN3_06B = Family(
+    {
+        "model_type": "qwen3",
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "tie_word_embeddings": True,
+    },
+    {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "unk_token": "<|endoftext|>"},
+    ("<|im_start|>", "<|im_end|>"),
 )
 
 PHI3_MINI = Family(
@@ -166,10 +215,14 @@ TINYSTORIES_656K = Family(
 FAMILIES = {
     **dict.fromkeys(("distilgpt2", "distilbert/distilgpt2"), DISTILGPT2),
     **dict.fromkeys(("gpt2", "openai-community/gpt2"), GPT2),
+    "huggyllama/llama-7b": LLAMA_7B,
     "meta-llama/Llama-2-7b-hf": LLAMA2_7B,
     "meta-llama/Llama-3.1-8B": LLAMA31_8B,
     "meta-llama/Llama-3.1-8B-Instruct": LLAMA31_8B_INSTRUCT,
+    "meta-llama/Llama-3.2-1B": LLAMA32_1B,
+    "meta-llama/Llama-3.2-3B": LLAMA32_3B,
     "microsoft/Phi-3-mini-4k-instruct": PHI3_MINI,
+    "Qwen/Qwen3-0.6B-Base": QWEN3_06B,
     "raincandy-u/TinyStories-656K": TINYSTORIES_656K,
 }
 
