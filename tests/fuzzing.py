@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from tunelab.cli.main import main
 
 LONGEST_RUN = 10.0  # seconds
-SAMPLE = settings(max_examples=12, derandomize=True, suppress_health_check=list(HealthCheck), deadline=None)
-WHOLE = settings(max_examples=600, suppress_health_check=list(HealthCheck), deadline=None)
+SAMPLE = settings(max_examples=8, derandomize=True, suppress_health_check=list(HealthCheck), deadline=None)
+WHOLE = settings(max_examples=300, suppress_health_check=list(HealthCheck), deadline=None)
 
 ODD = st.one_of(
     st.none(),

@@ -92,3 +92,12 @@ def test_entry_points_stand_beside_files(package: Path, monkeypatch: pytest.Monk
     with pytest.raises(UsageError, match=r"entry point 'wrong' of tunelab\.things is int, not a module"):
         plugins.load("data/things", "wrong")
     assert set(asked) == {"tunelab.things"}
+
+
+def test_installed_packages_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugins.entry_points.cache_clear()
+    asked: list[str] = []
+    read = plugins.metadata.entry_points
+    monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: asked.append(group) or read(group=group))
+    assert plugins.names("cli") == plugins.names("cli")
+    assert asked == ["tunelab.cli"]

@@ -43,6 +43,13 @@ def test_what_grows_is_refused_at_once(text: str, message: str, tmp_path: Path) 
         load_recipe(None, [f"train.lr={text}"])
 
 
+def test_what_is_done_with_a_value_is_not_seen_by_the_next_reader_of_the_text() -> None:
+    text = "data: {sources: [a]}"
+    first = parse_yaml(text, "x")
+    first["data"]["sources"].append("b")
+    assert parse_yaml(text, "x") == {"data": {"sources": ["a"]}}
+
+
 def test_what_stays_small_is_read() -> None:
     assert parse_yaml("a: &a [1, 2]\nb: *a\nc: [*a, *a]", "x") == {"a": [1, 2], "b": [1, 2], "c": [[1, 2], [1, 2]]}
     rows = list(range(MOST_VALUES - 10))

@@ -11,7 +11,8 @@ import difflib
 import importlib
 import importlib.util
 import traceback
-from importlib.metadata import entry_points
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
@@ -25,6 +26,12 @@ UNDERSCORED = ("evaluation/benchmarks",)
 
 #: Files that a user gives in place of a name: a module, or a benchmark's items.
 OWN_FILES = (".py", ".jsonl")
+
+
+@cache
+def entry_points(group: str) -> metadata.EntryPoints:
+    """Entry points of a group; looked up once, since files of every installed package are read for them."""
+    return metadata.entry_points(group=group)
 
 
 def names(folder: str) -> list[str]:

@@ -120,7 +120,7 @@ def assert_agree(mine: Sequence[tuple[float, ...]], harness: Sequence[tuple[floa
 
 @pytest.mark.parametrize("shots", [pytest.param(0, marks=pytest.mark.slow), 5])
 def test_mmlu(model_folder: Path, shots: int, shared_data: Path, tmp_path: Path) -> None:
-    limit = 6
+    limit = 3
     items = mmlu_items(shared_data, shots, limit)
     if model_folder.name.startswith("tinystories"):
         # Its vocabulary joins ": " in "Answer: A". The harness then gives the model the prompt as it is tokenised
@@ -175,7 +175,7 @@ def test_benchmarks_that_compare_endings(model_folder: Path, shared_data: Path, 
     """HellaSwag, ARC, WinoGrande: the harness's requests to the byte, its likelihoods, its verdicts."""
     from harness import evaluate_tasks, harness_model, load_tasks, write_ending_tasks
 
-    rows = rows_of_the_tiny_sets(shared_data, 6)
+    rows = rows_of_the_tiny_sets(shared_data, 4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         names = write_ending_tasks(tmp_path, rows)

@@ -14,7 +14,14 @@ from tiny import FAMILIES, tiny_model
 from transformers import LlamaConfig
 
 from tunelab.errors import ModelError
-from tunelab.models.adapters import add_lora, attention_targets, load_adapter, resolve_targets, without_adapter
+from tunelab.models.adapters import (
+    add_lora,
+    attention_targets,
+    load_adapter,
+    resolve_targets,
+    save_adapter,
+    without_adapter,
+)
 from tunelab.models.forward import linear_names
 from tunelab.models.merge import logits_of
 
@@ -113,7 +120,8 @@ def test_the_scale(use_rslora: bool, scale: float) -> None:
 @pytest.mark.parametrize("kind", [{}, {"use_rslora": True}, {"use_dora": True}, {"targets": ["lm_head"]}])
 def test_what_is_saved_loads_in_plain_peft(family: str, kind: dict[str, Any], tmp_path: Path) -> None:
     adapted = shuffled(add_lora(tiny_model(family), rank=4, alpha=8, **kind))
-    adapted.save_pretrained(tmp_path, save_embedding_layers=False)
+    save_adapter(adapted, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     expected = logits_of(adapted, ROWS)
     assert not torch.allclose(expected[0], logits_of(tiny_model(family), ROWS)[0], atol=1e-3)
     plain = PeftModel.from_pretrained(tiny_model(family), tmp_path)

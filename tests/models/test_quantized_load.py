@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from tunelab.models.quantized_linear import quantized_layers
 from tunelab.models.quantized_save import save_quantized
 
 FORMATS = ("nf4", "fp4", "int8", "mxfp4")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ROWS = [[5, 9, 200, 31, 7], [3, 4, 5, 6]]
 FP32 = torch.float32
 
@@ -107,9 +109,18 @@ def loaded_elsewhere(folder: Path) -> Any:
 class TestForOtherPrograms:
     """What is written, transformers loads with bitsandbytes or compressed-tensors; what it could not is refused."""
 
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-    @pytest.mark.parametrize("name", FORMATS)
-    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize(
+        ("family", "name", "dtype"),
+        [
+            # Each family in each format once in `make test`, in one of the dtypes; all of them in `make test-slow`.
+            pytest.param(*case, marks=() if sum(places) % 3 == 0 else pytest.mark.slow)
+            for places, case in zip(
+                itertools.product(range(len(FAMILIES)), range(len(FORMATS)), range(len(DTYPES))),
+                itertools.product(FAMILIES, FORMATS, DTYPES),
+                strict=True,
+            )
+        ],
+    )
     def test_transformers_loads_it_in_its_default_dtype(
         self, family: str, name: str, dtype: torch.dtype, tmp_path: Path
     ) -> None:

@@ -24,19 +24,29 @@ from tunelab.records.runs import Run
 from tunelab.training.finetune import finetune, resume
 
 
-@pytest.fixture
-def made(tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a run of ./base; the current folder is another one, with another ./base."""
-    here, other = tmp_path / "here", tmp_path / "other"
-    tiny.model_folder(here / "base")
-    tiny.model_folder(other / "base", seed=8)
-    monkeypatch.chdir(here)
+@pytest.fixture(scope="module")
+def original(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with here/base, a run of it, here/run, and other/base, which is another model."""
+    folder = tmp_path_factory.mktemp("original")
+    tiny.model_folder(folder / "here/base")
+    tiny.model_folder(folder / "other/base", seed=8)
     recipe = tiny.recipe(
         Path("base"), rows, Path("run"), data__held_out=4, train__steps=1, evaluate={"max_new_tokens": 2}
     )
-    finetune(recipe)
-    monkeypatch.chdir(other)
-    return here
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder / "here")
+        finetune(recipe)
+    return folder
+
+
+@pytest.fixture
+def made(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the folder with the run; the current folder is the other one."""
+    shutil.copytree(original, tmp_path, dirs_exist_ok=True)
+    manifest = tmp_path / "here/run/manifest.json"
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace(str(original), str(tmp_path)), encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "other")
+    return tmp_path / "here"
 
 
 VERBS: dict[str, Callable[..., Any]] = {

@@ -98,7 +98,7 @@ def test_it_learns_eight_rows_by_heart(family: str, method: str) -> None:
     if method == "lora":
         # The head too: random frozen weights behind the last norm cannot be made certain of anything.
         model = add_lora(model, rank=16, alpha=32, targets=[*resolve_targets(model, "all-linear"), "lm_head"])
-    training = Training(model, steps=60, batch_size=8, micro_batch_tokens=200, lr=1e-2)
+    training = Training(model, steps=30, batch_size=8, micro_batch_tokens=200, lr=3e-2)
     _, outcome = training.run()
     losses = training.of("train", "loss")
     assert outcome == "finished"

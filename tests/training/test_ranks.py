@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ranks_driver
 import torch
 from repeatable import repeatable
 from safetensors.torch import load_file
@@ -17,12 +18,18 @@ from tiny import model_folder, recipe, rows_file
 
 from tunelab.records.runs import Run
 
-DRIVER = Path(__file__).with_name("ranks_driver.py")
+DRIVER = Path(ranks_driver.__file__)
 ENVIRONMENT = dict(os.environ)
 
 
 def driven(folder: Path, *kinds: str) -> tuple[Path, dict[str, list[str]]]:
-    """The folder with the driver's runs of these kinds, and what each process of each raised."""
+    """The folder with the driver's runs of these kinds, and what each process of each raised.
+
+    Its processes are forks of this one, which has imported everything. On a machine with a GPU, autograd may have
+    started threads here, which a fork would lack: there they are forks of a script's.
+    """
+    if not torch.cuda.is_available():
+        return folder, ranks_driver.main(folder, kinds)
     command = [sys.executable, str(DRIVER), str(folder), *kinds]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -119,20 +121,26 @@ def parse_yaml(text: str, origin: str) -> Any:
         said = f"{len(text):,} characters, expected at most {MOST_CHARACTERS:,}"
         raise ConfigError(origin, [Problem("text", said, "is it the right file?")])
     try:
-        loader = _Loader(text)
-        try:
-            value = loader.get_single_data()
-        finally:
-            loader.dispose()
+        value, twice = _loaded(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "text"
         said = ": ".join(part for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part)
         hint = "check indentation (no tabs), quotes and colons there"
         raise ConfigError(origin, [Problem(place, said or str(error), hint)]) from None
-    if loader.twice:
-        raise ConfigError(origin, loader.twice)
-    return value
+    if twice:
+        raise ConfigError(origin, list(twice))
+    return copy.deepcopy(value)  # whose caller may change it
+
+
+@lru_cache(maxsize=16)
+def _loaded(text: str) -> tuple[Any, list[Problem]]:
+    """A text's value and its duplicate keys; kept, since a command reads the recipe of a run several times."""
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data(), loader.twice
+    finally:
+        loader.dispose()
 
 
 def dump_yaml(value: Any) -> str:

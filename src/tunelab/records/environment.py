@@ -18,7 +18,7 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "safet
 def environment() -> dict[str, Any]:
     """Versions and machine, stored with every result. Imports nothing that is slow to import."""
     return {
-        "tunelab": metadata.version("tunelab"),
+        "tunelab": _version("tunelab"),
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in LIBRARIES},
         "platform": platform.platform(),

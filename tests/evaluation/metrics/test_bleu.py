@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 
 from tunelab.errors import DataError
+from tunelab.evaluation.metrics import bleu
 from tunelab.evaluation.metrics.bleu import bleu_counts, bleu_of_counts, bleu_score
 
 WORDS = ["the", "a", "dog", "cat", "ball", "sat", "ran", "saw", "on", "under", "with", "big", "small", "red", "."]
@@ -53,6 +54,17 @@ def test_the_error_is_seeded() -> None:
     assert other.value == bleu_score(responses, references).value
     assert other.error != bleu_score(responses, references).error
     assert other.protocol["error"] == "bootstrap over items, 1000 resamples, seed 1"
+
+
+def test_the_error_is_that_of_one_resample_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are drawn at once: figures of before stay as they were, to the last bit."""
+    counts = bleu_counts(*pairs(40))
+    generator = np.random.default_rng(bleu.SEED)
+    one_by_one = [counts[generator.integers(0, 40, 40)].sum(axis=0) for _ in range(bleu.RESAMPLES)]
+    expected = float(np.std(bleu_of_counts(np.array(one_by_one)), ddof=1))
+    for at_once in (2**18, 1234, 1):
+        monkeypatch.setattr(bleu, "_AT_ONCE", at_once)
+        assert bleu.bootstrap_error(counts, bleu_of_counts) == expected
 
 
 def test_extremes_are_numbers() -> None:

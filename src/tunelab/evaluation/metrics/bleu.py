@@ -22,6 +22,9 @@ from tunelab.evaluation.metrics.unseen import not_seen_by_bleu
 RESAMPLES = 1000
 SEED = 12345
 
+#: Resampled items held in memory at a time.
+_AT_ONCE = 2**18
+
 #: Counts per item: lengths of response and reference, matched n-grams and all n-grams of the response, n = 1 to 4.
 COLUMNS = 10
 
@@ -116,5 +119,7 @@ def bootstrap_error(
     """
     items = len(counts)
     generator = np.random.default_rng(seed)
-    summed = [counts[generator.integers(0, items, items)].sum(axis=0) for _ in range(resamples)]
-    return float(np.std(statistic(np.array(summed)), ddof=1))
+    at_once = max(1, _AT_ONCE // items)
+    sizes = (min(at_once, resamples - done) for done in range(0, resamples, at_once))
+    summed = [counts[generator.integers(0, items, (size, items))].sum(axis=1) for size in sizes]
+    return float(np.std(statistic(np.concatenate(summed)), ddof=1))

@@ -1,8 +1,9 @@
-"""A script: the same recipes by one process and by two, under gloo on the CPU, as torchrun would start them.
+"""The same recipes by one process and by two, under gloo on the CPU, as torchrun would start them.
 
     python ranks_driver.py FOLDER KIND... [stopped]
 
-The heavy imports happen once; every process is a fork. Prints nothing: the tests read the runs.
+The heavy imports happen once; every process is a fork: of the script, or of a process that calls main(). What each
+raised is returned, and printed by the script; the tests read the runs.
 """
 
 from __future__ import annotations
@@ -12,11 +13,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tiny import model_folder, recipe, rows_file
 
@@ -78,7 +77,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def main(folder: Path, kinds: list[str]) -> dict[str, list[str]]:
+def main(folder: Path, kinds: Sequence[str]) -> dict[str, list[str]]:
     rows = rows_file(folder / "rows.jsonl")
     said: dict[str, list[str]] = {}
     for kind in (one for one in kinds if one in KINDS):
