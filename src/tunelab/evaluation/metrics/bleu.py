@@ -23,7 +23,7 @@ RESAMPLES = 1000
 SEED = 12345
 
 #: Resampled items held in memory at a time.
-_AT_ONCE = 2**18
+_AT_ONCE = 2**13
 
 #: Counts per item: lengths of response and reference, matched n-grams and all n-grams of the response, n = 1 to 4.
 COLUMNS = 10
