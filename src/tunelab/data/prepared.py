@@ -12,7 +12,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -25,8 +24,6 @@ from tunelab.errors import BadRow, DataError
 from tunelab.files import cache_home, directory_written_atomically, recover_directory, write_json_atomically
 from tunelab.progress import Progress, silent
 from tunelab.version import __version__
-
-_version = cache(metadata.version)
 
 #: Source files that affect the tokens of the same rows, or the form of what is stored.
 TOKENISING_SOURCES = (
@@ -171,7 +168,7 @@ def cache_key(*, sources: Sequence[str], template: Template, tokenizer: str, set
         "tokenizer": tokenizer,
         "settings": dict(settings),
         "tunelab": __version__,
-        "libraries": {name: _version(name) for name in TOKENISING_LIBRARIES},
+        "libraries": {name: metadata.version(name) for name in TOKENISING_LIBRARIES},
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode())
     folder = Path(__file__).parent
