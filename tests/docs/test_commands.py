@@ -6,6 +6,7 @@ import argparse
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,11 +31,16 @@ def commands(text: str) -> Iterator[list[str]]:
             yield words
 
 
-def unknown_flags(words: list[str]) -> list[str]:
+@cache
+def flags_of(verb: str) -> set[str]:
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    plugins.load("cli", words[0]).add_arguments(parser)
+    plugins.load("cli", verb).add_arguments(parser)
+    return set(parser._option_string_actions)
+
+
+def unknown_flags(words: list[str]) -> list[str]:
     flags = [word.partition("=")[0] for word in words[1:] if word.startswith("--")]
-    return [flag for flag in flags if flag not in parser._option_string_actions]
+    return [flag for flag in flags if flag not in flags_of(words[0])]
 
 
 def where(path: Path) -> str:

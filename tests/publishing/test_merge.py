@@ -35,7 +35,7 @@ def run(models: dict[str, Path], rows: Path, tmp_path_factory: pytest.TempPathFa
 @pytest.mark.parametrize("targets", ["all-linear", ["lm_head"]])
 def test_merged_is_adapted(family: str, targets: Any, rows: Path, tmp_path: Path) -> None:
     base = model_folder(tmp_path / "base", family, tie_word_embeddings=True)
-    run = finetune(recipe(base, rows, tmp_path / "run", adapter__targets=targets))
+    run = finetune(recipe(base, rows, tmp_path / "run", adapter__targets=targets, train__steps=2))
     merged = merge(run, tmp_path / "merged")
     assert merged.check is not None and merged.check.passed
     assert merged.check.layers == (1 if targets == ["lm_head"] else {"gpt2": 8, "llama": 14, "phi3": 8}[family])
