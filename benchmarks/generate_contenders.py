@@ -43,14 +43,14 @@ def tunelab(job: dict[str, Any], dtype: str) -> dict[str, Any]:
     decoding = Decoding(max_new_tokens=max(lengths))
     rows = {"lengths": lengths}
     # A row ends by itself at its length, but no one knows before: the slot it gets is as wide as for the longest.
-    add = engine._Batch._add
+    add = engine.Row.add
 
-    def add_and_end(batch: Any, row: Any, token: int) -> None:
-        add(batch, row, token)
+    def add_and_end(row: Any, *how: Any) -> None:
+        add(row, *how)
         if len(row.answer) >= rows["lengths"][row.index]:
             row.ended = "stop"
 
-    engine._Batch._add = add_and_end
+    engine.Row.add = add_and_end
     widest = max(len(prompt) for prompt in prompts) + max(lengths)
     micro_batch_tokens = job["batch"] * engine._rounded(widest)
 

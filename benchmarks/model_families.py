@@ -2,8 +2,8 @@
 
     python benchmarks/model_families.py [MODEL_TYPE ...] > benchmarks/results/YYYY-MM-DD-model-families.md
 
-For every model type of AutoModelForCausalLM whose configuration can be made small, with packing and without: is it
-accepted; is the loss on target tokens that of transformers' own logits; does a LoRA step run and change the loss. A
+For every model type of AutoModelForCausalLM whose configuration can be made small, with packing and without: how are
+its rows run; is the loss on target tokens that of transformers' own logits; does a LoRA step run and change the loss. A
 refusal before the first step is right. Another loss, or an exception that is no TunelabError, is not.
 """
 
@@ -25,8 +25,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from tunelab.errors import TunelabError
 from tunelab.models.adapters import add_lora
-from tunelab.models.forward import packed_attention
-from tunelab.models.structure import check_packed_forward
+from tunelab.models.structure import row_layout
 from tunelab.training.loss import TargetLoss
 from tunelab.version import __version__
 
@@ -99,7 +98,7 @@ def small_model(kind: str) -> PreTrainedModel:
         known.pop("head_dim", None)
     config = _first_that_builds(kind, known)
     torch.manual_seed(0)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -122,7 +121,7 @@ def _first_that_builds(kind: str, known: dict[str, Any]) -> Any:
         try:
             config = AutoConfig.for_model(kind, **{key: value for key, value in known.items() if key not in left_out})
             with torch.device("meta"):
-                built = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+                built = AutoModelForCausalLM.from_config(config)
             size = sum(parameter.numel() for parameter in built.parameters())
             if size <= MOST_PARAMETERS:
                 return config
@@ -146,16 +145,14 @@ def own_loss(model: PreTrainedModel) -> float:
     return total / sum(len(row) - 1 for row in ROWS)
 
 
-def our_loss(module: TargetLoss, packing: bool) -> torch.Tensor:
+def our_loss(module: TargetLoss) -> torch.Tensor:
     """The loss that training computes for the same rows."""
-    total: Any = 0.0
-    for rows in [ROWS] if packing else [[row] for row in ROWS]:
-        starts = torch.tensor([0, *(len(row) for row in rows)]).cumsum(0)
-        ids = torch.tensor([token for row in rows for token in row])
-        begins = starts[:-1].tolist()
-        places = [start + place for start, row in zip(begins, rows, strict=True) for place in range(len(row) - 1)]
-        labels = torch.tensor([token for row in rows for token in row[1:]])
-        total = total + module(ids, starts, torch.tensor(places), labels)
+    starts = torch.tensor([0, *(len(row) for row in ROWS)]).cumsum(0)
+    ids = torch.tensor([token for row in ROWS for token in row])
+    begins = starts[:-1].tolist()
+    places = [start + place for start, row in zip(begins, ROWS, strict=True) for place in range(len(row) - 1)]
+    labels = torch.tensor([token for row in ROWS for token in row[1:]])
+    total: torch.Tensor = module(ids, starts, torch.tensor(places), labels)
     return total / sum(len(row) - 1 for row in ROWS)
 
 
@@ -163,19 +160,19 @@ def outcome(kind: str, packing: bool) -> str:
     """One cell of the table."""
     model = small_model(kind)
     try:
-        check_packed_forward(model, packed=packing)
+        layout = row_layout(model, packing)
     except TunelabError as error:
         return f"refused: {error}"
     expected = own_loss(model)
     adapted = add_lora(model, rank=2, alpha=4)
-    module = TargetLoss(adapted)
-    with packed_attention(adapted):
-        found = our_loss(module, packing)
+    module = TargetLoss(adapted, layout=layout)
+    with module.attention():
+        found = our_loss(module)
         difference = abs(float(found) - expected) / expected
         if not difference <= SAME:
             return f"WRONG: loss {float(found):.4f}, transformers' own {expected:.4f}"
         module.train()
-        our_loss(module, packing).backward()
+        our_loss(module).backward()
         gradients = [p.grad for p in module.parameters() if p.requires_grad and p.grad is not None]
         if not any(bool(gradient.any()) for gradient in gradients):
             return "FAILS: no gradient"
@@ -183,8 +180,8 @@ def outcome(kind: str, packing: bool) -> str:
             for parameter in (p for p in module.parameters() if p.requires_grad and p.grad is not None):
                 parameter -= 0.5 * parameter.grad
         module.eval()
-        after = float(our_loss(module, packing))
-    return f"trains (loss {expected:.4f}, after one step {after:.4f})"
+        after = float(our_loss(module))
+    return f"trains {layout} (loss {expected:.4f}, after one step {after:.4f})"
 
 
 def cell(kind: str, packing: bool) -> str:
@@ -217,11 +214,6 @@ def main() -> None:
                 name = type(small_model(kind)).__name__
         except Exception as error:
             lines = str(error).strip().splitlines()
-            if "does not support an attention implementation" in str(error):  # load_model() asks for sdpa
-                name = lines[0].split(" does")[0]
-                print(f"| {kind} | {name} | refused at loading: no sdpa attention | the same |", flush=True)
-                counts["refused at loading"] = counts.get("refused at loading", 0) + 1
-                continue
             print(f"| {kind} | not built: {type(error).__name__}: {lines[0][:100] if lines else ''} | | |", flush=True)
             counts["not built"] = counts.get("not built", 0) + 1
             continue

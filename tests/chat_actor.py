@@ -14,7 +14,7 @@ from tunelab.data.messages import Conversation, Message
 from tunelab.data.templates import get_template
 from tunelab.data.tokenize import RowEncoder
 from tunelab.errors import ModelError
-from tunelab.inference.engine import Generation, StopReason
+from tunelab.inference.row import Generation, StopReason
 from tunelab.inference.sampling import Decoding
 
 

@@ -113,7 +113,10 @@ def test_a_recipe_of_today_is_left_as_it_is_and_comes_back_from_the_old_names() 
         16,
     )
     assert not {"method", "batch_size", "load_best_at_end"} & {*before, *before["train"]}
-    assert Recipe.model_validate(recipe_renamed(before)[0]) == recipe
+    assert before["train"]["packing"] is True, "what auto was called: jobs keep their keys"
+    packed = recipe.model_copy(update={"train": recipe.train.model_copy(update={"packing": True})})
+    assert Recipe.model_validate(recipe_renamed(before)[0]) == packed
+    assert recipe_as_before({"train": {"packing": False}}) == {"train": {"packing": False}}
 
 
 def test_a_study_of_before_is_read_with_what_its_shorthands_meant() -> None:

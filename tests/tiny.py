@@ -27,7 +27,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from tunelab.data.loader import TokenTable
 from tunelab.data.tokenize import EncodedRow
-from tunelab.models.forward import output_head, packed_attention, packed_hidden_states
+from tunelab.models.forward import packed_attention, packed_hidden_states
+from tunelab.models.head import output_head
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # as conftest.py sets it
 disable_progress_bar()

@@ -25,7 +25,7 @@ from tunelab.answering.generate import open_responder, subject_of
 from tunelab.answering.responder import Responder
 from tunelab.errors import ConfigError, DataError, Interrupted, ModelError, RunError, UsageError
 from tunelab.evaluation.benchmark import Item, Response
-from tunelab.inference.engine import Generation
+from tunelab.inference.row import Generation
 from tunelab.inference.sampling import Decoding
 from tunelab.models.load import load_model
 from tunelab.records.responses import ResponseFile, held, read_responses

@@ -16,7 +16,7 @@ from tiny_tokenizers import CHATML, byte_tokenizer
 from tunelab.answering.chat import Chat, chat_with_model, chat_with_run
 from tunelab.errors import ModelError, RunError, UsageError
 from tunelab.inference import engine
-from tunelab.inference.engine import Generation
+from tunelab.inference.row import Generation
 from tunelab.inference.sampling import Decoding
 from tunelab.models.adapters import load_adapter
 from tunelab.models.load import load_model

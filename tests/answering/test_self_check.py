@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny import model_folder
 
 from tunelab.answering import findings
 from tunelab.answering import self_check as checking
 from tunelab.answering.benchmark_responses import BenchmarkSettings
 from tunelab.answering.self_check import check
+from tunelab.models.load import load_model
+from tunelab.models.structure import structure_of
 
 EQUAL = [(-1.0, -2.0), (-3.0, -2.5)]
 
@@ -58,6 +61,7 @@ def test_a_broken_shared_prefix_is_found(model: Path, monkeypatch: pytest.Monkey
     from tunelab.models import shared_prefix
 
     run = shared_prefix._run
+    structure_of(load_model(str(model), dtype=torch.float32))  # as right: a wrong prefix is not shared
 
     def forgetful(model: Any, prefix: Any, rows: Any, *, is_prefix: bool) -> Any:
         made = run(model, prefix, rows, is_prefix=is_prefix)
@@ -104,6 +108,8 @@ class TestWhatIsDistrusted:
 
     def test_answers_that_rounding_changes(self) -> None:
         close = [(-1.0, -1.1)], [(-1.1, -1.0)]
+        only_one = findings.batch_finding(*close, findings.InSixteenBits(EQUAL, EQUAL, None))
+        assert "rounding alone not known; in fp32" in only_one.found and "of this model" not in only_one.distrust
         made = findings.batch_finding(*close, findings.InSixteenBits(EQUAL, EQUAL, 0.2))
         assert "train.dtype=fp32 is exact" in made.distrust and "1 of 1 answers changed" in made.found
 

@@ -29,7 +29,7 @@ from tunelab.cli import _chat_loop as loop
 from tunelab.data.messages import Conversation
 from tunelab.data.reader import load_examples
 from tunelab.inference import engine
-from tunelab.inference.engine import Generation
+from tunelab.inference.row import Generation
 
 Talk = Callable[..., Said]
 

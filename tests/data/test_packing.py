@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunelab.data.packing import divide_among_ranks, epoch_order, group_steps, pack_best_fit
+from tunelab.data.packing import divide_among_ranks, epoch_order, group_steps, pack_best_fit, pad_together
 
 LENGTHS = st.lists(st.integers(1, 60), max_size=60)
 
@@ -46,6 +46,15 @@ def test_a_row_joins_the_fullest_bin_that_has_room(lengths: list[int], capacity:
 def test_a_known_packing() -> None:
     assert pack_best_fit([5, 7, 5, 2, 4, 2, 5], 10) == [[1, 3], [0, 2], [4, 6], [5]]
     assert pack_best_fit([], 10) == []
+
+
+@given(LENGTHS, st.integers(1, 200))
+def test_padded_batches_hold_every_row_once_and_count_their_padding(lengths: list[int], capacity: int) -> None:
+    batches = pad_together(lengths, capacity)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= capacity
+    assert pad_together([5, 9, 8, 2, 9], 18) == [[1, 4], [2, 0], [3]]
 
 
 def test_a_row_longer_than_a_bin_is_refused() -> None:

@@ -18,6 +18,7 @@ from varied_models import FAMILIES, VOCABULARY, tiny_model
 from tunelab.errors import DataError, ModelError
 from tunelab.evaluation import likelihood
 from tunelab.evaluation.likelihood import Row, RowLikelihood, row_likelihoods
+from tunelab.models.structure import check_own_logits
 
 LENGTHS = (2, 17, 40, 3, 64, 9, 30, 5)
 
@@ -70,7 +71,8 @@ def test_logits_never_exist_for_more_than_a_chunk_of_positions(monkeypatch: pyte
     monkeypatch.setattr(likelihood, "CHUNK", 16)
     model = tiny_model("llama")
     seen: list[int] = []
-    model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[0]))
+    check_own_logits(model)
+    model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[-2]))
     list(row_likelihoods(model, rows_of(LENGTHS), micro_batch_tokens=10_000))
     assert sum(seen) == sum(LENGTHS) - 1
     assert max(seen) == 16
@@ -139,7 +141,7 @@ def test_rows_that_cannot_be_scored_are_refused() -> None:
     with pytest.raises(ModelError, match="row 1 has 65 tokens, more than the model's context of 64"):
         list(row_likelihoods(model, [good, ([5] * 65, [True] * 65)], micro_batch_tokens=10))
     with torch.no_grad():
-        model.lm_head.weight[7] = float("nan")
+        model.get_input_embeddings().weight[5] = float("nan")  # one token among many
     with pytest.raises(ModelError, match="row 0: its negative log-likelihood is nan, expected a finite number"):
         list(row_likelihoods(model, [good], micro_batch_tokens=10))
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from varied_models import FAMILIES, VOCABULARY, tiny_model
 
-from tunelab.inference.engine import Generation, generate
+from tunelab.inference.engine import generate
+from tunelab.inference.row import Generation
 from tunelab.inference.sampling import Decoding
 
 pytestmark = pytest.mark.gpu

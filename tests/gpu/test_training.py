@@ -10,8 +10,9 @@ from tiny import FAMILIES, VOCABULARY, model_folder, recipe, rows_file, tiny_mod
 
 from tunelab.errors import Interrupted
 from tunelab.models import forward
-from tunelab.models.forward import output_head, packed_attention, packed_hidden_states
-from tunelab.models.structure import check_packed_forward
+from tunelab.models.forward import packed_attention, packed_hidden_states
+from tunelab.models.head import output_head
+from tunelab.models.structure import row_layout
 from tunelab.training.finetune import finetune, resume
 
 pytestmark = pytest.mark.gpu
@@ -40,7 +41,7 @@ def test_packed_attention_gives_each_row_s_own_logits(
             packed = output_head(model)(packed_hidden_states(model, torch.cat(rows), starts)).float()
     assert len(calls) == 2, "one call a layer"
     assert float((packed - apart).abs().max() / apart.abs().max()) < 5e-2
-    check_packed_forward(model)
+    assert row_layout(model) == "packed"
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -16,15 +16,16 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
-    LlamaForCausalLM,
 )
 from varied_models import CONTEXT, FAMILIES, VOCABULARY, tiny_model
 
 from tunelab.errors import ModelError
-from tunelab.inference import engine
-from tunelab.inference.engine import Generation, generate, stream
+from tunelab.inference import engine, own_generation
+from tunelab.inference.engine import generate, stream
+from tunelab.inference.row import Generation
 from tunelab.inference.sampling import Decoding
-from tunelab.models import key_value_cache
+from tunelab.models import key_value_cache, structure
+from tunelab.models.structure import Structure
 
 MODELS = {family: tiny_model(family) for family in FAMILIES}
 
@@ -164,24 +165,55 @@ def test_the_cache_is_laid_out_in_more_slots_where_the_rows_left_are_short() -> 
     assert made == answers(model, prompts, micro_batch_tokens=1)
 
 
-class SumsUp(LlamaForCausalLM):
-    """A token sees the embeddings of all before it, whatever rows they belong to."""
+@pytest.mark.parametrize("left_padded", ["", "padding changes it"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_own_generate_answers_where_the_engine_cannot(
+    family: str, left_padded: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, prompts = tiny_model(family), prompts_of(LENGTHS)
+    free = answers(model, prompts, max_new_tokens=12)
+    stops = (free[0].text[7:13], free[5].text[20:24])
+    settings = {"max_new_tokens": 12, "temperature": 0.8, "seed": 4, "repetition_penalty": 1.1, "stop_strings": stops}
+    expected = [answers(model, prompts, **one) for one in (settings, {"stop_token_ids": [free[0].token_ids[3]]})]
+    pieces = streamed(model, prompts[1], **settings)
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.model.embed_tokens.register_forward_hook(lambda module, ids, embedded: embedded.cumsum(1))
+    calls: list[int] = []
+    generate = own_generation._run
+    monkeypatch.setattr(own_generation, "_run", lambda *a: (calls.append(len(a[1])), generate(*a))[1])
+    monkeypatch.setattr(structure, "structure_of", lambda model: Structure("", "", "", "no numbers", left_padded))
+    made = [answers(model, prompts, **one) for one in (settings, {"stop_token_ids": [free[0].token_ids[3]]})]
+    assert made == expected, "the same sampling, stop tokens, stop strings and texts"
+    if "longrope" not in family:  # there long rows run alone
+        assert max(calls) == (2 if left_padded else len(LENGTHS))
+    assert answers(model, prompts, micro_batch_tokens=64, **settings) == expected[0]
+    calls.clear()
+    assert answers(model, prompts, skip=range(1, len(LENGTHS)), **settings) == {0: expected[0][0]}
+    if left_padded:
+        assert calls == [1], "a batch of which nothing is wanted does not run"
+    assert streamed(model, prompts[1], **settings) == pieces
 
 
-def test_an_architecture_that_mixes_rows_is_refused() -> None:
-    model = tiny_model("llama")
-    with pytest.raises(ModelError, match="packed rows give different logits than separate rows") as refused:
-        answers(SumsUp(model.config).eval(), prompts_of([5]))
-    assert "train.packing=false trains it one row at a time" in refused.value.hint
-    attention = model.model.layers[0].self_attn
-    del attention.layer_idx
-    engine._checked.add(model)
-    with pytest.raises(ModelError, match="LlamaAttention does not pass its rows to its attention, or does not"):
-        answers(model, prompts_of([5]))
+def test_a_stream_from_transformers_own_generate_ends_when_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama").train()
+    monkeypatch.setattr(structure, "structure_of", lambda model: Structure("", "", "", "no numbers", ""))
+    pieces = stream(model, NumbersTokenizer(), [5, 6], Decoding(max_new_tokens=60), stop_token_ids=())  # type: ignore[arg-type]
+    next(pieces)
+    pieces.close()
+    assert model.training and torch.is_grad_enabled()
+    monkeypatch.setattr(own_generation, "next_tokens", lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        next(stream(model, NumbersTokenizer(), [5, 6], Decoding(), stop_token_ids=()))  # type: ignore[arg-type]
+
+
+def streamed(model: Any, prompt: Sequence[int], **options: Any) -> tuple[list[str], Generation]:
+    """The pieces of a stream, and its result."""
+    answer = stream(model, NumbersTokenizer(), prompt, Decoding(**options), stop_token_ids=())  # type: ignore[arg-type]
+    pieces = []
+    while True:
+        try:
+            pieces.append(next(answer))
+        except StopIteration as end:
+            return pieces, end.value
 
 
 def test_stop_strings_end_an_answer_across_token_borders() -> None:
@@ -206,15 +238,7 @@ def test_a_stream_gives_the_answer_in_pieces() -> None:
         whole = answers(model, prompts[:1], **options)[0]
         stop = whole.text[-6:-3]
         for stops in ((), (stop,)):
-            decoding = Decoding(max_new_tokens=10, stop_strings=stops, **options)  # type: ignore[arg-type]
-            pieces, result = [], None
-            answer = stream(model, NumbersTokenizer(), prompts[0], decoding, stop_token_ids=())  # type: ignore[arg-type]
-            while True:
-                try:
-                    pieces.append(next(answer))
-                except StopIteration as end:
-                    result = end.value
-                    break
+            pieces, result = streamed(model, prompts[0], max_new_tokens=10, stop_strings=stops, **options)
             assert "".join(pieces) == result.text == (whole.text[: whole.text.find(stop)] if stops else whole.text)
             assert len(pieces) > 5
 

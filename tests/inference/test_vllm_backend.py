@@ -15,7 +15,7 @@ from vllm_stand_in import VERSION, Calls, stand_in
 
 from tunelab.errors import ModelError, UsageError
 from tunelab.inference import engine, vllm_backend
-from tunelab.inference.engine import Generation
+from tunelab.inference.row import Generation
 from tunelab.inference.sampling import Decoding
 from tunelab.inference.vllm_backend import (
     VllmEngine,

@@ -29,8 +29,14 @@ LENGTHS = (12, 9, 20, 7, 15, 4, 16, 11)
 TABLE = random_table(LENGTHS)
 METHODS = ("full", "lora", "dora", "full, checkpointing", "lora, checkpointing")
 
-#: Tokens of a packed sequence, packing: from one row per micro-batch (8 x 1) over a few to all eight in one (1 x 8).
-CUTS = {"8 x 1": (20, False), "packed by 30": (30, True), "packed by 50": (50, True), "1 x 8": (1000, True)}
+#: Tokens of a micro-batch, packing: from one row per micro-batch (8 x 1) over a few to all eight in one (1 x 8).
+CUTS = {
+    "8 x 1": (1, False),
+    "padded to 45": (45, False),
+    "packed by 30": (30, True),
+    "packed by 50": (50, True),
+    "1 x 8": (1000, True),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -84,11 +90,10 @@ def step_gradients(model: Any, capacity: int, packing: bool) -> tuple[float, dic
         packing=packing,
     )
     optimizer = adamw(model.parameters(), lr=0.0, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8)
-    loop = TrainingLoop(
-        TargetLoss(model), optimizer, plan, LoopSettings(lr=0.0, max_grad_norm=None), Accelerator(cpu=True)
-    )
+    module = TargetLoss(model, layout="packed" if packing else "padded")
+    loop = TrainingLoop(module, optimizer, plan, LoopSettings(lr=0.0, max_grad_norm=None), Accelerator(cpu=True))
     loop.module.train()
-    with packed_attention(model):
+    with loop.attention():
         result = loop._gradients(plan.step(0)[0], 0)
     return result.loss, gradients_of(model)
 
@@ -108,7 +113,7 @@ def test_a_step_s_gradient_does_not_depend_on_how_it_is_cut(family: str, method:
         for name, gradient in got.items():
             largest = float(expected[name].abs().max())
             torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=max(1e-4 * largest, 1e-8), msg=name)
-    assert len(sizes) == 4
+    assert len(sizes) == 5
     assert {1, 8} <= sizes, "one micro-batch of eight rows, and eight of one"
 
 

@@ -8,22 +8,26 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import tiny_architecture
 from peft import LoraConfig, PeftModel, get_peft_model
 from rounding import assert_same_but_for_rounding
 from tiny import FAMILIES, tiny_model
 from transformers import LlamaConfig
 
+from tunelab.config import as_recipe
 from tunelab.errors import ModelError
 from tunelab.models.adapters import (
     add_lora,
     attention_targets,
     load_adapter,
+    read_by_kernels,
     resolve_targets,
     save_adapter,
     without_adapter,
 )
-from tunelab.models.forward import linear_names
+from tunelab.models.linear_layers import linear_names
 from tunelab.models.merge import logits_of
+from tunelab.training.forecast import kernels_sentence
 
 ROWS = [list(range(3, 20)), [5, 4, 3]]
 LINEAR = {
@@ -213,3 +217,24 @@ def test_layers_that_peft_cannot_adapt_are_named() -> None:
     with pytest.raises(ModelError, match=r"LlamaForCausalLM: PEFT cannot adapt these layers: .*'out_proj'") as caught:
         add_lora(model, rank=2, alpha=4)
     assert "adapter.targets as a list without them" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["mamba", "mamba2"])
+def test_layers_whose_weights_kernels_read_get_no_adapter(name: str) -> None:
+    model = tiny_architecture(name, num_hidden_layers=1)
+    left_out = {"mamba": ["x_proj", "dt_proj", "out_proj"], "mamba2": ["out_proj"]}[name]
+    assert read_by_kernels(model) == [f"backbone.layers.0.mixer.{last}" for last in left_out]
+    assert resolve_targets(model, "all-linear") == ["mixer.in_proj"]
+    match = rf"adapter\.targets: '{left_out[0]}' of Mamba2?ForCausalLM: fused kernels read its weight past an adapter"
+    with pytest.raises(ModelError, match=match) as refused:
+        add_lora(model, rank=2, alpha=4, targets=["in_proj", left_out[0]])
+    assert "such as in_proj" in refused.value.hint
+    targets = ("all-linear", ["in_proj"])
+    asked, named = ({"model": "m", "data": "d.jsonl", "adapter": {"targets": one}} for one in targets)
+    adapted = add_lora(model, rank=2, alpha=4)
+    said = kernels_sentence(as_recipe(asked), adapted)
+    assert said == (
+        f"no adapter on {len(left_out)} layers ({' and '.join(left_out)}): Mamba's kernels read their weights past an "
+        "adapter"
+    )
+    assert kernels_sentence(as_recipe(named), adapted) is None and kernels_sentence(as_recipe(asked), model) is None

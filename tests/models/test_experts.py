@@ -24,10 +24,11 @@ from transformers import (
 from tunelab.config import as_recipe
 from tunelab.errors import ModelError
 from tunelab.models.adapters import add_lora, coverage, resolve_targets
-from tunelab.models.forward import backbone, linear_names, packed_attention
+from tunelab.models.forward import backbone, packed_attention
+from tunelab.models.linear_layers import linear_names
 from tunelab.models.load import load_model
 from tunelab.models.precision import weight_format
-from tunelab.models.structure import check_packed_forward
+from tunelab.models.structure import row_layout
 from tunelab.publishing.merge import compare_merges
 from tunelab.publishing.quantize import quantize
 from tunelab.training.finetune import finetune
@@ -56,7 +57,7 @@ def test_routers_get_no_adapter_and_a_step_runs(kind: str) -> None:
     before = torch.random.get_rng_state()
     assert not any(name.endswith((".router", ".gate")) for name in linear_names(model.train()))
     assert torch.equal(torch.random.get_rng_state(), before), "training is seeded"
-    check_packed_forward(model.eval())
+    assert row_layout(model.eval()) == "packed"
     ids, labels = torch.arange(3, 15), torch.arange(4, 15)
     own = float(model(input_ids=ids[None], labels=ids[None]).loss.detach())
     module = TargetLoss(add_lora(model, rank=2, alpha=4)).train()

@@ -6,13 +6,23 @@ from typing import Any
 
 import pytest
 import torch
+import varied_models
 from tiny import FAMILIES, VOCABULARY, tiny_model
 from torch import Tensor, nn
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from tunelab.errors import ModelError
 from tunelab.models import forward
-from tunelab.models.forward import output_head, packed_attention, packed_hidden_states, packed_positions
+from tunelab.models.forward import (
+    RowLayout,
+    attention_of,
+    hidden_states,
+    longrope_border,
+    packed_attention,
+    packed_hidden_states,
+    packed_positions,
+)
+from tunelab.models.head import output_head
 
 LENGTHS = (3, 17, 1, 40, 9)
 
@@ -70,6 +80,15 @@ def test_a_soft_cap_on_logits_is_kept() -> None:
     torch.testing.assert_close(packed_logits(model, parts), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("layout", ["packed", "padded", "alone"])
+def test_rows_beyond_longrope_s_border_leave_shorter_ones_alone(layout: RowLayout) -> None:
+    model, parts = varied_models.tiny_model("phi3-longrope"), [row % varied_models.VOCABULARY for row in rows()]
+    assert longrope_border(model) == 24 and max(map(len, parts)) > 24
+    with torch.no_grad(), attention_of(model, layout):
+        found = output_head(model)(hidden_states(model, torch.cat(parts), starts(parts), layout))
+    torch.testing.assert_close(found, own_logits(model, parts), rtol=1e-4, atol=1e-5)
+
+
 def test_positions_restart_with_each_row() -> None:
     assert packed_positions(torch.tensor([0, 3, 4, 6]), 6).tolist() == [0, 1, 2, 0, 0, 1]
 
@@ -95,5 +114,5 @@ def test_a_module_that_is_no_transformers_model_is_refused() -> None:
 
 
 def test_a_model_without_an_output_head_is_refused() -> None:
-    with pytest.raises(ModelError, match="LlamaModel has no output head"):
+    with pytest.raises(ModelError, match="LlamaModel has no backbone apart from its output head"):
         output_head(tiny_model("llama").model)

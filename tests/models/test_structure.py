@@ -1,4 +1,4 @@
-"""What cannot be packed is refused for its structure, in float32; a model's dtype and its rounding play no part."""
+"""How rows are run follows from an architecture's structure, in float32; dtype and rounding play no part."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ from tunelab.errors import ModelError
 from tunelab.models import forward, structure
 from tunelab.models.miniature import VOCABULARY as CUT_VOCABULARY
 from tunelab.models.miniature import WINDOW, miniature
-from tunelab.models.structure import check_packed_forward
+from tunelab.models.structure import check_own_logits, row_layout, structure_of
 from tunelab.training.finetune import finetune
+from tunelab.training.loss import TargetLoss
 
 SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -57,85 +58,86 @@ def unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_right_passes_and_the_model_stays_as_it_was(family: str) -> None:
+def test_what_is_right_is_packed_and_the_model_stays_as_it_was(family: str) -> None:
     model = tiny_model(family).train()
     before = torch.random.get_rng_state()
-    check_packed_forward(model)
+    assert row_layout(model) == "packed"
     assert model.training
     assert torch.equal(torch.random.get_rng_state(), before), "training is seeded"
-    check_packed_forward(tiny_model(family).to(torch.bfloat16))
+    assert row_layout(tiny_model(family).to(torch.bfloat16), True) == "packed"
+    assert row_layout(model, False) == "padded"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_rounding_is_not_refused_however_large(family: str) -> None:
-    check_packed_forward(coarse_model(family).to(torch.bfloat16))
+def test_rounding_does_not_count_however_large(family: str) -> None:
+    assert row_layout(coarse_model(family).to(torch.bfloat16)) == "packed"
 
 
-class TestRefused:
-    def test_attention_with_a_soft_cap(self) -> None:
-        model = Gemma2ForCausalLM(Gemma2Config(**SHAPE, head_dim=8))
-        with pytest.raises(
-            ModelError, match="Gemma2Attention needs attention with softcap, which packed attention lacks"
-        ):
-            check_packed_forward(model)
+class Mixes(LlamaForCausalLM):
+    """A token sees the embeddings of all before it, whatever rows they belong to."""
 
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-    def test_logits_that_are_scaled_behind_the_head(self, dtype: torch.dtype) -> None:
-        for model in (
-            GraniteForCausalLM(GraniteConfig(**SHAPE, logits_scaling=8.0)),
-            CohereForCausalLM(CohereConfig(**SHAPE, logit_scale=0.99)),
-        ):
-            with pytest.raises(ModelError, match="packed rows give different logits than separate rows") as refused:
-                check_packed_forward(model.to(dtype))
-            assert "attention-only decoders" in refused.value.hint, "one row at a time is wrong too"
-            with pytest.raises(ModelError, match="a packed row gives different logits than alone"):
-                check_packed_forward(model, packed=False)
-        check_packed_forward(GraniteForCausalLM(GraniteConfig(**SHAPE, logits_scaling=1.0)).to(dtype))
-        check_packed_forward(CohereForCausalLM(CohereConfig(**SHAPE, logit_scale=1.0)).to(dtype))
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.model.embed_tokens.register_forward_hook(lambda module, ids, embedded: embedded.cumsum(1))
 
-    @pytest.mark.parametrize("packing", [True, False])
-    def test_a_scaled_loss_is_refused_before_the_first_step(
-        self, packing: bool, models: dict[str, Path], rows: Path, tmp_path: Path
-    ) -> None:
-        shape = {**SHAPE, "max_position_embeddings": 128}
-        GraniteForCausalLM(GraniteConfig(**shape, logits_scaling=8.0)).save_pretrained(tmp_path / "base")
-        for file in models["llama"].glob("tokenizer*"):
-            (tmp_path / "base" / file.name).write_bytes(file.read_bytes())
-        asked = recipe(tmp_path / "base", rows, tmp_path / "run", train__packing=packing)
-        with pytest.raises(ModelError, match=r"GraniteForCausalLM: .* gives? different logits than"):
-            finetune(asked)
-        assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+class SeesPadding(LlamaForCausalLM):
+    """A token sees the embeddings of all others, also of those after it."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.model.embed_tokens.register_forward_hook(lambda module, ids, embedded: embedded + embedded.sum(1)[:, None])
+
+
+class TestNotPacked:
+    @pytest.mark.parametrize(("kind", "layout"), [(Mixes, "padded"), (SeesPadding, "alone")])
+    def test_rows_that_see_each_other(self, kind: type[LlamaForCausalLM], layout: str) -> None:
+        model = kind(tiny_model("llama").config).eval()
+        assert row_layout(model) == row_layout(model, False) == layout
+        match = f"{kind.__name__}: packed rows give different logits than separate rows"
+        with pytest.raises(ModelError, match=match) as refused:
+            row_layout(model, True)
+        assert "train.packing=auto pads the rows" in refused.value.hint
+        found = structure_of(model)
+        assert found.prefix == found.cached == found.packed, "they use the same attention"
+        assert "rows padded at their beginnings give different logits" in found.left_padded
 
     def test_attention_across_borders(self, monkeypatch: pytest.MonkeyPatch) -> None:
         positions = forward.packed_positions
         monkeypatch.setattr(forward, "packed_positions", lambda starts, tokens: positions(starts, tokens) * 0)
-        match = r"LlamaForCausalLM: packed rows give different logits than separate rows"
-        with pytest.raises(ModelError, match=match):
-            check_packed_forward(tiny_model("llama"))
+        assert row_layout(tiny_model("llama")) == "padded"
 
     def test_a_sliding_window_that_is_not_passed_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model = tiny_model("phi3", sliding_window=100)
-        check_packed_forward(model)
+        assert row_layout(model) == "packed"
         structure._known.clear()
         monkeypatch.setattr(structure, "cache_home", lambda: Path("nowhere"))
         attention = forward.packed_sequence_attention
         monkeypatch.setattr(
             forward, "packed_sequence_attention", lambda *a, **k: attention(*a, **{**k, "sliding_window": None})
         )
-        with pytest.raises(ModelError, match="packed rows give different logits than separate rows"):
-            check_packed_forward(model)
+        assert row_layout(model) == "padded"
 
-    def test_rows_that_mix_can_be_trained_one_at_a_time(self) -> None:
-        class Mixes(LlamaForCausalLM):
-            def __init__(self, config: Any) -> None:
-                super().__init__(config)
-                self.model.embed_tokens.register_forward_hook(lambda module, ids, embedded: embedded.cumsum(1))
+    def test_a_cache_or_a_prefix_that_is_read_at_other_positions(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        read_tokens, read_after_prefix = structure.read_tokens, structure.read_after_prefix
 
-        model = Mixes(tiny_model("llama").config).eval()
-        with pytest.raises(ModelError, match="Mixes: packed rows give different logits than separate rows") as caught:
-            check_packed_forward(model)
-        assert "train.packing=false trains it one row at a time" in caught.value.hint
-        check_packed_forward(model, packed=False)
+        def later(model: Any, cache: Any, tokens: Any, positions: Any, *new: Any) -> Any:
+            return read_tokens(model, cache, tokens, [place + 1 for place in positions], *new)
+
+        def longer(model: Any, prefix: Any, rows: Any) -> Any:
+            prefix.length += 1
+            prefix.keys, prefix.values = (
+                {layer: torch.cat([part, part[:, -1:]], dim=1) for layer, part in parts.items()}
+                for parts in (prefix.keys, prefix.values)
+            )
+            return read_after_prefix(model, prefix, rows)
+
+        monkeypatch.setattr(structure, "read_tokens", later)
+        monkeypatch.setattr(structure, "read_after_prefix", longer)
+        found = structure_of(tiny_model("llama"))
+        assert found.packed == found.padded == found.left_padded == ""
+        assert "cached rows give different logits" in found.cached
+        assert "rows after a shared prefix give different logits" in found.prefix
 
     def test_a_class_that_takes_no_row_borders(self) -> None:
         class Closed(LlamaForCausalLM):
@@ -150,8 +152,10 @@ class TestRefused:
 
                 self.model.forward = closed
 
-        with pytest.raises(ModelError, match="Closed: packed sequences fail: unexpected keyword argument 'row_starts'"):
-            check_packed_forward(Closed(tiny_model("llama").config).eval())
+        model = Closed(tiny_model("llama").config).eval()
+        assert row_layout(model) == "padded"
+        match = "Closed: packed rows fail: unexpected keyword argument 'row_starts'"
+        assert structure_of(model).packed == match
 
     def test_a_class_that_cannot_be_built_again(self) -> None:
         class Once(LlamaForCausalLM):
@@ -164,15 +168,61 @@ class TestRefused:
                 super().__init__(config)
 
         model = Once(tiny_model("llama").config).eval()
+        assert row_layout(model) == "alone", "nothing is known of it"
         with pytest.raises(ModelError, match=r"Once: a random model of its configuration cannot be run: no second$"):
-            check_packed_forward(model)
+            row_layout(model, True)
 
+
+class TestRefused:
     def test_logits_that_are_no_numbers(self) -> None:
         model = tiny_model("llama")
         with torch.no_grad():
             model.lm_head.weight[3] = float("nan")
         with pytest.raises(ModelError, match="LlamaForCausalLM: 7 of 1848 logits of a short row are not finite"):
-            check_packed_forward(model)
+            row_layout(model)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_logits_that_do_not_follow_from_hidden_states(self, dtype: torch.dtype) -> None:
+        class Mean(LlamaForCausalLM):
+            def forward(self, input_ids: Any = None, **known: Any) -> Any:
+                output = super().forward(input_ids, **known)
+                output.logits = output.logits + input_ids[..., None]
+                return output
+
+        model = Mean(tiny_model("llama").config).eval().to(dtype)
+        with pytest.raises(ModelError, match="Mean: its logits do not follow from its backbone's last hidden states"):
+            check_own_logits(model)
+
+
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_that_are_scaled_behind_the_head_are_the_model_s_own(packing: bool, dtype: torch.dtype) -> None:
+    for model in (
+        GraniteForCausalLM(GraniteConfig(**SHAPE, logits_scaling=8.0)),
+        CohereForCausalLM(CohereConfig(**SHAPE, logit_scale=0.25)),
+        Gemma2ForCausalLM(Gemma2Config(**SHAPE, head_dim=8, final_logit_softcapping=0.5)),
+    ):
+        model.eval().to(dtype)
+        ids = torch.arange(3, 15)
+        own = float(model(input_ids=ids[None], labels=ids[None]).loss.detach())
+        module = TargetLoss(model, layout=row_layout(model, packing))
+        with module.attention(), torch.no_grad():
+            found = float(module(ids, torch.tensor([0, 12]), torch.arange(11), ids[1:])) / 11
+        assert found == pytest.approx(own, rel=1e-5 if dtype == torch.float32 else 1e-2)
+
+
+def test_a_scaled_loss_is_trained_packed_and_padded_alike(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    shape = {**SHAPE, "max_position_embeddings": 128}
+    torch.manual_seed(0)
+    GraniteForCausalLM(GraniteConfig(**shape, logits_scaling=8.0)).save_pretrained(tmp_path / "base")
+    for file in models["llama"].glob("tokenizer*"):
+        (tmp_path / "base" / file.name).write_bytes(file.read_bytes())
+    losses = {}
+    for packing in (True, False):
+        run = finetune(recipe(tmp_path / "base", rows, tmp_path / f"run-{packing}", train__packing=packing))
+        losses[packing] = [one["loss"] for one in run.metrics("train")]
+        assert run.manifest["resolved"]["rows"] == ("packed" if packing else "padded")
+    assert losses[True] == pytest.approx(losses[False], rel=1e-4)
 
 
 class TestMiniature:
@@ -219,7 +269,7 @@ class TestMiniature:
                 if config.intermediate_size != 48:
                     raise ValueError("expected 48")
 
-        check_packed_forward(Tied(LlamaConfig(**SHAPE)).eval())
+        assert row_layout(Tied(LlamaConfig(**SHAPE)).eval()) == "packed"
 
 
 class TestCache:
@@ -231,42 +281,48 @@ class TestCache:
 
     def test_each_configuration_is_asked_once(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         built = self.count(monkeypatch)
-        check_packed_forward(tiny_model("llama"))
-        check_packed_forward(tiny_model("llama", seed=3).to(torch.bfloat16))
+        structure_of(tiny_model("llama"))
+        structure_of(tiny_model("llama", seed=3).to(torch.bfloat16))
         assert len(built) == 1, "other weights, another dtype: the same structure"
         structure._known.clear()
-        check_packed_forward(tiny_model("llama"))
+        structure_of(tiny_model("llama"))
         assert len(built) == 1, "another process reads it from the cache"
-        check_packed_forward(tiny_model("llama", rms_norm_eps=1e-3))
+        structure_of(tiny_model("llama", rms_norm_eps=1e-3))
         assert len(built) == 2
         monkeypatch.setattr(structure, "__version__", "other")
-        check_packed_forward(tiny_model("llama"))
+        structure_of(tiny_model("llama"))
         assert len(built) == 3
         first = next((tmp_path / "structure").iterdir())
         assert json.loads(first.read_text(encoding="utf-8"))["class"] == "LlamaForCausalLM"
 
-    def test_refusals_and_classes_of_a_checkpoint_s_own_are_not_kept(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    @pytest.mark.parametrize("damage", ["", "{}", '{"structure": {"packed": ""}}'])
+    def test_a_damaged_cache_is_written_again(
+        self, damage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
+        expected = structure_of(tiny_model("llama"))
+        file = next((tmp_path / "structure").iterdir())
+        file.write_text(damage, encoding="utf-8")
+        structure._known.clear()
+        assert structure_of(tiny_model("llama")) == expected
+        assert json.loads(file.read_text(encoding="utf-8"))["structure"]["packed"] == ""
+
+    def test_classes_of_a_checkpoint_s_own_are_not_kept(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         built = self.count(monkeypatch)
 
         class Own(LlamaForCausalLM):
             pass
 
-        capped = Gemma2ForCausalLM(Gemma2Config(**SHAPE, head_dim=8))
         for _ in range(2):
-            check_packed_forward(Own(LlamaConfig(**SHAPE)).eval())
-            with pytest.raises(ModelError, match="needs attention with softcap"):
-                check_packed_forward(capped)
-        assert built == [Own, Gemma2ForCausalLM], "known for as long as the process lives"
+            structure_of(Own(LlamaConfig(**SHAPE)).eval())
+        assert built == [Own], "known for as long as the process lives"
         assert not (tmp_path / "structure").exists()
 
     def test_a_cache_that_cannot_be_written_is_no_error(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("", encoding="utf-8")
         monkeypatch.setenv("TUNELAB_CACHE", str(tmp_path / "file"))
-        check_packed_forward(tiny_model("llama"))
+        assert row_layout(tiny_model("llama")) == "packed"
 
 
 def test_a_module_that_is_no_model_is_refused() -> None:
     with pytest.raises(ModelError, match="Linear is not a transformers model"):
-        check_packed_forward(nn.Linear(2, 2))
+        row_layout(nn.Linear(2, 2))

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 from tunelab.config import parse_recipe
 from tunelab.data.loader import TrainingPlan
 from tunelab.models.adapters import add_lora
-from tunelab.training.forecast import few_rows_warning, forecast, least_bytes, time_sentence, unpackable_warning
+from tunelab.training.forecast import few_rows_warning, forecast, least_bytes, padding_sentence, time_sentence
 
 LENGTHS = (12, 9, 20, 7, 15, 4, 16, 11)
 
@@ -81,17 +81,21 @@ def test_few_held_out_rows_are_warned_of(rows: int, expected: str | None) -> Non
     assert warning == expected if expected is None else warning is not None and warning.startswith(expected)
 
 
-def test_an_architecture_that_cannot_be_packed_is_warned_of_before_it_is_trained() -> None:
+@pytest.mark.parametrize(("seen", "how"), [("cumsum", "rows are padded"), ("mean", "rows run one at a time")])
+def test_why_rows_are_not_packed_is_said_before_training(seen: str, how: str) -> None:
     class Mixes(LlamaForCausalLM):
         def __init__(self, config: Any) -> None:
             super().__init__(config)
-            self.model.embed_tokens.register_forward_hook(lambda module, ids, embedded: embedded.cumsum(1))
+            self.model.embed_tokens.register_forward_hook(self.mixed)
 
-    made = recipe("m", "rows.jsonl", "out", train__packing=False)  # type: ignore[arg-type]
+        def mixed(self, module: Any, ids: Any, embedded: Any) -> Any:
+            return embedded.cumsum(1) if seen == "cumsum" else embedded + embedded.mean(1, keepdim=True)
+
     model = add_lora(Mixes(tiny_model("llama").config).eval(), rank=4, alpha=8)
-    said = forecast(parse_recipe(made), plan(packing=False), model, held_out=200)
-    assert len(said) == 3 and said[-1].startswith(
-        "warning: this run can be trained, merged and exported, but tunelab cannot evaluate it or generate with it, "
-        "which needs packed rows (Mixes: packed rows give different logits than separate rows"
-    )
-    assert unpackable_warning(parse_recipe(made), add_lora(tiny_model("llama"), rank=4, alpha=8)) is None
+    said = forecast(parse_recipe(recipe("m", "rows.jsonl", "out")), plan(), model, held_out=200)  # type: ignore[arg-type]
+    assert len(said) == 3
+    assert said[-1].startswith(f"{how}, with the model's own attention: Mixes: pa")
+    made = recipe("m", "rows.jsonl", "out", train__packing=False)  # type: ignore[arg-type]
+    assert padding_sentence(parse_recipe(made), model) is None, "it was asked for"
+    asked = parse_recipe(recipe("m", "rows.jsonl", "out"))  # type: ignore[arg-type]
+    assert padding_sentence(asked, add_lora(tiny_model("llama"), rank=4, alpha=8)) is None

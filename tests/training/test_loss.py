@@ -152,9 +152,11 @@ def test_logits_exist_for_one_chunk_of_targets_at_a_time() -> None:
     model = tiny_model("llama")
     table = random_table(LENGTHS)
     formed: list[int] = []
-    model.lm_head.register_forward_hook(lambda module, inputs, output: formed.append(len(output)))
-    with packed_attention(model):
-        TargetLoss(model, chunk=5).of_batch(packed_batch(table, range(len(table)))).backward()
+    module = TargetLoss(model, chunk=5)
+    model.lm_head.register_forward_hook(lambda layer, inputs, output: formed.append(output.shape[-2]))
+    with module.attention():
+        module.of_batch(packed_batch(table, range(len(table)))).backward()
+    assert formed.pop(0) == 1, "what is trained behind the hidden states is seen in one logit"
     assert sum(table.targets) <= sum(formed) < sum(table.targets) + 5  # the last chunk is padded
     assert max(formed) == 5
 
@@ -172,9 +174,10 @@ def test_a_table_s_loss_is_the_same_for_any_batch_size_packing_and_number_of_ran
     table = random_table(LENGTHS)
     expected = float(plain_loss(tiny_model(family), table).detach())
     for micro_batch_tokens in (1, 30, 45, 1000):
-        for packing in (True, False):
+        for layout in ("packed", "padded"):
+            module.layout = layout
             total, targets = table_loss(
-                module, table, micro_batch_tokens=micro_batch_tokens, loss_on="completion", device=CPU, packing=packing
+                module, table, micro_batch_tokens=micro_batch_tokens, loss_on="completion", device=CPU
             )
             assert targets == sum(table.targets)
             assert total == pytest.approx(expected, rel=1e-5)

@@ -22,7 +22,7 @@ from tunelab.answering.held_out_evaluation import evaluate
 from tunelab.evaluation.choices import choice_likelihoods
 from tunelab.inference.sampling import Decoding
 from tunelab.models.load import load_config, load_model
-from tunelab.models.structure import check_packed_forward
+from tunelab.models.structure import row_layout
 from tunelab.publishing.export import export
 from tunelab.records.runs import Run
 from tunelab.training.finetune import finetune
@@ -62,7 +62,7 @@ def run(model: Path, shared_data: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 def test_its_packed_sequences_are_its_own_in_every_dtype(model: Path) -> None:
-    check_packed_forward(load_model(str(model), dtype=torch.bfloat16))
+    assert row_layout(load_model(str(model), dtype=torch.bfloat16)) == "packed"
 
 
 def test_it_is_trained_in_bfloat16(run: Run) -> None:

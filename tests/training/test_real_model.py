@@ -19,7 +19,7 @@ from tunelab.errors import Interrupted
 from tunelab.models.adapters import load_adapter
 from tunelab.models.load import load_model
 from tunelab.models.merge import logits_of
-from tunelab.models.structure import check_packed_forward
+from tunelab.models.structure import row_layout
 from tunelab.publishing.merge import merge
 from tunelab.training.finetune import finetune, resume
 
@@ -45,7 +45,7 @@ def made(model: Path, data: Path, out: Path) -> dict[str, Any]:
 
 
 def test_packed_sequences_are_right_for_it(model: Path) -> None:
-    check_packed_forward(load_model(str(model), dtype=torch.float32))
+    assert row_layout(load_model(str(model), dtype=torch.float32)) == "packed"
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # from within PEFT

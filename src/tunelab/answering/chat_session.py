@@ -30,7 +30,7 @@ from tunelab.inference.sampling import Decoding
 if TYPE_CHECKING:
     from torch import nn
 
-    from tunelab.inference.engine import Generation
+    from tunelab.inference.row import Generation
 
 BASE, TUNED, BOTH = "base", "tuned", "both"
 

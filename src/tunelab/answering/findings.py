@@ -25,12 +25,13 @@ class InSixteenBits:
 
     Args:
         expected, made: log-probabilities of a small fp32 model of the same class and configuration, computed both ways.
-        floor: largest difference in log-probability between the model's two attention implementations, nats.
+        floor: largest difference in log-probability between the model's two attention implementations, nats; None if
+            it has only one.
     """
 
     expected: LogProbabilities
     made: LogProbabilities
-    floor: float
+    floor: float | None
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,9 @@ def _same_likelihoods(
     exact, most = largest, FP32_TOLERANCE
     if rounding is not None:
         exact = largest_difference(rounding.expected, rounding.made)
-        found += f"; rounding alone {format_scientific(rounding.floor)} nats; in fp32 {format_scientific(exact)}"
-        most += FLOOR_MULTIPLE * rounding.floor
+        alone = "not known" if rounding.floor is None else f"{format_scientific(rounding.floor)} nats"
+        found += f"; rounding alone {alone}; in fp32 {format_scientific(exact)}"
+        most = math.inf if rounding.floor is None else most + FLOOR_MULTIPLE * rounding.floor
     if exact > FP32_TOLERANCE:
         return Finding(what, found, f"{distrust}: this architecture is computed incorrectly")
     if largest > most:

@@ -27,6 +27,7 @@ from tunelab.files import as_path, write_json_atomically
 from tunelab.models.adapters import load_adapter, without_adapter
 from tunelab.models.digest import adapter_hash
 from tunelab.models.load import check_tokenizer_fits, model_fingerprint
+from tunelab.models.structure import slower_ways
 from tunelab.notebook import data_frame, html_table, shown_in_notebooks
 from tunelab.preparation.base import dated, run_tokenizer, trained_recipe, trained_weights
 from tunelab.preparation.model import autocast, compute_dtype, load_base, load_trained
@@ -57,6 +58,7 @@ class Scores:
         rows: number of held-out rows evaluated.
         likelihoods: arm -> likelihood of each row, in the rows' order; arms can be compared row by row.
         folders: arm -> directory of its responses, likelihoods and scores, under `path`.
+        notices: what of it ran in a slower way than usual, since the architecture needs it.
     """
 
     arms: Mapping[str, list[Score]]
@@ -65,6 +67,7 @@ class Scores:
     rows: int
     likelihoods: Mapping[str, list[LikelihoodRecord]]
     folders: Mapping[str, Path] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         shown = [f"{arm} {score_text(found[0])}" for arm, found in self.arms.items()]
@@ -175,6 +178,7 @@ def _evaluate_arms(
     scores: dict[str, list[Score]] = {}
     likelihoods: dict[str, list[LikelihoodRecord]] = {}
     folders: dict[str, Path] = {}
+    notices: dict[str, None] = {}
     for arm in arms:
         header = {
             **arm.identity,
@@ -191,6 +195,7 @@ def _evaluate_arms(
         )
         with held(folder / LIKELIHOODS), arm.model() as model, autocast(recipe):
             check_tokenizer_fits(model, tokenizer)
+            notices |= dict.fromkeys(slower_ways(model))
             likelihoods[arm.name] = held_out_likelihoods(
                 model,
                 rows,
@@ -220,7 +225,7 @@ def _evaluate_arms(
         write_json_atomically(folder / SCORES, stamped(found))
     base, tuned = likelihoods.get("base"), likelihoods.get("tuned")
     change = completion_loss_change(base, tuned) if base and tuned else None
-    return Scores(scores, change, out, len(rows), likelihoods, folders)
+    return Scores(scores, change, out, len(rows), likelihoods, folders, tuple(notices))
 
 
 def held_out_rows(

@@ -19,11 +19,12 @@ from tunelab.data.tokenize import RowEncoder, leading_special_ids
 from tunelab.data.vocabulary import dropped_characters, dropped_from_template
 from tunelab.errors import BadRow, Interrupted, RunError, UsageError
 from tunelab.inference import engine
-from tunelab.inference.engine import Generation
+from tunelab.inference.row import Generation
 from tunelab.inference.sampling import Decoding
 from tunelab.models.adapters import load_adapter
 from tunelab.models.digest import adapter_hash
 from tunelab.models.load import check_tokenizer_fits, context_window, model_fingerprint
+from tunelab.models.structure import slower_ways
 from tunelab.preparation.base import dated
 from tunelab.preparation.model import autocast, compute_dtype, load_base, load_trained
 from tunelab.preparation.rows import row_encoder
@@ -59,7 +60,7 @@ class Answer:
     Attributes:
         text: the answer, without what the template itself puts before an answer (a space).
         token_ids: all its tokens, without the stop token.
-        stop_reason: "stop", "length" or "context", see tunelab.inference.engine.Generation.
+        stop_reason: "stop", "length" or "context", see tunelab.inference.row.Generation.
         prompt_tokens: length of the prompt.
     """
 
@@ -126,7 +127,7 @@ class Responder:
 
     @property
     def notices(self) -> list[str]:
-        """What the user should know about the prompts since forget_prompts(): which characters were dropped."""
+        """What the user should know about the prompts since forget_prompts(), and what the model cannot do as usual."""
         found = []
         if self._lost:
             prompts = f"{self._lossy_prompts:,} of {self._prompts:,} prompts"
@@ -135,6 +136,8 @@ class Responder:
             found.append(dropped_from_template(lost))
         if self._prompts and self.date:
             found.append(f"the chat template writes a date: {self.date} in every prompt")
+        if "model" in vars(self):  # vLLM has its own
+            found += slower_ways(self.model)
         return found
 
     def forget_prompts(self) -> None:

@@ -12,7 +12,6 @@ from tunelab.data.tokenize import leading_special_ids
 from tunelab.errors import DataError, ModelError
 from tunelab.evaluation.benchmark import Item
 from tunelab.evaluation.likelihood import Row, row_likelihoods
-from tunelab.models.structure import check_packed_forward
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,9 +81,8 @@ def text_likelihoods(
     """(index, log-likelihood in nats) of each text, in order, without those in `skip`.
 
     Raises:
-        ModelError: a likelihood is not finite, or the architecture does not support packed sequences.
+        ModelError: a likelihood is not finite.
     """
-    check_packed_forward(model)
     of_text = [index for index, text in enumerate(texts) for _ in text.rows]
     rows = [row for text in texts for row in text.rows]
     skipped = frozenset(place for place, index in enumerate(of_text) if index in skip)

@@ -13,7 +13,7 @@ from torch import nn
 
 from tunelab.answering.responder import Responder
 from tunelab.errors import UsageError
-from tunelab.inference.engine import Generation
+from tunelab.inference.row import Generation
 from tunelab.inference.sampling import Decoding
 from tunelab.inference.vllm_backend import VllmEngine, VllmModel, installed_version, lora_rank, quantization_argument
 from tunelab.models.checkpoint_files import weight_files

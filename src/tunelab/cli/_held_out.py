@@ -47,6 +47,8 @@ def show(scores: Scores) -> None:
     everything = [score for found in scores.arms.values() for score in found]
     for said in dict.fromkeys(line for found in scores.arms.values() for line in not_seen(found)):
         say(said)
+    for notice in scores.notices:
+        say(notice)
     if any(map(has_equal_values, everything)):
         say(EQUAL_VALUES)
     change = scores.loss_change

@@ -12,7 +12,18 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_v
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from tunelab.config.types import Count, CountOrZero, Date, Flag, NotNegative, Positive, Share, ShareOrCount, Text
+from tunelab.config.types import (
+    Count,
+    CountOrZero,
+    Date,
+    Flag,
+    FlagOrAuto,
+    NotNegative,
+    Positive,
+    Share,
+    ShareOrCount,
+    Text,
+)
 
 
 class Section(BaseModel):
@@ -257,9 +268,10 @@ class TrainSettings(Section):
     micro_batch_tokens: Count = Field(
         4096, description="Tokens per forward pass (one packed sequence). Memory grows with it."
     )
-    packing: Flag = Field(
-        True,
-        description="Pack rows into one sequence, no padding, no attention across rows. Same gradients as unpacked.",
+    packing: FlagOrAuto = Field(
+        "auto",
+        description="Pack rows into one sequence, no padding, no attention across rows. Same gradients as padded rows. "
+        "auto: pack where that gives the model's own logits, else pad.",
     )
     activation_checkpointing: Flag = Field(
         False, description="Recompute activations in the backward pass (gradient checkpointing): less memory, slower."

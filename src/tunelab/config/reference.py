@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 
 from tunelab.config.recipe import Recipe, Section
 from tunelab.config.rules import RULES
-from tunelab.config.types import Flag, Words
+from tunelab.config.types import Flag, FlagOrAuto, Words
 
 _PLAIN = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 
@@ -103,7 +103,9 @@ def described(path: str, field: Any, annotation: Any) -> Key:
     if section_of(annotation) is not None:
         accepts = "a list of sections" if get_origin(annotation) is tuple else "a section"
         return Key(path, accepts, default, field.description, is_section=True)
-    words = ("true", "false") if annotation is Flag else tuple(filter(_is_text, literals(annotation)))
+    words = tuple(filter(_is_text, literals(annotation)))
+    if annotation in (Flag, FlagOrAuto):
+        words = (*words, "true", "false")
     return Key(path, in_words(annotation), default or _default(field), field.description, words)
 
 

@@ -104,8 +104,11 @@ def recipe_as_before(tree: Mapping[str, Any]) -> Tree:
         section, _, old_name = key.old.partition(".")
         back = {new: old for old, new in (key.values or {}).items()}
         result.setdefault(section, {})[old_name] = back.get(value, value) if key.values else value
-    if isinstance(train := result.get("train"), dict) and train.get("save_dtype") == "auto":
-        del train["save_dtype"]  # it did not exist, nor did the next three
+    if isinstance(train := result.get("train"), dict):
+        if train.get("save_dtype") == "auto":
+            del train["save_dtype"]  # it did not exist, nor did the next three
+        if train.get("packing") == "auto":
+            train["packing"] = True  # the default then: packed, or refused
     if isinstance(data := result.get("data"), dict):
         for name in ("date", "thoughts", "train_size"):
             if data.get(name, "") is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictInt, StrictStr
 
@@ -51,6 +51,7 @@ def _date(value: str) -> str:
 Text = Annotated[StrictStr, Field(min_length=1), AfterValidator(_encodable), Words("a string")]
 Date = Annotated[StrictStr, AfterValidator(_date), Words("a date such as 2026-01-31")]
 Flag = Annotated[StrictBool, Words("true or false")]
+FlagOrAuto = Annotated[Literal["auto"] | StrictBool, Words("auto, true or false")]
 Count = Annotated[StrictInt, Field(ge=1, le=LARGEST_COUNT), Words("a positive integer")]
 CountOrZero = Annotated[StrictInt, Field(ge=0, le=LARGEST_COUNT), Words("a non-negative integer")]
 Positive = Annotated[

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tunelab.data.packing import divide_among_ranks, epoch_order, group_steps, pack_best_fit
+from tunelab.data.packing import divide_among_ranks, epoch_order, group_steps, pack_best_fit, pad_together
 from tunelab.data.tokenize import EncodedRow, Ids, Mask
 
 if TYPE_CHECKING:
@@ -153,8 +153,8 @@ class TrainingPlan:
     Args:
         epochs: passes over the table, may be fractional; `steps` overrides it.
         batch_size, batch_tokens: exactly one is given.
-        micro_batch_tokens: maximum tokens of one packed sequence (a micro-batch).
-        packing: False = one row per micro-batch.
+        micro_batch_tokens: maximum tokens of a micro-batch.
+        packing: False = rows are padded: a micro-batch counts its padding.
     """
 
     table: TokenTable
@@ -225,8 +225,5 @@ class TrainingPlan:
         """Rows of each micro-batch that a rank computes for a step; empty where the step has fewer rows than ranks."""
         lengths = self.table.lengths
         mine = divide_among_ranks(step.rows, lengths, ranks)[rank] if ranks > 1 else list(step.rows)
-        if not self.packing:
-            return [[row] for row in mine]
-        return [
-            [mine[i] for i in bin] for bin in pack_best_fit([lengths[row] for row in mine], self.micro_batch_tokens)
-        ]
+        together = pack_best_fit if self.packing else pad_together
+        return [[mine[i] for i in bin] for bin in together([lengths[row] for row in mine], self.micro_batch_tokens)]

@@ -1,4 +1,4 @@
-"""Which rows share a packed sequence, and which rows make a step: both follow from lengths and a seed alone.
+"""Which rows share a micro-batch, and which rows make a step: both follow from lengths and a seed alone.
 
 A step is a set of rows, whatever the size of the micro-batches that it is computed in, so that gradients do not depend
 on how the rows are packed. The plan of an epoch is a function of (seed, epoch): a resumed run needs no stored data
@@ -37,6 +37,20 @@ def pack_best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
             bins[chosen].append(row)
             insort(room, (free - length, chosen))
     return [sorted(rows) for rows in bins]
+
+
+def pad_together(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Rows to batches of at most `capacity` tokens with padding to the longest row; a longer row is alone.
+
+    Rows of similar length share a batch: the longest go first. Returns lists of row indices.
+    """
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= capacity:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
 
 
 def epoch_order(rows: int, *, seed: int, epoch: int) -> list[int]:

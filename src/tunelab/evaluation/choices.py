@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tunelab.errors import ModelError
 from tunelab.evaluation.choice_question import ChoiceQuestion, common_prefix
-from tunelab.inference.engine import context_length, evaluation_mode, longrope_border
+from tunelab.inference.engine import context_length
+from tunelab.models.modes import evaluation_mode
 from tunelab.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -58,18 +58,20 @@ def choice_likelihoods(
         questions: ordered so that those with the same beginning are consecutive.
         micro_batch_tokens: maximum number of questions' own tokens per batch; a longer question runs alone.
         skip: indices to leave out; a batch does not run if all of it is skipped.
-        share_prefixes: False computes every prompt in full, for comparison.
+        share_prefixes: False computes every prompt in full, for comparison; so it is where the architecture does not
+            allow it.
 
     Raises:
-        ModelError: a question is longer than the model's context, a log-probability is not finite, or the
-            architecture does not support packed sequences.
+        ModelError: a question is longer than the model's context, or a log-probability is not finite.
     """
-    from tunelab.models.structure import check_packed_forward
+    from tunelab.models.forward import longrope_border, underlying
+    from tunelab.models.structure import check_own_logits, structure_of
 
-    check_packed_forward(model)
     _check_lengths(questions, context_length(model))
+    check_own_logits(model)
     done = 0
-    for group in _groups(questions, longrope_border(model), share_prefixes):
+    shares = share_prefixes and not structure_of(underlying(model)).prefix
+    for group in _groups(questions, longrope_border(model), shares):
         prefix: SharedPrefix | None = None
         for batch in _batches(questions, group, micro_batch_tokens):
             if any(index not in skip for index in batch):
@@ -198,9 +200,11 @@ def _rows(index: int, question: ChoiceQuestion, shared: int) -> list[_Row]:
 def _read_prefix(model: nn.Module, tokens: Sequence[int]) -> SharedPrefix:
     import torch
 
-    from tunelab.models.shared_prefix import prefix_attention, read_prefix
+    from tunelab.models.shared_prefix import SharedPrefix, prefix_attention, read_prefix
 
-    with evaluation_mode(model), torch.no_grad(), prefix_attention(model) if tokens else nullcontext():
+    if not tokens:
+        return SharedPrefix(0)
+    with evaluation_mode(model), torch.no_grad(), prefix_attention(model):
         return read_prefix(model, tokens)
 
 
@@ -236,8 +240,6 @@ def _token_log_probabilities(
     """log p of every token of every choice of these rows, computed in one pass."""
     import torch
 
-    from tunelab.models.shared_prefix import prefix_attention, read_after_prefix
-
     places: list[int] = []  # one for each needed token, in the packed sequence
     wanted: list[int] = []
     start = 0
@@ -249,16 +251,33 @@ def _token_log_probabilities(
             wanted += scored
         start += len(row.tokens)
     with evaluation_mode(model), torch.no_grad():
-        with prefix_attention(model):
-            hidden = read_after_prefix(model, prefix, [row.tokens for row in rows])
+        hidden = _hidden_states(model, prefix, [row.tokens for row in rows])
         return _log_probabilities(model, hidden, places, wanted)
+
+
+def _hidden_states(model: nn.Module, prefix: SharedPrefix, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Last hidden states of rows that follow the prefix, end to end: [tokens of all rows, hidden]."""
+    import torch
+
+    from tunelab.models.forward import attention_of, hidden_states, underlying
+    from tunelab.models.shared_prefix import prefix_attention, read_after_prefix
+    from tunelab.models.structure import row_layout
+
+    if prefix.length:
+        with prefix_attention(model):
+            return read_after_prefix(model, prefix, rows)
+    device, layout = underlying(model).get_input_embeddings().weight.device, row_layout(model)
+    ids = torch.tensor([token for row in rows for token in row], device=device)
+    starts = torch.tensor([0, *(len(row) for row in rows)], device=device).cumsum(0)
+    with attention_of(model, layout):
+        return hidden_states(model, ids, starts, layout)
 
 
 def _log_probabilities(model: nn.Module, hidden: Tensor, places: Sequence[int], wanted: Sequence[int]) -> list[float]:
     """log p(wanted[i] | hidden[places[i]]) in nats. Logits are computed once for places that several tokens share."""
     import torch
 
-    from tunelab.models.forward import output_head
+    from tunelab.models.head import output_head
 
     head = output_head(model)
     distinct = sorted(set(places))

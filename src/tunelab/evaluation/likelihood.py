@@ -1,6 +1,6 @@
 """Negative log-likelihoods of answers and of full sequences, row by row.
 
-Rows are packed without padding, so that a row's value does not depend on the rows next to it. Logits are
+A row's value does not depend on the rows next to it: they are packed where the architecture allows it. Logits are
 computed in float32 for a few hundred positions at a time; the full logits matrix is never in memory.
 """
 
@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tunelab.errors import DataError, ModelError
-from tunelab.inference.engine import context_length, evaluation_mode, longrope_border
+from tunelab.inference.engine import context_length
+from tunelab.models.modes import evaluation_mode
 from tunelab.progress import Progress, silent
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from tunelab.models.forward import RowLayout
 
 #: Number of positions whose logits are in memory: 512 x 128,256 (Llama 3) in float32 are 0.24 GiB.
 CHUNK = 512
@@ -67,11 +70,14 @@ def row_likelihoods(
         DataError: a row has fewer than two tokens, or a mask of a different length.
         ModelError: a row is longer than the model's context, or its likelihood is not finite.
     """
+    from tunelab.models.forward import longrope_border
+    from tunelab.models.structure import row_layout
+
     _check(rows, context_length(model))
-    done = 0
+    layout, done = row_layout(model), 0
     for batch in _batches([len(ids) for ids, _ in rows], micro_batch_tokens, alone_above=longrope_border(model)):
         if any(index not in skip for index in batch):
-            for index, likelihood in zip(batch, _score_batch(model, rows, batch), strict=True):
+            for index, likelihood in zip(batch, _score_batch(model, rows, batch, layout), strict=True):
                 if index not in skip:
                     yield likelihood
         done += len(batch)
@@ -106,10 +112,10 @@ def _batches(lengths: Sequence[int], micro_batch_tokens: int, alone_above: int |
         yield batch
 
 
-def _score_batch(model: nn.Module, rows: Sequence[Row], batch: Sequence[int]) -> list[RowLikelihood]:
+def _score_batch(model: nn.Module, rows: Sequence[Row], batch: Sequence[int], layout: RowLayout) -> list[RowLikelihood]:
     import torch
 
-    from tunelab.models.forward import packed_attention, packed_hidden_states, underlying
+    from tunelab.models.forward import attention_of, hidden_states, underlying
 
     base: Any = underlying(model)
     device = base.get_input_embeddings().weight.device
@@ -118,8 +124,8 @@ def _score_batch(model: nn.Module, rows: Sequence[Row], batch: Sequence[int]) ->
     for index in batch:
         starts.append(starts[-1] + len(rows[index][0]))
     with evaluation_mode(model), torch.no_grad():
-        with packed_attention(model):
-            hidden = packed_hidden_states(model, ids, torch.tensor(starts, device=device))  # [tokens, hidden]
+        with attention_of(model, layout):
+            hidden = hidden_states(model, ids, torch.tensor(starts, device=device), layout)  # [tokens, hidden]
         losses = _token_losses(model, hidden, ids)  # [tokens - 1]: index i is the loss of token i + 1
     result = []
     for index, start, end in zip(batch, starts, starts[1:], strict=False):
@@ -141,7 +147,7 @@ def _token_losses(model: nn.Module, hidden: Tensor, ids: Tensor) -> list[float]:
     import torch
     from torch.nn import functional
 
-    from tunelab.models.forward import output_head
+    from tunelab.models.head import output_head
 
     head = output_head(model)
     losses = []

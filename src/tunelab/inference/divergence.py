@@ -93,11 +93,13 @@ def answer_distributions(model: nn.Module, rows: Sequence[Row]) -> AnswerDistrib
     """
     import torch
 
-    from tunelab.inference.engine import evaluation_mode
-    from tunelab.models.forward import output_head, packed_attention, packed_hidden_states, underlying
+    from tunelab.models.forward import attention_of, hidden_states, underlying
+    from tunelab.models.head import output_head
+    from tunelab.models.modes import evaluation_mode
+    from tunelab.models.structure import row_layout
 
     device = underlying(model).get_input_embeddings().weight.device
-    head, most = output_head(model), MOST_TOKENS
+    head, most, layout = output_head(model), MOST_TOKENS, row_layout(model)
     kept: list[Tensor] = []
     targets: list[Tensor] = []
     with evaluation_mode(model), torch.no_grad():
@@ -106,8 +108,8 @@ def answer_distributions(model: nn.Module, rows: Sequence[Row]) -> AnswerDistrib
             if not places:
                 continue
             row = torch.tensor(list(ids), device=device)
-            with packed_attention(model):
-                hidden = packed_hidden_states(model, row, torch.tensor([0, len(row)], device=device))
+            with attention_of(model, layout):
+                hidden = hidden_states(model, row, torch.tensor([0, len(row)], device=device), layout)
             logits = head(hidden[places]).float()  # [answer tokens, vocabulary]
             most = min(most, MOST_BYTES // (4 * logits.shape[1])) - len(places) if not kept else most - len(places)
             kept.append(torch.log_softmax(logits, dim=-1).cpu())

@@ -5,19 +5,21 @@ decide. A row's answer does not depend on the other rows of its batch, up to the
 
 Prompts run without padding, end to end (models/key_value_cache.py). After that each step runs one token of every row; a
 row that ends leaves at once, and the next prompt takes its slot.
+
+Architectures that cannot be run this way (recurrent states, learned positions, ...) answer by transformers' own
+`generate` (own_generation.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
-from weakref import WeakKeyDictionary, WeakSet
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from tunelab.errors import ModelError
-from tunelab.inference.sampling import Decoding, next_tokens, row_randomness
-from tunelab.inference.text import GrowingText, decoded
+from tunelab.inference.row import Generation, Row, finished, new_row, seen_tokens
+from tunelab.inference.sampling import Decoding, next_tokens
+from tunelab.models.modes import evaluation_mode
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,53 +28,13 @@ if TYPE_CHECKING:
     from tunelab.models.key_value_cache import KeyValueCache
     from tunelab.models.onednn_weights import OneDnnWeights
 
-StopReason = Literal["stop", "length", "context"]
-
 #: Size of a group, in batches: rows share slots only within a group, so that a group can be computed again alone.
 BATCHES_PER_GROUP = 8
 
 #: Slots grow in steps of this many tokens: fewer widths, so that the cache is laid out again less often.
 WIDTH_STEP = 64
 
-_checked: WeakSet[nn.Module] = WeakSet()
 _onednn_weights: WeakKeyDictionary[nn.Module, OneDnnWeights] = WeakKeyDictionary()
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """The answer to one prompt.
-
-    Attributes:
-        index: the prompt's place in the given sequence.
-        token_ids: the answer, without the stop token that ended it; with all tokens of a stop string that ended it.
-        text: the answer decoded, without special tokens, cut before a stop string.
-        stop_reason: "stop" = a stop token or stop string; "length" = max_new_tokens were generated; "context" = the
-            model's context was full before either, so that the answer is shorter than requested.
-        prompt_tokens: length of the prompt.
-    """
-
-    index: int
-    token_ids: tuple[int, ...]
-    text: str
-    stop_reason: StopReason
-    prompt_tokens: int
-
-
-@dataclass(slots=True)
-class _Row:
-    """A row that is being generated."""
-
-    index: int
-    prompt: Sequence[int]
-    room: int
-    randomness: list[float]
-    text: GrowingText | None
-    answer: list[int] = field(default_factory=list)
-    ended: StopReason | None = None
-
-    @property
-    def need(self) -> int:
-        return len(self.prompt) + self.room
 
 
 def generate(
@@ -100,11 +62,15 @@ def generate(
         skip: indices to skip; a group is not run if all of it is skipped.
 
     Raises:
-        ModelError: a prompt is empty, or fills the model's context and leaves no room for an answer; or the
-            architecture cannot be run this way.
+        ModelError: a prompt is empty, or fills the model's context and leaves no room for an answer.
     """
+    from tunelab.inference.own_generation import answered_by_model
+    from tunelab.models.forward import longrope_border, underlying
     from tunelab.models.onednn_weights import OneDnnWeights
+    from tunelab.models.structure import check_own_logits, structure_of
 
+    check_own_logits(model)
+    structure = structure_of(underlying(model))
     weights: OneDnnWeights | None = None
     context = context_length(model)
     room = _room(prompts, decoding.max_new_tokens, context)
@@ -113,13 +79,19 @@ def generate(
     for group in _groups(needs, micro_batch_tokens, alone_above=border):
         if all(index in skip for index in group):
             continue
-        waiting = [_new_row(index, prompts[index], room[index], decoding, tokenizer, False) for index in group]
+        waiting = [new_row(index, prompts[index], room[index], decoding, tokenizer, False) for index in group]
+        if structure.cached:
+            ended = answered_by_model(
+                model, waiting, decoding, stop_token_ids, micro_batch_tokens, skip, padded=not structure.left_padded
+            )
+            yield from (finished(row, tokenizer, decoding) for row in ended if row.index not in skip)
+            continue
         weights = weights or OneDnnWeights(model)
         batch = _Batch(model, weights, waiting, decoding, stop_token_ids, micro_batch_tokens, border)
         while not batch.is_done:
             for row in _advance(batch, until_one_ends=True):
                 if row.ended and row.index not in skip:
-                    yield _generation(row, tokenizer, decoding)
+                    yield finished(row, tokenizer, decoding)
 
 
 def stream(
@@ -137,8 +109,16 @@ def stream(
     Raises:
         ModelError: as generate() does.
     """
+    from tunelab.inference.own_generation import streamed_by_model
+    from tunelab.models.forward import longrope_border, underlying
+    from tunelab.models.structure import check_own_logits, structure_of
+
+    check_own_logits(model)
     room = _room([prompt_ids], decoding.max_new_tokens, context_length(model))[0]
-    row = _new_row(0, prompt_ids, room, decoding, tokenizer, True)
+    row = new_row(0, prompt_ids, room, decoding, tokenizer, True)
+    if structure_of(underlying(model)).cached:
+        yield from streamed_by_model(model, row, decoding, stop_token_ids)
+        return finished(row, tokenizer, decoding)
     batch = _Batch(model, _prepacked(model), [row], decoding, stop_token_ids, row.need, longrope_border(model))
     assert row.text is not None
     while not batch.is_done:
@@ -147,10 +127,10 @@ def stream(
                 row.text.finish()
             if piece := row.text.new_piece(last=bool(row.ended)):
                 yield piece
-    return _generation(row, tokenizer, decoding)
+    return finished(row, tokenizer, decoding)
 
 
-def _advance(batch: _Batch, *, until_one_ends: bool) -> list[_Row]:
+def _advance(batch: _Batch, *, until_one_ends: bool) -> list[Row]:
     """One step of a batch, or steps until a row ends; returns the rows of the last step.
 
     The model is set up for it meanwhile; afterwards its own state is restored.
@@ -159,21 +139,11 @@ def _advance(batch: _Batch, *, until_one_ends: bool) -> list[_Row]:
 
     from tunelab.models.key_value_cache import cached_attention
 
-    _check(batch.model)
     with evaluation_mode(batch.model), cached_attention(batch.model), batch.weights.used(), torch.no_grad():
         rows = batch.step()
         while until_one_ends and not any(row.ended for row in rows):
             rows = batch.step()
     return rows
-
-
-def _check(model: nn.Module) -> None:
-    """Once per model: packed rows must give what separate rows give."""
-    from tunelab.models.structure import check_packed_forward
-
-    if model not in _checked:
-        check_packed_forward(model)
-        _checked.add(model)
 
 
 def _prepacked(model: nn.Module) -> OneDnnWeights:
@@ -193,19 +163,19 @@ class _Batch:
         self,
         model: nn.Module,
         weights: OneDnnWeights,
-        waiting: list[_Row],
+        waiting: list[Row],
         decoding: Decoding,
         stop_token_ids: Collection[int],
         micro_batch_tokens: int,
         longrope_border: int | None,
     ) -> None:
-        from tunelab.models.forward import output_head
+        from tunelab.models.head import output_head
         from tunelab.models.key_value_cache import KeyValueCache
 
         self.model, self.weights, self.decoding, self.stop_token_ids = model, weights, decoding, stop_token_ids
         self.micro_batch_tokens, self.longrope_border = micro_batch_tokens, longrope_border
         self.waiting = waiting[::-1]  # the next one last
-        self.active: list[_Row] = []
+        self.active: list[Row] = []
         self.head = output_head(model)
         width = _rounded(waiting[0].need)
         self.cache: KeyValueCache = KeyValueCache(_slots(micro_batch_tokens, width, len(waiting)), width)
@@ -214,15 +184,16 @@ class _Batch:
     def is_done(self) -> bool:
         return not (self.waiting or self.active)
 
-    def step(self) -> list[_Row]:
+    def step(self) -> list[Row]:
         """A token for every active row, those just admitted included; returns these rows."""
         continued = len(self.active)
         self._admit()
         rows = list(self.active)
         logits = self.head(self._read(continued)).float()  # [rows, vocabulary]
         drawn = [row.randomness[len(row.answer)] if row.randomness else 0.0 for row in rows]
-        for row, token in zip(rows, next_tokens(logits, self.decoding, drawn, self._seen(rows, logits)), strict=True):
-            self._add(row, token)
+        tokens = next_tokens(logits, self.decoding, drawn, seen_tokens(rows, logits, self.decoding))
+        for row, token in zip(rows, tokens, strict=True):
+            row.add(token, self.decoding, self.stop_token_ids)
         self._remove_ended()
         return rows
 
@@ -254,26 +225,6 @@ class _Batch:
             range(continued, len(self.active)),
         )
 
-    def _seen(self, rows: Sequence[_Row], logits: Tensor) -> Tensor | None:
-        if self.decoding.repetition_penalty == 1:
-            return None
-        import torch
-
-        seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
-        for place, row in enumerate(rows):
-            seen[place, torch.tensor([*row.prompt, *row.answer], device=logits.device)] = True
-        return seen
-
-    def _add(self, row: _Row, token: int) -> None:
-        if token in self.stop_token_ids:
-            row.ended = "stop"
-            return
-        row.answer.append(token)
-        if row.text is not None and row.text.add(token):
-            row.ended = "stop"
-        elif len(row.answer) == row.room:
-            row.ended = "length" if row.room == self.decoding.max_new_tokens else "context"
-
     def _remove_ended(self) -> None:
         """Move the last active row into the slot of each row that ended."""
         for slot in range(len(self.active) - 1, -1, -1):
@@ -283,28 +234,6 @@ class _Batch:
                     self.cache.move(last, slot)
                     self.active[slot] = self.active[last]
                 self.active.pop()
-
-
-def _new_row(
-    index: int,
-    prompt: Sequence[int],
-    room: int,
-    decoding: Decoding,
-    tokenizer: PreTrainedTokenizerBase,
-    text_wanted: bool,
-) -> _Row:
-    randomness = row_randomness(decoding.seed, index, room) if decoding.temperature else []
-    text = GrowingText(tokenizer, decoding.stop_strings) if decoding.stop_strings or text_wanted else None
-    return _Row(index, prompt, room, randomness, text)
-
-
-def _generation(row: _Row, tokenizer: PreTrainedTokenizerBase, decoding: Decoding) -> Generation:
-    assert row.ended is not None
-    if row.text is not None:
-        row.text.finish()
-    by_string = row.text is not None and row.text.stopped
-    text = row.text.text if row.text is not None and by_string else decoded(tokenizer, row.answer)
-    return Generation(row.index, tuple(row.answer), text, "stop" if by_string else row.ended, len(row.prompt))
 
 
 def _rounded(tokens: int) -> int:
@@ -355,31 +284,3 @@ def _room(prompts: Sequence[Sequence[int]], max_new_tokens: int, context: int | 
             )
         room.append(max_new_tokens if context is None else min(max_new_tokens, context - len(prompt)))
     return room
-
-
-def longrope_border(model: nn.Module) -> int | None:
-    """Length above which LongRoPE (Phi-3 128k) changes its frequencies, for every row of a batch at once; else None.
-
-    Rows that exceed it must run alone, or their neighbors' answers depend on them.
-    """
-    from tunelab.models.forward import underlying
-
-    config = underlying(model).config.get_text_config()
-    parameters = getattr(config, "rope_parameters", None) or {}
-    for values in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):
-        if values.get("rope_type") == "longrope":
-            border = values.get("original_max_position_embeddings")
-            return int(border or config.original_max_position_embeddings)
-    return None
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """No dropout within the block; on exit every module's own mode is restored."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunelab.errors import ModelError, UsageError
-from tunelab.inference.engine import Generation, StopReason
+from tunelab.inference.row import Generation, StopReason
 from tunelab.inference.sampling import Decoding
 from tunelab.inference.text import decoded
 

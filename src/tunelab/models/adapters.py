@@ -24,13 +24,17 @@ from tunelab.failures import is_of_machine, sentence
 from tunelab.models.checkpoint_files import no_pickles
 from tunelab.models.finite import check_files_finite
 from tunelab.models.folder_files import json_object
-from tunelab.models.forward import linear_names, stacked_weights, underlying
+from tunelab.models.forward import underlying
+from tunelab.models.linear_layers import linear_names, stacked_weights
 from tunelab.models.lora_linear import use_dense_lora
 from tunelab.models.quantized_linear import quantized_layers
 from tunelab.units import format_bytes
 
 #: Values of each parameter by which it is recognized.
 SAMPLED = 64
+
+#: Linear layers of a Mamba mixer whose weights its fused kernels read themselves, past an adapter.
+READ_BY_KERNELS = ("x_proj", "dt_proj", "out_proj")
 
 #: Adapted model -> its base's parameters that are no longer the base's.
 _changed_bases: WeakKeyDictionary[PeftModel, list[str]] = WeakKeyDictionary()
@@ -133,19 +137,36 @@ def _features(layer: torch.nn.Module) -> tuple[int, int]:
 def resolve_targets(model: PreTrainedModel, targets: str | Sequence[str]) -> list[str]:
     """Layer names for PEFT's `target_modules`; each matches at least one linear layer of the model."""
     if targets == "all-linear":
-        return sorted({".".join(name.split(".")[-2:]) for name in linear_names(model)})
+        adaptable = set(linear_names(model)) - set(read_by_kernels(model))
+        return sorted({".".join(name.split(".")[-2:]) for name in adaptable})
     if targets == "attention":
         return attention_targets(model)
     named = [targets] if isinstance(targets, str) else list(targets)
     head = next((name for name, module in model.named_modules() if module is model.get_output_embeddings()), None)
     known = [*linear_names(model), *([head] if head else [])]
+    left_out = read_by_kernels(model)
     for target in named:
+        if any(name == target or name.endswith("." + target) for name in left_out):
+            raise ModelError(
+                f"adapter.targets: {target!r} of {type(model).__name__}: fused kernels read its weight past an adapter",
+                "name other layers, such as in_proj",
+            )
         if not any(name == target or name.endswith("." + target) for name in known):
             raise ModelError(
                 f"adapter.targets: {target!r} matches no linear layer of {type(model).__name__}",
                 "linear layers: " + ", ".join(_last_parts(model)),
             )
     return named
+
+
+def read_by_kernels(model: PreTrainedModel) -> list[str]:
+    """Names of linear layers whose weights are read past an adapter: those of Mamba's mixers.
+
+    transformers reads dt_proj's weight itself, its fused kernels those of all: an adapter there would not be trained.
+    """
+    mixers = {name for name, module in model.named_modules() if {"A_log", "D"} <= module._parameters.keys()}
+    split = (name.rpartition(".") for name in linear_names(model))
+    return [f"{mixer}.{last}" for mixer, _, last in split if mixer in mixers and last in READ_BY_KERNELS]
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = False) -> PeftModel:
@@ -290,6 +311,8 @@ def _known_warnings_ignored() -> Iterator[None]:
         warnings.simplefilter("ignore", FutureWarning)  # PEFT reads a property that transformers has renamed
         # An nn.Linear head next to Conv1D layers: PEFT handles each layer correctly.
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to True but the target module is")
+        # Of experts, which have no adapter: forecast says so.
+        warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
         # Missing keys are an error of _check_complete.
         warnings.filterwarnings("ignore", message="Found missing adapter keys")
         # An adapter on a tied head: merge_adapter unties it first.

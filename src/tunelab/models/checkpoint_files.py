@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -105,13 +105,16 @@ class CheckpointFiles:
         known: names of the model's parameters; a checkpoint of the backbone alone, or one with a prefix that the model
             does not have, is renamed to fit them.
         prefix: the model's name for its backbone ("transformer", "model").
+        renamed: gives a stored name's new one, where transformers has renamed it since (GPT-NeoX's head).
 
     Raises:
         ModelError: there are no such files.
     """
 
-    def __init__(self, folder: Path, known: Collection[str], prefix: str) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, known: Collection[str], prefix: str, renamed: Callable[[str], str] = lambda stored: stored
+    ) -> None:
+        self.folder, self._renamed = folder, renamed
         self._known, self._prefix = set(known), prefix + "."
         self._layers = {name.rpartition(".")[0] for name in known}
         self._places: dict[str, tuple[str, str]] = {}  # the model's name -> file, and the name in it
@@ -121,7 +124,8 @@ class CheckpointFiles:
                     self._places[self._own_name(stored)] = (file, stored)
 
     def _own_name(self, stored: str) -> str:
-        for candidate in (stored, self._prefix + stored, stored.removeprefix(self._prefix)):
+        candidates = (stored, self._prefix + stored, stored.removeprefix(self._prefix), self._renamed(stored))
+        for candidate in candidates:
             # Also the tensors next to a weight in a quantized checkpoint: "LAYER.weight.absmax", "LAYER.SCB".
             parts = candidate.split(".")
             if candidate in self._known or any(".".join(parts[:end]) in self._layers for end in range(1, len(parts))):

@@ -1,34 +1,45 @@
-"""Running a causal language model on packed sequences: rows end to end, with attention confined to each row.
+"""Running the backbone of a causal language model on several rows at once, in one of three layouts.
 
-A packed batch has `tokens` ids and `row_starts`, the `rows + 1` offsets where rows begin (the last is `tokens`). There
-is no padding: positions restart with each row, and a token attends only to earlier tokens of its own row. The functions
-return the hidden states before the output head, so that logits are computed only where they are needed.
+A batch has `tokens` ids and `row_starts`, the `rows + 1` offsets where rows begin (the last is `tokens`).
+
+- packed: rows end to end in one sequence, without padding; positions restart with each row, and our own attention is
+  confined to each row.
+- padded: rows of similar length next to each other, padded at their ends, with the model's own attention. No token sees
+  what follows it, so no token sees padding.
+- alone: one row at a time, with the model's own attention.
+
+Which layouts give a model's own logits says models/structure.py. The functions return hidden states before the output
+head, so that logits are computed only where they are needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from tunelab.errors import ModelError
-from tunelab.models.quantized_linear import QuantizedLinear
+from tunelab.models.plain_attention import as_scores, plain_attention
 from tunelab.models.row_attention import row_attention
 
 PACKED_ATTENTION = "tunelab_packed"
+
+RowLayout = Literal["packed", "padded", "alone"]
+
+#: Rows are padded together if the shortest has at least this share of the longest's tokens.
+LEAST_FILLED = 3 / 4
 
 #: On the CPU, packed sequences are padded at the end to a multiple of this many tokens; no row sees the padding.
 TOKENS_STEP = 64
 
 #: Arguments with which an architecture asks its attention for something that packed attention does not support.
-UNSUPPORTED_ATTENTION = ("softcap", "s_aux", "position_bias")
+UNSUPPORTED_ATTENTION = ("position_bias",)
 
 
 def underlying(model: nn.Module) -> PreTrainedModel:
@@ -48,7 +59,7 @@ def backbone(model: nn.Module) -> nn.Module:
     """
     base = underlying(model)
     inner = (child for child in base.children() if isinstance(child, PreTrainedModel))
-    found: nn.Module | None = base.base_model
+    found: nn.Module | None = base.get_decoder()  # OPT's is a part of its base_model
     if found is base:  # its base_model_prefix names no attribute (Llama 4's text model)
         found = next(inner, None)
     if found is None:
@@ -58,39 +69,14 @@ def backbone(model: nn.Module) -> nn.Module:
     return found
 
 
-def linear_names(model: PreTrainedModel) -> list[str]:
-    """Dotted names of all linear layers (GPT-2's Conv1D included) except the output head and routers of experts."""
-    head = model.get_output_embeddings()
-    return [name for name, module in model.named_modules() if _is_linear(module) and module is not head]
-
-
-def stacked_weights(model: PreTrainedModel) -> dict[str, int]:
-    """Numbers of weights, by name, in the stacked tensors [experts, out, in] of mixtures: they are no linear layers."""
-    return {
-        f"{name}.{last}" if name else last: parameter.numel()
-        for name, module in model.named_modules()
-        if not isinstance(module, nn.modules.conv._ConvNd)
-        for last, parameter in module.named_parameters(recurse=False)
-        if parameter.dim() == 3 and min(parameter.shape) > 1
-    }
-
-
-def _is_linear(module: nn.Module) -> bool:
-    """Whether a module gives x W^T + b: a router that derives from nn.Linear gives a tuple of scores and choices."""
-    if not isinstance(module, nn.Linear) or type(module).forward in (nn.Linear.forward, QuantizedLinear.forward):
-        return isinstance(module, nn.Linear | Conv1D)
-    probe = torch.zeros(1, module.in_features, device=module.weight.device, dtype=module.weight.dtype)
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            found = module(probe)
-    except Exception:  # code of any architecture, which expects another shape
-        return False
-    return isinstance(found, Tensor) and found.shape == (1, module.out_features)
-
-
 def packed_attention(model: nn.Module) -> AbstractContextManager[None]:
     """Within the block, the model uses packed attention; on exit its own is restored."""
     return attention_set_to(model, PACKED_ATTENTION)
+
+
+def can_set_attention(model: PreTrainedModel) -> bool:
+    """Whether the model's attention can be replaced: some architectures compute it themselves."""
+    return bool(model._can_set_attn_implementation())
 
 
 @contextmanager
@@ -98,6 +84,8 @@ def attention_set_to(model: nn.Module, implementation: str) -> Iterator[None]:
     """Within the block, the model uses this registered attention; on exit its own is restored."""
     base = underlying(model)
     before = base.config._attn_implementation
+    if not can_set_attention(base):
+        raise ModelError(f"{type(base).__name__} has an attention of its own, which cannot be replaced")
     base.set_attn_implementation(implementation)
     try:
         yield
@@ -140,20 +128,82 @@ def padded_tokens(tokens: int, device: torch.device) -> int:
     return -(-tokens // TOKENS_STEP) * TOKENS_STEP if device.type == "cpu" and tokens > TOKENS_STEP else tokens
 
 
-def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The function hidden states [n, hidden] -> logits [n, vocabulary], including the soft cap of models with one."""
-    base = underlying(model)
-    head = base.get_output_embeddings()
-    if head is None:
-        raise ModelError(f"{type(base).__name__} has no output head", "only causal language models can be used")
-    cap = getattr(base.config, "final_logit_softcapping", None)  # Gemma 2
-    if cap is None:
-        return cast(Callable[[Tensor], Tensor], head)
+def attention_of(model: nn.Module, layout: RowLayout) -> AbstractContextManager[None]:
+    """Within the block, the model uses the attention that a layout needs; on exit its own is restored."""
+    return packed_attention(model) if layout == "packed" else nullcontext()
 
-    def capped(hidden: Tensor) -> Tensor:
-        return cast(Tensor, torch.tanh(head(hidden) / cap) * cap)
 
-    return capped
+def hidden_states(model: nn.Module, input_ids: Tensor, row_starts: Tensor, layout: RowLayout) -> Tensor:
+    """Last hidden states [tokens, hidden] of rows, end to end; call it inside `with attention_of(model, layout)`.
+
+    Args:
+        model: a transformers causal language model, or PEFT's wrapper of one.
+        input_ids: [tokens], int64, the rows end to end.
+        row_starts: [rows + 1], int64, the offset of each row, and `tokens` at the end.
+        layout: as tunelab.models.structure.row_layout() says.
+    """
+    border, lengths = longrope_border(model), row_starts.diff()
+    if border is None or not 0 < int((lengths > border).sum()) < len(lengths):
+        return _hidden_states(model, input_ids, row_starts, layout)
+    of_long = torch.repeat_interleave(lengths > border, lengths)
+    result: Tensor | None = None
+    for rows, tokens in ((lengths <= border, ~of_long), (lengths > border, of_long)):
+        starts = functional.pad(lengths[rows].cumsum(0), (1, 0))
+        found = _hidden_states(model, input_ids[tokens], starts, layout)
+        places = tokens.nonzero()[:, 0]
+        whole = found.new_zeros(len(input_ids), found.shape[1]) if result is None else result
+        result = whole.index_copy(0, places, found)
+    assert result is not None
+    return result
+
+
+def longrope_border(model: nn.Module) -> int | None:
+    """Length above which LongRoPE (Phi-3 128k) changes its frequencies, for every row of a batch at once; else None.
+
+    Rows that exceed it must not run with shorter ones, or these depend on them.
+    """
+    config = underlying(model).config.get_text_config()
+    parameters = getattr(config, "rope_parameters", None) or {}
+    for values in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):
+        if values.get("rope_type") == "longrope":
+            border = values.get("original_max_position_embeddings")
+            return int(border or config.original_max_position_embeddings)
+    return None
+
+
+def _hidden_states(model: nn.Module, input_ids: Tensor, row_starts: Tensor, layout: RowLayout) -> Tensor:
+    if layout == "packed":
+        return packed_hidden_states(model, input_ids, row_starts)
+    return _padded_hidden_states(model, input_ids, row_starts, at_once=layout == "padded")
+
+
+def _padded_hidden_states(model: nn.Module, input_ids: Tensor, row_starts: Tensor, *, at_once: bool) -> Tensor:
+    """hidden_states() by the model's own attention, rows of similar length at once, or each row alone."""
+    starts = row_starts.tolist()
+    lengths = [end - start for start, end in pairwise(starts)]
+    found, places = [], []
+    for rows in _of_similar_length(lengths) if at_once else [[row] for row in range(len(lengths))]:
+        longest = lengths[rows[0]]
+        steps = torch.arange(longest, device=input_ids.device)
+        begins = row_starts[rows][:, None]
+        is_token = steps[None] < torch.tensor([lengths[row] for row in rows], device=input_ids.device)[:, None]
+        place = begins + steps
+        ids = torch.where(is_token, input_ids[place.clamp_max(len(input_ids) - 1)], 0)
+        found.append(backbone(model)(input_ids=ids, use_cache=False).last_hidden_state[is_token])
+        places.append(place[is_token])
+    return torch.cat(found)[torch.cat(places).argsort()]
+
+
+def _of_similar_length(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Indices of rows that are padded to the first one's length, longest first."""
+    group: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        if group and lengths[row] < LEAST_FILLED * lengths[group[0]]:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
 
 
 def _packed_attention_forward(
@@ -190,9 +240,14 @@ def packed_sequence_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> Tensor:
-    """Causal attention within each row, by the kernel that suits the device: [1, tokens, heads, head].
+    """Causal attention within each row, by the kernel that suits the device: [1, tokens, heads, value head].
+
+    Args:
+        softcap, s_aux: the soft cap of scores and the sinks [heads], see plain_attention().
 
     Raises:
         ModelError: the architecture asks for something that none of these kernels supports.
@@ -202,12 +257,17 @@ def packed_sequence_attention(
             raise ModelError(f"{type(module).__name__} needs attention with {name}, which packed attention lacks")
     longest = max(end - start for start, end in pairwise(row_starts))
     window = sliding_window if sliding_window is not None and sliding_window < longest else None
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout:
+    is_plain = softcap is None and s_aux is None and query.shape[-1] == value.shape[-1]
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout and is_plain:
         return _varlen_attention(query, key, value, row_starts, longest, window, scaling)
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     if not query.is_cuda:
-        scale = scaling if scaling is not None else query.shape[-1] ** -0.5
         states = (query[0], key[0], value[0])
-        return row_attention(*states, row_starts, scale=scale, window=window, dropout=dropout)[None]
+        return row_attention(
+            *states, row_starts, scale=scale, window=window, dropout=dropout, softcap=softcap, sinks=s_aux
+        )[None]
+    if softcap is not None or s_aux is not None:
+        return _plain_row_by_row(query, key, value, row_starts, window, scale, dropout, softcap, s_aux)
     return _attention_row_by_row(query, key, value, row_starts, window, scaling, dropout)
 
 
@@ -234,6 +294,36 @@ def _attention_row_by_row(
                 is_causal=not banded,
                 scale=scaling,
                 enable_gqa=query.shape[1] != key.shape[1],
+            )
+        )
+    return torch.cat(outputs, dim=2).transpose(1, 2)  # [1, tokens, heads, head]
+
+
+def _plain_row_by_row(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    row_starts: list[int],
+    window: int | None,
+    scale: float,
+    dropout: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """The same for soft caps and sinks, which torch's attention lacks."""
+    outputs = []
+    for start, end in pairwise(row_starts):
+        visible = _band(end - start, window or end - start, query.device)
+        outputs.append(
+            plain_attention(
+                query[:, :, start:end],
+                key[:, :, start:end],
+                value[:, :, start:end],
+                as_scores(visible, query.dtype),
+                scale=scale,
+                softcap=softcap,
+                sinks=sinks,
+                dropout=dropout,
             )
         )
     return torch.cat(outputs, dim=2).transpose(1, 2)  # [1, tokens, heads, head]

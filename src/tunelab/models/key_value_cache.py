@@ -27,6 +27,7 @@ from tunelab.models.forward import (
     padded_tokens,
     underlying,
 )
+from tunelab.models.plain_attention import plain_attention
 
 CACHED_ATTENTION = "tunelab_cached"
 
@@ -42,13 +43,15 @@ class KeyValueCache:
         self.keys: dict[int, Tensor] = {}  # layer -> [slots, key heads, width, head]
         self.values: dict[int, Tensor] = {}
 
-    def layer(self, number: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The keys and values of a layer, allocated on first use; `like` is [1, key heads, tokens, head]."""
+    def layer(self, number: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values of a layer, allocated on first use; key and value are [1, key heads, tokens, head]."""
         if number not in self.keys:
-            shape = (self.slots, like.shape[1], self.width, like.shape[3])
             # torch's attention over single tokens is several times slower in bfloat16 than in float32 on a CPU.
-            dtype = torch.float32 if like.device.type == "cpu" else like.dtype
-            self.keys[number], self.values[number] = (_zeros(shape, dtype, like.device) for _ in range(2))
+            dtype = torch.float32 if key.device.type == "cpu" else key.dtype
+            self.keys[number], self.values[number] = (
+                _zeros((self.slots, like.shape[1], self.width, like.shape[3]), dtype, like.device)
+                for like in (key, value)
+            )
         return self.keys[number], self.values[number]
 
     def move(self, source: int, target: int) -> None:
@@ -201,12 +204,13 @@ def _cached_attention_forward(
             f"{type(module).__name__} does not pass its rows to its attention, or does not number its layers",
             "tunelab cannot generate with this architecture: it supports attention-only decoders",
         )
-    keys, values = cached_rows.cache.layer(number, key)
+    keys, values = cached_rows.cache.layer(number, key, value)
     active, starts = len(cached_rows.positions), cached_rows.prompt_starts
     parts = []
     if active:
         states = (query[0, :, :active], key[0, :, :active], value[0, :, :active])
-        parts.append(_attention_of_next_tokens(cached_rows, *states, keys, values, scaling, sliding_window))
+        special = (kwargs.get("softcap"), kwargs.get("s_aux"))
+        parts.append(_attention_of_next_tokens(cached_rows, *states, keys, values, scaling, sliding_window, *special))
     if len(starts) > 1:
         new_query, new_key, new_value = (states[:, :, active:] for states in (query, key, value))
         for slot, (start, end) in zip(cached_rows.prompt_slots, pairwise(starts), strict=True):
@@ -229,6 +233,8 @@ def _attention_of_next_tokens(
     values: Tensor,
     scaling: float | None,
     window: int | None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
 ) -> Tensor:
     """Write one token per row to the cache, and let it attend to its row.
 
@@ -236,16 +242,24 @@ def _attention_of_next_tokens(
         query: [heads, rows, head].
         key, value: [key heads, rows, head].
         keys, values: the layer's cache, [slots, key heads, width, head].
+        softcap, s_aux: the soft cap of scores and the sinks [heads], see plain_attention().
 
     Returns:
-        [1, rows, heads, head].
+        [1, rows, heads, value head].
     """
     key_heads, count, size = key.shape
     keys[rows.slots, :, rows.positions] = key.transpose(0, 1).to(keys.dtype)
     values[rows.slots, :, rows.positions] = value.transpose(0, 1).to(values.dtype)
     # The queries of a key head take the length dimension: grouped-query attention then needs no copies of keys.
     queries = query.transpose(0, 1).reshape(count, key_heads, -1, size).to(keys.dtype)
+    sinks = None if s_aux is None else s_aux.to(keys.dtype)
     with torch.autocast(query.device.type, enabled=False):
+        if softcap is not None or sinks is not None:
+            parts = [
+                _plainly(queries[part], keys[part, :, :seen], values[part, :, :seen], mask, scaling, softcap, sinks)
+                for (part, seen), mask in zip(rows.parts, rows.part_masks(window, keys.dtype), strict=True)
+            ]
+            return torch.cat(parts).reshape(1, count, -1, value.shape[2]).to(value.dtype)
         attended = [
             functional.scaled_dot_product_attention(
                 queries[part], keys[part, :, :seen], values[part, :, :seen], attn_mask=mask, scale=scaling
@@ -253,7 +267,23 @@ def _attention_of_next_tokens(
             for (part, seen), mask in zip(rows.parts, rows.part_masks(window, keys.dtype), strict=True)
         ]
     together = attended[0] if len(attended) == 1 else torch.cat(attended)
-    return together.reshape(1, count, -1, size).to(value.dtype)
+    return together.reshape(1, count, -1, value.shape[2]).to(value.dtype)
+
+
+def _plainly(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    scaling: float | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """plain_attention() of queries [rows, key heads, group, head], each of its own head: the same shape."""
+    scale = scaling if scaling is not None else queries.shape[-1] ** -0.5
+    each = queries.flatten(1, 2)[:, :, None]  # [rows, heads, 1, head]
+    found = plain_attention(each, keys, values, mask, scale=scale, softcap=softcap, sinks=sinks)
+    return found.view(*queries.shape[:3], values.shape[-1])
 
 
 AttentionInterface.register(CACHED_ATTENTION, _cached_attention_forward)

@@ -151,7 +151,6 @@ def _load_dense(name: str, dtype: torch.dtype, revision: str | None, trust_remot
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
-            attn_implementation="sdpa",
         )
     check_shapes(name, info["mismatched_keys"])
     if info["missing_keys"]:

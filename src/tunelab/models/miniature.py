@@ -27,6 +27,9 @@ from tunelab.models.quantized_linear import QuantizedLinear
 #: Maximum number of layers. Kinds that first occur later are taken from there, if the configuration's lists allow it.
 MOST_LAYERS = 8
 
+#: With so few layers all stay: a list of this length may be something else (Mamba 2's limits of time steps).
+FEWEST_LAYERS = 2
+
 VOCABULARY = 64
 INNER_WIDTH = 32
 WINDOW = 4
@@ -84,7 +87,7 @@ def _cut(config: Any, layers: int, chosen: Sequence[int], narrow: bool) -> Any:
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     text = config.get_text_config()
-    if len(chosen) < layers:
+    if len(chosen) < layers > FEWEST_LAYERS:
         for name, value in list(vars(text).items()):
             if isinstance(value, list | tuple) and len(value) == layers:
                 setattr(text, name, type(value)(value[index] for index in chosen))

@@ -6,7 +6,7 @@ released: memory never holds more than the quantized model and one tensor of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 from transformers.pytorch_utils import Conv1D
 
 from tunelab.errors import ModelError
 from tunelab.models.checkpoint_files import CheckpointFiles
 from tunelab.models.complete import check_head, check_nothing_left_over, check_shapes, lacking
 from tunelab.models.formats._format import WeightFormat
-from tunelab.models.forward import linear_names, stacked_weights
+from tunelab.models.linear_layers import linear_names, stacked_weights
 from tunelab.models.quantized_linear import QuantizedLinear, quantized_layers
 
 
@@ -50,7 +52,7 @@ def load_quantized(
     all_names = set(model.state_dict())
     buffers = {name for name, _ in model.named_buffers()} & all_names  # Gemma 4 stores a scale of each layer as one
     known = {name for name, _ in model.named_parameters()} | buffers  # tied ones once
-    files = CheckpointFiles(folder, known, model.base_model_prefix)
+    files = CheckpointFiles(folder, known, model.base_model_prefix, _renamed(model))
     for name in layers_to_quantize(model, skip):
         if is_stored and not any(
             suffix.startswith(("weight.", "weight_packed", "SCB")) for suffix in files.beside(name)
@@ -85,13 +87,25 @@ def load_quantized(
     return model.eval()
 
 
+def _renamed(model: PreTrainedModel) -> Callable[[str], str]:
+    """A stored name's new one, as transformers renames it when it loads a checkpoint of before."""
+    changes = [one for one in get_model_conversion_mapping(model) if type(one) is WeightRenaming]
+
+    def renamed(stored: str) -> str:
+        for change in changes:
+            stored, _ = change.rename_source_key(stored)
+        return stored
+
+    return renamed
+
+
 def empty_model(config: Any, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
     """The model with its parameters on the meta device and its computed buffers (rotary angles) on the CPU."""
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust_remote_code
+            config, dtype=dtype, trust_remote_code=trust_remote_code
         )
     return model
 

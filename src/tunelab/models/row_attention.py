@@ -33,25 +33,29 @@ def row_attention(
     scale: float,
     window: int | None = None,
     dropout: float = 0.0,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
-    """Attention of each token to itself and the earlier tokens of its row: [tokens, heads, head].
+    """Attention of each token to itself and the earlier tokens of its row: [tokens, heads, value head].
 
     Tokens after the last row (padding) give zeros.
 
     Args:
         query: [heads, tokens, head].
-        key, value: [key heads, tokens, head]; heads is a multiple of key heads (grouped queries).
+        key: [key heads, tokens, head]; heads is a multiple of key heads (grouped queries).
+        value: [key heads, tokens, value head]; its heads may have another size (latent attention).
         row_starts: the rows + 1 offsets where rows begin.
         scale: scores are multiplied by it.
         window: a token sees itself and the window - 1 before it; None = all before it.
         dropout: share of the attention weights dropped, the rest scaled up.
+        softcap, sinks: as in plain_attention().
     """
     seed = int(torch.randint(2**31, ())) if dropout else 0
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     states = (query.to(dtype), key.to(dtype), value.to(dtype))
     # Everything inside is in this dtype already; autocast would cast the softmax to float32 and back.
     with torch.autocast("cpu", enabled=False):
-        return _RowAttention.apply(*states, row_starts, scale, window, dropout, seed)  # type: ignore[no-any-return, no-untyped-call]
+        return _RowAttention.apply(*states, sinks, row_starts, scale, window, dropout, seed, softcap)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _RowAttention(torch.autograd.Function):
@@ -61,43 +65,46 @@ class _RowAttention(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
+        sinks: Tensor | None,
         row_starts: list[int],
         scale: float,
         window: int | None,
         dropout: float,
         seed: int,
+        softcap: float | None,
     ) -> Tensor:
-        heads, tokens, size = query.shape
+        (heads, tokens, _), size = query.shape, value.shape[2]
         key_heads, group = key.shape[0], heads // key.shape[0]
         output = query.new_zeros(tokens, heads, size)
         generator = torch.Generator().manual_seed(seed) if dropout else None
         for block in _blocks(row_starts, tokens, window):
             asked = _grouped(query, block.queries, key_heads)
-            weights = _weights(asked, key[:, block.keys], scale, window, group)
+            weights, _ = _weights(asked, key[:, block.keys], scale, window, group, softcap, sinks)
             if generator is not None:
                 weights *= _kept(weights, dropout, generator)
             attended = torch.bmm(weights, value[:, block.keys]).view(heads, -1, size)
             output[block.own] = attended[:, block.part].transpose(0, 1)
-        ctx.save_for_backward(query, key, value)
-        ctx.settings = (row_starts, scale, window, dropout, seed)
+        ctx.save_for_backward(query, key, value, sinks)
+        ctx.settings = (row_starts, scale, window, dropout, seed, softcap)
         return output
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value = ctx.saved_tensors
-        row_starts, scale, window, dropout, seed = ctx.settings
+        query, key, value, sinks = ctx.saved_tensors
+        row_starts, scale, window, dropout, seed, softcap = ctx.settings
         gradient = upstream[0].to(query.dtype).transpose(0, 1)  # [heads, tokens, head]
-        heads, tokens, size = query.shape
+        (heads, tokens, _), size = query.shape, value.shape[2]
         key_heads, group = key.shape[0], heads // key.shape[0]
         # In a long row many blocks add to one key's gradient: accumulated in float32, since bfloat16 would lose them.
         several = max(end - start for start, end in pairwise(row_starts)) > QUERY_BLOCK
         sums = torch.float32 if several else query.dtype
         query_gradient = torch.zeros_like(query)
-        key_gradient, value_gradient = (torch.zeros_like(key, dtype=sums) for _ in range(2))
+        key_gradient, value_gradient = (torch.zeros_like(states, dtype=sums) for states in (key, value))
+        sink_gradient = None if sinks is None else torch.zeros(heads, dtype=torch.float32)
         generator = torch.Generator().manual_seed(seed) if dropout else None
         for block in _blocks(row_starts, tokens, window):
             asked = _grouped(query, block.queries, key_heads)
-            weights = _weights(asked, key[:, block.keys], scale, window, group)
+            weights, slope = _weights(asked, key[:, block.keys], scale, window, group, softcap, sinks)
             kept = _kept(weights, dropout, generator) if generator is not None else None
             # The queries that widen the block have no gradient, so they add nothing to any key or value.
             given = gradient.new_zeros(heads, block.queries.stop - block.queries.start, size)
@@ -109,11 +116,17 @@ class _RowAttention(torch.autograd.Function):
             if kept is not None:
                 weight_gradient *= kept
             score_gradient = torch._softmax_backward_data(weight_gradient, weights, -1, weights.dtype)
+            if sink_gradient is not None:  # a sink has no value: what it takes from the others is its gradient
+                of_sink = (weights.sum(-1) - 1) * (weights * weight_gradient).sum(-1)
+                sink_gradient += of_sink.float().view(heads, -1).sum(-1)
+            if slope is not None:
+                score_gradient *= slope
             score_gradient *= scale
-            found = torch.bmm(score_gradient, key[:, block.keys]).view(heads, -1, size)
+            found = torch.bmm(score_gradient, key[:, block.keys]).view(heads, -1, query.shape[2])
             query_gradient[:, block.own] = found[:, block.part]
             key_gradient[:, block.keys] += torch.bmm(score_gradient.transpose(1, 2), asked)
-        return query_gradient, key_gradient.to(key.dtype), value_gradient.to(value.dtype), *[None] * 5
+        of_sinks = None if sinks is None or sink_gradient is None else sink_gradient.to(sinks.dtype)
+        return query_gradient, key_gradient.to(key.dtype), value_gradient.to(value.dtype), of_sinks, *[None] * 6
 
 
 class _Block(NamedTuple):
@@ -148,15 +161,30 @@ def _grouped(states: Tensor, queries: slice, key_heads: int) -> Tensor:
     return states[:, queries].reshape(key_heads, -1, states.shape[-1])
 
 
-def _weights(query: Tensor, key: Tensor, scale: float, window: int | None, group: int) -> Tensor:
-    """Softmax over the visible keys: [key heads, group x queries, keys]."""
+def _weights(
+    query: Tensor,
+    key: Tensor,
+    scale: float,
+    window: int | None,
+    group: int,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Softmax over the visible keys, and the slope of the soft cap, if any: [key heads, group x queries, keys]."""
     queries, keys = query.shape[1] // group, key.shape[1]
     older = keys - queries  # the queries are the last of the keys
     kept = 1 << max(older - 1, 0).bit_length()
     hidden = _hidden(kept, window, query.dtype)[:queries, kept - older : kept + queries]
     scores = torch.bmm(query, key.transpose(1, 2)).mul_(scale)
+    slope = None
+    if softcap is not None:
+        share = scores.div_(softcap).tanh_()
+        slope, scores = 1 - share * share, share * softcap
     scores.view(-1, group, queries, keys).add_(hidden)
-    return torch.softmax(scores, dim=-1)
+    if sinks is None:
+        return torch.softmax(scores, dim=-1), slope
+    of_head = sinks.to(scores.dtype).view(-1, group, 1, 1).expand(-1, -1, queries, 1).reshape(len(scores), -1, 1)
+    return torch.softmax(torch.cat([scores, of_head], dim=-1), dim=-1)[..., :-1].contiguous(), slope
 
 
 @lru_cache(maxsize=8)

@@ -26,6 +26,7 @@ from tunelab.models.forward import (
     padded_tokens,
     underlying,
 )
+from tunelab.models.plain_attention import as_scores, plain_attention
 
 PREFIX_ATTENTION = "tunelab_shared_prefix"
 
@@ -141,10 +142,12 @@ def _prefix_attention_forward(
     shared = (prefix.keys[number], prefix.values[number])
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     states = (query[0], key[0], value[0])
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+    softcap, sinks = kwargs.get("softcap"), kwargs.get("s_aux")
+    is_plain = softcap is None and sinks is None and query.shape[-1] == value.shape[-1]
+    if is_plain and query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
         return _varlen(*states, *shared, starts, scale, window)[None], None
-    if query.is_cuda or window is not None:
-        return _row_by_row(*states, *shared, starts, scale, window)[None], None
+    if query.is_cuda or window is not None or not is_plain:
+        return _row_by_row(*states, *shared, starts, scale, window, softcap, sinks)[None], None
     return _in_two_parts(*states, *shared, prefix_pass, scale)[None], None
 
 
@@ -198,8 +201,10 @@ def _row_by_row(
     row_starts: list[int],
     scale: float,
     window: int | None,
+    softcap: float | None,
+    sinks: Tensor | None,
 ) -> Tensor:
-    """For sliding windows, and for float32 on a GPU: torch's attention with a mask, a call per row. Shapes as above."""
+    """For sliding windows, soft caps and sinks, and for float32 on a GPU: a call per row. Shapes as above."""
     length, outputs = prefix_key.shape[1], []
     for start, end in pairwise(row_starts):
         keys, values = (
@@ -209,13 +214,16 @@ def _row_by_row(
         places = torch.arange(length + end - start, device=query.device)
         distance = places[length:, None] - places[None]
         visible = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-        gqa = query.shape[0] != key.shape[0]
-        outputs.append(
-            functional.scaled_dot_product_attention(
-                query[None, :, start:end], keys, values, attn_mask=visible, scale=scale, enable_gqa=gqa
-            )[0]
-        )
-    outputs.append(query.new_zeros(query.shape[0], query.shape[1] - row_starts[-1], query.shape[2]))
+        asked, gqa = query[None, :, start:end], query.shape[0] != key.shape[0]
+        if softcap is None and sinks is None:
+            found = functional.scaled_dot_product_attention(
+                asked, keys, values, attn_mask=visible, scale=scale, enable_gqa=gqa
+            )
+        else:
+            hidden = as_scores(visible, query.dtype)
+            found = plain_attention(asked, keys, values, hidden, scale=scale, softcap=softcap, sinks=sinks)
+        outputs.append(found[0])
+    outputs.append(query.new_zeros(query.shape[0], query.shape[1] - row_starts[-1], value.shape[2]))
     return torch.cat(outputs, dim=1).transpose(0, 1)
 
 

@@ -26,6 +26,7 @@ from tunelab.files import directory_written_atomically, recover_all_in
 from tunelab.models.adapters import save_adapter
 from tunelab.models.digest import weights_hash
 from tunelab.models.forward import underlying
+from tunelab.models.structure import row_layout
 from tunelab.notebook import said_in_notebooks, shown_in_notebooks
 from tunelab.preparation.base import run_tokenizer, trained_recipe
 from tunelab.preparation.model import with_dtype
@@ -204,8 +205,8 @@ def _train(
         data = without_held_out(data)
     model = build_model(recipe, tokenizer, accelerator)
     check_unchanged(run, data)
-    module = TargetLoss(model)
-    plan = training_plan(recipe, data.train)
+    module = TargetLoss(model, layout=row_layout(model, recipe.train.packing))
+    plan = training_plan(recipe, data.train, module.layout)
     checkpoints = CheckpointStore(run.checkpoints, recipe.train.keep_checkpoints)
     if accelerator.is_main_process:
         for sentence in checkpoints.recover():
@@ -214,12 +215,12 @@ def _train(
             checkpoints.check_best()
         resumed = bool(checkpoints.paths())
         keep_tokenizer_and_rows(run, tokenizer, data)
-        run.update_manifest(**opening(run, recipe, data, model, tokenizer, plan, accelerator, resumed))
+        run.update_manifest(**opening(run, recipe, data, module, tokenizer, plan, accelerator, resumed))
         run.keep_metrics_up_to(checkpoints.newest_step())
     accelerator.wait_for_everyone()
     measures = _measures(module, data, recipe, accelerator, progress)
     step = checkpoints.newest_step()
-    notify(resolved_sentence(resolved_settings(recipe, accelerator)))
+    notify(resolved_sentence(resolved_settings(recipe, accelerator, module.layout)))
     said = forecast(recipe, plan, model, held_out=len(data.held_out), step=step)
     for sentence in (*said, *data_warnings(recipe, data)):
         notify(sentence)
@@ -373,7 +374,6 @@ def _mean_loss(
             micro_batch_tokens=recipe.train.micro_batch_tokens,
             loss_on=recipe.data.loss_on,
             device=accelerator.device,
-            packing=recipe.train.packing,
             rank=accelerator.process_index,
             ranks=accelerator.num_processes,
             on_rows=lambda done: progress(stage, min(done, len(table) - 1), len(table)),

@@ -9,7 +9,7 @@ from tunelab.config import Recipe
 from tunelab.data.loader import TrainingPlan
 from tunelab.data.not_used import characters_dropped, rows_not_used
 from tunelab.data.prepared import PreparedData
-from tunelab.models.adapters import coverage
+from tunelab.models.adapters import coverage, read_by_kernels
 from tunelab.models.digest import digest
 from tunelab.models.forward import underlying
 from tunelab.models.structure import structure_of
@@ -50,8 +50,13 @@ def forecast(recipe: Recipe, plan: TrainingPlan, model: nn.Module, *, held_out: 
         f"weights, gradients and optimizer state need {format_bytes(least_bytes(recipe, model))}, "
         "activations come on top; the time left is shown from the first step on"
     )
-    warnings = (few_rows_warning(held_out), unpackable_warning(recipe, model), experts_warning(recipe, model))
-    return [*said, *(warning for warning in warnings if warning)]
+    further = (
+        few_rows_warning(held_out),
+        padding_sentence(recipe, model),
+        experts_warning(recipe, model),
+        kernels_sentence(recipe, model),
+    )
+    return [*said, *(sentence for sentence in further if sentence)]
 
 
 def data_warnings(recipe: Recipe, data: PreparedData) -> list[str]:
@@ -87,14 +92,13 @@ def least_bytes(recipe: Recipe, model: nn.Module) -> int:
     return digest(model).bytes + sum(one.nbytes + moments * one.numel() for one in trained)
 
 
-def unpackable_warning(recipe: Recipe, model: nn.Module) -> str | None:
-    """A warning where the rows are trained one at a time since the architecture cannot run them packed."""
-    if recipe.train.packing or not (reason := structure_of(underlying(model)).together):
+def padding_sentence(recipe: Recipe, model: nn.Module) -> str | None:
+    """Why rows are not packed, where the recipe leaves it to the architecture; None if they are packed."""
+    structure = structure_of(underlying(model))
+    if recipe.train.packing != "auto" or not structure.packed:
         return None
-    return (
-        "warning: this run can be trained, merged and exported, but tunelab cannot evaluate it or generate with it, "
-        f"which needs packed rows ({reason})"
-    )
+    how = "rows run one at a time" if structure.padded else "rows are padded"
+    return f"{how}, with the model's own attention: {structure.padded or structure.packed}"
 
 
 def experts_warning(recipe: Recipe, model: nn.Module) -> str | None:
@@ -109,6 +113,17 @@ def experts_warning(recipe: Recipe, model: nn.Module) -> str | None:
         f"{found.stacked_tensors} stacked tensors, which are not linear layers; it is on {found.layers} linear layers "
         f"with {format_count(found.weights)} weights (attention, and what all tokens share); method=full trains all"
     )
+
+
+def kernels_sentence(recipe: Recipe, model: nn.Module) -> str | None:
+    """Which linear layers get no adapter although the recipe asks for all; None if all do."""
+    if not isinstance(model, PeftModel) or recipe.adapter.targets != "all-linear":
+        return None
+    left_out = read_by_kernels(underlying(model))
+    if not left_out:
+        return None
+    kinds = " and ".join(dict.fromkeys(name.rpartition(".")[2] for name in left_out))
+    return f"no adapter on {len(left_out)} layers ({kinds}): Mamba's kernels read their weights past an adapter"
 
 
 def few_rows_warning(held_out: int) -> str | None:

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from tunelab.data.loader import PackedBatch, Step, TrainingPlan, packed_batch
 from tunelab.errors import TrainingError
-from tunelab.models.forward import packed_attention
 from tunelab.progress import TRAINING, Progress, silent
 from tunelab.records.runs import VALIDATION
 from tunelab.training.checkpoint import CheckpointStore, LoopState
@@ -87,7 +86,7 @@ class TrainingLoop:
         should_stop: Callable[[], bool] = lambda: False,
         progress: Progress = silent,
     ) -> None:
-        self.model = module.model
+        self.model, self.attention = module.model, module.attention
         self.plain_optimizer = optimizer
         self.module, self.optimizer = accelerator.prepare(module, optimizer)
         self.plan = plan
@@ -110,7 +109,7 @@ class TrainingLoop:
         # A run that was killed after early stopping, before its result was saved, must not train further.
         outcome: Outcome = "stopped early" if self._patience_is_spent(state) else "finished"
         self.module.train()
-        with packed_attention(self.model):
+        with self.attention():
             while outcome == "finished" and state.step < total:
                 record = self._step(state, total, throughput)
                 state.seconds = before + time.perf_counter() - started

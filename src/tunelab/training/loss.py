@@ -8,6 +8,7 @@ are computed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from torch.nn import functional
 
 from tunelab.data.loader import LossOn, PackedBatch, TokenTable, packed_batch
 from tunelab.data.packing import pack_best_fit
-from tunelab.models.forward import output_head, packed_attention, packed_hidden_states, underlying
+from tunelab.models.forward import RowLayout, attention_of, hidden_states, underlying
+from tunelab.models.head import output_head, trained_behind
+from tunelab.models.structure import row_layout
 
 #: Logits in memory at a time (float32: 32 MiB); a chunk has this many divided by the vocabulary's size.
 LOGITS_PER_CHUNK = 2**23
@@ -36,8 +39,8 @@ def chunked_cross_entropy(
     Args:
         hidden: [targets, hidden], states that predict the targets.
         labels: [targets], int64.
-        head: [n, hidden] -> [n, vocabulary] logits.
-        parameters: the head's parameters that need gradients.
+        head: [n, hidden] -> [n, vocabulary] logits, differentiable.
+        parameters: what the head depends on and needs gradients.
         chunk: targets whose logits are computed at a time.
     """
     return _ChunkedCrossEntropy.apply(hidden, labels, head, chunk, *parameters)  # type: ignore[no-any-return, no-untyped-call]
@@ -114,21 +117,37 @@ class TargetLoss(nn.Module):
     Args:
         model: a transformers causal language model, or PEFT's wrapper of one.
         chunk: targets whose logits are computed at a time; by default as many as give 32 MiB of float32 logits.
+        layout: how a batch's rows are run; None = packed where that gives the model's own logits.
+
+    Raises:
+        ModelError: see tunelab.models.structure.row_layout().
     """
 
-    def __init__(self, model: nn.Module, chunk: int | None = None) -> None:
+    def __init__(self, model: nn.Module, chunk: int | None = None, layout: RowLayout | None = None) -> None:
         super().__init__()
         self.model = model
+        self.layout: RowLayout = layout or row_layout(model)
         vocabulary = underlying(model).config.get_text_config().vocab_size
         self.chunk = chunk or max(1, LOGITS_PER_CHUNK // vocabulary // ROWS_STEP) * ROWS_STEP
+        self._behind: list[nn.Parameter] | None = None
+
+    def attention(self) -> AbstractContextManager[None]:
+        """Within the block, the model uses the attention that its rows' layout needs."""
+        return attention_of(self.model, self.layout)
 
     def forward(self, input_ids: Tensor, row_starts: Tensor, predicted_from: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss; arguments as in tunelab.data.loader.PackedBatch. Call inside `with packed_attention(model)`."""
-        hidden = packed_hidden_states(self.model, input_ids, row_starts)  # [tokens, hidden]
+        """Scalar loss; arguments as in tunelab.data.loader.PackedBatch. Call inside `with module.attention()`."""
+        hidden = hidden_states(self.model, input_ids, row_starts, self.layout)  # [tokens, hidden]
         wanted = hidden.index_select(0, predicted_from)  # [targets, hidden]
-        head_module = underlying(self.model).get_output_embeddings()
-        parameters = [parameter for parameter in head_module.parameters() if parameter.requires_grad]
-        return chunked_cross_entropy(wanted, labels, output_head(self.model), parameters, self.chunk)
+        head = output_head(self.model)
+        parameters = self._parameters_behind(head, hidden) if torch.is_grad_enabled() else []
+        return chunked_cross_entropy(wanted, labels, head, parameters, self.chunk)
+
+    def _parameters_behind(self, head: Callable[[Tensor], Tensor], hidden: Tensor) -> list[nn.Parameter]:
+        """What is trained behind the hidden states, looked for once."""
+        if self._behind is None:
+            self._behind = trained_behind(head, hidden)
+        return self._behind
 
     def of_batch(self, batch: PackedBatch) -> Tensor:
         """The loss of one packed batch."""
@@ -142,7 +161,6 @@ def table_loss(
     micro_batch_tokens: int,
     loss_on: LossOn,
     device: torch.device,
-    packing: bool = True,
     rank: int = 0,
     ranks: int = 1,
     on_rows: Callable[[int], None] = lambda done: None,
@@ -158,9 +176,9 @@ def table_loss(
     module.eval()
     total, targets = 0.0, 0
     capacity = max(micro_batch_tokens, max(table.lengths, default=0))
-    bins = pack_best_fit(table.lengths, capacity) if packing else [[row] for row in range(len(table))]
+    bins = pack_best_fit(table.lengths, capacity)
     try:
-        with torch.no_grad(), packed_attention(module.model):
+        with torch.no_grad(), module.attention():
             done = 0
             for rows in bins[rank::ranks]:
                 batch = packed_batch(table, rows, loss_on).to(device)

@@ -17,15 +17,19 @@ from tunelab.data.prepared import PreparedData
 from tunelab.errors import RunError, TrainingError
 from tunelab.models.adapters import coverage
 from tunelab.models.digest import digest, weights_hash
-from tunelab.models.forward import underlying
+from tunelab.models.forward import RowLayout, underlying
 from tunelab.models.load import model_fingerprint, tokenizer_fingerprint
 from tunelab.preparation.base import base_identity, dated, template_digest
 from tunelab.records.environment import environment
 from tunelab.records.runs import Run, now
 from tunelab.records.trained_with import trained_with
 from tunelab.training.checkpoint import LoopState, trainable_weights
+from tunelab.training.loss import TargetLoss
 from tunelab.training.meter import Meter
 from tunelab.units import format_counted, format_significant
+
+#: How a micro-batch's rows are run, in words.
+ROWS_IN_WORDS = {"packed": "packed", "padded": "padded", "alone": "one row at a time"}
 
 
 def check_unchanged(run: Run, data: PreparedData) -> None:
@@ -61,13 +65,14 @@ def opening(
     run: Run,
     recipe: Recipe,
     data: PreparedData,
-    model: nn.Module,
+    module: TargetLoss,
     tokenizer: Any,
     plan: TrainingPlan,
     accelerator: Accelerator,
     resumed: bool,
 ) -> dict[str, Any]:
     """Manifest entries from before the first step; a resumed run keeps those about its start."""
+    model = module.model
     gpu = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else None
     session = {"started": now(), "environment": environment(), "gpu": gpu, "threads": torch.get_num_threads()}
     entries: dict[str, Any] = {
@@ -91,7 +96,7 @@ def opening(
             **_validation_rows(data),
             "bad_rows": list(data.bad_rows),
         },
-        "resolved": resolved_settings(recipe, accelerator),
+        "resolved": resolved_settings(recipe, accelerator, module.layout),
         "seeds": {"data": recipe.data.seed, "train": recipe.train.seed},
         "compute": {
             "device": str(accelerator.device),
@@ -119,7 +124,7 @@ def _base(run: Run, recipe: Recipe, model: nn.Module) -> dict[str, Any]:
     return known or base_identity(recipe, model_fingerprint(recipe.model.name, underlying(model)))
 
 
-def resolved_settings(recipe: Recipe, accelerator: Accelerator) -> dict[str, Any]:
+def resolved_settings(recipe: Recipe, accelerator: Accelerator, layout: RowLayout) -> dict[str, Any]:
     """What every `auto` and every null became for this run, by its key; evaluation and resuming use the same."""
     train = recipe.train
     batch = {"train.batch_size": train.batch_size} if train.batch_size else {"train.batch_tokens": train.batch_tokens}
@@ -131,20 +136,21 @@ def resolved_settings(recipe: Recipe, accelerator: Accelerator) -> dict[str, Any
         "data.max_length": recipe.data.max_length,
         **batch,
         "train.micro_batch_tokens": train.micro_batch_tokens,
-        "train.packing": train.packing,
+        "train.packing": layout == "packed",
+        "rows": layout,
         "threads": torch.get_num_threads(),
     }
 
 
 def resolved_sentence(resolved: dict[str, Any]) -> str:
     """The settings of resolved_settings() in one line."""
-    rows = resolved.get("train.batch_size")
+    rows, layout = resolved.get("train.batch_size"), resolved["rows"]
     batch = f"{resolved['train.batch_tokens']:,} tokens" if rows is None else format_counted(rows, "row")
     return (
         f"{resolved['train.device']}, {resolved['train.dtype']}, {format_counted(resolved['threads'], 'thread')}; "
         f"template {resolved['data.template']}, rows up to {resolved['data.max_length']:,} tokens; "
         f"lr {format_significant(resolved['train.lr'])}, batches of {batch} in micro-batches of up to "
-        f"{resolved['train.micro_batch_tokens']:,} tokens, {'packed' if resolved['train.packing'] else 'not packed'}"
+        f"{resolved['train.micro_batch_tokens']:,} tokens, {ROWS_IN_WORDS[layout]}"
     )
 
 

@@ -22,10 +22,10 @@ from tunelab.errors import ModelError, UsageError
 from tunelab.files import directory_written_atomically, file_written_atomically
 from tunelab.models.adapters import add_lora
 from tunelab.models.checkpoint_files import checkpoint_folder
-from tunelab.models.forward import underlying
+from tunelab.models.forward import RowLayout, underlying
 from tunelab.models.load import DTYPES, check_tokenizer_fits
 from tunelab.models.loftq import STORED, absorb_quantization_error, begin_at_stored
-from tunelab.models.structure import check_packed_forward
+from tunelab.models.structure import check_own_logits
 from tunelab.preparation.model import compute_device, compute_dtype, load_base
 from tunelab.preparation.rows import rows_to_keep
 from tunelab.records.runs import Run
@@ -77,7 +77,7 @@ def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.
     dtype = torch.float32 if trains_base else DTYPES[compute_dtype(recipe)]
     base: nn.Module = load_base(recipe, dtype=dtype, device=accelerator.device)
     check_tokenizer_fits(base, tokenizer)
-    check_packed_forward(base, packed=recipe.train.packing)
+    check_own_logits(base)
     if recipe.train.activation_checkpointing:
         enable_activation_checkpointing(underlying(base))
     if trains_base:
@@ -128,8 +128,8 @@ def enable_activation_checkpointing(model: PreTrainedModel) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def training_plan(recipe: Recipe, table: TokenTable) -> TrainingPlan:
-    """The steps of this recipe on these rows.
+def training_plan(recipe: Recipe, table: TokenTable, layout: RowLayout = "packed") -> TrainingPlan:
+    """The steps of this recipe on these rows, which are run in a layout.
 
     Raises:
         UsageError: they are too many to be planned, or all of them are warmup.
@@ -152,7 +152,7 @@ def training_plan(recipe: Recipe, table: TokenTable) -> TrainingPlan:
         batch_size=settings.batch_size,
         batch_tokens=settings.batch_tokens,
         micro_batch_tokens=settings.micro_batch_tokens,
-        packing=settings.packing,
+        packing=layout == "packed",
         loss_on=recipe.data.loss_on,
         seed=settings.seed,
     )
