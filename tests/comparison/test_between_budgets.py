@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from study_files import write_evaluation
 
 from tunelab.comparison.as_good import judge_difference
-from tunelab.comparison.between_budgets import Reading, common_cost, read_at
+from tunelab.comparison.between_budgets import Reading, common_cost, noise_of_weight, read_at
 from tunelab.comparison.evaluated import Evaluated, evaluated_in
 from tunelab.comparison.paired_evaluations import Side, Upper, compare_sides
 from tunelab.errors import DataError
-from tunelab.statistics.crossed import half_width
+from tunelab.statistics.crossed import Part, half_width
 
 ITEMS, SEEDS, WEIGHT = 30, 3, 0.3
 
@@ -70,6 +70,46 @@ def test_an_interpolated_arm_is_the_weighted_mean_of_two_trainings_of_each_seed(
     )
     judged = judge_difference(full, lora, found, 1.0, both_ways=False)
     assert judged.value == pytest.approx(differences.mean())
+
+
+def test_unlike_times_of_the_seeds_widen_the_interval(tmp_path: Path) -> None:
+    low, high, other = values_of(0, 1), values_of(0, 9), values_of(1, 4)
+    costs, reading = [10.0, 20.0], Reading(0, 1, WEIGHT)
+    noise = noise_of_weight(costs, [0.1, 0.2], reading, 0.05)
+    by_hand = math.sqrt((0.7 * 0.1) ** 2 + (0.3 * 0.2) ** 2 + 0.05**2) / math.log(2)
+    assert noise == pytest.approx(by_hand) and noise_of_weight(costs, [0.1, 0.2], Reading(1, 1, 0.0), 0.05) == 0
+    lower, upper = evaluations(tmp_path, "full", low), evaluations(tmp_path, "full-high", high)
+    lora = Side("lora", evaluations(tmp_path, "lora", other), is_tuned=True)
+    exact = Side("full", lower, is_tuned=True, upper=Upper(upper, WEIGHT))
+    noisy = Side("full", lower, is_tuned=True, upper=Upper(upper, WEIGHT, Part(noise, 2.0)))
+    known, found = compare_sides(exact, lora), compare_sides(noisy, lora)
+    assert found.parts[:2] == known.parts and found.difference == known.difference
+    assert found.parts[2] == (pytest.approx(by_hand * abs(high.mean() - low.mean())), 2.0)
+    assert found.low < known.low < known.high < found.high and found.p > known.p
+    bounds = [judge_difference(side, lora, known, 1.0, both_ways=False) for side in (exact, noisy)]
+    assert bounds[1].low < bounds[0].low and bounds[1].value == bounds[0].value
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_nor_where_times_are_noisy(seeds: int) -> None:
+    """The true scores at equal time are the same; each training takes up to 30 % more or less than it would."""
+    random, studies, items, slope = np.random.default_rng(3), 2000, 100, 2.0
+    true = np.log(np.array([10.0, 20.0, 14.0]))  # of the lower and the upper budget, and where the other arm ends
+    times = np.exp(true[:, None, None] + random.normal(0, 0.15, (3, studies, seeds)))  # [budgets, studies, seeds]
+    logs, errors = np.log(times.mean(axis=2)), times.std(axis=2, ddof=1) / math.sqrt(seeds) / times.mean(axis=2)
+    weight = ((logs[2] - logs[0]) / (logs[1] - logs[0]))[:, None, None]
+    truth = slope * (true[1] - true[0])  # between both budgets
+    low, high, other = random.normal(0, 0.5, (3, studies, items, seeds))
+    differences = other + slope * (true[2] - true[0]) - ((1 - weight) * low + weight * (high + truth))
+    of_items = differences.mean(axis=2).std(axis=1, ddof=1) / math.sqrt(items)
+    of_seeds = differences.mean(axis=1).std(axis=1, ddof=1) / math.sqrt(seeds)
+    inner = weight[:, 0, 0]
+    noise = np.sqrt(errors[2] ** 2 + ((1 - inner) * errors[0]) ** 2 + (inner * errors[1]) ** 2) / (logs[1] - logs[0])
+    of_times = np.abs((high - low).mean(axis=(1, 2)) + truth) * noise
+    difference = np.abs(differences.mean(axis=(1, 2)))
+    degrees = [items - 1.0, seeds - 1.0, seeds - 1.0]
+    assert (difference > half_width([of_items, of_seeds, of_times], degrees, 0.025)).mean() <= 0.06
+    assert (difference > half_width([of_items, of_seeds], degrees[:2], 0.025)).mean() > 0.06, "it is needed"
 
 
 def test_at_a_measured_budget_it_is_the_plain_comparison(tmp_path: Path) -> None:

@@ -79,6 +79,12 @@ def test_they_are_said_before_anything_runs() -> None:
     assert foreseen(study(SHARED[0][0], recipe=RATE))[-1].startswith("warning: full and lora share the learning rate")
 
 
-@pytest.mark.parametrize("shipped", shipped_studies(), ids=lambda one: str(one.name))
-def test_studies_that_ship_have_none(shipped: Any) -> None:
-    assert setting_warnings(load_study(shipped.path)) == []
+def test_of_the_studies_that_ship_the_one_that_shows_it_has_one() -> None:
+    found = {shipped.name: setting_warnings(load_study(shipped.path)) for shipped in shipped_studies()}
+    assert {name: said for name, said in found.items() if said} == {
+        "llama32-1b-alpaca2k-one-rate": [
+            "full, lora and qlora share the learning rate 0.0002. LoRA's best one is about ten times that of full "
+            "fine-tuning. So their order may be one of rates, not of methods: set `search: {}`, or give each its own "
+            "train.lr."
+        ]
+    }

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from tunelab.comparison.align import OF_THE_MODEL, Pairs, align
 from tunelab.comparison.paired_comparison import ALPHA, FEW_DISCORDANT, POWER, Comparison
-from tunelab.comparison.paired_evaluations import Side, contributions, mean_of_seeds
+from tunelab.comparison.paired_evaluations import Side, contributions, mean_of_seeds, noise_of_costs
 from tunelab.errors import DataError
 from tunelab.statistics.crossed import Crossed, Part, crossed, parts_of_trainings
 from tunelab.statistics.proportions import BOUNDS
@@ -112,12 +112,14 @@ class _Measured:
         clusters: of each item; None = items are independent.
         added: the value, in both directions, of two items that are added; 0.0 = none are.
         over_trainings: whether every tuned arm has several trainings.
+        noise: of each arm, what the noise of measured costs adds where it is read between two budgets.
     """
 
     each: Sequence[NDArray[np.float64]]
     clusters: Sequence[str] | None
     added: float
     over_trainings: bool
+    noise: Sequence[Part]
 
     @property
     def items(self) -> int:
@@ -137,7 +139,10 @@ class _Measured:
         units = gather_units([0.0] * len(values), values.tolist(), clusters)
         figures = [one.mean(axis=1).tolist() for one in self.each]
         of_trainings = parts_of_trainings(figures, weights) if self.over_trainings else []
-        return Part(units.error, units.effective - 1), of_trainings
+        noise = [
+            Part(abs(w) * one.error, one.degrees) for w, one in zip(weights, self.noise, strict=True) if w * one.error
+        ]
+        return Part(units.error, units.effective - 1), [*of_trainings, *noise]
 
     def estimate(self, weights: Sequence[float]) -> Crossed:
         """A weighted sum of the arms' metrics, over items and trainings."""
@@ -220,7 +225,8 @@ def _measured(sides: Sequence[Side], comparison: Comparison) -> _Measured:
     low, high = BOUNDS.get(comparison.unit, (0.0, 0.0))
     # Few items that differ say little about how many others would; shares are always right and wrong answers' means.
     adds = comparison.unit == "0-1" or differing < FEW_DISCORDANT
-    return _Measured(each, pairs[0].clusters, high - low if adds else 0.0, bool(tuned) and min(tuned) > 1)
+    noise = [noise_of_costs(side, comparison.metric, items) for side in sides]
+    return _Measured(each, pairs[0].clusters, high - low if adds else 0.0, bool(tuned) and min(tuned) > 1, noise)
 
 
 def _aligned(side: Side, other: Side, metric: str) -> Pairs:

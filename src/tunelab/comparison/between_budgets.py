@@ -3,8 +3,9 @@
 The score at a cost is interpolated, linearly in the cost's logarithm, between the trainings at the two nearest budgets:
 loss falls about linearly with the logarithm of the steps. So an item's value is a fixed weighted mean of its values in
 two trainings of the same seed, and a seed's score is that of two scores: items and trainings stay the samples that they
-were, and intervals are those of any other comparison. They do not cover how far the curve bends between two budgets,
-and costs count as known.
+were, and intervals are those of any other comparison. Where the trainings of several seeds cost unlike amounts, the
+weight is uncertain: what that adds is one more part of the variance. Intervals do not cover how far the curve bends
+between two budgets.
 
 Source:
     Schulman et al. 2025, LoRA Without Regret (thinkingmachines.ai/blog/lora): loss against the logarithm of the steps.
@@ -71,3 +72,16 @@ def read_at(costs: Sequence[float], cost: float) -> Reading:
     raise DataError(
         f"a cost of {format_significant(cost)} is outside of what was measured", "add a smaller or a larger budget"
     )
+
+
+def noise_of_weight(costs: Sequence[float], errors: Sequence[float], reading: Reading, error: float) -> float:
+    """The standard error of a reading's weight, by its first derivatives; 0 at a measured point.
+
+    Args:
+        errors: relative standard error of each of `costs`.
+        error: that of the cost that the curve is read at.
+    """
+    if reading.lower == reading.upper:
+        return 0.0
+    of_ends = ((1 - reading.weight) * errors[reading.lower], reading.weight * errors[reading.upper])
+    return math.hypot(error, *of_ends) / math.log(costs[reading.upper] / costs[reading.lower])

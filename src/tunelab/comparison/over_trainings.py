@@ -12,7 +12,11 @@ from tunelab.statistics.units import CONFIDENCE
 
 
 def over_trainings(
-    one: Comparison, a_figures: Sequence[float], b_figures: Sequence[float], differing: int
+    one: Comparison,
+    a_figures: Sequence[float],
+    b_figures: Sequence[float],
+    differing: int,
+    further: Sequence[Part] = (),
 ) -> Comparison:
     """A comparison over items, widened to items and trainings: interval and p say what other trainings of both arms,
     on other items of the kind, would show.
@@ -24,12 +28,13 @@ def over_trainings(
     Args:
         a_figures, b_figures: each side's metric, one per training; one of a model that is not tuned.
         differing: items whose mean over trainings differs.
+        further: what else contributes to the variance of the difference.
     """
     several = [side for side in (a_figures, b_figures) if len(side) > 1]
     of_trainings = parts_of_trainings([a_figures, b_figures], [-1.0, 1.0])
     added = math.sqrt(2) / one.n if one.unit == "0-1" and differing < FEW_DISCORDANT else 0.0
     of_items = Part(math.hypot(one.error, added), one.effective_units - 1)
-    found = crossed(one.difference, [of_items, *of_trainings])
+    found = crossed(one.difference, [of_items, *of_trainings, *further])
     low, high = found.interval(CONFIDENCE)
     wider = dataclasses.replace(
         one,

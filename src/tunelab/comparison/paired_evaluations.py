@@ -27,6 +27,7 @@ from tunelab.evaluation.metrics.bleu import bleu_of_counts
 from tunelab.evaluation.metrics.chrf import chrf_of_counts
 from tunelab.evaluation.probabilities import CALIBRATION_ERROR, calibration_error_of_counts
 from tunelab.statistics.corpus import Statistic, contributions_of_items
+from tunelab.statistics.crossed import Part
 
 #: Of held-out rows; the calibration error of benchmarks with choices.
 _CORPUS_METRICS: dict[str, Statistic] = {
@@ -36,6 +37,10 @@ _CORPUS_METRICS: dict[str, Statistic] = {
 }
 
 
+#: Of what was measured at a budget itself.
+NO_NOISE = Part(0.0, 1.0)
+
+
 @dataclass(frozen=True)
 class Upper:
     """The evaluations at a larger budget, between which and its own a side is read (between_budgets.py).
@@ -43,10 +48,12 @@ class Upper:
     Attributes:
         seeds: one per seed, in the order of the side's own.
         weight: between 0 and 1; the side's own evaluations have the rest.
+        noise: the weight, as the seeds' costs leave it uncertain: its standard error.
     """
 
     seeds: Sequence[Evaluated]
     weight: float
+    noise: Part = NO_NOISE
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,17 @@ def compare_sides(
         return found
     of_a, of_b = (contributions(side, chosen.name, pairs.items).mean(axis=1).tolist() for side in (a, b))
     differing = sum(left != right for left, right in zip(pairs.a, pairs.b, strict=True))
-    return dataclasses.replace(over_trainings(found, of_a, of_b, differing), by_seed=_by_seed(of_a, of_b))
+    noise = [one for side in (a, b) if (one := noise_of_costs(side, chosen.name, pairs.items)).error]
+    return dataclasses.replace(over_trainings(found, of_a, of_b, differing, noise), by_seed=_by_seed(of_a, of_b))
+
+
+def noise_of_costs(side: Side, metric: str, items: Sequence[str]) -> Part:
+    """What the noise of measured costs adds to a metric that is read between two budgets; an error of 0 elsewhere."""
+    if side.upper is None:
+        return NO_NOISE
+    both = (side.seeds, side.upper.seeds)
+    lower, upper = (float(_contributions_of(side.name, one, metric, items).mean()) for one in both)
+    return Part(abs(upper - lower) * side.upper.noise.error, side.upper.noise.degrees)
 
 
 def _by_seed(of_a: Sequence[float], of_b: Sequence[float]) -> tuple[float, ...]:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tunelab.comparison.between_budgets import Reading, common_cost, read_at
+from tunelab.comparison.between_budgets import Reading, common_cost, noise_of_weight, read_at
 from tunelab.comparison.evaluated import Evaluated
-from tunelab.comparison.paired_evaluations import Side, Upper
+from tunelab.comparison.paired_evaluations import NO_NOISE, Side, Upper
 from tunelab.config.budgets import BUDGET_KEYS, Budget
 from tunelab.errors import DataError
+from tunelab.statistics.crossed import Part
 from tunelab.units import format_duration, format_number, format_significant
 
 #: What arms can be compared at equal amounts of.
@@ -27,6 +28,7 @@ class Trained:
         tokens: supervised tokens, in all steps.
         seconds: in training steps.
         cost: price of that time; None = no price is known.
+        tokens_error, seconds_error: their standard errors over seeds, relative; 0.0 = one seed.
     """
 
     budget: Budget
@@ -34,6 +36,12 @@ class Trained:
     tokens: float
     seconds: float
     cost: float | None
+    tokens_error: float = 0.0
+    seconds_error: float = 0.0
+
+    def error(self, by: By) -> float:
+        """Relative standard error of amount()."""
+        return self.tokens_error if by == "tokens" else self.seconds_error
 
     def amount(self, by: By) -> float:
         """Tokens, seconds or price.
@@ -121,8 +129,11 @@ def at_equal(curves: Curves, a: str, b: str, benchmark: str, by: By) -> Matched:
         ends = [(_shown(by, one[0]), _shown(by, one[-1])) for one in costs]
         ranges = ", ".join(f"{arm} {low} to {high}" for arm, (low, high) in zip((a, b), ends, strict=True))
         raise DataError(f"{error.message} ({ranges})", error.hint) from None
+    last = trained[0][-1] if costs[0][-1] == amount else trained[1][-1]
+    noises = [_noise(by, one, cost, reading, last) for one, cost, reading in zip(trained, costs, readings, strict=True)]
     first, second = (
-        _side(curves, arm, benchmark, one, reading) for arm, one, reading in zip((a, b), trained, readings, strict=True)
+        _side(curves, arm, benchmark, one, reading, noise)
+        for arm, one, reading, noise in zip((a, b), trained, readings, noises, strict=True)
     )
     places = [_place(one, reading) for one, reading in zip(trained, readings, strict=True)]
     stretches = [
@@ -139,7 +150,18 @@ def _measured(curves: Curves, arm: str, benchmark: str) -> list[Trained]:
     return found
 
 
-def _side(curves: Curves, arm: str, benchmark: str, trained: Sequence[Trained], reading: Reading) -> Side:
+def _noise(by: By, trained: Sequence[Trained], costs: Sequence[float], reading: Reading, ends: Trained) -> Part:
+    """What the weight of a reading is uncertain by, from the fewest seeds of the three budgets that it follows from.
+
+    Args:
+        ends: the budget whose cost the curve is read at.
+    """
+    seeds = min(len(one.seeds) for one in (trained[reading.lower], trained[reading.upper], ends))
+    errors = [one.error(by) for one in trained]
+    return Part(noise_of_weight(costs, errors, reading, ends.error(by)), seeds - 1.0) if seeds > 1 else NO_NOISE
+
+
+def _side(curves: Curves, arm: str, benchmark: str, trained: Sequence[Trained], reading: Reading, noise: Part) -> Side:
     """An arm as it is compared: the seeds that both budgets have."""
     lower = curves.evaluated(arm, benchmark, trained[reading.lower].budget)
     if reading.lower == reading.upper:
@@ -148,7 +170,7 @@ def _side(curves: Curves, arm: str, benchmark: str, trained: Sequence[Trained], 
     seeds = [seed for seed in lower if seed in upper]
     if not seeds:
         raise DataError(f"no seed of {arm} was evaluated at both budgets", "run the study again")
-    above = Upper([upper[seed] for seed in seeds], reading.weight)
+    above = Upper([upper[seed] for seed in seeds], reading.weight, noise)
     return Side(arm, [lower[seed] for seed in seeds], is_tuned=True, upper=above)
 
 

@@ -14,6 +14,7 @@ from tunelab.config.study import Study
 from tunelab.records.cells import Cell
 from tunelab.records.runs import Run
 from tunelab.report.budgets_content import AtEqualCost, BudgetPoint, Budgets, BudgetScore
+from tunelab.statistics.standard_errors import mean_with_error
 from tunelab.studies.budget_curves import Curves, Matched, Trained
 from tunelab.studies.report_parts import arm_scores, unlike_machines
 from tunelab.units import format_share
@@ -44,10 +45,17 @@ def _spread(runs: Sequence[Run]) -> float:
 
 def _trained(budget: Budget, runs: Sequence[tuple[int, Run]], study: Study) -> Trained:
     done = [run.manifest["trained"] for _, run in runs]
-    tokens, seconds = (math.fsum(one[name] for one in done) / len(done) for name in ("targets", "training_seconds"))
+    tokens, seconds = (mean_with_error([float(one[name]) for one in done]) for name in ("targets", "training_seconds"))
     price = study.price_per_hour
-    cost = None if price is None else seconds / 3600 * price
-    return Trained(budget, tuple(seed for seed, _ in runs), tokens, seconds, cost)
+    return Trained(
+        budget,
+        seeds=tuple(seed for seed, _ in runs),
+        tokens=tokens.value,
+        seconds=seconds.value,
+        cost=None if price is None else seconds.value / 3600 * price,
+        tokens_error=(tokens.error or 0.0) / tokens.value,
+        seconds_error=(seconds.error or 0.0) / seconds.value,
+    )
 
 
 def budgets_part(
@@ -142,14 +150,14 @@ def _said(
         yield (
             "At equal tokens, time or cost, an arm's score is interpolated, linearly in the logarithm, between the two "
             "nearest budgets, item by item. Intervals cover items and trainings, as everywhere. They do not cover how "
-            "far a curve bends between two budgets, and times count as exact."
+            "far a curve bends between two budgets."
         )
     if set(matched_by) & {"time", "cost"}:
-        yield (
-            "Times were measured once."
-            if curves.spread is None
-            else f"Training times at one budget differed by up to {format_share(curves.spread, 0)} between seeds."
-        )
+        if curves.spread is None:
+            yield "Times were measured once, and count as exact."
+        else:
+            spread = format_share(curves.spread, 0)
+            yield f"Times at one budget differed by up to {spread} between seeds: intervals at equal time cover that."
     failed = {cell.key: cell for cell in cells if cell.status == "failed" and cell.budget not in (None, largest)}
     for cell in failed.values():
         if cell.needs not in failed:
