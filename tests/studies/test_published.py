@@ -112,7 +112,7 @@ def asked(metric: str | None, on: str = "held-out", model: str | None = None) ->
         "published": [{"what": on, "values": values, "source": "a paper", "model": model}],
         "questions": [{"ask": "?", "is_better": "qlora", "than": "lora", "on": on, "metric": metric}],
     }
-    (found,) = with_published([Question("?", "No.", "no difference shown")], parse_study(tree))
+    (found,) = with_published([Question("?", "No.", "no difference shown")], parse_study(tree), SCORES)
     return found.answer
 
 
@@ -121,6 +121,7 @@ def test_an_answer_is_followed_by_what_was_published_of_its_arms() -> None:
     assert asked(None, "mmlu", "owner/large") == "No. Published for owner/large: 2.42 (qlora), 2.4 (lora)."
     assert asked(None) == "No. Published: perplexity 2.42 (qlora), 2.4 (lora)."
     assert asked("bleu") == "No.", "of another metric"
+    assert asked("accuracy", "mmlu") == "No. Published: 2.42 (qlora), 2.4 (lora).", "the headline metric, named"
 
 
 def test_a_report_shows_them() -> None:

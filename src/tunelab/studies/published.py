@@ -72,19 +72,24 @@ def published_figures(
     return tuple(figure for one in study.published for figure in _figures(study, one, scores, known))
 
 
-def with_published(questions: Sequence[Question], study: Study) -> tuple[Question, ...]:
+def with_published(
+    questions: Sequence[Question], study: Study, scores: Sequence[ArmScore] = ()
+) -> tuple[Question, ...]:
     """The answers, each followed by what was published of its two arms by its metric, if both were.
 
     Args:
         questions: with the answers to the study's questions, in their order.
+        scores: all known scores, which say what a benchmark's headline metric is.
     """
+    headlines = {one.benchmark: one.name for one in scores if one.is_main}
     pairs = zip(questions, study.questions, strict=True)
-    return tuple(replace(one, answer=" ".join([one.answer, *_said(study, asked)])) for one, asked in pairs)
+    return tuple(replace(one, answer=" ".join([one.answer, *_said(study, asked, headlines)])) for one, asked in pairs)
 
 
-def _said(study: Study, asked: Asked) -> Iterator[str]:
+def _said(study: Study, asked: Asked, headlines: Mapping[str, str]) -> Iterator[str]:
     """ "Published for gpt2: 0.44 (qlora), 0.45 (lora)." """
-    metrics = {"" if asked.decided_by is None else asked.decided_by}
+    headline = headlines.get(asked.on, "")
+    metrics = {"", headline} if asked.decided_by in (None, headline) else {asked.decided_by or ""}
     if asked.decided_by == COMPLETION_LOSS:  # perplexity is published, loss compared
         metrics = {"", HELD_OUT_HEADLINE}
     known: dict[str, tuple[float, PublishedFigure]] = {}

@@ -122,7 +122,7 @@ def study_report(folder: Path | str) -> StudyReport:
         title=study.title,
         created=created,
         note=study.note,
-        questions=with_published(answers.questions, study),
+        questions=with_published(answers.questions, study, scores),
         arms=arms,
         scores=tuple(scores),
         published=published_figures(study, scores, {arm.name: _costs(found, arm) for arm in arms}),
