@@ -126,5 +126,5 @@ def test_killed_at_every_call(operation: str, bench: Bench, tmp_path: Path) -> N
             break
         place.check_same_command_finishes()
         shutil.rmtree(place.folder)
-        number += 1 if number < 12 else 5
+        number += 1 if number < 8 else 5
     assert number > 3
