@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
-from tunelab.inference.divergence import AnswerDistributions, divergence
+from tunelab.inference import divergence as measured
+from tunelab.inference.divergence import AnswerDistributions, answer_distributions, divergence
+from tunelab.models import forward
+from tunelab.models.load import load_model
 
 
 def _distributions(shift: float) -> AnswerDistributions:
@@ -29,3 +35,29 @@ def test_rounding_alone_is_no_negative_divergence() -> None:
 def test_what_is_not_a_number_stays_so() -> None:
     broken = AnswerDistributions(torch.full((3, 4), math.nan), torch.zeros(3, dtype=torch.long))
     assert math.isnan(divergence(3.0, broken, broken).kl)
+
+
+def test_rows_run_at_once_and_give_what_each_gives_alone(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(str(models["llama"]), dtype=torch.float32, device="cpu")
+    rows = [([5 + n % 9, 6, 7, 8, 9][: 3 + n % 3], [False, True, True, True, True][: 3 + n % 3]) for n in range(12)]
+    rows.insert(3, ([5, 6, 7], [True, False, False]))  # without an answer
+    passes: list[int] = []
+    real = forward.hidden_states
+
+    def counted(model: Any, ids: Any, starts: Any, layout: Any) -> Any:
+        passes.append(len(starts) - 1)
+        return real(model, ids, starts, layout)
+
+    monkeypatch.setattr(forward, "hidden_states", counted)
+    together = answer_distributions(model, rows)
+    assert passes == [12]
+    monkeypatch.setattr(measured, "PACKED_TOKENS", 1)
+    alone = answer_distributions(model, rows)
+    assert passes == [12, *[1] * 12] and torch.equal(together.targets, alone.targets)
+    torch.testing.assert_close(together.log_probabilities, alone.log_probabilities)
+    monkeypatch.setattr(measured, "MOST_TOKENS", 5)
+    few = answer_distributions(model, rows)
+    assert torch.equal(few.targets, alone.targets[:5]), "the first five tokens of answers, and no more rows than needed"
+    assert len(passes) == 15

@@ -52,6 +52,21 @@ def test_rows_are_as_long_as_the_model_s_window_allows(tmp_path: Path) -> None:
         fit_to_model(resolve(parse_recipe(tree)), tokenizer)
 
 
+def test_a_file_is_read_once_while_it_stays_as_it_is(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tiny.rows_file(tmp_path / "rows.jsonl")
+    recipe = resolve(parse_recipe(tiny.recipe(models["llama"], rows, tmp_path / "run")))
+    reads: list[object] = []
+    real = preparation.load_examples
+    monkeypatch.setattr(preparation, "load_examples", lambda *of, **more: reads.append(of) or real(*of, **more))
+    first, second = prepare(recipe), prepare(recipe)
+    assert len(reads) == 1 and (first.key, second.from_cache) == (second.key, True)
+    with rows.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"prompt": "more", "completion": "rows"}) + "\n")
+    assert prepare(recipe).key != first.key and len(reads) == 2
+
+
 def test_a_training_asks_for_the_model_s_window_once(
     models: dict[str, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,15 +38,20 @@ def test_arms_differ_in_what_they_are_named_for() -> None:
         "full": "none",
         "lora": "none",
         "nf4": "nf4",
-        "mxfp4": "mxfp4",
     }
     assert [arm for arm, recipe in made.items() if recipe.method == "full"] == ["full"]
+
+
+def test_its_answers_are_about_methods() -> None:
+    study = demo_study()
+    assert len(study.seeds) >= 3, "one training of each arm would say something about these models alone"
+    assert [one.is_as_good for one in study.questions] == [None, "lora", "nf4"]
 
 
 def test_the_base_is_measured_once_and_every_question_is_compared() -> None:
     study = demo_study()
     cells = cells_of(study)
-    assert len(cells) == 9
+    assert len(cells) == 1 + 3 * 3 * 2, "three trainings of three arms, each evaluated, and the base"
     assert [cell.benchmark for cell in cells if cell.arm == "base"] == [HELD_OUT]
     compared = set(study.comparisons)
     assert {(one.against, one.arm, one.on, one.decided_by) for one in study.questions} <= compared

@@ -36,16 +36,18 @@ def run(arguments: argparse.Namespace) -> int:
     start = time.monotonic()
     out = Path(arguments.out) if arguments.out else _free_directory()
     resume = command("demo", "--out", out)
-    say(
-        "Fine-tuning a small base model (2.2 M parameters) on about 1,900 instructions:\n"
-        "full fine-tuning, LoRA, and LoRA over a 4-bit base (NF4, MXFP4) ...\n"
-        f"If you stop it, `{resume}` resumes.\n"
-    )
     from tunelab.cli.report import report_study
     from tunelab.studies.demo import demo_study
     from tunelab.studies.run_study import run_study
 
     study = demo_study()
+    held_out = study.recipe["data"]["held_out"]
+    say(
+        f"Fine-tuning a small base model (2.2 M parameters) on {study.recipe['data']['size'] - held_out} instructions: "
+        "full fine-tuning,\n"
+        f"LoRA, and LoRA over a 4-bit base (NF4), each {len(study.seeds)} times ...\n"
+        f"If you stop it, `{resume}` resumes.\n"
+    )
     try:
         with progress_bar() as progress:
             cells = run_study(study, out, options={"workers": "1"}, progress=_in_short(progress))
@@ -56,15 +58,15 @@ def run(arguments: argparse.Namespace) -> int:
         for cell in failed:
             say(f"failed: {cell.title}: {cell.error}")
         return 1
-    say(f"± is one standard error over {study.recipe['data']['held_out']} held-out rows (not trained on).")
+    say(f"± is one standard error over {held_out} held-out rows (not trained on).")
     say(f"\nDone in {format_duration(time.monotonic() - start)}. Next:")
     _say_next(out, cells)
     return 0
 
 
 def _say_next(out: Path, cells: Sequence[Cell]) -> None:
-    """Commands to try on the LoRA arm's run, each below what it shows."""
-    run, evaluation = (str(out / cell.folder) for cell in cells if cell.arm == "lora")
+    """Commands to try on the LoRA arm's first run, each below what it shows."""
+    run, evaluation = [str(out / cell.folder) for cell in cells if cell.arm == "lora"][:2]
     steps = {
         "what the model sees in training": command("inspect", f"{run}/recipe.yaml", "--rows", 2),
         "its answers": shlex.join(["head", "-n", "3", f"{evaluation}/responses.jsonl"]),

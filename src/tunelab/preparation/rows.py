@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tunelab.config import DataSettings, Recipe, RecipeLike, as_recipe, resolve
+from tunelab.config import DataSettings, Recipe, RecipeLike, SourceSettings, as_recipe, resolve
 from tunelab.data.loader import TokenTable
 from tunelab.data.messages import Conversation, Example
 from tunelab.data.prepared import NO_ROWS, PreparedData, SourceRecord, cache_key, cached, store
@@ -22,6 +22,7 @@ from tunelab.data.tokenize import RowEncoder
 from tunelab.errors import DataError, UsageError
 from tunelab.hub import is_reachable
 from tunelab.models.load import context_window, end_token_ids, load_tokenizer, tokenizer_fingerprint
+from tunelab.models.planned_size import file_state
 from tunelab.notebook import shown_in_notebooks
 from tunelab.progress import Progress, silent
 
@@ -33,6 +34,10 @@ TRAINING_ROWS_KEPT = 8
 
 #: Training rows that decide how weights are rounded, if there are no validation rows.
 TRAINING_ROWS_CHOSEN_BY = 32
+
+
+#: Fingerprints of files that this process has read: the jobs of a study use the same rows, which are in the cache.
+_fingerprints: dict[tuple[Any, ...], str] = {}
 
 
 @dataclass(frozen=True)
@@ -191,21 +196,15 @@ def prepare_with(
         may_be_empty: return what there is, for inspection, even if no row is left; then nothing is cached.
     """
     data, encoder = (recipe := _fitted(recipe, tokenizer)).data, row_encoder(tokenizer, recipe)
+    as_they_are = [_as_it_is(data, source) for source in data.sources]  # before they are read
+    known = [_fingerprints[one] for one in as_they_are if one in _fingerprints]
+    if len(known) == len(as_they_are) and (found := cached(_key(known, data, tokenizer, encoder))):
+        return found
     sources = [read_source(data, number, progress) for number in range(len(data.sources))]
     _check_loss_on(data, sources)
-    settings = data.model_dump(mode="json", exclude={"loss_on", "chat_template"})
-    for source in settings["sources"]:
-        del source["path"]  # the fingerprint covers a file's contents; its location does not matter
-    key = cache_key(
-        sources=[source.fingerprint for source in sources],
-        template=encoder.template,
-        tokenizer=tokenizer_fingerprint(tokenizer),
-        settings={
-            **settings,
-            "chat_template": tokenizer.chat_template if data.template == "chat" else None,
-            "stop_token_ids": encoder.stop_token_ids(),
-        },
-    )
+    fingerprints = [source.fingerprint for source in sources]
+    _fingerprints.update({one: fingerprint for one, fingerprint in zip(as_they_are, fingerprints, strict=True) if one})
+    key = _key(fingerprints, data, tokenizer, encoder)
     found = cached(key)
     if found is not None:
         return found
@@ -240,6 +239,31 @@ def prepare_with(
     if len(prepared.train) and all(counts.kept or not counts.given for _, counts in prepared.splits.values()):
         store(prepared)
     return prepared
+
+
+def _key(fingerprints: Sequence[str], data: DataSettings, tokenizer: Any, encoder: RowEncoder) -> str:
+    """The key of the prepared rows of sources with these fingerprints."""
+    settings = data.model_dump(mode="json", exclude={"loss_on", "chat_template"})
+    for source in settings["sources"]:
+        del source["path"]  # the fingerprint covers a file's contents; its location does not matter
+    return cache_key(
+        sources=fingerprints,
+        template=encoder.template,
+        tokenizer=tokenizer_fingerprint(tokenizer),
+        settings={
+            **settings,
+            "chat_template": tokenizer.chat_template if data.template == "chat" else None,
+            "stop_token_ids": encoder.stop_token_ids(),
+        },
+    )
+
+
+def _as_it_is(data: DataSettings, source: SourceSettings) -> tuple[Any, ...]:
+    """What a source's fingerprint follows from: its settings, and what changes when its file does; () = not known."""
+    if source.path is None or source.name.endswith(".py") or data.loss_on == "all" or not Path(source.path).is_file():
+        return ()  # with loss_on=all, every row is checked
+    path = Path(source.path).resolve()
+    return source.model_dump_json(), data.on_bad_row, path, file_state(path)
 
 
 def _divided(selection: Selection, data: DataSettings, template: Template) -> Selection:
