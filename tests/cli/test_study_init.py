@@ -9,8 +9,8 @@ import pytest
 import tiny
 from verbs import Bench, Command
 
+from tunelab.config.methods import METHODS
 from tunelab.config.study import load_study
-from tunelab.studies.new_study import METHODS
 
 
 @pytest.fixture
