@@ -86,6 +86,7 @@ def test_unlike_times_of_the_seeds_widen_the_interval(tmp_path: Path) -> None:
     assert found.parts[:2] == known.parts and found.difference == known.difference
     assert found.parts[2] == (pytest.approx(by_hand * abs(high.mean() - low.mean())), 2.0)
     assert found.low < known.low < known.high < found.high and found.p > known.p
+    assert found.degrees_in_words == "29, 2 and 2 degrees of freedom"
     bounds = [judge_difference(side, lora, known, 1.0, both_ways=False) for side in (exact, noisy)]
     assert bounds[1].low < bounds[0].low and bounds[1].value == bounds[0].value
 

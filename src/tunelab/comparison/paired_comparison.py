@@ -65,8 +65,8 @@ class Comparison:
         seeds: number of seeds that values are averaged over.
         seed_error: SE of the difference across seeds; None = one seed, or unknown.
         a_trainings, b_trainings: trainings that the values of each are means over; 0 = not tuned, or not known.
-        parts: SE and degrees of freedom of the choice of items, and of the choice of trainings, if interval and p are
-            over both; () = they are over items alone.
+        parts: SE and degrees of freedom of the choice of items, of the choice of trainings, and of measured costs where
+            an arm is read between two budgets, if interval and p are over all; () = they are over items alone.
         exploratory: whether nothing had asked for this comparison (a study's question).
         by_seed: the difference of each seed, where both have several trainings or one is not tuned; () = none.
     """
@@ -127,8 +127,8 @@ class Comparison:
     @property
     def degrees_in_words(self) -> str:
         """The degrees of freedom: "196 and 2 degrees of freedom"; "" if p is over items alone."""
-        degrees = [format_significant(degrees, 3) for _, degrees in self.parts]
-        return f"{' and '.join(degrees)} degrees of freedom" if degrees else ""
+        *first, last = [format_significant(degrees, 3) for _, degrees in self.parts] or [""]
+        return f"{', '.join(first)} and {last} degrees of freedom" if first else ""
 
     @property
     def shown(self) -> bool:

@@ -135,9 +135,8 @@ def equal_cost_table(report: StudyReport) -> StudyTable:
 def _equal_row(one: AtEqualCost) -> tuple[Cell, ...]:
     decimals = interval_decimals(one.low, one.high)
     p = one.p if one.p_holm is None else one.p_holm
+    axis = next(axis for axis in _AXES if axis.by == one.by)
     texts = [
-        f"{one.a} → {one.b}",
-        _amount(one),
         *(place.removeprefix("at ") for place in (one.a_place, one.b_place)),
         f"{one.benchmark}: {one.metric.replace('_', ' ')}",
         format_number(one.difference, decimals, signed=True),
@@ -146,12 +145,7 @@ def _equal_row(one: AtEqualCost) -> tuple[Cell, ...]:
         format_probability(p),
         one.outcome,
     ]
-    return tuple(Cell(text) for text in texts)
-
-
-def _amount(one: AtEqualCost) -> str:
-    axis = next(axis for axis in _AXES if axis.by == one.by)
-    return f"{one.by}: {axis.shown(one.amount)}"
+    return (Cell(f"{one.a} → {one.b}"), Cell(axis.shown(one.amount), (one.by,)), *map(Cell, texts))
 
 
 def budgets_tables(report: StudyReport) -> list[StudyTable]:
