@@ -147,13 +147,20 @@ def test_a_merged_model_is_the_adapted_one(name: str) -> None:
     adapted = add_lora(model_of(name), rank=2, alpha=4)
     for parameter_name, parameter in adapted.named_parameters():
         if "lora_B" in parameter_name:
-            nn.init.normal_(parameter, std=0.1)
+            nn.init.normal_(parameter, std=0.3)
     adapted.eval()
     with torch.no_grad():
-        before, expected = float(own_loss(built(name))), float(own_loss(adapted))
-        merged = float(own_loss(merge_adapter(adapted)))
-    assert merged == pytest.approx(expected, rel=1e-5)
-    assert abs(expected - before) > 1e-4 * before, "the adapter must change something"
+        before, expected = (model(input_ids=ROWS[2][None], use_cache=False).logits for model in (built(name), adapted))
+        assert float((expected - before).abs().max()) > 1e-2, "the adapter must change something"
+        if name == "zamba2":
+            with pytest.raises(ModelError, match="share one weight, but each has its own adapter"):
+                merge_adapter(adapted)
+            return
+        loss = float(own_loss(adapted))
+        merged = merge_adapter(adapted)
+        assert float(own_loss(merged)) == pytest.approx(loss, rel=1e-5)
+        found = merged(input_ids=ROWS[2][None], use_cache=False).logits
+    assert float((found - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
 
 
 @pytest.mark.parametrize("form", ["nf4", "int8", "mxfp4"])

@@ -116,3 +116,15 @@ def test_a_module_that_is_no_transformers_model_is_refused() -> None:
 def test_a_model_without_an_output_head_is_refused() -> None:
     with pytest.raises(ModelError, match="LlamaModel has no backbone apart from its output head"):
         output_head(tiny_model("llama").model)
+
+
+def test_the_attention_in_use_is_set_to_itself_even_where_it_cannot_be_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_model("llama")
+    monkeypatch.setattr(type(model), "_can_set_attn_implementation", classmethod(lambda kind: False))
+    with forward.attention_set_to(model, model.config._attn_implementation):
+        pass
+    match = "LlamaForCausalLM has an attention of its own, which cannot be replaced"
+    with pytest.raises(ModelError, match=match), packed_attention(model):
+        pass

@@ -132,3 +132,15 @@ def test_an_adapter_that_is_no_number_is_refused() -> None:
         next(parameter for name, parameter in adapted.named_parameters() if "lora_B" in name)[0] = float("nan")
     with pytest.raises(ModelError, match="the adapter cannot be merged: NaNs detected in the merged weights"):
         merge_adapter(adapted)
+
+
+def test_layers_that_share_a_weight_are_not_merged_into_two_sums() -> None:
+    base = tiny_model("llama")
+    base.model.layers[1].mlp.up_proj.weight = base.model.layers[0].mlp.up_proj.weight
+    match = r"layers\.0\.mlp\.up_proj and model\.layers\.1\.mlp\.up_proj share one weight, but each has its own adapter"
+    with pytest.raises(ModelError, match=match) as refused:
+        merge_adapter(trained(base))
+    assert "keep the adapter" in refused.value.hint
+    base = tiny_model("llama")
+    base.model.layers[1].mlp.up_proj.weight = base.model.layers[0].mlp.up_proj.weight
+    merge_adapter(trained(base, targets=["q_proj"]))

@@ -25,7 +25,7 @@ from tunelab.models.checkpoint_files import no_pickles
 from tunelab.models.finite import check_files_finite
 from tunelab.models.folder_files import json_object
 from tunelab.models.forward import underlying
-from tunelab.models.linear_layers import linear_names, stacked_weights
+from tunelab.models.linear_layers import linear_names, stacked_weights, text_part
 from tunelab.models.lora_linear import use_dense_lora
 from tunelab.models.quantized_linear import quantized_layers
 from tunelab.units import format_bytes
@@ -49,7 +49,7 @@ def attention_targets(model: PreTrainedModel) -> list[str]:
     for name in linear_names(model):
         parent = name.split(".")[-2]
         if "attn" in parent or "attention" in parent:
-            targets.add(".".join(name.split(".")[-2:]))
+            targets.add(name if text_part(model) else ".".join(name.split(".")[-2:]))
     if not targets:
         raise ModelError(
             f"{type(model).__name__}: no attention projections found by name",
@@ -138,6 +138,8 @@ def resolve_targets(model: PreTrainedModel, targets: str | Sequence[str]) -> lis
     """Layer names for PEFT's `target_modules`; each matches at least one linear layer of the model."""
     if targets == "all-linear":
         adaptable = set(linear_names(model)) - set(read_by_kernels(model))
+        if text_part(model):  # the vision part has layers of the same names
+            return sorted(adaptable)
         return sorted({".".join(name.split(".")[-2:]) for name in adaptable})
     if targets == "attention":
         return attention_targets(model)

@@ -84,6 +84,9 @@ def attention_set_to(model: nn.Module, implementation: str) -> Iterator[None]:
     """Within the block, the model uses this registered attention; on exit its own is restored."""
     base = underlying(model)
     before = base.config._attn_implementation
+    if implementation == before:
+        yield
+        return
     if not can_set_attention(base):
         raise ModelError(f"{type(base).__name__} has an attention of its own, which cannot be replaced")
     base.set_attn_implementation(implementation)

@@ -7,7 +7,7 @@ runs over a stand-in for its backbone, which returns the hidden states that are 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import torch
@@ -35,11 +35,15 @@ def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
     Hidden states are those that the backbone gives (tunelab.models.forward.hidden_states).
     """
-    base, behind = underlying(model), backbone(model)
+    base = underlying(model)
+    # What the model's forward pass calls: the backbone, or the whole around it in a multimodal model.
+    called = {backbone(model), base.base_model} - {base}
 
     def logits(hidden: Tensor) -> Tensor:
         unused = torch.zeros((1, len(hidden)), dtype=torch.long, device=hidden.device)
-        with _giving(behind, hidden[None]):
+        with ExitStack() as giving:
+            for part in called:
+                giving.enter_context(_giving(part, hidden[None]))
             return cast(Tensor, base(input_ids=unused, use_cache=False).logits[0])
 
     return logits
@@ -61,7 +65,7 @@ def _giving(backbone: nn.Module, hidden: Tensor) -> Iterator[None]:
 
 def trained_behind(head: Callable[[Tensor], Tensor], hidden: Tensor) -> list[nn.Parameter]:
     """The parameters with gradients that logits depend on, besides the hidden states [n, hidden]: found by autograd."""
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.random.fork_rng():  # dropout before the head draws for the step alone
         logits = head(hidden[:1].detach())
     found: dict[nn.Parameter, None] = {}
     seen, waiting = set(), [logits.grad_fn]

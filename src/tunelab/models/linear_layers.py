@@ -7,13 +7,26 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from tunelab.models.forward import backbone
 from tunelab.models.quantized_linear import QuantizedLinear
 
 
 def linear_names(model: PreTrainedModel) -> list[str]:
-    """Dotted names of all linear layers (GPT-2's Conv1D included) except the output head and routers of experts."""
-    head = model.get_output_embeddings()
-    return [name for name, module in model.named_modules() if _is_linear(module) and module is not head]
+    """Dotted names of all linear layers (GPT-2's Conv1D included) except the output head and routers of experts.
+
+    Of a multimodal model those of its text part alone.
+    """
+    head, text = model.get_output_embeddings(), text_part(model)
+    found = [name for name, module in model.named_modules() if _is_linear(module) and module is not head]
+    return [name for name in found if name.startswith(text)]
+
+
+def text_part(model: PreTrainedModel) -> str:
+    """How names of the text part's modules begin in a multimodal model ("model.language_model."); else ""."""
+    if model.config.get_text_config() is model.config:
+        return ""
+    part = backbone(model)
+    return next(f"{name}." for name, module in model.named_modules() if module is part)
 
 
 def stacked_weights(model: PreTrainedModel) -> dict[str, int]:

@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -54,15 +55,35 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
     to only one of them.
 
     Raises:
-        ModelError: a merged weight is not finite.
+        ModelError: a merged weight is not finite, or two adapted layers share one.
     """
     base = underlying(model)
     _untie_adapted(base)
+    _check_not_shared(base)
     try:
         merged = model.merge_and_unload(safe_merge=True)
     except ValueError as error:
         raise ModelError(f"the adapter cannot be merged: {error}", "did training end with a NaN loss?") from error
     return merged
+
+
+def _check_not_shared(base: PreTrainedModel) -> None:
+    """Check that no two adapted layers have one weight: it cannot become two different sums (Zamba 2's shared blocks).
+
+    Raises:
+        ModelError: two have.
+    """
+    adapted = [(name, module) for name, module in base.named_modules() if isinstance(module, LoraLayer)]
+    owners: dict[int, str] = {}
+    for name, layer in adapted:
+        weight = layer.get_base_layer()._parameters.get("weight")  # of a quantized layer it is none
+        other = name if weight is None else owners.setdefault(id(weight), name)
+        if other != name:
+            raise ModelError(
+                f"{type(base).__name__}: {other} and {name} share one weight, but each has its own adapter: "
+                "they cannot be merged",
+                "keep the adapter, or train with adapter.targets that name layers which share nothing",
+            )
 
 
 def logits_of(model: nn.Module, rows: Sequence[Sequence[int]]) -> list[Tensor]:
