@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import tiny_architecture
 from rounding import assert_same_but_for_rounding
 from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, tiny_model
@@ -87,6 +88,18 @@ def test_what_is_saved_is_loaded_without_the_original(family: str, name: str, tm
     other = "int8" if name != "int8" else "nf4"
     with pytest.raises(ModelError, match=f"its weights are stored in {name}, and precision is {other}"):
         load_model(str(tmp_path / "few"), dtype=FP32, form=weight_format(other))
+
+
+def test_buffers_that_a_checkpoint_has_are_saved_too(tmp_path: Path) -> None:
+    model = tiny_architecture("apertus")  # the constants of its activation
+    with torch.no_grad():
+        model.model.layers[0].mlp.act_fn.beta.fill_(0.7)
+    model.save_pretrained(tmp_path / "dense")
+    first = load_model(str(tmp_path / "dense"), dtype=FP32, form=weight_format("nf4"))
+    save_quantized(first, tmp_path / "stored")
+    again = load_model(str(tmp_path / "stored"), dtype=FP32, form=weight_format("nf4"))
+    same_layers(first, again)
+    assert float(again.model.layers[0].mlp.act_fn.beta) == pytest.approx(0.7)
 
 
 def test_double_quantisation_is_asked_for_as_it_is_stored(tmp_path: Path) -> None:

@@ -104,6 +104,11 @@ def _tensors(model: PreTrainedModel, layers: dict[str, QuantizedLinear]) -> dict
             tensors[f"{name}.{suffix}"] = tensor.contiguous()
     for name, parameter in model.named_parameters():  # a tied head once, as the embedding
         tensors[name] = parameter.detach().contiguous()
+    of_layers = tuple(f"{name}." for name in layers)
+    stored = model.state_dict().keys()
+    for name, buffer in model.named_buffers():  # what a dense checkpoint stores too (Apertus, Gemma 4)
+        if name in stored and not name.startswith(of_layers):
+            tensors[name] = buffer.contiguous()
     return tensors
 
 
