@@ -177,7 +177,12 @@ def test_each_format_loads_trains_and_saves_or_says_why_not(name: str, form: str
     expected, _ = loss_and_gradients(add_lora(model, rank=2, alpha=4), row_layout(model))
     with torch.no_grad():
         assert expected == pytest.approx(float(own_loss(model)), rel=1e-4)
-    save_quantized(load_model(str(tmp_path / "dense"), dtype=torch.float32, form=weight_format(form)), tmp_path / "q")
+    stored = load_model(str(tmp_path / "dense"), dtype=torch.float32, form=weight_format(form))
+    try:
+        save_quantized(stored, tmp_path / "q")
+    except ModelError as error:
+        assert "compressed-tensors cannot store" in str(error) and form == "mxfp4", "widths that are no blocks of 32"
+        return
     again = load_model(str(tmp_path / "q"), dtype=torch.float32, form=weight_format(form))
     with torch.no_grad():
         assert float(own_loss(again)) == pytest.approx(expected, rel=1e-4)
