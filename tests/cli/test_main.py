@@ -252,7 +252,7 @@ def test_verbs_are_short() -> None:
         (["schema", "more"], "unexpected word 'more'", ""),
         (["export"], "--to, --out: missing", ""),
         (["export", "run", "--out", "x", "--to", "ggfu"], "--to is 'ggfu', expected one of", "did you mean gguf?"),
-        (["study", "rum"], "what is 'rum', expected one of run, list", "did you mean run?"),
+        (["study", "rum"], "what is 'rum', expected one of init, run, list, status", "did you mean run?"),
         (["train", "--lr", "fast"], "--lr is 'fast', expected a number", ""),
         (["train", "--rank", "1.5"], "--rank is '1.5', expected an integer", ""),
         (["train", "--lr"], "--lr needs a value", ""),

@@ -1,7 +1,7 @@
 """Train and evaluate every arm of a study and write one report; resumes an interrupted study.
 
 Examples:
-  tunelab study init study.yaml --model distilgpt2 --data rows.jsonl --question "Is qlora as good as lora?"
+  tunelab study init study.yaml --model distilgpt2 --data rows.jsonl
   tunelab study list
   tunelab study run distilgpt2-qlora-vs-full --dry-run
   tunelab study run distilgpt2-qlora-vs-full --scale small --out first

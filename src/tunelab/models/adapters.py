@@ -206,10 +206,8 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Save the adapter in PEFT's format, without PEFT's model card."""
-    model.create_or_update_model_card = lambda output_dir: (
-        None
-    )  # an empty template, which takes longer than the weights
+    """Save the adapter in PEFT's format, without PEFT's model card: an empty template, slower to write than weights."""
+    model.create_or_update_model_card = lambda output_dir: None
     try:
         model.save_pretrained(str(folder), save_embedding_layers=False)
     finally:
