@@ -128,3 +128,9 @@ def test_the_attention_in_use_is_set_to_itself_even_where_it_cannot_be_replaced(
     match = "LlamaForCausalLM has an attention of its own, which cannot be replaced"
     with pytest.raises(ModelError, match=match), packed_attention(model):
         pass
+
+
+def test_an_attention_with_a_bias_of_its_own_is_not_packed() -> None:
+    states = torch.zeros(1, 2, 3, 4)
+    with pytest.raises(ModelError, match="Linear needs attention with position_bias, which packed attention lacks"):
+        forward.packed_sequence_attention(nn.Linear(1, 1), states, states, states, [0, 3], position_bias=states)

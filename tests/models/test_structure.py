@@ -139,6 +139,18 @@ class TestNotPacked:
         assert "cached rows give different logits" in found.cached
         assert "rows after a shared prefix give different logits" in found.prefix
 
+    def test_layers_without_numbers(self) -> None:
+        class Unnumbered(LlamaForCausalLM):
+            def __init__(self, config: Any) -> None:
+                super().__init__(config)
+                for layer in self.model.layers:
+                    del layer.self_attn.layer_idx
+
+        found = structure_of(Unnumbered(tiny_model("llama").config).eval())
+        assert found.packed == ""
+        reason = "LlamaAttention does not pass its rows to its attention, or does not number its layers"
+        assert found.cached == found.prefix == reason
+
     def test_a_class_that_takes_no_row_borders(self) -> None:
         class Closed(LlamaForCausalLM):
             def __init__(self, config: Any) -> None:
