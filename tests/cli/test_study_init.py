@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 import tiny
 from verbs import Bench, Command
 
+from tunelab.cli._study_flags import NOT_GIVEN, OF_ALL
+from tunelab.cli.study import add_arguments
 from tunelab.config.methods import METHODS
 from tunelab.config.study import load_study
 
@@ -107,7 +110,35 @@ def test_what_is_wrong_is_named_and_nothing_is_written(tunelab: Command, bench: 
     assert "nowhere: no such directory" in tunelab("study", "init", "nowhere/study.yaml", *whole).err
 
 
-def test_its_flags_are_refused_where_a_study_is_there_already(tunelab: Command) -> None:
-    said = tunelab("study", "run", "study.yaml", "--data", "rows.jsonl")
-    assert said.code == 2 and "--data is for study init\nhint: --set 'recipe.data.sources=" in said.err
-    assert "--question is for study init" in tunelab("study", "status", "made", "--question", "x").err
+@pytest.mark.parametrize(
+    ("words", "flag", "remedy"),
+    [
+        (("run", "study.yaml", "--data", "rows.jsonl"), "--data", "--set 'recipe.data.sources="),
+        (("status", "made", "--question", "x"), "--question", "give it to `tunelab study init`"),
+        (("status", "made", "--out", "x"), "--out", "name the directory: tunelab study status DIR"),
+        (("status", "made", "--dry-run"), "--dry-run", "it changes nothing"),
+        (("clean", "made", "--set", "seeds=[0]"), "--set", "omit it, or give it to `tunelab study run`"),
+        (("clean", "made", "--scale", "tiny"), "--scale", "tunelab study run"),
+        (("status", "made", "--executor", "ray"), "--executor", "tunelab study run"),
+        (("clean", "made", "--option", "a=b"), "--option", "tunelab study run"),
+        (("list", "--lr", "0"), "--lr", "tunelab study run"),
+        (("list", "--out", "x"), "--out", "tunelab study run"),
+        (("init", "--dry-run"), "--dry-run", "`tunelab study run FILE --dry-run` checks the file"),
+        (("init", "--scale", "tiny"), "--scale", "give it to `tunelab study run FILE`"),
+        (("init", "--executor", "ray"), "--executor", "give it to `tunelab study run FILE`"),
+        (("init", "--batch-size", "8"), "--batch-size", "set the key in the file that it writes, under recipe"),
+    ],
+)
+def test_flags_of_other_words_are_refused(tunelab: Command, words: tuple[str, ...], flag: str, remedy: str) -> None:
+    found = tunelab("study", *words)
+    assert found.code == 2 and f"error: {flag} is not for study {words[0]}\n" in found.err and remedy in found.err, (
+        found.err
+    )
+
+
+def test_each_flag_of_study_is_of_all_its_words_or_refused_by_some() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    flags = vars(parser.parse_args(["list"]))
+    assert {name: flags.pop(name) for name in NOT_GIVEN} == NOT_GIVEN
+    assert set(flags) == set(OF_ALL)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tunelab.errors import RunError
 from tunelab.records.cells import Cell
 from tunelab.records.room import (
     FINISHED,
@@ -64,7 +67,7 @@ def test_room_by_kind(folder: Path) -> None:
         PREPARED: 50,
     }
     assert found[FINISHED].freed_by == f"tunelab study clean '{folder}'"
-    assert found[PREPARED].freed_by == f"rm -r {folder.parent / 'cache'}"
+    assert found[PREPARED].freed_by == f"rm -r {folder.parent / 'cache' / 'k'}", "the cache is of all studies"
     assert not found[UNFINISHED].freed_by and not found[WEIGHTS].freed_by
 
 
@@ -74,3 +77,46 @@ def test_checkpoints_of_finished_trainings_alone_are_freed(folder: Path) -> None
     assert (folder / "runs/train-a/adapter/adapter_model.safetensors").exists()
     assert FINISHED not in {one.kind for one in room_of(folder, CELLS)}
     assert free_checkpoints(folder, CELLS) == 0
+
+
+def test_nothing_is_removed_in_a_dry_run(folder: Path) -> None:
+    assert free_checkpoints(folder, CELLS, dry_run=True) == 10
+    assert (folder / "runs/train-a/checkpoints").exists()
+
+
+@pytest.mark.parametrize("place", ["/other/runs/train-a", "../other/runs/train-a", "runs/train-b", "", "runs/linked"])
+def test_a_record_that_names_another_directory_removes_nothing(folder: Path, place: str) -> None:
+    written(folder.parent / "other/runs/train-a/checkpoints/step-00000002/weights.safetensors", 9)
+    place = f"{folder.parent}{place}" if place.startswith("/") else place
+    (folder / "runs/linked").symlink_to(folder.parent / "other/runs/train-a")
+    key = "linked" if place == "runs/linked" else "train-x"
+    named = Cell(key, "lora", 0, "", status="done", folder=place)
+    with pytest.raises(RunError, match=rf"{key}.json: folder is .*, which is not runs/{key} .*; nothing was removed"):
+        free_checkpoints(folder, [*CELLS, named])
+    assert len(list(folder.parent.rglob("checkpoints"))) == 4
+
+
+def test_linked_checkpoints_lose_the_link_alone(folder: Path) -> None:
+    run = folder / "runs/train-a"
+    (run / "checkpoints").rename(folder.parent / "elsewhere")
+    (run / "checkpoints").symlink_to(folder.parent / "elsewhere")
+    assert free_checkpoints(folder, CELLS) == 0
+    assert not (run / "checkpoints").is_symlink() and list((folder.parent / "elsewhere").iterdir())
+
+
+def test_a_key_that_is_no_folder_of_the_cache_is_not_measured(folder: Path) -> None:
+    manifest = json.dumps({"data": {"key": ".."}})
+    (folder / "runs/train-a/manifest.json").write_text(manifest, encoding="utf-8")
+    assert PREPARED not in {one.kind for one in room_of(folder, CELLS)}
+
+
+def test_files_that_vanish_meanwhile_are_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walk = os.walk
+
+    def walked(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        for place, folders, names in walk(top):
+            yield place, folders, [*names, "gone"]
+
+    before = room_of(folder, CELLS)
+    monkeypatch.setattr("tunelab.records.room.os.walk", walked)
+    assert room_of(folder, CELLS) == before

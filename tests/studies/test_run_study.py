@@ -138,6 +138,28 @@ def test_checkpoints_are_kept_where_a_study_says_so(
         assert len(list(folder.glob("runs/*/checkpoints"))) == keeps
 
 
+def test_a_cleanup_that_fails_does_not_fail_the_job(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(recipe: object, path: Path, progress: object) -> Run:
+        path.mkdir(parents=True)
+        run = Run(path)
+        run.update_manifest(peak_gpu_bytes=0, peak_resident_bytes=1)
+        return run
+
+    def refused(run: Run) -> None:
+        raise OSError("Device or resource busy")
+
+    said: list[str] = []
+    monkeypatch.setattr("tunelab.studies.run_cell._train", trained)
+    monkeypatch.setattr("tunelab.studies.run_cell.remove_checkpoints", refused)
+    study = study_of(files, seeds=[0])
+    cell = next(one for one in cells_of(study) if not one.benchmark)
+    keep_study(study, tmp_path / "out")
+    found = run_cell(tmp_path / "out", cell.key, progress=lambda stage, done, total, detail="": said.append(detail))
+    assert found.status == "done" and said == ["Device or resource busy"]
+
+
 def test_a_failed_cell_is_written_down_and_the_rest_goes_on(files: Path, tmp_path: Path) -> None:
     arms = {"broken": {"recipe": {"train": {"lr": 1e30}}}, "lora": {}, "gone": {"tuned": False}}
     shutil.copytree(files / "model", tmp_path / "no-weights", ignore=shutil.ignore_patterns("*.safetensors"))

@@ -14,9 +14,6 @@ from tunelab.errors import UsageError
 from tunelab.files import write_text_atomically
 from tunelab.units import format_counted
 
-#: The flags for common keys that it takes; all others are the file's.
-TAKEN = ("model", "size")
-
 
 def add_init_arguments(parser: argparse.ArgumentParser) -> None:
     """--data, --compare and --question."""
@@ -28,21 +25,8 @@ def add_init_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--question", metavar="TEXT", action="append", help=form)
 
 
-def refuse_init_flags(arguments: argparse.Namespace) -> None:
-    """Refuse the flags of init where a study is there already, rather than ignore them."""
-    remedies = {
-        "data": "--set 'recipe.data.sources=[rows.jsonl]' sets a study's rows",
-        "compare": "a study's arms are in its file",
-        "question": "a study's questions are in its file",
-    }
-    for name, remedy in remedies.items():
-        if getattr(arguments, name) is not None:
-            raise UsageError(f"--{name} is for study init", remedy)
-
-
 def init_study(arguments: argparse.Namespace) -> int:
     """Write a study's file, and say what is in it and how it is run."""
-    _refuse_flags_of_run(arguments)
     file = _new_file(arguments)
     from tunelab.studies.new_study import new_study
 
@@ -57,17 +41,6 @@ def init_study(arguments: argparse.Namespace) -> int:
     say(f"wrote {file}: arms {', '.join(made.study.arms)}; {said}, {made.rows.validation} that choose learning rates")
     say(f"what it takes: {command('study', 'run', file, '--dry-run')}\nrun it:        {command('study', 'run', file)}")
     return 0
-
-
-def _refuse_flags_of_run(arguments: argparse.Namespace) -> None:
-    given = {flag.name for flag in KEY_FLAGS if flag.of_studies and getattr(arguments, flag.attribute) is not None}
-    if strange := sorted(given.difference(TAKEN)):
-        said = "set the key in the file that it writes, under recipe"
-        raise UsageError(f"--{strange[0]} is not for study init", said)
-    remedies = {"out": "name the file: tunelab study init FILE", "set": "set the key in the file that it writes"}
-    for name, remedy in remedies.items():
-        if getattr(arguments, name) is not None:
-            raise UsageError(f"--{name} is not for study init", remedy)
 
 
 def _new_file(arguments: argparse.Namespace) -> Path:

@@ -103,7 +103,7 @@ def show_status(folder: str | None, *, as_json: bool) -> int:
     return 0
 
 
-def clean_study(folder: str | None, *, as_json: bool) -> int:
+def clean_study(folder: str | None, *, dry_run: bool, as_json: bool) -> int:
     """Remove the checkpoints of a study's finished trainings, and say how much that frees."""
     from tunelab.records.cells import read_study
     from tunelab.records.room import free_checkpoints
@@ -111,10 +111,10 @@ def clean_study(folder: str | None, *, as_json: bool) -> int:
     if folder is None:
         raise _no_directory()
     _, cells = read_study(folder)
-    freed = free_checkpoints(Path(folder), cells)
+    freed = free_checkpoints(Path(folder), cells, dry_run=dry_run)
     if as_json:
-        return print_json({"freed_bytes": freed})
-    say(f"freed {format_bytes(freed)}: checkpoints of finished trainings")
+        return print_json({"would_free_bytes" if dry_run else "freed_bytes": freed})
+    say(f"{'would free' if dry_run else 'freed'} {format_bytes(freed)}: checkpoints of finished trainings")
     return 0
 
 

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 from tunelab.cli._console import progress_bar, say
 from tunelab.cli._json import add_json_flag
 from tunelab.cli._recipe_arguments import add_code_argument, add_study_flags, check_arms_follow, study_changes
-from tunelab.cli._study_init import add_init_arguments, init_study, refuse_init_flags
+from tunelab.cli._study_flags import refuse_flags_of_other_words
+from tunelab.cli._study_init import add_init_arguments, init_study
 from tunelab.cli._study_lists import clean_study, show_jobs, show_shipped_studies, show_status
 from tunelab.cli._words import option_pairs
 from tunelab.config.shipped_studies import study_file
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     study = "a YAML file (init: to write), or a study that ships; for status and clean: a study's directory"
     parser.add_argument("file", nargs="?", metavar="STUDY", help=study)
     parser.add_argument("--out", metavar="DIR", help="study directory (default: study-NAME)")
-    parser.add_argument("--dry-run", action="store_true", help="list the jobs, run nothing")
+    parser.add_argument("--dry-run", action="store_true", help="list the jobs, run nothing; clean: remove nothing")
     scale = "small: 135M, few rows; tiny: a smoke test on toys, offline"
     parser.add_argument("--scale", choices=("full", "small", "tiny"), default="full", help=scale)
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", help="override a key; model=NAME: of all arms")
@@ -53,11 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """List the studies that ship, or the jobs of one; or load a study, run it, render its report."""
+    refuse_flags_of_other_words(arguments)
     if arguments.what == "init":
         return init_study(arguments)
-    refuse_init_flags(arguments)
-    others = {"list": show_shipped_studies, "status": show_status, "clean": clean_study}
-    if show := others.get(arguments.what):
+    if arguments.what == "clean":
+        return clean_study(arguments.file, dry_run=arguments.dry_run, as_json=arguments.json)
+    if show := {"list": show_shipped_studies, "status": show_status}.get(arguments.what):
         return show(arguments.file, as_json=arguments.json)
     if arguments.json and not arguments.dry_run:
         raise UsageError("study run --json needs --dry-run", "report.json in the study's directory has the results")

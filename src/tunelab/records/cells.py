@@ -180,6 +180,7 @@ def _cells_by_losses(study: Study, folder: Path, losses: Losses) -> list[Cell]:
         found.append(
             replace(
                 record,
+                key=cell.key,
                 arm=cell.arm,
                 seed=cell.seed,
                 benchmark=cell.benchmark,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tunelab.data.prepared import cache_directory
-from tunelab.records.cells import Cell
+from tunelab.errors import RunError
+from tunelab.records.cells import RECORDS, Cell
 from tunelab.records.runs import Run, remove_checkpoints
 
 FINISHED, UNFINISHED = "checkpoints of finished trainings", "checkpoints of unfinished trainings"
@@ -53,30 +57,62 @@ def room_of(folder: Path, cells: Sequence[Cell]) -> list[Room]:
     Returns:
         A kind each, without those that take no room.
     """
-    clean, cache = shlex.join(["tunelab", "study", "clean", str(folder)]), cache_directory()
+    clean = shlex.join(["tunelab", "study", "clean", str(folder)])
     done = {cell.key: cell.status == "done" for cell in cells}
     sizes = dict.fromkeys(KINDS, 0)
-    for file in _files(folder):
-        sizes[_kind(file.relative_to(folder).parts, done)] += file.lstat().st_size
+    for file, size in _files(folder):
+        sizes[_kind(file.relative_to(folder).parts, done)] += size
     found = [Room(kind, size, clean if kind == FINISHED else "") for kind, size in sizes.items()]
-    keys = {key for cell in cells if not cell.benchmark and (key := _prepared_key(folder, cell))}
-    prepared = sum(file.lstat().st_size for key in keys for file in _files(cache / key))
-    return [one for one in (*found, Room(PREPARED, prepared, shlex.join(["rm", "-r", str(cache)]))) if one.bytes]
+    return [one for one in (*found, _prepared(folder, cells)) if one.bytes]
 
 
-def free_checkpoints(folder: Path, cells: Sequence[Cell]) -> int:
-    """Remove the checkpoints of a study's finished trainings; returns the bytes that it frees."""
-    freed = 0
-    for cell in cells:
-        if cell.status == "done" and not cell.benchmark:
-            run = Run(folder / cell.folder)
-            freed += sum(file.lstat().st_size for file in _files(run.checkpoints))
-            remove_checkpoints(run)
+def _prepared(folder: Path, cells: Sequence[Cell]) -> Room:
+    """The rows of this study in the cache, which other studies use too, and the command that frees these alone."""
+    keys = {_prepared_key(folder, cell) for cell in cells if not cell.benchmark}
+    # A key comes from a file, which could name any directory.
+    places = [cache_directory() / key for key in sorted(keys) if key.isalnum()]
+    places = [place for place in places if place.is_dir()]
+    size = sum(size for place in places for _, size in _files(place))
+    return Room(PREPARED, size, shlex.join(["rm", "-r", *map(str, places)]))
+
+
+def free_checkpoints(folder: Path, cells: Sequence[Cell], *, dry_run: bool = False) -> int:
+    """Remove the checkpoints of a study's finished trainings; returns the bytes that it frees.
+
+    Args:
+        dry_run: remove nothing.
+
+    Raises:
+        RunError: a record names another directory than its training's; nothing is removed.
+    """
+    done = [cell for cell in cells if cell.status == "done" and not cell.benchmark]
+    runs = [_own_run(folder, cell) for cell in done]
+    freed = sum(size for run in runs if not run.checkpoints.is_symlink() for _, size in _files(run.checkpoints))
+    for run in runs if not dry_run else ():
+        remove_checkpoints(run)
     return freed
 
 
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_symlink() or path.is_file()]
+def _own_run(folder: Path, cell: Cell) -> Run:
+    """The run of a training, whose record is a file that could name any directory. Raises RunError."""
+    place = folder / cell.folder
+    if place.resolve() != (folder / "runs").resolve() / cell.key:
+        raise RunError(
+            f"{folder / RECORDS / f'{cell.key}.json'}: folder is {cell.folder!r}, which is not runs/{cell.key} of this "
+            "study; nothing was removed",
+            "restore the record, and the directory if it is a link now; or remove the record: the job then runs again",
+        )
+    return Run(place)
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, int]]:
+    """The files and links below a folder with their sizes in bytes; without those that a running job removes now."""
+    for place, folders, names in os.walk(folder):
+        for path in (Path(place) / name for name in (*folders, *names)):
+            with suppress(FileNotFoundError):
+                status = path.lstat()
+                if not stat.S_ISDIR(status.st_mode):
+                    yield path, status.st_size
 
 
 def _kind(parts: Sequence[str], done: dict[str, bool]) -> str:

@@ -18,7 +18,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -297,8 +297,7 @@ def _check_is_only_a_run(run: Run) -> None:
 def _remove(run: Run) -> None:
     """Remove a run's files; a kill meanwhile leaves a directory that can still be recognized as a run."""
     for name in CONTENTS:
-        place = run.path / name
-        shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink(missing_ok=True)
+        _remove_file_or_folder(run.path / name)
     run.manifest_file.unlink()
     run.recipe_file.unlink()
 
@@ -308,13 +307,18 @@ def remove_weights(run: Run) -> None:
     for name in CONTENTS:
         place = run.path / name
         if place != run.metrics_file:
-            shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink(missing_ok=True)
+            _remove_file_or_folder(place)
 
 
 def remove_checkpoints(run: Run) -> None:
-    """Remove what a run would be resumed from; a finished one has its result apart from that."""
-    if run.checkpoints.exists():
-        shutil.rmtree(run.checkpoints)
+    """Remove what a run would be resumed from; a finished one has its result apart from that. Of a link, the link."""
+    _remove_file_or_folder(run.checkpoints)
+
+
+def _remove_file_or_folder(place: Path) -> None:
+    """Remove what is there, if anything is, also while another process does; what a link points to stays."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink()
 
 
 def eval_command(path: Path | str) -> str:

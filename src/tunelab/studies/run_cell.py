@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def _try(cell: Cell, folder: Path, memory: list[Memory], progress: Progress) -> 
         if not stop.diverged:
             raise
         error = stop.message
-    remove_weights(Run(place))
+    _clear(remove_weights, Run(place), progress)
     return replace(cell, status="done", error=error, folder=str(place.relative_to(folder)), validation_loss=loss)
 
 
@@ -117,7 +118,7 @@ def _make(study: Study, cell: Cell, folder: Path, memory: list[Memory], progress
         run = _train(in_group(study, recipe), folder / "runs" / cell.key, progress)
         memory.append(run.peak_memory)
         if study.remove_checkpoints:
-            remove_checkpoints(run)
+            _clear(remove_checkpoints, run, progress)
         return run.path
     run_of_cell = None
     if cell.needs:
@@ -137,6 +138,14 @@ def _make(study: Study, cell: Cell, folder: Path, memory: list[Memory], progress
             memory.append((cost.gpu_peak, None) if cost.gpu_peak else (cost.resident_peak, cost.resident_start))
         log_scores(made)
     return made
+
+
+def _clear(remove: Callable[[Run], None], run: Run, progress: Progress) -> None:
+    """Remove files of a run that is done; what cannot be removed is said: the job's result does not depend on it."""
+    try:
+        remove(run)
+    except OSError as error:
+        progress("could not be removed", 1, 1, str(error))
 
 
 def _allow_code_of_trained(recipe: Recipe, run: Run) -> None:
