@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import textwrap
 from collections import Counter
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
     from tunelab.studies.toy_model import Toy
 
 
-def show_shipped_studies(named: str | None, *, as_json: bool) -> int:
+def show_shipped_studies(arguments: argparse.Namespace) -> int:
     """Name, title and needs of each study that ships, on stdout. Raises UsageError if a study is named."""
     from tunelab.config.study import load_study
 
-    if named is not None:
-        raise UsageError(f"study list takes no {named}", f"to run it: tunelab study run {named}")
+    if arguments.file is not None:
+        raise UsageError(f"study list takes no {arguments.file}", f"to run it: tunelab study run {arguments.file}")
     found = [(shipped, load_study(shipped.path).title) for shipped in shipped_studies()]
-    if as_json:
+    if arguments.json:
         return print_json(studies_document(found))
     width = console(sys.stdout).width
     for shipped, title in found:
@@ -73,16 +74,15 @@ def _trainings(study: Study, cells: Sequence[Cell]) -> str:
     )
 
 
-def show_status(folder: str | None, *, as_json: bool) -> int:
+def show_status(arguments: argparse.Namespace) -> int:
     """The jobs in a study's directory with their status, time and memory so far, and why some failed."""
     from tunelab.records.cells import read_study
     from tunelab.records.room import room_of
 
-    if folder is None:
-        raise _no_directory()
+    folder = _directory(arguments)
     _, cells = read_study(folder)
-    room = room_of(Path(folder), cells)
-    if as_json:
+    room = room_of(folder, cells)
+    if arguments.json:
         return print_json({**jobs_document(cells), **room_document(room)})
     rows = []
     for cell in cells:
@@ -103,23 +103,24 @@ def show_status(folder: str | None, *, as_json: bool) -> int:
     return 0
 
 
-def clean_study(folder: str | None, *, dry_run: bool, as_json: bool) -> int:
+def clean_study(arguments: argparse.Namespace) -> int:
     """Remove the checkpoints of a study's finished trainings, and say how much that frees."""
     from tunelab.records.cells import read_study
     from tunelab.records.room import free_checkpoints
 
-    if folder is None:
-        raise _no_directory()
+    folder = _directory(arguments)
     _, cells = read_study(folder)
-    freed = free_checkpoints(Path(folder), cells, dry_run=dry_run)
-    if as_json:
-        return print_json({"would_free_bytes" if dry_run else "freed_bytes": freed})
-    say(f"{'would free' if dry_run else 'freed'} {format_bytes(freed)}: checkpoints of finished trainings")
+    freed = free_checkpoints(folder, cells, dry_run=arguments.dry_run)
+    if arguments.json:
+        return print_json({"would_free_bytes" if arguments.dry_run else "freed_bytes": freed})
+    say(f"{'would free' if arguments.dry_run else 'freed'} {format_bytes(freed)}: checkpoints of finished trainings")
     return 0
 
 
-def _no_directory() -> UsageError:
-    return UsageError("no study's directory given", "give the directory that `tunelab study run` made")
+def _directory(arguments: argparse.Namespace) -> Path:
+    if arguments.file is None:
+        raise UsageError("no study's directory given", "give the directory that `tunelab study run` made")
+    return Path(arguments.file)
 
 
 def show_jobs(study: Study, out: Path, toys: Sequence[Toy], *, as_json: bool = False) -> int:

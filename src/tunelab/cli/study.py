@@ -55,12 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """List the studies that ship, or the jobs of one; or load a study, run it, render its report."""
     refuse_flags_of_other_words(arguments)
-    if arguments.what == "init":
-        return init_study(arguments)
-    if arguments.what == "clean":
-        return clean_study(arguments.file, dry_run=arguments.dry_run, as_json=arguments.json)
-    if show := {"list": show_shipped_studies, "status": show_status}.get(arguments.what):
-        return show(arguments.file, as_json=arguments.json)
+    others = {"init": init_study, "list": show_shipped_studies, "status": show_status, "clean": clean_study}
+    if other := others.get(arguments.what):
+        return other(arguments)
     if arguments.json and not arguments.dry_run:
         raise UsageError("study run --json needs --dry-run", "report.json in the study's directory has the results")
     if arguments.file is None or not study_file(arguments.file).is_file():
