@@ -2,7 +2,8 @@
 
 SMALL holds the sizes of every configuration that has such a key; a line of ARCHITECTURES adds what makes its family
 special, never at its default: scales that are not 1, soft caps that bite, windows shorter than the rows, tied heads,
-rotary scaling, odd widths. `@` in a name separates variants of one model type.
+rotary scaling, odd widths. Only Llama 4's chunks keep the length that real checkpoints have. `@` in a name separates
+variants of one model type.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": {"rope_parameters": LLAMA3, "attention_bias": True},
     "llama@odd": {"hidden_size": 36, "head_dim": 10, "intermediate_size": 50, "tie_word_embeddings": True},
     "llama4_text": {
-        "num_hidden_layers": 4, "attention_chunk_size": 4, "intermediate_size_mlp": 72, "floor_scale": 4,
-        "attn_scale": 0.7, "moe_layers": [1, 3], "no_rope_layers": [1, 1, 1, 0],
+        "num_hidden_layers": 4, "intermediate_size_mlp": 72, "attn_scale": 0.7, "moe_layers": [1, 3],
+        "no_rope_layers": [1, 1, 1, 0],
     },
     "mamba": {},
     "mamba2": {"num_heads": 8, "head_dim": 16, "expand": 2, "n_groups": 1, "chunk_size": 8},

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from architectures import tiny_architecture
 from tiny import FAMILIES, VOCABULARY, coarse_model, recipe, tiny_model
 from torch import nn
 from transformers import (
@@ -32,7 +34,7 @@ from tunelab.errors import ModelError
 from tunelab.models import forward, structure
 from tunelab.models.miniature import VOCABULARY as CUT_VOCABULARY
 from tunelab.models.miniature import WINDOW, miniature
-from tunelab.models.structure import check_own_logits, row_layout, structure_of
+from tunelab.models.structure import SOURCES, check_own_logits, row_layout, structure_of
 from tunelab.training.finetune import finetune
 from tunelab.training.loss import TargetLoss
 
@@ -184,6 +186,21 @@ class TestNotPacked:
         with pytest.raises(ModelError, match=r"Once: a random model of its configuration cannot be run: no second$"):
             row_layout(model, True)
 
+    def test_a_machine_that_is_full_is_no_fault_of_the_architecture(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        def full(*model: Any, **named: Any) -> Any:
+            raise MemoryError
+
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            patch.setattr(structure, "miniature", full)
+            row_layout(tiny_model("llama"))
+        with monkeypatch.context() as patch:
+            patch.setattr(structure, "miniature", lambda *model, **named: 1 / 0)
+            assert row_layout(tiny_model("llama")) == "alone"
+        structure._known.clear()
+        assert row_layout(tiny_model("llama")) == "packed", "what could not be found out is not kept"
+
 
 class TestRefused:
     def test_logits_that_are_no_numbers(self) -> None:
@@ -283,8 +300,20 @@ class TestMiniature:
 
         assert row_layout(Tied(LlamaConfig(**SHAPE)).eval()) == "packed"
 
+    def test_windows_and_chunks_are_shorter_than_the_rows(self) -> None:
+        model = tiny_architecture("llama4_text")
+        assert (model.config.attention_chunk_size, model.config.floor_scale) == (8192, 8192)
+        made = miniature(model)
+        assert (made.config.attention_chunk_size, made.config.floor_scale) == (WINDOW, WINDOW)
+        assert row_layout(model) == "padded", "its chunks and scales count from the beginning of a packed sequence"
+
 
 class TestCache:
+    def test_every_source_file_counts(self) -> None:
+        for name in SOURCES:
+            text = (Path(structure.__file__).parent / name).read_text(encoding="utf-8")
+            assert {f"{one}.py" for one in re.findall(r"^from tunelab\.models\.(\w+) import", text, re.M)} <= {*SOURCES}
+
     def count(self, monkeypatch: pytest.MonkeyPatch) -> list[type]:
         built: list[type] = []
         found = structure._found

@@ -80,12 +80,16 @@ def streamed_by_model(
 
 
 def _batches(rows: Sequence[Row], micro_batch_tokens: int, padded: bool) -> Iterator[list[Row]]:
-    """Rows that run at once, longest first."""
+    """Rows that run at once, longest first.
+
+    All take the same number of steps: a row that its context ends earlier would run on beyond it, as a part of the
+    batch.
+    """
     batch: list[Row] = []
     widest = 0
     for row in sorted(rows, key=lambda row: (-len(row.prompt), row.index)):
         wider = max(widest, row.need)
-        fits = (len(batch) + 1) * wider <= micro_batch_tokens
+        fits = (len(batch) + 1) * wider <= micro_batch_tokens and (not batch or row.room == batch[0].room)
         if batch and not (fits and (padded or len(row.prompt) == len(batch[0].prompt))):
             yield batch
             batch, wider = [], row.need

@@ -4,10 +4,10 @@ Whether an architecture can run packed sequences depends on its code and configu
 loaded model in bfloat16 the answer drowns in rounding; with this one in float32 it is exact.
 
 What is cut does not affect the answer: the number of layers (one of each kind stays), the vocabulary, the inner width
-of the MLPs. A sliding window is narrowed so that short rows exceed it. The hidden size and the heads stay, since
-attention scales, embedding scales and rotary frequencies depend on them; so does every other number of the
-configuration. Weights are random and large enough that attention is far from uniform; biases are not zero, norms are
-not one. An 8B model's miniature takes 0.2 GiB.
+of the MLPs. Windows, chunks and steps of scales by position are narrowed so that short rows exceed them. The hidden
+size and the heads stay, since attention scales, embedding scales and rotary frequencies depend on them; so does every
+other number of the configuration. Weights are random and large enough that attention is far from uniform; biases are
+not zero, norms are not one. An 8B model's miniature takes 0.2 GiB.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ FEWEST_LAYERS = 2
 VOCABULARY = 64
 INNER_WIDTH = 32
 WINDOW = 4
+
+#: Configuration keys for numbers of tokens up to which all rows are alike: sliding windows (GPT-Neo's and
+#: RecurrentGemma's have names of their own), and Llama 4's chunks of attention and steps of its scale by position.
+WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size", "floor_scale")
 
 #: Configuration keys for the inner width of an MLP.
 INNER_WIDTHS = (
@@ -92,16 +96,19 @@ def _cut(config: Any, layers: int, chosen: Sequence[int], narrow: bool) -> Any:
             if isinstance(value, list | tuple) and len(value) == layers:
                 setattr(text, name, type(value)(value[index] for index in chosen))
         text.num_hidden_layers = len(chosen)
-    if isinstance(getattr(text, "sliding_window", None), int):
-        text.sliding_window = min(text.sliding_window, WINDOW)
+    _narrow(text, WINDOWS, WINDOW)
     if narrow:
         text.vocab_size = min(text.vocab_size, VOCABULARY)
         if (getattr(text, "pad_token_id", None) or 0) >= text.vocab_size:
             text.pad_token_id = None
-        for name in INNER_WIDTHS:
-            if isinstance(getattr(text, name, None), int):
-                setattr(text, name, min(getattr(text, name), INNER_WIDTH))
+        _narrow(text, INNER_WIDTHS, INNER_WIDTH)
     return config
+
+
+def _narrow(config: Any, names: Sequence[str], most: int) -> None:
+    for name in names:
+        if isinstance(getattr(config, name, None), int):
+            setattr(config, name, min(getattr(config, name), most))
 
 
 def _kinds(model: PreTrainedModel) -> list[tuple[Any, ...]]:

@@ -57,7 +57,10 @@ SOURCES = (
     "head.py",
     "key_value_cache.py",
     "miniature.py",
+    "modes.py",
     "own_generate.py",
+    "plain_attention.py",
+    "quantized_linear.py",
     "row_attention.py",
     "shared_prefix.py",
     "structure.py",
@@ -88,6 +91,10 @@ class Structure:
     prefix: str
     cached: str
     left_padded: str
+
+
+class _CannotRunError(Exception):
+    """Nothing can be found out of an architecture."""
 
 
 def row_layout(model: nn.Module, packing: bool | Literal["auto"] = "auto") -> RowLayout:
@@ -164,7 +171,11 @@ def structure_of(model: PreTrainedModel) -> Structure:
     is_transformers_own = type(model).__module__.startswith("transformers.models.")
     found = _stored(file) if is_transformers_own else None
     if found is None:
-        found = _found(model)
+        try:
+            found = _found(model)
+        except _CannotRunError as error:  # kept by this process alone: another day its cause may be gone
+            found = Structure(*[str(error)] * len(fields(Structure)))
+            is_transformers_own = False
         if is_transformers_own:
             _store(file, model, found)
     _known[type(model), key] = found
@@ -206,16 +217,14 @@ def _sources() -> str:
 
 
 def _found(model: PreTrainedModel) -> Structure:
-    """Run rows through a miniature: separately by its own forward pass, and in each of the ways."""
+    """Run rows through a miniature: separately by its own forward pass, and in each of the ways.
+
+    Raises:
+        _CannotRunError: there is none of this architecture, or it cannot run.
+    """
     name = type(model).__name__
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        try:
-            try:
-                small, rows, apart = _apart(model, narrow=True)
-            except Exception:  # an architecture that ties its inner width to something else
-                small, rows, apart = _apart(model, narrow=False)
-        except Exception as error:
-            return Structure(*[f"{name}: a random model of its configuration cannot be run: {_first_line(error)}"] * 5)
+        small, rows, apart = _apart(model)
         own = torch.cat(apart)
         packed = _reason(name, "packed rows", lambda: (_together(small, rows, "packed"), own))
         padded = _reason(name, "padded rows", lambda: (_together(small, rows, "padded"), own))
@@ -227,7 +236,24 @@ def _found(model: PreTrainedModel) -> Structure:
     return Structure(packed, padded, prefix, cached, generated)
 
 
-def _apart(model: PreTrainedModel, *, narrow: bool) -> tuple[PreTrainedModel, list[Tensor], list[Tensor]]:
+def _apart(model: PreTrainedModel) -> tuple[PreTrainedModel, list[Tensor], list[Tensor]]:
+    """_apart_in() one that is as narrow as the architecture allows."""
+    try:
+        return _apart_in(model, narrow=True)
+    except Exception as error:  # an architecture that ties its inner width to something else
+        if is_of_machine(error):
+            raise
+    try:
+        return _apart_in(model, narrow=False)
+    except Exception as error:  # the code of any architecture
+        if is_of_machine(error):
+            raise
+        raise _CannotRunError(
+            f"{type(model).__name__}: a random model of its configuration cannot be run: {_first_line(error)}"
+        ) from error
+
+
+def _apart_in(model: PreTrainedModel, *, narrow: bool) -> tuple[PreTrainedModel, list[Tensor], list[Tensor]]:
     """A miniature, rows, and its own logits for each row separately: [tokens, vocabulary] each."""
     small = miniature(model, narrow=narrow)
     size = small.get_input_embeddings().num_embeddings
