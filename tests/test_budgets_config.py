@@ -22,7 +22,7 @@ def tree(**changes: Any) -> dict[str, Any]:
         "recipe": {"model": "gpt2", "data": "rows.jsonl"},
         "arms": {"base": {"tuned": False}, "full": {"recipe": {"method": "full"}}, "lora": {}},
         "seeds": [0, 1],
-        "benchmarks": {"held-out": {}},
+        "benchmarks": {"held-out": {}, "mmlu": {}},
         "budgets": EPOCHS,
         **changes,
     }
@@ -88,6 +88,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"arms": {"lora": {"recipe": {"train": {"warmup": 5}}}}, "budgets": {"train.steps": [4, 8]}},
         r"arms.lora: train.warmup: warmup must end before training does",
     ),
+    (
+        {"arms": {"lora": {"recipe": {"train": {"epochs": 2}}}}, "budgets": {"train.steps": [4, 8]}},
+        r"budgets.train.steps: train.epochs is 2 in arm lora and has no effect: budgets set train.steps",
+    ),
+    (
+        {"budgets": {"train": {"epochs": [1, 2]}}},
+        r"budgets.train: \{'epochs': \[1, 2\]\}, expected a list of numbers\n    write budgets: \{train.epochs: ",
+    ),
 ]
 
 
@@ -114,6 +122,10 @@ def asked(**changes: Any) -> dict[str, Any]:
         (asked(than="base"), r"questions.0.match: base is not tuned: it takes no tokens, no time and no cost"),
         (asked(match="cost"), r"questions.0.match: costs are not known without a price"),
         (asked(metric="bleu"), r"questions.0.match: bleu is a corpus metric: without a value for each row"),
+        (
+            asked(on="mmlu", metric="calibration_error"),
+            r"match: calibration_error is a corpus metric: without a value for each item",
+        ),
         (asked(match="hours"), r"questions.0.match: Input should be 'tokens', 'time' or 'cost'"),
     ],
 )
@@ -131,6 +143,22 @@ def test_the_time_of_a_training_grows_with_its_budget() -> None:
     seconds = {cell.title: expected[cell.key].seconds for cell in done if cell.key in expected}
     assert seconds["lora, 2 epochs, seed 0: training"] == 40 and seconds["full, 1 epoch, seed 0: training"] == 20
     assert seconds["lora, 2 epochs, seed 0: held-out"] == 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (["budgets.train.epochs=[1, 2]"], {"train.epochs": (1, 2)}),
+        (["budgets.train.steps=[5, 9]"], {"train.steps": (5, 9)}),
+        (["budgets={data.train_size: [50, 90]}"], {"data.train_size": (50, 90)}),
+        (["budgets=null"], None),
+        ([], {"train.steps": (10, 20)}),
+    ],
+)
+def test_other_budgets_replace_them_whole(changes: list[str], expected: dict[str, Any] | None, tmp_path: Path) -> None:
+    small = {"seeds": [0], **({} if changes else {"budgets": {"train.steps": [10, 20]}})}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(tree(small=small)), encoding="utf-8")
+    assert load_study(tmp_path / "study.yaml", changes, scale="small").budgets == expected
 
 
 @pytest.mark.parametrize(

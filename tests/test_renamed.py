@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from tunelab.config import Recipe, load_recipe, parse_recipe, resolve
+from tunelab.config.held_out_metrics import HELD_OUT_METRICS, HELD_OUT_SCORES
 from tunelab.config.reference import keys
 from tunelab.config.renamed import METRICS, RECIPE_KEYS, recipe_as_before, recipe_renamed, study_renamed
-from tunelab.config.study import HELD_OUT_METRICS, HELD_OUT_SCORES, load_study, parse_study
+from tunelab.config.study import load_study, parse_study
 from tunelab.errors import ConfigError
 
 SMALL: dict[str, Any] = {"model": "gpt2", "data": "alpaca"}

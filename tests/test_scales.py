@@ -73,6 +73,22 @@ def test_published_scores_name_their_model_at_small_scale_and_costs_are_left_out
     assert load_study(path, scale="tiny").published == () and len(load_study(path).published) == 2
 
 
+def test_what_the_section_itself_publishes_stays(path: Path) -> None:
+    own = [{"what": "training hours", "values": {"lora": 0.2}, "source": "our machine"}]
+    path.write_text(yaml.safe_dump(TREE | {"small": {**TREE["small"], "published": own}}), encoding="utf-8")
+    (one,) = load_study(path, scale="small").published
+    assert (one.what, one.values, one.model) == ("training hours", {"lora": 0.2}, None)
+    path.write_text(yaml.safe_dump(TREE | {"small": {**TREE["small"], "published": []}}), encoding="utf-8")
+    assert load_study(path, scale="small").published == ()
+
+
+def test_the_title_at_small_scale_names_what_was_measured(path: Path) -> None:
+    assert load_study(path, scale="small").title == "t, at small scale (little, little-chat)"
+    assert load_study(path, ["model=owner/mine"], scale="small").title == "t, at small scale (mine)"
+    assert load_study(path, ["title=My own"], scale="small").title == "My own"
+    assert load_study(path).title == load_study(path, scale="tiny").title == "t"
+
+
 @pytest.mark.parametrize("scale", ["full", "small", "tiny"])
 def test_with_one_model_an_arm_that_differed_by_its_model_is_left_out(path: Path, scale: Any) -> None:
     study = load_study(path, ["model=mine"], scale=scale)

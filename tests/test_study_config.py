@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tunelab.config.held_out_metrics import HELD_OUT_SCORES
 from tunelab.config.published import PUBLISHED_COSTS
-from tunelab.config.study import HELD_OUT_SCORES, load_study, parse_study
+from tunelab.config.study import load_study, parse_study
 from tunelab.config.study_tree import merged
 from tunelab.errors import ConfigError, UsageError
 from tunelab.evaluation.held_out import HeldOutAnswer, LikelihoodRecord

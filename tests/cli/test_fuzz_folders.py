@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunelab.answering.held_out_evaluation import evaluate
-from tunelab.config.study import HELD_OUT, parse_study
+from tunelab.config.questions import HELD_OUT
+from tunelab.config.study import parse_study
 from tunelab.studies.run_study import run_study
 from tunelab.training.finetune import finetune
 

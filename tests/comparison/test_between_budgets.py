@@ -14,7 +14,8 @@ from study_files import write_evaluation
 from tunelab.comparison.as_good import judge_difference
 from tunelab.comparison.between_budgets import Reading, common_cost, noise_of_weight, read_at
 from tunelab.comparison.evaluated import Evaluated, evaluated_in
-from tunelab.comparison.paired_evaluations import Side, Upper, compare_sides
+from tunelab.comparison.paired_evaluations import CORPUS_STATISTICS, Side, Upper, compare_sides
+from tunelab.config.budgets import CORPUS_METRICS
 from tunelab.errors import DataError
 from tunelab.statistics.crossed import Part, half_width
 
@@ -157,3 +158,7 @@ def test_neither_is_it_of_right_or_wrong_answers_trained_once() -> None:
     as_far = np.abs(differences @ signs) >= np.abs(differences.sum(axis=1, keepdims=True)) - 1e-12
     p = (as_far.sum(axis=1) + 1) / (swaps + 1)
     assert (p < 0.05).mean() <= 0.06
+
+
+def test_a_study_refuses_match_by_every_corpus_metric() -> None:
+    assert {metric for metrics in CORPUS_METRICS.values() for metric in metrics} == CORPUS_STATISTICS.keys()

@@ -16,7 +16,8 @@ from tunelab.answering.chat import chat_with_model, chat_with_run
 from tunelab.answering.generate import open_responder
 from tunelab.answering.held_out_evaluation import evaluate
 from tunelab.config import parse_recipe, resolve
-from tunelab.config.study import HELD_OUT, parse_study
+from tunelab.config.questions import HELD_OUT
+from tunelab.config.study import parse_study
 from tunelab.data.template_date import day_of_rendering, fixed_date, with_fixed_date, writes_date
 from tunelab.errors import BadRow, ConfigError, Interrupted, RunError, UsageError
 from tunelab.preparation.rows import load_recipe_tokenizer, row_encoder

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tunelab.config.study import HELD_OUT
+from tunelab.config.questions import HELD_OUT
 from tunelab.errors import ConfigError
 from tunelab.records.cells import cells_of
 from tunelab.studies.demo import BASE, ROWS, STUDY, demo_study

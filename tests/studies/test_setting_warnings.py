@@ -59,12 +59,22 @@ def test_three_arms_at_one_rate_are_named_once() -> None:
     assert said.startswith("r8, r16 and r64 share the learning rate 0.0002. They differ in adapter.alpha")
 
 
-def test_attention_alone_against_full_fine_tuning() -> None:
-    attention = {"adapter": {"targets": "attention"}}
+NAMES = [["q_proj", "v_proj"], ["attn.c_attn", "attn.c_proj"], ["query_key_value", "attention.dense"], ["Wqkv"]]
+
+
+@pytest.mark.parametrize("targets", ["attention", *NAMES, ["model.layers.0.self_attn.o_proj"]])
+def test_attention_alone_against_full_fine_tuning(targets: str | list[str]) -> None:
+    attention = {"adapter": {"targets": targets}}
     (said,) = setting_warnings(study({"full": {"method": "full"}, "lora": attention}, search={}))
     assert said.startswith("lora has adapters on attention alone, beside full fine-tuning (full).")
     assert said.endswith("set adapter.targets=all-linear.")
     assert setting_warnings(study({"lora": attention})) == []
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "down_proj"], ["c_proj"], ["dense"], "all-linear", ["lm_head"]])
+def test_adapters_on_other_layers_too(targets: str | list[str]) -> None:
+    lora = {"adapter": {"targets": targets}}
+    assert setting_warnings(study({"full": {"method": "full"}, "lora": lora}, search={})) == []
 
 
 def test_large_batches_with_lora() -> None:
@@ -79,12 +89,19 @@ def test_they_are_said_before_anything_runs() -> None:
     assert foreseen(study(SHARED[0][0], recipe=RATE))[-1].startswith("warning: full and lora share the learning rate")
 
 
-def test_of_the_studies_that_ship_the_one_that_shows_it_has_one() -> None:
+def test_the_studies_that_ship_have_those_of_the_published_settings() -> None:
+    attention = (
+        "{} adapters on attention alone, beside full fine-tuning (full). That is worse than adapters on all linear "
+        "layers, also with as many parameters, so it says little about LoRA: set adapter.targets=all-linear."
+    )
     found = {shipped.name: setting_warnings(load_study(shipped.path)) for shipped in shipped_studies()}
     assert {name: said for name, said in found.items() if said} == {
         "llama32-1b-alpaca2k-one-rate": [
             "full, lora and qlora share the learning rate 0.0002. LoRA's best one is about ten times that of full "
             "fine-tuning. So their order may be one of rates, not of methods: set `search: {}`, or give each its own "
-            "train.lr."
-        ]
+            "train.lr.",
+            attention.format("lora and qlora have"),
+        ],
+        "llama32-1b-alpaca2k-own-rates": [attention.format("lora and qlora have")],
+        "llama32-3b-metamathqa-peft": [attention.format("lora, lora-r64, rslora-r64 and dora have")],
     }

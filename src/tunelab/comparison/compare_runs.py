@@ -19,7 +19,7 @@ from tunelab.comparison.align import NEVER_REFUSED, OF_THE_MODEL
 from tunelab.comparison.evaluated import Evaluated, evaluated_in, is_run
 from tunelab.comparison.paired_comparison import Comparison, Comparisons, correct
 from tunelab.comparison.paired_evaluations import Side, compare_sides
-from tunelab.config.study import HELD_OUT_SUBSTITUTES
+from tunelab.config.held_out_metrics import HELD_OUT_SUBSTITUTES
 from tunelab.errors import RunError, UsageError
 from tunelab.evaluation.metrics.unseen import not_seen
 from tunelab.files import as_path

@@ -15,7 +15,8 @@ from typing_extensions import Required, TypedDict
 
 from tunelab import plugins
 from tunelab.comparison.align import GradedItems
-from tunelab.config.study import BLEU, CHRF, COMPLETION_LOSS, EXACT_MATCH, HELD_OUT, ROUGE_L
+from tunelab.config.held_out_metrics import BLEU, CHRF, EXACT_MATCH, ROUGE_L
+from tunelab.config.questions import COMPLETION_LOSS, HELD_OUT
 from tunelab.errors import RunError
 from tunelab.evaluation.benchmark import Score
 from tunelab.evaluation.held_out import AnswerScore, LikelihoodRecord

@@ -21,7 +21,7 @@ from tunelab.comparison.evaluated import Evaluated
 from tunelab.comparison.over_trainings import over_trainings
 from tunelab.comparison.paired_comparison import Comparison, compare_counts, compare_values
 from tunelab.config.held_out_metrics import BLEU, CHRF
-from tunelab.config.study import COMPLETION_LOSS
+from tunelab.config.questions import COMPLETION_LOSS
 from tunelab.errors import DataError
 from tunelab.evaluation.metrics.bleu import bleu_of_counts
 from tunelab.evaluation.metrics.chrf import chrf_of_counts
@@ -30,7 +30,7 @@ from tunelab.statistics.corpus import Statistic, contributions_of_items
 from tunelab.statistics.crossed import Part
 
 #: Of held-out rows; the calibration error of benchmarks with choices.
-_CORPUS_METRICS: dict[str, Statistic] = {
+CORPUS_STATISTICS: dict[str, Statistic] = {
     BLEU: bleu_of_counts,
     CHRF: chrf_of_counts,
     CALIBRATION_ERROR: calibration_error_of_counts,
@@ -105,7 +105,7 @@ def compare_sides(
     labels |= {"unit": chosen.unit, "higher_is_better": chosen.higher_is_better}
     if _is_of_corpus(first, chosen.name):
         a_counts, b_counts = (_counts(side.seeds, chosen.name, pairs.items) for side in (a, b))
-        found = compare_counts(pairs, a_counts, b_counts, _CORPUS_METRICS[chosen.name], **labels)
+        found = compare_counts(pairs, a_counts, b_counts, CORPUS_STATISTICS[chosen.name], **labels)
     else:
         losses = first.is_held_out and chosen.name == COMPLETION_LOSS
         found = compare_values(_losses(a, b, pairs) if losses else pairs, **labels)
@@ -139,7 +139,7 @@ def _by_seed(of_a: Sequence[float], of_b: Sequence[float]) -> tuple[float, ...]:
 
 def _is_of_corpus(evaluated: Evaluated, metric: str) -> bool:
     """Whether a metric has no values per item, and is computed from what items contribute to it."""
-    return metric in _CORPUS_METRICS and evaluated.is_held_out == (metric != CALIBRATION_ERROR)
+    return metric in CORPUS_STATISTICS and evaluated.is_held_out == (metric != CALIBRATION_ERROR)
 
 
 def contributions(side: Side, metric: str, items: Sequence[str]) -> NDArray[np.float64]:
@@ -157,7 +157,7 @@ def contributions(side: Side, metric: str, items: Sequence[str]) -> NDArray[np.f
 
 def _contributions_of(name: str, seeds: Sequence[Evaluated], metric: str, items: Sequence[str]) -> NDArray[np.float64]:
     if _is_of_corpus(seeds[0], metric):
-        each = [contributions_of_items(one, _CORPUS_METRICS[metric]) for one in _counts(seeds, metric, items)]
+        each = [contributions_of_items(one, CORPUS_STATISTICS[metric]) for one in _counts(seeds, metric, items)]
     elif seeds[0].is_held_out and metric == COMPLETION_LOSS:
         each = [_row_losses(one, items) for one in seeds]
     else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunelab.config.held_out_metrics import BLEU, CHRF
-from tunelab.config.questions import Question
+from tunelab.config.questions import HELD_OUT, Question
 from tunelab.config.recipe import DataSettings
 from tunelab.errors import Problem
 from tunelab.units import format_counted, format_significant
@@ -17,9 +17,13 @@ Tree = dict[str, Any]
 #: Key of a recipe that a budget sets -> what it counts.
 BUDGET_KEYS = {"train.epochs": "epoch", "train.steps": "step", "data.train_size": "training row"}
 
-_EPOCHS = "train.epochs"
+_EPOCHS, _STEPS = "train.epochs", "train.steps"
 
-_EXAMPLE = "budgets: {train.epochs: [0.5, 1, 2]}"
+#: Metrics of all items together, which no item has a value of: of held-out rows, and of benchmarks with choices.
+CORPUS_METRICS = {True: (BLEU, CHRF), False: ("calibration_error",)}
+
+#: How budgets are written.
+EXAMPLE = "budgets: {train.epochs: [0.5, 1, 2]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ def budget_problems(given: Mapping[str, Sequence[float]], recipes: Mapping[str, 
         recipes: arm -> its recipe's tree as written, without a budget, of each tuned arm.
     """
     if len(given) != 1:
-        return [Problem("budgets", f"has {format_counted(len(given), 'key')}, expected one", f"write {_EXAMPLE}")]
+        return [Problem("budgets", f"has {format_counted(len(given), 'key')}, expected one", f"write {EXAMPLE}")]
     ((key, values),) = given.items()
     if key not in BUDGET_KEYS:
         return [_unknown(key)]
@@ -90,9 +94,12 @@ def _contradictions(largest: Budget, recipes: Mapping[str, Mapping[str, Any]]) -
         if own is not None and own != largest.value:
             said = f"{largest.key} is {own} in arm {arm}, but budgets set it"
             yield Problem(f"budgets.{largest.key}", said, f"omit {largest.key} from the recipe")
-        if largest.key == _EPOCHS and (steps := _value(recipe, "train.steps")) is not None:
+        if largest.key == _EPOCHS and (steps := _value(recipe, _STEPS)) is not None:
             said = f"train.steps is {steps} in arm {arm} and overrides epochs: every budget would be the same training"
             yield Problem(f"budgets.{largest.key}", said, "omit train.steps, or give budgets of train.steps")
+        if largest.key == _STEPS and (epochs := _value(recipe, _EPOCHS)) is not None:
+            said = f"train.epochs is {epochs} in arm {arm} and has no effect: budgets set train.steps"
+            yield Problem(f"budgets.{largest.key}", said, "omit train.epochs, or give budgets of train.epochs")
 
 
 def _value(recipe: Mapping[str, Any], key: str) -> Any:
@@ -115,25 +122,26 @@ def match_problems(
         path = f"questions.{number}.match"
         if not budgets:
             said = "needs several budgets to read the arms' scores between"
-            yield Problem(path, said, f"add {_EXAMPLE}, or omit match")
+            yield Problem(path, said, f"add {EXAMPLE}, or omit match")
         for arm in (one.arm, one.against):
             if not tuned.get(arm, True):
                 said = f"{arm} is not tuned: it takes no tokens, no time and no cost"
                 yield Problem(path, said, "omit match, or name a tuned arm")
         if one.match == "cost" and price_per_hour is None:
             yield Problem(path, "costs are not known without a price", "add price_per_hour, or match: time")
-        if one.decided_by in (BLEU, CHRF):
-            said = f"{one.decided_by} is a corpus metric: without a value for each row it is not read between budgets"
-            yield Problem(path, said, "omit match, or ask by metric: completion_loss or rougeL")
+        is_held_out = one.on == HELD_OUT
+        if one.decided_by in CORPUS_METRICS[is_held_out]:
+            each_one, each = ("row", "completion_loss or rougeL") if is_held_out else ("item", "accuracy or brier")
+            said = f"{one.decided_by} is a corpus metric: without a value for each {each_one} it is not read between "
+            said += "budgets"
+            yield Problem(path, said, f"omit match, or ask by metric: {each}")
 
 
 def with_tiny_budgets(tree: Mapping[str, Any], tiny: Mapping[str, Any]) -> Tree:
     """A study's tree with its `tiny` section merged, and budgets of 1, 2, ... steps unless that section has its own."""
     given = tree.get("budgets")
-    if not isinstance(given, Mapping) or not given:
+    if "budgets" in tiny or not isinstance(given, Mapping) or not given:
         return dict(tree)
-    if "budgets" in tiny:
-        return {**tree, "budgets": tiny["budgets"]}
     count = max((len(values) for values in given.values() if isinstance(values, list | tuple)), default=0)
     arms = {
         name: _without_budget(arm) if isinstance(arm, Mapping) else arm

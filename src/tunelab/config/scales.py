@@ -17,7 +17,8 @@ def at_scale(tree: Mapping[str, Any], scale: Scale, origin: str) -> Tree:
     """A study's tree with the section of a scale laid over it.
 
     At tiny scale nothing is published: toys have nothing to be compared with. At small scale, published scores stay
-    and name the model that they are of; what others' machines took is left out.
+    and name the model that they are of; what others' machines took is left out. A section `small` with `published` of
+    its own has the last word.
 
     Raises:
         UsageError: the study has no section `small`.
@@ -32,7 +33,7 @@ def at_scale(tree: Mapping[str, Any], scale: Scale, origin: str) -> Tree:
     result = merged(tree, over)
     if scale == "tiny":
         return with_tiny_budgets({**result, "published": ()}, over)
-    return {**result, "published": list(_scores_with_their_model(tree))}
+    return result if "published" in over else {**result, "published": list(_scores_with_their_model(tree))}
 
 
 def _scores_with_their_model(tree: Mapping[str, Any]) -> Iterator[Any]:
@@ -67,6 +68,15 @@ def small_note(full: Mapping[str, Any], models: Mapping[str, str]) -> str:
     replaced = dict.fromkeys((_short(models[arm]), _short(model_of(full, arm) or "")) for arm in models)
     said = ", ".join(f"{small} in place of {large}" for small, large in replaced if small != large)
     return f"Small scale: {said or 'fewer rows and items'}. The answers are about what was measured here."
+
+
+def small_title(title: str, models: Mapping[str, str]) -> str:
+    """A study's title at small scale, which names what was measured.
+
+    Args:
+        models: arm -> the model that it has.
+    """
+    return f"{title}, at small scale ({', '.join(dict.fromkeys(map(_short, models.values())))})"
 
 
 def _section(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:

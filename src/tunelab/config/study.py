@@ -10,31 +10,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tunelab.config.budgets import Budget, at_budget, budget_problems, budgets_of, match_problems
-from tunelab.config.held_out_metrics import BLEU as BLEU
-from tunelab.config.held_out_metrics import CHRF as CHRF
-from tunelab.config.held_out_metrics import EXACT_MATCH as EXACT_MATCH
-from tunelab.config.held_out_metrics import HELD_OUT_HEADLINE as HELD_OUT_HEADLINE
-from tunelab.config.held_out_metrics import HELD_OUT_METRICS as HELD_OUT_METRICS
-from tunelab.config.held_out_metrics import HELD_OUT_SCORES as HELD_OUT_SCORES
-from tunelab.config.held_out_metrics import HELD_OUT_SUBSTITUTES as HELD_OUT_SUBSTITUTES
-from tunelab.config.held_out_metrics import ROUGE_L as ROUGE_L
-from tunelab.config.held_out_metrics import metric_problem
+from tunelab.config.budgets import EXAMPLE, Budget, at_budget, budget_problems, budgets_of, match_problems
+from tunelab.config.held_out_metrics import HELD_OUT_METRICS, HELD_OUT_SUBSTITUTES, metric_problem
 from tunelab.config.other_tools import other_key
-from tunelab.config.published import EPOCH_MINUTES as EPOCH_MINUTES
-from tunelab.config.published import FINAL_LOSS as FINAL_LOSS
-from tunelab.config.published import PEAK_MEMORY as PEAK_MEMORY
-from tunelab.config.published import PUBLISHED_COSTS as PUBLISHED_COSTS
-from tunelab.config.published import TRAINING_HOURS as TRAINING_HOURS
-from tunelab.config.published import Published as Published
-from tunelab.config.published import wrong_figures
-from tunelab.config.questions import COMPLETION_LOSS as COMPLETION_LOSS
-from tunelab.config.questions import HELD_OUT as HELD_OUT
-from tunelab.config.questions import Question as Question
-from tunelab.config.questions import unclear_questions
+from tunelab.config.published import Published, wrong_figures
+from tunelab.config.questions import HELD_OUT, Question, unclear_questions
 from tunelab.config.reading import parse_recipe
 from tunelab.config.recipe import EvaluateSettings, Recipe
-from tunelab.config.scales import Scale, at_scale, small_note
+from tunelab.config.scales import Scale, at_scale, small_note, small_title
 from tunelab.config.search import Search
 from tunelab.config.shipped_studies import study_file
 from tunelab.config.study_tree import Tree, changed, merged
@@ -229,8 +212,11 @@ def load_study(path: str | Path, changes: Sequence[str] = (), *, scale: Scale = 
     study = study.without(gone)
     models = {arm: study.arm_recipe(arm, study.seeds[0]).model.name for arm in study.arms}
     twins_said = said_of_twins(gone, next(iter(models.values())))
-    said = (study.note, small_note(full, models) if scale == "small" else "", twins_said)
-    return study.model_copy(update={"note": " ".join(filter(None, said))})
+    if scale != "small":
+        return study.model_copy(update={"note": " ".join(filter(None, (study.note, twins_said)))})
+    note = " ".join(filter(None, (study.note, small_note(full, models), twins_said)))
+    title = small_title(study.title, models) if study.title == full.get("title") else study.title
+    return study.model_copy(update={"note": note, "title": title})
 
 
 def as_study(study: Study | Mapping[str, Any] | Path | str) -> Study:
@@ -368,4 +354,6 @@ def _problem(details: Any) -> Problem:
         return Problem(path, "unknown key", f"known: {', '.join(known)}")
     if details["type"] == "missing":
         return Problem(path, "is missing", f"add {path} to the study")
+    if details["loc"][0] == "budgets" and details["type"] == "tuple_type":
+        return Problem(path, f"{details['input']!r}, expected a list of numbers", f"write {EXAMPLE}")
     return Problem(path, str(details["msg"]))

@@ -9,9 +9,10 @@ from typing import Any, get_type_hints
 from tunelab.config.other_tools import OTHER_KEYS, OtherKey
 from tunelab.config.other_values import OTHER_VALUES
 from tunelab.config.published import Published
+from tunelab.config.questions import Question
 from tunelab.config.reference import Key, described, recipe_keys, table_row
 from tunelab.config.search import Search
-from tunelab.config.study import Arm, Question, Study
+from tunelab.config.study import Arm, Study
 from tunelab.errors import UsageError
 
 #: Key of a study -> the part that its entries are, and their path.

@@ -8,13 +8,16 @@ from typing import Any
 
 Tree = dict[str, Any]
 
+#: A key of a study that is one choice: another value replaces it whole.
+_WHOLE = "budgets"
+
 
 def merged(tree: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
-    """`tree` with the values of `over`: mappings are merged key by key, other values are replaced."""
+    """`tree` with the values of `over`: mappings are merged key by key, `budgets` and other values are replaced."""
     result = copy.deepcopy(dict(tree))
     for key, value in over.items():
         below = result.get(key)
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and key != _WHOLE:
             # A shorthand (`model: gpt2`, `precision: nf4`) under a mapping is expanded to its first key.
             first = {"model": "name", "precision": "name"}.get(key)
             base = below if isinstance(below, Mapping) else ({first: below} if first and below is not None else {})
@@ -32,7 +35,9 @@ def changed(tree: Tree, path: str, value: Any) -> Tree:
             for name, arm in tree.get("arms", {}).items()
         }
         return {**tree, "arms": arms, "recipe": {**tree.get("recipe", {}), "model": value}}
+    first, _, rest = path.partition(".")
+    names = [first, rest] if first == _WHOLE and rest else path.split(".")  # budgets.train.epochs: its key has a dot
     over: Any = value
-    for name in reversed(path.split(".")):
+    for name in reversed(names):
         over = {name: over}
     return merged(tree, over)

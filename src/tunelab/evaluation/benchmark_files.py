@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 from tunelab import plugins
-from tunelab.config.study import HELD_OUT
+from tunelab.config.questions import HELD_OUT
 from tunelab.errors import DataError, UsageError
 from tunelab.evaluation import items_file
 from tunelab.evaluation.benchmark import Benchmark, BenchmarkOptions, Item

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tunelab.config.study import Question, Study
+from tunelab.config.questions import Question
+from tunelab.config.study import Study
 from tunelab.errors import RunError
 from tunelab.failures import explained
 from tunelab.files import read_json, write_json_atomically

@@ -21,8 +21,9 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from tunelab.config.budgets import Budget
+from tunelab.config.questions import HELD_OUT
 from tunelab.config.renamed import recipe_as_before, study_renamed
-from tunelab.config.study import HELD_OUT, Study, parse_study
+from tunelab.config.study import Study, parse_study
 from tunelab.errors import RunError
 from tunelab.failures import explained
 from tunelab.files import read_json, write_json_atomically

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from tunelab.comparison.evaluated import Evaluated
 from tunelab.comparison.paired_comparison import Comparison
 from tunelab.comparison.paired_evaluations import Side, compare_sides
-from tunelab.config.study import COMPLETION_LOSS, FORGETTING, HELD_OUT
+from tunelab.config.questions import COMPLETION_LOSS, HELD_OUT
+from tunelab.config.study import FORGETTING
 from tunelab.errors import TunelabError
 from tunelab.report.forgetting_content import Forgetting, ForgettingOfArm, ForgettingOfDomain, Interval
 

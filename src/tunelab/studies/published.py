@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from tunelab.config.held_out_metrics import HELD_OUT_HEADLINE
 from tunelab.config.published import EPOCH_MINUTES, FINAL_LOSS, PEAK_MEMORY, TRAINING_HOURS
 from tunelab.config.published import Published as PublishedFigure
 from tunelab.config.questions import COMPLETION_LOSS
 from tunelab.config.questions import Question as Asked
-from tunelab.config.study import HELD_OUT_HEADLINE, Study
+from tunelab.config.study import Study
 from tunelab.report.content import ArmScore, Published, Question
 from tunelab.units import format_significant
 

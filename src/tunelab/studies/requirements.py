@@ -13,7 +13,8 @@ from tunelab import plugins
 from tunelab.allowed_code import code_hashes
 from tunelab.answering.benchmark_items import load_benchmarks
 from tunelab.config import Recipe
-from tunelab.config.study import HELD_OUT, Study
+from tunelab.config.questions import HELD_OUT
+from tunelab.config.study import Study
 from tunelab.errors import ConfigError, Problem, TunelabError
 from tunelab.files import file_sha256, read_json
 from tunelab.models.load import load_config, weights_digest

@@ -17,7 +17,8 @@ from accelerate import init_empty_weights
 from transformers import AutoModelForCausalLM
 
 from tunelab.config import Recipe
-from tunelab.config.study import FORGETTING, HELD_OUT, Study
+from tunelab.config.questions import HELD_OUT
+from tunelab.config.study import FORGETTING, Study
 from tunelab.evaluation.benchmark_files import load_benchmark, read_items
 from tunelab.models.load import DTYPES, load_config
 from tunelab.preparation.model import compute_device, compute_dtype

@@ -15,7 +15,8 @@ from typing import Any
 from tunelab import plugins
 from tunelab.allowed_code import Allowed, allow_copy, allowed_code, only_allowed
 from tunelab.config import Recipe
-from tunelab.config.study import HELD_OUT, OF_EVERY_BENCHMARK, Study
+from tunelab.config.questions import HELD_OUT
+from tunelab.config.study import OF_EVERY_BENCHMARK, Study
 from tunelab.data.template_date import rendered_on
 from tunelab.errors import SAME_COMMAND, Interrupted, RunError, TrainingError
 from tunelab.files import read_json, write_text_atomically, write_text_once

@@ -17,7 +17,8 @@ from tunelab import plugins
 from tunelab.allowed_code import allow_python_files
 from tunelab.answering.benchmark_items import evenly_limited
 from tunelab.config import with_code_allowed
-from tunelab.config.study import HELD_OUT, Study, as_study
+from tunelab.config.questions import HELD_OUT
+from tunelab.config.study import Study, as_study
 from tunelab.errors import ConfigError, Problem, RunError, UsageError
 from tunelab.evaluation.benchmark_files import is_items_file, load_benchmark, read_items
 from tunelab.files import as_path

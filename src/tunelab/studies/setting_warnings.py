@@ -27,6 +27,12 @@ from tunelab.units import format_significant
 #: Rows per step above which LoRA loses to full fine-tuning.
 LARGE_BATCH = 64
 
+#: Last parts of names that attention projections have, and no other layer of a model with them.
+_PROJECTIONS = (
+    *("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"),
+    *("c_attn", "query_key_value", "Wqkv"),
+)
+
 #: Why two recipes should not share a learning rate; "" = they may.
 _Reason = Callable[[Recipe, Recipe], str]
 
@@ -99,7 +105,15 @@ def _attention_only(recipes: Mapping[str, Recipe]) -> Iterator[str]:
 
 
 def _is_attention_only(recipe: Recipe) -> bool:
-    return recipe.method == "lora" and recipe.adapter.targets == "attention"
+    targets = recipe.adapter.targets
+    names = () if isinstance(targets, str) else targets
+    return recipe.method == "lora" and (targets == "attention" or bool(names and all(map(_is_projection, names))))
+
+
+def _is_projection(name: str) -> bool:
+    """Whether a name in adapter.targets is that of an attention projection: "q_proj", "attn.c_proj"."""
+    *parents, last = name.split(".")
+    return last in _PROJECTIONS or any("attn" in one or "attention" in one for one in parents[-1:])
 
 
 def _large_batches(recipes: Mapping[str, Recipe]) -> Iterator[str]:

@@ -15,9 +15,10 @@ from tunelab.comparison.as_good_verdict import judged_verdict
 from tunelab.comparison.evaluated import Evaluated
 from tunelab.comparison.paired_comparison import Comparison, correct
 from tunelab.comparison.paired_evaluations import Side, compare_sides
+from tunelab.config.held_out_metrics import HELD_OUT_SUBSTITUTES
 from tunelab.config.questions import DEFAULT_MARGINS, HELD_OUT
 from tunelab.config.questions import Question as Asked
-from tunelab.config.study import HELD_OUT_SUBSTITUTES, Study
+from tunelab.config.study import Study
 from tunelab.errors import DataError, TunelabError
 from tunelab.report.content import Question
 from tunelab.statistics.paired_tests import holm
