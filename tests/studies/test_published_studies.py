@@ -36,6 +36,19 @@ def test_the_eleven_are_there() -> None:
     assert len(STUDIES) >= 11 and len(ON_REAL_DATA) == 3
 
 
+def test_the_minutes_of_small_scale_are_estimates() -> None:
+    for path in STUDIES:
+        header = " ".join(re.findall(r"^# *(.*)", path.read_text(encoding="utf-8"), re.MULTILINE))
+        said = re.search(r"`--scale small` [^;]*", header)
+        assert said is None or said[0].endswith("minutes on two cores by estimate"), path.stem
+
+
+def test_the_guide_says_how_many_show_published_numbers() -> None:
+    trees = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in STUDIES]
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "studies.md").read_text(encoding="utf-8")
+    assert sum("published" in tree for tree in trees) == 9 and "Nine show the published numbers" in guide
+
+
 def test_one_of_them_has_search_and_forgetting_by_their_defaults() -> None:
     trees = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in STUDIES}
     both = [name for name, tree in trees.items() if tree.get("search") == {} and tree.get("forgetting") == {}]

@@ -98,8 +98,8 @@ def test_the_studies_that_ship_have_those_of_the_published_settings() -> None:
     assert {name: said for name, said in found.items() if said} == {
         "llama32-1b-alpaca2k-one-rate": [
             "full, lora and qlora share the learning rate 0.0002. LoRA's best one is about ten times that of full "
-            "fine-tuning. So their order may be one of rates, not of methods: set `search: {}`, or give each its own "
-            "train.lr.",
+            "fine-tuning. So their ranking may reflect the rate, not the methods: set `search: {}`, or give each its "
+            "own train.lr.",
             attention.format("lora and qlora have"),
         ],
         "llama32-1b-alpaca2k-own-rates": [attention.format("lora and qlora have")],

@@ -151,7 +151,7 @@ def jobs_document(cells: Sequence[Cell], missing: Sequence[str] = ()) -> Documen
 
 
 def room_document(room: Iterable[Room]) -> Document:
-    """`study status`: what takes room in its directory."""
+    """`study status`: the disk usage of its directory."""
     return {"room": [asdict(one) for one in room]}
 
 

@@ -92,7 +92,7 @@ def show_status(arguments: argparse.Namespace) -> int:
     print_table(["job", "status", "time", "peak memory", "key"], rows)
     print_data("")
     print_table(
-        ["what takes room", "size", "freed by"],
+        ["disk usage", "size", "free with"],
         [[one.kind, format_bytes(one.bytes), one.freed_by or UNKNOWN] for one in room],
     )
     counts = Counter(cell.status for cell in cells)

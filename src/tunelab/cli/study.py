@@ -10,7 +10,7 @@ Examples:
   tunelab study status first --json
 
 `init` writes a study's file, `list` shows the studies that ship and what each needs, `status` the jobs in a study's
-directory and what takes room, `clean` removes the checkpoints of finished trainings. Jobs that are done are not run
+directory and its disk usage, `clean` removes the checkpoints of finished trainings. Jobs that are done are not run
 again. The exit code is 1 if a job failed: the report says which.
 """
 

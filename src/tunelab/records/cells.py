@@ -76,8 +76,7 @@ class Cell:
         folder: its output, relative to the study's directory.
         lr: of a try, the learning rate that it tries; None = no try.
         validation_loss: of a try that is done, in nats per token; None = it diverged, as `error` says.
-        budget: of a tuned arm, how long it is trained; of a try the largest; None = as its
-            recipe says.
+        budget: of a tuned arm, how long it is trained (of a try, the study's largest); None = as its recipe says.
     """
 
     key: str

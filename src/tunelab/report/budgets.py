@@ -120,14 +120,14 @@ def equal_cost_table(report: StudyReport) -> StudyTable:
         Column("Equal", is_number=False),
         *(Column(name, is_number=False) for name in ("First arm", "Second arm", "Metric")),
         *(Column(name) for name in ("Difference", "95 % interval")),
-        Column("If 10 % off", "changes by"),
+        Column("Sensitivity", "to 10 % more"),
         Column("p", "Holm"),
         Column("Result", is_number=False),
     )
     rows = tuple(_equal_row(one) for one in (report.budgets.equal if report.budgets else ()))
     caption = (
         "Second arm minus first, at the largest amount that both were measured at; between budgets interpolated. "
-        "If 10 % off: how much the difference would change if the interpolated arm were read at 10 % more."
+        "Sensitivity: how much the difference would change if the interpolated arm were read at 10 % more."
     )
     return StudyTable("At equal tokens, time or cost", caption, columns, rows)
 

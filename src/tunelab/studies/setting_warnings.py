@@ -59,8 +59,8 @@ def _shared_rates(recipes: Mapping[str, Recipe], rates: Mapping[str, float]) -> 
                 found.setdefault((reason, rates[a]), {}).update({a: None, b: None})
     for (reason, lr), arms in found.items():
         yield (
-            f"{_listed(list(arms))} share the learning rate {format_significant(lr, 3)}. {reason}. So their order may "
-            "be one of rates, not of methods: set `search: {}`, or give each its own train.lr."
+            f"{_listed(list(arms))} share the learning rate {format_significant(lr, 3)}. {reason}. So their ranking "
+            "may reflect the rate, not the methods: set `search: {}`, or give each its own train.lr."
         )
 
 
