@@ -106,6 +106,14 @@ def test_an_arm_that_differs_in_more_than_its_model_stays(path: Path) -> None:
     assert models(study) == {"base": "mine", "chat": "mine", "lora": "mine"} and study.note == ""
 
 
+@pytest.mark.parametrize("changes", [(), ("arms.lora.recipe.model=other", "arms.chat.recipe.model=other")])
+def test_equal_arms_that_keep_their_models_stay(path: Path, changes: tuple[str, ...]) -> None:
+    arms = {name: {"recipe": {"model": "own"}} for name in ("chat", "lora")}
+    path.write_text(yaml.safe_dump({**TREE, "arms": {"base": TREE["arms"]["base"], **arms}}), encoding="utf-8")
+    study = load_study(path, changes)
+    assert list(study.arms) == ["base", "chat", "lora"] and study.note == ""
+
+
 def test_a_study_without_the_section_is_refused(path: Path) -> None:
     path.write_text(yaml.safe_dump({key: value for key, value in TREE.items() if key != "small"}), encoding="utf-8")
     with pytest.raises(UsageError, match=r"study\.yaml: has no section `small`") as raised:

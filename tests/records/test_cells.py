@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tunelab.config.study import Study, parse_study
-from tunelab.records.cells import keep_cell, known_cells
+from tunelab.records.cells import cells_of, keep_cell, known_cells
 
 
 def study_of(arms: dict[str, Any]) -> Study:
@@ -37,3 +39,19 @@ def test_a_job_is_of_the_arm_that_the_study_names_now(tmp_path: Path) -> None:
     ]
     assert found["other: held-out"].seconds == 2.0
     assert now.arm_recipe(found["other: held-out"].arm, 0).model.name == "one"
+
+
+@pytest.mark.parametrize(("sizes", "is_marked"), [((10,), False), ((10, None), False), ((None, 10), True)])
+def test_jobs_whose_rows_were_others_before_have_new_keys(
+    sizes: tuple[int | None, ...], is_marked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sources after the first were sampled in the order of the first: an old study's trainings used other rows."""
+    sources = [{"name": "alpaca", "size": size} for size in sizes]
+    recipe = {"model": "small", "data": {"sources": sources}}
+    arms = {"base": {"tuned": False}, "lora": {}}
+    tree = {"title": "t", "recipe": recipe, "arms": arms, "benchmarks": {"held-out": {}, "mmlu": {}}}
+    now = [cell.key for cell in cells_of(parse_study(tree))]
+    monkeypatch.setattr("tunelab.records.cells.are_sampled_apart", lambda sizes: False)
+    before = [cell.key for cell in cells_of(parse_study(tree))]
+    differ = [one.rpartition("-")[0] for one, other in zip(now, before, strict=True) if one != other]
+    assert differ == (["held-out", "train", "held-out", "mmlu"] if is_marked else [])

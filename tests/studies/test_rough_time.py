@@ -39,3 +39,12 @@ def test_what_cannot_be_estimated_is_left_out(files: Path) -> None:
     study = study_of(files, seeds=[0], arms={"base": {"tuned": False}}, questions=[])
     (seconds,) = rough_seconds(study, cells_of(study)).values()
     assert 0 < seconds < 60, "measured on this machine"
+
+
+@pytest.mark.parametrize("train", [{"device": "cuda"}, {"dtype": "fp16", "device": "auto"}])
+def test_a_machine_without_the_device_does_not_know(
+    files: Path, train: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    study = study_of(files, seeds=[0], arms={"lora": {"recipe": {"train": train}}}, questions=[])
+    assert rough_seconds(study, cells_of(study)) == {}

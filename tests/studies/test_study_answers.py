@@ -12,6 +12,7 @@ from study_files import write_evaluation
 
 from tunelab.comparison.evaluated import Evaluated, evaluated_in
 from tunelab.config.study import Study, parse_study
+from tunelab.studies.budget_curves import Curves
 from tunelab.studies.study_answers import LATE, StudyAnswers, study_answers
 
 #: Share of right answers of each arm; "base" is not tuned.
@@ -27,10 +28,14 @@ def study_of(*asked: dict[str, Any]) -> Study:
             "arms": {name: {"tuned": name != "base"} for name in RIGHT},
             "seeds": [0, 1, 2],
             "benchmarks": {"mmlu": {}},
+            "budgets": {"train.steps": [3, 6]} if any("match" in one for one in asked) else None,
             "questions": [{"ask": "?", "on": "mmlu", **one} for one in asked],
         }
     )
 
+
+#: Curves of arms that no budget has been trained at.
+NOTHING_TRAINED = Curves({arm: [] for arm in RIGHT}, lambda arm, benchmark, budget: {})
 
 Answer = Callable[..., StudyAnswers]
 
@@ -54,7 +59,7 @@ def answer(tmp_path: Path) -> Answer:
                 write_evaluation(folder, right.astype(float).tolist(), arm, unit)
             return [evaluated_in(folder)[0] for folder in folders]
 
-        return study_answers(study, evaluated, study.questions[:late])
+        return study_answers(study, evaluated, study.questions[:late], NOTHING_TRAINED)
 
     return answered
 
@@ -110,3 +115,7 @@ def test_a_gain_is_not_needed_against_a_model_that_is_not_tuned(answer: Answer) 
 def test_what_was_asked_after_results_were_there_is_marked(answer: Answer) -> None:
     late, early = answer({"is_better": "lora", "than": "base"}, {"is_as_good": "nf4", "as": "lora"}, late=1).questions
     assert late.answer.endswith(f"). {LATE}") and LATE not in early.answer
+    (unread,) = answer({"is_better": "lora", "than": "nf4", "match": "time"}, late=1).questions
+    assert unread.answer.startswith("Not measured: ") and unread.answer.endswith(f" {LATE}")
+    (unmeasured,) = answer({"is_as_good": "nf4", "as": "lora"}, without="nf4", late=1).questions
+    assert unmeasured.answer == f"Unknown: the two arms were not both measured. {LATE}"

@@ -208,7 +208,7 @@ def load_study(path: str | Path, changes: Sequence[str] = (), *, scale: Scale = 
             raise UsageError(f"--set {change}: expected KEY=VALUE", "for example --set recipe.train.lr=1e-4")
         tree = changed(tree, key.strip(), parse_yaml(text, origin=change))
     study = parse_study(tree, str(origin))
-    gone = twins(study.arms, own_models)
+    gone = twins(study.arms, own_models, with_own_model(tree))
     study = study.without(gone)
     models = {arm: study.arm_recipe(arm, study.seeds[0]).model.name for arm in study.arms}
     twins_said = said_of_twins(gone, next(iter(models.values())))

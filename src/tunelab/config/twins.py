@@ -14,10 +14,10 @@ def with_own_model(tree: Mapping[str, Any]) -> list[str]:
     return [name for name, recipe in recipes.items() if isinstance(recipe, Mapping) and "model" in recipe]
 
 
-def twins(arms: Mapping[str, Any], had_own_model: Collection[str]) -> list[str]:
+def twins(arms: Mapping[str, Any], had_own_model: Collection[str], have_own_model: Collection[str]) -> list[str]:
     """The arms that lost their own model and so are the same as another of `arms`."""
     left = dict(arms)
-    for name in had_own_model:
+    for name in (name for name in had_own_model if name not in have_own_model):
         others = [arm for other, arm in left.items() if other != name]
         if name in left and left[name] in others:
             del left[name]

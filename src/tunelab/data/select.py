@@ -45,6 +45,24 @@ def sample(examples: Sequence[T], size: int, seed: int, purpose: str = "sample")
     return [examples[index] for index in sorted(chosen)]
 
 
+def sample_source(examples: Sequence[T], size: int, seed: int, number: int) -> list[T]:
+    """A sample of one of several sources, independent of those of the others: parallel files, say translations, would
+    otherwise give the same prompts.
+
+    Args:
+        number: of the source, from 0.
+
+    Raises:
+        UsageError, DataError: as sample().
+    """
+    return sample(examples, size, seed, f"source {number}" if number else "sample")
+
+
+def are_sampled_apart(sizes: Sequence[int | None]) -> bool:
+    """Whether a source after the first is sampled. Earlier versions, which gave all sources one order, chose others."""
+    return any(size is not None for size in sizes[1:])
+
+
 def split(
     examples: Sequence[Example], held_out: int | float, validation: int | float, seed: int
 ) -> tuple[list[Example], list[Example], list[Example]]:

@@ -14,7 +14,7 @@ from tunelab.data.messages import Conversation, Example
 from tunelab.data.prepared import NO_ROWS, PreparedData, SourceRecord, cache_key, cached, store
 from tunelab.data.prepared import prepare as tokenize
 from tunelab.data.reader import LoadedSource, check_hub_rows, check_source, load_examples
-from tunelab.data.select import mix, sample, split
+from tunelab.data.select import mix, sample, sample_source, split
 from tunelab.data.template_date import day_of_rendering, fixed_date, with_fixed_date, writes_date
 from tunelab.data.templates import AUTO, Template, get_template, resolved_name
 from tunelab.data.thoughts import one_per_answer
@@ -356,8 +356,6 @@ def select(data: DataSettings, sources: list[LoadedSource]) -> Selection:
     """Sample each source, mix them, split off held-out and validation rows, and sample the training rows that are left;
     all seeded by `data.seed`.
 
-    Each source is sampled independently: parallel files, say translations, would otherwise give the same prompts.
-
     Raises:
         DataError: fewer training rows are left than `data.train_size`; or as sample(), mix() and split() do.
     """
@@ -365,8 +363,7 @@ def select(data: DataSettings, sources: list[LoadedSource]) -> Selection:
     for number, (settings, source) in enumerate(zip(data.sources, sources, strict=True)):
         examples = source.examples
         if settings.size is not None:
-            purpose = f"source {number}" if number else "sample"
-            examples = sample(examples, settings.size, data.seed, purpose)
+            examples = sample_source(examples, settings.size, data.seed, number)
         parts.append((source.origin, settings.weight, examples))
     if len(parts) == 1:
         mixed = parts[0][2] if data.size is None else sample(parts[0][2], data.size, data.seed)

@@ -24,6 +24,7 @@ from tunelab.config.budgets import Budget
 from tunelab.config.questions import HELD_OUT
 from tunelab.config.renamed import recipe_as_before, study_renamed
 from tunelab.config.study import Study, parse_study
+from tunelab.data.select import are_sampled_apart
 from tunelab.errors import RunError
 from tunelab.failures import explained
 from tunelab.files import read_json, write_json_atomically
@@ -143,7 +144,7 @@ def training_key(study: Study, arm: str, seed: int) -> str:
     """Key of an arm's weights: its whole recipe and seed, or only the model if nothing is trained."""
     recipe = study.arm_recipe(arm, seed)
     if study.arms[arm].tuned:
-        return "train-" + _hash(recipe_as_before(recipe.model_dump(mode="json", exclude=_NOT_OF_A_TRAINING)))
+        return "train-" + _hash(_of_recipe(recipe.model_dump(mode="json", exclude=_NOT_OF_A_TRAINING)))
     precision = recipe.precision.model_dump(mode="json")
     computing = {"dtype": recipe.train.dtype, "device": recipe.train.device}
     return "model-" + _hash({"model": recipe.model.model_dump(mode="json"), "precision": precision, **computing})
@@ -154,7 +155,7 @@ def evaluation_key(study: Study, arm: str, seed: int, benchmark: str) -> str:
     made_of: dict[str, Any] = {"weights": training_key(study, arm, seed), "options": study.benchmarks[benchmark]}
     recipe = study.arm_recipe(arm, seed)
     if benchmark == HELD_OUT:
-        made_of |= recipe_as_before(recipe.model_dump(mode="json", include={"data", "evaluate"}))
+        made_of |= _of_recipe(recipe.model_dump(mode="json", include={"data", "evaluate"}))
     else:
         made_of["template"] = recipe.data.template if study.arms[arm].tuned else None
         if recipe.data.date is not None:  # of a model that is not tuned: the key of a training covers it
@@ -206,7 +207,7 @@ def tries_of(study: Study, losses: Losses) -> list[Cell]:
 def try_key(study: Study, arm: str, lr: float) -> str:
     """Key of a try: the arm's whole recipe with this rate and the search's seed."""
     recipe = try_recipe(study, arm, lr)
-    return TRY + _hash(recipe_as_before(recipe.model_dump(mode="json", exclude=_NOT_OF_A_TRAINING)))
+    return TRY + _hash(_of_recipe(recipe.model_dump(mode="json", exclude=_NOT_OF_A_TRAINING)))
 
 
 def recorded_losses(study: Study, folder: Path) -> Losses:
@@ -372,6 +373,14 @@ def expected_costs(cells: Sequence[Cell]) -> dict[str, Expected]:
             seconds = sum(seconds_for(cell, one) for one in like) / len(like) if like else None
             memory = max((one.memory_bytes for one in like if one.memory_bytes is not None), default=None)
             found[cell.key] = Expected(seconds, memory)
+    return found
+
+
+def _of_recipe(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """What the key of a job has of a recipe: its keys of format 1, and a mark where these now choose other rows."""
+    found = recipe_as_before(tree)
+    if are_sampled_apart([source["size"] for source in tree["data"]["sources"]]):
+        found["sources"] = "sampled apart"
     return found
 
 

@@ -63,7 +63,8 @@ def rough_seconds(study: Study, cells: Sequence[Cell]) -> dict[str, float]:
     texts = _text_bytes() / BYTES_PER_TOKEN
     for cell in cells:
         recipe = study.at(cell.budget).arm_recipe(cell.arm, study.seeds[0])
-        rate = _known(rates, f"{recipe.model!r} {compute_dtype(recipe)}", partial(_forward_rate, recipe))
+        settings = recipe.train
+        rate = _known(rates, f"{recipe.model!r} {settings.dtype} {settings.device}", partial(_forward_rate, recipe))
         rows = _known(counted, f"{recipe.model!r} {recipe.data!r}", partial(_row_counts, recipe))
         if rate is not None and rows is not None and cell.benchmark in ("", HELD_OUT, FORGETTING):
             tokens = {"": _training_tokens(recipe, rows), HELD_OUT: _evaluation_tokens(recipe, rows)}

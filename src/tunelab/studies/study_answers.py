@@ -91,7 +91,8 @@ def study_answers(
     _compare_matched(measured)
     judged = {question: _judged(measured, question) for question in study.questions if not question.is_better}
     comparisons, judged = _corrected(measured, judged)
-    questions = [_answer(measured, question, comparisons, judged, question in late) for question in study.questions]
+    answers = {question: _answer(measured, question, comparisons, judged) for question in study.questions}
+    questions = [_marked(answers[question]) if question in late else answers[question] for question in study.questions]
     plain = [one for key, one in comparisons.items() if key not in measured.matched]
     matched = [(one, comparisons[key]) for key, one in measured.matched.items()]
     return StudyAnswers(plain, questions, refused, matched)
@@ -194,9 +195,11 @@ def _corrected(measured: _Measured, judged: _Judgements) -> tuple[dict[_Key, Com
     return {key: by_key[key] for key in made}, found
 
 
-def _answer(
-    measured: _Measured, question: Asked, comparisons: dict[_Key, Comparison], judged: _Judgements, is_late: bool
-) -> Question:
+def _marked(made: Question) -> Question:
+    return dataclasses.replace(made, answer=f"{made.answer} {LATE}")
+
+
+def _answer(measured: _Measured, question: Asked, comparisons: dict[_Key, Comparison], judged: _Judgements) -> Question:
     arms = question.against, question.arm
     key = measured.key(question)
     if key in measured.not_matched:
@@ -215,8 +218,7 @@ def _answer(
         made = Question(question.ask, as_sentence(judged_verdict(found), arms), found.answer, key[:4])
     else:
         made = answered(question.ask, comparisons[key])
-    made = _with_budget(measured, question, made)
-    return dataclasses.replace(made, answer=f"{made.answer} {LATE}") if is_late else made
+    return _with_budget(measured, question, made)
 
 
 def _with_budget(measured: _Measured, question: Asked, made: Question) -> Question:

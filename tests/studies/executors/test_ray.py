@@ -25,7 +25,7 @@ from tunelab.records.runs import Run
 from tunelab.studies.executors import ray as on_ray
 from tunelab.studies.executors._ray_cluster import connected
 from tunelab.studies.executors._ray_files import Parcel, lay_out, packed_files, packed_folder
-from tunelab.studies.executors._ray_task import Outcome, _lay_out_what_is_missing, work
+from tunelab.studies.executors._ray_task import Outcome, _lay_out_what_is_missing, _results, work
 from tunelab.studies.run_study import run_study
 from tunelab.studies.study_report import study_report
 from tunelab.training.checkpoint import CheckpointStore
@@ -210,6 +210,16 @@ def test_a_training_that_was_stopped_comes_back_and_goes_on_elsewhere(
     record = end(tasks, training, work(order, *tasks._parcels(training)))
     assert record is not None and record.status == "done"
     assert len(Run(tasks.folder / record.folder).manifest["sessions"]) == 2
+
+
+@pytest.mark.parametrize("removes", [True, False])
+def test_checkpoints_come_back_where_a_study_keeps_them(files: Path, tmp_path: Path, removes: bool) -> None:
+    keep_study(small_study(files, remove_checkpoints=removes), tmp_path)
+    (tmp_path / "runs/train-a/checkpoints/step-00000006").mkdir(parents=True)
+    (tmp_path / "runs/train-a/checkpoints/step-00000006/weights.safetensors").write_bytes(b"x")
+    cell = Cell("train-a", "lora", 0, "", status="done", folder="runs/train-a")
+    packed, _ = _results(tmp_path, cell.key, Outcome("ran"), cell)
+    assert list(packed.files) == ([] if removes else ["checkpoints/step-00000006/weights.safetensors"])
 
 
 def test_what_a_node_has_of_a_cell_stays_there(tmp_path: Path, node: Path) -> None:

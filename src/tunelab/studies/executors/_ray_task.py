@@ -15,7 +15,7 @@ from typing import Literal
 
 from tunelab.allowed_code import Allowed
 from tunelab.errors import Interrupted
-from tunelab.records.cells import RECORDS, Cell, read_cell
+from tunelab.records.cells import RECORDS, Cell, asked_study, read_cell
 from tunelab.studies.executors._executor import job_log
 from tunelab.studies.executors._ray_files import Parcel, lay_out, packed_files, packed_folder
 from tunelab.studies.run_cell import run_cell
@@ -93,7 +93,7 @@ def work(order: Order, *parcels: Parcel) -> Outcome:
     outcome, cell = _run(place, order.key, order.allowed)
     results = _results(place, order.key, outcome, cell)
     if cell is not None and cell.status == "done":
-        shutil.rmtree(place)
+        shutil.rmtree(place, ignore_errors=True)  # the job is done, whatever the node cannot remove
         with suppress(OSError):  # other cells of the study are still in it
             place.parent.rmdir()
     return Outcome(outcome.how, parcels=results)
@@ -135,7 +135,8 @@ def _results(place: Path, key: str, outcome: Outcome, cell: Cell | None) -> tupl
     """The files that a cell wrote, its record last, which marks it as complete; also a stopped training's state."""
     found = []
     if cell is not None and cell.status == "done":
-        found.append(packed_folder(place, cell.folder, without=(CHECKPOINTS,)))
+        removed = (CHECKPOINTS,) if asked_study(place).remove_checkpoints else ()
+        found.append(packed_folder(place, cell.folder, without=removed))
     elif outcome.how == "stopped" and (place / "runs" / key).is_dir():
         found.append(packed_folder(place, f"runs/{key}"))
     # File by file: other cells write to the same folder.
