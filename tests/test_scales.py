@@ -73,13 +73,14 @@ def test_published_scores_name_their_model_at_small_scale_and_costs_are_left_out
     assert load_study(path, scale="tiny").published == () and len(load_study(path).published) == 2
 
 
-def test_what_the_section_itself_publishes_stays(path: Path) -> None:
+@pytest.mark.parametrize("scale", ["small", "tiny"])
+def test_what_the_section_itself_publishes_stays(path: Path, scale: Any) -> None:
     own = [{"what": "training hours", "values": {"lora": 0.2}, "source": "our machine"}]
-    path.write_text(yaml.safe_dump(TREE | {"small": {**TREE["small"], "published": own}}), encoding="utf-8")
-    (one,) = load_study(path, scale="small").published
+    path.write_text(yaml.safe_dump(TREE | {scale: {**TREE["small"], "published": own}}), encoding="utf-8")
+    (one,) = load_study(path, scale=scale).published
     assert (one.what, one.values, one.model) == ("training hours", {"lora": 0.2}, None)
-    path.write_text(yaml.safe_dump(TREE | {"small": {**TREE["small"], "published": []}}), encoding="utf-8")
-    assert load_study(path, scale="small").published == ()
+    path.write_text(yaml.safe_dump(TREE | {scale: {**TREE["small"], "published": []}}), encoding="utf-8")
+    assert load_study(path, scale=scale).published == ()
 
 
 def test_the_title_at_small_scale_names_what_was_measured(path: Path) -> None:

@@ -17,8 +17,8 @@ def at_scale(tree: Mapping[str, Any], scale: Scale, origin: str) -> Tree:
     """A study's tree with the section of a scale laid over it.
 
     At tiny scale nothing is published: toys have nothing to be compared with. At small scale, published scores stay
-    and name the model that they are of; what others' machines took is left out. A section `small` with `published` of
-    its own has the last word.
+    and name the model that they are of; what others' machines took is left out. A section's own `published` stays as it
+    is.
 
     Raises:
         UsageError: the study has no section `small`.
@@ -31,9 +31,9 @@ def at_scale(tree: Mapping[str, Any], scale: Scale, origin: str) -> Tree:
         raise UsageError(f"{origin}: has no section `small`", hint)
     over = over if isinstance(over, Mapping) else {}
     result = merged(tree, over)
-    if scale == "tiny":
-        return with_tiny_budgets({**result, "published": ()}, over)
-    return result if "published" in over else {**result, "published": list(_scores_with_their_model(tree))}
+    if "published" not in over:
+        result["published"] = list(_scores_with_their_model(tree)) if scale == "small" else ()
+    return with_tiny_budgets(result, over) if scale == "tiny" else result
 
 
 def _scores_with_their_model(tree: Mapping[str, Any]) -> Iterator[Any]:
