@@ -122,7 +122,7 @@ def test_the_attention_in_use_is_set_to_itself_even_where_it_cannot_be_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = tiny_model("llama")
-    monkeypatch.setattr(type(model), "_can_set_attn_implementation", classmethod(lambda kind: False))
+    monkeypatch.setattr(type(model.model), "_can_set_attn_implementation", classmethod(lambda kind: False))
     with forward.attention_set_to(model, model.config._attn_implementation):
         pass
     match = "LlamaForCausalLM has an attention of its own, which cannot be replaced"

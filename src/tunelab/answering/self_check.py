@@ -32,7 +32,7 @@ from tunelab.evaluation.benchmark import Item
 from tunelab.evaluation.choice_question import ChoiceQuestion
 from tunelab.evaluation.choices import ChoiceLikelihood, choice_likelihoods, plain_likelihoods
 from tunelab.inference.sampling import Decoding
-from tunelab.models.forward import can_set_attention, underlying
+from tunelab.models.forward import attention_name, can_set_attention, underlying
 from tunelab.models.miniature import miniature
 from tunelab.preparation.model import compute_dtype
 from tunelab.progress import Progress, silent
@@ -122,7 +122,7 @@ def _in_order(likelihoods: Iterable[ChoiceLikelihood]) -> LogProbabilities:
 def _rounding(responder: Responder, questions: Sequence[ChoiceQuestion]) -> tuple[InSixteenBits, InSixteenBits]:
     """Effect of batches and shared prefixes on a small fp32 model of this structure, and of rounding on this model."""
     base, floor = underlying(responder.model), None
-    if base.config._attn_implementation != "eager" and can_set_attention(base):
+    if attention_name(base) != "eager" and can_set_attention(base):
         own, eager = (
             _in_order(responder.computing(plain_likelihoods(responder.model, questions, attention)))
             for attention in (None, "eager")

@@ -94,14 +94,14 @@ def plain_likelihoods(
     """
     import torch
 
-    from tunelab.models.forward import attention_set_to, underlying
+    from tunelab.models.forward import attention_name, attention_set_to, underlying
 
     base = underlying(model)
     device = base.get_input_embeddings().weight.device
     for index, question in enumerate(questions):
         found: dict[tuple[int, ...], Tensor] = {}  # input -> [tokens, vocabulary], log p of each next token
         likelihoods = []
-        with evaluation_mode(model), attention_set_to(model, attention or base.config._attn_implementation):
+        with evaluation_mode(model), attention_set_to(model, attention or attention_name(model)):
             for continuation, scored in zip(question.continuations, question.scored, strict=True):
                 ids = (*question.prompt_ids, *continuation[:-1])
                 if ids not in found:

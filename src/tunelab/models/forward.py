@@ -74,26 +74,31 @@ def packed_attention(model: nn.Module) -> AbstractContextManager[None]:
     return attention_set_to(model, PACKED_ATTENTION)
 
 
-def can_set_attention(model: PreTrainedModel) -> bool:
-    """Whether the model's attention can be replaced: some architectures compute it themselves."""
-    return bool(model._can_set_attn_implementation())
+def attention_name(model: nn.Module) -> str:
+    """The attention that the backbone uses ("sdpa", "eager", ...); other parts of a multimodal model may differ."""
+    return str(cast(PreTrainedModel, backbone(model)).config._attn_implementation)
+
+
+def can_set_attention(model: nn.Module) -> bool:
+    """Whether the backbone's attention can be replaced: some architectures compute it themselves."""
+    return bool(cast(PreTrainedModel, backbone(model))._can_set_attn_implementation())
 
 
 @contextmanager
 def attention_set_to(model: nn.Module, implementation: str) -> Iterator[None]:
-    """Within the block, the model uses this registered attention; on exit its own is restored."""
-    base = underlying(model)
-    before = base.config._attn_implementation
+    """Within the block, the model's backbone uses this registered attention; on exit its own is restored."""
+    before = attention_name(model)
     if implementation == before:
         yield
         return
-    if not can_set_attention(base):
-        raise ModelError(f"{type(base).__name__} has an attention of its own, which cannot be replaced")
-    base.set_attn_implementation(implementation)
+    if not can_set_attention(model):
+        raise ModelError(f"{type(underlying(model)).__name__} has an attention of its own, which cannot be replaced")
+    part = cast(PreTrainedModel, backbone(model))
+    part.set_attn_implementation(implementation)
     try:
         yield
     finally:
-        base.set_attn_implementation(before)
+        part.set_attn_implementation(before)
 
 
 def packed_positions(row_starts: Tensor, tokens: int) -> Tensor:

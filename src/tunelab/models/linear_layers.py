@@ -29,6 +29,14 @@ def text_part(model: PreTrainedModel) -> str:
     return next(f"{name}." for name, module in model.named_modules() if module is part)
 
 
+def train_text_part(model: PreTrainedModel) -> None:
+    """Require gradients for all weights; of a multimodal model for its text part and its output head alone."""
+    model.requires_grad_(not text_part(model))
+    for part in (backbone(model), model.get_output_embeddings()):
+        if part is not None:
+            part.requires_grad_(True)
+
+
 def stacked_weights(model: PreTrainedModel) -> dict[str, int]:
     """Numbers of weights, by name, in the stacked tensors [experts, out, in] of mixtures: they are no linear layers."""
     return {

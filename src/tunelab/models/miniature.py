@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from tunelab.models.forward import backbone
 from tunelab.models.quantized_linear import QuantizedLinear
 
 #: Maximum number of layers. Kinds that first occur later are taken from there, if the configuration's lists allow it.
@@ -74,12 +75,10 @@ def miniature(model: PreTrainedModel, *, narrow: bool = True) -> PreTrainedModel
 
 
 def _build(model: PreTrainedModel, config: Any) -> PreTrainedModel:
-    implementation = model.config._attn_implementation
     # Without memory at first: initial weights that are overwritten anyway would take most of the time.
     with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
-        made: PreTrainedModel = type(model)._from_config(
-            config, dtype=torch.float32, attn_implementation=implementation
-        )
+        # The configuration names the attention of each part of a multimodal model.
+        made: PreTrainedModel = type(model)._from_config(config, dtype=torch.float32)
     _fill(made)
     made.tie_weights()
     return made.eval()
@@ -114,7 +113,7 @@ def _narrow(config: Any, names: Sequence[str], most: int) -> None:
 def _kinds(model: PreTrainedModel) -> list[tuple[Any, ...]]:
     """What each layer consists of: its modules with their switches and special numbers, without widths."""
     layers = model.config.get_text_config().num_hidden_layers
-    lists = (module for module in model.base_model.modules() if isinstance(module, nn.ModuleList))
+    lists = (module for module in backbone(model).modules() if isinstance(module, nn.ModuleList))
     stack = next((modules for modules in lists if len(modules) == layers), nn.ModuleList())
     return [_kind(layer) for layer in stack]
 

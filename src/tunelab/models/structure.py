@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from tunelab.errors import ModelError
 from tunelab.failures import is_of_machine
 from tunelab.files import cache_home, write_json_atomically
-from tunelab.models.forward import RowLayout, attention_of, backbone, hidden_states, underlying
+from tunelab.models.forward import RowLayout, attention_name, attention_of, backbone, hidden_states, underlying
 from tunelab.models.head import output_head
 from tunelab.models.key_value_cache import KeyValueCache, cached_attention, read_tokens
 from tunelab.models.miniature import miniature
@@ -203,7 +203,7 @@ def _key(model: PreTrainedModel) -> str:
     content = {
         "class": f"{type(model).__module__}.{type(model).__qualname__}",
         "config": config,
-        "attention": model.config._attn_implementation,
+        "attention": attention_name(model),
         "versions": [__version__, torch.__version__, transformers.__version__],
         "sources": _sources(),
     }

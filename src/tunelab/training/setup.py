@@ -23,6 +23,7 @@ from tunelab.files import directory_written_atomically, file_written_atomically
 from tunelab.models.adapters import add_lora
 from tunelab.models.checkpoint_files import checkpoint_folder
 from tunelab.models.forward import RowLayout, underlying
+from tunelab.models.linear_layers import train_text_part
 from tunelab.models.load import DTYPES, check_tokenizer_fits
 from tunelab.models.loftq import STORED, absorb_quantization_error, begin_at_stored
 from tunelab.models.structure import check_own_logits
@@ -81,7 +82,7 @@ def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.
     if recipe.train.activation_checkpointing:
         enable_activation_checkpointing(underlying(base))
     if trains_base:
-        base.requires_grad_(True)
+        train_text_part(underlying(base))
         return base
     adapter = recipe.adapter
     adapted = add_lora(
