@@ -46,6 +46,15 @@ def test_directories_that_cannot_become_a_run(tmp_path: Path) -> None:
         open_run(tmp_path / "other")
 
 
+@pytest.mark.parametrize("section", ["recipe", "model", "data"])
+def test_a_manifest_without_an_object_is_damaged(section: str, tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run", "model: gpt2\n")
+    run.manifest_file.write_text(json.dumps({"status": "finished", section: None}), encoding="utf-8")
+    with pytest.raises(RunError, match=rf"manifest.json: {section} is null, expected an object"):
+        assert run.manifest
+    assert "unreadable" in repr(run)
+
+
 def test_what_a_kill_before_the_recipe_was_written_left_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / ".recipe.yaml.77.tmp").write_text("mod")
     (tmp_path / ".lock").touch()

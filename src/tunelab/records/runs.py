@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunelab.config import Recipe, load_recipe
+from tunelab.config.types import shown
 from tunelab.errors import RunError, TunelabError
 from tunelab.files import (
     as_path,
@@ -43,6 +44,9 @@ from tunelab.units import format_loss
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
+
+#: Objects in a manifest.
+_SECTIONS = ("code", "compute", "data", "model", "recipe", "resolved", "seeds", "trained")
 
 #: What a run's directory contains besides the recipe and the manifest, which are removed last.
 CONTENTS = (
@@ -131,7 +135,14 @@ class Run:
     def _stored_manifest(self) -> dict[str, Any]:
         if not self.manifest_file.exists():
             return {}
-        return read_json(self.manifest_file)
+        stored = read_json(self.manifest_file)
+        for name in _SECTIONS:
+            if not isinstance(stored.get(name, {}), dict):
+                raise RunError(
+                    f"{self.manifest_file}: {name} is {shown(stored[name])}, expected an object",
+                    "the file is damaged: restore it, or train again",
+                )
+        return stored
 
     @property
     def status(self) -> str:
