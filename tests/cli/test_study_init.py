@@ -34,6 +34,14 @@ def test_a_beginner_gets_a_fair_study_that_runs(tunelab: Command, bench: Bench, 
     recipe = study.arm_recipe("qlora", 0)
     assert (recipe.data.held_out, recipe.data.validation, recipe.precision.name) == (50, 25, "nf4")
     assert study.arm_recipe("full", 0).method == "full" and recipe.data.sources[0].path == str(rows)
+    quick = load_study("study.yaml", scale="tiny")
+    recipe = quick.arm_recipe("full", 0)
+    assert (recipe.data.size, recipe.train.steps, quick.seeds, quick.benchmarks["forgetting"]) == (
+        60,
+        3,
+        (0,),
+        {"limit": 14},
+    )
     lines = Path("study.yaml").read_text(encoding="utf-8").splitlines()
     for key in ("held_out:", "validation:", "seeds:", "search:", "forgetting:", "  full:", "questions:", "train:"):
         (line,) = [line for line in lines if line.lstrip().startswith(key.lstrip()) and "#" in line]
@@ -98,6 +106,12 @@ def test_what_is_wrong_is_named_and_nothing_is_written(tunelab: Command, bench: 
             'write "Is qlora as good as lora?"',
         ),
         ((*whole, "--question", "lora like LoRA"), "compares lora with itself", "name two methods"),
+        ((*whole, "--compare", "base"), "--compare base: is the model as it is", "name what it is compared with: full"),
+        (
+            (*whole, "--size", "100"),
+            "100 rows of --size 100, expected at least 150",
+            "give --size 150 or more, or omit",
+        ),
         (("--model", bench.model, "--data", few), "40 rows, expected at least 150 (50 that measure, 25", "add rows"),
         (("--model", bench.model, "--data", "gone.jsonl"), "gone.jsonl: no such file", ""),
         (("--model", "./gone", "--data", rows), "arms.base: model: ", ""),

@@ -121,13 +121,19 @@ def new_study(
         size: rows sampled from the data; None = all.
 
     Raises:
-        UsageError: an unknown method, a question in another form, or no such file.
+        UsageError: an unknown method, no method but base, a question in another form, or no such file.
         DataError: the rows cannot be read, or are too few.
         ConfigError: the model, its tokenizer or room on the disk is missing.
     """
     asked = [_asked(question) for question in questions]
     named = [name for one in asked for name in (one.arm, one.other)]
-    arms = _checked([name for name in dict.fromkeys((*methods, *named)) if name != BASE] or DEFAULT_METHODS)
+    chosen = [name for name in dict.fromkeys((*methods, *named)) if name != BASE]
+    if methods and not chosen:
+        raise UsageError(
+            f"--compare {BASE}: is the model as it is, which every study measures",
+            f"name what it is compared with: {', '.join(METHODS)}; or omit --compare",
+        )
+    arms = _checked(chosen or DEFAULT_METHODS)
     rows = _divided(_count(sources, size))
     text = _text(file, model, sources, size, arms, asked or _usual_questions(arms), rows)
     study = parse_study(parse_yaml(text, origin=file), file)
@@ -167,10 +173,13 @@ def _count(sources: Sequence[str], size: int | None) -> int:
     loaded = [read_source(data, number) for number in range(len(data.sources))]
     rows = len(select(data, loaded).train)
     if rows < FEWEST_ROWS:
+        of = "" if size is None else f" of --size {size}"
+        few = "add rows; with fewer, a comparison of methods can hardly show a difference"
+        has_enough = sum(len(one.examples) for one in loaded) >= FEWEST_ROWS
         raise DataError(
-            f"{', '.join(sources)}: {format_counted(rows, 'row')}, expected at least {FEWEST_ROWS} "
+            f"{', '.join(sources)}: {format_counted(rows, 'row')}{of}, expected at least {FEWEST_ROWS} "
             f"({FEWEST_HELD_OUT} that measure, {FEWEST_VALIDATION} that choose, the rest to train on)",
-            "add rows; with fewer, a comparison of methods can hardly show a difference",
+            f"give --size {FEWEST_ROWS} or more, or omit it to use all rows" if size and has_enough else few,
         )
     return rows
 
