@@ -10,6 +10,7 @@ import yaml
 
 from tunelab.config.budgets import Budget
 from tunelab.config.study import Study, load_study, parse_study
+from tunelab.config.study_tree import merged
 from tunelab.errors import ConfigError
 from tunelab.records.cells import cells_of, evaluation_key, expected_costs, training_key
 
@@ -159,6 +160,12 @@ def test_other_budgets_replace_them_whole(changes: list[str], expected: dict[str
     small = {"seeds": [0], **({} if changes else {"budgets": {"train.steps": [10, 20]}})}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(tree(small=small)), encoding="utf-8")
     assert load_study(tmp_path / "study.yaml", changes, scale="small").budgets == expected
+
+
+def test_an_arm_of_that_name_is_merged_as_others_are() -> None:
+    over = {"arms": {"budgets": {"recipe": {"train": {"steps": 3}}}}}
+    (arm,) = merged({"arms": {"budgets": {"recipe": {"precision": "nf4"}}}}, over)["arms"].values()
+    assert arm == {"recipe": {"precision": "nf4", "train": {"steps": 3}}}
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,19 @@ _WHOLE = "budgets"
 
 def merged(tree: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
     """`tree` with the values of `over`: mappings are merged key by key, `budgets` and other values are replaced."""
+    result = _merged(tree, over)
+    return result | {_WHOLE: copy.deepcopy(over[_WHOLE])} if _WHOLE in over else result
+
+
+def _merged(tree: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
     result = copy.deepcopy(dict(tree))
     for key, value in over.items():
         below = result.get(key)
-        if isinstance(value, Mapping) and key != _WHOLE:
+        if isinstance(value, Mapping):
             # A shorthand (`model: gpt2`, `precision: nf4`) under a mapping is expanded to its first key.
             first = {"model": "name", "precision": "name"}.get(key)
             base = below if isinstance(below, Mapping) else ({first: below} if first and below is not None else {})
-            result[key] = merged(base, value)
+            result[key] = _merged(base, value)
         else:
             result[key] = copy.deepcopy(value)
     return result
