@@ -31,6 +31,8 @@ def init_study(arguments: argparse.Namespace) -> int:
     from tunelab.studies.new_study import new_study
 
     methods = comma_separated(arguments.compare)
+    if arguments.compare is not None and not methods:
+        raise UsageError("--compare names no method", f"known: {', '.join(METHODS)}; or omit it")
     made = new_study(str(file), arguments.model, arguments.data, methods, arguments.question or (), size=arguments.size)
     write_text_atomically(file, made.text)
     rows = {"training_rows": made.rows.training, "held_out_rows": made.rows.held_out}
