@@ -180,7 +180,7 @@ def test_transformers_own_generate_answers_where_the_engine_cannot(
     calls: list[int] = []
     generate = own_generation._run
     monkeypatch.setattr(own_generation, "_run", lambda *a: (calls.append(len(a[1])), generate(*a))[1])
-    monkeypatch.setattr(structure, "structure_of", lambda model: Structure("", "", "", "no numbers", left_padded))
+    monkeypatch.setattr(structure, "structure_of", lambda model: Structure("", "", "", "no numbers", left_padded, ""))
     made = [answers(model, prompts, **one) for one in (settings, {"stop_token_ids": [free[0].token_ids[3]]})]
     assert made == expected, "the same sampling, stop tokens, stop strings and texts"
     if "longrope" not in family:  # there long rows run alone
@@ -195,7 +195,7 @@ def test_transformers_own_generate_answers_where_the_engine_cannot(
 
 def test_a_stream_from_transformers_own_generate_ends_when_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama").train()
-    monkeypatch.setattr(structure, "structure_of", lambda model: Structure("", "", "", "no numbers", ""))
+    monkeypatch.setattr(structure, "structure_of", lambda model: Structure("", "", "", "no numbers", "", ""))
     pieces = stream(model, NumbersTokenizer(), [5, 6], Decoding(max_new_tokens=60), stop_token_ids=())  # type: ignore[arg-type]
     next(pieces)
     pieces.close()

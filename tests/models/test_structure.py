@@ -103,17 +103,18 @@ class TestNotPacked:
         found = structure_of(model)
         assert found.prefix == found.cached == found.packed, "they use the same attention"
         assert "rows padded at their beginnings give different logits" in found.left_padded
+        assert "rows of equal length at once give different logits" in found.side_by_side
 
     def test_attention_across_borders(self, monkeypatch: pytest.MonkeyPatch) -> None:
         positions = forward.packed_positions
         monkeypatch.setattr(forward, "packed_positions", lambda starts, tokens: positions(starts, tokens) * 0)
         assert row_layout(tiny_model("llama")) == "padded"
 
-    def test_a_sliding_window_that_is_not_passed_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_sliding_window_that_is_not_passed_on(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         model = tiny_model("phi3", sliding_window=100)
         assert row_layout(model) == "packed"
         structure._known.clear()
-        monkeypatch.setattr(structure, "cache_home", lambda: Path("nowhere"))
+        monkeypatch.setattr(structure, "cache_home", lambda: tmp_path / "empty")
         attention = forward.packed_sequence_attention
         monkeypatch.setattr(
             forward, "packed_sequence_attention", lambda *a, **k: attention(*a, **{**k, "sliding_window": None})
@@ -221,6 +222,26 @@ class TestRefused:
         model = Mean(tiny_model("llama").config).eval().to(dtype)
         with pytest.raises(ModelError, match="Mean: its logits do not follow from its backbone's last hidden states"):
             check_own_logits(model)
+
+    def test_logits_that_depend_on_the_place(self) -> None:
+        class Placed(LlamaForCausalLM):
+            def forward(self, input_ids: Any = None, **known: Any) -> Any:
+                output = super().forward(input_ids, **known)
+                output.logits = output.logits + torch.arange(input_ids.shape[1])[:, None]
+                return output
+
+        with pytest.raises(ModelError, match="Placed: its logits do not follow from its backbone's last hidden states"):
+            check_own_logits(Placed(tiny_model("llama").config).eval())
+
+    def test_a_model_that_cannot_be_run(self) -> None:
+        class Needs(LlamaForCausalLM):
+            def forward(self, input_ids: Any = None, **known: Any) -> Any:
+                raise KeyError("pixels")
+
+        match = "Needs: its logits of a short row cannot be computed from token ids alone: 'pixels'"
+        with pytest.raises(ModelError, match=match) as refused:
+            check_own_logits(Needs(tiny_model("llama").config).eval())
+        assert refused.value.hint == "use a causal language model, or another architecture"
 
 
 @pytest.mark.parametrize("packing", [True, False])

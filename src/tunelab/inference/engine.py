@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
+    from tunelab.inference.own_generation import AtOnce
     from tunelab.models.key_value_cache import KeyValueCache
     from tunelab.models.onednn_weights import OneDnnWeights
+    from tunelab.models.structure import Structure
 
 #: Size of a group, in batches: rows share slots only within a group, so that a group can be computed again alone.
 BATCHES_PER_GROUP = 8
@@ -82,7 +84,7 @@ def generate(
         waiting = [new_row(index, prompts[index], room[index], decoding, tokenizer, False) for index in group]
         if structure.cached:
             ended = answered_by_model(
-                model, waiting, decoding, stop_token_ids, micro_batch_tokens, skip, padded=not structure.left_padded
+                model, waiting, decoding, stop_token_ids, micro_batch_tokens, skip, at_once=_at_once(structure)
             )
             yield from (finished(row, tokenizer, decoding) for row in ended if row.index not in skip)
             continue
@@ -92,6 +94,13 @@ def generate(
             for row in _advance(batch, until_one_ends=True):
                 if row.ended and row.index not in skip:
                     yield finished(row, tokenizer, decoding)
+
+
+def _at_once(structure: Structure) -> AtOnce:
+    """Which rows transformers' own `generate` answers at once."""
+    if structure.side_by_side:
+        return "one"
+    return "equal" if structure.left_padded else "padded"
 
 
 def stream(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from queue import SimpleQueue
 from threading import Event, Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tunelab.inference.row import Row, seen_tokens
 from tunelab.inference.sampling import Decoding, next_tokens
@@ -16,6 +16,9 @@ from tunelab.models.modes import evaluation_mode
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+#: Rows that share a batch: of any length, padded at their beginnings; of equal length; none.
+AtOnce = Literal["padded", "equal", "one"]
 
 
 def answered_by_model(
@@ -26,14 +29,14 @@ def answered_by_model(
     micro_batch_tokens: int,
     skip: Collection[int],
     *,
-    padded: bool,
+    at_once: AtOnce,
 ) -> Iterator[Row]:
     """The rows when they have ended, batch by batch; a batch does not run if all of it is skipped.
 
     Args:
-        padded: rows of unequal length run at once, padded at their beginnings; else only rows of equal length do.
+        at_once: which rows may share a batch, as tunelab.models.structure says.
     """
-    for batch in _batches(rows, micro_batch_tokens, padded):
+    for batch in _batches(rows, micro_batch_tokens, at_once):
         if any(row.index not in skip for row in batch):
             _run(model, batch, decoding, stop_token_ids)
             yield from batch
@@ -79,7 +82,7 @@ def streamed_by_model(
         thread.join()
 
 
-def _batches(rows: Sequence[Row], micro_batch_tokens: int, padded: bool) -> Iterator[list[Row]]:
+def _batches(rows: Sequence[Row], micro_batch_tokens: int, at_once: AtOnce) -> Iterator[list[Row]]:
     """Rows that run at once, longest first.
 
     All take the same number of steps: a row that its context ends earlier would run on beyond it, as a part of the
@@ -89,14 +92,20 @@ def _batches(rows: Sequence[Row], micro_batch_tokens: int, padded: bool) -> Iter
     widest = 0
     for row in sorted(rows, key=lambda row: (-len(row.prompt), row.index)):
         wider = max(widest, row.need)
-        fits = (len(batch) + 1) * wider <= micro_batch_tokens and (not batch or row.room == batch[0].room)
-        if batch and not (fits and (padded or len(row.prompt) == len(batch[0].prompt))):
+        fits = (len(batch) + 1) * wider <= micro_batch_tokens
+        if batch and not (fits and _may_join(row, batch[0], at_once)):
             yield batch
             batch, wider = [], row.need
         batch.append(row)
         widest = wider
     if batch:
         yield batch
+
+
+def _may_join(row: Row, first: Row, at_once: AtOnce) -> bool:
+    if at_once == "one":
+        return False
+    return row.room == first.room and (at_once == "padded" or len(row.prompt) == len(first.prompt))
 
 
 def _run(

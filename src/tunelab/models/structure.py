@@ -84,6 +84,7 @@ class Structure:
         cached: one token per row and step, with our own cache.
         left_padded: transformers' own `generate` for several rows, padded at their beginnings; tried only where
             `cached` is not possible.
+        side_by_side: the same for rows of equal length, without padding; tried only where `left_padded` is not right.
     """
 
     packed: str
@@ -91,6 +92,7 @@ class Structure:
     prefix: str
     cached: str
     left_padded: str
+    side_by_side: str
 
 
 class _CannotRunError(Exception):
@@ -132,23 +134,23 @@ def slower_ways(model: nn.Module) -> list[str]:
 def check_own_logits(model: nn.Module) -> None:
     """Check that the model's logits are finite, and follow from its backbone's last hidden states; once per model.
 
+    Each place's logits must follow from its own hidden state: they are computed from those of some places alone too.
+
     Raises:
-        ModelError: they are not, or do not.
+        ModelError: they are not, or do not, or the model cannot be run.
     """
     base = underlying(model)
     if base in _checked:
         return
     table = base.get_input_embeddings().weight
-    row = ((torch.arange(7, device=table.device) * 3 + 1) % table.shape[0])[None]
-    with evaluation_mode(base), torch.no_grad():
-        own = base(input_ids=row, use_cache=False).logits[0]
-        found = output_head(base)(backbone(base)(input_ids=row, use_cache=False).last_hidden_state[0])
+    own, found, some = _own_logits(base)
     if broken := int((~torch.isfinite(own)).sum()):
         raise ModelError(
             f"{type(base).__name__}: {broken} of {own.numel()} logits of a short row are not finite",
             "the model's weights are broken or its dtype overflows; try bf16 or fp32",
         )
-    difference = _difference(found.float(), own.float())
+    pairs = ((found, own), (some, own[1::2]))
+    difference = max(_difference(these.float(), those.float()) for these, those in pairs)
     if difference > (EXACT if table.dtype == torch.float32 and own.dtype == torch.float32 else EXACT_IN_16_BITS):
         raise ModelError(
             f"{type(base).__name__}: its logits do not follow from its backbone's last hidden states "
@@ -156,6 +158,28 @@ def check_own_logits(model: nn.Module) -> None:
             "use another architecture",
         )
     _checked.add(base)
+
+
+def _own_logits(model: PreTrainedModel) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits of a short row [tokens, vocabulary], those of its hidden states, and those of every second one."""
+    table = model.get_input_embeddings().weight
+    row = ((torch.arange(7, device=table.device) * 3 + 1) % table.shape[0])[None]
+    try:
+        with evaluation_mode(model), torch.no_grad():
+            own = model(input_ids=row, use_cache=False).logits[0]
+            hidden = backbone(model)(input_ids=row, use_cache=False).last_hidden_state[0]
+            head = output_head(model)
+            return own, head(hidden), head(hidden[1::2])
+    except ModelError:
+        raise
+    except Exception as error:  # the code of any architecture
+        if is_of_machine(error):
+            raise
+        raise ModelError(
+            f"{type(model).__name__}: its logits of a short row cannot be computed from token ids alone: "
+            f"{_first_line(error)}",
+            "use a causal language model, or another architecture",
+        ) from error
 
 
 def structure_of(model: PreTrainedModel) -> Structure:
@@ -230,10 +254,13 @@ def _found(model: PreTrainedModel) -> Structure:
         padded = _reason(name, "padded rows", lambda: (_together(small, rows, "padded"), own))
         prefix = packed or _reason(name, "rows after a shared prefix", lambda: _after_prefix(small, rows, apart))
         cached = packed or _reason(name, "cached rows", lambda: _one_by_one(small, rows, apart))
-        generated = ""
+        generated = side_by_side = ""
         if cached:
             generated = _reason(name, "rows padded at their beginnings", lambda: _generated(small, rows, apart))
-    return Structure(packed, padded, prefix, cached, generated)
+        if generated:
+            equal = [[every[number][: LENGTHS[0]] for number in (0, 2)] for every in (rows, apart)]
+            side_by_side = _reason(name, "rows of equal length at once", lambda: _generated(small, *equal))
+    return Structure(packed, padded, prefix, cached, generated, side_by_side)
 
 
 def _apart(model: PreTrainedModel) -> tuple[PreTrainedModel, list[Tensor], list[Tensor]]:
@@ -325,7 +352,7 @@ def _one_by_one(small: PreTrainedModel, rows: list[Tensor], apart: list[Tensor])
 
 
 def _generated(small: PreTrainedModel, rows: list[Tensor], apart: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Logits of transformers' own `generate` for prompts of unequal length, and their own: [tokens, vocabulary]."""
+    """Logits of transformers' own `generate` for prompts at once, and their own: [tokens, vocabulary]."""
     long = [number for number, row in enumerate(rows) if len(row) > STEPS]
     ids = [rows[number].tolist() for number in long]
     found = left_padded_logits(small, [row[:-STEPS] for row in ids], [row[-STEPS:] for row in ids])

@@ -93,9 +93,9 @@ def least_bytes(recipe: Recipe, model: nn.Module) -> int:
 
 
 def padding_sentence(recipe: Recipe, model: nn.Module) -> str | None:
-    """Why rows are not packed, where the recipe leaves it to the architecture; None if they are packed."""
+    """Why rows run more slowly than the recipe allows (packed, or padded if it says false); else None."""
     structure = structure_of(underlying(model))
-    if recipe.train.packing != "auto" or not structure.packed:
+    if not {"auto": structure.packed, False: structure.padded}.get(recipe.train.packing):
         return None
     how = "rows run one at a time" if structure.padded else "rows are padded"
     return f"{how}, with the model's own attention: {structure.padded or structure.packed}"
