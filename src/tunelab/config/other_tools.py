@@ -74,7 +74,7 @@ def _switch(on: str, off: str = "") -> dict[Any, str]:
 _T, _P, _R, _A, _F = (TRAINER,), (PEFT,), (TRL,), (AXOLOTL,), (FACTORY,)
 _BATCH = "rows per optimizer step: per-device batch size × gradient accumulation × GPUs"
 _ONLY_CAUSAL = "tunelab fine-tunes causal language models on instructions"
-_PACKED = "packing leaves no padding"
+_PACKED = "rows are packed, or padded beside rows of similar length"
 _ALWAYS = "every step is logged to metrics.jsonl"
 
 #: Heading -> keys.

@@ -266,7 +266,7 @@ class TrainSettings(Section):
     )
     batch_tokens: Count | None = Field(None, description="Tokens per optimizer step, instead of batch_size.")
     micro_batch_tokens: Count = Field(
-        4096, description="Tokens per forward pass (one packed sequence). Memory grows with it."
+        4096, description="Tokens per forward pass (rows packed, or padded together). Memory grows with it."
     )
     packing: FlagOrAuto = Field(
         "auto",

@@ -65,7 +65,8 @@ def _giving(backbone: nn.Module, hidden: Tensor) -> Iterator[None]:
 
 def trained_behind(head: Callable[[Tensor], Tensor], hidden: Tensor) -> list[nn.Parameter]:
     """The parameters with gradients that logits depend on, besides the hidden states [n, hidden]: found by autograd."""
-    with torch.enable_grad(), torch.random.fork_rng():  # dropout before the head draws for the step alone
+    devices = [hidden.device] if hidden.is_cuda else []
+    with torch.enable_grad(), torch.random.fork_rng(devices):  # dropout before the head draws for the step alone
         logits = head(hidden[:1].detach())
     found: dict[nn.Parameter, None] = {}
     seen, waiting = set(), [logits.grad_fn]

@@ -2,7 +2,7 @@
 
 for every step of the plan:
     seed the random numbers from (seed, step, rank)         so that a resumed step draws the same numbers
-    for every packed batch of the step: forward, backward   loss = sum over targets / targets of the whole step
+    for every micro-batch of the step: forward, backward    loss = sum over targets / targets of the whole step
     check that loss and gradient are finite                 else stop; the last checkpoint is intact
     clip, step, log; evaluate and save when due
 """
