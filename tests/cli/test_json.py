@@ -141,6 +141,7 @@ def test_studies_and_their_jobs(tunelab: Command, bench: Bench, tmp_path: Path) 
     assert said.code == 0 and said.out.splitlines()[1].split()[3:5] == ["training", "failed"], said.out
     assert "2 jobs: 1 failed, 1 waiting\nfailed: lora, seed 0: training: x" in said.err
     assert "reports, records and logs" in said.out
+    assert document(tunelab("study", "clean", "made", "--dry-run", "--json")) == {"would_free_bytes": 0}
     assert document(tunelab("study", "clean", "made", "--json")) == {"freed_bytes": 0}
     assert "freed 0 B: checkpoints of finished trainings" in tunelab("study", "clean", "made").err
     for verb in ("status", "clean"):

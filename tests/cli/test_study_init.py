@@ -106,6 +106,7 @@ def test_what_is_wrong_is_named_and_nothing_is_written(tunelab: Command, bench: 
             'write "Is qlora as good as lora?"',
         ),
         ((*whole, "--question", "lora like LoRA"), "compares lora with itself", "name two methods"),
+        ((*whole, "--compare", ","), "--compare names no method", "known: full, lora, "),
         ((*whole, "--compare", "base"), "--compare base: is the model as it is", "name what it is compared with: full"),
         (
             (*whole, "--size", "100"),

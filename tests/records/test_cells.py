@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tunelab.config.study import Study, parse_study
-from tunelab.records.cells import cells_of, keep_cell, known_cells
+from tunelab.records.cells import RECORDS, cells_of, keep_cell, known_cells
 
 
 def study_of(arms: dict[str, Any]) -> Study:
@@ -39,6 +39,19 @@ def test_a_job_is_of_the_arm_that_the_study_names_now(tmp_path: Path) -> None:
     ]
     assert found["other: held-out"].seconds == 2.0
     assert now.arm_recipe(found["other: held-out"].arm, 0).model.name == "one"
+
+
+def test_a_job_has_the_key_of_the_study_whatever_its_record_says(tmp_path: Path) -> None:
+    study = study_of({"lora": {}})
+    keys = [cell.key for cell in known_cells(study, tmp_path)]
+    for cell in known_cells(study, tmp_path):
+        keep_cell(tmp_path, replace(cell, status="done"))
+        record = tmp_path / RECORDS / f"{cell.key}.json"
+        record.write_text(
+            record.read_text(encoding="utf-8").replace(f'"{cell.key}"', '"../../other"', 1), encoding="utf-8"
+        )
+    found = known_cells(study, tmp_path)
+    assert [cell.key for cell in found] == keys and {cell.status for cell in found} == {"done"}
 
 
 @pytest.mark.parametrize(("sizes", "is_marked"), [((10,), False), ((10, None), False), ((None, 10), True)])
