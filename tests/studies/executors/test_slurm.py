@@ -85,7 +85,8 @@ def test_the_report_is_the_one_made_here_though_a_training_was_queued_again(
     files: Path, tmp_path: Path, cluster: Path
 ) -> None:
     recipe = study_of(files).recipe
-    study = small_study(files, recipe={**recipe, "train": {**recipe["train"], "steps": 150, "save_every": 150}})
+    longer = {**recipe, "train": {**recipe["train"], "steps": 150, "save_every": 150}}
+    study = small_study(files, recipe=longer, remove_checkpoints=False)
     run_study(study, tmp_path / "here")
     said: list[tuple[str, int]] = []
     thread = warned_while_it_trains(tmp_path / "there", cluster)
