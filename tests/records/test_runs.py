@@ -55,6 +55,14 @@ def test_a_manifest_without_an_object_is_damaged(section: str, tmp_path: Path) -
     assert "unreadable" in repr(run)
 
 
+def test_a_manifest_that_lacks_what_is_read_is_damaged(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run", "model: gpt2\n")
+    run.manifest_file.write_text(json.dumps({"status": "finished", "model": {"digest": {}}}), encoding="utf-8")
+    with pytest.raises(RunError, match=r"manifest.json: lacks trainable"):
+        assert run.manifest["model"]["digest"]["trainable"]
+    assert run.manifest.get("data", {}) == {} and "trained" not in run.manifest
+
+
 def test_what_a_kill_before_the_recipe_was_written_left_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / ".recipe.yaml.77.tmp").write_text("mod")
     (tmp_path / ".lock").touch()

@@ -45,6 +45,24 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
+
+class _Object(dict[str, Any]):
+    """An object in a manifest: a key that is read and missing is damage, and told as such."""
+
+    file: Path
+
+    def __missing__(self, key: str) -> Any:
+        raise RunError(f"{self.file}: lacks {key}", "the file is damaged: restore it, or train again")
+
+
+def _with_known_keys(tree: Any, file: Path) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    found = _Object({key: _with_known_keys(value, file) for key, value in tree.items()})
+    found.file = file
+    return found
+
+
 #: Objects in a manifest.
 _SECTIONS = ("code", "compute", "data", "model", "recipe", "resolved", "seeds", "trained")
 
@@ -116,7 +134,10 @@ class Run:
     @property
     def manifest(self) -> dict[str, Any]:
         """The manifest on disk; empty if the run has not started."""
-        return unstamped(self._stored_manifest(), self.manifest_file)[0]
+        content: dict[str, Any] = _with_known_keys(
+            unstamped(self._stored_manifest(), self.manifest_file)[0], self.manifest_file
+        )
+        return content
 
     @property
     def recipe(self) -> Recipe:
