@@ -1,4 +1,4 @@
-"""`--scale` of a study: its sections `small` (a small model, few rows) and `tiny` (a smoke test) laid over it."""
+"""`--scale` of a study: its sections `small` (a small model, few rows) and `tiny` (a smoke test) merged into it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Scale = Literal["full", "small", "tiny"]
 
 
 def at_scale(tree: Mapping[str, Any], scale: Scale, origin: str) -> Tree:
-    """A study's tree with the section of a scale laid over it.
+    """A study's tree with the section of a scale merged into it.
 
     At tiny scale nothing is published: toys have nothing to be compared with. At small scale, published scores stay
     and name the model that they are of; what others' machines took is left out. A section's own `published` stays as it

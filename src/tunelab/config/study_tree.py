@@ -1,4 +1,4 @@
-"""A study's tree before it is checked: sections laid over others, and values set by dotted paths."""
+"""A study's tree before it is checked: sections merged into others, and values set by dotted paths."""
 
 from __future__ import annotations
 
