@@ -174,6 +174,10 @@ def test_evaluations_that_lack_what_each_answer_scored(tmp_path: Path) -> None:
     (a / "answer_scores.jsonl").write_text("null\n", encoding="utf-8")
     with pytest.raises(RunError, match=r"answer_scores\.jsonl: not scores of answers: TypeError"):
         compare_runs(a, b)
+    first = json.loads((b / "answer_scores.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    (a / "answer_scores.jsonl").write_text(json.dumps({**first, "bleu_counts": {"": None}}) + "\n", encoding="utf-8")
+    with pytest.raises(RunError, match=r"answer_scores\.jsonl: not scores of answers: .*invalid literal"):
+        compare_runs(a, b)
     (a / "answer_scores.jsonl").unlink()
     with pytest.raises(RunError, match="no such file: an earlier version did not store scores per answer"):
         compare_runs(a, b)

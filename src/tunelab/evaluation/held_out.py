@@ -124,9 +124,10 @@ class AnswerScore:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> AnswerScore:
-        """Raises RunError if a key is missing or unknown."""
+        """Raises RunError if a key is missing or unknown, and TypeError or ValueError if a value is no number."""
         score = record_from_json(cls, {"chrf_counts": (), **value})
-        return dataclasses.replace(score, bleu_counts=tuple(score.bleu_counts), chrf_counts=tuple(score.chrf_counts))
+        bleu, chrf = (tuple(map(int, counts)) for counts in (score.bleu_counts, score.chrf_counts))
+        return dataclasses.replace(score, bleu_counts=bleu, chrf_counts=chrf)
 
 
 def write_answer_scores(folder: Path, scores: Sequence[AnswerScore]) -> None:
