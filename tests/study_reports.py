@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
+from functools import cache
 
 from tunelab.report.content import (
     Arm,
@@ -16,6 +18,7 @@ from tunelab.report.content import (
     SettingDifference,
     StudyReport,
 )
+from tunelab.report.html_page import html_page
 from tunelab.units import GIB, MIB
 
 WORDS = ["Write", "a", "short", "poem", "about", "the", "sea", "without", "any", "commas", "and", "end", "in", "bold"]
@@ -182,3 +185,14 @@ def example_report(flips: int = 60) -> StudyReport:
         },
         currency="USD",
     )
+
+
+def without_plots(report: StudyReport) -> StudyReport:
+    """The report without what is drawn, which takes most of a page's time: for tests of its texts."""
+    return dataclasses.replace(report, scores=(), published=(), comparisons=(), curves=(), rates=(), forgetting=None)
+
+
+@cache
+def example_page() -> str:
+    """The page of the example report, drawn once."""
+    return html_page(example_report())

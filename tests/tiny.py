@@ -133,6 +133,7 @@ def recipe(model: Path, data: Path, out: Path, **changes: Any) -> dict[str, Any]
             "batch_size": 4,
             "lr": 1e-2,
             "micro_batch_tokens": 160,
+            "save_every": 1000,  # at the end, and where it is stopped: by default a checkpoint would follow each step
             "device": "cpu",
             "dtype": "fp32",
         },

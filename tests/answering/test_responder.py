@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from forked import forked
+from sampled import sampled
 from tiny import recipe
 
 from tunelab.answering.generate import open_responder
@@ -155,8 +156,7 @@ def stopped_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ResponseFile, "append", append)
 
 
-@pytest.mark.parametrize("kept", [0, 1, 5, 11])
-@pytest.mark.parametrize("temperature", [0.0, 1.2])
+@pytest.mark.parametrize(("kept", "temperature"), sampled([0, 1, 5, 11], [0.0, 1.2]))
 def test_killed_and_started_again_it_holds_the_same_answers(
     kept: int, temperature: float, tuned: Responder, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from real_tokenizers import load_real_tokenizer
+from sampled import sampled
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 from varied_models import CONTEXT, FAMILIES, VOCABULARY, tiny_model
 
@@ -66,8 +67,7 @@ def assert_same(made: dict[int, tuple[float, ...]], expected: Sequence[tuple[flo
         assert len(set(values)) == len(values)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("micro_batch_tokens", [1, 40, 10_000])
+@pytest.mark.parametrize(("family", "micro_batch_tokens"), sampled(FAMILIES, [1, 40, 10_000]))
 def test_each_choice_has_the_likelihood_that_it_has_alone(
     family: str, micro_batch_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,8 +76,7 @@ def test_each_choice_has_the_likelihood_that_it_has_alone(
     assert_same(scored(model, asked, micro_batch_tokens=micro_batch_tokens), alone(model, asked))
 
 
-@pytest.mark.parametrize("attention", [None, "eager"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "attention"), sampled(FAMILIES, [None, "eager"]))
 def test_plain_likelihoods_are_transformers_own(family: str, attention: str | None) -> None:
     model, asked = tiny_model(family), questions()
     before = model.config._attn_implementation

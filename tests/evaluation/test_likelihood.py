@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from sampled import sampled
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -51,8 +52,7 @@ def assert_equal(made: RowLikelihood, expected: tuple[float, int, float, int]) -
     assert made.sequence_nll == pytest.approx(expected[2], rel=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("micro_batch_tokens", [1, 50, 100, 10_000])
+@pytest.mark.parametrize(("family", "micro_batch_tokens"), sampled(FAMILIES, [1, 50, 100, 10_000]))
 def test_rows_have_the_likelihood_that_they_have_alone(
     family: str, micro_batch_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
+from sampled import sampled
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -98,10 +99,9 @@ def assert_no_answer_depends_on_others(
 SAMPLED: dict[str, Any] = {"temperature": 0.9, "top_p": 0.95, "top_k": 40, "repetition_penalty": 1.2, "seed": 3}
 
 
-@pytest.mark.parametrize("sampled", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_no_answer_depends_on_the_rows_beside_it(family: str, sampled: bool) -> None:
-    options = {"stop_token_ids": {5, 40, 71}, "max_new_tokens": 8} | (SAMPLED if sampled else {})
+@pytest.mark.parametrize(("family", "is_drawn"), sampled(FAMILIES, [False, True]))
+def test_no_answer_depends_on_the_rows_beside_it(family: str, is_drawn: bool) -> None:
+    options = {"stop_token_ids": {5, 40, 71}, "max_new_tokens": 8} | (SAMPLED if is_drawn else {})
     assert_no_answer_depends_on_others(prompts_of([3, 40, 1, 17]), 130, family, **options)
 
 

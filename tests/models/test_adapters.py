@@ -11,6 +11,7 @@ import torch
 from architectures import tiny_architecture
 from peft import LoraConfig, PeftModel, get_peft_model
 from rounding import assert_same_but_for_rounding
+from sampled import sampled
 from tiny import FAMILIES, tiny_model
 from transformers import LlamaConfig
 
@@ -120,8 +121,9 @@ def test_the_scale(use_rslora: bool, scale: float) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # from within PEFT
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")  # likewise
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("kind", [{}, {"use_rslora": True}, {"use_dora": True}, {"targets": ["lm_head"]}])
+@pytest.mark.parametrize(
+    ("family", "kind"), sampled(FAMILIES, [{}, {"use_rslora": True}, {"use_dora": True}, {"targets": ["lm_head"]}])
+)
 def test_what_is_saved_loads_in_plain_peft(family: str, kind: dict[str, Any], tmp_path: Path) -> None:
     adapted = shuffled(add_lora(tiny_model(family), rank=4, alpha=8, **kind))
     save_adapter(adapted, tmp_path)

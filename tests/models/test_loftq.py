@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from sampled import sampled
 from tiny import FAMILIES, tiny_model
 
 from tunelab.errors import ModelError
@@ -21,8 +22,7 @@ from tunelab.models.quantized_save import save_quantized
 ROWS = [[5, 9, 200, 31, 7], [3, 4, 5, 6]]
 
 
-@pytest.mark.parametrize("name", ["nf4", "int8", "mxfp4"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "name"), sampled(FAMILIES, ["nf4", "int8", "mxfp4"]))
 def test_the_product_is_the_best_of_its_rank(family: str, name: str, tmp_path: Path) -> None:
     dense = tiny_model(family)
     dense.save_pretrained(tmp_path)
@@ -85,7 +85,11 @@ def stored_base(tmp_path: Path, family: str, name: str, *, rank: int, alternatio
 
 
 @pytest.mark.parametrize(
-    ("name", "family"), [("nf4", "gpt2"), ("nf4", "llama"), ("nf4", "phi3"), ("mxfp4", "llama"), ("mxfp4", "phi3")]
+    ("name", "family"),
+    [
+        *(("nf4", "gpt2"), ("nf4", "phi3"), ("mxfp4", "llama")),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("nf4", "llama"), ("mxfp4", "phi3"))),
+    ],
 )
 def test_more_alternations_leave_less(family: str, name: str, tmp_path: Path) -> None:
     once = stored_base(tmp_path, family, name, rank=8, alternations=1)

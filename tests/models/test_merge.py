@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from logits import compare_logits
+from sampled import sampled
 from tiny import FAMILIES, coarse_model, tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -44,9 +45,7 @@ def trained(model: Any, **kind: Any) -> Any:
     return adapted
 
 
-@pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "kind", "tied"), sampled(FAMILIES, list(KINDS), [False, True]))
 def test_merged_is_adapted_also_after_saving(family: str, kind: str, tied: bool, tmp_path: Path) -> None:
     base = tiny_model(family, tie_word_embeddings=tied)
     plain = logits_of(base, ROWS)

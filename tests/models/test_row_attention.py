@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampled import sampled
 from torch import Tensor
 from torch.nn import functional
 
@@ -124,8 +125,7 @@ def test_dropout_gives_the_plain_output_on_average() -> None:
     assert torch.equal(row_attention(*parts, [0, 3, 12], scale=SCALE, dropout=0.3), first)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize(("dropout", "window"), sampled([0.0, 0.3], [None, 3]))
 def test_gradients_by_finite_differences(dropout: float, window: int | None) -> None:
     def attention(*parts: Tensor) -> Tensor:
         torch.manual_seed(4)

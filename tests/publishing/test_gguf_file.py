@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from gguf_files import LlamaCpp, needs_llama_cpp, with_merges
+from sampled import sampled
 from tiny import FAMILIES, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
@@ -70,9 +71,10 @@ def kinds(path: Path) -> dict[str, str]:
     return {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("kind", ["F16", "Q8_0"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "kind", "dtype"),
+    sampled(list(MODELS), ["F16", "Q8_0"], [torch.float32, torch.bfloat16, torch.float16]),
+)
 def test_every_tensor_reads_back(name: str, kind: Kind, dtype: torch.dtype, tmp_path: Path) -> None:
     model = made(name).to(dtype)
     path = tmp_path / "model.gguf"
@@ -239,8 +241,7 @@ def test_weights_that_do_not_fit_are_refused_and_the_old_file_stays(value: float
     assert path.read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("kind", ["F16", "Q8_0"])
-@pytest.mark.parametrize("name", ["llama", "gpt2", "phi3"])
+@pytest.mark.parametrize(("name", "kind"), sampled(["llama", "gpt2", "phi3"], ["F16", "Q8_0"]))
 def test_a_file_that_does_not_hold_the_model_is_found_out(name: str, kind: Kind, tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     model = made(name)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from logits import compare_logits
+from sampled import sampled
 from tiny import FAMILIES, model_folder, recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -31,8 +32,7 @@ def run(models: dict[str, Path], rows: Path, tmp_path_factory: pytest.TempPathFa
     return finetune(recipe(models["llama"], rows, tmp_path_factory.mktemp("merge") / "run", data__held_out=4))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("targets", ["all-linear", ["lm_head"]])
+@pytest.mark.parametrize(("family", "targets"), sampled(FAMILIES, ["all-linear", ["lm_head"]]))
 def test_merged_is_adapted(family: str, targets: Any, rows: Path, tmp_path: Path) -> None:
     base = model_folder(tmp_path / "base", family, tie_word_embeddings=True)
     run = finetune(recipe(base, rows, tmp_path / "run", adapter__targets=targets, train__steps=2))

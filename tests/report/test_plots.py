@@ -25,7 +25,7 @@ from tunelab.report.drawing import COLOURS, PAPER, Plot, plot_style
 from tunelab.report.labels import possible
 from tunelab.report.pareto import COSTS, pareto_front, pareto_plot
 from tunelab.report.plots import all_plots, figures, svg_files
-from tunelab.report.svg import svg_element
+from tunelab.report.svg import svg_element, svg_file
 
 REPORT = example_report()
 
@@ -34,6 +34,12 @@ REPORT = example_report()
 def example_plots() -> dict[str, Plot]:
     """The report's plots by name; made by the first test that needs them."""
     return {plot.name: plot for plot in all_plots(REPORT)}
+
+
+@cache
+def example_files() -> dict[str, str]:
+    """The report's plots as SVG files; drawn by the first test that needs them."""
+    return svg_files(REPORT)
 
 
 def test_there_is_a_plot_for_each_thing() -> None:
@@ -51,7 +57,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_files_are_whole_svg_without_references_to_anything_else() -> None:
-    files = svg_files(REPORT)
+    files = example_files()
     assert set(files) == set(example_plots())
     ids: list[str] = []
     for text in files.values():
@@ -75,12 +81,12 @@ def test_drawings_take_the_colours_and_the_font_of_the_page() -> None:
         assert {"paper", "muted", "line", "strong-line"} <= {name for name, _ in used}
         assert not re.search("#[0-9a-f]{6}", re.sub(r"var\([^)]*\)", "", re.sub('(?:id|href)="[^"]*"', "", svg)))
         assert "font-family" not in svg and "http" not in svg
-    file = svg_files(REPORT)["scores-mmlu"]
+    file = svg_file(example_plots()["scores-mmlu"])
     assert "--series-1: #6cb0ea" in file and "prefers-color-scheme: dark" in file and "font-family: system-ui" in file
 
 
 def test_the_same_report_gives_the_same_drawings_whatever_the_machine_prefers() -> None:
-    plain = svg_files(REPORT)
+    plain = example_files()
     with matplotlib.rc_context({"font.size": 30, "svg.fonttype": "path", "axes.grid": True, "lines.linewidth": 9}):
         assert svg_files(example_report()) == plain
         assert matplotlib.rcParams["font.size"] == 30, "what the user set is kept"

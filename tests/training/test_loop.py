@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from repeatable import repeatable
+from sampled import sampled
 from tiny import random_table, tiny_model
 from torch import Tensor
 
@@ -91,8 +92,7 @@ def after(calls: int) -> Callable[[], bool]:
     return lambda: next(asked) >= calls
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize("family", ["gpt2", "llama", "phi3"])
+@pytest.mark.parametrize(("family", "method"), sampled(["gpt2", "llama", "phi3"], ["full", "lora"]))
 def test_it_learns_eight_rows_by_heart(family: str, method: str) -> None:
     model = tiny_model(family)
     if method == "lora":
@@ -173,8 +173,7 @@ def test_gradients_are_clipped_and_the_norm_before_that_is_logged() -> None:
     assert float(seen[1]) == pytest.approx(1e-3, rel=1e-3)
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 5])
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("stop_after", "checkpointing"), sampled([1, 3, 5], [False, True]))
 def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
     stop_after: int, checkpointing: bool, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from rounding import assert_same_but_for_rounding
+from sampled import sampled
 from tiny import FAMILIES, model_folder, recipe, rows_file, tiny_model
 
 from tunelab.answering.held_out_evaluation import evaluate
@@ -98,8 +99,7 @@ def test_interrupted_and_resumed_it_is_the_same_run(
     assert again.manifest["weights_before"] == whole.manifest["weights_before"]
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(("name", "checkpointing"), sampled(FORMATS, [False, True]))
 def test_nothing_as_large_as_a_weight_is_kept_for_backward(name: str, checkpointing: bool, tmp_path: Path) -> None:
     tiny_model("llama", hidden_size=256, intermediate_size=512).save_pretrained(tmp_path)
     model = add_lora(load_model(str(tmp_path), dtype=torch.float32, form=weight_format(name)), rank=4, alpha=8)
