@@ -114,7 +114,7 @@ def test_a_sample_ends_in_words(kind: str, place: Path, data: st.DataObject) -> 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("kind", ["an_adapter", "a_run"])  # longer runs of a_study still find values read unchecked
+@pytest.mark.parametrize("kind", KINDS)
 @settings(SAMPLE, max_examples=60)
 @given(data=st.data())
 def test_more_end_in_words(kind: str, place: Path, data: st.DataObject) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,23 @@ def test_records_of_another_version_are_refused(record: HeldOutAnswer | Likeliho
     first = next(iter(value))
     with pytest.raises(RunError, match=f"{type(record).__name__} record lacks {first}"):
         type(record).from_json({key: value[key] for key in value if key != first})
+
+
+@pytest.mark.parametrize(
+    ("record", "changes", "expected"),
+    [
+        (RESPONSE, {"text": None}, "HeldOutAnswer record: text is null, expected text"),
+        (LIKELIHOOD, {"completion_nll": "1"}, "LikelihoodRecord record: completion_nll is '1', expected a number"),
+        (LIKELIHOOD, {"completion_tokens": True}, "completion_tokens is true, expected an integer"),
+        (SCORE, {"higher_is_better": 1}, "Score record: higher_is_better is 1, expected true or false"),
+        (SCORE, {"error": []}, r"Score record: error is \[\], expected a number or null"),
+    ],
+)
+def test_values_of_another_type_are_refused(
+    record: HeldOutAnswer | LikelihoodRecord | Score, changes: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(RunError, match=expected):
+        type(record).from_json({**record.to_json(), **changes})
 
 
 def test_a_score_is_finite() -> None:

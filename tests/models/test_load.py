@@ -65,6 +65,25 @@ def test_a_tokenizer_without_offsets(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "fast tokenizer" in caught.value.hint
 
 
+def test_a_folder_s_configuration_is_parsed_once_while_it_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, real = model_folder(tmp_path / "model"), load.AutoConfig.from_pretrained
+    parsed: list[str] = []
+
+    def counted(name: str, **more: Any) -> Any:
+        parsed.append(name)
+        return real(name, **more)
+
+    monkeypatch.setattr(load.AutoConfig, "from_pretrained", counted)
+    first = load_config(str(folder))
+    first.num_hidden_layers = 1  # each caller has a copy of its own
+    assert load_config(str(folder)).num_hidden_layers == 2 and parsed == [str(folder)]
+    tree = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(tree | {"rms_norm_eps": 0.5}), encoding="utf-8")
+    assert load_config(str(folder)).rms_norm_eps == 0.5 and len(parsed) == 2
+
+
 def test_names_that_are_no_folders(tmp_path: Path) -> None:
     for name in (str(tmp_path / "none"), "./none", "../none", "a/b/c"):
         with pytest.raises(ModelError, match=r"none: no such folder|a/b/c: no such folder"):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,31 @@ def test_a_manifest_without_an_object_is_damaged(section: str, tmp_path: Path) -
     with pytest.raises(RunError, match=rf"manifest.json: {section} is null, expected an object"):
         assert run.manifest
     assert "unreadable" in repr(run)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"trained": {"training_seconds": "x"}}, "trained.training_seconds is 'x', expected a number"),
+        ({"trained": {"targets": 1.5}}, "trained.targets is 1.5, expected an integer"),
+        ({"sessions": []}, r"sessions is \[\], expected a list of one or more"),
+        ({"sessions": [{"environment": 3}]}, "sessions.0.environment is 3, expected an object"),
+        ({"steps": 0}, "steps is 0, expected a positive number"),
+        ({"held_out_loss_before": "low"}, "held_out_loss_before is 'low', expected a number"),
+    ],
+)
+def test_a_manifest_with_a_value_of_another_type_is_damaged(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.manifest_file.write_text(json.dumps(changes), encoding="utf-8")
+    with pytest.raises(RunError, match=f"manifest.json: {said}"):
+        _ = run.manifest
+
+
+def test_a_manifest_that_lacks_what_is_read_in_a_session_is_damaged(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.manifest_file.write_text('{"sessions": [{"started": "now"}]}', encoding="utf-8")
+    with pytest.raises(RunError, match=r"manifest.json: lacks environment"):
+        _ = run.manifest["sessions"][0]["environment"]
 
 
 def test_a_manifest_that_lacks_what_is_read_is_damaged(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from tunelab.config import parse_recipe, resolve
+from tunelab.errors import RunError
 from tunelab.records.runs import Run
 from tunelab.studies.report_parts import unlike_machines
 from tunelab.studies.run_cell import RESOLVED, _in_dtype_of_study
@@ -30,6 +31,9 @@ def test_auto_is_what_the_first_job_made_of_it(tmp_path: Path, monkeypatch: pyte
     named = recipe.model_copy(update={"train": recipe.train.model_copy(update={"dtype": "fp16"})})
     assert _in_dtype_of_study(named, tmp_path).train.dtype == "fp16"
     assert [path.name for path in tmp_path.iterdir()] == [RESOLVED]
+    (tmp_path / RESOLVED).write_text('{"train.dtype": 5}')
+    with pytest.raises(RunError, match=r"resolved\.json: train\.dtype is 5, expected one of fp32, bf16, fp16"):
+        _in_dtype_of_study(recipe, tmp_path)
 
 
 def test_unlike_machines_are_named(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:

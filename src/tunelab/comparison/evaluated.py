@@ -8,9 +8,9 @@ import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import Field, FiniteFloat, TypeAdapter
 from typing_extensions import Required, TypedDict
 
 from tunelab import plugins
@@ -212,12 +212,13 @@ class Evaluated:
         return {one.item: one.bleu_counts if metric == BLEU else one.chrf_counts for one in self.answer_scores()}
 
     def _row_losses(self, name: str) -> GradedItems:
-        header, records = self._likelihoods
-        values = {record["item"]: float(record["completion_nll"]) for record in records}
+        header, _ = self._likelihoods
+        rows = self.likelihoods()
+        values = {item: float(row.completion_nll) for item, row in rows.items()}
         # Token counts tell rows apart well enough if the header's hash of all rows was allowed to differ.
         prompts = {
-            record["item"]: f"{record['completion_tokens']} completion tokens, {record['completion_bytes']} bytes"
-            for record in records
+            item: f"{row.completion_tokens} completion tokens, {row.completion_bytes} bytes"
+            for item, row in rows.items()
         }
         return GradedItems(name, values, prompts, {}, header)
 
@@ -279,17 +280,29 @@ def _was_scored(folder: Path) -> bool:
     return (folder / GRADES).exists() or ((folder / LIKELIHOODS).exists() and (folder / SCORES).exists())
 
 
-class _StoredScore(TypedDict, total=False):
-    name: Required[str]
-    value: Required[float | None]
-    protocol: dict[str, Any]
+class _Protocol(TypedDict, total=False):
+    references_not_seen: int
+
+
+class _StoredScore(TypedDict):
+    name: str
+    value: FiniteFloat
+    error: FiniteFloat | None
+    n: int
+    unit: str
+    higher_is_better: bool
+    protocol: _Protocol
+
+
+class _Header(TypedDict, total=False):
+    arm: str
 
 
 class _ScoreFile(TypedDict, total=False):
     """What is read of scores.json."""
 
-    header: Required[dict[str, Any]]
-    scores: Required[list[_StoredScore]]
+    header: Required[_Header]
+    scores: Required[Annotated[list[_StoredScore], Field(min_length=1)]]
     rows: list[str]
     responses: dict[str, str]
 
@@ -300,7 +313,7 @@ _SCORE_FILE = TypeAdapter(_ScoreFile)
 def _read(folder: Path) -> Evaluated:
     try:
         content = read_scores(json.loads((folder / SCORES).read_text(encoding="utf-8")), folder / SCORES)
-        _SCORE_FILE.validate_python(content)
+        _SCORE_FILE.validate_python(content, strict=True)
         name = HELD_OUT if (folder / LIKELIHOODS).exists() else content["benchmark"]
         return Evaluated(folder, plugins.label(name), content["header"].get("arm", ""), content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -33,9 +33,19 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tunelab.config.types import shown
 from tunelab.errors import DataError, RunError
 
 T = TypeVar("T")
+
+#: What a field of a stored record is annotated as -> the types that its value may have, and their name.
+_CHECKED: dict[str, tuple[tuple[type, ...], str]] = {
+    "str": ((str,), "text"),
+    "int": ((int,), "an integer"),
+    "float": ((int, float), "a number"),
+    "float | None": ((int, float, type(None)), "a number or null"),
+    "bool": ((bool,), "true or false"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +84,7 @@ class Score:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Score:
-        """Raises RunError if a key is missing or unknown."""
+        """Raises RunError if a key is missing or unknown, or a value has another type."""
         return record_from_json(cls, value)
 
 
@@ -277,4 +287,13 @@ def record_from_json(kind: type[T], value: Mapping[str, Any]) -> T:
         raise RunError(f"{kind.__name__} record lacks {', '.join(missing)}", "it was written by another version")
     if unknown := sorted(set(value) - fields):
         raise RunError(f"{kind.__name__} record has unknown {', '.join(unknown)}", "it was written by another version")
+    for one in dataclasses.fields(kind):  # type: ignore[arg-type]
+        types, what = _CHECKED.get(str(one.type), ((object,), ""))
+        found = value[one.name]
+        # True and false are integers to Python.
+        if not isinstance(found, types) or (isinstance(found, bool) and int in types):
+            raise RunError(
+                f"{kind.__name__} record: {one.name} is {shown(found)}, expected {what}",
+                "the file is damaged: evaluate again",
+            )
     return kind(**value)

@@ -6,10 +6,12 @@ files lack is an error, since it would otherwise be initialized at random withou
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,7 @@ from tunelab.models.checkpoint_files import (
 )
 from tunelab.models.complete import check_head, check_nothing_left_over, check_shapes, lacking
 from tunelab.models.finite import check_model_finite
-from tunelab.models.folder_files import REMEDY, check_config_files, check_tokenizer_files, check_tokenizer_json
+from tunelab.models.folder_files import CONFIG, REMEDY, check_config_files, check_tokenizer_files, check_tokenizer_json
 from tunelab.models.formats._format import WeightFormat
 from tunelab.models.planned_size import check_planned_size, file_state
 from tunelab.models.precision import check_format, stored_format
@@ -190,9 +192,17 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
     try:
         with hub_access(name):
             check_planned_size(name, revision)
+            if (file := Path(name) / CONFIG).exists() and not trust_remote_code:
+                return copy.deepcopy(_config_of_folder(name, file_state(file)))
             return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # the code of any architecture
         raise _explained(error, "model", name, revision) from error
+
+
+@lru_cache(maxsize=8)
+def _config_of_folder(name: str, state: tuple[int, ...]) -> Any:
+    """The configuration in a folder, parsed once while its file stays: every command reads it several times."""
+    return AutoConfig.from_pretrained(name, trust_remote_code=False)
 
 
 def _check_code(name: str, revision: str | None) -> None:

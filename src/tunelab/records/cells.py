@@ -251,7 +251,10 @@ def read_cell(folder: Path, key: str) -> Cell | None:
         return None
     content, _ = unstamped(read_json(path), path)
     with explained(f"{path}: not the record of a job", RunError, "remove it: the job then runs again"):
-        return _RECORD.validate_python(content)
+        cell = _RECORD.validate_python(content)
+        if not all(map(math.isfinite, (cell.seconds, cell.lr or 0.0, cell.validation_loss or 0.0))):
+            raise ValueError("expected finite numbers")
+        return cell
 
 
 def keep_cell(folder: Path, cell: Cell) -> None:
@@ -268,7 +271,7 @@ def keep_study(study: Study, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / STUDY_FILE
-    if path.exists() and unstamped(read_json(path), path)[0]["title"] != study.title:
+    if path.exists() and unstamped(read_json(path), path)[0].get("title") != study.title:
         raise RunError(f"{folder}: contains another study", "choose another directory with --out")
     if not (folder / CREATED_FILE).exists():
         write_json_atomically(folder / CREATED_FILE, {"created": now(), "id": uuid.uuid4().hex})
@@ -278,16 +281,16 @@ def keep_study(study: Study, folder: Path) -> None:
 
 def _keep_questions(study: Study, folder: Path) -> None:
     """Write down what is asked before the first evaluation is done; of an earlier study, what it had asked by then."""
-    done = [path for path in (folder / RECORDS).glob("*.json") if _is_result(path)]
+    done = [path for path in (folder / RECORDS).glob("*.json") if _is_result(folder, path.stem)]
     if not done:
         keep_asked(study.questions, folder)
     elif not (folder / ASKED_FILE).exists() and (folder / STUDY_FILE).exists():
         keep_asked(read_study(folder)[0].questions, folder)
 
 
-def _is_result(path: Path) -> bool:
-    record, _ = unstamped(read_json(path), path)
-    return record["status"] == "done" and bool(record["benchmark"])
+def _is_result(folder: Path, key: str) -> bool:
+    cell = read_cell(folder, key)
+    return cell is not None and cell.status == "done" and bool(cell.benchmark)
 
 
 def began_at(folder: Path) -> str:

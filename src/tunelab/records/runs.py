@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunelab.config import Recipe, load_recipe
-from tunelab.config.types import shown
 from tunelab.errors import RunError, TunelabError
 from tunelab.files import (
     as_path,
@@ -37,6 +36,7 @@ from tunelab.files import (
     write_text_atomically,
 )
 from tunelab.notebook import data_frame, html_table, loss_figure
+from tunelab.records.manifest_values import check_manifest, with_known_keys
 from tunelab.records.old_format import stamped, unstamped
 from tunelab.records.trained_with import check_unedited
 from tunelab.units import format_loss
@@ -45,26 +45,6 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-
-class _Object(dict[str, Any]):
-    """An object in a manifest: a key that is read and missing is damage, and told as such."""
-
-    file: Path
-
-    def __missing__(self, key: str) -> Any:
-        raise RunError(f"{self.file}: lacks {key}", "the file is damaged: restore it, or train again")
-
-
-def _with_known_keys(tree: Any, file: Path) -> Any:
-    if not isinstance(tree, dict):
-        return tree
-    found = _Object({key: _with_known_keys(value, file) for key, value in tree.items()})
-    found.file = file
-    return found
-
-
-#: Objects in a manifest.
-_SECTIONS = ("code", "compute", "data", "model", "recipe", "resolved", "seeds", "trained")
 
 #: What a run's directory contains besides the recipe and the manifest, which are removed last.
 CONTENTS = (
@@ -134,7 +114,7 @@ class Run:
     @property
     def manifest(self) -> dict[str, Any]:
         """The manifest on disk; empty if the run has not started."""
-        content: dict[str, Any] = _with_known_keys(
+        content: dict[str, Any] = with_known_keys(
             unstamped(self._stored_manifest(), self.manifest_file)[0], self.manifest_file
         )
         return content
@@ -157,12 +137,7 @@ class Run:
         if not self.manifest_file.exists():
             return {}
         stored = read_json(self.manifest_file)
-        for name in _SECTIONS:
-            if not isinstance(stored.get(name, {}), dict):
-                raise RunError(
-                    f"{self.manifest_file}: {name} is {shown(stored[name])}, expected an object",
-                    "the file is damaged: restore it, or train again",
-                )
+        check_manifest(stored, self.manifest_file)
         return stored
 
     @property

@@ -17,6 +17,7 @@ from tunelab.allowed_code import Allowed, allow_copy, allowed_code, only_allowed
 from tunelab.config import Recipe
 from tunelab.config.questions import HELD_OUT
 from tunelab.config.study import OF_EVERY_BENCHMARK, Study
+from tunelab.config.types import shown
 from tunelab.data.template_date import rendered_on
 from tunelab.errors import SAME_COMMAND, Interrupted, RunError, TrainingError
 from tunelab.files import read_json, write_text_atomically, write_text_once
@@ -162,6 +163,7 @@ def _allow_code_of_trained(recipe: Recipe, run: Run) -> None:
 
 def _in_dtype_of_study(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with `train.dtype: auto` as the study's first job resolved it, on whatever machine this one runs."""
+    from tunelab.models.load import DTYPES
     from tunelab.preparation.model import compute_dtype, with_dtype
 
     if recipe.train.dtype != "auto":
@@ -169,7 +171,11 @@ def _in_dtype_of_study(recipe: Recipe, folder: Path) -> Recipe:
     path = folder / RESOLVED
     if not path.exists():
         write_text_once(path, json.dumps({"train.dtype": compute_dtype(recipe)}) + "\n")  # the first job's stays
-    dtype = read_json(path)["train.dtype"]
+    dtype = read_json(path).get("train.dtype")
+    if dtype not in DTYPES:
+        raise RunError(
+            f"{path}: train.dtype is {shown(dtype)}, expected one of {', '.join(DTYPES)}", "restore it from a copy"
+        )
     return with_dtype(recipe.model_copy(update={"train": recipe.train.model_copy(update={"dtype": dtype})}))
 
 
