@@ -126,7 +126,7 @@ class AdapterSettings(Section):
     )
     targets: Literal["all-linear", "attention"] | tuple[Text, ...] = Field(
         "all-linear",
-        description="Layers with adapters: all linear layers except the LM head, only attention, or a list of names.",
+        description="Layers with adapters: all linear layers except the LM head, and experts; attention; or names.",
     )
 
 

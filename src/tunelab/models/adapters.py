@@ -1,11 +1,11 @@
-"""LoRA through PEFT: which linear layers get an adapter, and which options are supported."""
+"""LoRA through PEFT: which linear layers and experts get an adapter, and which options are supported."""
 
 from __future__ import annotations
 
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -22,10 +23,19 @@ from tunelab.cpu import memory_bytes
 from tunelab.errors import ModelError
 from tunelab.failures import is_of_machine, sentence
 from tunelab.models.checkpoint_files import no_pickles
+from tunelab.models.expert_adapters import (
+    check_options,
+    for_plain_peft,
+    from_plain_peft,
+    matches_stack,
+    names_kept,
+    stacked_targets,
+    widths,
+)
 from tunelab.models.finite import check_files_finite
 from tunelab.models.folder_files import json_object
 from tunelab.models.forward import underlying
-from tunelab.models.linear_layers import linear_names, stacked_weights, text_part
+from tunelab.models.linear_layers import linear_names, router_weights, stacked_weights, text_part
 from tunelab.models.lora_linear import use_dense_lora
 from tunelab.models.quantized_linear import quantized_layers
 from tunelab.units import format_bytes
@@ -74,14 +84,17 @@ def add_lora(
     Source: Hu et al. 2021 (LoRA); Kalajdzievski 2023 (rsLoRA, scale alpha / sqrt(rank)); Liu et al. 2024 (DoRA).
 
     Args:
-        targets: "all-linear" (all but the output head), "attention", or names (each matches the end of a layer's name).
+        targets: "all-linear" (all but the output head; experts too, routers not), "attention", or names (each matches
+            the end of the name of a layer, of experts' weights or of a router).
         seed: of the random matrix A.
 
     Raises:
-        ModelError: a name in `targets` matches no linear layer, or the matrices would not fit into memory.
+        ModelError: a name in `targets` matches nothing, or the matrices would not fit into memory; or experts cannot
+            have an adapter with dropout or DoRA.
     """
-    chosen = resolve_targets(model, targets)
-    _check_rank(model, chosen, rank)
+    chosen, stacks = resolve_targets(model, targets), stacked_targets(model, targets)
+    check_options(stacks, dropout=dropout, use_dora=use_dora)
+    _check_rank(model, chosen, stacks, rank)
     quantized_conv1d = any(layer.from_conv1d for layer in quantized_layers(model).values())
     conv1d = quantized_conv1d or any(isinstance(module, Conv1D) for module in model.modules())
     config = LoraConfig(
@@ -93,10 +106,11 @@ def add_lora(
         use_rslora=use_rslora,
         use_dora=use_dora,
         target_modules=chosen,
+        target_parameters=stacks or None,
         fan_in_fan_out=conv1d,  # Conv1D stores its weight as [in, out]
         bias="none",
     )
-    with torch.random.fork_rng(), _known_warnings_ignored():
+    with torch.random.fork_rng(), _known_warnings_ignored(), names_kept():
         torch.manual_seed(seed)
         try:
             adapted = get_peft_model(model, config)
@@ -111,12 +125,12 @@ def add_lora(
     return cast(PeftModel, adapted)
 
 
-def _check_rank(model: PreTrainedModel, targets: Sequence[str], rank: int) -> None:
+def _check_rank(model: PreTrainedModel, targets: Sequence[str], stacks: Sequence[str], rank: int) -> None:
     """Raises ModelError if the matrices with their gradients and two moments (float32) exceed the device's memory."""
     names = tuple(f".{target}" for target in targets)
     layers = [module for name, module in model.named_modules() if f".{name}".endswith(names)]
-    widths = sum(sum(_features(layer)) for layer in layers)
-    needed, device = 4 * 4 * rank * widths, next(model.parameters()).device
+    features = sum(sum(_features(layer)) for layer in layers) + widths(model, stacks)
+    needed, device = 4 * 4 * rank * features, next(model.parameters()).device
     is_gpu = device.type == "cuda"
     available = torch.cuda.get_device_properties(device).total_memory if is_gpu else memory_bytes()
     if needed > available:
@@ -135,7 +149,7 @@ def _features(layer: torch.nn.Module) -> tuple[int, int]:
 
 
 def resolve_targets(model: PreTrainedModel, targets: str | Sequence[str]) -> list[str]:
-    """Layer names for PEFT's `target_modules`; each matches at least one linear layer of the model."""
+    """Layer names for PEFT's `target_modules`; those that match experts or routers alone are left out."""
     if targets == "all-linear":
         adaptable = set(linear_names(model)) - set(read_by_kernels(model))
         if text_part(model):  # the vision part has layers of the same names
@@ -145,20 +159,26 @@ def resolve_targets(model: PreTrainedModel, targets: str | Sequence[str]) -> lis
         return attention_targets(model)
     named = [targets] if isinstance(targets, str) else list(targets)
     head = next((name for name, module in model.named_modules() if module is model.get_output_embeddings()), None)
-    known = [*linear_names(model), *([head] if head else [])]
+    routers = [name.removesuffix(".weight") for name in router_weights(model)]
+    layers = dict(model.named_modules())
+    routing_layers = [name for name in routers if type(layers[name]) is torch.nn.Linear]
+    known = [*linear_names(model), *routing_layers, *([head] if head else [])]
     left_out = read_by_kernels(model)
+    chosen = []
     for target in named:
         if any(name == target or name.endswith("." + target) for name in left_out):
             raise ModelError(
                 f"adapter.targets: {target!r} of {type(model).__name__}: fused kernels read its weight past an adapter",
                 "name other layers, such as in_proj",
             )
-        if not any(name == target or name.endswith("." + target) for name in known):
+        if any(name == target or name.endswith("." + target) for name in known):
+            chosen.append(target)
+        elif not matches_stack(model, target):
             raise ModelError(
                 f"adapter.targets: {target!r} matches no linear layer of {type(model).__name__}",
-                "linear layers: " + ", ".join(_last_parts(model)),
+                "linear layers: " + ", ".join([*_last_parts(model), *stacked_targets(model, "all-linear")]),
             )
-    return named
+    return chosen
 
 
 def read_by_kernels(model: PreTrainedModel) -> list[str]:
@@ -187,7 +207,10 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
     base_as_it_was = _samples(model)
     try:
         with _known_warnings_ignored(), no_pickles():
-            adapted = cast(PeftModel, PeftModel.from_pretrained(model, folder, is_trainable=trainable))
+            own = from_plain_peft(cast(LoraConfig, LoraConfig.from_pretrained(str(folder))), model)
+            with names_kept() if own else nullcontext():
+                loaded = PeftModel.from_pretrained(model, folder, is_trainable=trainable, config=own)
+            adapted = cast(PeftModel, loaded)
     except SafetensorError as error:
         raise ModelError(
             f"{folder}: adapter_model.safetensors is incomplete: {error}", "copy or download it again"
@@ -208,9 +231,12 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
 def save_adapter(model: PeftModel, folder: Path) -> None:
     """Save the adapter in PEFT's format, without PEFT's model card: an empty template, slower to write than weights."""
     model.create_or_update_model_card = lambda output_dir: None
+    own = model.peft_config["default"]
+    model.peft_config["default"] = for_plain_peft(cast(LoraConfig, own), underlying(model))
     try:
         model.save_pretrained(str(folder), save_embedding_layers=False)
     finally:
+        model.peft_config["default"] = own
         del model.create_or_update_model_card
 
 
@@ -283,25 +309,50 @@ class Coverage:
     """Which weights of a base have an adapter.
 
     Args:
-        layers: with an adapter.
+        layers: linear layers with an adapter, routers included.
         weights: of these layers.
-        stacked_tensors: experts' weights [experts, out, in], which are no linear layers: they have none.
+        expert_tensors: experts' weights, stacked in tensors [experts, ., .], with an adapter.
+        expert_weights: in these tensors.
+        stacked_tensors: experts' weights without an adapter.
         stacked_weights: in these tensors.
+        routers: with an adapter.
     """
 
     layers: int
     weights: int
+    expert_tensors: int
+    expert_weights: int
     stacked_tensors: int
     stacked_weights: int
+    routers: int
 
 
 def coverage(model: PeftModel) -> Coverage:
-    """Count what of the model's base has an adapter, and what of it cannot have one."""
+    """Count what of the model's base has an adapter, and what of its experts has none."""
     base = underlying(model)
-    adapted = [module for module in base.modules() if isinstance(module, LoraLayer)]
-    stacked = stacked_weights(base)
-    widths = [layer.in_features * layer.out_features for layer in adapted]
-    return Coverage(len(adapted), sum(widths), len(stacked), sum(stacked.values()))
+    adapted = {name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
+    on_experts = {
+        f"{name.replace('.base_layer', '')}.{module.parameter_name}": module.num_experts * _weights(module)
+        for name, module in adapted.items()
+        if isinstance(module, ParamWrapper) and module.num_experts > 1
+    }
+    others = [_weights(layer) for layer in adapted.values() if getattr(layer, "num_experts", 1) == 1]
+    stacked = {name.replace(".base_layer", ""): count for name, count in stacked_weights(base).items()}
+    bare = [count for name, count in stacked.items() if name not in on_experts]
+    routers = {name.replace(".base_layer", "").removesuffix(".weight") for name in router_weights(base)}
+    return Coverage(
+        len(others),
+        sum(others),
+        len(on_experts),
+        sum(on_experts.values()),
+        len(bare),
+        sum(bare),
+        len(routers & adapted.keys()),
+    )
+
+
+def _weights(layer: LoraLayer) -> int:
+    return int(layer.in_features * layer.out_features)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
-"""A model's linear layers, and the stacked weights of experts, which are none."""
+"""A model's linear layers, and what of a mixture of experts is none: routers, and the stacked weights of experts."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -10,15 +12,36 @@ from transformers.pytorch_utils import Conv1D
 from tunelab.models.forward import backbone
 from tunelab.models.quantized_linear import QuantizedLinear
 
+#: Names of the modules next to experts that choose and weigh them.
+ROUTERS = ("router", "gate", "shared_expert_gate")
+
 
 def linear_names(model: PreTrainedModel) -> list[str]:
     """Dotted names of all linear layers (GPT-2's Conv1D included) except the output head and routers of experts.
 
     Of a multimodal model those of its text part alone.
     """
-    head, text = model.get_output_embeddings(), text_part(model)
+    head, text, routers = model.get_output_embeddings(), text_part(model), router_weights(model)
     found = [name for name, module in model.named_modules() if _is_linear(module) and module is not head]
-    return [name for name in found if name.startswith(text)]
+    return [name for name in found if name.startswith(text) and f"{name}.weight" not in routers]
+
+
+def router_weights(model: nn.Module) -> list[str]:
+    """Names of the weights [experts, hidden] of all routers, linear layers or not."""
+    blocks = {name.rpartition(".")[0] for name, _ in experts(model)}
+    names = [name for name, _ in model.named_parameters()]
+    return [name for name in names if _is_router(name.replace(".base_layer", ""), blocks)]
+
+
+def _is_router(weight: str, blocks: Collection[str]) -> bool:
+    parent, _, last = weight.rpartition(".")
+    block, _, own = parent.rpartition(".")
+    return last == "weight" and own in ROUTERS and block in blocks
+
+
+def experts(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules that have the weights of several experts in one tensor, by name."""
+    return [(name, module) for name, module in model.named_modules() if _stacks(name, module)]
 
 
 def text_part(model: PreTrainedModel) -> str:
@@ -37,14 +60,23 @@ def train_text_part(model: PreTrainedModel) -> None:
             part.requires_grad_(True)
 
 
-def stacked_weights(model: PreTrainedModel) -> dict[str, int]:
-    """Numbers of weights, by name, in the stacked tensors [experts, out, in] of mixtures: they are no linear layers."""
+def stacked_weights(model: nn.Module) -> dict[str, int]:
+    """Numbers of weights, by name, in the stacked tensors [experts, ., .] of mixtures: they are no linear layers."""
     return {
-        f"{name}.{last}" if name else last: parameter.numel()
-        for name, module in model.named_modules()
-        if not isinstance(module, nn.modules.conv._ConvNd)
-        for last, parameter in module.named_parameters(recurse=False)
-        if parameter.dim() == 3 and min(parameter.shape) > 1
+        f"{name}.{last}" if name else last: weight.numel()
+        for name, module in experts(model)
+        for last, weight in _stacks(name, module).items()
+    }
+
+
+def _stacks(name: str, module: nn.Module) -> dict[str, nn.Parameter]:
+    """The stacked weights of a module of experts; none of another module."""
+    if "expert" not in f"{name} {type(module).__name__}".lower():
+        return {}  # RecurrentGemma's gates are stacked by heads
+    return {
+        last: weight
+        for last, weight in module.named_parameters(recurse=False)
+        if weight.dim() == 3 and min(weight.shape) > 1
     }
 
 

@@ -9,12 +9,14 @@ from typing import cast
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunelab.errors import ModelError
 from tunelab.models.digest import weights_hash
+from tunelab.models.expert_adapters import adapted_stack, merged_stack
 from tunelab.models.formats._format import WeightFormat
 from tunelab.models.forward import underlying
 from tunelab.models.quantized_linear import QuantizedLinear, quantized_layers
@@ -100,15 +102,28 @@ def logits_of(model: nn.Module, rows: Sequence[Sequence[int]]) -> list[Tensor]:
 
 def adapted_outputs(model: PeftModel) -> dict[str, Tensor]:
     """Outputs of each layer with an adapter for random inputs, by its name in the base model."""
-    layers = {name: module for name, module in underlying(model).named_modules() if hasattr(module, "base_layer")}
-    return {name: _output(layer) for name, layer in layers.items()}
+    outputs = {}
+    for name, layer in underlying(model).named_modules():
+        if isinstance(layer, ParamWrapper):
+            with torch.no_grad():
+                outputs[_parameter(name, layer)] = adapted_stack(layer, _inputs)
+        elif hasattr(layer, "base_layer"):
+            outputs[name] = _output(layer)
+    return outputs
+
+
+def _parameter(name: str, wrapper: ParamWrapper) -> str:
+    """The name of the weight itself; wrappers of several weights of one module are nested."""
+    return f"{name.replace('.base_layer', '')}.{wrapper.parameter_name}"
 
 
 def compare_outputs(expected: Mapping[str, Tensor], merged: PreTrainedModel) -> MergeCheck:
     """How far the outputs of merged layers are from those of adapted_outputs(), for the same inputs."""
     worst = 0.0
+    modules = dict(merged.named_modules())
     for name, outputs in expected.items():
-        difference = (_output(merged.get_submodule(name)) - outputs).abs().max() / outputs.abs().max().clamp_min(1e-30)
+        found = _output(modules[name]) if name in modules else _stack_output(modules, name)
+        difference = (found - outputs).abs().max() / outputs.abs().max().clamp_min(1e-30)
         worst = max(worst, float(difference)) if difference == difference else float("nan")
         if worst != worst:
             break
@@ -123,8 +138,18 @@ def _output(layer: nn.Module) -> Tensor:
             return cast(Tensor, layer(torch.arange(min(PROBES, inner.num_embeddings), device=inner.weight.device)))
         weight = cast(Tensor, inner.weight)
         width = weight.shape[0] if isinstance(inner, Conv1D) else weight.shape[1]
-        inputs = torch.randn(PROBES, width, generator=torch.Generator().manual_seed(0))
-        return cast(Tensor, layer(inputs.to(weight.device)))
+        return cast(Tensor, layer(_inputs(width, weight)))
+
+
+def _stack_output(modules: Mapping[str, nn.Module], name: str) -> Tensor:
+    """What each expert's merged weight makes of the same inputs."""
+    parent, _, last = name.rpartition(".")
+    with torch.no_grad():
+        return merged_stack(modules[parent], last, _inputs)
+
+
+def _inputs(width: int, weight: Tensor) -> Tensor:
+    return torch.randn(PROBES, width, generator=torch.Generator().manual_seed(0)).to(weight.device)
 
 
 def rounded(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

@@ -279,7 +279,7 @@ def _run_loop(
     def log(record: dict[str, Any]) -> None:
         run.append_metrics(record)
         kind = record["kind"]
-        scalars = {f"{kind}/{name}": value for name, value in record.items() if name not in ("kind", "step")}
+        scalars = {f"{kind}/{name}": value for name, value in record.items() if name not in ("kind", "step", "load")}
         accelerator.log(scalars, step=record["step"])
 
     with asked_to_stop() as should_stop:

@@ -53,7 +53,8 @@ def forecast(recipe: Recipe, plan: TrainingPlan, model: nn.Module, *, held_out: 
     further = (
         few_rows_warning(held_out),
         padding_sentence(recipe, model),
-        experts_warning(recipe, model),
+        experts_sentence(model),
+        router_loss_sentence(model),
         kernels_sentence(recipe, model),
     )
     return [*said, *(sentence for sentence in further if sentence)]
@@ -101,17 +102,32 @@ def padding_sentence(recipe: Recipe, model: nn.Module) -> str | None:
     return f"{how}, with the model's own attention: {structure.padded or structure.packed}"
 
 
-def experts_warning(recipe: Recipe, model: nn.Module) -> str | None:
-    """A warning where the recipe asks for an adapter on more than attention, and a mixture's experts get none."""
-    if not isinstance(model, PeftModel) or recipe.adapter.targets == "attention":
+def experts_sentence(model: nn.Module) -> str | None:
+    """Which weights of a mixture of experts have an adapter, and which stay as they are; None of another model."""
+    if not isinstance(model, PeftModel):
         return None
     found = coverage(model)
-    if not found.stacked_tensors:
+    if not found.expert_tensors + found.stacked_tensors:
+        return None
+    layers = f"{found.layers} linear layers with {format_count(found.weights)} weights"
+    experts = f"{format_count(found.expert_weights)} weights of experts in {found.expert_tensors} stacked tensors"
+    where = " and ".join(part for part, count in ((layers, found.layers), (experts, found.expert_tensors)) if count)
+    without = []
+    if found.stacked_tensors:
+        without.append(f"{format_count(found.stacked_weights)} weights of experts in {found.stacked_tensors} tensors")
+    without.append("other routers" if found.routers else "routers")
+    return f"mixture of experts: the adapter is on {where}; no adapter on {' and '.join(without)}"
+
+
+def router_loss_sentence(model: nn.Module) -> str | None:
+    """What a model's own loss adds for its routers and this training does not; None if it adds nothing."""
+    config = underlying(model).config.get_text_config()
+    share = getattr(config, "router_aux_loss_coef", None)
+    if not (share and getattr(config, "output_router_logits", False)):
         return None
     return (
-        f"warning: the experts get no adapter: {format_count(found.stacked_weights)} weights in "
-        f"{found.stacked_tensors} stacked tensors, which are not linear layers; it is on {found.layers} linear layers "
-        f"with {format_count(found.weights)} weights (attention, and what all tokens share); method=full trains all"
+        f"not in the loss: the routers' load-balancing loss (router_aux_loss_coef {format_significant(share)} in "
+        "config.json), which depends on how rows are batched; metrics.jsonl has the load of the experts"
     )
 
 

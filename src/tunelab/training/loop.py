@@ -25,6 +25,7 @@ from tunelab.errors import TrainingError
 from tunelab.progress import TRAINING, Progress, silent
 from tunelab.records.runs import VALIDATION
 from tunelab.training.checkpoint import CheckpointStore, LoopState
+from tunelab.training.expert_load import ExpertLoad
 from tunelab.training.loss import TargetLoss
 from tunelab.training.optimizer import Schedule, learning_rate
 from tunelab.training.throughput import Throughput, shown
@@ -87,6 +88,7 @@ class TrainingLoop:
         progress: Progress = silent,
     ) -> None:
         self.model, self.attention = module.model, module.attention
+        self.expert_load = ExpertLoad(module.model)
         self.plain_optimizer = optimizer
         self.module, self.optimizer = accelerator.prepare(module, optimizer)
         self.plan = plan
@@ -228,6 +230,8 @@ class TrainingLoop:
         return state.step == total or (every is not None and state.step % every == 0)
 
     def _save(self, state: LoopState) -> None:
+        if load := self.expert_load.read(lambda counts: self.accelerator.reduce(counts, "sum")):
+            self._log(kind="experts", step=state.step, **load)
         if self.checkpoints is None:
             return
         if self.accelerator.scaler is not None:

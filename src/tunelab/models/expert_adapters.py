@@ -1,0 +1,146 @@
+"""LoRA on the stacked weights of experts: PEFT's `target_parameters`, with a pair of matrices for each expert.
+
+PEFT converts names of layers in these architectures: before transformers 5 each expert had linear layers of its own
+(`gate_proj`), and so have shared experts still. An adapter on shared experts is therefore stored with the names of
+their weights, which mean the same matrices and which PEFT does not convert.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+from peft import LoraConfig
+from peft.tuners.lora.layer import ParamWrapper
+from peft.utils import transformers_weight_conversion as conversion
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tunelab.errors import ModelError
+from tunelab.models.linear_layers import linear_names, router_weights, stacked_weights
+
+WITHOUT_EXPERTS = "or give adapter.targets without the experts (attention, or a list of linear layers)"
+
+
+def stacked_targets(model: PreTrainedModel, targets: str | Sequence[str]) -> list[str]:
+    """Names for PEFT's `target_parameters`: experts' weights for "all-linear", or those that a name matches.
+
+    A router is adapted only where it is named.
+    """
+    if targets == "attention":
+        return []
+    stacks = list(stacked_weights(model))
+    if targets == "all-linear":
+        return sorted({_last_parts(name, 2) for name in stacks})
+    named = [targets] if isinstance(targets, str) else targets
+    linear = set(linear_names(model))
+    routers = [name for name in router_weights(model) if name.removesuffix(".weight") not in linear]
+    wanted = [name for name in stacks if any(_ends_with(name, target) for target in named)]
+    wanted += [name for name in routers if any(_ends_with(name.removesuffix(".weight"), one) for one in named)]
+    return sorted({_last_parts(name, 3 if name.endswith(".weight") else 2) for name in wanted})
+
+
+def matches_stack(model: PreTrainedModel, target: str) -> bool:
+    """Whether a name given as a target is that of experts' weights or of a router."""
+    return bool(stacked_targets(model, [target]))
+
+
+def check_options(stacks: Sequence[str], *, dropout: float, use_dora: bool) -> None:
+    """Check that PEFT can do on experts what the recipe asks for.
+
+    Raises:
+        ModelError: it asks for dropout or DoRA: both need the input of a linear layer.
+    """
+    if not stacks or not (dropout or use_dora):
+        return
+    what, remedy = (f"adapter.dropout={dropout:g}", "0") if dropout else ("adapter.use_dora=true", "false")
+    raise ModelError(
+        f"{what}: not possible on experts, whose weights are parameters without a layer of their own ({stacks[0]})",
+        f"set {what.partition('=')[0]}={remedy}, {WITHOUT_EXPERTS}",
+    )
+
+
+def widths(model: nn.Module, stacks: Sequence[str]) -> int:
+    """Inputs and outputs, summed over all experts and layers, of the weights that these names match."""
+    found = [weight for name, weight in model.named_parameters() if any(_ends_with(name, stack) for stack in stacks)]
+    return sum((weight.shape[0] if weight.dim() == 3 else 1) * sum(weight.shape[-2:]) for weight in found)
+
+
+@contextmanager
+def names_kept() -> Iterator[None]:
+    """Within the block PEFT takes the names of a configuration as they are."""
+    before = conversion.convert_peft_config_for_transformers
+    conversion.convert_peft_config_for_transformers = lambda *given, **named: None
+    try:
+        yield
+    finally:
+        conversion.convert_peft_config_for_transformers = before
+
+
+def for_plain_peft(config: LoraConfig, model: PreTrainedModel) -> LoraConfig:
+    """The configuration as plain PEFT has to read it: names that it would convert are those of weights."""
+    converted = copy.deepcopy(config)
+    conversion.convert_peft_config_for_transformers(converted, model=model, conversions=None)
+    modules = _names(config.target_modules)
+    moved = [name for name in modules if name not in _names(converted.target_modules)]
+    if not moved:
+        return config
+    stored = copy.deepcopy(config)
+    stored.target_modules = [name for name in modules if name not in moved]
+    stored.target_parameters = sorted({*(config.target_parameters or []), *(f"{name}.weight" for name in moved)})
+    stored.lora_dropout = 0.0  # of training alone; PEFT refuses it on weights
+    return stored
+
+
+def from_plain_peft(config: LoraConfig, model: PreTrainedModel) -> LoraConfig | None:
+    """The inverse of for_plain_peft(); None if it stored nothing in another way."""
+    linear = linear_names(model)
+    stored = [name for name in config.target_parameters or [] if name.endswith(".weight")]
+    moved = [name for name in stored if any(_ends_with(layer, name.removesuffix(".weight")) for layer in linear)]
+    if not moved:
+        return None
+    own = copy.deepcopy(config)
+    own.target_modules = {*_names(config.target_modules), *(name.removesuffix(".weight") for name in moved)}
+    own.target_parameters = [name for name in config.target_parameters or [] if name not in moved]
+    return own
+
+
+def adapted_stack(wrapper: ParamWrapper, inputs: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """What each expert's weight with its adapter makes of inputs, the two products apart: [experts, n, out].
+
+    Args:
+        inputs: gives those of a width, on the device of a weight: [n, in].
+    """
+    weights = _as_layers(wrapper.get_base_layer(), wrapper.get_param())
+    (name,) = wrapper.active_adapters
+    a = wrapper.lora_A[name].weight.view(len(weights), -1, weights.shape[2])  # [experts, rank, in]
+    b = wrapper.lora_B[name].weight.view(weights.shape[1], -1, len(weights)).permute(2, 0, 1)  # [experts, out, rank]
+    x = inputs(weights.shape[2], weights)
+    return x @ weights.mT + wrapper.scaling[name] * ((x @ a.mT) @ b.mT)
+
+
+def merged_stack(module: nn.Module, parameter: str, inputs: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """The same of a merged weight."""
+    weights = _as_layers(module, cast(Tensor, getattr(module, parameter)))
+    return inputs(weights.shape[2], weights) @ weights.mT
+
+
+def _as_layers(module: nn.Module, weight: Tensor) -> Tensor:
+    """Weights as linear layers have them: [experts, out, in]."""
+    if weight.dim() == 2:
+        return weight[None]
+    return weight.mT if getattr(module, "is_transposed", False) else weight
+
+
+def _names(given: Any) -> list[str]:
+    return [given] if isinstance(given, str) else list(given or [])
+
+
+def _ends_with(name: str, target: str) -> bool:
+    return name == target or name.endswith("." + target)
+
+
+def _last_parts(name: str, count: int) -> str:
+    return ".".join(name.split(".")[-count:])
