@@ -32,6 +32,7 @@ from tunelab.models.expert_adapters import (
     stacked_targets,
     widths,
 )
+from tunelab.models.expert_stack import stacks_as_parameters, use_expert_lora
 from tunelab.models.finite import check_files_finite
 from tunelab.models.folder_files import json_object
 from tunelab.models.forward import underlying
@@ -110,7 +111,7 @@ def add_lora(
         fan_in_fan_out=conv1d,  # Conv1D stores its weight as [in, out]
         bias="none",
     )
-    with torch.random.fork_rng(), _known_warnings_ignored(), names_kept():
+    with torch.random.fork_rng(), _known_warnings_ignored(), names_kept(), stacks_as_parameters(model):
         torch.manual_seed(seed)
         try:
             adapted = get_peft_model(model, config)
@@ -122,6 +123,7 @@ def add_lora(
     if quantized_conv1d:  # PEFT turned it off at the first such layer; the adapter file must fit the dense model too
         adapted.peft_config["default"].fan_in_fan_out = True
     use_dense_lora(adapted)
+    use_expert_lora(adapted)
     return cast(PeftModel, adapted)
 
 
@@ -208,7 +210,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
     try:
         with _known_warnings_ignored(), no_pickles():
             own = from_plain_peft(cast(LoraConfig, LoraConfig.from_pretrained(str(folder))), model)
-            with names_kept() if own else nullcontext():
+            with names_kept() if own else nullcontext(), stacks_as_parameters(model):
                 loaded = PeftModel.from_pretrained(model, folder, is_trainable=trainable, config=own)
             adapted = cast(PeftModel, loaded)
     except SafetensorError as error:
@@ -223,6 +225,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
     _check_complete(adapted, folder)
     check_files_finite(folder)
     use_dense_lora(adapted)
+    use_expert_lora(adapted)
     found = _samples(underlying(adapted))
     _changed_bases[adapted] = [name for name, was in base_as_it_was.items() if not torch.equal(was, found[name])]
     return adapted

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tunelab.models.expert_stack import quantized_stacks
 from tunelab.models.formats._format import packed_bytes
 from tunelab.models.quantized_linear import quantized_layers
 
@@ -48,6 +49,10 @@ def digest(model: nn.Module) -> ModelDigest:
         lines.append(f"{name}.weight {layer.shape} {layer.form}")
         dtypes[layer.form.name] += layer.in_features * layer.out_features
         size += packed_bytes(layer.form, layer.shape)
+    for name, stack in quantized_stacks(model).items():
+        lines.append(f"{name} {tuple(stack.shape)} {stack.form}")
+        dtypes[stack.form.name] += stack.numel()
+        size += stack.sizes[0] * packed_bytes(stack.form, stack.sizes[1:])
     classes = Counter(type(module).__qualname__ for module in model.modules())
     return ModelDigest(
         sha256=hashlib.sha256("\n".join(lines).encode()).hexdigest(),

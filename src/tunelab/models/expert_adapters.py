@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunelab.errors import ModelError
+from tunelab.models.expert_stack import ExpertStack, quantized_stacks
 from tunelab.models.linear_layers import linear_names, router_weights, stacked_weights
 
 WITHOUT_EXPERTS = "or give adapter.targets without the experts (attention, or a list of linear layers)"
@@ -64,8 +65,10 @@ def check_options(stacks: Sequence[str], *, dropout: float, use_dora: bool) -> N
 
 def widths(model: nn.Module, stacks: Sequence[str]) -> int:
     """Inputs and outputs, summed over all experts and layers, of the weights that these names match."""
-    found = [weight for name, weight in model.named_parameters() if any(_ends_with(name, stack) for stack in stacks)]
-    return sum((weight.shape[0] if weight.dim() == 3 else 1) * sum(weight.shape[-2:]) for weight in found)
+    shapes = {name: weight.shape for name, weight in model.named_parameters()}
+    shapes |= {name: stack.shape for name, stack in quantized_stacks(model).items()}
+    found = [shape for name, shape in shapes.items() if any(_ends_with(name, stack) for stack in stacks)]
+    return sum((shape[0] if len(shape) == 3 else 1) * sum(shape[-2:]) for shape in found)
 
 
 @contextmanager
@@ -127,8 +130,10 @@ def merged_stack(module: nn.Module, parameter: str, inputs: Callable[[int, Tenso
     return inputs(weights.shape[2], weights) @ weights.mT
 
 
-def _as_layers(module: nn.Module, weight: Tensor) -> Tensor:
+def _as_layers(module: nn.Module, weight: Tensor | ExpertStack) -> Tensor:
     """Weights as linear layers have them: [experts, out, in]."""
+    if isinstance(weight, ExpertStack):
+        return weight.as_layers(weight.dtype)
     if weight.dim() == 2:
         return weight[None]
     return weight.mT if getattr(module, "is_transposed", False) else weight

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from tunelab.models.expert_stack import ExpertStack
 from tunelab.models.forward import backbone
 from tunelab.models.quantized_linear import QuantizedLinear
 
@@ -69,15 +70,26 @@ def stacked_weights(model: nn.Module) -> dict[str, int]:
     }
 
 
-def _stacks(name: str, module: nn.Module) -> dict[str, nn.Parameter]:
+def dense_stacks(model: nn.Module) -> dict[str, int]:
+    """Those of stacked_weights() that are not stored in a format."""
+    return {
+        f"{name}.{last}": weight.numel()
+        for name, module in experts(model)
+        for last, weight in _stacks(name, module).items()
+        if not isinstance(weight, ExpertStack)
+    }
+
+
+def _stacks(name: str, module: nn.Module) -> dict[str, nn.Parameter | ExpertStack]:
     """The stacked weights of a module of experts; none of another module."""
     if "expert" not in f"{name} {type(module).__name__}".lower():
         return {}  # RecurrentGemma's gates are stacked by heads
-    return {
+    dense = {
         last: weight
         for last, weight in module.named_parameters(recurse=False)
         if weight.dim() == 3 and min(weight.shape) > 1
     }
+    return {**dense, **{last: child for last, child in module.named_children() if isinstance(child, ExpertStack)}}
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from tunelab.errors import ModelError
 from tunelab.models.checkpoint_files import CheckpointFiles
+from tunelab.models.expert_stack import quantized_stacks
 from tunelab.models.finite import check_files_finite
 from tunelab.models.folder_files import NOT_UNPICKLED, json_object
 from tunelab.models.forward import underlying
@@ -144,6 +145,8 @@ def begin_at_stored(model: PeftModel, folder: Path) -> int:
 
 
 def _lora_layers(model: PeftModel) -> dict[str, LoraLayer]:
+    if stack := next(iter(quantized_stacks(underlying(model))), None):
+        raise ModelError(f"LoftQ is not possible for quantized experts ({stack})", "set adapter.init=zero")
     layers = {
         name: module
         for name, module in underlying(model).named_modules()

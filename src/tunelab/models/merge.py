@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from tunelab.errors import ModelError
 from tunelab.models.digest import weights_hash
 from tunelab.models.expert_adapters import adapted_stack, merged_stack
+from tunelab.models.expert_stack import ExpertStack, set_dense
 from tunelab.models.formats._format import WeightFormat
 from tunelab.models.forward import underlying
 from tunelab.models.quantized_linear import QuantizedLinear, quantized_layers
@@ -189,9 +190,12 @@ def _untie_adapted(base: PreTrainedModel) -> None:
 def dequantize_layers(model: nn.Module) -> None:
     """Replace all quantized layers with dense ones that have the dequantized weights.
 
-    An adapter on such a layer stays; from then on PEFT treats the layer as dense.
+    An adapter on such a layer stays; from then on PEFT treats the layer as dense. Experts' weights too.
     """
     base = underlying(model)
+    for module in list(base.modules()):
+        for name in [name for name, child in module.named_children() if isinstance(child, ExpertStack)]:
+            set_dense(module, name)
     for name, layer in quantized_layers(base).items():
         weight = layer.weight
         dense: nn.Module

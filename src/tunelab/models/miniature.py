@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from tunelab.models.expert_stack import ExpertStack
 from tunelab.models.forward import backbone
 from tunelab.models.quantized_linear import QuantizedLinear
 
@@ -121,7 +122,8 @@ def _kinds(model: PreTrainedModel) -> list[tuple[Any, ...]]:
 def _kind(layer: nn.Module) -> tuple[Any, ...]:
     parts = []
     for name, module in layer.named_modules():
-        if isinstance(module, nn.Linear | Conv1D | QuantizedLinear) or hasattr(module, "base_layer") or "lora_" in name:
+        is_weight = isinstance(module, nn.Linear | Conv1D | QuantizedLinear | ExpertStack)
+        if is_weight or hasattr(module, "base_layer") or "lora_" in name:
             continue
         settings = (
             (key, value)

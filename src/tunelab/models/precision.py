@@ -46,11 +46,13 @@ def stored_format(quantization: Mapping[str, Any] | None, name: str) -> WeightFo
         return weight_format(quantization.get("bnb_4bit_quant_type", "fp4"), {"double_quantization": double})
     if method == "compressed-tensors" and quantization.get("format") == "mxfp4-pack-quantized":
         return weight_format("mxfp4")
+    if method == "mxfp4":  # gpt-oss: its experts alone
+        return weight_format("mxfp4")
     raise ModelError(
         f"{name}: its weights are stored by {method}"
         + (f" as {quantization['format']}" if "format" in quantization else ""),
-        "supported: bitsandbytes (4 and 8 bits) and compressed-tensors' mxfp4-pack-quantized; otherwise use the "
-        "unquantized checkpoint",
+        "supported: bitsandbytes (4 and 8 bits), compressed-tensors' mxfp4-pack-quantized and gpt-oss's mxfp4; "
+        "otherwise use the unquantized checkpoint",
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import init_empty_weights
@@ -21,8 +21,10 @@ from transformers.pytorch_utils import Conv1D
 from tunelab.errors import ModelError
 from tunelab.models.checkpoint_files import CheckpointFiles
 from tunelab.models.complete import check_head, check_nothing_left_over, check_shapes, lacking
-from tunelab.models.formats._format import WeightFormat
-from tunelab.models.linear_layers import linear_names, stacked_weights
+from tunelab.models.expert_stack import ExpertStack, can_be_stored, quantized_stack, set_stack
+from tunelab.models.formats._format import WeightFormat, check_layout
+from tunelab.models.fused_weights import FusedWeights
+from tunelab.models.linear_layers import experts, linear_names, stacked_weights
 from tunelab.models.quantized_linear import QuantizedLinear, quantized_layers
 
 
@@ -60,7 +62,21 @@ def load_quantized(
             continue  # not quantized in the checkpoint
         _replace(model, name, _empty_layer(model.get_submodule(name), form, dtype))
     layers = quantized_layers(model)
-    read: set[str] = set()
+    stacks = [] if is_stored else stacks_to_quantize(model, skip)
+    fused = FusedWeights(model, files, known - {f"{name}.weight" for name in layers})
+    read: set[str] = fused.stored
+
+    def take(name: str, tensor: Tensor) -> None:
+        read.add(name)
+        if name in stacks:
+            _set_quantized(model, name, tensor.to(device), form, dtype, str(folder))
+        else:
+            _place(model, name, tensor.to(device), dtype, str(folder))
+
+    for name, tensor in fused:
+        take(name, tensor)
+    if is_stored:
+        read |= _set_stored(model, files, form, dtype, device)
     for name, layer in layers.items():
         suffixes = [suffix for suffix in files.beside(name) if suffix != "bias"]
         tensors = {suffix: files.tensor(f"{name}.{suffix}").to(device) for suffix in suffixes}
@@ -73,8 +89,7 @@ def load_quantized(
     for stored in files:
         name = tied.get(stored, stored)
         if name in known and name not in read:
-            _place(model, name, files.tensor(stored).to(device), dtype, str(folder))
-            read.add(name)
+            take(name, files.tensor(stored))
     model.tie_weights()
     unread = {name for name, parameter in model.named_parameters() if parameter.is_meta}
     if missing := unread | (buffers - read):
@@ -144,17 +159,16 @@ def _tied_head(model: PreTrainedModel, files: CheckpointFiles) -> dict[str, str]
 
 
 def layers_to_quantize(model: PreTrainedModel, skip: Sequence[str] = ()) -> list[str]:
-    """Names of the linear layers (GPT-2's Conv1D included) to quantize: all but the head and `skip`.
+    """Names of the linear layers (GPT-2's Conv1D included) to quantize: all but the head, routers and `skip`.
 
     Raises:
-        ModelError: a name in `skip` is not a linear layer; or the model is a mixture of experts, whose weights are
-            stacked in one tensor that no format stores.
+        ModelError: a name in `skip` is neither that of a linear layer nor that of experts' weights.
     """
-    _refuse_stacked(model)
     names = linear_names(model)
+    every = (*names, *stacked_weights(model))
     for wanted in skip:
-        if not any(name == wanted or name.endswith("." + wanted) for name in names):
-            shown = sorted({".".join(name.split(".")[-2:]) for name in names})
+        if not any(name == wanted or name.endswith("." + wanted) for name in every):
+            shown = sorted({".".join(name.split(".")[-2:]) for name in every})
             raise ModelError(
                 f"precision.skip: {wanted!r} matches no linear layer of {type(model).__name__}",
                 "linear layers: " + ", ".join(shown),
@@ -162,15 +176,55 @@ def layers_to_quantize(model: PreTrainedModel, skip: Sequence[str] = ()) -> list
     return [name for name in names if not any(name == other or name.endswith("." + other) for other in skip)]
 
 
-def _refuse_stacked(model: PreTrainedModel) -> None:
-    """Raise a ModelError if most of a mixture of experts would stay as it is: its weights [experts, out, in]."""
-    stacked = list(stacked_weights(model))
-    if stacked:
-        raise ModelError(
-            f"{type(model).__name__} is a mixture of experts, which cannot be quantized: {stacked[0]} and "
-            f"{len(stacked) - 1} more are stacked weights, not linear layers",
-            "use precision=none, and merge into bf16, fp16 or fp32",
-        )
+def stacks_to_quantize(model: PreTrainedModel, skip: Sequence[str] = ()) -> list[str]:
+    """Names of experts' weights [experts, ., .] to quantize: all but `skip`, if the experts say how they compute."""
+    modules = dict(model.named_modules())
+    names = [name for name in stacked_weights(model) if can_be_stored(modules[name.rpartition(".")[0]])]
+    return [name for name in names if not any(name == other or name.endswith("." + other) for other in skip)]
+
+
+def _set_quantized(
+    model: nn.Module, name: str, weight: Tensor, form: WeightFormat, dtype: torch.dtype, where: str
+) -> None:
+    """Quantize experts' weights, each expert apart, and put them in the place of the parameter.
+
+    Raises:
+        ModelError: they have another shape, or a weight cannot be quantized.
+    """
+    parent, _, last = name.rpartition(".")
+    module: Any = model.get_submodule(parent)
+    expected = getattr(module, last).shape
+    check_shapes(where, [(name, weight.shape, expected)] if weight.shape != expected else [])
+    try:
+        stack = quantized_stack(form, weight, dtype=dtype, transposed=bool(module.is_transposed))
+    except ModelError as error:
+        raise ModelError(f"{where}: {name}: {error}", error.hint) from error
+    set_stack(module, last, stack)
+
+
+def _set_stored(
+    model: nn.Module, files: CheckpointFiles, form: WeightFormat, dtype: torch.dtype, device: torch.device
+) -> set[str]:
+    """Set experts' weights that are stored as gpt-oss's are: `NAME_blocks` and `NAME_scales`; the names that were read.
+
+    Raises:
+        ModelError: they have another shape.
+    """
+    read = set()
+    for parent, module in cast(list[tuple[str, Any]], experts(model)):
+        for last in [name for name in ("gate_up_proj", "down_proj") if f"{parent}.{name}_blocks" in files]:
+            blocks, scales = (f"{parent}.{last}_{part}" for part in ("blocks", "scales"))
+            count, rows, columns = getattr(module, last).shape
+            sizes = (count, columns, rows) if module.is_transposed else (count, rows, columns)
+            found = {"codes": files.tensor(blocks).flatten(2), "scales": files.tensor(scales)}
+            packed = {key: part.to(device, copy=True) for key, part in found.items()}
+            try:
+                check_layout(form, {key: part[0] for key, part in packed.items()}, sizes[1:])
+            except ModelError as error:
+                raise ModelError(f"{files.folder}: {parent}.{last}: {error}", error.hint) from error
+            set_stack(module, last, ExpertStack(form, packed, sizes, dtype=dtype, transposed=module.is_transposed))
+            read |= {f"{parent}.{last}", blocks, scales}
+    return read
 
 
 def _empty_layer(layer: nn.Module, form: WeightFormat, dtype: torch.dtype) -> QuantizedLinear:

@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunelab.errors import ModelError
 from tunelab.models.formats._format import WeightFormat
+from tunelab.models.linear_layers import stacked_weights
 from tunelab.models.quantized_linear import QuantizedLinear, quantized_layers
 from tunelab.models.quantized_load import layers_to_quantize
 
@@ -29,8 +30,9 @@ def save_quantized(model: PreTrainedModel, folder: Path) -> None:
 
     Raises:
         ModelError: no layer of the model is quantized, or layers are stored in different formats; or the library whose
-            format it is could not load one of them.
+            format it is could not load one of them, as no library loads quantized experts.
     """
+    check_no_experts(model)
     layers = quantized_layers(model)
     forms = {layer.form for layer in layers.values()}
     if len(forms) != 1:
@@ -48,6 +50,21 @@ def save_quantized(model: PreTrainedModel, folder: Path) -> None:
     if model.generation_config is not None:
         model.generation_config.save_pretrained(folder)
     save_torch_state_dict(_tensors(model, layers), folder, metadata={"format": "pt"})
+
+
+def check_no_experts(model: PreTrainedModel) -> None:
+    """Check that a model is no mixture of experts: no other program loads experts in these formats.
+
+    Raises:
+        ModelError: it is one.
+    """
+    stacked = list(stacked_weights(model))
+    if stacked:
+        raise ModelError(
+            f"{type(model).__name__} is a mixture of experts, which cannot be stored quantized: {stacked[0]} and "
+            f"{len(stacked) - 1} more are stacked weights, which bitsandbytes and {COMPRESSED_TENSORS} do not load",
+            "merge into bf16, fp16 or fp32; training with precision=nf4, int8 or mxfp4 quantizes experts in memory",
+        )
 
 
 def _is_compressed_tensors(form: WeightFormat) -> bool:

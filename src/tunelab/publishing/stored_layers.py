@@ -14,7 +14,7 @@ from tunelab.models.formats._format import WeightFormat
 from tunelab.models.load import load_config
 from tunelab.models.precision import FOLDER, weight_format
 from tunelab.models.quantized_load import empty_model, layers_to_quantize
-from tunelab.models.quantized_save import check_loadable
+from tunelab.models.quantized_save import check_loadable, check_no_experts
 
 
 def format_of_sum(recipe: Recipe, into: str) -> WeightFormat | None:
@@ -47,6 +47,7 @@ def _layers(recipe: Recipe) -> dict[str, nn.Module]:
     model = recipe.model
     config = load_config(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
     empty = empty_model(config, torch.bfloat16, model.trust_remote_code)
+    check_no_experts(empty)
     return {name: empty.get_submodule(name) for name in layers_to_quantize(empty, recipe.precision.skip)}
 
 

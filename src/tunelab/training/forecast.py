@@ -12,6 +12,8 @@ from tunelab.data.prepared import PreparedData
 from tunelab.models.adapters import coverage, read_by_kernels
 from tunelab.models.digest import digest
 from tunelab.models.forward import underlying
+from tunelab.models.linear_layers import dense_stacks
+from tunelab.models.quantized_linear import quantized_layers
 from tunelab.models.structure import structure_of
 from tunelab.statistics.power import detectable_effect
 from tunelab.training.checkpoint import trainable_weights
@@ -54,6 +56,7 @@ def forecast(recipe: Recipe, plan: TrainingPlan, model: nn.Module, *, held_out: 
         few_rows_warning(held_out),
         padding_sentence(recipe, model),
         experts_sentence(model),
+        dense_experts_sentence(model),
         router_loss_sentence(model),
         kernels_sentence(recipe, model),
     )
@@ -117,6 +120,17 @@ def experts_sentence(model: nn.Module) -> str | None:
         without.append(f"{format_count(found.stacked_weights)} weights of experts in {found.stacked_tensors} tensors")
     without.append("other routers" if found.routers else "routers")
     return f"mixture of experts: the adapter is on {where}; no adapter on {' and '.join(without)}"
+
+
+def dense_experts_sentence(model: nn.Module) -> str | None:
+    """How many parameters stay as they are in a quantized mixture of experts; None if its experts are quantized."""
+    base = underlying(model)
+    dense = sum(dense_stacks(base).values())
+    if not dense or not quantized_layers(base):
+        return None
+    found = digest(base)
+    kept = " and ".join(f"{format_count(count)} in {name}" for name, count in found.dtypes.items())
+    return f"experts are not quantized: {format_count(dense)} of {format_count(found.parameters)} parameters ({kept})"
 
 
 def router_loss_sentence(model: nn.Module) -> str | None:
