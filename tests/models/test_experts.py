@@ -89,10 +89,9 @@ def test_a_router_is_adapted_where_it_is_named() -> None:
 
 
 def test_routers_that_are_linear_layers_are_neither_adapted_nor_quantized() -> None:
-    for name, router in (("jamba", "router"), ("qwen2_moe", "shared_expert_gate")):
-        names = linear_names(tiny_architecture(name))
-        assert not any(one.endswith(f".{router}") for one in names), name
-        assert resolve_targets(tiny_architecture(name), [router]) == [router]
+    model = tiny_architecture("qwen2_moe")
+    assert not any("shared_expert_gate" in name for name in linear_names(model))
+    assert resolve_targets(model, ["shared_expert_gate"]) == ["shared_expert_gate"]
 
 
 def test_a_model_that_is_all_backbone_is_refused() -> None:

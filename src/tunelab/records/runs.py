@@ -61,6 +61,9 @@ CONTENTS = (
 #: Kinds of records in metrics.jsonl besides "train": the rows that a loss was measured on.
 HELD_OUT, VALIDATION = "held-out", "validation"
 
+#: The kind of record that has the load of a mixture's experts, and no loss.
+EXPERTS = "experts"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -159,19 +162,21 @@ class Run:
         return manifest["peak_resident_bytes"], manifest.get("start_resident_bytes")
 
     def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """Records of metrics.jsonl, all or of one kind ("train", "validation", "held-out").
+        """Records of metrics.jsonl: all losses, or those of one kind ("train", "validation", "held-out", "experts").
 
         Raises:
             RunError: a record has no step or no loss.
         """
         records, _ = read_json_lines(self.metrics_file)
         for number, record in enumerate(records, 1):
-            if not all(isinstance(record.get(name), int | float) for name in ("step", "loss")):
+            if record.get("kind") != EXPERTS and not all(
+                isinstance(record.get(name), int | float) for name in ("step", "loss")
+            ):
                 raise RunError(
                     f"{self.metrics_file}: record {number} has no step and loss, both numbers",
                     "the file is damaged: restore it, or train again",
                 )
-        return [record for record in records if kind is None or record.get("kind") == kind]
+        return [one for one in records if one.get("kind") == kind or (kind is None and one.get("kind") != EXPERTS)]
 
     def __repr__(self) -> str:
         about = ", ".join(f"{name} {value}" for name, value in self._summary() if name != "path")

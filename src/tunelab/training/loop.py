@@ -23,7 +23,7 @@ from torch import Tensor
 from tunelab.data.loader import PackedBatch, Step, TrainingPlan, packed_batch
 from tunelab.errors import TrainingError
 from tunelab.progress import TRAINING, Progress, silent
-from tunelab.records.runs import VALIDATION
+from tunelab.records.runs import EXPERTS, VALIDATION
 from tunelab.training.checkpoint import CheckpointStore, LoopState
 from tunelab.training.expert_load import ExpertLoad
 from tunelab.training.loss import TargetLoss
@@ -231,7 +231,7 @@ class TrainingLoop:
 
     def _save(self, state: LoopState) -> None:
         if load := self.expert_load.read(lambda counts: self.accelerator.reduce(counts, "sum")):
-            self._log(kind="experts", step=state.step, **load)
+            self._log(kind=EXPERTS, step=state.step, **load)
         if self.checkpoints is None:
             return
         if self.accelerator.scaler is not None:
