@@ -56,15 +56,11 @@ def load_quantized(
     known = {name for name, _ in model.named_parameters()} | buffers  # tied ones once
     files = CheckpointFiles(folder, known, model.base_model_prefix, _renamed(model))
     for name in layers_to_quantize(model, skip):
-        if is_stored and not any(
-            suffix.startswith(("weight.", "weight_packed", "SCB")) for suffix in files.beside(name)
-        ):
-            continue  # not quantized in the checkpoint
-        _replace(model, name, _empty_layer(model.get_submodule(name), form, dtype))
+        if not is_stored or _is_quantized(files, name):
+            _replace(model, name, _empty_layer(model.get_submodule(name), form, dtype))
     layers = quantized_layers(model)
     stacks = [] if is_stored else stacks_to_quantize(model, skip)
-    fused = FusedWeights(model, files, known - {f"{name}.weight" for name in layers})
-    read: set[str] = fused.stored
+    read = _set_stored(model, files, form, dtype, device) if is_stored else set()
 
     def take(name: str, tensor: Tensor) -> None:
         read.add(name)
@@ -73,18 +69,12 @@ def load_quantized(
         else:
             _place(model, name, tensor.to(device), dtype, str(folder))
 
+    fused = FusedWeights(model, files, known - {f"{name}.weight" for name in layers})
+    read |= fused.stored
     for name, tensor in fused:
         take(name, tensor)
-    if is_stored:
-        read |= _set_stored(model, files, form, dtype, device)
     for name, layer in layers.items():
-        suffixes = [suffix for suffix in files.beside(name) if suffix != "bias"]
-        tensors = {suffix: files.tensor(f"{name}.{suffix}").to(device) for suffix in suffixes}
-        read.update(f"{name}.{suffix}" for suffix in suffixes)
-        try:
-            layer.set_packed(_packed(layer, tensors, is_stored))
-        except ModelError as error:
-            raise ModelError(f"{folder}: {name}: {error}", error.hint) from error
+        read |= _fill(name, layer, files, device, is_stored)
     tied = _tied_head(model, files)
     for stored in files:
         name = tied.get(stored, stored)
@@ -94,12 +84,35 @@ def load_quantized(
     unread = {name for name, parameter in model.named_parameters() if parameter.is_meta}
     if missing := unread | (buffers - read):
         raise lacking(str(folder), model, missing)
-    unused = [name for name in files if tied.get(name, name) not in read | all_names]
-    check_nothing_left_over(str(folder), model, unused)
+    check_nothing_left_over(str(folder), model, [one for one in files if tied.get(one, one) not in read | all_names])
+    _move_buffers(model, device)
+    return model.eval()
+
+
+def _move_buffers(model: nn.Module, device: torch.device) -> None:
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
-    return model.eval()
+
+
+def _is_quantized(files: CheckpointFiles, layer: str) -> bool:
+    """Whether a quantized checkpoint has codes of this layer."""
+    return any(suffix.startswith(("weight.", "weight_packed", "SCB")) for suffix in files.beside(layer))
+
+
+def _fill(name: str, layer: QuantizedLinear, files: CheckpointFiles, device: torch.device, is_stored: bool) -> set[str]:
+    """Give a layer its weight from its tensors in the checkpoint; their names.
+
+    Raises:
+        ModelError: it is missing, misshapen, or cannot be quantized.
+    """
+    suffixes = [suffix for suffix in files.beside(name) if suffix != "bias"]
+    tensors = {suffix: files.tensor(f"{name}.{suffix}").to(device) for suffix in suffixes}
+    try:
+        layer.set_packed(_packed(layer, tensors, is_stored))
+    except ModelError as error:
+        raise ModelError(f"{files.folder}: {name}: {error}", error.hint) from error
+    return {f"{name}.{suffix}" for suffix in suffixes}
 
 
 def _renamed(model: PreTrainedModel) -> Callable[[str], str]:
