@@ -125,12 +125,14 @@ class CheckpointFiles:
 
     def _own_name(self, stored: str) -> str:
         candidates = (stored, self._prefix + stored, stored.removeprefix(self._prefix), self._renamed(stored))
-        for candidate in candidates:
-            # Also the tensors next to a weight in a quantized checkpoint: "LAYER.weight.absmax", "LAYER.SCB".
-            parts = candidate.split(".")
-            if candidate in self._known or any(".".join(parts[:end]) in self._layers for end in range(1, len(parts))):
-                return candidate
-        return stored
+        known = [candidate for candidate in candidates if candidate in self._known]
+        # Also the tensors next to a weight in a quantized checkpoint: "LAYER.weight.absmax", "LAYER.SCB".
+        beside = (candidate for candidate in candidates if self._is_in_layer(candidate))
+        return known[0] if known else next(beside, stored)
+
+    def _is_in_layer(self, name: str) -> bool:
+        parts = name.split(".")
+        return any(".".join(parts[:end]) in self._layers for end in range(1, len(parts)))
 
     def beside(self, layer: str) -> list[str]:
         """What follows the layer's name in each of its tensors' names: "weight", "weight.absmax", ..."""
