@@ -22,6 +22,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from tunelab.errors import DataError
@@ -110,25 +111,52 @@ def smallest_p(units: int, swaps: int = SWAPS) -> float:
 
 def drawn_subsets(units: int, swaps: int, seed: int) -> Iterator[Array]:
     """Which units are swapped: 1.0 or 0.0, [swaps at a time, units]; the first of all swaps none, the observed data."""
-    rows = max(1, _AT_ONCE // units)
     if units in all_swaps_of(swaps):
+        rows = _rows_at_once(units)
         for start in range(0, 2**units, rows):
             numbers = np.arange(start, min(start + rows, 2**units))
             yield (numbers[:, None] >> np.arange(units) & 1).astype(np.float64)
         return
-    random = np.random.default_rng(seed)
     yield np.zeros((1, units))
+    for packed in _random_subsets(units, swaps, seed):
+        yield np.unpackbits(packed, axis=1, count=units).astype(np.float64)
+
+
+def _random_subsets(units: int, swaps: int, seed: int) -> Iterator[NDArray[np.uint8]]:
+    """Random subsets, packed: a bit per unit, and random bits beyond the last one, [swaps at a time, bytes]."""
+    random, rows = np.random.default_rng(seed), _rows_at_once(units)
     for start in range(0, swaps, rows):
-        bits = random.integers(0, 256, size=(min(rows, swaps - start), -(-units // 8)), dtype=np.uint8)
-        yield np.unpackbits(bits, axis=1, count=units).astype(np.float64)
+        yield random.integers(0, 256, size=(min(rows, swaps - start), -(-units // 8)), dtype=np.uint8)
+
+
+def _rows_at_once(units: int) -> int:
+    return max(1, _AT_ONCE // units)
 
 
 def _sums_of_subsets(units: Units, swaps: int, seed: int) -> tuple[Array, Array]:
     """Sums of the differences, and of the items, of each swap's units, [swaps] each; 0 if 0 up to rounding."""
-    columns = np.stack([units.sums, units.counts], axis=1)
-    found = np.concatenate([chosen @ columns for chosen in drawn_subsets(len(units.sums), swaps, seed)])
-    sums = np.where(np.abs(found[:, 0]) <= _ROUNDING * float(np.abs(units.sums).sum()), 0.0, found[:, 0])
-    return sums, found[:, 1]
+    columns, number = (units.sums, units.counts), len(units.sums)
+    if number in all_swaps_of(swaps):
+        chosen = np.concatenate(list(drawn_subsets(number, swaps, seed)))
+        found = [chosen @ column for column in columns]
+    else:
+        tables, starts = [_sums_of_bytes(column) for column in columns], 256 * np.arange(-(-number // 8))
+        subsets = (starts + packed for packed in _random_subsets(number, swaps, seed))
+        sums_of = [[table.take(subset).sum(axis=1) for table in tables] for subset in subsets]
+        found = [np.concatenate([[0.0], *parts]) for parts in zip(*sums_of, strict=True)]
+    sums = np.where(np.abs(found[0]) <= _ROUNDING * float(np.abs(units.sums).sum()), 0.0, found[0])
+    return sums, found[1]
+
+
+def _sums_of_bytes(values: Array) -> Array:
+    """Sums of each eight values for each byte of a packed subset, [256 per eight values]: one look-up takes the place
+    of eight products."""
+    blocks = -(-len(values) // 8)
+    padded = np.zeros(8 * blocks)
+    padded[: len(values)] = values
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float64)  # [256, 8]
+    found: Array = (padded.reshape(blocks, 8) @ bits.T).ravel()
+    return found
 
 
 def _p_value(units: Units, sums: Array, *, exact: bool) -> tuple[float, bool]:

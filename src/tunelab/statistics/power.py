@@ -13,12 +13,14 @@ import functools
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import bdtr, bdtrik, nctdtrinc, stdtrit
 
 from tunelab.errors import DataError
 from tunelab.statistics.permutation import SWAPS, all_swaps_of, drawn_subsets, smallest_p
 from tunelab.statistics.units import Array, check_share
+
+#: Numbers of discordant items that are looked at together.
+_BLOCK = 128
 
 #: Simulated samples of few units.
 _SAMPLES = 2000
@@ -122,15 +124,25 @@ def mcnemar_power(n: int, difference: float, discordance: float, *, alpha: float
     counts = np.arange(max(0, first), min(n, last) + 1)  # of discordant items
     below = bdtr(counts, n, discordance)
     weights = np.diff(below, prepend=bdtr(counts[0] - 1, n, discordance) if counts[0] else 0.0)
-    most = _most_on_the_rarer_side(counts, alpha)
+    most = _most_on_the_rarer_side(int(counts[0]), int(counts[-1]), alpha)
     possible = most >= 0
     gained = (1 + difference / discordance) / 2 if discordance else 0.5
     rejected = sum(bdtr(most[possible], counts[possible], share) for share in (gained, 1 - gained))
     return float((weights[possible] * rejected).sum())
 
 
-def _most_on_the_rarer_side(counts: NDArray[np.int64], alpha: float) -> Array:
-    """The most items that the rarer side may have for p < alpha, for each number of discordant items; -1 = none."""
+def _most_on_the_rarer_side(first: int, last: int, alpha: float) -> Array:
+    """The most items that the rarer side may have for p < alpha, for each number of discordant items from the first to
+    the last; -1 = none."""
+    block = first // _BLOCK
+    blocks = [_most_in_block(number, alpha) for number in range(block, last // _BLOCK + 1)]
+    return np.concatenate(blocks)[first - block * _BLOCK : last + 1 - block * _BLOCK]
+
+
+@functools.lru_cache(maxsize=1024)
+def _most_in_block(block: int, alpha: float) -> Array:
+    """The same for a block of numbers; the search for a detectable difference asks for each many times."""
+    counts = np.arange(block * _BLOCK, (block + 1) * _BLOCK)
     # bdtrik solves a continuous equation, so its solution may be off by one.
     near = np.floor(np.nan_to_num(bdtrik(alpha / 2, counts, 0.5))) + np.array([[-1.0], [0.0], [1.0]])
     fits = (near >= 0) & (near <= counts) & (2 * bdtr(np.clip(near, 0, counts), counts, 0.5) < alpha)
