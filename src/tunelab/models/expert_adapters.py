@@ -121,7 +121,7 @@ def adapted_stack(wrapper: ParamWrapper, inputs: Callable[[int, Tensor], Tensor]
     a = wrapper.lora_A[name].weight.view(len(weights), -1, weights.shape[2])  # [experts, rank, in]
     b = wrapper.lora_B[name].weight.view(weights.shape[1], -1, len(weights)).permute(2, 0, 1)  # [experts, out, rank]
     x = inputs(weights.shape[2], weights)
-    return x @ weights.mT + wrapper.scaling[name] * ((x @ a.mT) @ b.mT)
+    return cast(Tensor, x @ weights.mT + wrapper.scaling[name] * ((x @ a.mT) @ b.mT))
 
 
 def merged_stack(module: nn.Module, parameter: str, inputs: Callable[[int, Tensor], Tensor]) -> Tensor:

@@ -7,7 +7,7 @@ a dequantized nor an adapted copy of the whole tensor is built.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any, cast
@@ -125,7 +125,7 @@ def use_own_forward(module: nn.Module) -> None:
 
 
 @cache
-def _own_class(known: type[nn.Module]) -> type[nn.Module]:
+def _own_class(known: Any) -> Any:
     names = {"__module__": known.__module__, "__qualname__": known.__qualname__}
     return type(known.__name__, (OwnExperts, known), names)
 
@@ -225,7 +225,7 @@ class ExpertLora(ParamWrapper):  # type: ignore[misc]
 
 def use_expert_lora(model: nn.Module) -> None:
     """Give PEFT's adapters on experts that say how they compute this module's forward; nothing else changes."""
-    for module in model.modules():
+    for module in cast(Iterable[Any], model.modules()):
         if type(module) is ParamWrapper and module.num_experts > 1 and can_be_stored(module.get_base_layer()):
             module.__class__ = ExpertLora
             use_own_forward(module.get_base_layer())
