@@ -9,7 +9,7 @@ INPUTS := pyproject.toml constraints.txt
 # whatever the environment says: pytest's rewriting of assertions would else take a third of the time to collect them.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-slow fast lint check clean real-model
+.PHONY: help demo test test-slow fast lint check clean real-model wheel
 .DELETE_ON_ERROR:
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make test       the tests (no network and no GPU needed once installed)"
 	@echo "make test-slow  the tests that take long: many kills, soak, simulations, Ray, Slurm"
 	@echo "make real-model  every verb on a real instruct model (TUNELAB_REAL_MODEL names its folder); skipped without one"
+	@echo "make wheel      build the wheel, install it into an empty environment, and run it and the demo there"
 	@echo "make fast       lint, types, and the tests of the rooms that differ from the last commit"
 	@echo "make lint       ruff and mypy"
 	@echo "make check      test, test-slow, lint"
@@ -26,6 +27,9 @@ demo: $(VENV)/.installed
 
 real-model: $(VENV)/.installed-test
 	$(BIN)/python scripts/real_model.py
+
+wheel: $(VENV)/.installed-test
+	$(BIN)/python scripts/try_wheel.py
 
 test: $(VENV)/.installed-test
 	$(PYTEST) -m "not slow"

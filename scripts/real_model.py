@@ -219,6 +219,51 @@ def options(step: Step, folder: Path) -> tuple[str, ...]:
     )
 
 
+#: Quoted scores: name -> the command that gave them, and the row of its table.
+SCORES = {
+    "LoRA: held-out rows, completion perplexity": (f"## tunelab eval {LORA} --max", "completion perplexity"),
+    "NF4 LoRA: held-out rows, completion perplexity": (f"## tunelab eval {NF4} --max", "completion perplexity"),
+    "LoRA: IFEval, prompt strict": (f"## tunelab eval {LORA} --benchmarks ifeval", "prompt strict"),
+    "LoRA: MMLU, accuracy": (f"## tunelab eval {LORA} --benchmarks mmlu", "accuracy"),
+}
+
+#: Quoted trainings: name -> where it went.
+TRAININGS = {"LoRA": LORA, "NF4 LoRA": NF4, "full (2 steps)": FULL}
+
+
+def in_short(sections: Sequence[str]) -> str:
+    """Two tables that documents quote, as blocks; what was skipped is left out."""
+    scores = [("", "base", "tuned")]
+    for name, (title, row) in SCORES.items():
+        found = _row(sections, title, row)
+        scores += [(name, *found[:2])] if len(found) >= 2 else []
+    trainings = [("", "speed", "peak memory", "held-out loss")]
+    for name, out in TRAININGS.items():
+        title = "## tunelab train "
+        made = [one for one in sections if one.startswith(title) and f" --out {out}\n" in one]
+        cells = [_row(made, title, row) for row in ("speed", "peak resident memory", "held-out loss")]
+        trainings += [(name, *(cell[0] for cell in cells))] if all(cells) else []
+    blocks = {"scores": scores, "training": trainings}
+    texts = (f"<!-- block {name} -->\n```\n{_aligned(rows)}\n```\n<!-- end {name} -->" for name, rows in blocks.items())
+    return "## In short\n\n" + "\n\n".join(texts) + "\n"
+
+
+def _row(sections: Sequence[str], title: str, name: str) -> list[str]:
+    """The cells after a row's name in the output of a command; [] if it is not there."""
+    for section in sections:
+        for line in section.splitlines() if section.startswith(title) else ():
+            cells = [cell for cell in re.split(r"\s{2,}", line.strip()) if cell]
+            if cells and cells[0] == name:
+                return cells[1:]
+    return []
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def page(sections: Sequence[str], today: str) -> str:
     here = machine()
     seconds = sum(
@@ -229,7 +274,7 @@ def page(sections: Sequence[str], today: str) -> str:
         f"# A real model, {today}\n\n`make real-model` with SmolLM2-135M-Instruct (bfloat16, from a Q4_1 file: "
         f"the scores are that file's); {here['processor']}, {here['cores']} cores; python {here['python']}, "
         f"{versions}. "
-        f"{seconds / 60:.0f} minutes in all.\n\n" + "\n".join(sections)
+        f"{seconds / 60:.0f} minutes in all.\n\n" + "\n".join([in_short(sections), *sections])
     )
 
 

@@ -18,6 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 import setup  # noqa: E402
+from scripts import try_wheel  # noqa: E402
 
 PROJECT = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
 
@@ -46,25 +47,39 @@ def test_the_studies_are_one_copy_inside_the_package() -> None:
     assert 'tunelab = ["py.typed", "assets/**/*"]' in PROJECT
 
 
+def test_every_file_of_the_package_goes_into_the_wheel() -> None:
+    """setuptools takes the modules of folders with an __init__.py, and what `package-data` names: no hidden files."""
+    left_out = []
+    for name in own_files():
+        path = Path(name)
+        folders = [REPOSITORY / parent for parent in path.parents if len(parent.parts) > 1]
+        is_module = path.suffix == ".py" and all((folder / "__init__.py").exists() for folder in folders)
+        is_asset = path.parts[2] == "assets" and not any(part.startswith(".") for part in path.parts)
+        if not (is_module or is_asset or name == "src/tunelab/py.typed"):
+            left_out.append(name)
+    assert left_out == []
+
+
+def own_files() -> list[str]:
+    return [name for name in try_wheel.tracked() if name.startswith("src/tunelab/")]
+
+
+def test_what_is_tried_of_the_wheel() -> None:
+    verbs = [words[0] for words in try_wheel.commands(Path("assets"), with_demo=True)]
+    assert verbs == ["--version", "study", "keys", "train", "generate", "push", "demo"]
+    assert "make wheel" in (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """The wheel, built from a copy of what git tracks, by the build backend that is installed."""
-    folder = tmp_path_factory.mktemp("wheel")
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    for name in filter(None, tracked.stdout.split("\0")):
-        source = REPOSITORY / name
-        if source.is_file() and name.startswith(("src/", "setup.py", "pyproject.toml", "README.md", "LICENSE")):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(source.read_bytes())
-    code = "import sys; from setuptools.build_meta import build_wheel; print(build_wheel('.'))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    return zipfile.ZipFile(folder / done.stdout.split()[-1])
+    return zipfile.ZipFile(try_wheel.build(tmp_path_factory.mktemp("wheel")))
 
 
 @pytest.mark.slow
 def test_the_wheel_has_studies_and_a_working_page(wheel: zipfile.ZipFile) -> None:
     names = wheel.namelist()
+    assert {name for name in names if ".dist-info/" not in name} == {name.removeprefix("src/") for name in own_files()}
     for study in shipped_studies():
         assert f"tunelab/assets/studies/{study.path.name}" in names
     assert "tunelab/py.typed" in names and not any(name.startswith(("tests/", "studies/", "setup")) for name in names)

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from tunelab.progress import silent
     from tunelab.publishing.export import Exported, export
     from tunelab.publishing.merge import Merged, merge
+    from tunelab.publishing.push import Pushed, push
     from tunelab.publishing.quantize import Quantized, quantize
     from tunelab.records.runs import Run, open_run
     from tunelab.studies.comparison_report import compare_report
@@ -105,6 +106,8 @@ _HOMES = {
     "export": "tunelab.publishing.export",
     "Merged": "tunelab.publishing.merge",
     "merge": "tunelab.publishing.merge",
+    "Pushed": "tunelab.publishing.push",
+    "push": "tunelab.publishing.push",
     "Quantized": "tunelab.publishing.quantize",
     "quantize": "tunelab.publishing.quantize",
     "Run": "tunelab.records.runs",
@@ -131,6 +134,7 @@ __all__ = [
     "Interrupted",
     "Merged",
     "ModelError",
+    "Pushed",
     "Quantized",
     "Recipe",
     "Responder",
@@ -160,6 +164,7 @@ __all__ = [
     "open_responder",
     "open_run",
     "prepare",
+    "push",
     "quantize",
     "resume",
     "run_study",

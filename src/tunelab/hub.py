@@ -39,7 +39,7 @@ def hub_access(name: str = "") -> Iterator[None]:
     try:
         with nullcontext() if is_online else cache_only():
             yield
-    except _http_errors() as error:
+    except http_errors() as error:
         if isinstance(error, OSError):  # the hub's answers: no such repository, gated
             raise
         raise ConnectionError(f"{type(error).__name__}: {error}") from error
@@ -83,7 +83,7 @@ def is_reachable() -> bool:
     return not is_offline_mode() and not why_unreachable()
 
 
-def _http_errors() -> tuple[type[Exception], ...]:
+def http_errors() -> tuple[type[Exception], ...]:
     """What httpx raises for a failed request; since 2.0 the hub's library uses httpx2."""
     loaded = (sys.modules.get(name) for name in ("httpx", "httpx2"))
     return tuple(module.HTTPError for module in loaded if module is not None)

@@ -42,9 +42,24 @@ def test_what_it_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert str(tmp_path) not in text and "./runs ..." in text
     assert "## tunelab eval runs/lora --benchmarks ifeval" in text and "Skipped: ifeval is not there." in text
     verbs = {words[0] for words in ran}
+    named = {word for words in ran for word in words}
+    assert {"nf4", "ifeval", "mmlu"} <= named | {step.needs for step in real_model.steps()}
     assert {"inspect", "train", "eval", "compare", "chat", "generate", "merge", "export"} <= verbs
     exported = {words[words.index("--to") + 1] for words in ran if words[0] == "export"}
     assert exported == {"hf", "peft", "compressed-tensors", "gguf", "ollama"}
+
+
+def test_what_documents_quote() -> None:
+    table = "metric                 base       tuned      unit\ncompletion perplexity  9.8 ± 1.8  8.7 ± 1.5\n"
+    held_out = f"## tunelab eval runs/lora --max-new-tokens 32\n\n39 s, exit code 0\n\n```\n{table}```\n"
+    trained = (
+        "speed                 137 tokens/s\npeak resident memory  3.15 GiB\nheld-out loss         2.28 -> 2.16 nats\n"
+    )
+    training = f"## tunelab train --model model --out runs/lora\n\n```\n{trained}```\n"
+    text = real_model.in_short([training, held_out, "## tunelab eval runs/lora --benchmarks mmlu\n\nSkipped: mmlu\n"])
+    assert "LoRA: held-out rows, completion perplexity  9.8 ± 1.8  8.7 ± 1.5\n```\n<!-- end scores -->" in text
+    assert "LoRA  137 tokens/s  3.15 GiB     2.28 -> 2.16 nats\n```\n<!-- end training -->" in text
+    assert "MMLU" not in text and "NF4" not in text
 
 
 def test_the_merged_model_must_answer_as_the_run_does() -> None:

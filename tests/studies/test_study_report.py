@@ -12,6 +12,7 @@ import pytest
 from own_benchmarks import write_benchmarks
 from tiny import model_folder, rows_file
 
+from tunelab import plugins
 from tunelab.config.study import Study, parse_study
 from tunelab.report.content import StudyReport
 from tunelab.statistics.paired_tests import holm
@@ -78,7 +79,7 @@ def report(folder: Path) -> StudyReport:
 
 
 def test_held_out_rows_are_compared_by_three_figures(study: Study, report: StudyReport) -> None:
-    choices = list(study.benchmarks)[1]
+    choices = plugins.label(list(study.benchmarks)[1])
     made = [(one.a, one.b, one.benchmark, one.metric) for one in report.comparisons]
     assert made == [
         ("base", "lora", "held-out", "completion_loss"),
@@ -101,6 +102,10 @@ def test_held_out_rows_are_compared_by_three_figures(study: Study, report: Study
     values = {(one.arm, one.name): one.value for one in report.scores if one.benchmark == "held-out"}
     for one, name in zip(report.comparisons[1:3], ("bleu", "rougeL"), strict=True):
         assert one.difference == pytest.approx(values["lora", name] - values["base", name])
+
+
+def test_a_report_names_no_place(report: StudyReport, folder: Path) -> None:
+    assert str(folder.parent) not in json.dumps(report.to_json())
 
 
 def test_questions_are_answered_by_the_figure_that_they_name(report: StudyReport) -> None:

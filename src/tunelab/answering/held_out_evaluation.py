@@ -37,6 +37,7 @@ from tunelab.records.evaluation_files import LIKELIHOODS, RESPONSES, SCORES
 from tunelab.records.old_format import stamped
 from tunelab.records.responses import held
 from tunelab.records.runs import Run, check_finished, open_run
+from tunelab.report.model_card import update_model_card
 from tunelab.report.table import score_notes, score_records, score_rows, score_text
 from tunelab.statistics.standard_errors import Estimate, paired_ratio_difference
 from tunelab.units import format_counted
@@ -223,6 +224,7 @@ def _evaluate_arms(
         found = {"header": header, "scores": [score.to_json() for score in scores[arm.name]]}
         found["rows"] = [row.id for row in rows]
         write_json_atomically(folder / SCORES, stamped(found))
+        update_model_card(folder)
     base, tuned = likelihoods.get("base"), likelihoods.get("tuned")
     change = completion_loss_change(base, tuned) if base and tuned else None
     return Scores(scores, change, out, len(rows), likelihoods, folders, tuple(notices))

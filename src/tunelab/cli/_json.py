@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tunelab.data.prepared import PreparedData
     from tunelab.publishing.export import Exported
     from tunelab.publishing.merge import Merged, MergeFormat
+    from tunelab.publishing.push import Pushed
     from tunelab.publishing.quantize import Quantized
     from tunelab.records.cells import Cell
     from tunelab.records.room import Room
@@ -138,6 +139,11 @@ def merge_formats_document(found: Mapping[str, MergeFormat], left_out: Sequence[
 def exported_document(done: Exported) -> Document:
     """`export`."""
     return {"path": str(done.path), "files": list(done.files), "checked": done.checked}
+
+
+def pushed_document(done: Pushed) -> Document:
+    """`push`."""
+    return {**asdict(done), "notices": list(done.notices)}
 
 
 def quantized_document(made: Quantized) -> Document:

@@ -40,7 +40,7 @@ GROUPS = {
     "train": ("inspect", "prepare", "train", "study", "demo"),
     "measure": ("eval", "score", "compare", "report"),
     "use": ("generate", "chat"),
-    "publish": ("merge", "quantize", "export"),
+    "publish": ("merge", "quantize", "export", "push"),
     "look up": ("keys", "schema", "env"),
 }
 

@@ -290,8 +290,8 @@ OTHER_KEYS: dict[str, tuple[OtherKey, ...]] = {
         OtherKey("project", _T, "train.tracker_project"),
         OtherKey("run_name", _T, "", "a run is named after its directory: out"),
         OtherKey("wandb_name", _A, "", "a run is named after its directory: out"),
-        OtherKey("push_to_hub", _T, "", "upload the output of `tunelab export` with `hf upload`"),
-        OtherKey("hub_model_id", (TRAINER, AXOLOTL), "", "upload the output of `tunelab export` with `hf upload`"),
+        OtherKey("push_to_hub", _T, "", "after training: `tunelab push RUN OWNER/NAME`"),
+        OtherKey("hub_model_id", (TRAINER, AXOLOTL), "", "after training: `tunelab push RUN OWNER/NAME`"),
         OtherKey("predict_with_generate", _F, "", "`tunelab eval` always generates answers to held-out rows"),
     ),
 }

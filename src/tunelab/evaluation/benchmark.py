@@ -35,6 +35,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tunelab.config.types import shown
 from tunelab.errors import DataError, RunError
+from tunelab.records.evaluation_files import is_blind
 
 T = TypeVar("T")
 
@@ -77,7 +78,7 @@ class Score:
     @property
     def is_blind(self) -> bool:
         """Whether the metric cannot see most of the references, so that its value means nothing (metrics/unseen.py)."""
-        return 2 * int(self.protocol.get("references_not_seen", 0)) > self.n
+        return is_blind(self.protocol, self.n)
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "protocol": dict(self.protocol)}

@@ -109,6 +109,13 @@ def base_name(run: Run) -> str:
     return name if _commit(known["fingerprint"]) else Path(known.get("path") or name).resolve().name
 
 
+def base_on_hub(run: Run) -> tuple[str, str | None]:
+    """Name and commit of the base on the hub; "" and None if it was a folder."""
+    known = run.manifest["model"]
+    commit = None if known.get("path") else _commit(known["fingerprint"])
+    return (run.recipe.model.name, commit) if commit else ("", None)
+
+
 def run_tokenizer(run: Run) -> PreTrainedTokenizerFast:
     """The run's tokenizer with the chat template that its rows were rendered with.
 

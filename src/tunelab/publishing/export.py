@@ -110,15 +110,20 @@ def _own_weights(run: Run, target: Path) -> Exported:
     return Exported(target, _files(target), "a copy of the run's weights")
 
 
-def _copy(source: Path, folder: Path) -> None:
-    """Copy what is in a folder of a run, and nothing that a link in it points to elsewhere.
+def check_no_links(source: Path) -> None:
+    """Check that no link in a folder of a run points to elsewhere: what it points to would be published.
 
     Raises:
-        RunError: there is such a link; what it points to would be published.
+        RunError: one does.
     """
     for path in source.rglob("*"):
         if path.is_symlink() and not path.resolve().is_relative_to(source.resolve()):
             raise RunError(f"{path}: is a link to {path.resolve()}, outside the folder", "put the file in its place")
+
+
+def _copy(source: Path, folder: Path) -> None:
+    """Copy what is in a folder of a run; errors as check_no_links()."""
+    check_no_links(source)
     shutil.copytree(source, folder, dirs_exist_ok=True)
 
 

@@ -60,6 +60,7 @@ from tunelab.preparation.rows import prepare_with, rows_to_keep, table_rows
 from tunelab.progress import Progress, silent
 from tunelab.publishing.stored_layers import check_stored_layers, format_of_sum, storable
 from tunelab.records.runs import Run, open_run, resume_command
+from tunelab.report.model_card import write_model_card
 from tunelab.units import format_share
 
 #: A merge that keeps less than this share of the adapter's improvement is refused unless forced.
@@ -196,6 +197,7 @@ def merge(
         _refuse_what_rounding_lost(merged, force)
         _refuse_a_lost_gain(merged, recipe, force)
         write_json_atomically(folder / "merge.json", merged.to_json())
+        write_model_card(run, merged=merged.to_json(), folder=folder)
     progress("merging", 4, 4)
     return merged
 

@@ -19,21 +19,21 @@ _SPECIAL = re.compile(r"[\\`*<>\[\]|&~$]|(?<!\w)_|_(?!\w)")
 def markdown_page(report: StudyReport, most_flips: int = MOST_FLIPS) -> str:
     """The report as Markdown with at most `most_flips` flips; it says how many are left out."""
     made = {table.title: table for table in tables(report)}
-    blocks = [f"**{_escape(report.note)}**"] if report.note else []
-    blocks += [f"# {_escape(report.title)}", _escape(format_moment(report.created)), *_answers(report)]
+    blocks = [f"**{escaped(report.note)}**"] if report.note else []
+    blocks += [f"# {escaped(report.title)}", escaped(format_moment(report.created)), *_answers(report)]
     for title, table in made.items():
         if title != "Differences between arms":
             blocks += [f"## {title}", *_table(table)]
         if title == "Learning rates":
-            blocks.append("\n".join(f"- {_escape(sentence)}" for sentence in report.rates_said))
+            blocks.append("\n".join(f"- {escaped(sentence)}" for sentence in report.rates_said))
     for table in budgets_tables(report):
         blocks += [f"## {table.title}", *_table(table)]
     if report.budgets is not None:
-        blocks.append("\n".join(f"- {_escape(sentence)}" for sentence in report.budgets.said))
+        blocks.append("\n".join(f"- {escaped(sentence)}" for sentence in report.budgets.said))
     if (forgetting := forgetting_table(report)).rows:
         blocks += [f"## {forgetting.title}", *_table(forgetting)]
     blocks += _flips(report, most_flips)
-    caveats = [f"- {_escape(sentence)}" for sentence in (*unfinished_arms(report), *report.not_proved)]
+    caveats = [f"- {escaped(sentence)}" for sentence in (*unfinished_arms(report), *report.not_proved)]
     blocks += ["## Caveats", "\n".join(caveats)] if caveats else []
     if differences := made.get("Differences between arms"):
         blocks += [f"## {differences.title}", *_table(differences)]
@@ -42,27 +42,27 @@ def markdown_page(report: StudyReport, most_flips: int = MOST_FLIPS) -> str:
 
 
 def _answers(report: StudyReport) -> list[str]:
-    answers = [f"**{_escape(one.question)}** {_escape(one.answer)}" for one in report.questions]
-    return [*answers, _escape(report.rates_in_use)]
+    answers = [f"**{escaped(one.question)}** {escaped(one.answer)}" for one in report.questions]
+    return [*answers, escaped(report.rates_in_use)]
 
 
 def _table(table: StudyTable) -> list[str]:
     rule = "|".join("---:" if column.is_number else "---" for column in table.columns)
-    lines = [_row([_heading(column) for column in table.columns]), f"|{rule}|"]
-    lines += [_row([_cell(cell) for cell in row]) for row in table.rows]
-    return [_escape(table.caption), "\n".join(lines)]
+    lines = [table_row([_heading(column) for column in table.columns]), f"|{rule}|"]
+    lines += [table_row([_cell(cell) for cell in row]) for row in table.rows]
+    return [escaped(table.caption), "\n".join(lines)]
 
 
-def _row(cells: list[str]) -> str:
+def table_row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
 def _heading(column: Column) -> str:
-    return _escape(column.title) + (f"<br>{_escape(column.unit)}" if column.unit else "")
+    return escaped(column.title) + (f"<br>{escaped(column.unit)}" if column.unit else "")
 
 
 def _cell(cell: Cell) -> str:
-    return "<br>".join(_escape(line) for line in (cell.text, *cell.notes))
+    return "<br>".join(escaped(line) for line in (cell.text, *cell.notes))
 
 
 def _flips(report: StudyReport, most: int) -> list[str]:
@@ -77,25 +77,25 @@ def _flips(report: StudyReport, most: int) -> list[str]:
 
 
 def _flip(flip: Flip) -> list[str]:
-    heading = f"### {flip.kind.capitalize()}: {_escape(flip.benchmark)}, {_escape(flip.item)}"
+    heading = f"### {flip.kind.capitalize()}: {escaped(flip.benchmark)}, {escaped(flip.item)}"
     parts = [("Question", flip.question), ("Target", flip.target), (flip.a, flip.text_a), (flip.b, flip.text_b)]
-    return [heading, *(f"{_escape(name)}:\n\n{_fenced(words)}" for name, words in parts)]
+    return [heading, *(f"{escaped(name)}:\n\n{fenced(words)}" for name, words in parts)]
 
 
 def _provenance(report: StudyReport) -> list[str]:
     blocks = ["## Provenance"] if report.provenance else []
     for section, values in report.provenance.items():
-        blocks.append(f"### {_escape(section)}")
+        blocks.append(f"### {escaped(section)}")
         for key, value in values.items():
             blocks.append(
-                f"{_escape(key)}:\n\n{_fenced(value)}"
+                f"{escaped(key)}:\n\n{fenced(value)}"
                 if "\n" in value.strip()
-                else f"- {_escape(key)}: {_escape(value)}"
+                else f"- {escaped(key)}: {escaped(value)}"
             )
     return blocks
 
 
-def _escape(text: str) -> str:
+def escaped(text: str) -> str:
     """Text in one line, escaped for Markdown."""
     line = _SPECIAL.sub(lambda found: "\\" + found.group(), " ".join(text.split()))
     return re.sub(r"^(#{1,6}(?= |$)|[+-](?= |$)|\d{1,9}(?=[.)](?: |$)))", _escaped_beginning, line)
@@ -106,7 +106,7 @@ def _escaped_beginning(found: re.Match[str]) -> str:
     return f"{found.group()}\\" if found.group().isdigit() else f"\\{found.group()}"
 
 
-def _fenced(text: str) -> str:
+def fenced(text: str) -> str:
     """Text as a code block with a fence longer than any run of backticks in it."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)

@@ -24,6 +24,7 @@ from tunelab.files import file_sha256, write_json_atomically, write_text_atomica
 from tunelab.records.evaluation_files import GRADES, RESPONSES, SCORES
 from tunelab.records.old_format import stamped
 from tunelab.records.responses import json_line
+from tunelab.report.model_card import update_model_card
 from tunelab.scoring.grading import grade_responses
 from tunelab.scoring.read_responses import (
     ANNOTATIONS,
@@ -184,6 +185,7 @@ def _write(read: ReadResponses, graded: list[Graded], scored: Scored, files: lis
             _write_responses(read, folder / RESPONSES)
         write_text_atomically(folder / GRADES, grades)
         write_json_atomically(folder / SCORES, stamped(found))
+        update_model_card(folder)
     except OSError as error:
         raise _unwritable(folder, error) from error
     return folder / SCORES

@@ -10,6 +10,7 @@ from tunelab.comparison.paired_comparison import Comparison
 from tunelab.comparison.paired_evaluations import Side, contributions
 from tunelab.comparison.verdict import outcome
 from tunelab.config.budgets import Budget
+from tunelab.config.shareable import without_places
 from tunelab.config.study import Study
 from tunelab.records.cells import Cell
 from tunelab.records.runs import Run
@@ -161,4 +162,4 @@ def _said(
     failed = {cell.key: cell for cell in cells if cell.status == "failed" and cell.budget not in (None, largest)}
     for cell in failed.values():
         if cell.needs not in failed:
-            yield f"{cell.title} failed: {cell.error}"
+            yield f"{cell.title} failed: {without_places(cell.error)}"

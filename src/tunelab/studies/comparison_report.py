@@ -17,15 +17,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tunelab import plugins
 from tunelab.comparison.compare_runs import Compared, compared
 from tunelab.comparison.evaluated import Evaluated
 from tunelab.comparison.paired_comparison import Comparison
 from tunelab.config import Recipe
+from tunelab.config.shareable import shareable_tree
 from tunelab.errors import UsageError
 from tunelab.records.cells import STUDY_FILE
 from tunelab.records.runs import Run, now
 from tunelab.report.content import Arm, ArmScore, Curve, SettingDifference, StudyReport
 from tunelab.report.forgetting_content import Forgetting
+from tunelab.studies.arm_settings import method_name, model_name, setting_differences, settings_in_use, source_name
 from tunelab.studies.forgetting_report import forgetting_part
 from tunelab.studies.report_parts import (
     TRAINED_ONCE,
@@ -38,13 +41,8 @@ from tunelab.studies.report_parts import (
     headline_comparisons,
     held_out_rows,
     machine_and_versions,
-    method_name,
-    model_name,
     paired,
     run_provenance,
-    setting_differences,
-    settings_in_use,
-    source_name,
     trainable_parameters,
     training_curve,
     unlike_machines,
@@ -188,7 +186,7 @@ def _arm(side: _Side) -> Arm:
     arm = Arm(
         name=side.name,
         model=model_name(recipe.model.name),
-        precision=recipe.precision.name,
+        precision=plugins.label(recipe.precision.name),
         adapter=method_name(recipe) if tuned else "none",
         data=", ".join(source_name(one) for one in recipe.data.sources) if tuned else "",
         training_seconds=None if tuned else 0.0,
@@ -216,8 +214,8 @@ def _arm_of_evaluations(side: _Side) -> Arm:
     if isinstance(precision, dict):
         precision = str(precision.get("name", "unknown"))
     fingerprint = str(header.get("weights") or header.get("model") or "unknown model")
-    model = header.get("model_name") or fingerprint[: len("sha256:") + 8]
-    return Arm(side.name, model, precision, "adapter" if header.get("adapter") else "none", "")
+    model = model_name(header["model_name"]) if header.get("model_name") else fingerprint[: len("sha256:") + 8]
+    return Arm(side.name, model, plugins.label(precision), "adapter" if header.get("adapter") else "none", "")
 
 
 def _scores(side: _Side, comparisons: Sequence[Comparison]) -> Iterator[ArmScore]:
@@ -299,8 +297,10 @@ def _provenance(sides: Sequence[_Side]) -> dict[str, dict[str, str]]:
     else:
         sections |= {f"{name}: machine and versions": one for name, one in machines.items()}
     for side in sides:
-        sections[side.name] = run_provenance(side.training, str(side.path)) if side.training is not None else {}
+        sections[side.name] = (
+            run_provenance(side.training, side.path.resolve().name) if side.training is not None else {}
+        )
         for one in side.evaluated:
-            header = json.dumps(one.content["header"], ensure_ascii=False, indent=2)
-            sections[side.name] |= {f"evaluation: {one.benchmark}": f"{one.folder}\n{header}"}
+            header = json.dumps(shareable_tree(one.content["header"]), ensure_ascii=False, indent=2)
+            sections[side.name] |= {f"evaluation: {one.benchmark}": f"{one.folder.name}\n{header}"}
     return sections

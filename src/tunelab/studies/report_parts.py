@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from tunelab.comparison.align import OF_THE_MODEL
 from tunelab.comparison.evaluated import Evaluated
 from tunelab.comparison.paired_comparison import Comparison
 from tunelab.comparison.verdict import outcome, verdict
-from tunelab.config import Recipe, SourceSettings, to_yaml
+from tunelab.config.shareable import shareable_yaml
 from tunelab.evaluation.metrics.unseen import not_seen
 from tunelab.records.runs import HELD_OUT, VALIDATION, Run
-from tunelab.report.content import ArmScore, Curve, Flip, PairedComparison, Question, SettingDifference
+from tunelab.report.content import ArmScore, Curve, Flip, PairedComparison, Question
 from tunelab.statistics.standard_errors import mean_with_error
+from tunelab.studies.arm_settings import setting_text
 
 MOST_FLIPS = 500  # per comparison
 
@@ -26,21 +26,6 @@ TRAINED_ONCE = (
 
 #: Between the machines of one training's sessions.
 AND_THEN = " and then "
-
-
-def method_name(recipe: Recipe) -> str:
-    """The method: "LoRA r 16" or "full fine-tuning"."""
-    return f"LoRA r {recipe.adapter.rank}" if recipe.method == "lora" else "full fine-tuning"
-
-
-def source_name(source: SourceSettings) -> str:
-    """A source's name for readers: the file name if it is a file."""
-    return Path(source.path).name if source.path else source.name
-
-
-def model_name(name: str) -> str:
-    """A hub name, or a local folder's last component."""
-    return Path(name).name if Path(name).is_dir() else name
 
 
 def disk_bytes(run: Run) -> int:
@@ -208,53 +193,6 @@ def _with_ends(losses: dict[int, float], split: str, run: Run, last: int) -> dic
     return losses
 
 
-#: Training keys that a model that is not tuned is evaluated with.
-_OF_ANY_MODEL = ("train.dtype", "train.device")
-
-
-def settings_in_use(recipe: Recipe, *, tuned: bool) -> dict[str, str | None]:
-    """A recipe's settings by dotted key, as written in a recipe; None for keys that do not apply: an adapter's without
-    an adapter, and those of training for a model that is not tuned."""
-
-    def applies(key: str) -> bool:
-        if key.startswith("adapter."):
-            return tuned and recipe.method == "lora"
-        return tuned or key in _OF_ANY_MODEL or not (key == "method" or key.startswith("train."))
-
-    values = {**dict(_flat(recipe.model_dump(mode="json"))), "tuned": tuned}
-    return {key: _setting(value) if applies(key) else None for key, value in values.items()}
-
-
-def setting_differences(
-    settings: Mapping[str, Mapping[str, str | None]], leaving_out: Collection[str]
-) -> Iterator[SettingDifference]:
-    """Keys whose values differ between the arms that they apply to.
-
-    Args:
-        settings: arm -> its settings_in_use().
-        leaving_out: keys that always differ between arms.
-    """
-    keys = dict.fromkeys(key for values in settings.values() for key in values)
-    for key in keys:
-        found = {arm: one.get(key, _setting(None)) for arm, one in settings.items()}
-        used = {arm: value for arm, value in found.items() if value is not None}
-        if key not in leaving_out and len(set(used.values())) > 1:
-            yield SettingDifference(key, used)
-
-
-def _setting(value: Any) -> str:
-    """A setting's value as in a recipe: no quotes around a word."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
-
-
 def unseen_references(evaluated: Iterable[Evaluated]) -> Iterator[str]:
     """Metrics that cannot see the references, one sentence per benchmark and reason."""
     yield from dict.fromkeys(f"{one.benchmark}: {said}." for one in evaluated for said in not_seen(one.scores))
@@ -294,7 +232,7 @@ def unlike_protocols(comparisons: Iterable[Comparison]) -> Iterator[str]:
                 continue
             arms_by_value = found.setdefault((one.benchmark, key), {})
             for arm, value in zip((one.a_name, one.b_name), values, strict=True):
-                arms_by_value.setdefault(_setting(value), {})[arm] = None
+                arms_by_value.setdefault(setting_text(value), {})[arm] = None
     for (benchmark, key), arms_by_value in found.items():
         listed = ", ".join(f"{value} ({', '.join(arms)})" for value, arms in arms_by_value.items())
         yield f"{benchmark}: {key} differs: {listed}."
@@ -373,7 +311,7 @@ def run_provenance(run: Run, place: str) -> dict[str, str]:
         "held-out rows": manifest["data"]["held_out"]["sha256"],
         "weights after": str(manifest["weights_after"]),
         "target tokens": f"{manifest['trained']['targets']:,}",
-        "recipe": to_yaml(run.recipe),
+        "recipe": shareable_yaml(run.recipe, has_local_base=bool(manifest["model"].get("path"))),
     }
 
 

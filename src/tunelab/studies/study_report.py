@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from tunelab import plugins
 from tunelab.comparison.evaluated import Evaluated, evaluated_in
 from tunelab.comparison.paired_comparison import Comparison
 from tunelab.config.budgets import Budget
+from tunelab.config.shareable import is_place, without_places
 from tunelab.config.study import Study
 from tunelab.records.asked import asked_late
 from tunelab.records.cells import (
@@ -25,6 +28,7 @@ from tunelab.records.cells import (
 )
 from tunelab.records.runs import Run
 from tunelab.report.content import Arm, ArmScore, SettingDifference, StudyReport
+from tunelab.studies.arm_settings import method_name, model_name, setting_differences, settings_in_use, source_name
 from tunelab.studies.budgets_part import budget_curves, budgets_part
 from tunelab.studies.forgetting_report import forgetting_part
 from tunelab.studies.published import Costs, published_figures, with_published
@@ -39,13 +43,8 @@ from tunelab.studies.report_parts import (
     headline_comparisons,
     held_out_rows,
     machine_and_versions,
-    method_name,
-    model_name,
     paired,
     run_provenance,
-    setting_differences,
-    settings_in_use,
-    source_name,
     trainable_parameters,
     training_curve,
     unlike_machines,
@@ -118,7 +117,7 @@ def study_report(folder: Path | str) -> StudyReport:
     differences = list(_differences(study))
     shown, left_out = flips_of(comparisons, lambda arm, benchmark: found.evaluated(arm, benchmark)[0])
     created = began_at(Path(folder))
-    return StudyReport(
+    report = StudyReport(
         title=study.title,
         created=created,
         note=study.note,
@@ -141,6 +140,25 @@ def study_report(folder: Path | str) -> StudyReport:
         rates_in_use=rates_in_use(study, chosen),
         budgets=budgets_part(study, curves, answers.matched, cells, searched=asked.search is not None),
     )
+    return _without_places(report, study)
+
+
+def _without_places(report: StudyReport, study: Study) -> StudyReport:
+    """The report with a user's own benchmarks by their names: a study knows them by the places of their files."""
+    names = {place: plugins.label(place) for place in study.benchmarks if is_place(place)}
+    return StudyReport.from_json(_renamed(report.to_json(), names)) if names else report
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """JSON with each of these texts replaced wherever it is in a string."""
+    if isinstance(value, dict):
+        return {_renamed(key, names): _renamed(one, names) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_renamed(one, names) for one in value]
+    if isinstance(value, str):
+        for place, name in names.items():
+            value = value.replace(place, name)
+    return value
 
 
 def _arm(found: _Found, name: str) -> Arm:
@@ -161,11 +179,11 @@ def _arm(found: _Found, name: str) -> Arm:
     return Arm(
         name=name,
         model=model_name(recipe.model.name),
-        precision=recipe.precision.name,
+        precision=plugins.label(recipe.precision.name),
         adapter=method_name(recipe) if settings.tuned else "none",
         data=", ".join(source_name(one) for one in recipe.data.sources) if settings.tuned else "",
         status="failed" if failed else "done" if done else "missing",
-        error="; ".join(dict.fromkeys(f"{cell.title}: {cell.error}" for cell in causes)),
+        error="; ".join(dict.fromkeys(f"{cell.title}: {without_places(cell.error)}" for cell in causes)),
         peak_memory_bytes=peak,
         start_memory_bytes=start,
         training_seconds=training if settings.tuned else 0.0,
@@ -256,7 +274,7 @@ def _limits(found: _Found) -> Iterator[str]:
         evaluated = [one for arm in found.study.arms for one in found.evaluated(arm, benchmark)]
         parts = dict.fromkeys(part for one in evaluated if (part := evaluated_part(one, rows)))
         if parts:
-            yield f"{benchmark} was evaluated on {' and '.join(parts)}: results on the rest may differ."
+            yield f"{plugins.label(benchmark)} was evaluated on {' and '.join(parts)}: results on the rest may differ."
 
 
 def _unlike_training(found: _Found) -> Iterator[str]:

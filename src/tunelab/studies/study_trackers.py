@@ -94,7 +94,7 @@ def main_values(report: StudyReport) -> dict[str, float]:
 
 def _shown(report: StudyReport, folder: Path) -> Shown:
     return Shown(
-        path=str((folder / "report.html").resolve()),
+        page_name="report.html",
         page=html_page(report),
         markdown=markdown_page(report),
         tables={table.title: _plain(table) for table in tables(report)},

@@ -42,6 +42,7 @@ from tunelab.preparation.rows import (
 )
 from tunelab.progress import Progress, unheard
 from tunelab.records.runs import HELD_OUT, VALIDATION, Run, eval_command, new_run, now, open_run, resume_command
+from tunelab.report.model_card import write_model_card
 from tunelab.training.checkpoint import CheckpointStore, LoopState, trainable_weights
 from tunelab.training.forecast import data_warnings, forecast, time_sentence
 from tunelab.training.interrupt import asked_to_stop
@@ -239,6 +240,7 @@ def _train(
     if accelerator.is_main_process:
         proof = {**closing(run, trained, state, meter, outcome), **losses, "saved": saved}
         save_result(run, recipe, model, tokenizer, saved_dtype(saved))
+        write_model_card(run, {**run.manifest, **proof})
         run.update_manifest(**proof)
     accelerator.wait_for_everyone()
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunelab import plugins
-from tunelab.config import Recipe, to_yaml
+from tunelab.config import Recipe
+from tunelab.config.shareable import shareable_yaml
 from tunelab.config.study import Study
 from tunelab.files import file_stem, read_json
 from tunelab.records.cells import CREATED_FILE, STUDY_FILE, Cell, read_study
@@ -60,7 +61,7 @@ def training_run(run: Run, recipe: Recipe) -> TrackedRun:
     settings, name = recipe.train, run.path.name
     group = settings.tracker_group
     events = run.path.parent / TRACKERS / file_stem(group) / name if group else run.trackers / settings.tracker_project
-    config = {"recipe": to_yaml(recipe)}
+    config = {"recipe": shareable_yaml(recipe)}
     return TrackedRun(settings.tracker_project, name, run.trackers, events, group, config=config)
 
 
@@ -99,5 +100,5 @@ def _of_study(
     identity = hashlib.sha256(f"{own_id} {key}".encode()).hexdigest()[:16]
     own = folder / TRACKERS
     events = own / file_stem(settings.tracker_group or "") / file_stem(f"{name} {identity[:6]}")
-    config = {"recipe": to_yaml(recipe), **about}
+    config = {"recipe": shareable_yaml(recipe), **about}
     return TrackedRun(settings.tracker_project, name, own, events, settings.tracker_group, job_type, identity, config)

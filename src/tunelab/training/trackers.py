@@ -19,19 +19,28 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+#: W&B's own records of where it runs: user, host, paths and command line, the repository, and what is printed.
+WITHOUT_MACHINE: dict[str, Any] = {
+    "console": "off",
+    "disable_code": True,
+    "disable_git": True,
+    "x_disable_meta": True,
+}
+
+
 @dataclass(frozen=True)
 class Shown:
     """A report in the forms that trackers take.
 
     Args:
-        path: of the page on this machine.
+        page_name: the page's file in the study's directory.
         page: the whole report as HTML.
         markdown: the same without its plots.
         tables: columns and rows, by the table's title.
         plots: SVG files, by the plot's name.
     """
 
-    path: str
+    page_name: str
     page: str
     markdown: str
     tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]]]]
@@ -136,6 +145,7 @@ class WandbRun:
             resume="allow" if about.id else None,
             config=dict(about.config),
             allow_val_change=True,
+            settings=wandb.Settings(**WITHOUT_MACHINE),
         )
 
     def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
@@ -212,8 +222,9 @@ class TensorBoardRun:
         self._writer.flush()
 
     def show(self, report: Shown) -> None:
-        """The report as Markdown, and the path of the page with its plots: TensorBoard shows no vector graphics."""
-        self._text("report", f"The page with its plots: `{report.path}`\n\n{report.markdown}")
+        """The report as Markdown, and the name of the page with its plots: TensorBoard shows no vector graphics."""
+        where = f"The page with its plots: `{report.page_name}` in the study's directory"
+        self._text("report", f"{where}\n\n{report.markdown}")
 
     def finish(self, failed: bool) -> None:
         self._writer.close()
