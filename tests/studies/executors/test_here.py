@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -71,10 +72,14 @@ def killed_when_it_trains(folder: Path, number: int) -> threading.Thread:
     return thread
 
 
-def children() -> list[int]:
-    """Processes that this one started."""
-    own = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    return [int(one) for one in own]
+def children(process: int | None = None) -> list[int]:
+    """Processes that this one started, and that they started."""
+    number = process or os.getpid()
+    try:
+        own = [int(one) for one in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
+    except OSError:
+        return []
+    return [*own, *(further for one in own for further in children(one))]
 
 
 def open_files(process: int) -> str:
@@ -87,7 +92,7 @@ def open_files(process: int) -> str:
 @pytest.mark.slow
 def test_a_killed_process_costs_its_own_cell_and_is_run_again(files: Path, tmp_path: Path) -> None:
     recipe = study_of(files).recipe
-    long = {**recipe, "train": {**recipe["train"], "steps": 150}}
+    long = {**recipe, "train": {**recipe["train"], "steps": 60}}
     study = study_of(files, seeds=[0], recipe=long, arms={"base": {"tuned": False}, "lora": {}})
     thread = killed_when_it_trains(tmp_path, signal.SIGKILL)
     found = {cell.title: cell for cell in run_study(study, tmp_path, options={"workers": "2"})}
@@ -103,7 +108,7 @@ def test_a_killed_process_costs_its_own_cell_and_is_run_again(files: Path, tmp_p
 @pytest.mark.slow
 def test_a_process_that_was_asked_to_stop_stops_the_study(files: Path, tmp_path: Path) -> None:
     recipe = study_of(files).recipe
-    long = {**recipe, "train": {**recipe["train"], "steps": 150}}
+    long = {**recipe, "train": {**recipe["train"], "steps": 60}}
     study = study_of(
         files, seeds=[0], recipe=long, arms={"lora": {}, "nf4": {"recipe": {"precision": "nf4"}}}, questions=[]
     )
@@ -113,6 +118,16 @@ def test_a_process_that_was_asked_to_stop_stops_the_study(files: Path, tmp_path:
     thread.join()
     assert not multiprocessing.active_children(), "nothing is left running"
     assert {cell.status for cell in run_study(study, tmp_path)} == {"done"}
+
+
+@pytest.mark.slow
+def test_with_gpus_each_process_starts_anew(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert here._context([]).get_start_method() == ("forkserver" if sys.platform == "linux" else "spawn")
+    assert here._context(["0"]).get_start_method() == "spawn"
+    monkeypatch.setattr(here, "_gpus", lambda: ["0", "1"])
+    study = study_of(files, arms={"base": {"tuned": False}}, questions=[])
+    (cell,) = run_study(study, tmp_path)
+    assert cell.status == "done", cell.error
 
 
 def test_a_failure_that_nobody_foresaw_is_a_failed_cell(

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnContext
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -22,6 +23,14 @@ from tunelab.progress import Progress, named
 from tunelab.records.cells import Cell, read_cell
 from tunelab.studies.executors._executor import count_option, lost
 from tunelab.studies.run_cell import run_cell
+
+#: What jobs import, once, in the process that theirs are forked from.
+_IMPORTS = [
+    "tunelab.studies.run_cell",
+    "tunelab.training.finetune",
+    "tunelab.answering.held_out_evaluation",
+    "tunelab.answering.benchmark_responses",
+]
 
 OPTIONS = {"workers": "jobs in parallel; default: one per GPU, or 1 without a GPU"}
 
@@ -75,7 +84,7 @@ def _gpus() -> list[str]:
 
 
 def _run_at_once(folder: Path, cells: Sequence[Cell], workers: int, gpus: Sequence[str], progress: Progress) -> None:
-    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    context = _context(gpus)
     waiting, places = list(cells), [gpus[number % len(gpus)] if gpus else "" for number in range(workers)]
     running: dict[str, _Running] = {}
     try:
@@ -102,10 +111,23 @@ def _run_at_once(folder: Path, cells: Sequence[Cell], workers: int, gpus: Sequen
     progress(f"{len(cells)} jobs", len(cells), len(cells))
 
 
-def _started(context: SpawnContext, folder: Path, cell: Cell, place: str, workers: int) -> _Running:
+def _context(gpus: Sequence[str]) -> SpawnContext | ForkServerContext:
+    """How jobs' processes start. Without GPUs they are forked from a server that has imported torch and transformers,
+    which takes longer than a small job; CUDA and macOS's frameworks do not survive a fork.
+    """
+    if gpus or sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTS)
+    return context
+
+
+def _started(context: SpawnContext | ForkServerContext, folder: Path, cell: Cell, place: str, workers: int) -> _Running:
     reports, sending = context.Pipe(duplex=False)
     process = context.Process(
-        target=_work, args=(folder, cell.key, place, workers, allowed_code(), sending), name=cell.title
+        target=_work,
+        args=(folder, cell.key, place, workers, allowed_code(), dict(os.environ), sending),
+        name=cell.title,
     )
     process.start()
     sending.close()  # the process has the only end that is open
@@ -127,11 +149,21 @@ def _titles(running: Mapping[str, _Running]) -> str:
     return "; ".join(one.cell.title for one in running.values())
 
 
-def _work(folder: Path, key: str, gpu: str, workers: int, allowed: Allowed, sending: Connection) -> None:
-    """Run a cell in a worker process. Sets the GPU before torch is imported, and its share of CPU threads."""
+def _work(
+    folder: Path,
+    key: str,
+    gpu: str,
+    workers: int,
+    allowed: Allowed,
+    environment: Mapping[str, str],
+    sending: Connection,
+) -> None:
+    """Run a cell in a worker process. Sets the GPU before CUDA is used, and its share of CPU threads."""
+    os.environ.update(environment)  # the server may be that of an earlier study
     if gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // workers)))
+    if "OMP_NUM_THREADS" not in environment:
+        _share_cores(max(1, usable_cores() // workers))
 
     def report(stage: str, done: int, total: int | None, detail: str = "") -> None:
         with suppress(BrokenPipeError):  # the study's process was killed: this job still saves its work
@@ -141,3 +173,11 @@ def _work(folder: Path, key: str, gpu: str, workers: int, allowed: Allowed, send
         run_cell(folder, key, allowed=allowed, progress=report)
     except (Interrupted, KeyboardInterrupt):
         return
+
+
+def _share_cores(threads: int) -> None:
+    """Use so many threads, whether torch is imported already or by this."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
