@@ -307,7 +307,7 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
             break
         try:
             records.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             if good + len(line) == len(data):
                 break
             number = len(records) + 1

@@ -209,7 +209,7 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
         compare_runs(tmp_path / "x", tmp_path / "x" / "sums-1")
     scores = tmp_path / "x" / "sums-1" / "scores.json"
     without_rows = {**json.loads(scores.read_text(encoding="utf-8")), "rows": None}
-    for damaged in ("{", json.dumps(without_rows)):
+    for damaged in ("{", json.dumps(without_rows), "[" * 100_000):
         scores.write_text(damaged, encoding="utf-8")
         with pytest.raises(RunError, match="not a valid score file"):
             evaluated_in(tmp_path / "x")

@@ -272,10 +272,18 @@ def test_a_recipe_that_was_edited_since_the_run_started(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ['{"kind": "train", "step": 1}', '{"step": null, "loss": 1.0}', '{"step": 1, "loss": "a"}']
+    "line",
+    [
+        '{"kind": "train", "step": 1}',
+        '{"step": null, "loss": 1.0}',
+        '{"step": 1, "loss": "a"}',
+        '{"step": NaN, "loss": 1.0}',
+        '{"step": 1, "loss": Infinity}',
+        "[1, 2.0]",
+    ],
 )
 def test_a_damaged_record_of_metrics_is_named(line: str, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "loss": 2.0}\n' + line + "\n", "utf-8")
-    with pytest.raises(RunError, match="record 2 has no step and loss, both numbers") as caught:
+    with pytest.raises(RunError, match="record 2 has no step and loss, both finite numbers") as caught:
         Run(tmp_path).metrics()
     assert "train again" in caught.value.hint

@@ -316,7 +316,7 @@ def _read(folder: Path) -> Evaluated:
         _SCORE_FILE.validate_python(content, strict=True)
         name = HELD_OUT if (folder / LIKELIHOODS).exists() else content["benchmark"]
         return Evaluated(folder, plugins.label(name), content["header"].get("arm", ""), content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         score_again = shlex.join(["tunelab", "score", str(folder)])
         raise RunError(f"{folder / SCORES}: not a valid score file", f"score again: {score_again}") from error
 

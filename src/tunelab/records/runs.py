@@ -17,6 +17,7 @@ import fcntl
 import json
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -165,15 +166,15 @@ class Run:
         """Records of metrics.jsonl: all losses, or those of one kind ("train", "validation", "held-out", "experts").
 
         Raises:
-            RunError: a record has no step or no loss.
+            RunError: a record has no step or no loss, or one that is no finite number.
         """
         records, _ = read_json_lines(self.metrics_file)
         for number, record in enumerate(records, 1):
-            if record.get("kind") != EXPERTS and not all(
-                isinstance(record.get(name), int | float) for name in ("step", "loss")
+            if not isinstance(record, dict) or not (
+                record.get("kind") == EXPERTS or all(_is_finite(record.get(name)) for name in ("step", "loss"))
             ):
                 raise RunError(
-                    f"{self.metrics_file}: record {number} has no step and loss, both numbers",
+                    f"{self.metrics_file}: record {number} has no step and loss, both finite numbers",
                     "the file is damaged: restore it, or train again",
                 )
         return [one for one in records if one.get("kind") == kind or (kind is None and one.get("kind") != EXPERTS)]
@@ -252,6 +253,10 @@ class Run:
             except BlockingIOError:
                 raise RunError(f"{self.path}: another process is writing this run", "wait for it, or stop it") from None
             yield
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def new_run(path: Path, recipe: str, *, overwrite: bool = False) -> Run:
