@@ -126,7 +126,7 @@ RECORD = '{"item": "0", "prompt_hash": "a"}\n'
     ("content", "message"),
     [
         ("{}\nbroken\n" + RECORD, "line 2 is not JSON"),
-        ("{}\n" + "[" * 100_000 + "\n" + RECORD, "line 2 is not JSON"),
+        pytest.param("{}\n" + "[" * 100_000 + "\n" + RECORD, "line 2 is not JSON", id="nested too deeply"),
         ("{}\n3\n", "line 2 is int, expected a JSON object"),
         ('{}\n{"item": "0"}\n', "line 2 has no 'prompt_hash'"),
         ("{}\n" + RECORD + RECORD, "lines 2 and 3 both answer item '0'"),
