@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from architectures import tiny_architecture
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
+from safetensors.torch import save_file
 from tiny import VOCABULARY, recipe, tiny_model, tiny_tokenizer
 from transformers import (
     FalconConfig,
@@ -202,3 +203,26 @@ def test_a_loss_of_routers_that_is_left_out_is_said(adds: bool) -> None:
     said = router_loss_sentence(model)
     expected = "not in the loss: the routers' load-balancing loss (router_aux_loss_coef 0.02 in config.json)"
     assert said is not None and said.startswith(expected) if adds else said is None
+
+
+def test_an_adapter_from_when_each_expert_had_linear_layers_loads(tmp_path: Path) -> None:
+    """As PEFT saved it over transformers 4: matrices of each expert apart, under the names of before."""
+    torch.manual_seed(9)
+    model, tensors = mixture("mixtral"), {}
+    with torch.no_grad():
+        for layer, block in enumerate(model.model.layers):
+            experts = block.mlp.experts
+            parts = {"w1": experts.gate_up_proj[:, :48], "w3": experts.gate_up_proj[:, 48:], "w2": experts.down_proj}
+            for name, weights in parts.items():
+                for expert, weight in enumerate(weights):
+                    a, b = torch.randn(2, weight.shape[1]) * 0.3, torch.randn(weight.shape[0], 2) * 0.3
+                    key = f"base_model.model.model.layers.{layer}.block_sparse_moe.experts.{expert}.{name}"
+                    tensors |= {f"{key}.lora_A.weight": a, f"{key}.lora_B.weight": b}
+                    weight += 3.0 * b @ a
+    LoraConfig(r=2, lora_alpha=6, target_modules=["w1", "w2", "w3"], task_type="CAUSAL_LM").save_pretrained(tmp_path)
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    adapted = load_adapter(mixture("mixtral"), tmp_path).eval()
+    ids = torch.arange(3, 15)[None]
+    with torch.no_grad():
+        found, expected = (one(input_ids=ids, use_cache=False).logits for one in (adapted, model))
+        assert torch.allclose(found, expected, atol=1e-4)

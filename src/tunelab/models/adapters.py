@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -30,6 +30,7 @@ from tunelab.models.expert_adapters import (
     matches_stack,
     names_kept,
     stacked_targets,
+    stored_names,
     widths,
 )
 from tunelab.models.expert_stack import stacks_as_parameters, use_expert_lora
@@ -292,8 +293,7 @@ def _check_method(file: Path) -> None:
 
 def _check_complete(adapted: PeftModel, folder: Path) -> None:
     """Check that every LoRA matrix of the model comes from the file, and that every weight in the file was used."""
-    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
-        stored = set(file.keys())
+    stored = stored_names(adapted, folder / "adapter_model.safetensors")
     wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     # Other weights that PEFT stores are the base's own: embeddings of a larger vocabulary, biases.
     own = {name.replace(".base_layer.", ".") for name in adapted.state_dict()}

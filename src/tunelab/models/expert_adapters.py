@@ -8,19 +8,26 @@ their weights, which mean the same matrices and which PEFT does not convert.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from peft.tuners.lora.layer import ParamWrapper
 from peft.utils import transformers_weight_conversion as conversion
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunelab.errors import ModelError
 from tunelab.models.expert_stack import ExpertStack, quantized_stacks
 from tunelab.models.linear_layers import linear_names, router_weights, stacked_weights
+
+#: In names of an adapter from before transformers 5.
+OF_ONE_EXPERT = re.compile(r"\.experts\.\d+\.")
 
 WITHOUT_EXPERTS = "or give adapter.targets without the experts (attention, or a list of linear layers)"
 
@@ -108,6 +115,19 @@ def from_plain_peft(config: LoraConfig, model: PreTrainedModel) -> LoraConfig | 
     own.target_modules = {*_names(config.target_modules), *(name.removesuffix(".weight") for name in moved)}
     own.target_parameters = [name for name in config.target_parameters or [] if name not in moved]
     return own
+
+
+def stored_names(model: PeftModel, file: Path) -> set[str]:
+    """Names of an adapter's matrices as PEFT has them now: before transformers 5 each expert had its own."""
+    with safe_open(file, "pt") as opened:
+        names = set(opened.keys())
+    if not any(OF_ONE_EXPERT.search(name) for name in names):
+        return names
+    return set(
+        conversion.convert_peft_adapter_state_dict_for_transformers(
+            model=model, peft_config=model.peft_config["default"], adapter_state_dict=load_file(file)
+        )
+    )
 
 
 def adapted_stack(wrapper: ParamWrapper, inputs: Callable[[int, Tensor], Tensor]) -> Tensor:
