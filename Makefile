@@ -7,6 +7,7 @@ INPUTS := pyproject.toml constraints.txt
 
 # Two workers with one torch thread each: the models of the tests are too small for more threads. Compiled tests are kept
 # whatever the environment says: pytest's rewriting of assertions would else take a third of the time to collect them.
+# Which files begin: tests/conftest.py.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test test-slow fast lint check clean real-model wheel
