@@ -179,7 +179,7 @@ def test_loading_changes_no_argument() -> None:
         (
             "adapter.targets=q_proj",
             "adapter.targets",
-            "expected one of all-linear, attention, or a list, each a string, got 'q_proj'",
+            "expected one of all-linear, attention, or a regular expression for whole names, or a list, each",
             "",
         ),
         ("adapter.targets=[3]", "adapter.targets.0", "expected .*, got 3", "put it in quotes"),
@@ -278,6 +278,7 @@ def test_rules_that_look_at_a_wrong_key_wait() -> None:
 BROKEN = [
     (["method=full", "adapter.use_dora=true"], "adapter.use_dora", "DoRA requires LoRA"),
     (["method=full", "adapter.use_rslora=true"], "adapter.use_rslora", "rsLoRA requires LoRA"),
+    (["method=full", "train.loraplus_lr_ratio=16"], "train.loraplus_lr_ratio", "LoRA+ requires LoRA"),
     (["precision=nf3"], "precision.name", "expected one of none, fp4, int8, mxfp4, nf4, or a .py file"),
     (
         ["precision=nf4", "method=full"],
@@ -291,6 +292,7 @@ BROKEN = [
     (["train.epochs=1e6"], "train.epochs", "expected at most 100,000 passes over the rows"),
     (["train.steps=10000000000"], "train.steps", "expected at most 1,000,000,000 steps"),
     (["adapter.targets=[]"], "adapter.targets", "the list of layers must not be empty"),
+    (["adapter.layers=[]"], "adapter.layers", "the list of layers must not be empty"),
     (["data=auto"], "data.sources", "a source named `auto` needs a path"),
     (["data=[{name: a, weight: 1}, b]"], "data.sources", "either all sources have a weight or none"),
     (["data.held_out=1.5"], "data.held_out", "expected a fraction below 1, or an integer number of rows"),

@@ -60,7 +60,7 @@ def problem_of(override: str) -> Problem:
             "train.batch_size: rows per optimizer step: per-device batch size × gradient",
         ),
         ("logging_steps=10", "tunelab has no counterpart: every step is logged to metrics.jsonl"),
-        ("neftune_noise_alpha=5", "tunelab has no counterpart: NEFTune is not implemented"),
+        ("neftune_noise_alpha=5", "write train.neftune_alpha=5 instead"),
         ("max_steps=-1", "omit it"),
         ("max_steps=100", "write train.steps=100 instead"),
         ("bf16=true", "write train.dtype=bf16 instead"),

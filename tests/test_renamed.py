@@ -115,6 +115,8 @@ def test_a_recipe_of_today_is_left_as_it_is_and_comes_back_from_the_old_names() 
     )
     assert not {"method", "batch_size", "load_best_at_end"} & {*before, *before["train"]}
     assert before["train"]["packing"] is True, "what auto was called: jobs keep their keys"
+    of_format_1 = {"kind", "rank", "alpha", "dropout", "use_rslora", "use_dora", "init", "targets"}
+    assert before["adapter"].keys() == of_format_1, "keys added since are left out at their defaults"
     packed = recipe.model_copy(update={"train": recipe.train.model_copy(update={"packing": True})})
     assert Recipe.model_validate(recipe_renamed(before)[0]) == packed
     assert recipe_as_before({"train": {"packing": False}}) == {"train": {"packing": False}}

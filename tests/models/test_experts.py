@@ -27,11 +27,12 @@ from transformers import (
 )
 
 from tunelab.errors import ModelError
-from tunelab.models.adapters import add_lora, coverage, load_adapter, resolve_targets, save_adapter
+from tunelab.models.adapters import add_lora, coverage, load_adapter, save_adapter
 from tunelab.models.expert_adapters import stacked_targets
 from tunelab.models.forward import backbone, packed_attention
 from tunelab.models.linear_layers import linear_names
 from tunelab.models.structure import check_own_logits, row_layout
+from tunelab.models.targets import resolve_targets
 from tunelab.publishing.merge import compare_merges, merge
 from tunelab.training.expert_load import ExpertLoad
 from tunelab.training.finetune import finetune
@@ -170,7 +171,7 @@ def test_a_run_over_experts_counts_their_load_and_is_merged(rows: Path, tmp_path
     assert any(one.startswith("mixture of experts: the adapter is on 8 linear layers with") for one in said)
     assert run.manifest["adapter"] == {
         "layers": 8, "weights": 2 * 3072, "expert_tensors": 4, "expert_weights": STACKED, "stacked_tensors": 0,
-        "stacked_weights": 0, "routers": 0,
+        "stacked_weights": 0, "routers": 0, "of": 8, "modules": {f"self_attn.{one}_proj": [0, 1] for one in "qkvo"},
     }  # fmt: skip
     record = run.metrics("experts")[-1]
     assert record["load"].keys() == {"0", "1"} and record["unused"] == 0

@@ -9,11 +9,11 @@ import torch
 from tiny import VOCABULARY, recipe, tiny_model, tiny_tokenizer
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GotOcr2Config, GotOcr2ForConditionalGeneration
 
-from tunelab.models.adapters import attention_targets, resolve_targets
 from tunelab.models.forward import attention_name, attention_set_to
 from tunelab.models.linear_layers import linear_names, text_part, train_text_part
 from tunelab.models.miniature import miniature
 from tunelab.models.structure import row_layout
+from tunelab.models.targets import resolve_targets
 from tunelab.publishing.merge import merge
 from tunelab.training.finetune import finetune
 
@@ -87,7 +87,9 @@ def test_only_the_text_part_gets_adapters() -> None:
     names = linear_names(model)
     assert len(names) == 14 and all(name.startswith("model.language_model.layers.") for name in names)
     assert resolve_targets(model, "all-linear") == sorted(names), "whole names: the vision part has a q_proj too"
-    assert len(attention_targets(model)) == 8
+    assert len(resolve_targets(model, "attention")) == 8
+    named = resolve_targets(model, ["q_proj"])
+    assert named == [name for name in sorted(names) if name.endswith("q_proj")], "none in the vision part"
 
 
 def test_a_merged_run_is_the_whole_model_again(rows: Path, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ SHARED: list[tuple[dict[str, dict[str, Any]], str]] = [
     ({"full": {"method": "full"}, "lora": {}}, "LoRA's best one is about ten times that of full fine-tuning"),
     ({"r8": LORA, "r64": {"adapter": {"rank": 64, "alpha": 128}}}, "They differ in adapter.alpha, which scales"),
     ({"lora": {}, "rs": {"adapter": {"use_rslora": True}}}, "rsLoRA scales the update by the square root of the rank"),
+    ({"lora": {}, "plus": {"train": {"loraplus_lr_ratio": 16}}}, "LoRA+ multiplies it for half of the matrices"),
     ({"lora": {}, "dora": {"adapter": {"use_dora": True}}}, "DoRA's best one is not LoRA's"),
 ]
 
@@ -62,7 +63,10 @@ def test_three_arms_at_one_rate_are_named_once() -> None:
 NAMES = [["q_proj", "v_proj"], ["attn.c_attn", "attn.c_proj"], ["query_key_value", "attention.dense"], ["Wqkv"]]
 
 
-@pytest.mark.parametrize("targets", ["attention", *NAMES, ["model.layers.0.self_attn.o_proj"]])
+EXPRESSIONS = [r".*\.self_attn\..*_proj", r".*\.c_attn"]
+
+
+@pytest.mark.parametrize("targets", ["attention", *NAMES, *EXPRESSIONS, ["model.layers.0.self_attn.o_proj"]])
 def test_attention_alone_against_full_fine_tuning(targets: str | list[str]) -> None:
     attention = {"adapter": {"targets": targets}}
     (said,) = setting_warnings(study({"full": {"method": "full"}, "lora": attention}, search={}))
@@ -71,7 +75,16 @@ def test_attention_alone_against_full_fine_tuning(targets: str | list[str]) -> N
     assert setting_warnings(study({"lora": attention})) == []
 
 
-@pytest.mark.parametrize("targets", [["q_proj", "down_proj"], ["c_proj"], ["dense"], "all-linear", ["lm_head"]])
+def test_attention_is_left_by_an_exclusion() -> None:
+    arms = {"full": {"method": "full"}, "lora": {"adapter": {"exclude": r".*\.mlp\..*"}}}
+    assert setting_warnings(study(arms, search={}))[0].startswith("lora has adapters on attention alone")
+    arms["lora"] = {"adapter": {"exclude": ["mlp.up_proj"]}}
+    assert setting_warnings(study(arms, search={})) == []
+
+
+@pytest.mark.parametrize(
+    "targets", [["q_proj", "down_proj"], ["c_proj"], ["dense"], "all-linear", ["lm_head"], r".*\.(q|up)_proj"]
+)
 def test_adapters_on_other_layers_too(targets: str | list[str]) -> None:
     lora = {"adapter": {"targets": targets}}
     assert setting_warnings(study({"full": {"method": "full"}, "lora": lora}, search={})) == []

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from tunelab.data.loader import TokenTable, TrainingPlan
 from tunelab.errors import TrainingError
-from tunelab.models.adapters import add_lora, resolve_targets
+from tunelab.models.adapters import add_lora
 from tunelab.models.digest import weights_hash
+from tunelab.models.targets import resolve_targets
 from tunelab.training.checkpoint import CheckpointStore, LoopState, trainable_weights
 from tunelab.training.loop import LoopSettings, Outcome, TrainingLoop, seed_step
 from tunelab.training.loss import TargetLoss
@@ -47,6 +48,7 @@ class Training:
         loop_names = ("checkpoints", "evaluate", "should_stop", "accelerator")
         plan = {name: more.pop(name) for name in plan_names if name in more}
         parts = {name: more.pop(name) for name in loop_names if name in more}
+        noise_alpha = more.pop("noise_alpha", None)
         self.model = model
         self.records: list[dict[str, Any]] = []
         self.shown: list[tuple[str, int, int | None, str]] = []
@@ -65,7 +67,7 @@ class Training:
         settings = LoopSettings(**{"lr": 1e-2, **more})
         accelerator = parts.pop("accelerator", None) or Accelerator(cpu=True)
         self.loop = TrainingLoop(
-            TargetLoss(model),
+            TargetLoss(model, noise_alpha=noise_alpha),
             self.optimizer,
             self.plan,
             settings,
@@ -181,7 +183,7 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
         base = tiny_model("gpt2", attn_pdrop=0.1, resid_pdrop=0.1, embd_pdrop=0.1)
         if checkpointing:
             base.activation_checkpointing_enable({"use_reentrant": False})
-        return Training(add_lora(base, rank=4, alpha=8, dropout=0.2), **more)
+        return Training(add_lora(base, rank=4, alpha=8, dropout=0.2), noise_alpha=5.0, **more)
 
     whole = build()
     whole.run()

@@ -9,9 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from peft.optimizers import create_loraplus_optimizer
 from tiny import tiny_model
 
-from tunelab.training.optimizer import adamw, learning_rate, warmup_steps
+from tunelab.models.adapters import add_lora
+from tunelab.training.optimizer import adamw, learning_rate, loraplus_factors, warmup_steps
 
 SETTINGS: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-8}
 
@@ -31,6 +34,37 @@ def test_vectors_get_no_weight_decay_and_frozen_parameters_no_place() -> None:
 def test_a_model_of_matrices_alone_has_one_group() -> None:
     optimizer = adamw([torch.nn.Parameter(torch.zeros(2, 2))], weight_decay=0.0, **SETTINGS)
     assert len(optimizer.param_groups) == 1
+
+
+def rates(optimizer: torch.optim.Optimizer) -> dict[torch.Tensor, tuple[float, float]]:
+    """Parameter -> its learning rate and weight decay."""
+    return {one: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for one in group["params"]}
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # from within PEFT
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")  # likewise
+def test_lora_plus_is_that_of_peft() -> None:
+    config = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["wte", "c_attn"], fan_in_fan_out=True)
+    model = get_peft_model(tiny_model("gpt2"), config)
+    factors = loraplus_factors(model, ratio=16.0, embedding_lr=1e-5, lr=1e-3)
+    ours = rates(adamw(model.parameters(), weight_decay=0.1, lr_factors=factors, **SETTINGS))
+    plus = {"loraplus_lr_ratio": 16.0, "loraplus_lr_embedding": 1e-5, "loraplus_weight_decay": 0.1}
+    theirs = create_loraplus_optimizer(model, torch.optim.AdamW, **plus, **SETTINGS)
+    expected = rates(theirs)
+    assert ours.keys() == expected.keys()
+    assert all(ours[one] == pytest.approx(expected[one]) for one in expected)
+    assert sorted({rate for rate, _ in ours.values()}) == pytest.approx([1e-5, 1e-3, 1.6e-2])
+
+
+def test_dora_s_magnitudes_learn_as_b_does_and_have_no_weight_decay() -> None:
+    model = add_lora(tiny_model("llama"), rank=2, alpha=4, use_dora=True)
+    factors = loraplus_factors(model, ratio=4.0, embedding_lr=1e-6, lr=1e-3)
+    found = rates(adamw(model.parameters(), weight_decay=0.1, lr_factors=factors, **SETTINGS))
+    names = {name: found[one] for name, one in model.named_parameters() if one in found}
+    for name, (lr, decay) in names.items():
+        expected = (1e-3, 0.1) if ".lora_A." in name else (4e-3, 0.1) if ".lora_B." in name else (4e-3, 0.0)
+        assert (lr, decay) == pytest.approx(expected), name
+    assert {decay for _, decay in names.values()} == {0.0, 0.1}
 
 
 @pytest.mark.parametrize(

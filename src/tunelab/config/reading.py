@@ -262,8 +262,15 @@ def _place(location: tuple[int | str, ...]) -> tuple[list[str], Any]:
             place = field_type(section, part) if part in section.model_fields else None
         elif isinstance(part, int):
             names.append(str(part))
-            place = section_of(place) or (get_args(place)[0] if get_origin(place) is tuple else place)
+            place = section_of(place) or _entry(place)
     return names, place
+
+
+def _entry(annotation: Any) -> Any:
+    """The type of a list's entries, also of a list among other types."""
+    if get_origin(annotation) is tuple:
+        return get_args(annotation)[0]
+    return next((get_args(one)[0] for one in get_args(annotation) if get_origin(one) is tuple), annotation)
 
 
 def _problem(path: str, details: ErrorDetails, expected: Any) -> Problem:
@@ -303,9 +310,12 @@ def _unknown_key(path: str, value: Any) -> Problem:
 def _hint_for_value(value: Any, annotation: Any) -> str:
     words = in_words(annotation)
     choices = [choice for choice in literals(annotation) if isinstance(choice, str)]
+    if isinstance(value, str) and (near := difflib.get_close_matches(value, choices, n=1)):
+        return f"did you mean {near[0]}?"
+    if isinstance(value, str | int) and not isinstance(value, bool) and "a list" in words:
+        return f"a list of one: [{value}]"
     if isinstance(value, str) and choices:
-        near = difflib.get_close_matches(value, choices, n=1)
-        return f"did you mean {near[0]}?" if near else ""
+        return ""
     if isinstance(value, bool):
         return ""
     if isinstance(value, float) and value.is_integer() and "integer" in words:

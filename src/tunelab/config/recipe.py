@@ -19,6 +19,7 @@ from tunelab.config.types import (
     Flag,
     FlagOrAuto,
     NotNegative,
+    Pattern,
     Positive,
     Share,
     ShareOrCount,
@@ -124,9 +125,16 @@ class AdapterSettings(Section):
         "zero",
         description="Initial product of the matrices. loftq: a low-rank approximation of the quantization error.",
     )
-    targets: Literal["all-linear", "attention"] | tuple[Text, ...] = Field(
+    targets: Literal["all-linear", "attention"] | Pattern | tuple[Text, ...] = Field(
         "all-linear",
-        description="Layers with adapters: all linear layers except the LM head, and experts; attention; or names.",
+        description="Layers with adapters: all linear layers except the LM head, and experts; attention; names; or a "
+        "regular expression that matches whole names (`.*[02468]\\.self_attn\\.q_proj`).",
+    )
+    layers: tuple[CountOrZero, ...] | None = Field(
+        None, description="Adapters only in these layers of the model, numbered from 0. null: in all."
+    )
+    exclude: Pattern | tuple[Text, ...] = Field(
+        (), description="Linear layers without an adapter: a list of names, or a regular expression for whole names."
     )
 
 
@@ -242,6 +250,13 @@ class TrainSettings(Section):
     epochs: Positive = Field(3, description="Passes over the training rows. 3 is Alpaca's choice.")
     steps: Count | None = Field(None, description="Optimizer steps; overrides epochs. null: set by epochs.")
     lr: Positive | None = Field(None, description="Peak learning rate. null: 2e-4 for LoRA, 2e-5 for full fine-tuning.")
+    loraplus_lr_ratio: Positive | None = Field(
+        None,
+        description="LoRA+: B matrices learn this many times as fast as A (16 is usual). null: as fast.",
+    )
+    loraplus_lr_embedding: Positive = Field(
+        1e-6, description="Learning rate of adapters on embeddings (of adapter.from), with loraplus_lr_ratio."
+    )
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="Learning rate after warmup: decay to 0, or constant."
     )
@@ -260,6 +275,11 @@ class TrainSettings(Section):
     eps: Positive = Field(1e-8, description="AdamW's epsilon, for numerical stability.")
     max_grad_norm: Positive | None = Field(
         1.0, description="Gradient clipping: larger gradient norms are scaled down to this. null: no clipping."
+    )
+    neftune_alpha: Positive | None = Field(
+        None,
+        description="NEFTune: uniform noise on the embeddings of training rows, up to alpha / sqrt(length of the row × "
+        "width); 5 is usual. null: none.",
     )
     batch_size: Count | None = Field(
         None, description="Rows per optimizer step (effective batch size). null: 16, unless batch_tokens is set."

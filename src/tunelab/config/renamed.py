@@ -109,6 +109,15 @@ def recipe_as_before(tree: Mapping[str, Any]) -> Tree:
             del train["save_dtype"]  # it did not exist, nor did the next three
         if train.get("packing") == "auto":
             train["packing"] = True  # the default then: packed, or refused
+        if train.get("neftune_alpha", "") is None:
+            del train["neftune_alpha"]
+        if train.get("loraplus_lr_ratio", "") is None:
+            del train["loraplus_lr_ratio"]
+            train.pop("loraplus_lr_embedding", None)
+    if isinstance(adapter := result.get("adapter"), dict):
+        for name in ("layers", "exclude"):
+            if not adapter.get(name, True):
+                del adapter[name]
     if isinstance(data := result.get("data"), dict):
         for name in ("date", "thoughts", "train_size"):
             if data.get(name, "") is None:

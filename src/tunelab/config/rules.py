@@ -53,6 +53,12 @@ RULES = (
         lambda r: r.adapter.use_rslora and r.method != "lora",
     ),
     Rule(
+        ("train.loraplus_lr_ratio", "method"),
+        "LoRA+ requires LoRA",
+        "set method=lora or train.loraplus_lr_ratio=null",
+        lambda r: r.train.loraplus_lr_ratio is not None and r.method != "lora",
+    ),
+    Rule(
         ("train.epochs",),
         f"expected at most {MOST_EPOCHS:,} passes over the rows",
         "lower train.epochs",
@@ -93,6 +99,12 @@ RULES = (
         "the list of layers must not be empty",
         "name layers, or set adapter.targets=all-linear",
         lambda r: r.adapter.targets == (),
+    ),
+    Rule(
+        ("adapter.layers",),
+        "the list of layers must not be empty",
+        "list numbers of layers, or set adapter.layers=null",
+        lambda r: r.adapter.layers == (),
     ),
     Rule(
         ("data.sources",),

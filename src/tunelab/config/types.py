@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -42,6 +43,17 @@ def _encodable(value: str) -> str:
     return value
 
 
+def _pattern(value: str) -> str:
+    """A regular expression that whole names can match: a word alone matches none, and is a name or a slip."""
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(str(error)) from error
+    if re.fullmatch(r"[\w-]+", value):
+        raise ValueError("a word")
+    return value
+
+
 def _date(value: str) -> str:
     if datetime.date.fromisoformat(value).isoformat() != value:
         raise ValueError("expected YYYY-MM-DD")
@@ -50,6 +62,9 @@ def _date(value: str) -> str:
 
 Text = Annotated[StrictStr, Field(min_length=1), AfterValidator(_encodable), Words("a string")]
 Date = Annotated[StrictStr, AfterValidator(_date), Words("a date such as 2026-01-31")]
+Pattern = Annotated[
+    StrictStr, AfterValidator(_encodable), AfterValidator(_pattern), Words("a regular expression for whole names")
+]
 Flag = Annotated[StrictBool, Words("true or false")]
 FlagOrAuto = Annotated[Literal["auto"] | StrictBool, Words("auto, true or false")]
 Count = Annotated[StrictInt, Field(ge=1, le=LARGEST_COUNT), Words("a positive integer")]

@@ -1,10 +1,10 @@
-"""LoRA through PEFT: which linear layers and experts get an adapter, and which options are supported."""
+"""LoRA through PEFT: added, loaded, saved, turned off."""
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
 from safetensors import SafetensorError
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -27,9 +28,7 @@ from tunelab.models.expert_adapters import (
     check_options,
     for_plain_peft,
     from_plain_peft,
-    matches_stack,
     names_kept,
-    stacked_targets,
     stored_names,
     widths,
 )
@@ -37,37 +36,17 @@ from tunelab.models.expert_stack import stacks_as_parameters, use_expert_lora
 from tunelab.models.finite import check_files_finite
 from tunelab.models.folder_files import json_object
 from tunelab.models.forward import underlying
-from tunelab.models.linear_layers import linear_names, router_weights, stacked_weights, text_part
+from tunelab.models.linear_layers import linear_names, router_weights, stacked_weights
 from tunelab.models.lora_linear import use_dense_lora
 from tunelab.models.quantized_linear import quantized_layers
+from tunelab.models.targets import Targets, last_part, last_parts, layer_of, resolve
 from tunelab.units import format_bytes
 
 #: Values of each parameter by which it is recognized.
 SAMPLED = 64
 
-#: Linear layers of a Mamba mixer whose weights its fused kernels read themselves, past an adapter.
-READ_BY_KERNELS = ("x_proj", "dt_proj", "out_proj")
-
 #: Adapted model -> its base's parameters that are no longer the base's.
 _changed_bases: WeakKeyDictionary[PeftModel, list[str]] = WeakKeyDictionary()
-
-
-def attention_targets(model: PreTrainedModel) -> list[str]:
-    """Names of the attention projections alone, as targets: "self_attn.qkv_proj", "attn.c_attn", "attn.c_proj", ...
-
-    Two name parts are kept because the last one is not unique (GPT-2 has `c_proj` in attention and in the MLP).
-    """
-    targets = set()
-    for name in linear_names(model):
-        parent = name.split(".")[-2]
-        if "attn" in parent or "attention" in parent:
-            targets.add(name if text_part(model) else ".".join(name.split(".")[-2:]))
-    if not targets:
-        raise ModelError(
-            f"{type(model).__name__}: no attention projections found by name",
-            "give adapter.targets as a list of names; linear layers: " + ", ".join(_last_parts(model)),
-        )
-    return sorted(targets)
 
 
 def add_lora(
@@ -79,6 +58,8 @@ def add_lora(
     use_rslora: bool = False,
     use_dora: bool = False,
     targets: str | Sequence[str] = "all-linear",
+    layers: Sequence[int] | None = None,
+    exclude: str | Sequence[str] = (),
     seed: int = 0,
 ) -> PeftModel:
     """Freeze the model's weights and add new LoRA matrices (float32) to `targets`. B is zero: outputs do not change.
@@ -86,19 +67,17 @@ def add_lora(
     Source: Hu et al. 2021 (LoRA); Kalajdzievski 2023 (rsLoRA, scale alpha / sqrt(rank)); Liu et al. 2024 (DoRA).
 
     Args:
-        targets: "all-linear" (all but the output head; experts too, routers not), "attention", or names (each matches
-            the end of the name of a layer, of experts' weights or of a router).
+        targets, layers, exclude: see tunelab.models.targets.resolve().
         seed: of the random matrix A.
 
     Raises:
-        ModelError: a name in `targets` matches nothing, or the matrices would not fit into memory; or experts cannot
-            have an adapter with dropout or DoRA.
+        ModelError: the layers cannot be resolved, or the matrices would not fit into memory; or experts cannot have an
+            adapter with dropout or DoRA.
     """
-    chosen, stacks = resolve_targets(model, targets), stacked_targets(model, targets)
-    check_options(stacks, dropout=dropout, use_dora=use_dora)
-    _check_rank(model, chosen, stacks, rank)
-    quantized_conv1d = any(layer.from_conv1d for layer in quantized_layers(model).values())
-    conv1d = quantized_conv1d or any(isinstance(module, Conv1D) for module in model.modules())
+    found = resolve(model, targets, layers=layers, exclude=exclude)
+    check_options(found.stacks, dropout=dropout, use_dora=use_dora)
+    _check_rank(model, found, rank)
+    conv1d = _has_quantized_conv1d(model) or any(isinstance(module, Conv1D) for module in model.modules())
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
@@ -107,32 +86,48 @@ def add_lora(
         lora_dropout=dropout,
         use_rslora=use_rslora,
         use_dora=use_dora,
-        target_modules=chosen,
-        target_parameters=stacks or None,
+        target_modules=found.modules,
+        target_parameters=found.stacks or None,
         fan_in_fan_out=conv1d,  # Conv1D stores its weight as [in, out]
         bias="none",
     )
-    with torch.random.fork_rng(), _known_warnings_ignored(), names_kept(), stacks_as_parameters(model):
+    seeded = torch.random.fork_rng(devices=cuda_devices(model))
+    with seeded, _known_warnings_ignored(), names_kept(), stacks_as_parameters(model):
         torch.manual_seed(seed)
         try:
             adapted = get_peft_model(model, config)
         except ValueError as error:  # layers that PEFT refuses to adapt, such as a Mamba block's out_proj
             raise ModelError(
                 f"{type(model).__name__}: PEFT cannot adapt these layers: {' '.join(str(error).split())[:400]}",
-                "give adapter.targets as a list without them; linear layers: " + ", ".join(_last_parts(model)),
+                "give adapter.targets as a list without them; linear layers: " + ", ".join(last_parts(model)),
             ) from error
-    if quantized_conv1d:  # PEFT turned it off at the first such layer; the adapter file must fit the dense model too
-        adapted.peft_config["default"].fan_in_fan_out = True
+    _fit_dense_model(adapted)
     use_dense_lora(adapted)
     use_expert_lora(adapted)
     return cast(PeftModel, adapted)
 
 
-def _check_rank(model: PreTrainedModel, targets: Sequence[str], stacks: Sequence[str], rank: int) -> None:
+def _has_quantized_conv1d(model: nn.Module) -> bool:
+    return any(layer.from_conv1d for layer in quantized_layers(model).values())
+
+
+def _fit_dense_model(adapted: PeftModel) -> None:
+    """Say in the configuration how Conv1D stores its weights, although PEFT turns that off where it is quantized: the
+    adapter's file must fit the dense model too."""
+    if _has_quantized_conv1d(adapted):
+        adapted.peft_config["default"].fan_in_fan_out = True
+
+
+def cuda_devices(model: nn.Module) -> list[torch.device]:
+    """The GPUs whose random numbers an initialization of this model uses; fork_rng() alone forks those of all."""
+    return sorted({one.device for one in model.parameters() if one.device.type == "cuda"}, key=str)
+
+
+def _check_rank(model: PreTrainedModel, chosen: Targets, rank: int) -> None:
     """Raises ModelError if the matrices with their gradients and two moments (float32) exceed the device's memory."""
-    names = tuple(f".{target}" for target in targets)
+    names = tuple(f".{target}" for target in chosen.modules)
     layers = [module for name, module in model.named_modules() if f".{name}".endswith(names)]
-    features = sum(sum(_features(layer)) for layer in layers) + widths(model, stacks)
+    features = sum(sum(_features(layer)) for layer in layers) + widths(model, chosen.stacks)
     needed, device = 4 * 4 * rank * features, next(model.parameters()).device
     is_gpu = device.type == "cuda"
     available = torch.cuda.get_device_properties(device).total_memory if is_gpu else memory_bytes()
@@ -149,49 +144,6 @@ def _features(layer: torch.nn.Module) -> tuple[int, int]:
     if isinstance(layer, Conv1D):
         return int(layer.weight.shape[0]), int(layer.weight.shape[1])
     return int(getattr(layer, "in_features", 0)), int(getattr(layer, "out_features", 0))
-
-
-def resolve_targets(model: PreTrainedModel, targets: str | Sequence[str]) -> list[str]:
-    """Layer names for PEFT's `target_modules`; those that match experts or routers alone are left out."""
-    if targets == "all-linear":
-        adaptable = set(linear_names(model)) - set(read_by_kernels(model))
-        if text_part(model):  # the vision part has layers of the same names
-            return sorted(adaptable)
-        return sorted({".".join(name.split(".")[-2:]) for name in adaptable})
-    if targets == "attention":
-        return attention_targets(model)
-    named = [targets] if isinstance(targets, str) else list(targets)
-    head = next((name for name, module in model.named_modules() if module is model.get_output_embeddings()), None)
-    routers = [name.removesuffix(".weight") for name in router_weights(model)]
-    layers = dict(model.named_modules())
-    routing_layers = [name for name in routers if type(layers[name]) is torch.nn.Linear]
-    known = [*linear_names(model), *routing_layers, *([head] if head else [])]
-    left_out = read_by_kernels(model)
-    chosen = []
-    for target in named:
-        if any(name == target or name.endswith("." + target) for name in left_out):
-            raise ModelError(
-                f"adapter.targets: {target!r} of {type(model).__name__}: fused kernels read its weight past an adapter",
-                "name other layers, such as in_proj",
-            )
-        if any(name == target or name.endswith("." + target) for name in known):
-            chosen.append(target)
-        elif not matches_stack(model, target):
-            raise ModelError(
-                f"adapter.targets: {target!r} matches no linear layer of {type(model).__name__}",
-                "linear layers: " + ", ".join([*_last_parts(model), *stacked_targets(model, "all-linear")]),
-            )
-    return chosen
-
-
-def read_by_kernels(model: PreTrainedModel) -> list[str]:
-    """Names of linear layers whose weights are read past an adapter: those of Mamba's mixers.
-
-    transformers reads dt_proj's weight itself, its fused kernels those of all: an adapter there would not be trained.
-    """
-    mixers = {name for name, module in model.named_modules() if {"A_log", "D"} <= module._parameters.keys()}
-    split = (name.rpartition(".") for name in linear_names(model))
-    return [f"{mixer}.{last}" for mixer, _, last in split if mixer in mixers and last in READ_BY_KERNELS]
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = False) -> PeftModel:
@@ -319,6 +271,9 @@ class Coverage:
         stacked_tensors: experts' weights without an adapter.
         stacked_weights: in these tensors.
         routers: with an adapter.
+        of: the model's linear layers, adapted routers included.
+        modules: last two parts of the names of adapted linear layers -> the numbers of the model's layers where they
+            are; none of a head.
     """
 
     layers: int
@@ -328,6 +283,8 @@ class Coverage:
     stacked_tensors: int
     stacked_weights: int
     routers: int
+    of: int
+    modules: dict[str, list[int]]
 
 
 def coverage(model: PeftModel) -> Coverage:
@@ -339,19 +296,35 @@ def coverage(model: PeftModel) -> Coverage:
         for name, module in adapted.items()
         if isinstance(module, ParamWrapper) and module.num_experts > 1
     }
-    others = [_weights(layer) for layer in adapted.values() if getattr(layer, "num_experts", 1) == 1]
+    others = {name.replace(".base_layer", ""): layer for name, layer in adapted.items() if not _is_of_experts(layer)}
     stacked = {name.replace(".base_layer", ""): count for name, count in stacked_weights(base).items()}
     bare = [count for name, count in stacked.items() if name not in on_experts]
     routers = {name.replace(".base_layer", "").removesuffix(".weight") for name in router_weights(base)}
+    linear = {name.replace(".base_layer", "") for name in linear_names(base) if ".lora_" not in name}
     return Coverage(
         len(others),
-        sum(others),
+        sum(_weights(layer) for layer in others.values()),
         len(on_experts),
         sum(on_experts.values()),
         len(bare),
         sum(bare),
         len(routers & adapted.keys()),
+        len(linear | others.keys()),
+        _by_kind(others),
     )
+
+
+def _by_kind(names: Iterable[str]) -> dict[str, list[int]]:
+    """The last two parts of names -> the numbers of the layers that they are in."""
+    found: dict[str, list[int]] = {}
+    for name in names:
+        number = layer_of(name)
+        found.setdefault(last_part(name), []).extend([] if number is None else [number])
+    return found
+
+
+def _is_of_experts(layer: LoraLayer) -> bool:
+    return getattr(layer, "num_experts", 1) > 1
 
 
 def _weights(layer: LoraLayer) -> int:
@@ -372,7 +345,3 @@ def _known_warnings_ignored() -> Iterator[None]:
         # An adapter on a tied head: merge_adapter unties it first.
         warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True` and a tied layer is part of")
         yield
-
-
-def _last_parts(model: PreTrainedModel) -> list[str]:
-    return sorted({".".join(name.split(".")[-2:]) for name in linear_names(model)})

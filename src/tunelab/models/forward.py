@@ -14,7 +14,7 @@ head, so that logits are computed only where they are needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any, Literal, cast
@@ -31,6 +31,9 @@ from tunelab.models.row_attention import row_attention
 PACKED_ATTENTION = "tunelab_packed"
 
 RowLayout = Literal["packed", "padded", "alone"]
+
+#: Called before each pass of the backbone with the length of each token's row, [rows, tokens] as its ids.
+BeforePass = Callable[[Tensor], None]
 
 #: Rows are padded together if the shortest has at least this share of the longest's tokens.
 LEAST_FILLED = 3 / 4
@@ -108,7 +111,13 @@ def packed_positions(row_starts: Tensor, tokens: int) -> Tensor:
     return torch.arange(tokens, device=row_starts.device) - starts
 
 
-def packed_hidden_states(model: nn.Module, input_ids: Tensor, row_starts: Tensor) -> Tensor:
+def ignored(lengths: Tensor) -> None:
+    """A BeforePass for passes that nobody needs to know of."""
+
+
+def packed_hidden_states(
+    model: nn.Module, input_ids: Tensor, row_starts: Tensor, before_pass: BeforePass = ignored
+) -> Tensor:
     """Last hidden states [tokens, hidden] of a packed sequence; call it inside `with packed_attention(model)`.
 
     Args:
@@ -119,6 +128,8 @@ def packed_hidden_states(model: nn.Module, input_ids: Tensor, row_starts: Tensor
     tokens = len(input_ids)
     positions = packed_positions(row_starts, tokens)
     padding = padded_tokens(tokens, input_ids.device) - tokens
+    lengths = torch.repeat_interleave(row_starts.diff(), row_starts.diff(), output_size=tokens)
+    before_pass(functional.pad(lengths, (0, padding), value=1)[None])
     output = backbone(model)(
         input_ids=functional.pad(input_ids, (0, padding))[None],  # [1, tokens + padding]
         position_ids=functional.pad(positions, (0, padding))[None],
@@ -141,7 +152,13 @@ def attention_of(model: nn.Module, layout: RowLayout) -> AbstractContextManager[
     return packed_attention(model) if layout == "packed" else nullcontext()
 
 
-def hidden_states(model: nn.Module, input_ids: Tensor, row_starts: Tensor, layout: RowLayout) -> Tensor:
+def hidden_states(
+    model: nn.Module,
+    input_ids: Tensor,
+    row_starts: Tensor,
+    layout: RowLayout,
+    before_pass: BeforePass = ignored,
+) -> Tensor:
     """Last hidden states [tokens, hidden] of rows, end to end; call it inside `with attention_of(model, layout)`.
 
     Args:
@@ -152,12 +169,12 @@ def hidden_states(model: nn.Module, input_ids: Tensor, row_starts: Tensor, layou
     """
     border, lengths = longrope_border(model), row_starts.diff()
     if border is None or not 0 < int((lengths > border).sum()) < len(lengths):
-        return _hidden_states(model, input_ids, row_starts, layout)
+        return _hidden_states(model, input_ids, row_starts, layout, before_pass)
     of_long = torch.repeat_interleave(lengths > border, lengths)
     result: Tensor | None = None
     for rows, tokens in ((lengths <= border, ~of_long), (lengths > border, of_long)):
         starts = functional.pad(lengths[rows].cumsum(0), (1, 0))
-        found = _hidden_states(model, input_ids[tokens], starts, layout)
+        found = _hidden_states(model, input_ids[tokens], starts, layout, before_pass)
         places = tokens.nonzero()[:, 0]
         whole = found.new_zeros(len(input_ids), found.shape[1]) if result is None else result
         result = whole.index_copy(0, places, found)
@@ -179,13 +196,17 @@ def longrope_border(model: nn.Module) -> int | None:
     return None
 
 
-def _hidden_states(model: nn.Module, input_ids: Tensor, row_starts: Tensor, layout: RowLayout) -> Tensor:
+def _hidden_states(
+    model: nn.Module, input_ids: Tensor, row_starts: Tensor, layout: RowLayout, before_pass: BeforePass
+) -> Tensor:
     if layout == "packed":
-        return packed_hidden_states(model, input_ids, row_starts)
-    return _padded_hidden_states(model, input_ids, row_starts, at_once=layout == "padded")
+        return packed_hidden_states(model, input_ids, row_starts, before_pass)
+    return _padded_hidden_states(model, input_ids, row_starts, before_pass, at_once=layout == "padded")
 
 
-def _padded_hidden_states(model: nn.Module, input_ids: Tensor, row_starts: Tensor, *, at_once: bool) -> Tensor:
+def _padded_hidden_states(
+    model: nn.Module, input_ids: Tensor, row_starts: Tensor, before_pass: BeforePass, *, at_once: bool
+) -> Tensor:
     """hidden_states() by the model's own attention, rows of similar length at once, or each row alone."""
     starts = row_starts.tolist()
     lengths = [end - start for start, end in pairwise(starts)]
@@ -194,9 +215,11 @@ def _padded_hidden_states(model: nn.Module, input_ids: Tensor, row_starts: Tenso
         longest = lengths[rows[0]]
         steps = torch.arange(longest, device=input_ids.device)
         begins = row_starts[rows][:, None]
-        is_token = steps[None] < torch.tensor([lengths[row] for row in rows], device=input_ids.device)[:, None]
+        own = torch.tensor([lengths[row] for row in rows], device=input_ids.device)[:, None]
+        is_token = steps[None] < own
         place = begins + steps
         ids = torch.where(is_token, input_ids[place.clamp_max(len(input_ids) - 1)], 0)
+        before_pass(own.expand(ids.shape))
         found.append(backbone(model)(input_ids=ids, use_cache=False).last_hidden_state[is_token])
         places.append(place[is_token])
     return torch.cat(found)[torch.cat(places).argsort()]

@@ -9,6 +9,7 @@ Sources:
         with one alpha less than twofold.
     Learning Rate Matters, arXiv 2602.04998: methods differ by up to 5.8 points at one rate, by 0.2 each at its best; on
         GSM8K that of DoRA is 3.6e-4, that of LoRA 2e-4.
+    Hayou et al. 2024, LoRA+, arXiv 2402.12354, and PEFT's create_loraplus_optimizer: a rate lower by about a half.
     Kalajdzievski 2023, arXiv 2312.03732 (rsLoRA scales by alpha over the square root of the rank).
     Dettmers et al. 2023, QLoRA, arXiv 2305.14314, figure 2: adapters on all linear layers are needed to match full
         fine-tuning.
@@ -16,6 +17,7 @@ Sources:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
 
@@ -31,6 +33,13 @@ LARGE_BATCH = 64
 _PROJECTIONS = (
     *("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"),
     *("c_attn", "query_key_value", "Wqkv"),
+)
+
+#: Linear layers of a block of Llama and of GPT-2.
+_KNOWN = (
+    *(f"model.layers.0.self_attn.{name}_proj" for name in "qkvo"),
+    *(f"model.layers.0.mlp.{name}_proj" for name in ("gate", "up", "down")),
+    *(f"transformer.h.0.{name}" for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")),
 )
 
 #: Why two recipes should not share a learning rate; "" = they may.
@@ -86,11 +95,17 @@ def _dora(a: Recipe, b: Recipe) -> str:
     return "DoRA's best one is not LoRA's (3.6e-4 against 2e-4 on Qwen3-0.6B)"
 
 
+def _loraplus(a: Recipe, b: Recipe) -> str:
+    if not _both_lora(a, b) or a.train.loraplus_lr_ratio == b.train.loraplus_lr_ratio:
+        return ""
+    return "LoRA+ multiplies it for half of the matrices, so its best one is lower"
+
+
 def _both_lora(a: Recipe, b: Recipe) -> bool:
     return a.method == b.method == "lora"
 
 
-_REASONS: tuple[_Reason, ...] = (_method, _alpha, _rslora, _dora)
+_REASONS: tuple[_Reason, ...] = (_method, _alpha, _rslora, _dora, _loraplus)
 
 
 def _attention_only(recipes: Mapping[str, Recipe]) -> Iterator[str]:
@@ -106,8 +121,19 @@ def _attention_only(recipes: Mapping[str, Recipe]) -> Iterator[str]:
 
 def _is_attention_only(recipe: Recipe) -> bool:
     targets = recipe.adapter.targets
-    names = () if isinstance(targets, str) else targets
-    return recipe.method == "lora" and (targets == "attention" or bool(names and all(map(_is_projection, names))))
+    if recipe.method != "lora" or targets == "attention":
+        return recipe.method == "lora"
+    names = _adapted_of_known(recipe) if isinstance(targets, str) else targets
+    return bool(names and all(map(_is_projection, names)))
+
+
+def _adapted_of_known(recipe: Recipe) -> list[str]:
+    """Names of Llama's and GPT-2's linear layers that all-linear or a regular expression, and `exclude`, leave."""
+    targets, exclude = str(recipe.adapter.targets), recipe.adapter.exclude
+    chosen = [name for name in _KNOWN if targets == "all-linear" or re.fullmatch(targets, name)]
+    if isinstance(exclude, str):
+        return [name for name in chosen if not re.fullmatch(exclude, name)]
+    return [name for name in chosen if not any(f".{name}".endswith(f".{one}") for one in exclude)]
 
 
 def _is_projection(name: str) -> bool:

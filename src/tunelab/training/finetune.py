@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from peft import PeftModel
 from torch import nn
 
 from tunelab.config import Recipe, RecipeLike, as_recipe, resolve, to_yaml
@@ -22,15 +21,13 @@ from tunelab.data.loader import TokenTable, TrainingPlan
 from tunelab.data.prepared import PreparedData
 from tunelab.errors import Interrupted, RunError, TrainingError, TunelabError, UsageError
 from tunelab.failures import in_words, system_error
-from tunelab.files import directory_written_atomically, recover_all_in
-from tunelab.models.adapters import save_adapter
+from tunelab.files import recover_all_in
 from tunelab.models.digest import weights_hash
 from tunelab.models.forward import underlying
 from tunelab.models.structure import row_layout
 from tunelab.notebook import said_in_notebooks, shown_in_notebooks
 from tunelab.preparation.base import run_tokenizer, trained_recipe
 from tunelab.preparation.model import with_dtype
-from tunelab.preparation.published import published_tokenizer, set_end_tokens
 from tunelab.preparation.rows import (
     check_local_files,
     fit_to_model,
@@ -50,8 +47,8 @@ from tunelab.training.loop import Outcome, TrainingLoop
 from tunelab.training.loss import TargetLoss, table_loss
 from tunelab.training.manifest import check_unchanged, closing, opening, resolved_sentence, resolved_settings
 from tunelab.training.meter import Meter
-from tunelab.training.optimizer import adamw
-from tunelab.training.saved_weights import round_for_saving, saved_dtype
+from tunelab.training.optimizer import adamw, loraplus_factors
+from tunelab.training.saved_weights import round_for_saving, save_result, saved_dtype
 from tunelab.training.setup import (
     build_model,
     default_path,
@@ -206,7 +203,8 @@ def _train(
         data = without_held_out(data)
     model = build_model(recipe, tokenizer, accelerator)
     check_unchanged(run, data)
-    module = TargetLoss(model, layout=row_layout(model, recipe.train.packing))
+    layout = row_layout(model, recipe.train.packing)
+    module = TargetLoss(model, layout=layout, noise_alpha=recipe.train.neftune_alpha)
     plan = training_plan(recipe, data.train, module.layout)
     checkpoints = CheckpointStore(run.checkpoints, recipe.train.keep_checkpoints)
     if accelerator.is_main_process:
@@ -276,6 +274,7 @@ def _run_loop(
         betas=settings.betas,
         eps=settings.eps,
         in_8_bits=settings.optimizer == "adamw-8bit",
+        lr_factors=_lr_factors(recipe, module),
     )
 
     def log(record: dict[str, Any]) -> None:
@@ -307,6 +306,16 @@ def _run_loop(
     return state, outcome
 
 
+def _lr_factors(recipe: Recipe, module: nn.Module) -> dict[nn.Parameter, float]:
+    """LoRA+'s multiples of the learning rate, if the recipe asks for it."""
+    train = recipe.train
+    if train.loraplus_lr_ratio is None or train.lr is None:
+        return {}
+    return loraplus_factors(
+        module, ratio=train.loraplus_lr_ratio, embedding_lr=train.loraplus_lr_embedding, lr=train.lr
+    )
+
+
 def start_on_main(accelerator: Accelerator, recipe: Recipe, *, overwrite: bool = False) -> Run:
     """Create the run directory in the main process; its path, or the error, goes to every process."""
     outcome: list[Any] = [None]
@@ -335,20 +344,6 @@ def check_nothing_needed_in(path: Path, recipe: Recipe) -> None:
             raise UsageError(
                 f"{key}: {place} is in {path}, which would be replaced", "choose another directory with --out"
             )
-
-
-def save_result(run: Run, recipe: Recipe, model: nn.Module, tokenizer: Any, dtype: torch.dtype) -> None:
-    """Write the adapter in PEFT's format, or the whole model in a dtype in transformers' format."""
-    base, published = underlying(model), published_tokenizer(tokenizer, recipe)
-    if not isinstance(model, PeftModel):
-        set_end_tokens(base, tokenizer, recipe)
-        with directory_written_atomically(run.model) as folder:
-            base.to(dtype).save_pretrained(folder)
-            published.save_pretrained(folder)
-        return
-    with directory_written_atomically(run.adapter) as folder:
-        save_adapter(model, folder)
-        published.save_pretrained(folder)
 
 
 def _measures(

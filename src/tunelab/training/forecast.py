@@ -9,18 +9,22 @@ from tunelab.config import Recipe
 from tunelab.data.loader import TrainingPlan
 from tunelab.data.not_used import characters_dropped, rows_not_used
 from tunelab.data.prepared import PreparedData
-from tunelab.models.adapters import coverage, read_by_kernels
+from tunelab.models.adapters import coverage
 from tunelab.models.digest import digest
 from tunelab.models.forward import underlying
 from tunelab.models.linear_layers import dense_stacks
 from tunelab.models.quantized_linear import quantized_layers
 from tunelab.models.structure import structure_of
+from tunelab.models.targets import read_by_kernels
 from tunelab.statistics.power import detectable_effect
 from tunelab.training.checkpoint import trainable_weights
 from tunelab.units import format_bytes, format_count, format_counted, format_duration, format_rate, format_significant
 
 #: Held-out rows below which a difference has to be large to be detected.
 FEW_ROWS = 100
+
+#: Kinds of layers that are listed by name.
+MOST_KINDS = 8
 
 #: Time of a training step in forward passes: LoRA needs no gradients of the base's weights. One more where activations
 #: are computed again.
@@ -50,11 +54,12 @@ def forecast(recipe: Recipe, plan: TrainingPlan, model: nn.Module, *, held_out: 
     said.append(
         f"{format_count(found.trainable)} of {format_count(found.parameters)} parameters are trained; "
         f"weights, gradients and optimizer state need {format_bytes(least_bytes(recipe, model))}, "
-        "activations come on top; the time left is shown from the first step on"
+        f"activations come on top; {adapters_words(model)}the time left is shown from the first step on"
     )
     further = (
         few_rows_warning(held_out),
         padding_sentence(recipe, model),
+        loraplus_sentence(recipe),
         experts_sentence(model),
         dense_experts_sentence(model),
         router_loss_sentence(model),
@@ -103,6 +108,48 @@ def padding_sentence(recipe: Recipe, model: nn.Module) -> str | None:
         return None
     how = "rows run one at a time" if structure.padded else "rows are padded"
     return f"{how}, with the model's own attention: {structure.padded or structure.packed}"
+
+
+def adapters_words(model: nn.Module) -> str:
+    """Which linear layers have an adapter: their kinds, grouped by the model's layers that they are in; "" for none."""
+    if not isinstance(model, PeftModel):
+        return ""
+    found = coverage(model)
+    if not found.layers:  # on experts alone
+        return ""
+    if found.layers == found.of:
+        return f"adapters on all {format_counted(found.of, 'linear layer')}; "
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for kind, numbers in found.modules.items():
+        groups.setdefault(tuple(sorted(set(numbers))), []).append(kind)
+    listed = "; ".join(f"{_kinds(kinds)}{_layers_in_words(numbers)}" for numbers, kinds in groups.items())
+    return f"adapters on {found.layers:,} of {format_counted(found.of, 'linear layer')}: {listed}; "
+
+
+def loraplus_sentence(recipe: Recipe) -> str | None:
+    """At which rate LoRA+ trains the B matrices; None without it."""
+    ratio, lr = recipe.train.loraplus_lr_ratio, recipe.train.lr
+    if ratio is None or lr is None:
+        return None
+    rate = format_significant(ratio * lr)
+    return f"LoRA+: B matrices learn at {rate}, {format_significant(ratio)} times the rate of A"
+
+
+def _kinds(names: list[str]) -> str:
+    left = len(names) - MOST_KINDS
+    return ", ".join(names[:MOST_KINDS]) + (f" and {left:,} more" if left > 0 else "")
+
+
+def _layers_in_words(numbers: tuple[int, ...]) -> str:
+    """Numbers of layers with runs of them as one: " (layers 0-3, 6)"; "" of an output head."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    shown = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return f" (layer{'s' if len(numbers) > 1 else ''} {shown})" if numbers else ""
 
 
 def experts_sentence(model: nn.Module) -> str | None:

@@ -138,7 +138,7 @@ class TrainingLoop:
         )
         result = self._gradients(step, state.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_factor", 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         state.step += 1

@@ -17,9 +17,10 @@ from torch.nn import functional
 
 from tunelab.data.loader import LossOn, PackedBatch, TokenTable, packed_batch
 from tunelab.data.packing import pack_best_fit
-from tunelab.models.forward import RowLayout, attention_of, hidden_states, underlying
+from tunelab.models.forward import BeforePass, RowLayout, attention_of, hidden_states, ignored, underlying
 from tunelab.models.head import output_head, trained_behind
 from tunelab.models.structure import row_layout
+from tunelab.training.embedding_noise import EmbeddingNoise
 
 #: Logits in memory at a time (float32: 32 MiB); a chunk has this many divided by the vocabulary's size.
 LOGITS_PER_CHUNK = 2**23
@@ -118,18 +119,28 @@ class TargetLoss(nn.Module):
         model: a transformers causal language model, or PEFT's wrapper of one.
         chunk: targets whose logits are computed at a time; by default as many as give 32 MiB of float32 logits.
         layout: how a batch's rows are run; None = packed where that gives the model's own logits.
+        noise_alpha: of NEFTune, see embedding_noise.py; None = no noise.
 
     Raises:
         ModelError: see tunelab.models.structure.row_layout().
     """
 
-    def __init__(self, model: nn.Module, chunk: int | None = None, layout: RowLayout | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        chunk: int | None = None,
+        layout: RowLayout | None = None,
+        noise_alpha: float | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.layout: RowLayout = layout or row_layout(model)
         vocabulary = underlying(model).config.get_text_config().vocab_size
         self.chunk = chunk or max(1, LOGITS_PER_CHUNK // vocabulary // ROWS_STEP) * ROWS_STEP
         self._behind: list[nn.Parameter] | None = None
+        self._before_pass: BeforePass = ignored
+        if noise_alpha is not None:
+            self._before_pass = EmbeddingNoise(underlying(model).get_input_embeddings(), noise_alpha).before_pass
 
     def attention(self) -> AbstractContextManager[None]:
         """Within the block, the model uses the attention that its rows' layout needs."""
@@ -137,7 +148,7 @@ class TargetLoss(nn.Module):
 
     def forward(self, input_ids: Tensor, row_starts: Tensor, predicted_from: Tensor, labels: Tensor) -> Tensor:
         """Scalar loss; arguments as in tunelab.data.loader.PackedBatch. Call inside `with module.attention()`."""
-        hidden = hidden_states(self.model, input_ids, row_starts, self.layout)  # [tokens, hidden]
+        hidden = hidden_states(self.model, input_ids, row_starts, self.layout, self._before_pass)  # [tokens, hidden]
         wanted = hidden.index_select(0, predicted_from)  # [targets, hidden]
         head = output_head(self.model)
         parameters = self._parameters_behind(head, hidden) if torch.is_grad_enabled() else []

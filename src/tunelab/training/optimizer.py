@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -20,6 +20,7 @@ def adamw(
     betas: tuple[float, float],
     eps: float,
     in_8_bits: bool = False,
+    lr_factors: Mapping[nn.Parameter, float] | None = None,
 ) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter 2019) over the parameters that need gradients.
 
@@ -29,13 +30,16 @@ def adamw(
         in_8_bits: both moments in 8 bits with one scale per 256 values (Dettmers et al. 2022), by bitsandbytes; in
             float32 for tensors with fewer than 4,096 values. On a GPU in paged memory, which moves to the host when
             the GPU is full (Dettmers et al. 2023, QLoRA, section 3).
+        lr_factors: multiples of the learning rate, where they are not 1. Each group keeps its own as `lr_factor`.
     """
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    alike: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for parameter in trainable:
+        alike.setdefault(((lr_factors or {}).get(parameter, 1.0), parameter.ndim >= 2), []).append(parameter)
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {"params": alike[factor, decays], "lr": lr * factor, "lr_factor": factor, "weight_decay": weight_decay * decays}
+        for factor, decays in sorted(alike, key=lambda key: (key[0], not key[1]))
     ]
-    groups = [group for group in groups if group["params"]]
     if not in_8_bits:
         return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps)
     from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
@@ -43,6 +47,22 @@ def adamw(
     kind = PagedAdamW8bit if any(parameter.is_cuda for parameter in trainable) else AdamW8bit
     optimizer: torch.optim.Optimizer = kind(groups, lr=lr, betas=betas, eps=eps)
     return optimizer
+
+
+def loraplus_factors(model: nn.Module, *, ratio: float, embedding_lr: float, lr: float) -> dict[nn.Parameter, float]:
+    """Multiples of the learning rate for LoRA+: B matrices learn `ratio` times as fast as A.
+
+    As in PEFT's create_loraplus_optimizer(): vectors (DoRA's magnitudes) learn as B does, adapters of embeddings at a
+    rate of their own. Source: Hayou et al. 2024, arXiv 2402.12354.
+
+    Args:
+        embedding_lr: of adapters of embeddings.
+        lr: the learning rate that is multiplied.
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    embeddings = {parameter: embedding_lr / lr for name, parameter in named if ".lora_embedding_" in name}
+    fast = {parameter: ratio for name, parameter in named if ".lora_B." in name or parameter.ndim == 1}
+    return {**fast, **embeddings}
 
 
 def warmup_steps(warmup: float, total: int) -> int:

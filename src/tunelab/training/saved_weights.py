@@ -1,4 +1,4 @@
-"""Fully trained weights, rounded to the dtype that they are saved in, and what the rounding costs.
+"""What training wrote: the adapter; or all weights, rounded to the dtype that they are saved in, and what that costs.
 
 Training updates float32 weights. Saved in a checkpoint's 16 bits, they are half the size, and updates smaller than half
 a unit in the last place are lost: how much that is depends on the run, so it is measured, with the limit of a merge.
@@ -10,19 +10,25 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
 from tunelab.config import Recipe
 from tunelab.errors import TrainingError
+from tunelab.files import directory_written_atomically
 from tunelab.inference.divergence import (
     AnswerDistributions,
     Row,
     answer_distributions,
     divergence,
 )
+from tunelab.models.adapters import save_adapter
+from tunelab.models.forward import underlying
 from tunelab.models.load import DTYPES, dtype_name
 from tunelab.preparation.model import checkpoint_dtype
+from tunelab.preparation.published import published_tokenizer, set_end_tokens
+from tunelab.records.runs import Run
 from tunelab.units import format_scientific
 
 
@@ -92,3 +98,17 @@ def _distributions(
     device = model.get_input_embeddings().weight.device.type
     with torch.autocast(device, compute, enabled=compute != torch.float32):
         return answer_distributions(model, rows)
+
+
+def save_result(run: Run, recipe: Recipe, model: nn.Module, tokenizer: Any, dtype: torch.dtype) -> None:
+    """Write the adapter in PEFT's format, or the whole model in a dtype in transformers' format."""
+    base, published = underlying(model), published_tokenizer(tokenizer, recipe)
+    if not isinstance(model, PeftModel):
+        set_end_tokens(base, tokenizer, recipe)
+        with directory_written_atomically(run.model) as folder:
+            base.to(dtype).save_pretrained(folder)
+            published.save_pretrained(folder)
+        return
+    with directory_written_atomically(run.adapter) as folder:
+        save_adapter(model, folder)
+        published.save_pretrained(folder)

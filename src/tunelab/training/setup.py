@@ -93,6 +93,8 @@ def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.
         use_rslora=adapter.use_rslora,
         use_dora=adapter.use_dora,
         targets=adapter.targets,
+        layers=adapter.layers,
+        exclude=adapter.exclude,
         seed=recipe.train.seed,
     )
     _set_first_product(recipe, adapted)
