@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from tunelab.answering.held_out_evaluation import evaluate
-from tunelab.errors import ModelError
+from tunelab.errors import Interrupted, ModelError
 from tunelab.models.adapters import add_lora, coverage
 from tunelab.models.digest import digest
 from tunelab.models.expert_stack import ExpertLora, quantized_stacks
@@ -28,7 +30,7 @@ from tunelab.models.merge import adapted_outputs, compare_outputs, dequantize_la
 from tunelab.models.precision import weight_format
 from tunelab.publishing.merge import merge
 from tunelab.publishing.quantize import quantize
-from tunelab.training.finetune import finetune
+from tunelab.training.finetune import finetune, resume
 from tunelab.training.forecast import dense_experts_sentence
 
 IDS = torch.arange(3, 24)[None]
@@ -92,6 +94,41 @@ def test_gradients_of_adapted_experts_are_pefts_own(name: str) -> None:
     assert any("experts" in key and bool(one.any()) for key, one in gradients[0].items())
 
 
+@pytest.mark.parametrize("form", ["nf4", None])
+def test_no_copy_of_an_expert_is_kept_for_backward(form: str | None, tmp_path: Path) -> None:
+    precision = None if form is None else weight_format(form)
+    model = load_model(saved("mixtral", tmp_path), dtype=torch.float32, form=precision)
+    adapted = with_an_adapter(model)
+    weights, kept = {one.data_ptr() for one in adapted.parameters()}, []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(0 if tensor.data_ptr() in weights else tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = adapted(input_ids=IDS[:, :6], labels=IDS[:, :6], use_cache=False).loss
+    loss.backward()
+    assert max(kept) < 64 * 72, "the smaller of an expert's two matrices"
+
+
+def test_interrupted_and_resumed_a_run_over_experts_is_the_same_run(rows: Path, tmp_path: Path) -> None:
+    saved("mixtral", tmp_path / "base")
+    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    changes = {"precision": "int8", "train__steps": 4, "train__save_every": 2, "data__held_out": 0}
+    whole = finetune(recipe(tmp_path / "base", rows, tmp_path / "whole", **changes))
+
+    def stops(stage: str, done: int, total: int | None, detail: str = "") -> None:
+        if stage == "training" and done == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        finetune(recipe(tmp_path / "base", rows, tmp_path / "half", **changes), progress=stops)
+    again = resume(tmp_path / "half")
+    assert again.manifest["weights_after"] == whole.manifest["weights_after"]
+    loads = [run.metrics("experts") for run in (whole, again)]
+    assert [one["step"] for one in loads[0]] == [2, 4] and loads[0][0] == loads[1][0]
+
+
 def test_experts_that_stay_dense_are_counted(tmp_path: Path) -> None:
     model = load_model(saved("llama4_text", tmp_path), dtype=torch.bfloat16, form=weight_format("nf4"))
     said = dense_experts_sentence(model)
@@ -108,7 +145,7 @@ def test_quantized_experts_are_trained_over_but_not_stored(tmp_path: Path) -> No
     match = r"is a mixture of experts, which cannot be stored quantized: model\.layers\.0\.\S*gate_up_proj and 3 more"
     with pytest.raises(ModelError, match=match) as refused:
         quantize(folder, tmp_path / "out", precision="nf4")
-    assert "merge into bf16" in refused.value.hint
+    assert "merge into bf16" in refused.value.hint and "in memory" in refused.value.hint
     adapted = add_lora(load_model(folder, dtype=torch.float32, form=weight_format("nf4")), rank=2, alpha=4)
     with pytest.raises(ModelError, match=r"LoftQ is not possible for quantized experts \(model\.layers\.0"):
         absorb_quantization_error(adapted, tmp_path)

@@ -63,7 +63,8 @@ def check_no_experts(model: PreTrainedModel) -> None:
         raise ModelError(
             f"{type(model).__name__} is a mixture of experts, which cannot be stored quantized: {stacked[0]} and "
             f"{len(stacked) - 1} more are stacked weights, which bitsandbytes and {COMPRESSED_TENSORS} do not load",
-            "merge into bf16, fp16 or fp32; training with precision=nf4, int8 or mxfp4 quantizes experts in memory",
+            "keep it in 16 or 32 bits (merge into bf16, fp16 or fp32); training with precision=nf4, int8 or mxfp4 "
+            "quantizes its experts in memory",
         )
 
 
