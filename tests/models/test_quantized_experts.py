@@ -78,6 +78,19 @@ def test_quantized_experts_compute_what_transformers_does_with_the_dequantized(
     assert torch.allclose(logits(merged), with_adapter, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["qwen2_moe", "mixtral", "gpt_oss"])
+@pytest.mark.parametrize("skip", [[], ["experts.down_proj"]])
+def test_matrices_have_the_names_that_they_have_over_full_weights(name: str, skip: list[str], tmp_path: Path) -> None:
+    """PEFT nests the adapters of one module in the order of its parameters: a checkpoint's must not decide it."""
+    form = weight_format("int8")
+    over_codes = with_an_adapter(load_model(saved(name, tmp_path), dtype=torch.float32, form=form, skip=skip))
+    found, expected = (
+        {key: tuple(one.shape) for key, one in model.named_parameters() if "lora_" in key}
+        for model in (over_codes, with_an_adapter(tiny_architecture(name)))
+    )
+    assert found == expected
+
+
 @pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
 def test_gradients_of_adapted_experts_are_pefts_own(name: str) -> None:
     adapted = with_an_adapter(tiny_architecture(name))

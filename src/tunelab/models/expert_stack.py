@@ -105,9 +105,9 @@ def can_be_stored(module: nn.Module) -> bool:
 
 def set_stack(module: nn.Module, name: str, stack: ExpertStack) -> None:
     """Put a stack in the place of a parameter of experts."""
+    use_own_forward(module)
     delattr(module, name)
     module.add_module(name, stack)
-    use_own_forward(module)
 
 
 def set_dense(module: nn.Module, name: str) -> None:
@@ -122,6 +122,7 @@ def use_own_forward(module: nn.Module) -> None:
     if not isinstance(module, OwnExperts):
         module.__class__ = _own_class(type(module))
         module.adapters = {}  # type: ignore[assignment]
+        module.order = tuple(module._parameters)  # type: ignore[assignment]
 
 
 @cache
@@ -136,9 +137,11 @@ class OwnExperts(nn.Module):
     Attributes:
         adapters: each expert's A [rank, in] and B [out, rank], and the scaling, by the weight's name; set while an
             adapted forward pass runs.
+        order: of the parameters, as the architecture has them: PEFT names matrices by it.
     """
 
     adapters: dict[str, tuple[Sequence[Tensor], Sequence[Tensor], float]]
+    order: tuple[str, ...]
 
     def forward(self, *given: Any, **named: Any) -> Tensor:
         """As transformers' experts: states [tokens, hidden], chosen experts and their weights [tokens, k]."""
@@ -244,6 +247,8 @@ def stacks_as_parameters(model: nn.Module) -> Iterator[None]:
         empty = torch.zeros((), dtype=stack.dtype, device=stack.device).expand(stack.shape)
         delattr(module, name)
         module.register_parameter(name, nn.Parameter(empty, requires_grad=False))
+        known = module._parameters
+        module._parameters = {one: known[one] for one in cast(OwnExperts, module).order if one in known}
     try:
         yield
     finally:
