@@ -12,7 +12,8 @@ from tunelab.config.budgets import Budget
 from tunelab.config.study import Study, load_study, parse_study
 from tunelab.config.study_tree import merged
 from tunelab.errors import ConfigError
-from tunelab.records.cells import cells_of, evaluation_key, expected_costs, training_key
+from tunelab.records.cells import cells_of, evaluation_key, training_key
+from tunelab.records.expected_costs import expected_costs
 
 EPOCHS = {"train.epochs": [0.5, 2, 1]}
 

@@ -321,3 +321,10 @@ def test_a_damaged_json_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(RunError, match=r"manifest\.json: (not JSON|not UTF-8|expected a JSON object)"):
         files.read_json(tmp_path / "manifest.json")
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "b": {"c": 2, "c": 3}}', b'[{"c": 2, "d": 1, "c": 3}]'])
+def test_a_key_twice_is_an_error_in_json_that_people_write(text: str | bytes) -> None:
+    with pytest.raises(files.DuplicateKeyError, match="duplicate key 'c' in one object, with '2' and '3'"):
+        files.parse_json(text)
+    assert files.parse_json('{"a": {"c": 1}, "b": {"c": 1}}') == {"a": {"c": 1}, "b": {"c": 1}}

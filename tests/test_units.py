@@ -217,4 +217,5 @@ def test_probabilities(p: float | None, text: str) -> None:
 def test_losses_shares_and_numerical_errors() -> None:
     assert units.format_loss(2.31416) == "2.3142" and units.format_loss(-0.00001, signed=True) == "0.0000"
     assert units.format_share(0.1234) == "12.3 %" and units.format_share(1.0, 0) == "100 %"
+    assert [units.format_error(one) for one in (0.0101, 14.2, 6e-10, 0)] == ["0.010", "14", "6.0e-10", "0"]
     assert units.format_scientific(1.23e-7) == "1.2e-07" and units.format_scientific(0.0) == "0"

@@ -288,6 +288,31 @@ def read_json(
     return found
 
 
+class DuplicateKeyError(ValueError):
+    """An object of a JSON text has a key twice."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text that people or other programs wrote.
+
+    Raises:
+        DuplicateKeyError: an object has a key twice, of which json.loads() keeps the last.
+        ValueError: it is not JSON.
+        RecursionError: it is nested too deep.
+    """
+    return json.loads(text, object_pairs_hook=_without_duplicates)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        key = next(name for name in names if names.count(name) > 1)
+        first, second = (str(value)[:40] for value in [value for name, value in pairs if name == key][:2])
+        raise DuplicateKeyError(f"duplicate key {key!r} in one object, with {first!r} and {second!r}")
+    return found
+
+
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The complete JSON lines of an append-only file, and their length in bytes.
 
@@ -295,7 +320,7 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     A file that does not exist has no lines.
 
     Raises:
-        RunError: another line is not JSON.
+        RunError: another line is not JSON, or an object has a key twice.
     """
     if not path.exists():
         return [], 0
@@ -306,7 +331,10 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
         if not line.endswith(b"\n"):
             break
         try:
-            records.append(json.loads(line))
+            records.append(parse_json(line))
+        except DuplicateKeyError as error:
+            remedy = "the file was edited or damaged; remove it"
+            raise RunError(f"{path}: line {len(records) + 1}: {error}", remedy) from None
         except (ValueError, RecursionError):
             if good + len(line) == len(data):
                 break

@@ -95,6 +95,11 @@ def format_significant(value: float, digits: int = 4) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def format_error(error: float) -> str:
+    """A standard error, or another size that has no error, with two significant digits: "0.010", "14", "6.0e-10"."""
+    return format_scientific(error) if 0 < abs(error) < 1e-5 else format_number(error, decimals_of(error))
+
+
 def format_scientific(value: float, digits: int = 2) -> str:
     """A number whose size is what matters, such as a numerical error: "1.2e-07"; "0" for zero."""
     return f"{value:.{digits - 1}e}" if value else "0"

@@ -88,7 +88,7 @@ def test_a_file_is_answered_as_json_lines(tunelab: Command, bench: Bench, prompt
     kept = tunelab(
         "generate", bench.lora, "--file", prompts, "--out", "deep/answers.jsonl", *FEW, "--micro-batch-tokens", "99"
     )
-    told = "6 answers: deep/answers.jsonl; settings: deep/answers.settings.json\n"
+    told = "6 answers: deep/answers.jsonl; settings: deep/answers.jsonl.settings.json\n"
     assert (kept.code, kept.out, kept.err) == (0, "", told)
     settings, records = read_answers(Path("deep/answers.jsonl"))
     assert settings["arm"] == "tuned" and settings["decoding"]["max_new_tokens"] == 5
@@ -136,11 +136,11 @@ def test_a_limit_answers_the_first_prompts_and_more_may_follow(tunelab: Command,
 def test_answers_without_their_settings_are_refused(tunelab: Command, bench: Bench, prompts: Path) -> None:
     words = ("generate", bench.lora, "--file", prompts, "--out", "answers.jsonl", *FEW)
     assert tunelab(*words).code == 0
-    Path("answers.settings.json").write_text("{")
-    assert "error: answers.settings.json: not JSON: " in tunelab(*words).err
-    Path("answers.settings.json").unlink()
+    Path("answers.jsonl.settings.json").write_text("{")
+    assert "error: answers.jsonl.settings.json: not JSON: " in tunelab(*words).err
+    Path("answers.jsonl.settings.json").unlink()
     said = tunelab(*words)
-    assert said.code == 1 and "answers.jsonl: its settings file answers.settings.json is missing" in said.err
+    assert said.code == 1 and "answers.jsonl: its settings file answers.jsonl.settings.json is missing" in said.err
     assert "hint: restore it, or choose another output file" in said.err
     with pytest.raises(RunError, match=r"nowhere\.jsonl: no answers"):
         read_answers(Path("nowhere.jsonl"))
@@ -149,7 +149,7 @@ def test_answers_without_their_settings_are_refused(tunelab: Command, bench: Ben
 def test_a_file_with_its_settings_in_the_first_line_is_resumed(tunelab: Command, bench: Bench, prompts: Path) -> None:
     words = ("generate", bench.lora, "--file", prompts, "--out", "answers.jsonl", *FEW)
     assert tunelab(*words).code == 0
-    path, settings = Path("answers.jsonl"), Path("answers.settings.json")
+    path, settings = Path("answers.jsonl"), Path("answers.jsonl.settings.json")
     whole = path.read_text()
     header = json.dumps(json.loads(settings.read_text()))
     old = [{key: value for key, value in json.loads(line).items() if key != "prompt"} for line in whole.splitlines()]

@@ -125,7 +125,7 @@ def test_studies_and_their_jobs(tunelab: Command, bench: Bench, tmp_path: Path) 
     study.write_text(
         json.dumps({"title": "Any", "recipe": recipe, "arms": {"lora": {}}, "benchmarks": {"held-out": {}}})
     )
-    fields, room = tables("study")
+    fields, usage = tables("study")
     found = document(tunelab("study", "run", study, "--out", "made", "--dry-run", "--json"))
     training, evaluation = found["jobs"]
     assert set(training) == fields and found["missing"] == []
@@ -136,7 +136,7 @@ def test_studies_and_their_jobs(tunelab: Command, bench: Bench, tmp_path: Path) 
         Path("made"), dataclasses.replace(Cell(**{name: training[name] for name in CELL}), status="failed", error="x")
     )
     found = document(tunelab("study", "status", "made", "--json"))
-    assert found["jobs"][0]["error"] == "x" and {name for one in found["room"] for name in one} == room
+    assert found["jobs"][0]["error"] == "x" and {name for one in found["disk_usage"] for name in one} == usage
     said = tunelab("study", "status", "made")
     assert said.code == 0 and said.out.splitlines()[1].split()[3:5] == ["training", "failed"], said.out
     assert "2 jobs: 1 failed, 1 waiting\nfailed: lora, seed 0: training: x" in said.err

@@ -115,6 +115,13 @@ def test_what_is_not_known_says_how_many_items_would_show_it(lora: Side, tmp_pat
     assert "the trainings vary too much, so add seeds" in judged_verdict(varied)
 
 
+def test_what_the_correction_alone_leaves_open_needs_no_fewer_items_than_there_are(base: Side, lora: Side) -> None:
+    found = dataclasses.replace(share(lora, lora, base), p_holm=0.054, family=5, items_as_measured=6, items_needed=9)
+    assert judged_verdict(found).endswith(
+        "it is shown before the correction over 5 questions, so ask fewer, or add items"
+    )
+
+
 def test_a_correction_can_leave_nothing(base: Side, lora: Side) -> None:
     found = share(lora, lora, base)
     assert dataclasses.replace(found, p_holm=0.06, family=4).answer == "not known"

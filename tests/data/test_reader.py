@@ -201,6 +201,14 @@ class TestDetection:
         with pytest.raises(DataError, match="the columns messages, conversations fit messages and sharegpt"):
             load(write(tmp_path, "rows.json", as_json([row])))
 
+    def test_a_key_twice_in_a_list_of_rows(self, tmp_path: Path) -> None:
+        content = '[{"prompt": "p", "completion": "c", "completion": "d"}]'
+        with pytest.raises(DataError, match=r"rows\.json: cannot be read as JSON: duplicate key 'completion' in"):
+            load(write(tmp_path, "rows.json", content))
+        cell = 'messages\n"[{""role"": ""user"", ""role"": ""assistant""}]"\n'
+        with pytest.raises(DataError, match=r"column 'messages': duplicate key 'role' in one object, with 'user' and "):
+            load(write(tmp_path, "rows.csv", cell))
+
     def test_no_row_can_be_read(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"no row can be read, .*\n  rows\.jsonl row 1: broken JSON"):
             load(write(tmp_path, "rows.jsonl", "{\n"), skip=True)
@@ -219,6 +227,7 @@ class TestBadRows:
                 b'{"prompt": "\\ud83d", "completion": "c"}',
                 "invalid UTF-8: a text has invalid bytes, or half",
             ),
+            (b'{"prompt": "p", "prompt": "q"}', "broken JSON: duplicate key 'prompt' in one object, with 'p' and 'q'"),
             (b"[1, 2]", "the row is a list, expected an object"),
             (b"null", "the row is null, expected an object"),
             (b'"text"', "the row is text, expected an object"),

@@ -81,7 +81,10 @@ def test_what_is_too_wide_goes_on_below_with_the_names_of_its_rows() -> None:
     assert tables["Cost"].columns == ["Arm", "Peak memory", "Training", "Evaluation", "Tokens/s"]
     assert tables["Cost (continued)"].columns == ["Arm", "Trainable (parameters)", "On disk", "Cost (USD)"]
     assert tables["Cost (continued)"].rows[2] == ["lora r128 bf16", "320 M", "610.0 MiB", "6.82"]
-    assert tables["Comparisons (continued)"].columns[:2] == ["Benchmark", "Arms"]
+    first, more = tables["Comparisons"], tables["Comparisons (continued)"]
+    assert first.columns == ["Comparison", "Difference", "95 % interval", "p (Holm)", "Result"], "the answer is in one"
+    assert first.rows[1][0] == "mmlu (accuracy): base bf16 → lora r128 bf16" and first.rows[1][-1] == "not shown"
+    assert more.columns[0] == "Comparison" and "Result" not in more.columns
     brief = [table.title for table in console_tables(REPORT, 80, brief=True)]
     assert brief == ["Quality", "Quality (continued)", "Cost", "Cost (continued)"]
     assert [table.title for table in console_tables(REPORT, 400)] == [table.title for table in console_tables(REPORT)]

@@ -202,6 +202,7 @@ def test_a_benchmark_that_lies_elsewhere_here_is_named_by_hand(tmp_path: Path, b
         (b'{"bench', RunError, "line 1 is not JSON"),
         (b'{"benchmark": "BENCHMARK"}\n', RunError, "contains no responses yet"),
         (b'{"benchmark": "BENCHMARK"}\nbroken\n{"item": "0", "prompt_hash": ""}\n', RunError, "line 2 is not JSON"),
+        (b'{"benchmark": "BENCHMARK"}\n{"item": "0", "item": "1"}\n', RunError, "line 2: duplicate key 'item' in one"),
         (b'{"benchmark": "BENCHMARK"}\n3\n', RunError, "line 2 is int, expected a JSON object"),
         (b'{"benchmark": "BENCHMARK"}\n{"item": "0", "prompt_hash": ""}\n', RunError, "line 2: Response record lacks"),
         (b'{"benchmark": "no-such"}\n', UsageError, "no benchmark named 'no-such'"),

@@ -1,9 +1,11 @@
-"""A script: runs a searched study in forked children, once whole, and once killed in both of its waves.
+"""A script: runs a searched study with budgets in forked children: once whole here, once killed in both of its waves.
 
-    python search_kill_driver.py FOLDER KILLS SEED
+    python search_kill_driver.py FOLDER EXECUTOR KILLS SEED
 
-Half of the kills hit tries, half the final trainings and evaluations, each after a random time there. Prints one JSON
-object: both reports without what they cost, both choices.json, and where the kills hit.
+Half of the kills hit while rates are tried, half during the final trainings and evaluations, each after a random time
+there. With an executor whose jobs are processes of their own (ray, slurm), every other kill hits a job, the others the
+process that runs the study; here, they are one. Slurm's commands are on PATH. Prints one JSON object: both reports
+without what they cost, both choices.json, and what was killed where.
 """
 
 from __future__ import annotations
@@ -21,50 +23,124 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from forked import forked
 from study_files import searched_study, write_study_files
-from study_kill_driver import Stage, found
+from study_kill_driver import found
 
 from tunelab.config.study import Study
-from tunelab.records.cells import CHOICES_FILE
+from tunelab.records.cells import CHOICES_FILE, STUDY_FILE, read_study
+from tunelab.studies.executors import _slurm_job, slurm
 from tunelab.studies.run_study import run_study
 
-#: Seconds in a wave after which a child is killed, at most.
-LONGEST = 0.5
+#: Seconds after the beginning of a job until a kill, at most; a process of its own first imports torch.
+LONGEST = {"here": 0.4, "ray": 6.0, "slurm": 6.0}
+#: Of an attempt: what a machine that does other work may need.
+SECONDS = 600.0
+OPTIONS = {"here": {}, "ray": {"address": "local", "max_retries": "9"}, "slurm": {"gpus_per_node": "0"}}
 
 
-def killed_in(child: int, stage: Stage, in_tries: bool, delay: float) -> bool:
-    """Kill the child a while after it has begun a job of the wave; False where it was done before."""
-    since = None
-    while True:
-        if os.waitpid(child, os.WNOHANG)[0]:
+def budget_search(files: Path) -> Study:
+    """Three tries of LoRA's rate, shared by NF4; two budgets of both, compared at the largest and at equal tokens."""
+    recipe = searched_study(files).recipe
+    del recipe["train"]["steps"]
+    question = {"ask": "As good?", "is_as_good": "nf4", "as": "lora", "on": "held-out", "within": 0.5}
+    questions = [question, {**question, "ask": "At equal tokens?", "match": "tokens"}]
+    arms = {"lora": {}, "nf4": {"recipe": {"precision": "nf4"}}}
+    return searched_study(files, recipe=recipe, arms=arms, budgets={"train.steps": [2, 4]}, questions=questions)
+
+
+def is_in_tries(folder: Path) -> bool:
+    """Whether rates are still tried in a study's directory."""
+    if not (folder / STUDY_FILE).exists():
+        return True
+    return any(cell.lr is not None and cell.status != "done" for cell in read_study(folder)[1])
+
+
+def working(executor: str, child: int) -> list[int]:
+    """Processes that run a job now: the study's own while it has a run open, or those of its executor."""
+    if executor == "here":
+        return [child] if any("/runs/" in one or "/evaluations/" in one for one in open_files(child)) else []
+    return [int(one.name) for one in Path("/proc").glob("[0-9]*") if is_job(one)]
+
+
+def open_files(process: int) -> list[str]:
+    try:
+        return [os.readlink(one) for one in Path(f"/proc/{process}/fd").iterdir()]
+    except OSError:  # it has ended
+        return []
+
+
+def is_job(process: Path) -> bool:
+    """Whether a process is a job of this script's study, which alone has its cache."""
+    try:
+        command = (process / "cmdline").read_bytes()
+        if b"ray::work" not in command and b"submitit.core._submit" not in command:
             return False
-        if since is None and stage.name and (": try" in stage.name) == in_tries:
+        return f"TUNELAB_CACHE={os.environ['TUNELAB_CACHE']}".encode() in (process / "environ").read_bytes()
+    except OSError:  # it has ended, or is another user's
+        return False
+
+
+def killed_in(executor: str, child: int, folder: Path, in_tries: bool, kills_job: bool, delay: float) -> str:
+    """Kill a job or the study's process a while after a job of the wave has begun; "" where the study was done before.
+
+    A study whose job was killed goes on.
+    """
+    since, deadline = None, time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        if is_over(child):
+            return ""
+        jobs = working(executor, child)
+        if since is None and jobs and is_in_tries(folder) == in_tries:
             since = time.monotonic()
-        if since is not None and time.monotonic() - since >= delay:
-            os.kill(child, signal.SIGKILL)
-            return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-        time.sleep(0.001)
+        if since is not None and time.monotonic() - since >= delay and (jobs or not kills_job):
+            os.kill(jobs[0] if kills_job else child, signal.SIGKILL)
+            if not kills_job:
+                os.waitpid(child, 0)
+            return f"{'job' if kills_job else 'study'} in {'tries' if in_tries else 'final trainings'}"
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+    raise AssertionError(f"no job of the wave began in {SECONDS:.0f} seconds")
+
+
+def is_over(child: int) -> bool:
+    """Whether a study's process has ended, and without an error."""
+    ended, status = os.waitpid(child, os.WNOHANG)
+    assert not status, "the study ended in an error"
+    return bool(ended)
 
 
 def outcome(study: Study, folder: Path) -> dict[str, Any]:
     report = found(study, folder)
     report["report"]["rates_said"] = report["report"]["rates_said"][1:]  # the first says how long the tries took
+    for point in report["report"]["budgets"]["points"]:
+        del point["seconds"]
     return {**report, "choices": json.loads((folder / CHOICES_FILE).read_text("utf-8"))}
 
 
-def main(folder: Path, kills: int, seed: int) -> dict[str, Any]:
-    draw, stage, hits = random.Random(seed), Stage(), []
-    study = searched_study(write_study_files(folder), seeds=[0, 1])
-    _, status = os.waitpid(forked(lambda: run_study(study, folder / "whole", progress=stage)), 0)
+def main(folder: Path, executor: str, kills: int, seed: int) -> dict[str, Any]:
+    draw, hits = random.Random(seed), []
+    study = budget_search(write_study_files(folder))
+    for name, seconds in (("LOOK_S", 0.1), ("ASK_S", 0.2), ("RECORD_S", 2.0)):
+        setattr(slurm, name, seconds)
+    _slurm_job.RECORD_S = 2.0
+    _, status = os.waitpid(forked(lambda: run_study(study, folder / "whole")), 0)
     assert status == 0, "the whole study failed"
+
+    def attempt() -> int:
+        options = OPTIONS[executor]
+        return forked(lambda: run_study(study, folder / "killed", executor=executor, options=options))
+
+    child = attempt()
     for number in range(kills):
-        stage.memory[:] = b" " * 200
-        child = forked(lambda: run_study(study, folder / "killed", progress=stage))
-        if killed_in(child, stage, number < kills // 2, draw.uniform(0, LONGEST)):
-            hits.append(stage.name)
-    _, status = os.waitpid(forked(lambda: run_study(study, folder / "killed", progress=stage)), 0)
+        kills_job = executor != "here" and number % 2 == 0
+        delay = draw.uniform(0, LONGEST[executor])
+        hit = killed_in(executor, child, folder / "killed", number < kills // 2, kills_job, delay)
+        hits.append(hit)
+        child = child if hit.startswith("job") else attempt()
+    os.waitpid(child, 0)
+    _, status = os.waitpid(attempt(), 0)
     assert status == 0, "the killed study did not resume"
     return {"whole": outcome(study, folder / "whole"), "killed": outcome(study, folder / "killed"), "hits": hits}
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
+    print(json.dumps(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))

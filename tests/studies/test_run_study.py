@@ -13,13 +13,15 @@ import pytest
 from study_files import study_of, write_study_files
 
 from tunelab.config.study import Study
-from tunelab.errors import Interrupted, RunError
+from tunelab.errors import ConfigError, Interrupted, RunError
 from tunelab.files import file_sha256
 from tunelab.records.asked import asked_late
-from tunelab.records.cells import Cell, Expected, cells_of, expected_costs, keep_cell, keep_study, read_study
+from tunelab.records.cells import Cell, cells_of, keep_cell, keep_study, read_study
+from tunelab.records.expected_costs import Expected, expected_costs
+from tunelab.records.responses import read_responses
 from tunelab.records.runs import Run
 from tunelab.studies.run_cell import run_cell
-from tunelab.studies.run_study import foreseen, run_study
+from tunelab.studies.run_study import checked_study, foreseen, run_study
 from tunelab.studies.study_answers import LATE
 from tunelab.studies.study_report import study_report
 
@@ -268,6 +270,39 @@ def test_margins_of_what_is_no_share_of_right_answers_are_in_its_unit(files: Pat
     )
     assert "within 0.02 nats; whether 500 items can show that" in sure
     assert "within 0.01 of 2; whether 500 items can show that" in calibrated
+
+
+@pytest.mark.parametrize(
+    ("on", "metric", "within", "said"),
+    [
+        ("held-out", "bleu", 0.01, "0.01 of a metric from 0 to 100 is 0.01 points"),
+        ("held-out", "chrf", 100, "100 is no margin of a metric from 0 to 100: every difference is within it"),
+        ("mmlu", None, 1, "1 is no margin of a metric from 0 to 1"),
+        ("mmlu", "brier", 2, "2 is no margin of a metric from 0 to 2"),
+    ],
+)
+def test_a_margin_of_another_unit_is_refused_before_anything_runs(
+    files: Path, on: str, metric: str | None, within: float, said: str
+) -> None:
+    asked = {"ask": "?", "is_as_good": "nf4", "as": "lora", "on": on, "metric": metric, "within": within}
+    study = study_of(files, benchmarks={"mmlu": {}, "held-out": {}}, questions=[asked])
+    with pytest.raises(ConfigError, match=f"questions.0.within: {said}"):
+        checked_study(study)
+    assert checked_study(study_of(files, questions=[{**asked, "on": "held-out", "metric": "rougeL", "within": 1}]))
+
+
+def test_an_untuned_arm_s_own_template_is_what_benchmarks_prompt_it_in(files: Path, tmp_path: Path) -> None:
+    benchmarks = {str(files / "writing.py"): {"limit": 2, "data": str(files / "data")}}
+    arms = {"plain": {"tuned": False}, "asked": {"tuned": False, "recipe": {"data": {"template": "human-assistant"}}}}
+    question = {"ask": "?", "is_better": "asked", "than": "plain", "on": str(files / "writing.py")}
+    study = study_of(files, arms=arms, seeds=[0], benchmarks=benchmarks, questions=[question])
+    cells = run_study(study, tmp_path)
+    assert [cell.error for cell in cells] == ["", ""] and cells[0].key != cells[1].key
+    headers = [read_responses(tmp_path / cell.folder / "responses.jsonl")[0] for cell in cells]
+    assert [header["template"] for header in headers] == [None, "human-assistant"]
+    assert "writing: template differs: null (plain), human-assistant (asked)." in study_report(tmp_path).not_proved
+    before = study_of(files, arms={"plain": {"tuned": False}}, seeds=[0], benchmarks=benchmarks, questions=[])
+    assert [cell.key for cell in cells_of(before)] == [cells[0].key], "keys of arms without one stay"
 
 
 def test_a_question_or_margin_of_after_the_results_is_named(files: Path, tmp_path: Path) -> None:

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -221,23 +218,3 @@ def test_without_a_search_the_report_says_at_which_rates_it_holds(files: Path, t
     assert said == "These results hold at the learning rates given, which were not searched: lora 0.005, nf4 0.005."
     assert [cell.title for cell in known_cells(study, tmp_path)][:2] == ["base: held-out", "lora, seed 0: training"]
     assert read_cell(tmp_path, "try-0") is None
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_killed_at_random_in_both_waves_it_ends_in_the_same_report(tmp_path: Path) -> None:
-    driver = Path(__file__).with_name("search_kill_driver.py")
-    done = subprocess.run(
-        [sys.executable, str(driver), str(tmp_path), "10", "0"],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env={**os.environ, "TUNELAB_CACHE": str(tmp_path / "cache")},
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    tries = [hit for hit in found["hits"] if ": try" in hit]
-    assert len(tries) >= 3 and len(found["hits"]) - len(tries) >= 3, found["hits"]
-    assert found["whole"]["failed"] == found["killed"]["failed"] == {}
-    assert found["killed"]["choices"] == found["whole"]["choices"]
-    assert found["killed"]["report"] == found["whole"]["report"]

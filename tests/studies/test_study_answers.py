@@ -103,6 +103,12 @@ def test_why_an_answer_is_not_known(answer: Answer) -> None:
     assert no_unit.answer == (
         "Not known: exact is in seconds, which has no default margin; write `within` in the study."
     )
+    for within, unit, said in (
+        (0.01, "0-100", "within: 0.01 of a metric from 0 to 100 is 0.01 points; write 1 if you mean 1 points."),
+        (1, "0-1", "within: 1 is no margin of a metric from 0 to 1: every difference is within it; a point of it is 0"),
+    ):
+        (wrong,) = answer({"is_as_good": "lora", "as": "base", "within": within}, unit=unit).questions
+        assert wrong.answer.startswith(f"Not known: {said}")
     (unmeasured,) = answer({"is_as_good": "nf4", "as": "lora"}, without="nf4").questions
     assert (unmeasured.answer, unmeasured.verdict) == ("Unknown: the two arms were not both measured.", "unknown")
 

@@ -221,8 +221,8 @@ def _evaluate_arms(
         scores[arm.name] = score_held_out(responses, likelihoods[arm.name], protocol, by_answer=by_answer)
         # Written before the scores: an evaluation counts as scored once the scores exist.
         write_answer_scores(folder, by_answer)
-        found = {"header": header, "scores": [score.to_json() for score in scores[arm.name]]}
-        found["rows"] = [row.id for row in rows]
+        found: dict[str, Any] = {"header": header, "scores": [score.to_json() for score in scores[arm.name]]}
+        found |= {"rows": [row.id for row in rows], "limit": settings.limit}
         write_json_atomically(folder / SCORES, stamped(found))
         update_model_card(folder)
     base, tuned = likelihoods.get("base"), likelihoods.get("tuned")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
+from tunelab.errors import UsageError
 from tunelab.inference.sampling import Decoding
 
 HELP = {
@@ -16,6 +17,10 @@ HELP = {
     "repetition_penalty": "above 1 penalizes tokens that already occurred (default 1: off)",
     "seed": "sampling seed (default 0); prompt number i uses (seed, i)",
 }
+
+
+#: Settings that a temperature of 0 leaves without effect.
+_OF_SAMPLING = ("top_p", "top_k", "min_p", "seed")
 
 
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +35,10 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def decoding_of(arguments: argparse.Namespace) -> Decoding:
-    """The settings; those without a flag have their defaults. Raises UsageError if one is invalid."""
+    """The settings; those without a flag have their defaults. Raises UsageError if one is invalid or has no effect."""
     given = {name: value for name in HELP if (value := getattr(arguments, name)) is not None}
-    return Decoding(**given, stop_strings=tuple(arguments.stop or ()))
+    decoding = Decoding(**given, stop_strings=tuple(arguments.stop or ()))
+    if decoding.temperature == 0 and (useless := [name for name in _OF_SAMPLING if name in given]):
+        flag = f"--{useless[0].replace('_', '-')}"
+        raise UsageError(f"{flag} has no effect at temperature 0: decoding is greedy", "give --temperature, or omit it")
+    return decoding

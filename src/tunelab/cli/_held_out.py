@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tunelab.cli._console import print_table, progress_bar, say
 from tunelab.cli._json import held_out_document, print_json
-from tunelab.cli._recipe_arguments import given_flags, recipe_of
+from tunelab.cli._recipe_arguments import given_flags, recipe_of, refuse_flags
 from tunelab.cli._words import is_change, is_recipe_file
 from tunelab.errors import UsageError
 from tunelab.evaluation.metrics.unseen import not_seen
@@ -87,6 +87,7 @@ def _run_directory(arguments: argparse.Namespace) -> str | None:
 
 
 def _evaluate_model(arguments: argparse.Namespace, progress: Progress) -> Scores:
+    refuse_flags(arguments, ("--method", "--seed"), "nothing is trained", "omit it; data.seed=N samples other rows")
     for name in ("max_new_tokens", "micro_batch_tokens"):
         if getattr(arguments, name) is not None:
             arguments.words.append(f"evaluate.{name}={getattr(arguments, name)}")

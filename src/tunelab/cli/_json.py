@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tunelab.publishing.push import Pushed
     from tunelab.publishing.quantize import Quantized
     from tunelab.records.cells import Cell
-    from tunelab.records.room import Room
+    from tunelab.records.disk_usage import DiskUsage
     from tunelab.records.runs import Run
     from tunelab.scoring.score import ScoredFile
 
@@ -156,9 +156,9 @@ def jobs_document(cells: Sequence[Cell], missing: Sequence[str] = ()) -> Documen
     return {"jobs": [{"title": cell.title, **asdict(cell)} for cell in cells], "missing": list(missing)}
 
 
-def room_document(room: Iterable[Room]) -> Document:
+def disk_usage_document(usage: Iterable[DiskUsage]) -> Document:
     """`study status`: the disk usage of its directory."""
-    return {"room": [asdict(one) for one in room]}
+    return {"disk_usage": [asdict(one) for one in usage]}
 
 
 def studies_document(studies: Iterable[tuple[ShippedStudy, str]]) -> Document:

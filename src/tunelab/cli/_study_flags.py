@@ -9,14 +9,14 @@ from tunelab.cli._recipe_arguments import KEY_FLAGS
 from tunelab.errors import UsageError
 
 #: Flags that all words take, `what` and `file` among them.
-OF_ALL = ("what", "file", "json", "allow_code")
+OF_ALL = ("what", "file", "json")
 
 _KEYS = tuple(flag.attribute for flag in KEY_FLAGS if flag.of_studies)
 _OF_INIT = ("data", "compare", "question")
 
 #: Flag -> its value where it is not given, for all that some word does not take.
 NOT_GIVEN: dict[str, Any] = {
-    **dict.fromkeys((*_KEYS, *_OF_INIT, "out", "set", "option")),
+    **dict.fromkeys((*_KEYS, *_OF_INIT, "out", "set", "option", "allow_code")),
     "dry_run": False,
     "scale": "full",
     "executor": "here",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunelab.cli._console import console, print_data, print_table, say
-from tunelab.cli._json import jobs_document, print_json, room_document, studies_document
+from tunelab.cli._json import disk_usage_document, jobs_document, print_json, studies_document
 from tunelab.config.shipped_studies import shipped_studies
 from tunelab.errors import UsageError
 from tunelab.units import UNKNOWN, format_bytes, format_duration
@@ -77,13 +77,13 @@ def _trainings(study: Study, cells: Sequence[Cell]) -> str:
 def show_status(arguments: argparse.Namespace) -> int:
     """The jobs in a study's directory with their status, time and memory so far, and why some failed."""
     from tunelab.records.cells import read_study
-    from tunelab.records.room import room_of
+    from tunelab.records.disk_usage import disk_usage
 
     folder = _directory(arguments)
     _, cells = read_study(folder)
-    room = room_of(folder, cells)
+    usage = disk_usage(folder, cells)
     if arguments.json:
-        return print_json({**jobs_document(cells), **room_document(room)})
+        return print_json({**jobs_document(cells), **disk_usage_document(usage)})
     rows = []
     for cell in cells:
         time = format_duration(cell.seconds) if cell.seconds else UNKNOWN
@@ -93,7 +93,7 @@ def show_status(arguments: argparse.Namespace) -> int:
     print_data("")
     print_table(
         ["disk usage", "size", "free with"],
-        [[one.kind, format_bytes(one.bytes), one.freed_by or UNKNOWN] for one in room],
+        [[one.kind, format_bytes(one.bytes), one.freed_by or UNKNOWN] for one in usage],
     )
     counts = Counter(cell.status for cell in cells)
     say(f"{len(cells)} jobs: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
@@ -106,7 +106,7 @@ def show_status(arguments: argparse.Namespace) -> int:
 def clean_study(arguments: argparse.Namespace) -> int:
     """Remove the checkpoints of a study's finished trainings, and say how much that frees."""
     from tunelab.records.cells import read_study
-    from tunelab.records.room import free_checkpoints
+    from tunelab.records.disk_usage import free_checkpoints
 
     folder = _directory(arguments)
     _, cells = read_study(folder)
@@ -128,9 +128,10 @@ def show_jobs(study: Study, out: Path, toys: Sequence[Toy], *, as_json: bool = F
 
     Returns the exit code: 1 if something that the jobs need is missing; it is named. Toys are not written yet.
     """
-    from tunelab.records.cells import expected_costs, known_cells
+    from tunelab.records.cells import known_cells
+    from tunelab.records.expected_costs import expected_costs
     from tunelab.studies.requirements import missing
-    from tunelab.studies.rough_time import rough_seconds
+    from tunelab.studies.rough_time import RoughTime, rough_time
 
     cells = known_cells(study, out)
     expected = expected_costs(cells)
@@ -140,17 +141,20 @@ def show_jobs(study: Study, out: Path, toys: Sequence[Toy], *, as_json: bool = F
         print_json(jobs_document(cells, [f"{problem.path}: {problem.message}" for problem in lacks]))
         return 1 if lacks else 0
     open_cells = [cell for cell in to_run if expected[cell.key].seconds is None]
-    rough = {} if toys or lacks else rough_seconds(study, open_cells)
+    rough = RoughTime({}, []) if toys or lacks else rough_time(study, open_cells)
     rows = []
     for cell in cells:
         cost = expected.get(cell.key, cell)
-        seconds = rough.get(cell.key, cost.seconds)
+        seconds = rough.seconds.get(cell.key, cost.seconds)
         time = UNKNOWN if seconds is None else format_duration(seconds)
         memory = UNKNOWN if cost.memory_bytes is None else format_bytes(cost.memory_bytes)
         rows.append([cell.title, cell.status, time, memory, cell.key])
     print_table(["job", "status", "time", "peak memory", "key"], rows)
     known = [one.seconds for one in expected.values() if one.seconds is not None]
-    say(f"{len(cells)} jobs, {len(expected)} to run{_time_they_take(len(expected), known, list(rough.values()))}")
+    time = _time_they_take(len(expected), known, list(rough.seconds.values()))
+    say(f"{len(cells)} jobs, {len(expected)} to run{time}")
+    for why in rough.unknown:
+        say(f"unknown time: {why}")
     if study.search is not None or study.trained_at:
         say(_trainings(study, cells))
     for problem in lacks:

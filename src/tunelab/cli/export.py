@@ -19,6 +19,7 @@ import argparse
 from tunelab.cli._console import print_table, progress_bar
 from tunelab.cli._json import add_json_flag, exported_document, print_json
 from tunelab.cli._recipe_arguments import add_base_argument
+from tunelab.errors import UsageError
 from tunelab.records.runs import open_run
 
 
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="directory of a finished run")
     parser.add_argument("--to", required=True, choices=("hf", "peft", "compressed-tensors", "gguf", "ollama"))
     parser.add_argument("--out", metavar="DIR", required=True, help="a new directory")
-    parser.add_argument("--kind", choices=("F16", "Q8_0"), default="F16", help="dtype of matrices in a GGUF file")
+    parser.add_argument("--kind", choices=("F16", "Q8_0"), help="dtype of matrices in a GGUF file (default F16)")
     add_base_argument(parser)
     parser.add_argument("--force", action="store_true", help="write even if rounding or the format costs too much")
     add_json_flag(parser)
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, and show what was written."""
+    _check(arguments)
     open_run(arguments.run)  # a missing run is reported before torch is imported
     from tunelab.publishing.export import export
 
@@ -43,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.run,
             arguments.out,
             to=arguments.to,
-            kind=arguments.kind,
+            kind=arguments.kind or "F16",
             base=arguments.base,
             force=arguments.force,
             progress=progress,
@@ -53,3 +55,16 @@ def run(arguments: argparse.Namespace) -> int:
     files = ", ".join(done.files)
     print_table(("what", "value"), [("written", str(done.path)), ("files", files), ("checked", done.checked)])
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raises UsageError if a flag is given that the target has no use for."""
+    is_gguf = arguments.to in ("gguf", "ollama")
+    refused = {
+        "--kind": (not is_gguf and arguments.kind is not None, "it is for --to gguf and ollama"),
+        "--force": (arguments.force and (is_gguf or arguments.to == "peft"), "nothing is rounded that would be judged"),
+        "--base": (arguments.to == "peft" and arguments.base is not None, "the adapter is exported without its base"),
+    }
+    for flag, (is_wrong, why) in refused.items():
+        if is_wrong:
+            raise UsageError(f"{flag} has no effect with --to {arguments.to}: {why}", "omit it")

@@ -10,8 +10,8 @@ Examples:
 
 A line of prompts.jsonl: {"prompt": "..."}, {"messages": [...]} or {"instruction": "...", "input": "..."}, and an
 optional "id". With --out, answers are appended as they finish: after an interruption, the same command resumes. At the
-end they are in the order of the prompts: JSON Lines with prompt and text; ANSWERS.settings.json has the settings.
-With --benchmarks, responses are stored and their paths printed; `tunelab score` scores them on any machine.
+end they are in the order of the prompts: JSON Lines with prompt and text; ANSWERS.jsonl.settings.json has the
+settings. With --benchmarks, responses are stored and their paths printed; `tunelab score` scores them on any machine.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_flags(arguments, ("chat_template", "backend"))
     if (arguments.file is None) == (arguments.prompt is None):
         raise UsageError("give either --prompt TEXT or --file PROMPTS.jsonl", "tunelab generate --help shows examples")
+    if arguments.raw and arguments.template is not None:
+        raise UsageError("--raw and --template exclude each other", "omit one of them")
     if arguments.out is not None and arguments.file is None:
         raise UsageError("--out needs --file", "answers to --prompt go to stdout: redirect with > FILE")
     if arguments.limit is not None and arguments.file is None:

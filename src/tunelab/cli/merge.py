@@ -29,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="output directory; must not exist")
     parser.add_argument(
         "--format",
-        default="auto",
         metavar="FORMAT",
         help="fp32, bf16, fp16, dequantised, nf4, fp4, int8 or mxfp4; auto (default): dequantised for a quantized "
         "base, else the dtype of the base's checkpoint",
@@ -44,6 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Merge and show the quality of the result, or compare all formats."""
     if arguments.compare == (arguments.out is not None):
         raise UsageError("give either --out DIR or --compare", "tunelab merge --help shows examples")
+    if arguments.compare and (arguments.format is not None or arguments.force):
+        flag = "--force" if arguments.format is None else "--format"
+        raise UsageError(f"{flag} has no effect with --compare", "it compares all formats and writes none: omit it")
     open_run(arguments.run)  # a missing run is reported before torch is imported
     from tunelab.inference.divergence import FLOOR_MULTIPLE
     from tunelab.models.merge import EXACT
@@ -53,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         show_merge_formats(arguments.run, arguments.base, as_json=arguments.json)
         return 0
     with progress_bar() as progress:
-        how = {name: getattr(arguments, name) for name in ("format", "base", "force")}
+        how = {"format": arguments.format or "auto", "base": arguments.base, "force": arguments.force}
         merged = merge(arguments.run, arguments.out, **how, progress=progress)
     if arguments.json:
         return print_json(merged_document(merged))

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", required=True, help="output directory; must not exist")
     loftq = "LoftQ: also fit an adapter of this rank, for adapter.init=loftq (stored with the checkpoint)"
     parser.add_argument("--loftq-rank", metavar="N", type=int, help=loftq)
-    parser.add_argument("--loftq-alternations", metavar="N", type=int, default=5, help="LoftQ iterations (default 5)")
+    parser.add_argument("--loftq-alternations", metavar="N", type=int, help="LoftQ iterations (default 5)")
     add_json_flag(parser)
 
 
@@ -38,6 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Quantize, write, and show the size."""
     if strange := [word for word in arguments.changes if not is_change(word)]:
         raise UsageError(f"{strange[0]}: expected key=value", "give one model, and overrides of precision keys")
+    if arguments.loftq_rank is None and arguments.loftq_alternations is not None:
+        raise UsageError("--loftq-alternations needs --loftq-rank", "name the rank of the adapter that LoftQ fits")
     from tunelab.publishing.quantize import quantize
 
     made = quantize(
@@ -46,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         changes=arguments.changes,
         loftq_rank=arguments.loftq_rank,
-        loftq_alternations=arguments.loftq_alternations,
+        loftq_alternations=5 if arguments.loftq_alternations is None else arguments.loftq_alternations,
     )
     if arguments.json:
         return print_json(quantized_document(made))

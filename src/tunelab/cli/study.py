@@ -69,8 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
     study = load_study(arguments.file, changes, scale=arguments.scale)
     check_arms_follow(study, arguments)
     out = Path(arguments.out or f"study-{Path(arguments.file).stem}-{arguments.scale}".removesuffix("-full"))
-    from tunelab.studies.run_study import checked_study, foreseen, run_study
+    from tunelab.studies.run_study import checked_study, foreseen, load_executor, run_study
 
+    options = option_pairs(arguments.option)
+    load_executor(arguments.executor, options)
     study = checked_study(study)
     toys: list[Toy] = []
     if arguments.scale == "tiny":
@@ -87,9 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     for toy in toys:
         toy.write()
     with progress_bar() as progress:
-        cells = run_study(
-            study, out, executor=arguments.executor, options=option_pairs(arguments.option), progress=progress
-        )
+        cells = run_study(study, out, executor=arguments.executor, options=options, progress=progress)
     report_study(out)
     failed = [cell for cell in cells if cell.status == "failed"]
     for cell in failed:

@@ -86,6 +86,8 @@ def _needed(one: Judged) -> str:
         more = f"{_limit(one.limit, one)} needs about {rounded_items(one.items_needed)}"
     elif one.items_needed is None:
         more = f"more items alone cannot show {_limit(one.limit, one)}: the trainings vary too much, so add seeds"
+    elif one.items_as_measured is not None and one.items_as_measured <= items:
+        more = f"it is shown before the correction over {one.family} questions, so ask fewer, or add items"
     elif one.items_as_measured is not None:
         more = f"what was measured is so close to the margin that it takes about {rounded_items(one.items_as_measured)}"
     else:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tunelab.config.types import Kept, Positive, Text
 from tunelab.errors import Problem
+from tunelab.units import format_significant
 
 #: The benchmark of the recipe's own held-out rows: perplexity, BLEU, ROUGE, chrF, exact match.
 HELD_OUT = "held-out"
@@ -17,6 +18,22 @@ COMPLETION_LOSS = "completion_loss"
 
 #: The margin of a question whose other arm gained nothing that a share could be kept of, by the metric's unit.
 DEFAULT_MARGINS = {"0-1": 0.01, "0-2": 0.01, "0-100": 1.0, "nats per token": 0.02, "nats": 0.02, "bits/byte": 0.01}
+
+
+#: The largest difference of a metric, by its unit, and the smallest margin that is not a mistake for another unit's.
+_SCALES = {"0-1": (1.0, 0.0), "0-2": (2.0, 0.0), "0-100": (100.0, 0.1)}
+
+
+def margin_problem(margin: float, unit: str) -> tuple[str, str] | None:
+    """What is wrong with a margin of a metric in this unit, and the remedy; None = nothing, as far as is known."""
+    most, least = _SCALES.get(unit, (float("inf"), 0.0))
+    if least <= margin < most:
+        return None
+    shown, more, scale = format_significant(margin), format_significant(100 * margin), f"from 0 to {int(most)}"
+    if margin >= most:
+        point = format_significant(most / 100)
+        return f"{shown} is no margin of a metric {scale}: every difference is within it", f"a point of it is {point}"
+    return f"{shown} of a metric {scale} is {shown} points", f"write {more} if you mean {more} points"
 
 
 class Question(BaseModel):

@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from tunelab.data.sources._source import HubDataset, NumberedRow, Row, kind_of
 from tunelab.errors import BadRow, DataError
 from tunelab.failures import sentence
+from tunelab.files import parse_json
 from tunelab.hub import hub_access, why_unreachable
 from tunelab.units import format_bytes
 
@@ -183,7 +184,7 @@ def _json_rows(path: Path) -> Iterator[NumberedRow]:
     except UnicodeDecodeError:
         content, suspicious = data.decode(errors="surrogateescape"), True
     try:
-        rows = json.loads(content)
+        rows = parse_json(content)
     except json.JSONDecodeError as error:
         lines = error.msg == "Extra data"
         raise DataError(
@@ -220,7 +221,7 @@ def _json_line_rows(path: Path) -> Iterator[NumberedRow]:
 
 def _json_line_row(line: bytes) -> dict[str, Any] | BadRow:
     try:
-        row = json.loads(line.decode())
+        row = parse_json(line.decode())
     except UnicodeDecodeError as error:
         return BadRow(f"invalid UTF-8: byte 0x{line[error.start]:02x} at position {error.start} of the line")
     except json.JSONDecodeError as error:

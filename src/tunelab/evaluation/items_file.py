@@ -32,6 +32,7 @@ from tunelab.evaluation.benchmarks._scores import cut_warnings, is_cut, mean_sco
 from tunelab.evaluation.match_rules import MATCHES, Match, matches, normalized, number_of
 from tunelab.evaluation.multiple_choice import by_cluster, grade_choice, near_chance
 from tunelab.evaluation.probabilities import probability_scores
+from tunelab.files import parse_json
 from tunelab.statistics.standard_errors import clustered_mean_with_error
 from tunelab.units import format_counted
 
@@ -223,7 +224,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 def _item(line: str, number: int, options: Options) -> Item:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError as error:
         raise BadRow(f"not JSON: {error}", "one JSON object per line") from None
     if not isinstance(row, dict):

@@ -2,8 +2,8 @@
 
 While answers are generated they are appended as they finish, so that a killed command resumes; finish() puts them into
 the order of the prompts. `datasets.load_dataset("json", data_files=...)` and `pandas.read_json(..., lines=True)` read
-the file, finished or not. What produced the answers is in NAME.settings.json. Older files have the settings as their
-first line: they are resumed, and get this form when they are finished.
+the file, finished or not. What produced the answers is in FILE.settings.json. Older files have the settings as their
+first line, or in a file without the .jsonl in its name: they are resumed, and get this form when they are finished.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tunelab.records.responses import Record, ResponseFile, checked_records, jso
 
 
 def settings_file(path: Path) -> Path:
-    """Where the settings of an answers file are: answers.settings.json next to answers.jsonl."""
-    return path.with_suffix(".settings.json")
+    """Where the settings of an answers file are: answers.jsonl.settings.json next to answers.jsonl."""
+    return path.with_name(f"{path.name}.settings.json")
 
 
 def read_answers(path: Path) -> tuple[Record, list[Record]]:
@@ -67,7 +67,7 @@ def _read(path: Path) -> tuple[Record | None, list[Record], int]:
 
 
 def _settings(path: Path) -> Record:
-    stored = settings_file(path)
+    stored = _stored_settings(path)
     try:
         content = json.loads(stored.read_text(encoding="utf-8"))
     except OSError:
@@ -78,3 +78,10 @@ def _settings(path: Path) -> Record:
     except ValueError as error:
         raise RunError(f"{stored}: not JSON: {error}", "restore it, or choose another output file") from error
     return unstamped(content, stored)[0]
+
+
+def _stored_settings(path: Path) -> Path:
+    """The file with the settings; of before, answers.settings.json was that of answers.jsonl, else of answers.json."""
+    of_before = path.with_suffix(".settings.json")
+    is_its_own = path.suffix == ".jsonl" or not path.with_suffix(".jsonl").exists()
+    return of_before if is_its_own and of_before.exists() and not settings_file(path).exists() else settings_file(path)

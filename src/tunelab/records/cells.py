@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime
 from functools import cache
@@ -39,6 +39,7 @@ from tunelab.records.choices import (
     try_recipe,
     with_rates,
 )
+from tunelab.records.evaluation_files import SCORES
 from tunelab.records.old_format import stamped, unstamped
 from tunelab.records.runs import now
 from tunelab.units import format_significant
@@ -160,7 +161,20 @@ def evaluation_key(study: Study, arm: str, seed: int, benchmark: str) -> str:
         made_of["template"] = recipe.data.template if study.arms[arm].tuned else None
         if recipe.data.date is not None:  # of a model that is not tuned: the key of a training covers it
             made_of["date"] = recipe.data.date
+        if own := own_template(study, arm):
+            made_of["own_template"] = own
     return f"{Path(benchmark).stem}-{_hash({**made_of, 'benchmark': benchmark})}"
+
+
+def own_template(study: Study, arm: str) -> dict[str, Any]:
+    """The template that an arm which is not tuned sets itself, as recipe keys: benchmarks prompt it in that one.
+
+    Without, they prompt a model that is not tuned as its tokenizer does, whatever template the study trains in.
+    """
+    one = study.arms[arm]
+    data = one.recipe.get("data")
+    given = data if not one.tuned and isinstance(data, Mapping) else {}
+    return {f"data.{name}": given[name] for name in ("template", "chat_template") if given.get(name) is not None}
 
 
 def known_cells(study: Study, folder: Path) -> list[Cell]:
@@ -178,6 +192,8 @@ def _cells_by_losses(study: Study, folder: Path, losses: Losses) -> list[Cell]:
     found = []
     for cell in (*tries_of(study, losses), *cells_of(with_rates(study, choices(study, losses)))):
         record = read_cell(folder, cell.key) or cell
+        if cell.benchmark == HELD_OUT and record.status == "done" and not _has_own_limit(study, cell, record, folder):
+            record = replace(record, status="waiting")
         found.append(
             replace(
                 record,
@@ -191,6 +207,16 @@ def _cells_by_losses(study: Study, folder: Path, losses: Losses) -> list[Cell]:
             )
         )
     return found
+
+
+def _has_own_limit(study: Study, cell: Cell, record: Cell, folder: Path) -> bool:
+    """Whether the scores of held-out rows in a done job's folder are its own: evaluations with other limits share the
+    folder, so that no answer is generated twice, and the last one's scores are in it. Those of before do not say.
+    """
+    path = folder / record.folder / SCORES
+    found = read_json(path) if path.exists() else {}
+    own = study.arm_recipe(cell.arm, study.seeds[0]).evaluate.limit
+    return found.get("limit", own) == own
 
 
 def tries_of(study: Study, losses: Losses) -> list[Cell]:
@@ -343,40 +369,6 @@ def asked_study(folder: Path | str) -> Study:
         )
     tree, version = unstamped(read_json(path), path)
     return parse_study(study_renamed(tree) if version == 1 else tree, str(path), is_asked=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """Expected cost of a cell; None = unknown."""
-
-    seconds: float | None
-    memory_bytes: int | None
-
-
-def expected_costs(cells: Sequence[Cell]) -> dict[str, Expected]:
-    """Expected cost of each unfinished cell, from the arm's done cells, or else from the benchmark's; by key.
-
-    The time of a training is taken to grow with its budget.
-    """
-    done = [cell for cell in cells if cell.status == "done"]
-
-    def alike(cell: Cell) -> list[Cell]:
-        same = [one for one in done if one.benchmark == cell.benchmark]
-        return [one for one in same if one.arm == cell.arm] or same
-
-    def seconds_for(cell: Cell, one: Cell) -> float:
-        if cell.benchmark or cell.budget is None or one.budget is None:
-            return one.seconds
-        return one.seconds * cell.budget.value / one.budget.value
-
-    found: dict[str, Expected] = {}
-    for cell in cells:
-        if cell.status != "done":
-            like = alike(cell)
-            seconds = sum(seconds_for(cell, one) for one in like) / len(like) if like else None
-            memory = max((one.memory_bytes for one in like if one.memory_bytes is not None), default=None)
-            found[cell.key] = Expected(seconds, memory)
-    return found
 
 
 def _of_recipe(tree: Mapping[str, Any]) -> dict[str, Any]:

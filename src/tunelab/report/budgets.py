@@ -13,12 +13,11 @@ from tunelab.report.drawing import (
     MUTED,
     PAPER,
     Plot,
-    add_legend,
-    new_axes,
+    add_arm_legend,
+    new_curve_axes,
+    score_title,
     series,
     set_tooltip,
-    title_above,
-    title_below,
     use_log_axis,
     within_bounds,
 )
@@ -26,9 +25,9 @@ from tunelab.report.study_tables import Cell, Column, StudyTable
 from tunelab.report.table import score_text, score_texts
 from tunelab.units import (
     UNKNOWN,
-    decimals_of,
     format_count,
     format_duration,
+    format_error,
     format_interval,
     format_number,
     format_probability,
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
 
 #: Begins the names of the plots.
 NAME = "budgets"
-
-_HEIGHT = 236.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +105,7 @@ def _score_texts(found: Budgets, benchmark: str) -> dict[tuple[str, str], Cell]:
     scores = found.scores_on(benchmark)
     cells = {}
     for (place, one), text in zip(scores.items(), score_texts(list(scores.values())), strict=True):
-        spread = () if one.seed_error is None else (f"SE across seeds: {_two_digits(one.seed_error)}",)
+        spread = () if one.seed_error is None else (f"SE across seeds: {format_error(one.seed_error)}",)
         cells[place] = Cell(text, spread)
     return cells
 
@@ -170,31 +167,23 @@ def _plot(report: StudyReport, found: Budgets, benchmark: str, axis: _Axis) -> P
     ]
     if not points:
         return None
-    from matplotlib.lines import Line2D
-
     size, unit = _unit(axis, max(amount for *_, amount in points))
-    figure, axes = new_axes(_HEIGHT, left=48, right=12, top=24, bottom=40)
+    first = points[0][1]
+    figure, axes = new_curve_axes(score_title(first), f"{axis.title} ({unit})" if unit else axis.title)
     arms = list(dict.fromkeys(one.arm for one, *_ in points))
     for arm in arms:
         _draw_arm(
             axes, report, axis, [(one, score, amount / size) for one, score, amount in points if one.arm == arm], size
         )
-    untuned, beyond = _draw_untuned(axes, report, benchmark, points[0][1].name)
+    untuned, beyond = _draw_untuned(axes, report, benchmark, first.name)
     for level in dict.fromkeys(one.amount for one in found.equal if (one.by, one.benchmark) == (axis.by, benchmark)):
         axes.axvline(level / size, color=MUTED, linewidth=1.0, dashes=(4, 3), zorder=1)
     use_log_axis(axes, "x")
     if axis.by == "tokens":
         axes.xaxis.set_major_formatter(lambda tokens, _: format_count(tokens))
     axes.margins(x=0.08)
-    axes.set_ylim(within_bounds(points[0][1].unit, *axes.get_ylim()))
-    axes.grid(axis="y")
-    first = points[0][1]
-    better = "higher" if first.higher_is_better else "lower"
-    title_above(axes, f"{first.name.replace('_', ' ')} ({first.unit}), {better} is better")
-    title_below(axes, f"{axis.title} ({unit})" if unit else axis.title)
-    marks = [Line2D([], [], marker="o", color=series(report, arm)[0]) for arm in arms]
-    marks += [Line2D([], [], color=series(report, arm)[0], dashes=(1.5, 2.5)) for arm in untuned]
-    add_legend(axes, marks, [*arms, *(f"{arm} (not tuned)" for arm in untuned)], columns=2)
+    axes.set_ylim(within_bounds(first.unit, *axes.get_ylim()))
+    add_arm_legend(axes, report, arms, untuned)
     caption = "Each point is a budget, mean over seeds, with the 95 % interval over items. The axis is logarithmic."
     if any((one.by, one.benchmark) == (axis.by, benchmark) for one in found.equal):
         caption += " Dashed: where questions compare the arms."
@@ -244,7 +233,3 @@ def _draw_untuned(axes: Axes, report: StudyReport, benchmark: str, metric: str) 
     for score in near:
         axes.axhline(score.value, color=series(report, score.arm)[0], linewidth=1.25, dashes=(1.5, 2.5), zorder=1.5)
     return [score.arm for score in near], [score for score in found if score not in near]
-
-
-def _two_digits(value: float) -> str:
-    return format_number(value, decimals_of(value))

@@ -20,6 +20,7 @@ from tunelab.report.study_tables import (
     unfinished_arms,
 )
 from tunelab.report.table_layout import column_parts
+from tunelab.units import UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,13 @@ def console_tables(report: StudyReport, width: int | None = None, *, brief: bool
     """Scores, costs, comparisons and published values; tables without rows or columns are omitted.
 
     Args:
-        width: terminal width in columns; a table that would break words is split into several with the same rows.
-            None = no limit.
+        width: terminal width in columns; a table that would break words is split into several with the same rows, and
+            comparisons have their result in the first of them. None = no limit.
         brief: only scores and costs.
     """
     made = [(_plain(arms_table(report, group)), 1) for group in ("Quality", "Cost")]
     if not brief:
-        made.append((_plain(comparisons_table(report)), 2))
+        made.append(_comparisons(comparisons_table(report), width))
         made.append((_plain(budgets_table(report)), 2))
         made.append((_plain(equal_cost_table(report)), 2))
         made.append((_plain(forgetting_table(report)), 1))
@@ -67,6 +68,25 @@ def console_tables(report: StudyReport, width: int | None = None, *, brief: bool
         made.append((_without_last(_plain(published_table(report))), 2))
     shown = [(table, keys) for table, keys in made if table.rows and len(table.columns) > 1]
     return [part for table, keys in shown for part in (_split(table, keys, width) if width else [table])]
+
+
+def _comparisons(table: StudyTable, width: int | None) -> tuple[ConsoleTable, int]:
+    """Comparisons, and the number of key columns: where they are too wide, what is compared is one column, the result
+    comes before the rest, and notes are a column.
+    """
+    whole = _plain(table)
+    if width is None or len(column_parts(whole.columns, whole.rows, 2, width)) == 1:
+        return whole, 2
+    place = whole.columns.index("Items")
+    columns = ["Comparison", *whole.columns[2:place], whole.columns[-1], *whole.columns[place:-1], "Note"]
+    rows = []
+    for row in table.rows:
+        texts = [_one_line(cell.text) for cell in row]
+        notes = "; ".join(_one_line(note) for cell in row[1:] for note in cell.notes) or UNKNOWN
+        compared = f"{_text(row[0], table.columns[0])}: {texts[1]}"
+        result = texts[-1].removeprefix("no difference ").replace("shown", "not shown")
+        rows.append([compared, *texts[2:place], result, *texts[place:-1], notes])
+    return ConsoleTable(whole.title, columns, rows), 1
 
 
 def _plain(table: StudyTable) -> ConsoleTable:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from tunelab.report.budgets_content import BudgetScore
 from tunelab.report.content import ArmScore, StudyReport
 from tunelab.report.labels import possible, shortened
 from tunelab.statistics.proportions import BOUNDS
@@ -109,6 +110,15 @@ def new_axes(height: float, *, left: float, right: float, top: float, bottom: fl
     return figure, _add_axes(figure, (left, bottom, WIDTH - left - right, height - top - bottom))
 
 
+def new_curve_axes(above: str, below: str) -> tuple[Figure, Axes]:
+    """A figure for one curve per arm, with the titles of its axes; add_arm_legend() completes it."""
+    figure, axes = new_axes(236, left=48, right=12, top=24, bottom=40)
+    axes.grid(axis="y")
+    title_above(axes, above)
+    title_below(axes, below)
+    return figure, axes
+
+
 def new_panels(
     heights: Sequence[float], *, left: float, right: float, top: float, bottom: float, columns: int = 1, gap: float = 16
 ) -> tuple[Figure, list[Axes]]:
@@ -173,6 +183,15 @@ def add_legend(axes: Axes, marks: Sequence[Line2D], names: Sequence[str], column
     figure.legend(marks, names, loc="upper left", bbox_to_anchor=(0, more / height), ncols=columns, frameon=False)
 
 
+def add_arm_legend(axes: Axes, report: StudyReport, arms: Sequence[str], untuned: Sequence[str] = ()) -> None:
+    """Add a legend of arms that are drawn as curves, and of those that are dotted levels."""
+    from matplotlib.lines import Line2D
+
+    marks = [Line2D([], [], marker="o", color=series(report, arm)[0]) for arm in arms]
+    marks += [Line2D([], [], color=series(report, arm)[0], dashes=(1.5, 2.5)) for arm in untuned]
+    add_legend(axes, marks, [*arms, *(f"{arm} (not tuned)" for arm in untuned)], columns=2)
+
+
 def title_above(axes: Axes, title: str) -> None:
     """Set the y-axis title horizontally above the axes: a phone is too narrow for a rotated one."""
     axes.set_ylabel(shortened(title, WIDTH - 4, SMALL), rotation="horizontal", ha="left", va="baseline")
@@ -208,6 +227,6 @@ def within_bounds(unit: str, low: float, high: float) -> tuple[float, float]:
     return max(low, least), min(high, most)
 
 
-def score_title(score: ArmScore) -> str:
+def score_title(score: ArmScore | BudgetScore) -> str:
     """Axis title: metric, unit and direction."""
     return f"{score.name.replace('_', ' ')} ({score.unit}), {'higher' if score.higher_is_better else 'lower'} is better"

@@ -8,12 +8,10 @@ from tunelab.report.content import StudyReport
 from tunelab.report.drawing import (
     PAPER,
     Plot,
-    add_legend,
-    new_axes,
+    add_arm_legend,
+    new_curve_axes,
     series,
     set_tooltip,
-    title_above,
-    title_below,
     use_log_axis,
 )
 from tunelab.report.rates_content import SearchedRate
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
 
 NAME = "learning-rates"
 
-_HEIGHT = 236.0
-
 #: Where the lowest and the highest loss differ by more than this factor, the axis is logarithmic.
 _LOG_FROM = 3.0
 
@@ -35,10 +31,9 @@ def rates_plot(report: StudyReport) -> Plot | None:
     arms = [one for one in report.rates if one.source == one.arm and any(loss is not None for _, loss in one.tried)]
     if not arms:
         return None
-    from matplotlib.lines import Line2D
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-    figure, axes = new_axes(_HEIGHT, left=48, right=12, top=24, bottom=40)
+    figure, axes = new_curve_axes("validation loss (nats per token), lower is better", "learning rate")
     for one in arms:
         _draw_arm(axes, report, one)
     axes.set_xscale("log")
@@ -48,11 +43,7 @@ def rates_plot(report: StudyReport) -> Plot | None:
     losses = [loss for one in arms for _, loss in one.tried if loss is not None]
     if max(losses) > _LOG_FROM * min(losses) > 0:
         use_log_axis(axes, "y")
-    axes.grid(axis="y")
-    title_above(axes, "validation loss (nats per token), lower is better")
-    title_below(axes, "learning rate")
-    marks = [Line2D([], [], marker="o", color=series(report, one.arm)[0]) for one in arms]
-    add_legend(axes, marks, [one.arm for one in arms], columns=2)
+    add_arm_legend(axes, report, [one.arm for one in arms])
     words = "; ".join(f"{one.arm}: {_in_words(one)}" for one in arms)
     caption = "Each point is one training. Filled: the chosen rate. Squares: the arm's own rate."
     if any(loss is None for one in arms for _, loss in one.tried):

@@ -11,10 +11,10 @@ from tunelab.report.rates_content import SearchedRate
 from tunelab.report.table import BLIND, EQUAL_VALUES, has_equal_values, score_text, score_texts
 from tunelab.units import (
     UNKNOWN,
-    decimals_of,
     format_bytes,
     format_count,
     format_duration,
+    format_error,
     format_interval,
     format_loss,
     format_number,
@@ -104,7 +104,7 @@ def all_scores_table(report: StudyReport) -> StudyTable:
                 _words(score.name),
                 score.arm,
                 shown[score.arm, score.benchmark, score.name],
-                UNKNOWN if score.seed_error is None else _two_digits(score.seed_error),
+                UNKNOWN if score.seed_error is None else format_error(score.seed_error),
                 f"{score.n:,}",
                 str(score.seeds),
                 score.unit,
@@ -281,7 +281,7 @@ def _score_cell(report: StudyReport, shown: Mapping[tuple[str, str, str], str], 
 def _seed_notes(score: ArmScore) -> tuple[str, ...]:
     if score.seeds < 2:
         return ()
-    error = "?" if score.seed_error is None else _two_digits(score.seed_error)
+    error = "?" if score.seed_error is None else format_error(score.seed_error)
     return (f"SE across {score.seeds} seeds: {error}",)
 
 
@@ -354,9 +354,9 @@ def _comparison_columns(report: StudyReport) -> list[_ComparisonMaker]:
 
 
 def _difference_cell(one: PairedComparison) -> Cell:
-    of_seeds = () if one.seed_error is None else (f"SE across {one.seeds} seeds: {_two_digits(one.seed_error)}",)
+    of_seeds = () if one.seed_error is None else (f"SE across {one.seeds} seeds: {format_error(one.seed_error)}",)
     if one.item_error is not None:
-        of_seeds = (f"SE over items: {_two_digits(one.item_error)}", *of_seeds)
+        of_seeds = (f"SE over items: {format_error(one.item_error)}", *of_seeds)
     decimals = interval_decimals(one.low, one.high)
     return Cell(format_number(one.difference, decimals, signed=True), of_seeds)
 
@@ -382,7 +382,7 @@ def _test_cell(one: PairedComparison) -> Cell:
 def _detectable_cell(one: PairedComparison) -> Cell:
     if not one.could_be_shown:
         return Cell("none")
-    return Cell(UNKNOWN if one.detectable is None else _two_digits(one.detectable))
+    return Cell(UNKNOWN if one.detectable is None else format_error(one.detectable))
 
 
 def _flips_cell(one: PairedComparison) -> Cell:
@@ -392,8 +392,3 @@ def _flips_cell(one: PairedComparison) -> Cell:
 def _words(metric: str) -> str:
     """A metric's name with spaces."""
     return metric.replace("_", " ")
-
-
-def _two_digits(value: float) -> str:
-    """A standard error or a detectable difference with two significant digits: "0.010", "1.2", "14"."""
-    return format_number(value, decimals_of(value))

@@ -27,6 +27,7 @@ from tunelab.evaluation.foreign_responses import (
     read_foreign,
     shots_of,
 )
+from tunelab.files import DuplicateKeyError, parse_json
 from tunelab.records.evaluation_files import RESPONSES
 from tunelab.records.responses import read_responses
 
@@ -86,7 +87,9 @@ def read_lines(files: Sequence[Path], most: int | None = None) -> tuple[list[Lin
                     f"{file}: line {number} begins with a byte-order mark", "an editor added it: save as plain UTF-8"
                 )
             try:
-                value = json.loads(line)
+                value = parse_json(line)
+            except DuplicateKeyError as error:
+                raise RunError(f"{file}: line {number}: {error}", "the file was edited or damaged") from None
             except ValueError as error:
                 if number == len(raw) and number > 1:
                     torn = file

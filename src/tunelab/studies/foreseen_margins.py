@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping
 
 from tunelab.comparison.as_good import items_for, margin_shown
 from tunelab.comparison.as_good_verdict import rounded_items
-from tunelab.config.questions import COMPLETION_LOSS, DEFAULT_MARGINS, HELD_OUT, Question
+from tunelab.config.held_out_metrics import BLEU, CHRF, ROUGE_L
+from tunelab.config.questions import COMPLETION_LOSS, DEFAULT_MARGINS, HELD_OUT, Question, margin_problem
 from tunelab.config.study import FORGETTING, Study
+from tunelab.errors import Problem
 from tunelab.evaluation.probabilities import BRIER, LOG_PROBABILITY
 from tunelab.statistics.crossed import Part
 from tunelab.units import format_number, format_share, format_significant
@@ -28,6 +30,14 @@ def foreseen_margins(study: Study, items: Mapping[str, int | None], discordance:
             yield f"{question.ask} {_asked(study, question)}; {shown}"
 
 
+def wrong_margins(study: Study) -> Iterator[Problem]:
+    """Margins of questions that cannot be meant in their metric's unit, where it is known beforehand."""
+    for number, question in enumerate(study.questions):
+        known = not question.on.endswith(".py")  # whose units are known once it has scored
+        if known and question.within is not None and (found := margin_problem(question.within, _unit(question))):
+            yield Problem(f"questions.{number}.within", *found)
+
+
 def _asked(study: Study, question: Question) -> str:
     base = study.base_of(question.against) if question.within is None else None
     as_ = "is like" if question.is_like else "is as good as"
@@ -43,16 +53,17 @@ def _margin(question: Question) -> str:
     if question.within is not None:
         return f"{format_significant(question.within, 3)} (the metric's unit)"
     unit = _unit(question)
-    return "1 point" if unit == "0-1" else f"{DEFAULT_MARGINS[unit]} {unit}" if unit != "0-2" else "0.01 of 2"
+    points = {"0-1": "1 point", "0-100": "1 point", "0-2": "0.01 of 2"}
+    return points.get(unit) or f"{DEFAULT_MARGINS[unit]} {unit}"
 
 
 def _unit(question: Question) -> str:
     """The unit of what decides, where it is known beforehand that it is no share of right answers."""
     if question.on == FORGETTING:
         return "bits/byte"
-    return {COMPLETION_LOSS: "nats per token", LOG_PROBABILITY: "nats", BRIER: "0-2"}.get(
-        question.decided_by or "", "0-1"
-    )
+    units = {COMPLETION_LOSS: "nats per token", LOG_PROBABILITY: "nats", BRIER: "0-2"}
+    units |= dict.fromkeys((BLEU, ROUGE_L, CHRF), "0-100")
+    return units.get(question.decided_by or "", "0-1")
 
 
 def _shown(study: Study, question: Question, items: int | None, discordance: float) -> str:

@@ -123,7 +123,7 @@ def new_study(
     Raises:
         UsageError: an unknown method, no method but base, a question in another form, or no such file.
         DataError: the rows cannot be read, or are too few.
-        ConfigError: the model, its tokenizer or room on the disk is missing.
+        ConfigError: the model, its tokenizer or disk space is missing.
     """
     asked = [_asked(question) for question in questions]
     named = [name for one in asked for name in (one.arm, one.other)]

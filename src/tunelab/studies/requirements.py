@@ -51,7 +51,7 @@ def missing(study: Study, cells: Sequence[Cell], folder: Path, to_be_made: Colle
     for path, check in _checks(study, cells, recipes, to_be_made):
         for problem in _problems(path, check):
             found.setdefault((problem.message, problem.hint), problem)
-    return [*found.values(), *_lack_of_room(cells, recipes, folder)]
+    return [*found.values(), *_lack_of_disk_space(cells, recipes, folder)]
 
 
 def _checks(
@@ -131,7 +131,7 @@ def _problems(path: str, check: Callable[[], Any]) -> Sequence[Problem]:
     return []
 
 
-def _lack_of_room(cells: Sequence[Cell], recipes: Mapping[str, Recipe], folder: Path) -> Iterator[Problem]:
+def _lack_of_disk_space(cells: Sequence[Cell], recipes: Mapping[str, Recipe], folder: Path) -> Iterator[Problem]:
     """Full fine-tuning writes all weights at least once; models that are not in a folder are not counted."""
     trainings = [recipes[cell.arm] for cell in cells if not cell.benchmark and cell.lr is None]
     needed = sum(_weight_bytes(recipe.model.name) for recipe in trainings if recipe.method == "full")

@@ -1,6 +1,7 @@
 """How long a study's jobs will take, roughly, before any has run: the model's size, the rows, this machine's speed.
 
-Good to a factor of about two, so that an hour can be told from a week. Jobs that are done say it better.
+Good to a factor of about two for trainings of 2M and 135M parameters on two CPU cores, where it was compared with the
+time that they took; elsewhere not compared. An hour can be told from a week. Jobs that are done say it better.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tunelab.config import Recipe
 from tunelab.config.questions import HELD_OUT
 from tunelab.config.study import FORGETTING, Study
 from tunelab.evaluation.benchmark_files import load_benchmark, read_items
+from tunelab.failures import in_words
 from tunelab.models.load import DTYPES, load_config
 from tunelab.preparation.model import compute_device, compute_dtype
 from tunelab.preparation.rows import fit_to_model, load_recipe_tokenizer, read_source, row_encoder, select
@@ -28,11 +30,18 @@ from tunelab.training.forecast import PASSES
 
 _T = TypeVar("_T")
 
+#: Jobs that are estimated: trainings, and evaluations on these.
+_ESTIMATED = ("", HELD_OUT, FORGETTING)
+
 #: Rows that are tokenized to know how long rows are.
 ROWS_TOKENIZED = 100
 
 #: Shape of the matrix products that are timed, and for how long in seconds.
 TOKENS_TIMED, SECONDS_TIMED = 512, 0.1
+
+#: Speed of a model relative to that of a matrix product of its width: attention, norms, the loss, the optimizer and
+#: Python take the rest. Trainings had 0.45 (135M, benchmarks/results/2026-11-30-real-model.md) and 0.25 (2.2M).
+SHARE_OF_PRODUCT = 0.4
 
 #: Time of a generated token in tokens of a forward pass: decoding computes one token per row at a time.
 TOKENS_PER_GENERATED = 8
@@ -52,24 +61,42 @@ class _Rows:
     answer_tokens: float
 
 
-def rough_seconds(study: Study, cells: Sequence[Cell]) -> dict[str, float]:
-    """Seconds of the trainings, and of the evaluations on held-out rows and general texts among these jobs, by key.
+@dataclass(frozen=True, slots=True)
+class RoughTime:
+    """What jobs will take.
 
-    Jobs on other benchmarks are not estimated, nor those of an arm whose model or rows are not on this machine.
+    Args:
+        seconds: by key, of the trainings, and of the evaluations on held-out rows and general texts.
+        unknown: why there is no time for the others, in sentences.
     """
+
+    seconds: dict[str, float]
+    unknown: list[str]
+
+
+def rough_time(study: Study, cells: Sequence[Cell]) -> RoughTime:
+    """The time of these jobs, as far as it can be estimated."""
     found: dict[str, float] = {}
-    rates: dict[str, float | None] = {}
-    counted: dict[str, _Rows | None] = {}
+    lacking: dict[str, list[str]] = {}  # why -> arms
+    rates: dict[str, float | str] = {}
+    counted: dict[str, _Rows | str] = {}
     texts = _text_bytes() / BYTES_PER_TOKEN
     for cell in cells:
         recipe = study.at(cell.budget).arm_recipe(cell.arm, study.seeds[0])
         settings = recipe.train
         rate = _known(rates, f"{recipe.model!r} {settings.dtype} {settings.device}", partial(_forward_rate, recipe))
         rows = _known(counted, f"{recipe.model!r} {recipe.data!r}", partial(_row_counts, recipe))
-        if rate is not None and rows is not None and cell.benchmark in ("", HELD_OUT, FORGETTING):
+        if cell.benchmark not in _ESTIMATED:
+            continue
+        if isinstance(rate, str) or isinstance(rows, str):
+            lacking.setdefault(rate if isinstance(rate, str) else str(rows), []).append(cell.arm)
+        else:
             tokens = {"": _training_tokens(recipe, rows), HELD_OUT: _evaluation_tokens(recipe, rows)}
             found[cell.key] = tokens.get(cell.benchmark, texts) / rate
-    return found
+    unknown = [f"{', '.join(dict.fromkeys(arms))}: {why}" for why, arms in lacking.items()]
+    if others := dict.fromkeys(cell.benchmark for cell in cells if cell.benchmark not in _ESTIMATED):
+        unknown.append(f"jobs on {', '.join(others)} are not estimated before one is done")
+    return RoughTime(found, unknown)
 
 
 def _text_bytes() -> int:
@@ -78,13 +105,13 @@ def _text_bytes() -> int:
     return sum(int(item.target) for item in read_items(FORGETTING, module, module.Options())[0])
 
 
-def _known(known: dict[str, _T | None], key: str, compute: Callable[[], _T]) -> _T | None:
-    """A value that is computed once; None = it cannot be, as something is missing, which is reported elsewhere."""
+def _known(known: dict[str, _T | str], key: str, compute: Callable[[], _T]) -> _T | str:
+    """A value that is computed once; a text = why it cannot be."""
     if key not in known:
         try:
             known[key] = compute()
-        except Exception:  # the code of any architecture
-            known[key] = None
+        except Exception as failure:  # the code of any architecture
+            known[key] = in_words(failure).message
     return known[key]
 
 
@@ -106,11 +133,11 @@ def _evaluation_tokens(recipe: Recipe, rows: _Rows) -> float:
 
 
 def _forward_rate(recipe: Recipe) -> float:
-    """Tokens per second of a forward pass: two operations per weight, at the speed of a matrix product of its width."""
+    """Tokens per second of a forward pass: two operations per weight, at a share of the speed of a matrix product."""
     model = recipe.model
     config = load_config(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
     width = int(config.get_text_config().hidden_size)
-    return _operations_per_second(width, recipe) / (2 * _weights(config))
+    return SHARE_OF_PRODUCT * _operations_per_second(width, recipe) / (2 * _weights(config))
 
 
 def _weights(config: Any) -> int:

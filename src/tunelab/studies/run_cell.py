@@ -22,7 +22,7 @@ from tunelab.data.template_date import rendered_on
 from tunelab.errors import SAME_COMMAND, Interrupted, RunError, TrainingError
 from tunelab.files import read_json, write_text_atomically, write_text_once
 from tunelab.progress import Progress, named, silent
-from tunelab.records.cells import RECORDS, Cell, asked_study, first_day, keep_cell, read_cell, read_study
+from tunelab.records.cells import RECORDS, Cell, asked_study, first_day, keep_cell, own_template, read_cell, read_study
 from tunelab.records.choices import try_recipe
 from tunelab.records.runs import Run, open_run, remove_checkpoints, remove_weights
 from tunelab.studies.study_trackers import tracked_evaluation
@@ -220,7 +220,8 @@ def _evaluate(study: Study, cell: Cell, recipe: Recipe, run: Run | None, folder:
     given = study.benchmarks[cell.benchmark]
     common: dict[str, Any] = {key: given[key] for key in OF_EVERY_BENCHMARK if key in given}
     if run is None:
-        common |= {"out": folder / "evaluations", "changes": _changes(recipe)}
+        template = tuple(f"{key}={json.dumps(value)}" for key, value in own_template(study, cell.arm).items())
+        common |= {"out": folder / "evaluations", "changes": (*_changes(recipe), *template)}
     options = {plugins.label(cell.benchmark): study.own_options(cell.benchmark)}
     settings = BenchmarkSettings(options=options, arms=(arm,), **common)
     subject: Run | str = run if run is not None else recipe.model.name

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from tunelab import plugins
@@ -27,7 +28,7 @@ from tunelab.progress import Progress
 from tunelab.records.cells import Cell, keep_cell, keep_choices, keep_study, known_cells, known_choices
 from tunelab.scoring.read_responses import checked_options
 from tunelab.statistics.power import detectable_accuracy_difference, detectable_effect
-from tunelab.studies.foreseen_margins import foreseen_margins
+from tunelab.studies.foreseen_margins import foreseen_margins, wrong_margins
 from tunelab.studies.setting_warnings import setting_warnings
 from tunelab.units import format_number, format_share, format_significant
 
@@ -58,18 +59,14 @@ def run_study(
     Raises:
         UsageError: unknown executor or benchmark, or unknown option of the executor.
         ConfigError: an option of a benchmark is wrong, or lists all that is missing: data files, models, benchmarks,
-            trackers, room on disk; or what has changed since jobs were done: data files, local models.
+            trackers, disk space; or what has changed since jobs were done: data files, local models.
         DataError: a file of items cannot be used.
         RunError: the directory contains another study, or another process runs it.
         Interrupted: Ctrl-C; finished work is kept, and the same call resumes.
     """
     study = as_study(study)
     folder, chosen = as_path(out, "out"), dict(options or {})
-    allow_python_files([executor])
-    module = plugins.load(EXECUTORS, executor)
-    if strange := [name for name in chosen if name not in module.OPTIONS]:
-        known = "; ".join(f"{name}: {what}" for name, what in module.OPTIONS.items())
-        raise UsageError(f"{executor} has no option {strange[0]!r}", f"known: {known}")
+    module = load_executor(executor, chosen)
     study = checked_study(study)
     from tunelab.studies.requirements import check_requirements, check_unchanged
 
@@ -82,6 +79,20 @@ def run_study(
         for wave in waves(study, folder):
             module.run_cells(folder, wave, chosen, progress)
     return known_cells(study, folder)
+
+
+def load_executor(name: str, options: Mapping[str, str]) -> ModuleType:
+    """The module of an executor, if it has all of these options.
+
+    Raises:
+        UsageError: it has not, or there is no such executor.
+    """
+    allow_python_files([name])
+    module = plugins.load(EXECUTORS, name)
+    if strange := [option for option in options if option not in module.OPTIONS]:
+        known = "; ".join(f"{option}: {what}" for option, what in module.OPTIONS.items())
+        raise UsageError(f"{name} has no option {strange[0]!r}", f"known: {known}")
+    return module
 
 
 @contextmanager
@@ -135,7 +146,7 @@ def checked_study(study: Study) -> Study:
         UsageError, ConfigError, DataError: as run_study() does.
     """
     allow_python_files(study.benchmarks)
-    if problems := list(_keys_without_effect(study)):
+    if problems := [*_keys_without_effect(study), *wrong_margins(study)]:
         raise ConfigError("study", problems)
     for arm in study.arms:
         with_code_allowed(study.arm_recipe(arm, study.seeds[0]))

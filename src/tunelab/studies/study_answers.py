@@ -16,7 +16,7 @@ from tunelab.comparison.evaluated import Evaluated
 from tunelab.comparison.paired_comparison import Comparison, correct
 from tunelab.comparison.paired_evaluations import Side, compare_sides
 from tunelab.config.held_out_metrics import HELD_OUT_SUBSTITUTES
-from tunelab.config.questions import DEFAULT_MARGINS, HELD_OUT
+from tunelab.config.questions import DEFAULT_MARGINS, HELD_OUT, margin_problem
 from tunelab.config.questions import Question as Asked
 from tunelab.config.study import Study
 from tunelab.errors import DataError, TunelabError
@@ -160,6 +160,8 @@ def _judged(measured: _Measured, question: Asked) -> Judged | DataError | None:
         if margin is None:
             no_margin = f"{one.metric} is in {one.unit}, which has no default margin"
             raise DataError(no_margin, "write `within` in the study")
+        if problem := margin_problem(margin, one.unit):
+            raise DataError(f"within: {problem[0]}", problem[1])
         return judge_difference(a, b, one, margin, both_ways=both_ways)
     except DataError as error:
         return error

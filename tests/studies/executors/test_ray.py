@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -26,6 +27,7 @@ from tunelab.studies.executors import ray as on_ray
 from tunelab.studies.executors._ray_cluster import connected
 from tunelab.studies.executors._ray_files import Parcel, lay_out, packed_files, packed_folder
 from tunelab.studies.executors._ray_task import Outcome, _lay_out_what_is_missing, _results, work
+from tunelab.studies.run_cell import RESOLVED
 from tunelab.studies.run_study import run_study
 from tunelab.studies.study_report import study_report
 from tunelab.training.checkpoint import CheckpointStore
@@ -210,6 +212,28 @@ def test_a_training_that_was_stopped_comes_back_and_goes_on_elsewhere(
     record = end(tasks, training, work(order, *tasks._parcels(training)))
     assert record is not None and record.status == "done"
     assert len(Run(tasks.folder / record.folder).manifest["sessions"]) == 2
+
+
+def test_nodes_that_do_not_see_the_directory_share_what_the_first_job_resolved(
+    files: Path, tmp_path: Path, node: Path
+) -> None:
+    recipe = study_of(files).recipe
+    auto = {**recipe, "train": {**recipe["train"], "dtype": "auto"}}
+    study = study_of(files, seeds=[0, 1], recipe=auto, arms={"lora": {}}, questions=[])
+    tasks = tasks_of(study, tmp_path)
+    first, second = [cell for cell in tasks.waiting if not cell.benchmark]
+    end(tasks, first, work(tasks.orders[first.key], *tasks._parcels(first)))
+    assert json.loads((tmp_path / RESOLVED).read_text()) == {"train.dtype": "fp32"}
+    assert RESOLVED in tasks._parcels(second)[0].files
+    other = Outcome("ran", parcels=(Parcel("", {RESOLVED: b'{"train.dtype": "bf16"}'}),))
+    end(tasks, second, other)
+    assert second in tasks.waiting and tasks.last == (
+        'lora, seed 1: training: ran with {"train.dtype": "bf16"}, the study\'s first job with '
+        '{"train.dtype": "fp32"}; it starts again'
+    )
+    record = end(tasks, second, other)
+    assert record is not None and record.status == "failed" and record.error.startswith("ran with {")
+    assert json.loads((tmp_path / RESOLVED).read_text()) == {"train.dtype": "fp32"}, "the first job's stays"
 
 
 @pytest.mark.parametrize("removes", [True, False])

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType, SimpleNamespace
 
 import pytest
+from slurm_commands import write_commands
 from study_files import study_of, write_study_files
 
 from tunelab.config.study import Study
@@ -28,9 +29,6 @@ from tunelab.training.interrupt import asked_to_stop
 
 pytest.importorskip("submitit")
 
-STAND_IN = Path(__file__).with_name("slurm_stand_in.py")
-COMMANDS = ("sbatch", "srun", "squeue", "sacct", "scancel", "scontrol")
-
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -40,13 +38,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Slurm's commands on PATH; gives the directory in which they keep what they know of jobs."""
-    programs, place = tmp_path / "bin", tmp_path / "cluster"
-    programs.mkdir()
-    place.mkdir()
-    for name in COMMANDS:
-        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "{STAND_IN}" {name} "$@"\n')
-        (programs / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    place = write_commands(tmp_path / "bin", tmp_path / "cluster")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_STAND_IN", str(place))
     for name, seconds in (("LOOK_S", 0.1), ("ASK_S", 0.2), ("RECORD_S", 0.4)):
         monkeypatch.setattr(slurm, name, seconds)

@@ -20,7 +20,6 @@ and, where needed:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +27,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunelab.errors import BadRow
+from tunelab.files import DuplicateKeyError, parse_json
 
 #: One row as a file or the hub gives it: column -> value.
 Row = Mapping[str, Any]
@@ -116,7 +116,9 @@ def items(row: Row, name: str) -> list[Any]:
     value = column(row, name)
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = parse_json(value)
+        except DuplicateKeyError as error:
+            raise BadRow(f"column {name!r}: {error}") from None
         except (ValueError, RecursionError):
             raise BadRow(f"column {name!r} is text, but not a JSON list") from None
     if not isinstance(value, list):

@@ -13,7 +13,6 @@ In the authors' test on the Open LLM Leaderboard their mean error is 0.024, 0.01
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -56,6 +55,7 @@ from tunelab.evaluation.multiple_choice import (
     grade_choice,
 )
 from tunelab.evaluation.probabilities import probability_scores
+from tunelab.files import parse_json
 
 BENCHMARK = Benchmark(
     kind="likelihood",
@@ -276,7 +276,7 @@ def _recognised(rows: Iterable[tuple[Path, int, Mapping[str, Any]]]) -> dict[int
 def _json_rows(path: Path) -> Iterable[tuple[Path, int, Mapping[str, Any]]]:
     for row, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            values = json.loads(line)
+            values = parse_json(line)
         except ValueError as error:
             raise DataError(f"{path}: row {row} is not JSON: {error}") from error
         if not isinstance(values, dict) or (missing := {"question", "choices", "answer"} - set(values)):

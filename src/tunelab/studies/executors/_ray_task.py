@@ -18,7 +18,7 @@ from tunelab.errors import Interrupted
 from tunelab.records.cells import RECORDS, Cell, asked_study, read_cell
 from tunelab.studies.executors._executor import job_log
 from tunelab.studies.executors._ray_files import Parcel, lay_out, packed_files, packed_folder
-from tunelab.studies.run_cell import run_cell
+from tunelab.studies.run_cell import RESOLVED, run_cell
 from tunelab.training.tracked_run import TRACKERS
 from tunelab.version import __version__
 
@@ -141,4 +141,4 @@ def _results(place: Path, key: str, outcome: Outcome, cell: Cell | None) -> tupl
         found.append(packed_folder(place, f"runs/{key}"))
     # File by file: other cells write to the same folder.
     logged = [path.relative_to(place).as_posix() for path in (place / TRACKERS).rglob("*") if path.is_file()]
-    return (*found, packed_files(place, (*logged, f"{RECORDS}/{key}.txt", f"{RECORDS}/{key}.json")))
+    return (*found, packed_files(place, (*logged, RESOLVED, f"{RECORDS}/{key}.txt", f"{RECORDS}/{key}.json")))

@@ -27,6 +27,7 @@ from tunelab.studies.executors._executor import count_option, lost
 from tunelab.studies.executors._ray_cluster import OWN, connected, fits
 from tunelab.studies.executors._ray_files import lay_out, packed_files, packed_folder
 from tunelab.studies.executors._ray_task import CHECKPOINTS, Order, Outcome, work
+from tunelab.studies.run_cell import RESOLVED
 from tunelab.training.interrupt import asked_to_stop
 from tunelab.units import format_significant
 
@@ -134,6 +135,7 @@ class _Tasks:
     running: dict[Any, Cell] = field(default_factory=dict)
     deaths: Counter[str] = field(default_factory=Counter)
     far: set[str] = field(default_factory=set)  # keys of cells that ran on a node that does not see the directory
+    unlike: set[str] = field(default_factory=set)  # keys of cells that started again, with the first job's settings
     trainings: dict[str, Any] = field(default_factory=dict)  # finished runs in Ray's object store, each stored once
     last: str = ""
 
@@ -168,7 +170,7 @@ class _Tasks:
         records = [f"{RECORDS}/{key}.json" for key in (cell.key, cell.needs)]
         # Those of tries, from which the node knows the rates that they chose.
         records += sorted(f"{RECORDS}/{path.name}" for path in (self.folder / RECORDS).glob(f"{TRY}*.json"))
-        found = [self.ray.put(packed_files(self.folder, [STUDY_FILE, CREATED_FILE, *records]))]
+        found = [self.ray.put(packed_files(self.folder, [STUDY_FILE, CREATED_FILE, RESOLVED, *records]))]
         own = Run(self.folder / "runs" / cell.key)
         if own.recipe_file.exists():
             found.append(self.ray.put(packed_folder(self.folder, f"runs/{cell.key}")))
@@ -190,6 +192,9 @@ class _Tasks:
         except self.ray.exceptions.RayError as error:
             self._try_again(cell, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
             return
+        if unlike := self._unlike(outcome):
+            self._start_anew(cell, unlike)
+            return
         for parcel in outcome.parcels:
             lay_out(parcel, self.folder)
         if outcome.how == "refused":
@@ -201,6 +206,23 @@ class _Tasks:
             self.waiting.insert(0, cell)
         else:
             self.last = f"{cell.title}: ended"
+
+    def _unlike(self, outcome: Outcome) -> str:
+        """Why what a node without the directory sent is not taken: another job ran at the same time, and resolved the
+        study's settings otherwise (run_cell.RESOLVED); "" = it is taken."""
+        known = packed_files(self.folder, [RESOLVED]).files.get(RESOLVED, b"")
+        found = next((one.files[RESOLVED] for one in outcome.parcels if RESOLVED in one.files), known)
+        first, own = known.decode().strip(), found.decode().strip()
+        return f"ran with {own}, the study's first job with {first}" if first and own != first else ""
+
+    def _start_anew(self, cell: Cell, why: str) -> None:
+        """Run a cell once more, with what the first job resolved."""
+        if cell.key in self.unlike:
+            self._lose(cell, why)
+        else:
+            self.unlike.add(cell.key)
+            self.waiting.insert(0, cell)
+            self.last = f"{cell.title}: {why}; it starts again"
 
     def _try_again(self, cell: Cell, why: str) -> None:
         self.deaths[cell.key] += 1
@@ -234,6 +256,8 @@ class _Tasks:
         try:
             outcome: Outcome = self.ray.get(reference)
         except self.ray.exceptions.RayError:  # cancelled before it started, or dead: its cell is unchanged
+            return
+        if self._unlike(outcome):
             return
         for parcel in outcome.parcels:
             lay_out(parcel, self.folder)

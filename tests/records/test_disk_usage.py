@@ -1,4 +1,4 @@
-"""What takes room in a study's directory is told by kind, and what is no longer needed can be freed."""
+"""The disk usage of a study's directory is told by kind, and what is no longer needed can be freed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tunelab.errors import RunError
 from tunelab.records.cells import Cell
-from tunelab.records.room import (
+from tunelab.records.disk_usage import (
     FINISHED,
     OTHERS,
     PREPARED,
@@ -19,8 +19,8 @@ from tunelab.records.room import (
     UNFINISHED,
     UNUSED,
     WEIGHTS,
+    disk_usage,
     free_checkpoints,
-    room_of,
 )
 
 CELLS = [
@@ -38,7 +38,7 @@ def written(path: Path, size: int) -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A study's directory with a finished training, one that failed, and one of a job that it no longer has."""
-    monkeypatch.setattr("tunelab.records.room.cache_directory", lambda: tmp_path / "cache")
+    monkeypatch.setattr("tunelab.records.disk_usage.cache_directory", lambda: tmp_path / "cache")
     study = tmp_path / "my study"
     for number, name in enumerate(("train-a", "train-b", "train-old")):
         written(study / "runs" / name / "checkpoints" / "step-00000002" / "weights.safetensors", 10 ** (number + 1))
@@ -54,8 +54,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return study
 
 
-def test_room_by_kind(folder: Path) -> None:
-    found = {one.kind: one for one in room_of(folder, CELLS)}
+def test_disk_usage_by_kind(folder: Path) -> None:
+    found = {one.kind: one for one in disk_usage(folder, CELLS)}
     manifest = (folder / "runs/train-a/manifest.json").stat().st_size
     assert {kind: one.bytes for kind, one in found.items()} == {
         FINISHED: 10,
@@ -75,7 +75,7 @@ def test_checkpoints_of_finished_trainings_alone_are_freed(folder: Path) -> None
     assert free_checkpoints(folder, CELLS) == 10
     assert sorted(path.parent.name for path in folder.glob("runs/*/checkpoints")) == ["train-b", "train-old"]
     assert (folder / "runs/train-a/adapter/adapter_model.safetensors").exists()
-    assert FINISHED not in {one.kind for one in room_of(folder, CELLS)}
+    assert FINISHED not in {one.kind for one in disk_usage(folder, CELLS)}
     assert free_checkpoints(folder, CELLS) == 0
 
 
@@ -107,7 +107,7 @@ def test_linked_checkpoints_lose_the_link_alone(folder: Path) -> None:
 def test_a_key_that_is_no_folder_of_the_cache_is_not_measured(folder: Path) -> None:
     manifest = json.dumps({"data": {"key": ".."}})
     (folder / "runs/train-a/manifest.json").write_text(manifest, encoding="utf-8")
-    assert PREPARED not in {one.kind for one in room_of(folder, CELLS)}
+    assert PREPARED not in {one.kind for one in disk_usage(folder, CELLS)}
 
 
 def test_files_that_vanish_meanwhile_are_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +117,6 @@ def test_files_that_vanish_meanwhile_are_left_out(folder: Path, monkeypatch: pyt
         for place, folders, names in walk(top):
             yield place, folders, [*names, "gone"]
 
-    before = room_of(folder, CELLS)
-    monkeypatch.setattr("tunelab.records.room.os.walk", walked)
-    assert room_of(folder, CELLS) == before
+    before = disk_usage(folder, CELLS)
+    monkeypatch.setattr("tunelab.records.disk_usage.os.walk", walked)
+    assert disk_usage(folder, CELLS) == before

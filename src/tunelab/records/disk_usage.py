@@ -1,4 +1,4 @@
-"""What takes room in a study's directory, by kind, and what of it can be freed."""
+"""The disk usage of a study's directory, by kind, and what of it can be freed."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ _OF_A_RUN = {
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """One kind of what takes room.
+class DiskUsage:
+    """Of one kind of files.
 
     Args:
         kind: in words.
@@ -48,32 +48,32 @@ class Room:
     freed_by: str = ""
 
 
-def room_of(folder: Path, cells: Sequence[Cell]) -> list[Room]:
-    """What takes room in a study's directory, and the rows in the cache that its trainings were prepared from.
+def disk_usage(folder: Path, cells: Sequence[Cell]) -> list[DiskUsage]:
+    """The size of a study's directory, and of the rows in the cache that its trainings were prepared from.
 
     Args:
         cells: the study's, with their status.
 
     Returns:
-        A kind each, without those that take no room.
+        A kind each, without those that have no files.
     """
     clean = shlex.join(["tunelab", "study", "clean", str(folder)])
     done = {cell.key: cell.status == "done" for cell in cells}
     sizes = dict.fromkeys(KINDS, 0)
     for file, size in _files(folder):
         sizes[_kind(file.relative_to(folder).parts, done)] += size
-    found = [Room(kind, size, clean if kind == FINISHED else "") for kind, size in sizes.items()]
+    found = [DiskUsage(kind, size, clean if kind == FINISHED else "") for kind, size in sizes.items()]
     return [one for one in (*found, _prepared(folder, cells)) if one.bytes]
 
 
-def _prepared(folder: Path, cells: Sequence[Cell]) -> Room:
+def _prepared(folder: Path, cells: Sequence[Cell]) -> DiskUsage:
     """The rows of this study in the cache, which other studies use too, and the command that frees these alone."""
     keys = {_prepared_key(folder, cell) for cell in cells if not cell.benchmark}
     # A key comes from a file, which could name any directory.
     places = [cache_directory() / key for key in sorted(keys) if key.isalnum()]
     places = [place for place in places if place.is_dir()]
     size = sum(size for place in places for _, size in _files(place))
-    return Room(PREPARED, size, shlex.join(["rm", "-r", *map(str, places)]))
+    return DiskUsage(PREPARED, size, shlex.join(["rm", "-r", *map(str, places)]))
 
 
 def free_checkpoints(folder: Path, cells: Sequence[Cell], *, dry_run: bool = False) -> int:
@@ -130,5 +130,4 @@ def _kind(parts: Sequence[str], done: dict[str, bool]) -> str:
 
 def _prepared_key(folder: Path, cell: Cell) -> str:
     """The key of the rows that a training was given; "" = it has not begun."""
-    data = Run(folder / "runs" / cell.key).manifest.get("data")
-    return str(data["key"]) if isinstance(data, dict) and "key" in data else ""
+    return str(Run(folder / "runs" / cell.key).manifest.get("data", {}).get("key", ""))
