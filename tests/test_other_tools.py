@@ -71,7 +71,8 @@ def problem_of(override: str) -> Problem:
         ("train.schedule=constant_with_warmup", "write train.schedule=constant instead"),
         ("report_to=wandb", "write train.trackers=[wandb] instead"),
         ("train.trackers=wandb", "write train.trackers=[wandb] instead"),
-        ("adapter.init=pissa", "tunelab has no counterpart: initial matrices are PEFT's default, or loftq"),
+        ("adapter.init=lora_ga", "tunelab has no counterpart: LoRA-GA needs gradients of the base"),
+        ("pissa_init=true", "write adapter.init=pissa instead"),
         ("chat_template=chatml", "data.template: chat uses the tokenizer's chat template"),
         ("train.dtype=bfloat16", "write train.dtype=bf16 instead"),
         # A slip in another tool's key means that key, not the nearest of ours.

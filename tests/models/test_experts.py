@@ -172,6 +172,7 @@ def test_a_run_over_experts_counts_their_load_and_is_merged(rows: Path, tmp_path
     assert run.manifest["adapter"] == {
         "layers": 8, "weights": 2 * 3072, "expert_tensors": 4, "expert_weights": STACKED, "stacked_tensors": 0,
         "stacked_weights": 0, "routers": 0, "of": 8, "modules": {f"self_attn.{one}_proj": [0, 1] for one in "qkvo"},
+        "from": None,
     }  # fmt: skip
     record = run.metrics("experts")[-1]
     assert record["load"].keys() == {"0", "1"} and record["unused"] == 0

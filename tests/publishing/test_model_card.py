@@ -142,10 +142,11 @@ def test_places_in_a_recipe_become_names(tmp_path: Path, monkeypatch: pytest.Mon
     tree: dict[str, Any] = {
         "model": "jane/base",
         "data": ["~/rows.jsonl", {"name": "./s.py", "path": "jane/a.csv"}],
+        "adapter": {"from": "jane/adapter"},
         "out": "jane/x",
     }
     shown = yaml.safe_load(shareable_yaml(parse_recipe(tree)))
-    assert (shown["model"]["name"], shown["out"]) == ("base", "x")
+    assert (shown["model"]["name"], shown["adapter"]["from"], shown["out"]) == ("base", "adapter", "x")
     assert [(one["name"], one["path"]) for one in shown["data"]["sources"]] == [
         ("auto", "rows.jsonl"),
         ("s.py", "a.csv"),

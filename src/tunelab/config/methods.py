@@ -24,6 +24,8 @@ METHODS = {
     "lora": Method({}, "LoRA: low-rank adapters on all linear layers of the frozen base"),
     "rslora": Method({"adapter": {"use_rslora": True}}, "LoRA scaled by alpha / sqrt(rank)"),
     "dora": Method({"adapter": {"use_dora": True}}, "LoRA that trains directions and magnitudes; slower"),
+    "pissa": Method({"adapter": {"init": "pissa"}}, "LoRA that begins with the principal parts of the weights"),
+    "loraplus": Method({"train": {"loraplus_lr_ratio": 16}}, "LoRA whose B matrices learn 16 times as fast as A"),
     "qlora": Method({"precision": "nf4"}, "LoRA over a base in 4 bits (NF4): the least memory"),
     "nf4": Method({"precision": "nf4"}, "LoRA over a base in 4 bits (NF4)"),
     "loftq": Method({"precision": "nf4", "adapter": {"init": "loftq"}}, "QLoRA that begins at the rounding error"),

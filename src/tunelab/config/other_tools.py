@@ -109,6 +109,7 @@ OTHER_KEYS: dict[str, tuple[OtherKey, ...]] = {
     "LoRA": (
         OtherKey("r", _P, "adapter.rank"),
         OtherKey("lora_r", (TRL, AXOLOTL), "adapter.rank"),
+        OtherKey("lora_model_dir", _A, "adapter.from", "a folder"),
         OtherKey("lora_rank", _F, "adapter.rank"),
         OtherKey("lora_alpha", (PEFT, TRL, AXOLOTL, FACTORY), "adapter.alpha"),
         OtherKey("lora_dropout", (PEFT, TRL, AXOLOTL, FACTORY), "adapter.dropout"),
@@ -123,7 +124,7 @@ OTHER_KEYS: dict[str, tuple[OtherKey, ...]] = {
             "init_lora_weights",
             _P,
             "adapter.init",
-            "zero (the default) or loftq",
+            "by the same names; zero is the default",
             {True: "", "loftq": "adapter.init=loftq precision=nf4"},
         ),
         OtherKey("loftq_config", _P, "adapter.init", "loftq; its rank and bits follow from adapter.rank and precision"),
@@ -143,10 +144,13 @@ OTHER_KEYS: dict[str, tuple[OtherKey, ...]] = {
         OtherKey("task_type", _P, "", _ONLY_CAUSAL),
         OtherKey("loraplus_lr_ratio", (AXOLOTL, FACTORY), "train.loraplus_lr_ratio"),
         OtherKey("loraplus_lr_embedding", (AXOLOTL, FACTORY), "train.loraplus_lr_embedding"),
-        OtherKey("pissa_init", _F, "", "PiSSA is not implemented; adapter.init=loftq is, over a quantized base"),
-        OtherKey(
-            "adapter_name_or_path", _F, "", "a run starts from a new adapter; tunelab eval and chat take --adapter DIR"
-        ),
+        OtherKey("pissa_init", _F, "adapter.init", values=_switch("adapter.init=pissa")),
+        OtherKey("pissa_iter", _F, "adapter.init", "pissa_niter_N", {-1: "adapter.init=pissa"}),
+        OtherKey("pissa_convert", _F, "", "the adapter is always saved as plain LoRA over the original base"),
+        OtherKey("peft_init_lora_weights", _A, "adapter.init", "by the same names; zero is the default"),
+        OtherKey("eva_config", _P, "", "adapter.init=eva has PEFT's defaults"),
+        OtherKey("corda_config", _P, "", "adapter.init=corda has PEFT's defaults (ipm)"),
+        OtherKey("adapter_name_or_path", _F, "adapter.from", "a folder; tunelab eval and chat take --adapter DIR"),
     ),
     "Data": (
         OtherKey("dataset", _F, "data.sources", "a list of source names or files"),

@@ -18,10 +18,8 @@ OTHER_VALUES: dict[str, dict[str, tuple[str, str]]] = {
     },
     "adapter.targets": {"all": ("adapter.targets=all-linear", "")},
     "adapter.init": {
-        **{
-            name: ("", "initial matrices are PEFT's default, or loftq")
-            for name in ("gaussian", "pissa", "olora", "eva")
-        },
+        "lora_ga": ("", "LoRA-GA needs gradients of the base; adapter.init=eva or corda also look at training rows"),
+        "false": ("", "a random product is for debugging; zero is PEFT's default"),
         "true": ("adapter.init=zero", ""),
     },
     "train.dtype": {

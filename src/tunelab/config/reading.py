@@ -17,7 +17,7 @@ from tunelab.allowed_code import allow_code
 from tunelab.config.other_tools import other_key, other_key_names
 from tunelab.config.other_values import other_value_remedy
 from tunelab.config.recipe import ModelSettings, Recipe
-from tunelab.config.reference import field_type, in_words, keys, literals, section_of
+from tunelab.config.reference import field_names, field_type, in_words, keys, literals, section_of
 from tunelab.config.renamed import recipe_renamed
 from tunelab.config.rules import broken_rules
 from tunelab.config.types import shown
@@ -259,7 +259,7 @@ def _place(location: tuple[int | str, ...]) -> tuple[list[str], Any]:
         section = section_of(place)
         if section is not None and isinstance(part, str):
             names.append(part)
-            place = field_type(section, part) if part in section.model_fields else None
+            place = field_type(section, part) if part in field_names(section) else None
         elif isinstance(part, int):
             names.append(str(part))
             place = section_of(place) or _entry(place)

@@ -20,6 +20,7 @@ from tunelab.config.types import (
     FlagOrAuto,
     NotNegative,
     Pattern,
+    PissaIterations,
     Positive,
     Share,
     ShareOrCount,
@@ -30,8 +31,9 @@ from tunelab.config.types import (
 class Section(BaseModel):
     """One section of a recipe: frozen; an unknown key is an error."""
 
-    # Validate defaults too, so that 32 becomes 32.0, as when a run's stored recipe is read.
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    # Validate defaults too, so that 32 becomes 32.0, as when a run's stored recipe is read. A key that is a word of
+    # Python's has an underscore here (from_).
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, serialize_by_alias=True)
     shorthand: ClassVar[str] = ""  # a value accepted instead of the whole section, in words
     shorthand_types: ClassVar[tuple[str, ...]] = ()  # its types in JSON Schema
 
@@ -121,9 +123,12 @@ class AdapterSettings(Section):
     use_dora: Flag = Field(
         False, description="Train direction and magnitude of each weight vector separately (DoRA); slower, more memory."
     )
-    init: Literal["zero", "loftq"] = Field(
+    init: (
+        Literal["zero", "gaussian", "orthogonal", "pissa", "olora", "mica", "eva", "corda", "loftq"] | PissaIterations
+    ) = Field(
         "zero",
-        description="Initial product of the matrices. loftq: a low-rank approximation of the quantization error.",
+        description="Initial matrices, by PEFT's names; zero: PEFT's default (product zero). loftq: a low-rank "
+        "approximation of the quantization error.",
     )
     targets: Literal["all-linear", "attention"] | Pattern | tuple[Text, ...] = Field(
         "all-linear",
@@ -135,6 +140,12 @@ class AdapterSettings(Section):
     )
     exclude: Pattern | tuple[Text, ...] = Field(
         (), description="Linear layers without an adapter: a list of names, or a regular expression for whole names."
+    )
+    from_: Text | None = Field(
+        None,
+        alias="from",
+        description="Folder of an adapter to train further: a run, or an adapter saved by PEFT. Its rank, alpha and "
+        "layers are kept. null: a new one.",
     )
 
 

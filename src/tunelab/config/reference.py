@@ -41,9 +41,14 @@ def _annotations(section: type[Section]) -> dict[str, Any]:
     return get_type_hints(section, include_extras=True)
 
 
-def field_type(section: type[Section], name: str) -> Any:
+def field_names(section: type[Section]) -> dict[str, str]:
+    """A section's keys -> the names of its fields: the same, but for a word of Python's ("from": "from_")."""
+    return {field.alias or name: name for name, field in section.model_fields.items()}
+
+
+def field_type(section: type[Section], key: str) -> Any:
     """A key's annotation as declared in the section."""
-    return _annotations(section)[name]
+    return _annotations(section)[field_names(section)[key]]
 
 
 def section_of(annotation: Any) -> type[Section] | None:
@@ -70,7 +75,7 @@ def in_words(annotation: Any) -> str:
     if origin is tuple:
         return f"a list{'' if parts[-1] is Ellipsis else f' of {len(parts)}'}, each {in_words(parts[0])}"
     if isinstance(annotation, type) and issubclass(annotation, Section):
-        names = f"a section ({', '.join(annotation.model_fields)})"
+        names = f"a section ({', '.join(field_names(annotation))})"
         return f"{names}, or {annotation.shorthand}" if annotation.shorthand else names
     return "a mapping"
 
@@ -78,7 +83,7 @@ def in_words(annotation: Any) -> str:
 def keys(section: type[Section] = Recipe, prefix: str = "") -> list[str]:
     """All dotted keys in the order of the tree; list entries without their index."""
     found = []
-    for name in section.model_fields:
+    for name in field_names(section):
         found.append(f"{prefix}{name}")
         inner = section_of(field_type(section, name))
         if inner is not None:
@@ -89,8 +94,8 @@ def keys(section: type[Section] = Recipe, prefix: str = "") -> list[str]:
 def recipe_keys(section: type[Section] = Recipe, path: str = "") -> list[Key]:
     """Every key of a recipe, sections too, in the order of the tree."""
     found = []
-    for name, field in section.model_fields.items():
-        annotation = field_type(section, name)
+    for name, own in field_names(section).items():
+        field, annotation = section.model_fields[own], field_type(section, name)
         found.append(described(f"{path}.{name}" if path else name, field, annotation))
         if inner := section_of(annotation):
             found += recipe_keys(inner, _below(found[-1].path, annotation))
@@ -149,8 +154,8 @@ def _section_lines(section: type[Section], path: str) -> list[str]:
         lines += ["", f"Shorthand for the section: {section.shorthand}."]
     lines += ["", "| key | type | default | description |", "|---|---|---|---|"]
     inner_lines: list[str] = []
-    for name, field in section.model_fields.items():
-        annotation = field_type(section, name)
+    for name, own in field_names(section).items():
+        field, annotation = section.model_fields[own], field_type(section, name)
         key = described(f"{path}.{name}" if path else name, field, annotation)
         lines.append(table_row(key))
         if inner := section_of(annotation):

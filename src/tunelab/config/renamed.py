@@ -115,7 +115,7 @@ def recipe_as_before(tree: Mapping[str, Any]) -> Tree:
             del train["loraplus_lr_ratio"]
             train.pop("loraplus_lr_embedding", None)
     if isinstance(adapter := result.get("adapter"), dict):
-        for name in ("layers", "exclude"):
+        for name in ("from", "layers", "exclude"):
             if not adapter.get(name, True):
                 del adapter[name]
     if isinstance(data := result.get("data"), dict):

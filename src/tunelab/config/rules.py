@@ -83,6 +83,18 @@ RULES = (
         lambda r: r.precision.name != "none" and r.method == "full",
     ),
     Rule(
+        ("adapter.from", "method"),
+        "full fine-tuning starts from a model, not from an adapter",
+        "set method=lora; or merge the adapter (tunelab merge) and give the result as model",
+        lambda r: r.adapter.from_ is not None and r.method == "full",
+    ),
+    Rule(
+        ("adapter.from", "adapter.init"),
+        "an adapter that is trained further has its weights already",
+        "omit adapter.init, or omit adapter.from for a new adapter",
+        lambda r: r.adapter.from_ is not None and r.adapter.init != "zero",
+    ),
+    Rule(
         ("adapter.init", "precision.name"),
         "loftq corrects the quantization error and needs a quantized base",
         "set precision=nf4 (or another format), or adapter.init=zero",
@@ -90,9 +102,27 @@ RULES = (
     ),
     Rule(
         ("adapter.init", "adapter.use_dora"),
-        "loftq does not support DoRA",
+        "DoRA is combined with zero, gaussian and orthogonal only",
         "set adapter.use_dora=false, or adapter.init=zero",
-        lambda r: r.adapter.init == "loftq" and r.adapter.use_dora,
+        lambda r: r.adapter.use_dora and r.adapter.init not in ("zero", "gaussian", "orthogonal"),
+    ),
+    Rule(
+        ("adapter.init", "precision.name"),
+        "the matrices are taken out of the base's weights, which a quantized base does not allow",
+        "set precision=none, or adapter.init=loftq",
+        lambda r: r.adapter.init.startswith(("pissa", "olora", "corda")) and r.precision.name != "none",
+    ),
+    Rule(
+        ("adapter.init", "method"),
+        "initial matrices require LoRA",
+        "set method=lora or adapter.init=zero",
+        lambda r: r.adapter.init != "zero" and r.method == "full",
+    ),
+    Rule(
+        ("adapter.init", "adapter.rank"),
+        "orthogonal matrices need an even rank",
+        "set adapter.rank to an even number, or adapter.init=zero",
+        lambda r: r.adapter.init == "orthogonal" and r.adapter.rank % 2 == 1,
     ),
     Rule(
         ("adapter.targets",),
@@ -217,7 +247,7 @@ def value_at(recipe: Recipe, path: str) -> Any:
     """The value of a dotted key ("train.lr")."""
     value: Any = recipe
     for name in path.split("."):
-        value = getattr(value, name)
+        value = getattr(value, f"{name}_" if hasattr(value, f"{name}_") else name)
     return value
 
 

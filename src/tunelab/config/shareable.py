@@ -14,7 +14,7 @@ from tunelab.config.recipe import Recipe
 from tunelab.config.yaml_text import dump_yaml
 
 #: Keys that are places on this machine whatever they look like.
-_PLACES = ("path", "chat_template", "out")
+_PLACES = ("path", "chat_template", "from", "out")
 
 #: What no name on the hub begins with: "/", "./", "../", "~", "C:\\".
 _LOCAL = re.compile(r"(/|\.{1,2}[/\\]|~|[A-Za-z]:[/\\]|\\\\)")

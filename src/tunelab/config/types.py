@@ -65,6 +65,7 @@ Date = Annotated[StrictStr, AfterValidator(_date), Words("a date such as 2026-01
 Pattern = Annotated[
     StrictStr, AfterValidator(_encodable), AfterValidator(_pattern), Words("a regular expression for whole names")
 ]
+PissaIterations = Annotated[StrictStr, Field(pattern=r"^pissa_niter_[0-9]+$"), Words("pissa_niter_N")]
 Flag = Annotated[StrictBool, Words("true or false")]
 FlagOrAuto = Annotated[Literal["auto"] | StrictBool, Words("auto, true or false")]
 Count = Annotated[StrictInt, Field(ge=1, le=LARGEST_COUNT), Words("a positive integer")]

@@ -146,25 +146,24 @@ def _features(layer: torch.nn.Module) -> tuple[int, int]:
     return int(getattr(layer, "in_features", 0)), int(getattr(layer, "out_features", 0))
 
 
-def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = False) -> PeftModel:
+def load_adapter(model: PreTrainedModel, folder: Path, *, dropout: float | None = None) -> PeftModel:
     """Load an adapter in PEFT's format (which tunelab also writes) onto the model.
+
+    Args:
+        dropout: train it further, with this dropout probability; None = its weights are frozen.
 
     Raises:
         ModelError: the folder has no adapter, or one that does not fit the model, or one with NaN or infinite weights.
     """
-    if not (folder / "adapter_config.json").exists():
-        raise ModelError(
-            f"{folder}: no adapter found (no adapter_config.json)", "give a folder saved by PEFT or tunelab"
-        )
-    if not (folder / "adapter_model.safetensors").exists():
-        raise ModelError(f"{folder}: no adapter_model.safetensors", "pickled adapters can run code and are not loaded")
-    _check_method(folder / "adapter_config.json")
+    check_adapter_files(folder)
     base_as_it_was = _samples(model)
     try:
         with _known_warnings_ignored(), no_pickles():
-            own = from_plain_peft(cast(LoraConfig, LoraConfig.from_pretrained(str(folder))), model)
+            stored = cast(LoraConfig, LoraConfig.from_pretrained(str(folder)))
+            own = from_plain_peft(stored, model)
+            config = own if dropout is None else _further(own or stored, model, dropout)
             with names_kept() if own else nullcontext(), stacks_as_parameters(model):
-                loaded = PeftModel.from_pretrained(model, folder, is_trainable=trainable, config=own)
+                loaded = PeftModel.from_pretrained(model, folder, is_trainable=dropout is not None, config=config)
             adapted = cast(PeftModel, loaded)
     except SafetensorError as error:
         raise ModelError(
@@ -177,6 +176,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
         raise ModelError(f"{folder}: the adapter does not fit {type(model).__name__}: {first[:400]}") from error
     _check_complete(adapted, folder)
     check_files_finite(folder)
+    _fit_dense_model(adapted)
     use_dense_lora(adapted)
     use_expert_lora(adapted)
     found = _samples(underlying(adapted))
@@ -184,13 +184,44 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
     return adapted
 
 
-def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Save the adapter in PEFT's format, without PEFT's model card: an empty template, slower to write than weights."""
+def check_adapter_files(folder: Path) -> None:
+    """Check that a folder has a LoRA adapter in safetensors.
+
+    Raises:
+        ModelError: it has none, or one of another method.
+    """
+    if not (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"{folder}: no adapter found (no adapter_config.json)", "give a folder saved by PEFT or tunelab"
+        )
+    if not (folder / "adapter_model.safetensors").exists():
+        raise ModelError(f"{folder}: no adapter_model.safetensors", "pickled adapters can run code and are not loaded")
+    _check_method(folder / "adapter_config.json")
+
+
+def _further(config: LoraConfig, model: PreTrainedModel, dropout: float) -> LoraConfig:
+    """An adapter's configuration for training it further on this model."""
+    config.lora_dropout = dropout
+    config.base_model_name_or_path = model.name_or_path
+    return config
+
+
+def save_adapter(model: PeftModel, folder: Path, *, initial: Path | None = None) -> None:
+    """Save the adapter in PEFT's format, without PEFT's model card: an empty template, slower to write than weights.
+
+    Args:
+        initial: the adapter as it began, if its product was taken out of the base (initialization.py): what is saved is
+            their difference, over the base as it was. PEFT writes into this folder.
+    """
     model.create_or_update_model_card = lambda output_dir: None
     own = model.peft_config["default"]
     model.peft_config["default"] = for_plain_peft(cast(LoraConfig, own), underlying(model))
+    began = None if initial is None else str(initial)
     try:
-        model.save_pretrained(str(folder), save_embedding_layers=False)
+        with _known_warnings_ignored():
+            model.save_pretrained(
+                str(folder), save_embedding_layers=False, path_initial_model_for_weight_conversion=began
+            )
     finally:
         model.peft_config["default"] = own
         del model.create_or_update_model_card

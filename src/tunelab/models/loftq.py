@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tunelab.errors import ModelError
+from tunelab.models.adapters import cuda_devices
 from tunelab.models.checkpoint_files import CheckpointFiles
 from tunelab.models.expert_stack import quantized_stacks
 from tunelab.models.finite import check_files_finite
@@ -52,7 +53,7 @@ def absorb_quantization_error(model: PeftModel, folder: Path, *, seed: int = 0) 
     layers = _lora_layers(model)
     base = underlying(model)
     files = CheckpointFiles(folder, [f"{name}.weight" for name in layers], base.base_model_prefix)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=cuda_devices(model)):
         torch.manual_seed(seed)
         for name, layer in layers.items():
             stored = layer.get_base_layer()
@@ -81,7 +82,7 @@ def alternate(
     layers = quantized_layers(model)
     files = CheckpointFiles(folder, [f"{name}.weight" for name in layers], model.base_model_prefix)
     products: dict[str, Product] = {}
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=cuda_devices(model)):
         torch.manual_seed(seed)
         for name, stored in layers.items():
             full = _full(files, name, stored)

@@ -60,7 +60,7 @@ def trained_recipe(run: Run, base: Path | str | None = None) -> Recipe:
             raise RunError(
                 f"--base {base}: no model in the folder (no config.json)", "give the folder of the run's base"
             )
-        if other := _differing(known, folder):
+        if other := differing(known, folder):
             raise _other_base(run, [(folder, other)])
         run.update_manifest(model={**known, "path": str(folder.resolve())})
         return _placed(recipe, str(folder.resolve()))
@@ -68,7 +68,7 @@ def trained_recipe(run: Run, base: Path | str | None = None) -> Recipe:
     if commit and not known.get("path"):
         return _placed(recipe, recipe.model.name, commit)
     places = [Path(place) for place in dict.fromkeys((known.get("path"), recipe.model.name)) if place]
-    found = {place.resolve(): _differing(known, place) for place in places if (place / "config.json").exists()}
+    found = {place.resolve(): differing(known, place) for place in places if (place / "config.json").exists()}
     for place, other in found.items():
         if not other:
             return _placed(recipe, str(place))
@@ -157,7 +157,7 @@ def check_base_of_adapter(adapter: Path, name: str) -> None:
     run = Run(adapter.parent)
     known: dict[str, Any] = run.manifest.get("model", {}) if run.recipe_file.exists() else {}
     recorded = "weights_sha256" in known or ("fingerprint" in known and not _commit(known["fingerprint"]))
-    if recorded and Path(name).is_dir() and (other := _differing(known, Path(name))):
+    if recorded and Path(name).is_dir() and (other := differing(known, Path(name))):
         raise RunError(f"{adapter}: not trained on {name} ({other} differ)", f"give its own base, {known['name']}")
 
 
@@ -171,7 +171,7 @@ def _commit(fingerprint: str) -> str | None:
     return None if fingerprint.startswith("sha256:") else fingerprint.rpartition("@")[2]
 
 
-def _differing(known: dict[str, Any], folder: Path) -> str:
+def differing(known: dict[str, Any], folder: Path) -> str:
     """What of a folder differs from a run's base; "" = nothing."""
     weights = known.get("weights_sha256", known["fingerprint"])  # runs of before kept only the fingerprint
     if weights_digest(folder) != weights:

@@ -26,6 +26,7 @@ KINDS = (FINISHED, UNFINISHED, WEIGHTS, RESPONSES, UNUSED, OTHERS)
 #: Parts of a run's directory.
 _OF_A_RUN = {
     "adapter": WEIGHTS,
+    "start": WEIGHTS,
     "model": WEIGHTS,
     "tokenizer": WEIGHTS,
     "compared_rows.safetensors": WEIGHTS,

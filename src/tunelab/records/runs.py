@@ -4,6 +4,7 @@ recipe.yaml        the resolved recipe: every key, defaults filled in
 manifest.json      what ran: versions, hardware, hashes, counts, cost, outcome
 metrics.jsonl      one line per step and per evaluation
 checkpoints/       for resuming; `best/` has the weights of the best evaluation
+start/             the adapter that training started from, if it was not a new one
 adapter/ | model/  the result: a PEFT adapter, or a transformers checkpoint
 tokenizer/         the tokenizer used for the rows, with the chat template they were rendered in
 compared_rows.safetensors  held-out rows as tokens: a merge or a rounded model is measured on them
@@ -53,6 +54,7 @@ CONTENTS = (
     "compared_rows.safetensors",
     "checkpoints",
     "adapter",
+    "start",
     "model",
     "tokenizer",
     "evaluations",
@@ -92,6 +94,11 @@ class Run:
     def adapter(self) -> Path:
         """The trained adapter; missing after full fine-tuning."""
         return self.path / "adapter"
+
+    @property
+    def start(self) -> Path:
+        """The adapter that training started from (adapter.from), a copy; missing if it was a new one."""
+        return self.path / "start"
 
     @property
     def model(self) -> Path:

@@ -19,6 +19,7 @@ from tunelab.errors import ConfigError, Problem, TunelabError
 from tunelab.files import file_sha256, read_json
 from tunelab.models.load import load_config, weights_digest
 from tunelab.preparation.rows import check_hub_rows_are_here, check_local_files, load_recipe_tokenizer
+from tunelab.preparation.start import with_start
 from tunelab.records.cells import Cell
 from tunelab.records.evaluation_files import SCORES
 from tunelab.records.runs import Run
@@ -66,6 +67,8 @@ def _checks(
         yield f"arms.{arm}: train", partial(check_installed, recipe.train.trackers)
         if recipe.model.name not in to_be_made:
             yield f"arms.{arm}: model", partial(_check_model, recipe)
+            if study.arms[arm].tuned:
+                yield f"arms.{arm}: adapter", partial(with_start, recipe)
     for name in dict.fromkeys(cell.benchmark for cell in cells):
         if name not in ("", HELD_OUT):
             options = {plugins.label(name): study.own_options(name)}

@@ -40,7 +40,7 @@ class Toy:
         if self.folder.exists():
             return
         disable_progress_bar()  # the library is silent
-        with torch.random.fork_rng(), directory_written_atomically(self.folder) as fresh:
+        with torch.random.fork_rng(devices=[]), directory_written_atomically(self.folder) as fresh:
             torch.manual_seed(self.seed)
             AutoModelForCausalLM.from_config(self.config, dtype=torch.float32).save_pretrained(fresh)
             self.tokenizer.save_pretrained(fresh)

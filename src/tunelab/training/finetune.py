@@ -19,7 +19,7 @@ from tunelab.config import Recipe, RecipeLike, as_recipe, resolve, to_yaml
 from tunelab.cpu import usable_cores
 from tunelab.data.loader import TokenTable, TrainingPlan
 from tunelab.data.prepared import PreparedData
-from tunelab.errors import Interrupted, RunError, TrainingError, TunelabError, UsageError
+from tunelab.errors import Interrupted, RunError, TrainingError, TunelabError
 from tunelab.failures import in_words, system_error
 from tunelab.files import recover_all_in
 from tunelab.models.digest import weights_hash
@@ -37,6 +37,7 @@ from tunelab.preparation.rows import (
     table_rows,
     without_held_out,
 )
+from tunelab.preparation.start import keep_first, keep_start, start_identity, with_start
 from tunelab.progress import Progress, unheard
 from tunelab.records.runs import HELD_OUT, VALIDATION, Run, eval_command, new_run, now, open_run, resume_command
 from tunelab.report.model_card import write_model_card
@@ -51,11 +52,13 @@ from tunelab.training.optimizer import adamw, loraplus_factors
 from tunelab.training.saved_weights import round_for_saving, save_result, saved_dtype
 from tunelab.training.setup import (
     build_model,
+    check_nothing_needed_in,
     default_path,
     keep_tokenizer_and_rows,
     loop_settings,
     make_accelerator,
     release,
+    rows_to_initialize,
     training_plan,
 )
 from tunelab.training.throughput import last_rate
@@ -96,7 +99,7 @@ def finetune(
         TunelabError: the recipe, its data or its model cannot be used, or training had to stop; the message says why.
         Interrupted: Ctrl-C or SIGTERM arrived; a checkpoint was saved, and resume() continues from it.
     """
-    given = resolve(as_recipe(recipe, changes))
+    given = resolve(with_start(as_recipe(recipe, changes)))
     check_local_files(given.data)
     tokenizer = load_recipe_tokenizer(given)
     resolved = with_dtype(fit_to_model(given, tokenizer))
@@ -199,9 +202,12 @@ def _train(
     meter = Meter(accelerator.device)
     with accelerator.main_process_first():
         data = prepare_with(tokenizer, recipe, progress=progress)
+        if accelerator.is_main_process:
+            keep_start(run, recipe)
     if not measures_held_out:
         data = without_held_out(data)
-    model = build_model(recipe, tokenizer, accelerator)
+    started_from = start_identity(run, recipe)
+    model = _model(run, recipe, tokenizer, accelerator, data)
     check_unchanged(run, data)
     layout = row_layout(model, recipe.train.packing)
     module = TargetLoss(model, layout=layout, noise_alpha=recipe.train.neftune_alpha)
@@ -214,7 +220,7 @@ def _train(
             checkpoints.check_best()
         resumed = bool(checkpoints.paths())
         keep_tokenizer_and_rows(run, tokenizer, data)
-        run.update_manifest(**opening(run, recipe, data, module, tokenizer, plan, accelerator, resumed))
+        run.update_manifest(**opening(run, recipe, data, module, tokenizer, plan, accelerator, resumed, started_from))
         run.keep_metrics_up_to(checkpoints.newest_step())
     accelerator.wait_for_everyone()
     measures = _measures(module, data, recipe, accelerator, progress)
@@ -241,6 +247,16 @@ def _train(
         write_model_card(run, {**run.manifest, **proof})
         run.update_manifest(**proof)
     accelerator.wait_for_everyone()
+
+
+def _model(run: Run, recipe: Recipe, tokenizer: Any, accelerator: Accelerator, data: PreparedData) -> nn.Module:
+    """The model to train; the run keeps how its adapter began, where a resumed run needs that."""
+    start, rows = run.start if run.start.exists() else None, rows_to_initialize(recipe, data.train)
+    accelerator.wait_for_everyone()  # before the main process writes it
+    model = build_model(recipe, tokenizer, accelerator, rows=rows, start=start)
+    if accelerator.is_main_process:
+        keep_first(run, recipe, model)
+    return model
 
 
 def _measure_before(run: Run, data: PreparedData, measures: dict[str, Measure], accelerator: Accelerator) -> float:
@@ -332,18 +348,6 @@ def start_on_main(accelerator: Accelerator, recipe: Recipe, *, overwrite: bool =
     if isinstance(outcome[0], TunelabError):
         raise outcome[0]
     return Run(outcome[0])
-
-
-def check_nothing_needed_in(path: Path, recipe: Recipe) -> None:
-    """Raises UsageError if a file that the recipe reads is in a directory that is about to be replaced."""
-    needed = {"model": recipe.model.name, "model.tokenizer": recipe.model.tokenizer}
-    needed |= {"data.chat_template": recipe.data.chat_template}
-    needed |= {f"data.sources: {number}": source.path for number, source in enumerate(recipe.data.sources, 1)}
-    for key, place in needed.items():
-        if place and Path(place).exists() and Path(place).resolve().is_relative_to(path.resolve()):
-            raise UsageError(
-                f"{key}: {place} is in {path}, which would be replaced", "choose another directory with --out"
-            )
 
 
 def _measures(

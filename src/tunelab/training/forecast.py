@@ -12,6 +12,7 @@ from tunelab.data.prepared import PreparedData
 from tunelab.models.adapters import coverage
 from tunelab.models.digest import digest
 from tunelab.models.forward import underlying
+from tunelab.models.initialization import changes_the_base
 from tunelab.models.linear_layers import dense_stacks
 from tunelab.models.quantized_linear import quantized_layers
 from tunelab.models.structure import structure_of
@@ -59,6 +60,8 @@ def forecast(recipe: Recipe, plan: TrainingPlan, model: nn.Module, *, held_out: 
     further = (
         few_rows_warning(held_out),
         padding_sentence(recipe, model),
+        start_sentence(recipe),
+        init_sentence(recipe),
         loraplus_sentence(recipe),
         experts_sentence(model),
         dense_experts_sentence(model),
@@ -124,6 +127,26 @@ def adapters_words(model: nn.Module) -> str:
         groups.setdefault(tuple(sorted(set(numbers))), []).append(kind)
     listed = "; ".join(f"{_kinds(kinds)}{_layers_in_words(numbers)}" for numbers, kinds in groups.items())
     return f"adapters on {found.layers:,} of {format_counted(found.of, 'linear layer')}: {listed}; "
+
+
+def start_sentence(recipe: Recipe) -> str | None:
+    """Which adapter is trained further; None for a new one."""
+    adapter = recipe.adapter
+    if adapter.from_ is None:
+        return None
+    alpha = format_significant(adapter.alpha)
+    return f"training starts from the adapter {adapter.from_} (rank {adapter.rank}, alpha {alpha})"
+
+
+def init_sentence(recipe: Recipe) -> str | None:
+    """What an initialization does to the base and to what is saved; None if it does nothing to them."""
+    adapter = recipe.adapter
+    if recipe.method != "lora" or not changes_the_base(adapter.init):
+        return None
+    return (
+        f"{adapter.init}: the initial matrices are taken out of the base's weights; the adapter is saved as plain LoRA "
+        f"of rank {2 * adapter.rank:,} over the unchanged base"
+    )
 
 
 def loraplus_sentence(recipe: Recipe) -> str | None:

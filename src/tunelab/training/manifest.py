@@ -70,6 +70,7 @@ def opening(
     plan: TrainingPlan,
     accelerator: Accelerator,
     resumed: bool,
+    started_from: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Manifest entries from before the first step; a resumed run keeps those about its start."""
     model = module.model
@@ -82,7 +83,7 @@ def opening(
         "sessions": [*run.manifest.get("sessions", []), session],
         "recipe": run.manifest.get("recipe") or trained_with(recipe),
         "model": {**_base(run, recipe, model), "digest": digest(model).to_json()},
-        "adapter": asdict(coverage(model)) if isinstance(model, PeftModel) else None,
+        "adapter": {**asdict(coverage(model)), "from": started_from} if isinstance(model, PeftModel) else None,
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "code": code_hashes(*code_names(recipe)),
         "data": {

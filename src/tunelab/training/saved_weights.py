@@ -25,6 +25,7 @@ from tunelab.inference.divergence import (
 )
 from tunelab.models.adapters import save_adapter
 from tunelab.models.forward import underlying
+from tunelab.models.initialization import changes_the_base, save_converted
 from tunelab.models.load import DTYPES, dtype_name
 from tunelab.preparation.model import checkpoint_dtype
 from tunelab.preparation.published import published_tokenizer, set_end_tokens
@@ -110,5 +111,8 @@ def save_result(run: Run, recipe: Recipe, model: nn.Module, tokenizer: Any, dtyp
             published.save_pretrained(folder)
         return
     with directory_written_atomically(run.adapter) as folder:
-        save_adapter(model, folder)
+        if changes_the_base(recipe.adapter.init):
+            save_converted(model, folder, run.start)
+        else:
+            save_adapter(model, folder)
         published.save_pretrained(folder)

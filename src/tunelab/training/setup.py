@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import random
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -20,13 +23,24 @@ from tunelab.data.loader import TokenTable, TrainingPlan
 from tunelab.data.prepared import PreparedData, save_table
 from tunelab.errors import ModelError, UsageError
 from tunelab.files import directory_written_atomically, file_written_atomically
-from tunelab.models.adapters import add_lora
+from tunelab.models.adapters import add_lora, load_adapter
 from tunelab.models.checkpoint_files import checkpoint_folder
 from tunelab.models.forward import RowLayout, underlying
+from tunelab.models.initialization import (
+    SAMPLED_ROWS,
+    Row,
+    changes_the_base,
+    freeze_fixed,
+    initialize,
+    needs_rows,
+    prepare_base,
+    take_out,
+)
 from tunelab.models.linear_layers import train_text_part
 from tunelab.models.load import DTYPES, check_tokenizer_fits
 from tunelab.models.loftq import STORED, absorb_quantization_error, begin_at_stored
 from tunelab.models.structure import check_own_logits
+from tunelab.models.targets import resolve_targets
 from tunelab.preparation.model import compute_device, compute_dtype, load_base
 from tunelab.preparation.rows import rows_to_keep
 from tunelab.records.runs import Run
@@ -69,10 +83,16 @@ def release(accelerator: Accelerator) -> None:
     AcceleratorState._reset_state(reset_partial_state=accelerator.num_processes == 1)
 
 
-def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.Module:
+def build_model(
+    recipe: Recipe, tokenizer: Any, accelerator: Accelerator, *, rows: Sequence[Row] = (), start: Path | None = None
+) -> nn.Module:
     """The model to train: loaded, checked, and with an adapter if the recipe says so.
 
     A frozen base is in the compute dtype; trained weights are in float32.
+
+    Args:
+        rows: training rows, for initial matrices that are computed from them.
+        start: the adapter to train further, or the run's own as it began; None = a new one.
     """
     trains_base = recipe.method == "full"
     dtype = torch.float32 if trains_base else DTYPES[compute_dtype(recipe)]
@@ -84,7 +104,21 @@ def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.
     if trains_base:
         train_text_part(underlying(base))
         return base
+    init = recipe.adapter.init
+    if start is None:
+        adapted = _new_adapter(recipe, underlying(base), rows)
+    else:
+        adapted = load_adapter(underlying(base), start, dropout=recipe.adapter.dropout)
+        freeze_fixed(adapted, init)
+    if changes_the_base(init):
+        take_out(adapted)
+    return cast(nn.Module, adapted)
+
+
+def _new_adapter(recipe: Recipe, base: PreTrainedModel, rows: Sequence[Row]) -> PeftModel:
     adapter = recipe.adapter
+    where: dict[str, Any] = {"targets": adapter.targets, "layers": adapter.layers, "exclude": adapter.exclude}
+    prepare_base(base, resolve_targets(base, **where), adapter.init, adapter.rank, rows)
     adapted = add_lora(
         base,
         rank=adapter.rank,
@@ -92,13 +126,24 @@ def build_model(recipe: Recipe, tokenizer: Any, accelerator: Accelerator) -> nn.
         dropout=adapter.dropout,
         use_rslora=adapter.use_rslora,
         use_dora=adapter.use_dora,
-        targets=adapter.targets,
-        layers=adapter.layers,
-        exclude=adapter.exclude,
         seed=recipe.train.seed,
+        **where,
     )
     _set_first_product(recipe, adapted)
-    return cast(nn.Module, adapted)
+    if adapter.init not in ("zero", "loftq"):
+        initialize(adapted, adapter.init, seed=recipe.train.seed, rows=rows)
+    return adapted
+
+
+def rows_to_initialize(recipe: Recipe, table: TokenTable) -> list[Row]:
+    """A sample of training rows, if the adapter's initial matrices are computed from them: ids, and what is in the
+    loss."""
+    if recipe.method != "lora" or not needs_rows(recipe.adapter.init):
+        return []
+    chosen = random.Random(recipe.train.seed).sample(range(len(table)), min(len(table), SAMPLED_ROWS))
+    rows = (table.row(index) for index in chosen)
+    of_all = recipe.data.loss_on == "all"
+    return [(ids.tolist(), (mask | of_all).tolist()) for ids, mask in rows]
 
 
 def _set_first_product(recipe: Recipe, adapted: Any) -> None:
@@ -190,6 +235,19 @@ def keep_tokenizer_and_rows(run: Run, tokenizer: Any, data: PreparedData) -> Non
             tokenizer.save_pretrained(folder)
     with file_written_atomically(run.compared_rows) as temporary:
         save_table(rows_to_keep(data), temporary)
+
+
+def check_nothing_needed_in(path: Path, recipe: Recipe) -> None:
+    """Raises UsageError if a file that the recipe reads is in a directory that is about to be replaced."""
+    needed = {"model": recipe.model.name, "model.tokenizer": recipe.model.tokenizer}
+    needed |= {"adapter.from": recipe.adapter.from_}
+    needed |= {"data.chat_template": recipe.data.chat_template}
+    needed |= {f"data.sources: {number}": source.path for number, source in enumerate(recipe.data.sources, 1)}
+    for key, place in needed.items():
+        if place and Path(place).exists() and Path(place).resolve().is_relative_to(path.resolve()):
+            raise UsageError(
+                f"{key}: {place} is in {path}, which would be replaced", "choose another directory with --out"
+            )
 
 
 def default_path(recipe: Recipe) -> Path:
