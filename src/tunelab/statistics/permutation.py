@@ -143,7 +143,7 @@ def _sums_of_subsets(units: Units, swaps: int, seed: int) -> tuple[Array, Array]
         tables, starts = [_sums_of_bytes(column) for column in columns], 256 * np.arange(-(-number // 8))
         subsets = (starts + packed for packed in _random_subsets(number, swaps, seed))
         sums_of = [[table.take(subset).sum(axis=1) for table in tables] for subset in subsets]
-        found = [np.concatenate([[0.0], *parts]) for parts in zip(*sums_of, strict=True)]
+        found = [np.concatenate([np.zeros(1), *parts]) for parts in zip(*sums_of, strict=True)]
     sums = np.where(np.abs(found[0]) <= _ROUNDING * float(np.abs(units.sums).sum()), 0.0, found[0])
     return sums, found[1]
 
