@@ -59,6 +59,16 @@ def test_rows_of_a_data_set_on_the_hub_have_stand_ins_of_its_own_or_of_its_sourc
     assert "the rows of mhenrichsen/alpaca_2k_test" in study.note
 
 
+def test_an_adapter_of_numbered_layers_fits_the_toy(tmp_path: Path) -> None:
+    changes = ["recipe.adapter.layers=[20]", "recipe.adapter.targets='.*q_proj'"]
+    asked = load_study("llama32-3b-metamathqa-peft", changes, scale="tiny")
+    study, _ = at_tiny_scale(asked, tmp_path)
+    for arm in study.arms:
+        adapter = study.arm_recipe(arm, 0).adapter
+        assert (adapter.targets, adapter.layers) == ("all-linear", None)
+        assert adapter.rank == asked.arm_recipe(arm, 0).adapter.rank
+
+
 @pytest.mark.parametrize("name", ITEMS)
 def test_stand_in_items_are_in_their_benchmark_s_form(name: str) -> None:
     module = plugins.load("evaluation/benchmarks", name)

@@ -49,6 +49,7 @@ def at_tiny_scale(study: Study, folder: Path, changes: Sequence[str] = ()) -> tu
             toys.setdefault(toy.folder, toy)
             random.append(arm)
             own["model"] = {"name": str(toy.folder), "revision": None, "tokenizer": None}
+            own |= _adapter_of_a_toy(recipe)
         if is_stand_in:
             replaced["the tokenizer"] = None
         if not rows_named and (sources := _sources(recipe, replaced)):
@@ -76,6 +77,15 @@ def _toy(recipe: Recipe, folder: Path, *, named: bool) -> tuple[Toy | None, bool
             config = shrunk(stand_in_config(family, tokenizer))
             return Toy(place, config, tokenizer, zlib.crc32(name.encode())), True
     return toy_model(name, place, revision=revision), False
+
+
+def _adapter_of_a_toy(recipe: Recipe) -> Tree:
+    """Keys with which the recipe's adapter fits a toy of two layers: no numbers of layers, no adapter of its model."""
+    adapter = recipe.adapter
+    is_expression = isinstance(adapter.targets, str) and adapter.targets not in ("all-linear", "attention")
+    if adapter.layers or adapter.from_ or is_expression or isinstance(adapter.exclude, str):
+        return {"adapter": {"targets": "all-linear", "layers": None, "exclude": [], "from": None}}
+    return {}
 
 
 def _sources(recipe: Recipe, replaced: dict[str, None]) -> list[dict[str, Any]]:
