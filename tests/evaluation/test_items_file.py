@@ -92,7 +92,10 @@ def test_choices_follow_the_prompt(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"prompt": "a", "answer": "b", "answer": "c"}', "duplicate key 'answer' in one object, with 'b' and 'c'"),
+        (
+            '{"prompt": "a", "answer": "b", "answer": "c"}',
+            "not JSON: duplicate key 'answer' in one object, with 'b' and 'c'",
+        ),
         ("{", "not JSON: .*one JSON object per line"),
         ("[1]", "is list, expected a JSON object"),
         ({"answer": "x"}, "has no 'prompt'"),
