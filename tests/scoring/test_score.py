@@ -222,9 +222,9 @@ def test_files_that_cannot_be_scored_are_refused(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"text": 5}, r"line 3: text is 5: input should be a valid string"),
-        ({"text": None}, "line 3: text is None: input should be a valid string"),
-        ({"prompt_tokens": "12"}, "line 3: prompt_tokens is '12': input should be a valid integer"),
+        ({"text": 5}, "line 3: Response record: text is 5, expected text"),
+        ({"text": None}, "line 3: Response record: text is null, expected text"),
+        ({"prompt_tokens": "12"}, "line 3: Response record: prompt_tokens is '12', expected an integer"),
         ({"log_probabilities": [0.5, "x"]}, r"line 3: log_probabilities\.1 is 'x': input should be a valid number"),
         ({"log_probabilities": [math.nan]}, "line 3: a number is NaN or infinite"),
         ({"target": {"value": math.inf}}, "line 3: a number is NaN or infinite"),
