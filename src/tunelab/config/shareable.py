@@ -16,8 +16,8 @@ from tunelab.config.yaml_text import dump_yaml
 #: Keys that are places on this machine whatever they look like.
 _PLACES = ("path", "chat_template", "from", "out")
 
-#: What no name on the hub begins with: "/", "./", "../", "~", "C:\\".
-_LOCAL = re.compile(r"(/|\.{1,2}[/\\]|~|[A-Za-z]:[/\\]|\\\\)")
+#: What no name on the hub, and no regular expression of layers, begins with: "/", "./", "../", "~", "C:\\".
+_LOCAL = re.compile(r"(/|\.{1,2}/|~[\w.-]*/|[A-Za-z]:[/\\])")
 
 #: An absolute path in a sentence; a URL's is part of its address.
 _PART = r"[/\\][^\s/\\:;,'\"()]+"
