@@ -73,6 +73,8 @@ def test_wandb_offline(models: dict[str, Path], rows: Path, tmp_path: Path) -> N
         content = log.read_bytes()
         for word in (b"train/loss", b"train/gradient_norm", b"held-out/loss"):
             assert word in content, word
+        for place in (str(tmp_path), str(models["llama"]), str(Path.home())):
+            assert place.encode() not in content, "no path of this machine"
 
 
 def assert_in_tensorboard(run: Path) -> None:

@@ -25,6 +25,7 @@ WITHOUT_MACHINE: dict[str, Any] = {
     "disable_code": True,
     "disable_git": True,
     "x_disable_meta": True,
+    "host": "not recorded",
 }
 
 
