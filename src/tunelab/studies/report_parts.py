@@ -14,6 +14,7 @@ from tunelab.config.shareable import shareable_yaml
 from tunelab.evaluation.metrics.unseen import not_seen
 from tunelab.records.runs import HELD_OUT, VALIDATION, Run
 from tunelab.report.content import ArmScore, Curve, Flip, PairedComparison, Question
+from tunelab.report.model_card import CARD
 from tunelab.statistics.standard_errors import mean_with_error
 from tunelab.studies.arm_settings import setting_text
 
@@ -29,9 +30,9 @@ AND_THEN = " and then "
 
 
 def disk_bytes(run: Run) -> int:
-    """Size in bytes of what training wrote: the adapter, or the whole model."""
+    """Size in bytes of what training wrote: the adapter, or the whole model; without its card, which tells of times."""
     made = run.adapter if run.adapter.exists() else run.model
-    return sum(file.stat().st_size for file in made.rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in made.rglob("*") if file.is_file() and file.name != CARD)
 
 
 def trainable_parameters(run: Run) -> int:
