@@ -156,3 +156,10 @@ def test_an_unknown_backend(bench: Bench, own: OwnBenchmarks) -> None:
 def test_the_flag_needs_on(words: list[str], tunelab: Command, bench: Bench) -> None:
     said = tunelab(*words, bench.lora, "--backend", "vllm")
     assert said.code == 2 and "--backend needs --benchmarks" in said.err
+
+
+def test_a_base_with_new_tokens_is_refused(bench: Bench, calls: Calls) -> None:
+    responder = open_responder(model=str(bench.model), changes=['model.new_tokens=["<x>"]'])
+    with pytest.raises(UsageError, match="no embeddings of its new tokens") as caught:
+        on_vllm(responder)
+    assert "tunelab merge" in caught.value.hint

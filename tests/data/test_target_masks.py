@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from real_tokenizers import NAMES, load_real_tokenizer
 
+from tunelab.data.chat_sections import ChatTemplate
 from tunelab.data.messages import Conversation, Message
 from tunelab.data.reader import load_examples
 from tunelab.data.templates import NAMES as TEMPLATES
-from tunelab.data.templates import ChatTemplate, get_template
+from tunelab.data.templates import get_template
 from tunelab.data.tokenize import EncodedRow, RowEncoder
 from tunelab.errors import BadRow
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from tunelab.data.chat_sections import ChatTemplate
 from tunelab.data.messages import Conversation, Message
-from tunelab.data.templates import TEXT_TEMPLATES, ChatTemplate, Section, get_template
+from tunelab.data.sections import Section
+from tunelab.data.templates import TEXT_TEMPLATES, get_template
 from tunelab.errors import BadRow, ModelError, UsageError
 
 PREAMBLE = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -179,7 +181,7 @@ def test_several_named_templates_without_a_default_are_listed() -> None:
     tokenizer.chat_template = {"tool_use": "x", "rag": "y"}  # type: ignore[assignment]
     with pytest.raises(ModelError, match=r"several chat templates \(rag, tool_use\) and no default") as caught:
         get_template("auto", tokenizer)
-    assert "data.chat_template=FILE" in caught.value.hint
+    assert "data.chat_template=rag" in caught.value.hint
 
 
 @pytest.mark.parametrize("failure", [ZeroDivisionError("division by zero"), TypeError("'int' object is not callable")])

@@ -11,9 +11,10 @@ import pytest
 import tiny
 
 from tunelab.config import parse_recipe, resolve
+from tunelab.data.chat_sections import ChatTemplate
 from tunelab.data.messages import Conversation, Message, with_thoughts_apart
 from tunelab.data.prompts import leading_text
-from tunelab.data.templates import ChatTemplate, get_template
+from tunelab.data.templates import get_template
 from tunelab.data.thoughts import one_per_answer
 from tunelab.data.tokenize import RowEncoder
 from tunelab.errors import BadRow, ConfigError, DataError, UsageError

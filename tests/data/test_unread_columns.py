@@ -26,7 +26,7 @@ FORMATS: dict[str, dict[str, Any]] = {
 READ = {
     "alpaca": {"system", "history", "input"},
     "prompt-completion": {"system"},
-    "messages": {"system"},
+    "messages": {"system", "tools"},
     "sharegpt": {"system"},
     "pretokenized": {"labels", "attention_mask", "completion_mask", "assistant_masks", "position_ids"},
 }
@@ -81,7 +81,7 @@ def test_columns_of_a_flat_message_are_listed(tmp_path: Path) -> None:
 def test_prompts_are_held_to_the_same() -> None:
     [prompt] = as_prompts([{"instruction": "And?", "history": [["Why?", "So."]], "system": "Be brief."}])
     assert [turn.role for turn in prompt.messages] == ["system", "user", "assistant", "user"]
-    with pytest.raises(DataError, match="column 'tools' would change what is learned"):
+    with pytest.raises(DataError, match="prompt 1: prompts with tools are not supported"):
         as_prompts([{"messages": TURNS[:1], "tools": [{"name": "search"}]}])
 
 

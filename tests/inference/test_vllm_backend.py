@@ -150,6 +150,7 @@ class TestLoading:
         ("config", "message"),
         [
             ({"use_dora": True}, "cannot run an adapter with use_dora"),
+            ({"trainable_token_indices": [1]}, "cannot run an adapter with trainable_token_indices"),
             ({"modules_to_save": ["lm_head"], "bias": "all"}, "cannot run an adapter with modules_to_save, bias"),
             ({"rank_pattern": {"q": 4}, "alpha_pattern": {"q": 4}}, "with rank_pattern, alpha_pattern"),
             ({"r": 513}, "rank 513, vLLM runs adapters up to 512"),

@@ -109,7 +109,6 @@ def test_a_generation_config_that_only_the_library_can_refuse(folder: Path, monk
         ('{"peft_type": "PROMPT_TUNING"}', "peft_type is 'PROMPT_TUNING', and only LORA is supported"),
         ('{"peft_type": "IA3"}', "peft_type is 'IA3', and only LORA is supported"),
         ("{}", "peft_type is None, and only LORA is supported"),
-        ('{"peft_type": "LORA", "trainable_token_indices": [1]}', "trainable_token_indices is set"),
         ("null", "expected a JSON object, got null"),
         ('{"peft_type": "LORA", "r": "x", "target_modules": ["q_proj"]}', "the adapter does not fit LlamaForCausalLM"),
     ],

@@ -12,7 +12,8 @@ import tiny
 from tunelab.config import DataSettings, parse_recipe, resolve
 from tunelab.errors import DataError, ModelError, UsageError
 from tunelab.preparation import rows as preparation
-from tunelab.preparation.rows import Selection, chat_template_source, fit_to_model, prepare, read_source, select
+from tunelab.preparation.rows import Selection, fit_to_model, prepare, read_source, select
+from tunelab.preparation.tokenizer import template_file
 from tunelab.training.finetune import finetune
 
 
@@ -28,7 +29,7 @@ def test_a_chat_template_file_that_is_no_utf_8(tmp_path: Path) -> None:
     tree = tiny.recipe(tmp_path / "model", tmp_path / "rows.jsonl", tmp_path / "run")
     tree["data"] |= {"template": "chat", "chat_template": str(tmp_path / "odd.jinja")}
     with pytest.raises(UsageError, match=r"data.chat_template: .*odd.jinja: not UTF-8 at byte 3"):
-        chat_template_source(parse_recipe(tree).data)
+        template_file(parse_recipe(tree).data.chat_template or "")
 
 
 def test_a_model_whose_window_cannot_be_read(tmp_path: Path) -> None:

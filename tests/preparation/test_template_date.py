@@ -20,7 +20,8 @@ from tunelab.config.questions import HELD_OUT
 from tunelab.config.study import parse_study
 from tunelab.data.template_date import day_of_rendering, fixed_date, with_fixed_date, writes_date
 from tunelab.errors import BadRow, ConfigError, Interrupted, RunError, UsageError
-from tunelab.preparation.rows import load_recipe_tokenizer, row_encoder
+from tunelab.preparation.rows import row_encoder
+from tunelab.preparation.tokenizer import load_recipe_tokenizer
 from tunelab.publishing.export import export
 from tunelab.records.cells import CREATED_FILE, first_day
 from tunelab.records.responses import read_responses

@@ -10,8 +10,9 @@ import pytest
 from real_tokenizers import LLAMA2_CHAT, NAMES, load_real_tokenizer
 from tiny_tokenizers import CHATML, begin_of_text_tokenizer, byte_tokenizer, dummy_prefix_tokenizer
 
+from tunelab.data.chat_sections import ChatTemplate
 from tunelab.data.messages import Conversation, Message
-from tunelab.data.templates import TEXT_TEMPLATES, ChatTemplate, TextTemplate, get_template
+from tunelab.data.templates import TEXT_TEMPLATES, TextTemplate, get_template
 from tunelab.data.tokenize import RowEncoder
 from tunelab.errors import ModelError
 from tunelab.publishing.gguf_tokenizer import TextStart

@@ -100,7 +100,7 @@ def chat_with_model(
     flags = {"model": model, "precision": precision, "data.template": template, "data.sources": ["alpaca"]}
     recipe, tokenizer, _ = prompted(resolve(load_recipe(None, [], flags)), adapter)
     if adapter is None:
-        loaded = _fitted(load_base(recipe), tokenizer)
+        loaded = _fitted(load_base(recipe, tokenizer), tokenizer)
         models: dict[str, ModelSource] = {BASE: lambda: _computing(recipe, loaded)}
         context = context_length(loaded)
     else:
@@ -124,7 +124,9 @@ def _fitting(context: int | None) -> Decoding:
 
 def _with_adapter(recipe: Recipe, folder: Path, tokenizer: Any) -> tuple[dict[str, ModelSource], int | None]:
     """Base and tuned from a single load of the weights: adapter off and on."""
-    model = load_adapter(_fitted(load_base(recipe), tokenizer), folder)
+    loaded = load_base(recipe, tokenizer)
+    model = load_adapter(loaded, folder)
+    _fitted(loaded, tokenizer)
 
     @contextmanager
     def base() -> Iterator[nn.Module]:
@@ -141,7 +143,7 @@ def _with_own_weights(run: Run, base: Path | str | None, tokenizer: Any) -> tupl
 
     @cache
     def untuned() -> nn.Module:
-        loaded: nn.Module = _fitted(load_base(trained_recipe(run, base)), tokenizer)
+        loaded: nn.Module = _fitted(load_base(trained_recipe(run, base), tokenizer), tokenizer)
         return loaded
 
     models: dict[str, ModelSource] = {

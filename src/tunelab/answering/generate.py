@@ -14,6 +14,7 @@ from typing import Any
 
 from tunelab.answering.responder import Responder, Weights, checked_arms
 from tunelab.config import Recipe, load_recipe, resolve
+from tunelab.data.chat_templates import is_chat
 from tunelab.data.templates import AUTO
 from tunelab.errors import RunError, UsageError
 from tunelab.files import as_path
@@ -25,7 +26,8 @@ from tunelab.preparation.base import (
     run_tokenizer,
     trained_recipe,
 )
-from tunelab.preparation.rows import load_recipe_tokenizer, with_template
+from tunelab.preparation.rows import with_template
+from tunelab.preparation.tokenizer import load_recipe_tokenizer
 from tunelab.records.runs import Run, check_finished, open_run
 
 
@@ -99,7 +101,7 @@ def prompted(recipe: Recipe, adapter: Path | None) -> tuple[Recipe, Any, bool]:
     tokenizer = load_recipe_tokenizer(recipe, beside=adapter)
     is_named = recipe.data.template != AUTO or recipe.data.chat_template is not None
     recipe = with_template(recipe, tokenizer)
-    return recipe, tokenizer, is_named or recipe.data.template == "chat"
+    return recipe, tokenizer, is_named or is_chat(recipe.data.template)
 
 
 def _prompted_as_trained(recipe: Recipe, adapter: Path, run: Run) -> tuple[Recipe, Any, bool]:
@@ -111,7 +113,8 @@ def _prompted_as_trained(recipe: Recipe, adapter: Path, run: Run) -> tuple[Recip
             "omit model.tokenizer: the run keeps its tokenizer",
         )
     # Which ids end an answer depends on whether the tokenizer is the base's own.
-    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"tokenizer": own})})
+    as_trained = {"tokenizer": own, "new_tokens": trained.model.new_tokens}
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=as_trained)})
     if data.chat_template is not None or data.template not in (AUTO, trained.data.template):
         tokenizer = load_recipe_tokenizer(_without_tokenizer(recipe), beside=run.tokenizer)
         return with_template(recipe, tokenizer), tokenizer, True

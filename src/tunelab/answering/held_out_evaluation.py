@@ -137,7 +137,7 @@ def evaluate(
             "or tokenized",
             "the new rows may be in the training set; restore the data, or train again",
         )
-    known = _run_arms(run, recipe)
+    known = _run_arms(run, recipe, tokenizer)
     chosen = [known[name]() for name in arms]
     with run.locked():
         return _evaluate_arms(chosen, recipe, tokenizer, data, run.evaluations, progress)
@@ -167,7 +167,7 @@ def evaluate_model(
     recipe, tokenizer, _ = prompted(recipe, adapter)
     recipe = fit_to_model(recipe, tokenizer)
     data = prepare_with(tokenizer, recipe, progress=progress)
-    arms = list(_adapter_arms(recipe, adapter).values()) if adapter else [_base_arm(recipe)]
+    arms = list(_adapter_arms(recipe, tokenizer, adapter).values()) if adapter else [_base_arm(recipe, tokenizer)]
     return _evaluate_arms(arms, recipe, tokenizer, data, as_path(out, "out"), progress)
 
 
@@ -188,6 +188,7 @@ def _evaluate_arms(
             "dtype": compute_dtype(recipe),
             "template": recipe.data.template,
             **({"date": day} if (day := dated(tokenizer, recipe)) else {}),
+            **({"new_tokens": recipe.model.new_tokens} if recipe.model.new_tokens else {}),
             "data": data.held_out.sha256,
             "tunelab": __version__,
         }
@@ -264,26 +265,26 @@ def held_out_rows(
     return rows, items
 
 
-def _run_arms(run: Run, recipe: Recipe) -> dict[str, Callable[[], Arm]]:
+def _run_arms(run: Run, recipe: Recipe, tokenizer: Any) -> dict[str, Callable[[], Arm]]:
     """How to load each arm of a run; its base's weights are known to be those that the run names."""
     fingerprint = run.manifest["model"]["fingerprint"]
     if run.adapter.exists():
-        both = _adapter_arms(recipe, run.adapter, fingerprint)
+        both = _adapter_arms(recipe, tokenizer, run.adapter, fingerprint)
         return {"base": lambda: both["base"], "tuned": lambda: both["tuned"]}
     weights = {"weights": run.manifest["weights_after"]}
     tuned = Arm("tuned", weights, lambda: nullcontext(load_trained(recipe, run.model)))
-    return {"base": lambda: _base_arm(recipe, fingerprint), "tuned": lambda: tuned}
+    return {"base": lambda: _base_arm(recipe, tokenizer, fingerprint), "tuned": lambda: tuned}
 
 
-def _base_arm(recipe: Recipe, fingerprint: str | None = None) -> Arm:
-    model = load_base(recipe)
+def _base_arm(recipe: Recipe, tokenizer: Any, fingerprint: str | None = None) -> Arm:
+    model = load_base(recipe, tokenizer)
     known = fingerprint or model_fingerprint(recipe.model.name, model)
     return Arm("base", {"model": known}, lambda: nullcontext(model))
 
 
-def _adapter_arms(recipe: Recipe, adapter: Path, fingerprint: str | None = None) -> dict[str, Arm]:
+def _adapter_arms(recipe: Recipe, tokenizer: Any, adapter: Path, fingerprint: str | None = None) -> dict[str, Arm]:
     """Base and tuned from a single load of the weights: adapter off and on."""
-    base = load_base(recipe)
+    base = load_base(recipe, tokenizer)
     known = fingerprint or model_fingerprint(recipe.model.name, base)
     model = load_adapter(base, adapter)
 

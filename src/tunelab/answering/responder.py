@@ -155,10 +155,12 @@ class Responder:
     @cached_property
     def model(self) -> nn.Module:
         """The weights, with the adapter applied if there is one."""
-        trained = self.weights.digest is not None
-        loaded = load_trained(self.recipe, Path(self.weights.name)) if trained else load_base(self._placed_recipe)
-        check_tokenizer_fits(loaded, self.tokenizer)
+        if self.weights.digest is not None:
+            loaded = load_trained(self.recipe, Path(self.weights.name))
+        else:
+            loaded = load_base(self._placed_recipe, self.tokenizer)
         adapted: nn.Module = load_adapter(loaded, self.weights.adapter) if self.weights.adapter else loaded
+        check_tokenizer_fits(loaded, self.tokenizer)  # an adapter may have embeddings of new tokens
         return adapted
 
     def header(self, decoding: Decoding) -> dict[str, Any]:
@@ -184,6 +186,7 @@ class Responder:
             "dtype": compute_dtype(self.recipe),
             "template": None if self.raw else self.recipe.data.template,
             **({"date": self.date} if self.date else {}),
+            **({"new_tokens": model.new_tokens} if model.new_tokens else {}),
         }
 
     @property

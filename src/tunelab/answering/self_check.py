@@ -129,7 +129,7 @@ def _rounding(responder: Responder, questions: Sequence[ChoiceQuestion]) -> tupl
         )
         floor = largest_difference(own, eager)
     small = miniature(base)
-    size = small.get_input_embeddings().num_embeddings
+    size = small.get_input_embeddings().weight.shape[0]
 
     def cut(tokens: Sequence[int]) -> tuple[int, ...]:
         return tuple(token % size for token in tokens)

@@ -64,6 +64,11 @@ class VllmResponder(Responder):
         form, skip = (None, ()) if trained else (recipe_format(self.recipe), self.recipe.precision.skip)
         if weights.adapter is not None:
             lora_rank(weights.adapter)
+        if settings.new_tokens and not trained:
+            raise UsageError(
+                f"{weights.name} has no embeddings of its new tokens (model.new_tokens), which vLLM cannot add",
+                "merge the run (tunelab merge), or omit --backend vllm to use tunelab's engine",
+            )
         if Path(weights.name).is_dir():
             weight_files(Path(weights.name))  # vLLM would unpickle others
         for folder in (Path(weights.name), weights.adapter):

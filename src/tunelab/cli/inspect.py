@@ -35,7 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     refuse_flags(arguments, ("--out", "--limit"), why, "--rows N shows N rows, --size N samples N")
     recipe = recipe_of(arguments)
     from tunelab.data.prepared import what_to_do, what_was_dropped
-    from tunelab.preparation.rows import check_local_files, fit_to_model, load_recipe_tokenizer, prepare_with
+    from tunelab.preparation.rows import check_local_files, fit_to_model, prepare_with
+    from tunelab.preparation.tokenizer import load_recipe_tokenizer
 
     check_local_files(recipe.data)
     tokenizer = load_recipe_tokenizer(recipe)

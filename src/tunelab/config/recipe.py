@@ -72,6 +72,12 @@ class ModelSettings(Section):
     tokenizer: Text | None = Field(
         None, description="Hub name or local folder of the tokenizer. null: the model's own."
     )
+    new_tokens: Literal["template"] | tuple[Text, ...] | None = Field(
+        None,
+        description="Tokens to add to the tokenizer; their embeddings start at the mean and are trained. template: "
+        "those of the chat template that it lacks. null: none, and refuse a template that needs some; []: train on "
+        "their pieces.",
+    )
     trust_remote_code: Flag = Field(
         False, description="Run Python code from the model's repository. Only for code you trust."
     )
@@ -147,6 +153,11 @@ class AdapterSettings(Section):
         description="Folder of an adapter to train further: a run, or an adapter saved by PEFT. Its rank, alpha and "
         "layers are kept. null: a new one.",
     )
+    also_train: tuple[Text, ...] = Field(
+        (),
+        description="Modules to train in full next to the adapter (PEFT's modules_to_save): `embed_tokens`, `lm_head`, "
+        "`norms`, or module names.",
+    )
 
 
 DATA_FILE_ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
@@ -210,11 +221,14 @@ class DataSettings(Section):
     )
     template: Text = Field(
         "auto",
-        description="Prompt template: `chat` (the model's), `alpaca`, `alpaca-short`, `plain` or `human-assistant`. "
-        "auto: `chat` if the tokenizer has a chat template, else `alpaca`.",
+        description="Prompt template: `chat` (the model's), a chat template by name (`chatml`, `gemma`, `llama3`, "
+        "`mistral`, `phi3`), `alpaca`, `alpaca-short`, `plain` or `human-assistant`. auto: `chat` if the tokenizer has "
+        "a chat template, else `alpaca`.",
     )
     chat_template: Text | None = Field(
-        None, description="Jinja file used by `template: chat` instead of the tokenizer's; the run keeps its text."
+        None,
+        description="Jinja file used by `template: chat` instead of the tokenizer's, or the name of one of the "
+        "tokenizer's several; the run keeps its text.",
     )
     date: Date | None = Field(
         None,

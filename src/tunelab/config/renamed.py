@@ -115,9 +115,11 @@ def recipe_as_before(tree: Mapping[str, Any]) -> Tree:
             del train["loraplus_lr_ratio"]
             train.pop("loraplus_lr_embedding", None)
     if isinstance(adapter := result.get("adapter"), dict):
-        for name in ("from", "layers", "exclude"):
+        for name in ("from", "layers", "exclude", "also_train"):
             if not adapter.get(name, True):
                 del adapter[name]
+    if isinstance(model := result.get("model"), dict) and model.get("new_tokens", "") is None:
+        del model["new_tokens"]
     if isinstance(data := result.get("data"), dict):
         for name in ("date", "thoughts", "train_size"):
             if data.get(name, "") is None:

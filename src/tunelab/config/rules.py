@@ -39,6 +39,10 @@ def _neither_share_nor_count(value: float) -> bool:
     return isinstance(value, float) and value >= 1
 
 
+def _begins_elsewhere(recipe: Recipe) -> bool:
+    return recipe.adapter.from_ is not None or recipe.adapter.init not in ("zero", "loftq")
+
+
 RULES = (
     Rule(
         ("adapter.use_dora", "method"),
@@ -123,6 +127,30 @@ RULES = (
         "orthogonal matrices need an even rank",
         "set adapter.rank to an even number, or adapter.init=zero",
         lambda r: r.adapter.init == "orthogonal" and r.adapter.rank % 2 == 1,
+    ),
+    Rule(
+        ("adapter.also_train", "method"),
+        "full fine-tuning trains all modules already",
+        "set method=lora or adapter.also_train=[]",
+        lambda r: bool(r.adapter.also_train) and r.method != "lora",
+    ),
+    Rule(
+        ("adapter.also_train", "adapter.from", "adapter.init"),
+        "modules are trained in full only next to a new adapter that begins at zero or loftq",
+        "omit adapter.also_train, or omit adapter.from and adapter.init",
+        lambda r: bool(r.adapter.also_train) and _begins_elsewhere(r),
+    ),
+    Rule(
+        ("model.new_tokens", "adapter.from", "adapter.init"),
+        "new tokens are trained only next to a new adapter that begins at zero or loftq",
+        "omit model.new_tokens, or omit adapter.from and adapter.init",
+        lambda r: bool(r.model.new_tokens) and _begins_elsewhere(r),
+    ),
+    Rule(
+        ("model.new_tokens",),
+        "each token must be listed once",
+        "remove the second one",
+        lambda r: isinstance(tokens := r.model.new_tokens, tuple) and len(set(tokens)) < len(tokens),
     ),
     Rule(
         ("adapter.targets",),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from tunelab.errors import BadRow
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 _THOUGHTS_IN_TEXT = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
-ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class Message:
         input: Alpaca's optional context of an instruction; some templates give it a field of its own.
         in_loss: False = an assistant turn that is context only; turns of the others never are in the loss.
         reasoning: thoughts before an assistant turn's answer (`reasoning_content`), for chat templates that show them.
+        tool_calls: of an assistant turn, each {"type": "function", "function": {"name", "arguments"}}, maybe an "id".
+        of_tool: of a tool's turn, what templates read besides its content: "name" and "tool_call_id", where given.
     """
 
     role: Role
@@ -28,6 +31,8 @@ class Message:
     input: str = ""
     in_loss: bool = True
     reasoning: str = ""
+    tool_calls: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    of_tool: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def text(self) -> str:
@@ -39,11 +44,19 @@ class Message:
 class Conversation:
     """Turns in order: an optional system turn, then user and assistant in alternation, ending with the assistant.
 
-    `origin` names the file and row that it came from ("alpaca.json row 17"), for messages about it.
+    After a turn of the assistant that calls tools, turns of the tools come in the user's place. `tools` describes the
+    functions that may be called, each {"type": "function", "function": {"name", "parameters", ...}}. `origin` names the
+    file and row that it came from ("alpaca.json row 17"), for messages about it.
     """
 
     messages: tuple[Message, ...]
     origin: str = ""
+    tools: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether tools are described, or called."""
+        return bool(self.tools) or any(message.tool_calls or message.role == "tool" for message in self.messages)
 
     @property
     def group(self) -> str:
@@ -84,8 +97,8 @@ def check_conversation(conversation: Conversation) -> Conversation:
     """The conversation itself, if it is valid.
 
     Raises:
-        BadRow: a role is unknown, a content is not text or is empty, roles do not alternate, there is no assistant
-            turn, or the last turn is not the assistant's.
+        BadRow: a role is unknown, a content is not text or is empty, roles do not alternate, a tool's turn does not
+            follow a call, there is no assistant turn, or the last turn is not the assistant's.
     """
     messages = conversation.messages
     for number, message in enumerate(messages, 1):
@@ -94,14 +107,14 @@ def check_conversation(conversation: Conversation) -> Conversation:
         for name, value in (("content", message.content), ("input", message.input)):
             if not isinstance(value, str):
                 raise BadRow(f"message {number} ({message.role}): {name} is {type(value).__name__}, expected a string")
-        if not message.content.strip():
+        if not message.content.strip() and not message.tool_calls:
             what = "empty output: " if message.role == "assistant" else ""
             raise BadRow(f"{what}message {number} ({message.role}) has no text")
     if not any(message.role == "assistant" for message in messages):
         raise BadRow("no assistant turn: there is nothing to learn from", "every conversation needs an answer")
-    turns = [message.role for message in messages if message.role != "system"]
     if any(message.role == "system" for message in messages[1:]):
         raise BadRow("a system turn comes after the first message", "a system turn is allowed only at the start")
+    turns = _without_tools(messages)
     expected = ["user", "assistant"] * ((len(turns) + 1) // 2)
     if turns != expected[: len(turns)]:
         raise BadRow(f"roles do not alternate user, assistant: {', '.join(turns)}")
@@ -110,3 +123,23 @@ def check_conversation(conversation: Conversation) -> Conversation:
     if not any(message.in_loss for message in messages if message.role == "assistant"):
         raise BadRow("no assistant turn is in the loss: each is marked not to be")
     return conversation
+
+
+def _without_tools(messages: tuple[Message, ...]) -> list[Role]:
+    """The roles but the system's, as if the results of each call were one turn of the user.
+
+    Raises:
+        BadRow: a tool's turn does not follow a call, or something else does.
+    """
+    roles: list[Role] = []
+    for before, message in zip((None, *messages), messages, strict=False):
+        if message.role == "tool" and (before is None or not (before.tool_calls or before.role == "tool")):
+            raise BadRow("a tool's turn does not follow a tool call", "put it behind the turn with tool_calls")
+        if before is not None and before.tool_calls and message.role != "tool":
+            raise BadRow(
+                "a tool call is not followed by its result", "put a turn with role tool behind it, or end the row there"
+            )
+        if message.role == "system" or (message.role == "tool" and before is not None and before.role == "tool"):
+            continue
+        roles.append("user" if message.role == "tool" else message.role)
+    return roles

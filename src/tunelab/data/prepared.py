@@ -16,9 +16,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from tunelab.data.chat_sections import ChatTemplate
 from tunelab.data.loader import TokenTable
 from tunelab.data.messages import Example
-from tunelab.data.templates import ChatTemplate, Template
+from tunelab.data.templates import Template
 from tunelab.data.tokenize import EncodedRow, RowEncoder
 from tunelab.errors import BadRow, DataError
 from tunelab.files import cache_home, directory_written_atomically, recover_directory, write_json_atomically
@@ -29,7 +30,11 @@ from tunelab.version import __version__
 TOKENISING_SOURCES = (
     "tokenize.py",
     "vocabulary.py",
+    "chat_sections.py",
+    "sections.py",
     "templates.py",
+    "chat_templates.py",
+    "tool_turns.py",
     "thoughts.py",
     "opened_thoughts.py",
     "template_date.py",

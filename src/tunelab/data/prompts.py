@@ -159,6 +159,8 @@ def _turns(row: Mapping[str, Any]) -> tuple[Message, ...]:
         examples = examples_of(messages, whole, messages.Options())
     (conversation,) = examples
     assert isinstance(conversation, Conversation)  # these three sources give nothing else
+    if conversation.has_tools:
+        raise BadRow("prompts with tools are not supported", "tunelab eval RUN answers held-out rows with tools")
     return conversation.messages[:-1]
 
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from tunelab.data.chat_sections import ChatTemplate
 from tunelab.data.messages import Conversation, Example
-from tunelab.data.templates import ChatTemplate, Template
+from tunelab.data.templates import Template
 from tunelab.errors import BadRow
 
 

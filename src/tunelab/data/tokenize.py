@@ -16,8 +16,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tunelab.data.chat_sections import ChatTemplate
 from tunelab.data.messages import Conversation, Example, Message, PretokenizedRow
-from tunelab.data.templates import ChatTemplate, Section, Segment, Template
+from tunelab.data.sections import Section, Segment
+from tunelab.data.templates import Template
 from tunelab.data.vocabulary import Vocabulary
 from tunelab.errors import BadRow, ModelError
 
@@ -99,10 +101,13 @@ class RowEncoder:
             if section.ends_with_eos:
                 ids.append(self.tokenizer.eos_token_id)
                 mask.append(section.segments[-1].is_answer)
+        input_ids, answer_mask = np.asarray(ids, dtype=np.int32), np.asarray(mask, dtype=np.bool_)
         answers = [turn.text for turn in example.messages if turn.role == "assistant" and turn.in_loss]
+        if example.has_tools:  # a call's text is the template's
+            answers = self._answers(input_ids, answer_mask)
         row = EncodedRow(
-            input_ids=np.asarray(ids, dtype=np.int32),
-            answer_mask=np.asarray(mask, dtype=np.bool_),
+            input_ids=input_ids,
+            answer_mask=answer_mask,
             reference=answers[-1],
             origin=example.origin,
             lost="".join(self.vocabulary.lost(message.text) for message in example.messages),
@@ -238,6 +243,11 @@ class RowEncoder:
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
+    def _answers(self, ids: Ids, mask: Mask) -> list[str]:
+        """The text of each answer, without special tokens."""
+        runs = answer_runs(mask)
+        return [str(self.tokenizer.decode(ids[start:end], skip_special_tokens=True)) for start, end in runs]
+
     def _pretokenized(self, row: PretokenizedRow) -> EncodedRow:
         largest = max(row.input_ids, default=0)
         if largest > self.largest_id:
@@ -248,8 +258,7 @@ class RowEncoder:
         ids = np.asarray(row.input_ids, dtype=np.int32)
         mask = np.asarray([True] * len(ids) if row.completion_mask is None else row.completion_mask, dtype=np.bool_)
         encoded = _with_targets(EncodedRow(ids, mask, reference="", origin=row.origin))
-        runs = answer_runs(mask)
-        answers = [str(self.tokenizer.decode(ids[start:end], skip_special_tokens=True)) for start, end in runs]
+        answers = self._answers(ids, mask)
         return replace(encoded, reference=answers[-1], earlier_answers=tuple(answers[:-1]))
 
 

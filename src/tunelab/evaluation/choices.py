@@ -97,7 +97,7 @@ def plain_likelihoods(
     from tunelab.models.forward import attention_name, attention_set_to, underlying
 
     base = underlying(model)
-    device = base.get_input_embeddings().weight.device
+    device = base.device
     for index, question in enumerate(questions):
         found: dict[tuple[int, ...], Tensor] = {}  # input -> [tokens, vocabulary], log p of each next token
         likelihoods = []
@@ -266,7 +266,7 @@ def _hidden_states(model: nn.Module, prefix: SharedPrefix, rows: Sequence[Sequen
     if prefix.length:
         with prefix_attention(model):
             return read_after_prefix(model, prefix, rows)
-    device, layout = underlying(model).get_input_embeddings().weight.device, row_layout(model)
+    device, layout = underlying(model).device, row_layout(model)
     ids = torch.tensor([token for row in rows for token in row], device=device)
     starts = torch.tensor([0, *(len(row) for row in rows)], device=device).cumsum(0)
     with attention_of(model, layout):

@@ -118,7 +118,7 @@ def _score_batch(model: nn.Module, rows: Sequence[Row], batch: Sequence[int], la
     from tunelab.models.forward import attention_of, hidden_states, underlying
 
     base: Any = underlying(model)
-    device = base.get_input_embeddings().weight.device
+    device = base.device
     ids = torch.tensor([token for index in batch for token in rows[index][0]], device=device)  # [tokens]
     starts = [0]
     for index in batch:

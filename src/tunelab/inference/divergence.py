@@ -144,7 +144,7 @@ def _hidden_states(
 
     from tunelab.models.forward import hidden_states, underlying
 
-    device = underlying(model).get_input_embeddings().weight.device
+    device = underlying(model).device
     all_ids = torch.tensor([token for ids, _ in batch for token in ids], device=device)
     starts = [0, *accumulate(len(ids) for ids, _ in batch)]
     hidden = hidden_states(model, all_ids, torch.tensor(starts, device=device), layout)

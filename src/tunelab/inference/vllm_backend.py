@@ -130,7 +130,8 @@ def lora_rank(folder: Path) -> int:
         ) from None
     if not (folder / "adapter_model.safetensors").exists():
         raise ModelError(f"{folder}: no adapter_model.safetensors", "pickled adapters can run code and are not loaded")
-    lacking = [key for key in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern") if config.get(key)]
+    without = ("use_dora", "modules_to_save", "trainable_token_indices", "rank_pattern", "alpha_pattern")
+    lacking = [key for key in without if config.get(key)]
     lacking += ["bias"] if config.get("bias", "none") != "none" else []
     if lacking:
         raise UsageError(f"{folder}: vLLM cannot run an adapter with {', '.join(lacking)}", _OWN_ENGINE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from tunelab.cpu import memory_bytes
 from tunelab.errors import ModelError
 from tunelab.failures import is_of_machine, sentence
+from tunelab.models.also_trained import also_trained, ids_needed
 from tunelab.models.checkpoint_files import no_pickles
 from tunelab.models.expert_adapters import (
     check_options,
@@ -38,6 +40,7 @@ from tunelab.models.folder_files import json_object
 from tunelab.models.forward import underlying
 from tunelab.models.linear_layers import linear_names, router_weights, stacked_weights
 from tunelab.models.lora_linear import use_dense_lora
+from tunelab.models.new_tokens import grow
 from tunelab.models.quantized_linear import quantized_layers
 from tunelab.models.targets import Targets, last_part, last_parts, layer_of, resolve
 from tunelab.units import format_bytes
@@ -60,6 +63,8 @@ def add_lora(
     targets: str | Sequence[str] = "all-linear",
     layers: Sequence[int] | None = None,
     exclude: str | Sequence[str] = (),
+    also_train: Sequence[str] = (),
+    new_tokens: Sequence[int] = (),
     seed: int = 0,
 ) -> PeftModel:
     """Freeze the model's weights and add new LoRA matrices (float32) to `targets`. B is zero: outputs do not change.
@@ -68,6 +73,8 @@ def add_lora(
 
     Args:
         targets, layers, exclude: see tunelab.models.targets.resolve().
+        also_train: modules that are trained in full; see tunelab.models.also_trained.
+        new_tokens: ids whose embeddings, and rows of the head, are trained.
         seed: of the random matrix A.
 
     Raises:
@@ -76,6 +83,7 @@ def add_lora(
     """
     found = resolve(model, targets, layers=layers, exclude=exclude)
     check_options(found.stacks, dropout=dropout, use_dora=use_dora)
+    also = also_trained(model, also_train, new_tokens, found.modules)
     _check_rank(model, found, rank)
     conv1d = _has_quantized_conv1d(model) or any(isinstance(module, Conv1D) for module in model.modules())
     config = LoraConfig(
@@ -90,6 +98,7 @@ def add_lora(
         target_parameters=found.stacks or None,
         fan_in_fan_out=conv1d,  # Conv1D stores its weight as [in, out]
         bias="none",
+        **copy.deepcopy(also.peft_settings),  # PEFT changes its lists
     )
     seeded = torch.random.fork_rng(devices=cuda_devices(model))
     with seeded, _known_warnings_ignored(), names_kept(), stacks_as_parameters(model):
@@ -104,6 +113,7 @@ def add_lora(
     _fit_dense_model(adapted)
     use_dense_lora(adapted)
     use_expert_lora(adapted)
+    also.begin(cast(PeftModel, adapted))
     return cast(PeftModel, adapted)
 
 
@@ -156,6 +166,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, dropout: float | None 
         ModelError: the folder has no adapter, or one that does not fit the model, or one with NaN or infinite weights.
     """
     check_adapter_files(folder)
+    grow(model, ids_needed(model, folder))
     base_as_it_was = _samples(model)
     try:
         with _known_warnings_ignored(), no_pickles():
@@ -248,9 +259,11 @@ def without_adapter(model: PeftModel) -> Iterator[PeftModel]:
 def _samples(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """The first values of each of the base's own parameters, by its name without PEFT's wrappers."""
     return {
-        re.sub(r"\.(base_layer|original_module)(?=\.)", "", name): parameter.detach().flatten()[:SAMPLED].clone()
+        re.sub(r"\.(base_layer|original_module|token_adapter)(?=\.)", "", name): (
+            parameter.detach().flatten()[:SAMPLED].clone()
+        )
         for name, parameter in model.named_parameters()
-        if ".lora_" not in name and ".modules_to_save." not in name
+        if not any(part in name for part in (".lora_", ".modules_to_save.", ".trainable_tokens_"))
     }
 
 
@@ -260,11 +273,6 @@ def _check_method(file: Path) -> None:
     if config.get("peft_type") != "LORA":
         raise ModelError(
             f"{file}: peft_type is {config.get('peft_type')!r}, and only LORA is supported",
-            "merge that adapter with PEFT (merge_and_unload) and use the merged model",
-        )
-    if config.get("trainable_token_indices"):
-        raise ModelError(
-            f"{file}: trainable_token_indices is set, which is not supported",
             "merge that adapter with PEFT (merge_and_unload) and use the merged model",
         )
     if config.get("megatron_config"):

@@ -165,7 +165,7 @@ def read_tokens(
     Returns:
         The hidden state of each row's last token, active rows first: [rows, hidden].
     """
-    device = underlying(model).get_input_embeddings().weight.device
+    device = underlying(model).device
     starts = [0]
     for prompt in prompts:
         starts.append(starts[-1] + len(prompt))

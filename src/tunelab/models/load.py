@@ -275,12 +275,12 @@ def check_tokenizer_fits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerF
     Raises:
         ModelError: the vocabulary is larger than the model's embedding table.
     """
-    table = model.get_input_embeddings().num_embeddings
+    table = model.get_input_embeddings().weight.shape[0]
     largest = max(tokenizer.get_vocab().values())
     if largest >= table:
         raise ModelError(
             f"the tokenizer's largest id is {largest}, but {type(model).__name__} embeds only {table} ids",
-            "use the model's own tokenizer (model.tokenizer)",
+            "use the model's own tokenizer (model.tokenizer); tokens to be added are named in model.new_tokens",
         )
 
 

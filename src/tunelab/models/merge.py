@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -92,7 +93,7 @@ def _check_not_shared(base: PreTrainedModel) -> None:
 def logits_of(model: nn.Module, rows: Sequence[Sequence[int]]) -> list[Tensor]:
     """Logits of each row, [tokens, vocabulary] float32 on the CPU, by the model's own plain forward pass."""
     base = underlying(model)
-    device = base.get_input_embeddings().weight.device
+    device = base.device
     base.eval()
     with torch.no_grad():
         return [
@@ -108,8 +109,9 @@ def adapted_outputs(model: PeftModel) -> dict[str, Tensor]:
         if isinstance(layer, ParamWrapper):
             with torch.no_grad():
                 outputs[_parameter(name, layer)] = adapted_stack(layer, _inputs)
-        elif hasattr(layer, "base_layer"):
-            outputs[name] = _output(layer)
+        elif hasattr(layer, "base_layer") or isinstance(layer, ModulesToSaveWrapper):
+            # PEFT's layer for single tokens is in a wrapper, which has the embedding's name.
+            outputs[name.removesuffix(".token_adapter")] = _output(layer)
     return outputs
 
 
@@ -133,12 +135,13 @@ def compare_outputs(expected: Mapping[str, Tensor], merged: PreTrainedModel) -> 
 
 def _output(layer: nn.Module) -> Tensor:
     """[PROBES, out] float32 for inputs that are the same for every layer of this width."""
-    inner = getattr(layer, "base_layer", layer)
+    inner = layer.original_module if isinstance(layer, ModulesToSaveWrapper) else getattr(layer, "base_layer", layer)
     with torch.no_grad():
         if isinstance(inner, nn.Embedding):
-            return cast(Tensor, layer(torch.arange(min(PROBES, inner.num_embeddings), device=inner.weight.device)))
+            ids = torch.arange(inner.num_embeddings, device=inner.weight.device)
+            return cast(Tensor, layer(torch.cat([ids[:PROBES], ids[-PROBES:]])))  # new tokens are at the end
         weight = cast(Tensor, inner.weight)
-        width = weight.shape[0] if isinstance(inner, Conv1D) else weight.shape[1]
+        width = weight.shape[0] if isinstance(inner, Conv1D) else weight.shape[-1]
         return cast(Tensor, layer(_inputs(width, weight)))
 
 

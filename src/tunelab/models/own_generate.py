@@ -57,7 +57,7 @@ def own_generate(model: nn.Module, prompts: Sequence[Sequence[int]], choose: Cho
         most: steps at most.
     """
     base: Any = underlying(model)
-    device = base.get_input_embeddings().weight.device
+    device = base.device
     longest = max(map(len, prompts))
     ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)

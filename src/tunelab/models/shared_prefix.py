@@ -83,7 +83,7 @@ def read_after_prefix(model: nn.Module, prefix: SharedPrefix, rows: Sequence[Seq
 
 
 def _run(model: nn.Module, prefix: SharedPrefix, rows: Sequence[Sequence[int]], *, is_prefix: bool) -> Tensor:
-    device = underlying(model).get_input_embeddings().weight.device
+    device = underlying(model).device
     starts = [0]
     for row in rows:
         starts.append(starts[-1] + len(row))

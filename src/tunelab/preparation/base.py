@@ -13,12 +13,13 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from tunelab.config import Recipe
+from tunelab.data.chat_templates import is_chat
 from tunelab.data.template_date import fixed_date
 from tunelab.errors import RunError
 from tunelab.files import file_sha256
 from tunelab.models.checkpoint_files import checkpoint_folder
 from tunelab.models.load import load_tokenizer, weights_digest
-from tunelab.preparation.rows import chat_template_source
+from tunelab.preparation.tokenizer import template_file
 from tunelab.records.runs import Run
 
 
@@ -126,9 +127,8 @@ def run_tokenizer(run: Run) -> PreTrainedTokenizerFast:
     tokenizer = load_tokenizer(str(run.tokenizer))
     kept = _kept_template(run)
     if kept is None:
-        template = chat_template_source(run.recipe.data)
-        if template is not None:
-            tokenizer.chat_template = template
+        if run.recipe.data.chat_template is not None:
+            tokenizer.chat_template = template_file(run.recipe.data.chat_template)
     elif template_digest(tokenizer) != kept:
         raise RunError(
             f"{run.tokenizer / 'chat_template.jinja'}: not the chat template that the run was trained with",
@@ -139,7 +139,7 @@ def run_tokenizer(run: Run) -> PreTrainedTokenizerFast:
 
 def dated(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> str | None:
     """The date (YYYY-MM-DD) that prompts are rendered with; None if the template writes none."""
-    day = fixed_date(tokenizer.chat_template) if recipe.data.template == "chat" else None
+    day = fixed_date(tokenizer.chat_template) if is_chat(recipe.data.template) else None
     return None if day is None else day.isoformat()
 
 

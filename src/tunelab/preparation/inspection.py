@@ -10,7 +10,8 @@ from tunelab.config import RecipeLike, as_recipe, resolve
 from tunelab.data.prepared import PreparedData
 from tunelab.errors import UsageError
 from tunelab.notebook import data_frame, html_table, shown_in_notebooks
-from tunelab.preparation.rows import check_local_files, fit_to_model, load_recipe_tokenizer, prepare_with
+from tunelab.preparation.rows import check_local_files, fit_to_model, prepare_with
+from tunelab.preparation.tokenizer import load_recipe_tokenizer
 from tunelab.progress import Progress
 from tunelab.units import format_counted
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -13,7 +14,9 @@ from tunelab.config import Recipe
 from tunelab.errors import UsageError
 from tunelab.models.formats._format import WeightFormat
 from tunelab.models.load import DTYPES, load_config, load_model
+from tunelab.models.new_tokens import add_embeddings
 from tunelab.models.precision import weight_format
+from tunelab.preparation.tokenizer import new_token_ids
 
 
 def compute_device(recipe: Recipe) -> torch.device:
@@ -74,15 +77,20 @@ def checkpoint_dtype(recipe: Recipe) -> torch.dtype:
 
 
 def load_base(
-    recipe: Recipe, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    recipe: Recipe,
+    tokenizer: Any = None,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
 ) -> PreTrainedModel:
-    """The recipe's model without an adapter, quantized if the recipe says so.
+    """The recipe's model without an adapter, quantized if the recipe says so, with embeddings of its new tokens.
 
     Args:
+        tokenizer: with the recipe's new tokens; needed only if there are any.
         dtype: of the weights that are not quantized; None = the compute dtype.
         device: None = the compute device.
     """
-    return load_model(
+    model = load_model(
         recipe.model.name,
         dtype=dtype or DTYPES[compute_dtype(recipe)],
         device=device or compute_device(recipe),
@@ -91,6 +99,8 @@ def load_base(
         form=recipe_format(recipe),
         skip=recipe.precision.skip,
     )
+    add_embeddings(model, new_token_ids(recipe, tokenizer))
+    return model
 
 
 def load_trained(recipe: Recipe, folder: Path) -> PreTrainedModel:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tunelab.config import DataSettings, Recipe, RecipeLike, SourceSettings, as_recipe, resolve
+from tunelab.data.chat_templates import is_chat
 from tunelab.data.loader import TokenTable
 from tunelab.data.messages import Conversation, Example
 from tunelab.data.prepared import NO_ROWS, PreparedData, SourceRecord, cache_key, cached, store
 from tunelab.data.prepared import prepare as tokenize
 from tunelab.data.reader import LoadedSource, check_hub_rows, check_source, load_examples
 from tunelab.data.select import mix, sample, sample_source, split
-from tunelab.data.template_date import day_of_rendering, fixed_date, with_fixed_date, writes_date
 from tunelab.data.templates import AUTO, Template, get_template, resolved_name
 from tunelab.data.thoughts import one_per_answer
 from tunelab.data.tokenize import RowEncoder
 from tunelab.errors import DataError, UsageError
 from tunelab.hub import is_reachable
-from tunelab.models.load import context_window, end_token_ids, load_tokenizer, tokenizer_fingerprint
+from tunelab.models.load import context_window, end_token_ids, tokenizer_fingerprint
 from tunelab.models.planned_size import file_state
 from tunelab.notebook import shown_in_notebooks
+from tunelab.preparation.tokenizer import load_recipe_tokenizer, may_be_name, template_file, with_named_tokens
 from tunelab.progress import Progress, silent
 
 #: Maximum tokens per row, if neither the recipe nor the context window limits it.
@@ -77,7 +77,8 @@ def check_local_files(data: DataSettings) -> None:
     """
     for source in data.sources:
         check_source(source.name, path=Path(source.path) if source.path else None, options=source.options)
-    chat_template_source(data)
+    if data.chat_template is not None and not may_be_name(data.chat_template):
+        template_file(data.chat_template)
 
 
 def check_hub_rows_are_here(data: DataSettings) -> None:
@@ -120,58 +121,12 @@ def _fitted(recipe: Recipe, tokenizer: Any) -> Recipe:
 
 
 def with_template(recipe: Recipe, tokenizer: Any) -> Recipe:
-    """The recipe with `data.template: auto` resolved for its tokenizer."""
-    return _with_data(recipe, template=resolved_name(recipe.data.template, tokenizer))
+    """The recipe with `data.template: auto` and `model.new_tokens: template` resolved for its tokenizer."""
+    return with_named_tokens(_with_data(recipe, template=resolved_name(recipe.data.template, tokenizer)))
 
 
 def _with_data(recipe: Recipe, **changes: Any) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=changes)})
-
-
-def load_recipe_tokenizer(recipe: Recipe, beside: Path | None = None, *, keep_date: bool = False) -> Any:
-    """The tokenizer that a recipe names: its own, or the model's; with the recipe's chat template if it names one.
-
-    A chat template that writes today's date is fixed to `data.date`, or else to today (in a study: to its first day).
-
-    Args:
-        beside: an adapter's folder, whose tokenizer comes before the model's if it has one.
-        keep_date: leave the template as it is, for a model that is only copied.
-
-    Raises:
-        UsageError: there is no such template file, or `data.date` is set and the template writes no date.
-    """
-    settings = recipe.model
-    own = settings.tokenizer
-    if own is None and beside is not None and (beside / "tokenizer.json").exists():
-        own = str(beside)
-    tokenizer = load_tokenizer(
-        own or settings.name,
-        revision=None if own else settings.revision,
-        # The model's code is asked for, never that of an adapter's folder.
-        trust_remote_code=settings.trust_remote_code and own == settings.tokenizer,
-    )
-    template = chat_template_source(recipe.data)
-    if template is not None:
-        tokenizer.chat_template = template
-    if not keep_date:
-        _fix_date(tokenizer, recipe.data)
-    return tokenizer
-
-
-def _fix_date(tokenizer: Any, data: DataSettings) -> None:
-    template = tokenizer.chat_template
-    if isinstance(template, dict):  # several named ones, of which the default is used
-        template = template.get("default")
-    fixed = fixed_date(template)
-    if fixed is not None and data.date not in (None, fixed.isoformat()):
-        raise UsageError(
-            f"data.date is {data.date}, but the chat template's date is fixed to {fixed}", "omit data.date"
-        )
-    if writes_date(template) and data.template in ("chat", AUTO):
-        day = datetime.date.fromisoformat(data.date) if data.date else day_of_rendering()
-        tokenizer.chat_template = with_fixed_date(template, day)
-    elif data.date is not None:
-        raise UsageError(f"data.date is {data.date}, but the chat template writes no date", "omit data.date")
 
 
 def row_encoder(tokenizer: Any, recipe: Recipe) -> RowEncoder:
@@ -252,7 +207,7 @@ def _key(fingerprints: Sequence[str], data: DataSettings, tokenizer: Any, encode
         tokenizer=tokenizer_fingerprint(tokenizer),
         settings={
             **settings,
-            "chat_template": tokenizer.chat_template if data.template == "chat" else None,
+            "chat_template": tokenizer.chat_template if is_chat(data.template) else None,
             "stop_token_ids": encoder.stop_token_ids(),
         },
     )
@@ -311,29 +266,6 @@ def table_rows(table: TokenTable) -> list[tuple[Sequence[int], Sequence[bool]]]:
     """The rows of a table: ids, and which belong to answers."""
     rows = (table.row(index) for index in range(len(table)))
     return [(ids.tolist(), mask.tolist()) for ids, mask in rows]
-
-
-def chat_template_source(data: DataSettings) -> str | None:
-    """The Jinja source of the file that `data.chat_template` names; None if it names none.
-
-    Raises:
-        UsageError: there is no such file, or it is not UTF-8.
-    """
-    if data.chat_template is None:
-        return None
-    path = Path(data.chat_template)
-    if not path.is_file():
-        raise UsageError(f"data.chat_template: {path}: no such file", "give the path of a Jinja chat template")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"data.chat_template: {path}: not UTF-8 at byte {error.start}", "save it as UTF-8 text"
-        ) from None
-    except OSError as error:
-        raise UsageError(
-            f"data.chat_template: {path}: cannot be read: {error.strerror}", "check its permissions"
-        ) from None
 
 
 def read_source(data: DataSettings, number: int, progress: Progress = silent) -> LoadedSource:

@@ -29,7 +29,7 @@ _LAYERS = {"targets": "target_modules", "layers": "layers_to_transform", "exclud
 
 #: Keys of adapter_config.json that make it something else than LoRA on the linear layers of an unchanged base.
 _SOMETHING_ELSE = (
-    *("modules_to_save", "layer_replication", "alora_invocation_tokens", "lora_bias"),
+    *("modules_to_save", "trainable_token_indices", "layer_replication", "alora_invocation_tokens", "lora_bias"),
     *("kasa_config", "monteclora_config", "velora_config", "arrow_config", "use_qalora", "use_bdlora"),
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from transformers import PreTrainedModel
@@ -133,7 +133,7 @@ def _gguf(
     recipe = trained_weights(run) if run.model.exists() else trained_recipe(run, base)
     tokenizer = run_tokenizer(run)
     progress("exporting", 0, 3, "loading")
-    model = _dense(run, recipe)
+    model = _dense(run, recipe, tokenizer)
     with directory_written_atomically(target) as folder:
         path = folder / GGUF_NAME
         encoder = row_encoder(tokenizer, recipe)
@@ -158,12 +158,12 @@ def _gguf(
     return Exported(target, _files(target), f"{tensors} tensors read back and compared")
 
 
-def _dense(run: Run, recipe: Recipe) -> PreTrainedModel:
+def _dense(run: Run, recipe: Recipe, tokenizer: Any) -> PreTrainedModel:
     """The run's dense model: over a quantized base, with the dequantized weights."""
     if run.model.exists():
         return load_model(str(run.model), dtype=torch.float32)
     into = "dequantised" if recipe.precision.name != "none" else "fp32"
-    model, _, _ = merged_model(recipe, run, into)
+    model, _, _ = merged_model(recipe, run, tokenizer, into)
     return model
 
 

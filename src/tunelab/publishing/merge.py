@@ -177,9 +177,9 @@ def merge(
         check_stored_layers(recipe, form)
     rows = _rows_to_compare(run, tokenizer, recipe, progress)
     progress("merging", 0, 4, "loading the trained model")
-    trained = _trained(recipe, run, rows)
+    trained = _trained(recipe, run, tokenizer, rows)
     progress("merging", 1, 4, "writing")
-    model, dtype, check = merged_model(recipe, run, into)
+    model, dtype, check = merged_model(recipe, run, tokenizer, into)
     with directory_written_atomically(target) as folder:
         set_end_tokens(model, tokenizer, recipe)
         _save(model, folder)
@@ -192,7 +192,7 @@ def merge(
         quality, size = _quality(trained, written, rows), digest(written).bytes
         del written
         progress("merging", 3, 4, "measuring the trained model in this dtype")
-        floor = _floor(recipe, run, trained, rows, dtype) if check is not None else None
+        floor = _floor(recipe, run, tokenizer, trained, rows, dtype) if check is not None else None
         merged = Merged(target, into, dtype_name(dtype), check, quality, floor, size)
         _refuse_what_rounding_lost(merged, force)
         _refuse_a_lost_gain(merged, recipe, force)
@@ -215,11 +215,11 @@ def compare_merges(
     rows = _rows_to_compare(run, tokenizer, recipe, progress)
     formats = storable(recipe, {name: format_of_sum(recipe, name) for name in merge_formats(recipe)})
     progress("measuring", 0, len(formats) + 1, "loading the trained model")
-    trained = _trained(recipe, run, rows)
+    trained = _trained(recipe, run, tokenizer, rows)
     found: dict[str, MergeFormat] = {}
     for number, name in enumerate(formats, start=1):
         progress("measuring", number, len(formats) + 1, name)
-        model, _, _ = merged_model(recipe, run, name)
+        model, _, _ = merged_model(recipe, run, tokenizer, name)
         quality = _quality(trained, model, rows)
         if quality is None:
             raise ModelError(
@@ -284,8 +284,8 @@ def _rows_to_compare(run: Run, tokenizer: Any, recipe: Recipe, progress: Progres
         return []
 
 
-def _trained(recipe: Recipe, run: Run, rows: Sequence[Row]) -> _Trained:
-    model = load_adapter(load_base(recipe, dtype=torch.float32, device="cpu"), run.adapter)
+def _trained(recipe: Recipe, run: Run, tokenizer: Any, rows: Sequence[Row]) -> _Trained:
+    model = load_adapter(load_base(recipe, tokenizer, dtype=torch.float32, device="cpu"), run.adapter)
     has_answers = any(any(mask[1:]) for _, mask in rows)
     answers = answer_distributions(model, rows) if has_answers else None
     with without_adapter(model):
@@ -293,7 +293,9 @@ def _trained(recipe: Recipe, run: Run, rows: Sequence[Row]) -> _Trained:
     return _Trained(answers, base_loss)
 
 
-def merged_model(recipe: Recipe, run: Run, into: str) -> tuple[PreTrainedModel, torch.dtype, MergeCheck | None]:
+def merged_model(
+    recipe: Recipe, run: Run, tokenizer: Any, into: str
+) -> tuple[PreTrainedModel, torch.dtype, MergeCheck | None]:
     """The merged model in memory, the dtype of unquantized weights, and how the sum compares with base + adapter.
 
     There is no check if the merged model is not meant to be the trained one; its sum is exact anyway.
@@ -306,7 +308,7 @@ def merged_model(recipe: Recipe, run: Run, into: str) -> tuple[PreTrainedModel, 
     is_same = form is None and not (own_weights and over_codes)
     if own_weights and over_codes:
         recipe = recipe.model_copy(update={"precision": type(recipe.precision)()})
-    model = load_adapter(load_base(recipe, dtype=torch.float32, device="cpu"), run.adapter)
+    model = load_adapter(load_base(recipe, tokenizer, dtype=torch.float32, device="cpu"), run.adapter)
     expected = adapted_outputs(model)
     dequantize_layers(model)
     merged = merge_adapter(model)
@@ -345,13 +347,15 @@ def _check_written(merged: Mapping[str, str], written: Mapping[str, str]) -> Non
         )
 
 
-def _floor(recipe: Recipe, run: Run, trained: _Trained, rows: Sequence[Row], dtype: torch.dtype) -> Divergence | None:
+def _floor(
+    recipe: Recipe, run: Run, tokenizer: Any, trained: _Trained, rows: Sequence[Row], dtype: torch.dtype
+) -> Divergence | None:
     """What a dtype alone costs the trained model, with a separate adapter, computed as an evaluation computes it."""
     if trained.answers is None:
         return None
     if dtype == torch.float32:
         return divergence(trained.base_loss, trained.answers, trained.answers)
-    model = load_adapter(load_base(recipe, dtype=dtype, device="cpu"), run.adapter)
+    model = load_adapter(load_base(recipe, tokenizer, dtype=dtype, device="cpu"), run.adapter)
     with torch.autocast("cpu", dtype):
         return divergence(trained.base_loss, trained.answers, answer_distributions(model, rows))
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunelab.data.messages import Conversation, Message
-from tunelab.data.templates import Section, Template
+from tunelab.data.sections import Section
+from tunelab.data.templates import Template
 from tunelab.errors import BadRow, ModelError
 from tunelab.publishing.gguf_tokenizer import TextStart, space_prefix, special_texts, text_start
 

@@ -17,7 +17,7 @@ from tunelab.models.precision import weight_format
 from tunelab.models.quantized_linear import quantized_layers
 from tunelab.models.quantized_save import save_quantized
 from tunelab.preparation.model import checkpoint_dtype, load_base
-from tunelab.preparation.rows import load_recipe_tokenizer
+from tunelab.preparation.tokenizer import load_recipe_tokenizer
 from tunelab.publishing.stored_layers import check_stored_layers
 
 

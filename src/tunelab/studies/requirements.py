@@ -18,8 +18,9 @@ from tunelab.config.study import Study
 from tunelab.errors import ConfigError, Problem, TunelabError
 from tunelab.files import file_sha256, read_json
 from tunelab.models.load import load_config, weights_digest
-from tunelab.preparation.rows import check_hub_rows_are_here, check_local_files, load_recipe_tokenizer
+from tunelab.preparation.rows import check_hub_rows_are_here, check_local_files
 from tunelab.preparation.start import with_start
+from tunelab.preparation.tokenizer import load_recipe_tokenizer
 from tunelab.records.cells import Cell
 from tunelab.records.evaluation_files import SCORES
 from tunelab.records.runs import Run

@@ -24,7 +24,8 @@ from tunelab.evaluation.benchmark_files import load_benchmark, read_items
 from tunelab.failures import in_words
 from tunelab.models.load import DTYPES, load_config
 from tunelab.preparation.model import compute_device, compute_dtype
-from tunelab.preparation.rows import fit_to_model, load_recipe_tokenizer, read_source, row_encoder, select
+from tunelab.preparation.rows import fit_to_model, read_source, row_encoder, select
+from tunelab.preparation.tokenizer import load_recipe_tokenizer
 from tunelab.records.cells import Cell
 from tunelab.training.forecast import PASSES
 

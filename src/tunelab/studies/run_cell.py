@@ -244,7 +244,7 @@ def _changes(recipe: Recipe) -> tuple[str, ...]:
 def _writes_date(recipe: Recipe) -> bool:
     """Whether the chat template of the recipe's model, in which an untuned model is asked, writes a date of its own."""
     from tunelab.data.template_date import fixed_date, writes_date
-    from tunelab.preparation.rows import load_recipe_tokenizer
+    from tunelab.preparation.tokenizer import load_recipe_tokenizer
 
     own = recipe.model_copy(update={"data": recipe.data.model_copy(update={"chat_template": None})})
     template = load_recipe_tokenizer(own, keep_date=True).chat_template

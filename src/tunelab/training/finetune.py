@@ -31,13 +31,13 @@ from tunelab.preparation.model import with_dtype
 from tunelab.preparation.rows import (
     check_local_files,
     fit_to_model,
-    load_recipe_tokenizer,
     prepare_with,
     rows_to_choose_by,
     table_rows,
     without_held_out,
 )
 from tunelab.preparation.start import keep_first, keep_start, start_identity, with_start
+from tunelab.preparation.tokenizer import load_recipe_tokenizer
 from tunelab.progress import Progress, unheard
 from tunelab.records.runs import HELD_OUT, VALIDATION, Run, eval_command, new_run, now, open_run, resume_command
 from tunelab.report.model_card import write_model_card
@@ -62,6 +62,7 @@ from tunelab.training.setup import (
     training_plan,
 )
 from tunelab.training.throughput import last_rate
+from tunelab.training.token_warnings import token_sentences
 from tunelab.training.trackers import tracked
 from tunelab.units import format_number
 
@@ -227,7 +228,7 @@ def _train(
     step = checkpoints.newest_step()
     notify(resolved_sentence(resolved_settings(recipe, accelerator, module.layout)))
     said = forecast(recipe, plan, model, held_out=len(data.held_out), step=step)
-    for sentence in (*said, *data_warnings(recipe, data)):
+    for sentence in (*said, *token_sentences(recipe, tokenizer, data.train), *data_warnings(recipe, data)):
         notify(sentence)
     forward, earlier = _measure_before(run, data, measures, accelerator), last_rate(run, step)
     if step < plan.total_steps and (forward or earlier):

@@ -12,6 +12,7 @@ from torch import nn
 
 from tunelab.allowed_code import code_hashes
 from tunelab.config import Recipe, code_names
+from tunelab.data.chat_templates import is_chat
 from tunelab.data.loader import TrainingPlan
 from tunelab.data.prepared import PreparedData
 from tunelab.errors import RunError, TrainingError
@@ -91,7 +92,7 @@ def opening(
             "sources": [asdict(source) for source in data.sources],
             "template": recipe.data.template,
             "date": dated(tokenizer, recipe),
-            "chat_template_sha256": template_digest(tokenizer) if recipe.data.template == "chat" else None,
+            "chat_template_sha256": template_digest(tokenizer) if is_chat(recipe.data.template) else None,
             "train": {**asdict(data.train_counts), "sha256": data.train.sha256},
             "held_out": {**asdict(data.held_out_counts), "sha256": data.held_out.sha256},
             **_validation_rows(data),

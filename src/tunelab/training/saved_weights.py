@@ -96,7 +96,7 @@ def _distributions(
     """Next-token distributions on the rows' answers, computed in a dtype; None if no row has an answer."""
     if not any(any(mask[1:]) for _, mask in rows):
         return None
-    device = model.get_input_embeddings().weight.device.type
+    device = model.device.type
     with torch.autocast(device, compute, enabled=compute != torch.float32):
         return answer_distributions(model, rows)
 

@@ -43,6 +43,7 @@ from tunelab.models.structure import check_own_logits
 from tunelab.models.targets import resolve_targets
 from tunelab.preparation.model import compute_device, compute_dtype, load_base
 from tunelab.preparation.rows import rows_to_keep
+from tunelab.preparation.tokenizer import new_token_ids
 from tunelab.records.runs import Run
 from tunelab.training.loop import LoopSettings
 from tunelab.training.trackers import check_installed
@@ -96,7 +97,7 @@ def build_model(
     """
     trains_base = recipe.method == "full"
     dtype = torch.float32 if trains_base else DTYPES[compute_dtype(recipe)]
-    base: nn.Module = load_base(recipe, dtype=dtype, device=accelerator.device)
+    base: nn.Module = load_base(recipe, tokenizer, dtype=dtype, device=accelerator.device)
     check_tokenizer_fits(base, tokenizer)
     check_own_logits(base)
     if recipe.train.activation_checkpointing:
@@ -106,7 +107,7 @@ def build_model(
         return base
     init = recipe.adapter.init
     if start is None:
-        adapted = _new_adapter(recipe, underlying(base), rows)
+        adapted = _new_adapter(recipe, underlying(base), rows, new_token_ids(recipe, tokenizer))
     else:
         adapted = load_adapter(underlying(base), start, dropout=recipe.adapter.dropout)
         freeze_fixed(adapted, init)
@@ -115,7 +116,7 @@ def build_model(
     return cast(nn.Module, adapted)
 
 
-def _new_adapter(recipe: Recipe, base: PreTrainedModel, rows: Sequence[Row]) -> PeftModel:
+def _new_adapter(recipe: Recipe, base: PreTrainedModel, rows: Sequence[Row], new_tokens: Sequence[int]) -> PeftModel:
     adapter = recipe.adapter
     where: dict[str, Any] = {"targets": adapter.targets, "layers": adapter.layers, "exclude": adapter.exclude}
     prepare_base(base, resolve_targets(base, **where), adapter.init, adapter.rank, rows)
@@ -126,6 +127,8 @@ def _new_adapter(recipe: Recipe, base: PreTrainedModel, rows: Sequence[Row]) -> 
         dropout=adapter.dropout,
         use_rslora=adapter.use_rslora,
         use_dora=adapter.use_dora,
+        also_train=adapter.also_train,
+        new_tokens=new_tokens,
         seed=recipe.train.seed,
         **where,
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from tunelab.data.messages import Conversation, Message, Role, check_conversation
 from tunelab.data.sources._source import kind_of
+from tunelab.data.sources._tools import tool_calls
 from tunelab.errors import BadRow
 
 #: Key of a turn -> its value for a turn in the loss.
@@ -20,7 +21,11 @@ REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
 def conversation(
-    turns: Sequence[Any], keys: Sequence[tuple[str, str]], roles: Mapping[str, Role], system: str = ""
+    turns: Sequence[Any],
+    keys: Sequence[tuple[str, str]],
+    roles: Mapping[str, Role],
+    system: str = "",
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> Conversation:
     """Turns in order as a conversation, all texts unchanged.
 
@@ -29,6 +34,7 @@ def conversation(
         keys: pairs (key of the role, key of the text) that a turn may use; the first pair found counts.
         roles: the data's name for a role -> role.
         system: system turn put first; none if it is empty.
+        tools: descriptions of the functions that may be called.
 
     Raises:
         BadRow: a turn is not an object, lacks its keys, has an unknown role, or its text is not text; or what
@@ -37,14 +43,15 @@ def conversation(
     messages = [Message("system", system)] if system else []
     for number, turn in enumerate(turns, 1):
         messages.append(_message(number, turn, keys, roles))
-    return check_conversation(Conversation(tuple(messages)))
+    return check_conversation(Conversation(tuple(messages), tools=tuple(tools)))
 
 
 def _message(number: int, turn: Any, keys: Sequence[tuple[str, str]], roles: Mapping[str, Role]) -> Message:
     if not isinstance(turn, Mapping):
         raise BadRow(f"turn {number} is {kind_of(turn)}, expected an object")
+    calls = turn.get("tool_calls")
     for role_key, text_key in keys:
-        if role_key in turn and text_key in turn:
+        if role_key in turn and (text_key in turn or calls):
             break
     else:
         wanted = " or ".join(f"{role_key!r} and {text_key!r}" for role_key, text_key in keys)
@@ -52,15 +59,17 @@ def _message(number: int, turn: Any, keys: Sequence[tuple[str, str]], roles: Map
     role = turn[role_key]
     if not isinstance(role, str) or role not in roles:
         raise BadRow(f"turn {number} has role {role!r}; known: {', '.join(roles)}")
-    if turn.get("tool_calls") or turn.get("function_call"):
-        raise BadRow(f"turn {number} ({role}) calls a tool: tool use is not supported")
+    if turn.get("function_call"):
+        raise BadRow(f"turn {number} ({role}) has function_call, of OpenAI's first format", "write it as tool_calls")
     where = f"turn {number} ({role})"
     is_answer = roles[role] == "assistant"
     return Message(
         roles[role],
-        _text(number, role, turn[text_key]),
+        "" if calls and turn.get(text_key) is None else _text(number, role, turn[text_key]),
         in_loss=_in_loss(where, turn, is_answer),
         reasoning=_reasoning(where, turn, is_answer),
+        tool_calls=tool_calls(where, calls, is_answer) if calls else (),
+        of_tool={key: turn[key] for key in ("name", "tool_call_id") if roles[role] == "tool" and turn.get(key)},
     )
 
 
