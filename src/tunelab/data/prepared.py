@@ -30,11 +30,7 @@ from tunelab.version import __version__
 TOKENISING_SOURCES = (
     "tokenize.py",
     "vocabulary.py",
-    "chat_sections.py",
-    "sections.py",
-    "templates.py",
-    "chat_templates.py",
-    "tool_turns.py",
+    *("templates.py", "chat_sections.py", "sections.py", "chat_templates.py", "tool_turns.py"),
     "thoughts.py",
     "opened_thoughts.py",
     "template_date.py",

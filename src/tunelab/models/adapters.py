@@ -100,6 +100,12 @@ def add_lora(
         bias="none",
         **copy.deepcopy(also.peft_settings),  # PEFT changes its lists
     )
+    adapted = _adapted(model, config, seed)
+    also.begin(adapted)
+    return adapted
+
+
+def _adapted(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:
     seeded = torch.random.fork_rng(devices=cuda_devices(model))
     with seeded, _known_warnings_ignored(), names_kept(), stacks_as_parameters(model):
         torch.manual_seed(seed)
@@ -113,7 +119,6 @@ def add_lora(
     _fit_dense_model(adapted)
     use_dense_lora(adapted)
     use_expert_lora(adapted)
-    also.begin(cast(PeftModel, adapted))
     return cast(PeftModel, adapted)
 
 
