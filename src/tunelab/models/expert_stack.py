@@ -120,7 +120,7 @@ def set_dense(module: nn.Module, name: str) -> None:
 def use_own_forward(module: nn.Module) -> None:
     """Give experts this module's forward pass; their class keeps its name."""
     if not isinstance(module, OwnExperts):
-        module.__class__ = _own_class(type(module))
+        module.__class__ = _own_class(cast(Any, type(module)))
         module.adapters = {}  # type: ignore[assignment]
         module.order = tuple(module._parameters)  # type: ignore[assignment]
 
