@@ -22,7 +22,7 @@ def with_merges() -> Any:
 
 
 needs_llama_cpp = pytest.mark.skipif(
-    importlib.util.find_spec("xllamacpp") is None, reason="runs llama.cpp: pip install xllamacpp"
+    importlib.util.find_spec("xllamacpp") is None, reason='runs llama.cpp: pip install -e ".[llama-cpp]"'
 )
 
 
@@ -46,6 +46,14 @@ class LlamaCpp:
 
     def ids(self, text: str) -> list[int]:
         found: list[int] = self.post("tokenize", content=text, add_special=True, parse_special=False)["tokens"]
+        return found
+
+    def greedy(self, ids: list[int], count: int) -> list[int]:
+        """The next `count` tokens, each the likeliest."""
+        asked = {"n_predict": count, "temperature": 0.0, "samplers": ["temperature"]}
+        found: list[int] = self.post("completion", prompt=ids, return_tokens=True, cache_prompt=False, **asked)[
+            "tokens"
+        ]
         return found
 
     def log_probabilities(self, ids: list[int], vocabulary: int) -> torch.Tensor:

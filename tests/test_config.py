@@ -302,7 +302,7 @@ BROKEN = [
     (["model.new_tokens=[a, b, a]"], "model.new_tokens", "each token must be listed once"),
     (["adapter.targets=[]"], "adapter.targets", "the list of layers must not be empty"),
     (["adapter.layers=[]"], "adapter.layers", "the list of layers must not be empty"),
-    (["data=auto"], "data.sources", "a source named `auto` needs a path"),
+    (["data=auto"], "data.sources", "a source named `auto` needs a path or a repository"),
     (["data=[{name: a, weight: 1}, b]"], "data.sources", "either all sources have a weight or none"),
     (["data.held_out=1.5"], "data.held_out", "expected a fraction below 1, or an integer number of rows"),
     (

@@ -141,11 +141,12 @@ def test_the_commands_take_it(made: Path, capsys: pytest.CaptureFixture[str]) ->
         ["generate", run, "--prompt", "Hi", "--max-new-tokens", "1"],
         ["eval", run, "--limit", "1"],
         ["merge", run, "--out", "merged"],
-        ["export", run, "--to", "peft", "--out", "peft"],
         ["export", run, "--to", "hf", "--out", "hf"],
     ):
         Run(made / "run").update_manifest(**manifest)  # forget where it is
         assert main([*words, *base]) == 0, words
+    Run(made / "run").update_manifest(**manifest)
+    assert main(["export", run, "--to", "peft", "--out", "peft"]) == 0  # an adapter alone
     assert main(["train", "--model", "base", *base]) == 2
     assert main(["chat", "--model", "base", *base]) == 2
     assert main(["eval", "--model", "base", "--data", "rows.jsonl", *base]) == 2

@@ -17,17 +17,18 @@ from tokenizers import Regex, Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tunelab.errors import ModelError
-from tunelab.publishing.gguf_file import check_gguf, write_gguf
-from tunelab.publishing.gguf_tokenizer import (
+from tunelab.models.gguf.tokenizer import (
     GPT4O_SPLIT,
     LLAMA3_SPLIT,
     QWEN2_SPLIT,
     SPACE,
     TextStart,
+    composes,
     model_name,
     read_tokenizer,
     text_start,
 )
+from tunelab.publishing.gguf_file import check_gguf, write_gguf
 
 
 def field(path: Path, key: str) -> Any:
@@ -77,6 +78,7 @@ def test_real_tokenizers_come_back_the_same(real_tokenizer: Any, real_file: Path
 
 
 @needs_llama_cpp
+@pytest.mark.slow
 @pytest.mark.parametrize("real_tokenizer", NAMES, indirect=True)
 def test_llama_cpp_reads_texts_as_the_same_tokens(real_tokenizer: Any, real_file: Path) -> None:
     running = LlamaCpp(real_file)
@@ -130,6 +132,7 @@ def changed(tokenizer: Any, *keys: str, value: Any) -> Any:
 
 
 NFC = {"type": "NFC"}
+LOWER = {"type": "Lowercase"}
 PREFIXED = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
 WORDS = {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "a"}
 
@@ -138,7 +141,7 @@ WORDS = {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "a"}
     ("keys", "value", "message"),
     [
         (("model",), WORDS, "its model is WordLevel, expected BPE"),
-        (("normalizer",), NFC, "it changes the text before it splits it"),
+        (("normalizer",), LOWER, "it changes the text before it splits it"),
         (("pre_tokenizer",), PREFIXED, "it puts a space before a text"),
         (("pre_tokenizer",), None, "neither byte-level nor has a token for each byte"),
     ],
@@ -151,6 +154,13 @@ def test_byte_level_tokenizers_that_llama_cpp_lacks_are_refused(
 
 
 PAIRS = [(SPACE, "t"), ("t", "h"), (f"{SPACE}t", "h"), (SPACE, "th")]
+
+
+def test_composed_characters_are_said() -> None:
+    """Qwen's tokenizers compose characters, which llama.cpp does not: a text in NFC has the same tokens."""
+    composing = changed(with_merges(), "normalizer", value=NFC)
+    assert composes(composing) and not composes(with_merges())
+    assert read_tokenizer(composing, 300) == read_tokenizer(with_merges(), 300)
 
 
 def test_sentencepiece_scores_follow_the_merges() -> None:
@@ -200,6 +210,15 @@ def test_tokens_that_take_in_their_surroundings_are_refused() -> None:
     tokenizer.add_tokens([AddedToken("<left>", lstrip=True)])
     with pytest.raises(ModelError, match="'<left>' depends on the text before it"):
         read_tokenizer(tokenizer, 300)
+
+
+def test_added_tokens_that_stand_for_spaces_are_refused() -> None:
+    from tokenizers import AddedToken
+
+    tokenizer = dummy_prefix_tokenizer()
+    tokenizer.add_tokens([AddedToken(SPACE * 2, normalized=True)])
+    with pytest.raises(ModelError, match=f"its token '{SPACE * 2}' stands for spaces"):
+        read_tokenizer(tokenizer, 400)
 
 
 def test_the_name_tells_llama_cpp_where_white_space_is_stripped(tmp_path: Path) -> None:

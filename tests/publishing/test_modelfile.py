@@ -15,7 +15,7 @@ from tunelab.data.messages import Conversation, Message
 from tunelab.data.templates import TEXT_TEMPLATES, TextTemplate, get_template
 from tunelab.data.tokenize import RowEncoder
 from tunelab.errors import ModelError
-from tunelab.publishing.gguf_tokenizer import TextStart
+from tunelab.models.gguf.tokenizer import TextStart
 from tunelab.publishing.modelfile import modelfile, prompt_start, read_turns
 
 TEMPLATES = (*TEXT_TEMPLATES, "chat")

@@ -53,7 +53,7 @@ _SOURCES = {"metavar": "SOURCE", "action": "append"}
 
 KEY_FLAGS = (
     KeyFlag("model", "model", "hub name or local folder of the base model", _named("NAME"), of_studies=True),
-    KeyFlag("data", "data.sources", "source name, or a json, jsonl, csv or parquet file; repeatable", _SOURCES),
+    KeyFlag("data", "data.sources", "source, data file, or OWNER/NAME of a hub dataset; repeatable", _SOURCES),
     KeyFlag("size", "data.size", "total rows sampled from the data", _COUNT, of_studies=True),
     KeyFlag("template", "data.template", "prompt template", _named("NAME")),
     KeyFlag("method", "method", "LoRA or full fine-tuning", _named("{lora,full}")),

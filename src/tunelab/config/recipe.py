@@ -6,6 +6,7 @@ in rules.py; reading YAML and overrides in reading.py; JSON Schema and the refer
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
@@ -161,19 +162,22 @@ class AdapterSettings(Section):
 
 
 DATA_FILE_ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+#: owner/name of a dataset on the hub; a source of one's own ends with .py.
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?<!\.py)")
 
 
 class SourceSettings(Section):
     """One data source."""
 
     shorthand: ClassVar[str] = (
-        f"a string (a source's name), or a file ending with {', '.join(DATA_FILE_ENDINGS)} (also .gz)"
+        f"a string (a source's name, or OWNER/NAME of a hub dataset), or a file ending with "
+        f"{', '.join(DATA_FILE_ENDINGS)} (also .gz)"
     )
     shorthand_types: ClassVar[tuple[str, ...]] = ("string",)
 
     name: Text = Field(
         "auto",
-        description="A source's name, your own .py file, or `auto`: detect the format from the file's columns.",
+        description="A source's name, your own .py file, or `auto`: detect the format from the columns.",
     )
     path: Text | None = Field(None, description="Local file instead of the hub, relative to the working directory.")
     repository: Text | None = Field(None, description="Hub dataset to read, as owner/name. null: the source's own.")
@@ -191,11 +195,14 @@ class SourceSettings(Section):
 
     @classmethod
     def expand(cls, value: Any) -> Any:
-        """`alpaca` is `{name: alpaca}`; `rows.jsonl` is `{name: auto, path: rows.jsonl}`."""
+        """`alpaca` is `{name: alpaca}`; `rows.jsonl` and `owner/name` are `auto` with a path or a repository."""
         if not isinstance(value, str):
             return value
         is_file = value.lower().removesuffix(".gz").endswith(DATA_FILE_ENDINGS)
-        return {"name": "auto", "path": value} if is_file else {"name": value}
+        if is_file:
+            return {"name": "auto", "path": value}
+        is_on_hub = HUB_NAME.fullmatch(value) and not value.startswith(".")
+        return {"name": "auto", "repository": value} if is_on_hub else {"name": value}
 
 
 class DataSettings(Section):

@@ -166,9 +166,9 @@ RULES = (
     ),
     Rule(
         ("data.sources",),
-        "a source named `auto` needs a path to detect the format from",
-        "give the source a name (see `tunelab inspect --help`) or a path",
-        lambda r: any(source.name == "auto" and source.path is None for source in r.data.sources),
+        "a source named `auto` needs a path or a repository to detect the format from",
+        "give the source a name (see `tunelab inspect --help`), a path or a repository",
+        lambda r: any(source.name == "auto" and not (source.path or source.repository) for source in r.data.sources),
     ),
     Rule(
         ("data.sources",),

@@ -19,7 +19,7 @@ from tunelab.data.hub_dataset import hub_dataset
 from tunelab.data.messages import Conversation, Example, Message, PretokenizedRow, check_conversation
 from tunelab.data.rendering import Expired, processor_seconds
 from tunelab.data.sources._source import UNKNOWN_LICENCE, HubDataset, NumberedRow, Row, SourceOptions
-from tunelab.data.tables import check_data_file, file_rows, hub_table, within_bounds
+from tunelab.data.tables import check_data_file, file_rows, hub_commit, hub_table, within_bounds
 from tunelab.data.unread_columns import ReadRow, examples_of, filled_columns
 from tunelab.errors import BadRow, DataError, UsageError
 from tunelab.failures import explained, sentence
@@ -45,8 +45,8 @@ class LoadedSource:
         left_out: what the source skips on purpose -> how many (oasst1: deleted messages, other languages).
         rows_read: rows of the file, bad ones included.
         unread: columns that the source does not read -> rows with a value in them.
-        origin: the file as given, or "owner/name@revision split".
-        identity: "sha256:" and the hash of the file's bytes, or "hub:" and the origin.
+        origin: the file as given, or "owner/name@commit split".
+        identity: "sha256:" and the hash of the file's bytes, or "hub:" and the dataset with the revision asked for.
         fingerprint: SHA-256 (hex) of the source's name, its options, the file's bytes or the hub's repository, revision
             and split, and every example made of them. Equal fingerprints mean equal examples.
         licence: of the hub data; of a local file only what is known.
@@ -73,6 +73,7 @@ class _Place:
     label: str
     identity: str
     total: int | None
+    key: str
 
 
 @dataclass
@@ -220,19 +221,21 @@ def _file_place(path: Path) -> _Place:
     first = next(rows, None)
     if first is None:
         raise DataError(f"{path}: the file has no rows", "is it the right file?")
-    return _Place(_chained(first, rows), str(path), path.name, f"sha256:{file_sha256(path)}", None)
+    return _Place(_chained(first, rows), str(path), path.name, f"sha256:{file_sha256(path)}", None, f"path: {path}")
 
 
 def _hub_place(hub: HubDataset) -> _Place:
     table = hub_table(hub, hub.revision, hub.split)
     revision = hub.revision or "main"
     repository = f"{hub.repository}:{hub.subset}" if hub.subset else hub.repository
-    origin = f"{repository}@{revision} {hub.split}"
+    asked = f"{repository}@{revision} {hub.split}"
+    origin = f"{repository}@{hub_commit(table) or revision} {hub.split}"
     if not table.num_rows:
         raise DataError(f"{origin}: the split has no rows", "use another split")
     is_commit = len(revision) == 40
     label = f"{repository}@{revision[:8] if is_commit else revision} {hub.split}"
-    return _Place(enumerate(iter(table), 1), origin, label, f"hub:{origin}", table.num_rows)
+    rows = enumerate(iter(table), 1)
+    return _Place(rows, origin, label, f"hub:{asked}", table.num_rows, f"repository: {hub.repository}")
 
 
 def _chained(first: NumberedRow, rest: Iterator[NumberedRow]) -> Iterator[NumberedRow]:
@@ -272,7 +275,8 @@ def _detect(place: _Place) -> tuple[str, ModuleType, Iterator[NumberedRow]]:
         fits = f"fit {' and '.join(name for name, _, _ in best)}" if best else "fit no known format"
         raise DataError(
             f"{place.origin}: the columns {', '.join(map(str, row)) or '(none)'} {fits}",
-            f"name the source; for other columns use `columns` with a mapping. Known: {'; '.join(known)}",
+            f"name the source; for other columns use `columns` with a mapping: {{name: columns, {place.key}, "
+            f"options: {{prompt: COLUMN, completion: COLUMN}}}}. Known: {'; '.join(known)}",
         )
     rows = (numbered for part in (seen, place.rows) for numbered in part)
     return best[0][0], best[0][1], rows

@@ -114,6 +114,12 @@ def hub_table(hub: HubDataset, revision: str | None, split: str) -> Dataset:
     return table
 
 
+def hub_commit(table: Dataset) -> str | None:
+    """The commit of the hub that a split was read at; None if its place in the cache does not say."""
+    folders = [Path(file["filename"]).parent.name for file in table.cache_files]
+    return next((name for name in folders if re.fullmatch(r"[0-9a-f]{40}", name)), None)
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 

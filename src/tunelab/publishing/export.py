@@ -15,6 +15,7 @@ from tunelab.errors import RunError, UsageError
 from tunelab.files import as_path, check_is_new, directory_written_atomically
 from tunelab.inference.engine import context_length
 from tunelab.models.finite import check_files_finite
+from tunelab.models.gguf.tokenizer import composes
 from tunelab.models.load import load_model
 from tunelab.notebook import shown_in_notebooks
 from tunelab.preparation.base import own_recipe, run_tokenizer, trained_recipe, trained_weights
@@ -27,7 +28,7 @@ from tunelab.publishing.modelfile import modelfile, prompt_start
 from tunelab.records.runs import Run, check_finished, open_run
 
 Target = Literal["hf", "peft", "compressed-tensors", "gguf", "ollama"]
-GgufKind = Literal["F16", "Q8_0"]
+GgufKind = Literal["F16", "BF16", "Q8_0"]
 
 GGUF_NAME = "model.gguf"
 
@@ -155,7 +156,9 @@ def _gguf(
         progress("exporting", 2, 3, "verifying")
         tensors = check_gguf(model, path, kind)
     progress("exporting", 3, 3)
-    return Exported(target, _files(target), f"{tensors} tensors read back and compared")
+    composed = "; llama.cpp does not compose characters: text that is not NFC gets other tokens"
+    checked = f"{tensors} tensors read back and compared" + composed * composes(tokenizer)
+    return Exported(target, _files(target), checked)
 
 
 def _dense(run: Run, recipe: Recipe, tokenizer: Any) -> PreTrainedModel:

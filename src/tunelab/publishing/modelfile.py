@@ -22,7 +22,7 @@ from tunelab.data.messages import Conversation, Message
 from tunelab.data.sections import Section
 from tunelab.data.templates import Template
 from tunelab.errors import BadRow, ModelError
-from tunelab.publishing.gguf_tokenizer import TextStart, space_prefix, special_texts, text_start
+from tunelab.models.gguf.tokenizer import TextStart, space_prefix, special_texts, text_start
 
 #: Marks where an answer begins in the template's own text, before the space that belongs to the answer.
 ANSWER_HERE = "\ue020"

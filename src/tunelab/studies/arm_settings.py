@@ -19,12 +19,14 @@ def method_name(recipe: Recipe) -> str:
 
 
 def source_name(source: SourceSettings) -> str:
-    """A source's name for readers: the file name if it is a file."""
-    return place_name(source.path) if source.path else plugins.label(source.name)
+    """A source's name for readers: the file name if it is a file, the repository if only that is named."""
+    if source.path:
+        return place_name(source.path)
+    return source.repository if source.repository and source.name == "auto" else plugins.label(source.name)
 
 
 def model_name(name: str) -> str:
-    """A hub name, or a local folder's last component."""
+    """A hub name, or the last component of a local folder or file."""
     return place_name(name) if is_place(name) else name
 
 

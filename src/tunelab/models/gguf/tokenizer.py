@@ -47,6 +47,11 @@ PRE_TOKENIZERS = {
     (GPT4O_SPLIT, False): "gpt-4o",
 }
 
+#: Composes characters (e and an accent into one) before it splits; llama.cpp does not.
+COMPOSES = {"type": "NFC"}
+#: Finds nothing, where a normalizer has replaced all spaces (Gemma).
+SPLITS_NOTHING = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+
 #: llama.cpp needs merges, and GGUF has no empty lists: a merge of two texts that no text is ever split into.
 NO_MERGES = "<no> <merges>"
 
@@ -115,11 +120,19 @@ def read_tokenizer(tokenizer: Any, vocabulary: int) -> GgufTokenizer:
         pre = _splitting_rule(tree)
         joined = tuple(f"{left} {right}" for left, right in merges)
         return GgufTokenizer("gpt2", pre, tokens, types, (), joined, strips)
+    if spaced := [content for content, token in added.items() if SPACE in content and token["normalized"]]:
+        raise _unknown(f"its token {spaced[0]!r} stands for spaces")
     if not model["byte_fallback"] or set(BYTE_PIECES) - set(model["vocab"]):
         raise _unknown("it is neither byte-level nor has a token for each byte (byte_fallback)")
     _space_prefix(tree)
     scores = _scores(tokens, types, merges, set(model["vocab"]))
     return GgufTokenizer("llama", "default", tokens, types, scores, (), strips)
+
+
+def composes(tokenizer: Any) -> bool:
+    """Whether a tokenizer composes characters, which llama.cpp does not: texts that are not NFC get other tokens."""
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    return normalizer is not None and json.loads(normalizer.__getstate__()) == COMPOSES
 
 
 def text_start(tokenizer: Any) -> TextStart:
@@ -327,7 +340,7 @@ def _splitting_rule(tree: dict[str, Any]) -> str:
     """llama.cpp's name for how a byte-level tokenizer splits a text before merging."""
     *first, last = _steps(tree["pre_tokenizer"], "pretokenizers")
     merges, whole = bool(tree["model"]["merges"]), bool(tree["model"].get("ignore_merges"))
-    if tree["normalizer"] is not None:
+    if tree["normalizer"] not in (None, COMPOSES):
         raise _unknown("it changes the text before it splits it (a normalizer)")
     if last["type"] != "ByteLevel" or last["add_prefix_space"]:
         raise _unknown("it puts a space before a text; llama.cpp does not for byte-level tokenizers")
@@ -355,7 +368,7 @@ def _space_prefix(tree: dict[str, Any]) -> str:
     splits = _steps(tree["pre_tokenizer"], "pretokenizers")
     if normalizers == [{"type": "Prepend", "prepend": SPACE}, replaced] and not splits:
         return "always"
-    if normalizers == [replaced] and not splits:
+    if normalizers == [replaced] and splits in ([], [SPLITS_NOTHING]):
         return "never"
     if not normalizers and len(splits) == 1 and splits[0]["type"] == "Metaspace":
         (split,) = splits
