@@ -54,6 +54,14 @@ def test_jobs_are_those_of_studies_with_one_budget() -> None:
     assert study(budgets=None).trained_at == () and study(budgets=None).at(None) == study(budgets=None)
 
 
+def test_new_recipe_keys_leave_the_jobs_of_existing_studies_as_they_are() -> None:
+    """Keys as they were before model.new_tokens: a study that has begun must find its jobs again."""
+    found = study()
+    assert (training_key(found, "base", 0), training_key(found, "lora", 0)) == ("model-ea8df1c79b", "train-a260c2b0cd")
+    assert evaluation_key(found, "base", 0, "mmlu") == "mmlu-64f75c8708"
+    assert evaluation_key(found, "base", 0, "held-out") == "held-out-a43488ec8d"
+
+
 @pytest.mark.parametrize(
     ("budgets", "key", "values", "words"),
     [

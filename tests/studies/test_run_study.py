@@ -294,12 +294,14 @@ def test_a_margin_of_another_unit_is_refused_before_anything_runs(
 def test_an_untuned_arm_s_own_template_is_what_benchmarks_prompt_it_in(files: Path, tmp_path: Path) -> None:
     benchmarks = {str(files / "writing.py"): {"limit": 2, "data": str(files / "data")}}
     arms = {"plain": {"tuned": False}, "asked": {"tuned": False, "recipe": {"data": {"template": "human-assistant"}}}}
+    new = {"model": {"new_tokens": "template"}, "data": {"template": "chatml"}}  # tokens that the base lacks
+    arms["chatml"] = {"tuned": False, "recipe": new}
     question = {"ask": "?", "is_better": "asked", "than": "plain", "on": str(files / "writing.py")}
     study = study_of(files, arms=arms, seeds=[0], benchmarks=benchmarks, questions=[question])
     cells = run_study(study, tmp_path)
-    assert [cell.error for cell in cells] == ["", ""] and cells[0].key != cells[1].key
+    assert [cell.error for cell in cells] == ["", "", ""] and cells[0].key != cells[1].key
     headers = [read_responses(tmp_path / cell.folder / "responses.jsonl")[0] for cell in cells]
-    assert [header["template"] for header in headers] == [None, "human-assistant"]
+    assert [header["template"] for header in headers] == [None, "human-assistant", "chatml"]
     assert "writing: template differs: null (plain), human-assistant (asked)." in study_report(tmp_path).not_proved
     before = study_of(files, arms={"plain": {"tuned": False}}, seeds=[0], benchmarks=benchmarks, questions=[])
     assert [cell.key for cell in cells_of(before)] == [cells[0].key], "keys of arms without one stay"

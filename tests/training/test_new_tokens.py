@@ -69,6 +69,17 @@ def test_it_is_evaluated_and_answers(run: Run) -> None:
     assert answers[0] != answers[1] == answers[2]
 
 
+def test_the_card_s_code_loads_it_in_plain_peft(run: Run) -> None:
+    card = (run.adapter / "README.md").read_text(encoding="utf-8")
+    code = card.rpartition("```python\n")[2].partition("```")[0]
+    place = code.replace("path/to/this/folder", str(run.adapter)).replace('("model")', f'("{run.recipe.model.name}")')
+    found: dict[str, Any] = {}
+    exec(place, found)
+    ids = torch.tensor([found["tokenizer"](TOKENS[0] + "red" + TOKENS[1])["input_ids"]])
+    ours = load_adapter(load_base(trained_recipe(run), run_tokenizer(run)), run.adapter)
+    assert torch.allclose(found["model"].eval()(input_ids=ids).logits, ours(input_ids=ids).logits, atol=1e-4)
+
+
 def test_its_gguf_file_has_the_tokens(run: Run, tmp_path: Path) -> None:
     assert "tensors read back and compared" in export(run, tmp_path / "gguf", to="gguf").checked
 

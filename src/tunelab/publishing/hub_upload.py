@@ -41,7 +41,7 @@ _ANSWERS = {
 def check_repository(name: str) -> None:
     """Raises UsageError if this is no OWNER/NAME of a repository on the hub."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(name)
@@ -94,7 +94,7 @@ def upload(
             of another model.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
     api = HfApi()

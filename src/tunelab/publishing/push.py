@@ -147,7 +147,7 @@ def _looked_up(run: Run, base: HubBase) -> tuple[HubBase, tuple[str, ...]]:
 
     with hub_failures(base.name):
         info = HfApi().model_info(base.name, revision=base.commit, files_metadata=True)
-    license = (info.card_data or {}).get("license")
+    license = info.card_data.get("license") if info.card_data else None
     found = replace(base, license=license if isinstance(license, str) else "")
     if base.commit is not None:
         return found, ()

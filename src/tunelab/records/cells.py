@@ -148,7 +148,8 @@ def training_key(study: Study, arm: str, seed: int) -> str:
         return "train-" + _hash(_of_recipe(recipe.model_dump(mode="json", exclude=_NOT_OF_A_TRAINING)))
     precision = recipe.precision.model_dump(mode="json")
     computing = {"dtype": recipe.train.dtype, "device": recipe.train.device}
-    return "model-" + _hash({"model": recipe.model.model_dump(mode="json"), "precision": precision, **computing})
+    model = recipe_as_before({"model": recipe.model.model_dump(mode="json")})["model"]
+    return "model-" + _hash({"model": model, "precision": precision, **computing})
 
 
 def evaluation_key(study: Study, arm: str, seed: int, benchmark: str) -> str:
@@ -174,7 +175,9 @@ def own_template(study: Study, arm: str) -> dict[str, Any]:
     one = study.arms[arm]
     data = one.recipe.get("data")
     given = data if not one.tuned and isinstance(data, Mapping) else {}
-    return {f"data.{name}": given[name] for name in ("template", "chat_template") if given.get(name) is not None}
+    own = {f"data.{name}": given[name] for name in ("template", "chat_template") if given.get(name) is not None}
+    new_tokens = study.arm_recipe(arm, study.seeds[0]).model.new_tokens if own else None
+    return own if new_tokens is None else {**own, "model.new_tokens": new_tokens}
 
 
 def known_cells(study: Study, folder: Path) -> list[Cell]:

@@ -13,7 +13,7 @@ from tunelab.config.shareable import place_name, shareable_yaml
 from tunelab.data.sources._source import UNKNOWN_LICENCE
 from tunelab.data.templates import TEXT_TEMPLATES
 from tunelab.report.markdown_page import escaped, fenced, table_row
-from tunelab.report.stored_scores import Measured
+from tunelab.report.stored_scores import Measured, StoredScore
 from tunelab.report.table import EQUAL_VALUES, has_equal_values, score_rows
 from tunelab.units import (
     format_bytes,
@@ -191,7 +191,7 @@ def results_section(found: Sequence[Measured]) -> Blocks:
         return []
     blocks = ["## Results", "± is one standard error over items."]
     for one in found:
-        arms = {arm: one.arms[arm] for arm in ("base", "tuned") if arm in one.arms}
+        arms: dict[str, list[StoredScore]] = {arm: one.arms[arm] for arm in ("base", "tuned") if arm in one.arms}
         columns, rows = score_rows(arms)
         items = {score.name.replace("_", " "): score.n for scores in arms.values() for score in scores}
         blocks += [
@@ -267,11 +267,22 @@ def loading_section(facts: Facts) -> Blocks:
     revision = f', revision="{facts.base_commit}"' if facts.base_commit else ""
     base = f'base = AutoModelForCausalLM.from_pretrained("{facts.base_on_hub or facts.base_folder}"{revision})'
     imports = ("from peft import PeftModel", f"from transformers import {classes}", "")
-    blocks = ["## Loading it", _python(*imports, tokenizer, base, f'model = PeftModel.from_pretrained(base, "{here}")')]
+    model = f'model = PeftModel.from_pretrained(base, "{here}")'
+    blocks = ["## Loading it", _python(*imports, tokenizer, base, *_longer_tables(facts), model)]
     form = plugins.label(facts.recipe.precision.name)
     if form != "none":
         blocks.append(f"It was trained over the base in {form}; over other weights it answers somewhat differently.")
     return blocks
+
+
+def _longer_tables(facts: Facts) -> tuple[str, ...]:
+    """Code that gives the base rows for new tokens where it has too few; PEFT then puts the trained ones there."""
+    if not facts.recipe.model.new_tokens:
+        return ()
+    return (
+        "if len(tokenizer) > base.get_input_embeddings().num_embeddings:",
+        "    base.resize_token_embeddings(len(tokenizer))",
+    )
 
 
 def _python(*lines: str) -> str:
