@@ -153,6 +153,7 @@ class TestLoading:
             ({"trainable_token_indices": [1]}, "cannot run an adapter with trainable_token_indices"),
             ({"modules_to_save": ["lm_head"], "bias": "all"}, "cannot run an adapter with modules_to_save, bias"),
             ({"rank_pattern": {"q": 4}, "alpha_pattern": {"q": 4}}, "with rank_pattern, alpha_pattern"),
+            ({"target_parameters": ["experts.down_proj"]}, "cannot run an adapter with target_parameters"),
             ({"r": 513}, "rank 513, vLLM runs adapters up to 512"),
         ],
     )

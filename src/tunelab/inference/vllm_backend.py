@@ -130,7 +130,9 @@ def lora_rank(folder: Path) -> int:
         ) from None
     if not (folder / "adapter_model.safetensors").exists():
         raise ModelError(f"{folder}: no adapter_model.safetensors", "pickled adapters can run code and are not loaded")
-    without = ("use_dora", "modules_to_save", "trainable_token_indices", "rank_pattern", "alpha_pattern")
+    without = (
+        "use_dora", "modules_to_save", "trainable_token_indices", "rank_pattern", "alpha_pattern", "target_parameters",
+    )  # fmt: skip
     lacking = [key for key in without if config.get(key)]
     lacking += ["bias"] if config.get("bias", "none") != "none" else []
     if lacking:

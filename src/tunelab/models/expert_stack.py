@@ -170,7 +170,7 @@ def _one_expert(experts: Any, states: Tensor, expert: int) -> Tensor:
     first = _linear(experts, "gate_up_proj" if experts.has_gate else "up_proj", states, expert)
     inner = experts._apply_gate(first) if experts.has_gate else experts.act_fn(first)
     made = _linear(experts, "down_proj", inner, expert)
-    return cast(Tensor, experts.post_expert_norm(made)) if experts.has_post_expert_norm else made
+    return cast(Tensor, experts.post_expert_norm(made)) if getattr(experts, "has_post_expert_norm", False) else made
 
 
 def _linear(experts: Any, name: str, x: Tensor, expert: int) -> Tensor:
