@@ -70,3 +70,13 @@ def test_columns_that_are_not_known_are_named_with_a_mapping_to_fill_in() -> Non
         load_examples("auto", repository="me/mine", split="german")
     mapping = "{name: columns, repository: me/mine, options: {prompt: COLUMN, completion: COLUMN}}"
     assert mapping in caught.value.hint
+
+
+@pytest.mark.usefixtures("stand")
+def test_a_local_file_is_not_asked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rows.txt").write_text("{}")
+    with pytest.raises(DataError, match=r"data/rows\.txt: is a local file of no kind") as caught:
+        load_examples("auto", repository="data/rows.txt")
+    assert "rename it to end with .json" in caught.value.hint

@@ -104,6 +104,7 @@ REFUSED = [
     ("gemma2", {"query_pre_attn_scalar": 20}, "with query_pre_attn_scalar 20 is not verified"),
     ("gemma2", {"layer_types": ["full_attention"] * 2}, "with layer_types .* is not verified"),
     ("gemma2", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}, "of type 'linear'"),
+    ("gemma2", {"attn_logit_softcapping": None}, "only with attn_logit_softcapping; this model has none"),
     ("gemma3", {"final_logit_softcapping": 5.0}, "only with final_logit_softcapping None; this model has 5.0"),
     ("smollm3", {"no_rope_layers": [1, 0, 1, 0, 1]}, "with no_rope_layers .* is not verified"),
     ("cohere", {"use_qk_norm": True}, "only with use_qk_norm False"),

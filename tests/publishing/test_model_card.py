@@ -120,6 +120,12 @@ def test_the_caveats_of_what_was_left_out(run: Run) -> None:
     assert "mmlu: only 20 items were evaluated." in text and "mmlu: the base was not evaluated" in text
 
 
+def test_a_merge_says_over_how_many_tokens_it_was_measured(run: Run) -> None:
+    merged = {"format": "bf16", "dtype": "bf16", "bytes": 1, "quality": {"kl": 0.0004, "tokens": 40}}
+    said = "its distance from the trained model is KL 4.0e-04 nats per token, over 40 held-out tokens."
+    assert said in str(model_card(run, merged=merged))
+
+
 def test_nothing_that_leaves_names_a_place_or_a_user(run: Run) -> None:
     evaluate(run)
     report = compare_report(run)

@@ -85,6 +85,11 @@ def hub_table(hub: HubDataset, revision: str | None, split: str) -> Dataset:
 
     where = f"{hub.repository}@{revision or 'main'} split {split}"
     hint = "give a local copy with `path`"
+    if Path(hub.repository).is_file():
+        raise DataError(
+            f"{hub.repository}: is a local file of no kind that is read by its name",
+            "rename it to end with .json, .jsonl, .csv, .tsv or .parquet, as its content is",
+        )
     if Path(hub.repository).exists():
         # load_dataset would read the folder, and the run would claim to have read the hub.
         raise DataError(f"{where}: a local folder has the same name", "run in another directory, or rename the folder")

@@ -251,7 +251,10 @@ def _chosen_by_held_out_rows(recipe: Recipe) -> Iterator[str]:
 
 def _of_the_merge(merged: Mapping[str, Any], has_scores: bool) -> Iterator[str]:
     quality = merged.get("quality")
-    measured = "not measured" if quality is None else f"KL {format_scientific(quality['kl'])} nats per token"
+    measured = "not measured"
+    if quality is not None:
+        counted = format_counted(quality["tokens"], "held-out token")
+        measured = f"KL {format_scientific(quality['kl'])} nats per token, over {counted}"
     scores = " The scores are of base and adapter before they were merged." if has_scores else ""
     yield f"Merged as {merged['format']}: its distance from the trained model is {measured}.{scores}"
 

@@ -64,6 +64,13 @@ def check_settings(class_name: str, config: Any, outtype: str = "f16") -> None:
     for key in sorted(default.to_dict().keys() - known):
         if getattr(config, key) != getattr(default, key):
             raise _unverified(class_name, f"{key} {getattr(config, key)!r}", outtype)
+    needed = (*family.stated, *(["sliding_window"] if family.has_window else []))
+    for key in needed:  # llama.cpp puts its own default in the place of what a file does not say
+        if getattr(config, key, None) is None and getattr(default, key, None) is not None:
+            raise ModelError(
+                f"llama.cpp runs a {class_name} only with {key}; this model has none",
+                "export as transformers checkpoint (--to hf)",
+            )
     _check_layers(class_name, family, config, outtype)
     if not family.wide_heads and head_width(config) * config.num_attention_heads != config.hidden_size:
         raise _unverified(class_name, f"heads that are {head_width(config)} wide", outtype)
