@@ -16,6 +16,7 @@ from tiny import FAMILIES, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, BloomForCausalLM
 
 from tunelab.errors import ModelError, UsageError
+from tunelab.models.gguf.settings import file_context
 from tunelab.models.gguf.tensors import Kind
 from tunelab.publishing.gguf_file import check_gguf, write_gguf
 
@@ -149,6 +150,13 @@ def test_llama_3_frequencies_are_divided_as_published(tmp_path: Path) -> None:
         expected.append(1.0 if wave < 32 / 4.0 else 8.0 if wave > 32 / 1.0 else between)
     np.testing.assert_allclose(stored, expected, rtol=1e-6)
     assert {1.0, 8.0} <= {round(value, 5) for value in expected}
+
+
+@pytest.mark.parametrize(("name", "longest", "context"), [("phi3, longrope", 512, 256), ("phi3, window", 128, 64)])
+def test_the_context_is_one_in_which_llama_cpp_does_the_same(name: str, longest: int, context: int) -> None:
+    """Beyond longrope's original context llama.cpp takes the long factors for short texts too."""
+    config = made(name).config
+    assert (config.max_position_embeddings, file_context("Phi3ForCausalLM", config)) == (longest, context)
 
 
 @pytest.mark.parametrize("name", ["llama", "llama, tied", "gpt2", "phi3"])

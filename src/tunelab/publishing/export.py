@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from tunelab.config import Recipe
 from tunelab.errors import RunError, UsageError
 from tunelab.files import as_path, check_is_new, directory_written_atomically
-from tunelab.inference.engine import context_length
 from tunelab.models.finite import check_files_finite
+from tunelab.models.gguf.settings import file_context
 from tunelab.models.gguf.tokenizer import composes
 from tunelab.models.load import load_model
 from tunelab.notebook import shown_in_notebooks
@@ -140,7 +140,7 @@ def _gguf(
         encoder = row_encoder(tokenizer, recipe)
         template, stops = encoder.template, encoder.stop_token_ids()
         if with_modelfile:
-            context = context_length(model)
+            context = file_context(type(model).__name__, model.config)
             text = modelfile(GGUF_NAME, template, tokenizer, context=context, stop_token_ids=stops)
             (folder / "Modelfile").write_text(text, encoding="utf-8")
         progress("exporting", 1, 3, "writing")

@@ -1,7 +1,7 @@
 """What a GGUF file says of a model, and a refusal of every setting that it cannot say.
 
 llama.cpp attends to all tokens where a family has a window and llama.cpp has none for it: such a file's context ends at
-the window, within which the two are the same.
+the window, within which the two are the same. So does that of a Modelfile.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def file_metadata(class_name: str, config: Any) -> Metadata:
     family = FAMILIES[class_name]
     found: Metadata = {
         "vocab_size": config.vocab_size,
-        "context_length": _context(family, config),
+        "context_length": file_context(class_name, config),
         "embedding_length": config.hidden_size,
         "block_count": config.num_hidden_layers,
         "feed_forward_length": _feed_forward(config),
@@ -163,11 +163,26 @@ def file_metadata(class_name: str, config: Any) -> Metadata:
     return found | family.metadata(config)
 
 
-def _context(family: Family, config: Any) -> int:
-    """Tokens of context, at most the window of layers for which llama.cpp has none."""
-    context = int(config.max_position_embeddings)
-    window = active_window(config)
-    return context if family.has_window or window is None else min(context, window)
+def file_context(class_name: str, config: Any) -> int:
+    """Tokens of context within which llama.cpp runs the model as transformers does.
+
+    At most the window of layers for which llama.cpp has none. With longrope at most the original context: beyond it
+    llama.cpp takes the long factors for short texts too.
+
+    Raises:
+        ModelError: the class is not in FAMILIES.
+    """
+    family = family_of(class_name)
+    context = int(getattr(config, "max_position_embeddings", None) or getattr(config, "seq_length", 2048))
+    window = None if family.has_window else active_window(config)
+    is_long = family.ropes and main_rope(config)["rope_type"] == "longrope"
+    return min(context, window or context, _original_context(config) if is_long else context)
+
+
+def _original_context(config: Any) -> int:
+    rope = main_rope(config)
+    original = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+    return int(original or config.max_position_embeddings)
 
 
 def active_window(config: Any) -> int | None:
@@ -196,9 +211,8 @@ def _rope_metadata(config: Any) -> Metadata:
     kind = rope["rope_type"]
     if kind in ("linear", "yarn"):
         found |= {"rope.scaling.type": kind, "rope.scaling.factor": float(rope["factor"])}
-    original = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
     if kind in ("yarn", "longrope"):
-        found["rope.scaling.original_context_length"] = int(original or config.max_position_embeddings)
+        found["rope.scaling.original_context_length"] = _original_context(config)
     if kind == "longrope":
         found["rope.scaling.attn_factor"] = _attention_factor(config)
     return found
