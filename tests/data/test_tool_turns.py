@@ -213,6 +213,10 @@ USER, ASSISTANT = ROW["messages"][0], ROW["messages"][1]
             "call 1: arguments is a list, expected an object",
         ),
         ({**ROW, "tools": [{"type": "function"}]}, "column 'tools', function 1 has no name"),
+        (
+            {"messages": [USER, ASSISTANT, {"role": "tool", "content": "3", "tool_call_id": 7}, ROW["messages"][3]]},
+            r"turn 3 \(tool\): tool_call_id is a number, expected text",
+        ),
         ({"messages": [USER, ASSISTANT, ROW["messages"][3]]}, "a tool call is not followed by its result"),
         ({"messages": [USER, ROW["messages"][3], ROW["messages"][2]]}, "a tool's turn does not follow a tool call"),
         ({"messages": [USER, {**ROW["messages"][3], "function_call": {"name": "f"}}]}, "has function_call, of OpenAI"),

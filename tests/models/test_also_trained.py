@@ -163,6 +163,13 @@ def test_names_are_checked_against_the_model(names: list[str], message: str) -> 
         add_lora(tiny.tiny_model("llama"), rank=2, alpha=4, also_train=names)
 
 
+@pytest.mark.parametrize("name", ["embed_tokens", "lm_head"])
+def test_a_tied_head_with_an_adapter_cannot_be_trained_in_full_as_the_embedding(name: str) -> None:
+    tied = tiny.tiny_model("llama", tie_word_embeddings=True)
+    with pytest.raises(ModelError, match=r"adapter.also_train: lm_head of LlamaForCausalLM has an adapter already"):
+        add_lora(tied, rank=2, alpha=4, targets=["lm_head", "q_proj"], also_train=[name])
+
+
 def phi() -> Any:
     """A model whose head has a bias."""
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}

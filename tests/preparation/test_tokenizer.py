@@ -44,7 +44,7 @@ def recipe(model: Path, *, new_tokens: Any = None, **data: Any) -> Recipe:
 def test_a_template_by_name_whose_tokens_are_split_is_refused_with_the_remedy(base: Path, name: str) -> None:
     with pytest.raises(UsageError, match=r"are not in the tokenizer's vocabulary, which splits such a token") as caught:
         load_recipe_tokenizer(recipe(base, template=name))
-    assert "model.new_tokens=template" in caught.value.hint
+    assert caught.value.hint == "set model.new_tokens=template to add and train these tokens", "pieces would not do"
     known = recipe(base, template=name, new_tokens="template")
     tokenizer = load_recipe_tokenizer(known)
     row = row_encoder(tokenizer, known).encode(ASKED)
@@ -70,8 +70,11 @@ def test_template_names_the_tokens_that_the_tokenizer_lacks_once(base: Path) -> 
 def test_a_template_s_tokens_may_stay_in_pieces_where_that_is_asked_for(base: Path, tmp_path: Path) -> None:
     (tmp_path / "zephyr.jinja").write_text(ZEPHYR, encoding="utf-8")
     file = str(tmp_path / "zephyr.jinja")
-    with pytest.raises(UsageError, match=r"chat template's <\|system\|>, <\|user\|>, <\|assistant\|> are not in"):
+    with pytest.raises(
+        UsageError, match=r"chat template's <\|system\|>, <\|user\|>, <\|assistant\|> are not in"
+    ) as caught:
         load_recipe_tokenizer(recipe(base, chat_template=file))
+    assert "or model.new_tokens=[] to train on the pieces" in caught.value.hint
     known = recipe(base, chat_template=file, new_tokens=[])
     row = row_encoder(load_recipe_tokenizer(known), with_template(known, load_recipe_tokenizer(known))).encode(ASKED)
     assert len(row.input_ids) > len("<|user|>")

@@ -87,7 +87,8 @@ def also_trained(
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head is None or head.weight is embedding.weight
     whole = _modules(model, names, embedding if tied else head)
-    for name, module in whole.items():
+    heads = _modules(model, (HEAD,), head) if head is not None and tied and embedding in whole.values() else {}
+    for name, module in {**whole, **heads}.items():
         if any(f".{name}".endswith(f".{target}") for target in targets):
             raise ModelError(
                 f"adapter.also_train: {name} of {type(model).__name__} has an adapter already",

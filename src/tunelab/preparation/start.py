@@ -33,7 +33,7 @@ _SOMETHING_ELSE = (
     *("kasa_config", "monteclora_config", "velora_config", "arrow_config", "use_qalora", "use_bdlora"),
 )
 
-_MERGE_IT = "merge it with PEFT (merge_and_unload), and give the result as model"
+_MERGE_IT = "merge it (tunelab merge RUN, or PEFT's merge_and_unload), and give the result as model"
 
 
 def with_start(recipe: Recipe) -> Recipe:

@@ -13,10 +13,11 @@ from tunelab.config import DataSettings, Recipe
 from tunelab.data.chat_sections import ChatTemplate
 from tunelab.data.chat_templates import is_chat, shipped_template, shipped_templates
 from tunelab.data.control_tokens import CONTROL, control_tokens, split_tokens
+from tunelab.data.messages import Conversation, Message
 from tunelab.data.template_date import day_of_rendering, fixed_date, with_fixed_date, writes_date
 from tunelab.data.templates import AUTO, get_template, resolved_name
 from tunelab.data.tokenize import leading_special_ids
-from tunelab.errors import UsageError
+from tunelab.errors import TunelabError, UsageError
 from tunelab.models.load import load_tokenizer
 
 #: Of `model.new_tokens`: those that the chat template needs and the tokenizer lacks.
@@ -123,9 +124,18 @@ def _check_template_tokens(recipe: Recipe, tokenizer: Any) -> None:
         raise UsageError(
             f"the chat template's {', '.join(split)} {'is' if len(split) == 1 else 'are'} not in the tokenizer's "
             "vocabulary, which splits such a token into pieces",
-            "set model.new_tokens=template to add and train these tokens, or model.new_tokens=[] to train on the "
-            "pieces",
+            "set model.new_tokens=template to add and train these tokens"
+            + (", or model.new_tokens=[] to train on the pieces" if _closes_answers(recipe, tokenizer) else ""),
         )
+
+
+def _closes_answers(recipe: Recipe, tokenizer: Any) -> bool:
+    """Whether the chat template closes an answer with a token that the tokenizer has: else no model learns to stop."""
+    template = _chat_template(recipe, tokenizer)
+    try:
+        return bool(template and template.render(Conversation((Message("user", "a"), Message("assistant", "b")))))
+    except TunelabError:
+        return False
 
 
 def _chat_template(recipe: Recipe, tokenizer: Any) -> ChatTemplate | None:

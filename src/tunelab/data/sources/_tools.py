@@ -43,6 +43,19 @@ def tool_calls(where: str, calls: Any, is_answer: bool) -> tuple[Mapping[str, An
     return tuple(_call(f"{where}: call {number}", call) for number, call in enumerate(calls, 1))
 
 
+def of_tool(where: str, turn: Mapping[str, Any]) -> dict[str, str]:
+    """What a tool's turn says besides its content: "name" and "tool_call_id", where given.
+
+    Raises:
+        BadRow: one of them is no text.
+    """
+    found = {key: turn[key] for key in ("name", "tool_call_id") if turn.get(key) is not None}
+    for key, value in found.items():
+        if not isinstance(value, str):
+            raise BadRow(f"{where}: {key} is {kind_of(value)}, expected text")
+    return {key: value for key, value in found.items() if value}
+
+
 def _call(where: str, call: Any) -> Mapping[str, Any]:
     framed = _function(where, call)
     function = dict(framed["function"])

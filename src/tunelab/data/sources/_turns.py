@@ -12,7 +12,7 @@ from typing import Any
 
 from tunelab.data.messages import Conversation, Message, Role, check_conversation
 from tunelab.data.sources._source import kind_of
-from tunelab.data.sources._tools import tool_calls
+from tunelab.data.sources._tools import of_tool, tool_calls
 from tunelab.errors import BadRow
 
 #: Key of a turn -> its value for a turn in the loss.
@@ -69,7 +69,7 @@ def _message(number: int, turn: Any, keys: Sequence[tuple[str, str]], roles: Map
         in_loss=_in_loss(where, turn, is_answer),
         reasoning=_reasoning(where, turn, is_answer),
         tool_calls=tool_calls(where, calls, is_answer) if calls else (),
-        of_tool={key: turn[key] for key in ("name", "tool_call_id") if roles[role] == "tool" and turn.get(key)},
+        of_tool=of_tool(where, turn) if roles[role] == "tool" else {},
     )
 
 
