@@ -18,7 +18,7 @@ from tunelab.preparation.model import load_base
 from tunelab.publishing.export import export
 from tunelab.publishing.merge import merge
 from tunelab.records.runs import Run
-from tunelab.training.finetune import finetune
+from tunelab.training.finetune import finetune, resume
 
 TOKENS = ("<|im_start|>", "<|im_end|>")
 
@@ -78,6 +78,21 @@ def test_the_card_s_code_loads_it_in_plain_peft(run: Run) -> None:
     ids = torch.tensor([found["tokenizer"](TOKENS[0] + "red" + TOKENS[1])["input_ids"]])
     ours = load_adapter(load_base(trained_recipe(run), run_tokenizer(run)), run.adapter)
     assert torch.allclose(found["model"].eval()(input_ids=ids).logits, ours(input_ids=ids).logits, atol=1e-4)
+
+
+def test_a_resumed_run_is_the_same_run(run: Run, short: Path, rows: Path, tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(stage: str, done: int, *_: Any) -> None:
+        if stage.startswith("train") and done == 3:
+            raise Killed
+
+    usual = {"model__new_tokens": "template", "data__template": "chatml", "data__held_out": 4, "train__save_every": 2}
+    with pytest.raises(Killed):
+        finetune(tiny.recipe(short, rows, tmp_path / "again", **usual), progress=kill)
+    again = resume(tmp_path / "again")
+    assert again.manifest["weights_after"] == run.manifest["weights_after"]
 
 
 def test_its_gguf_file_has_the_tokens(run: Run, tmp_path: Path) -> None:
