@@ -89,8 +89,9 @@ def test_rows_that_cannot_be_used_stop_the_work_by_name_and_all_at_once() -> Non
         prepared([*bad, ask("A", "b")])
     lines = error.value.message.splitlines()
     largest = max(TOKENIZER.get_vocab().values())
+    remedy = " (tokenize with the model's own tokenizer)"
     assert lines[0] == "22 rows cannot be used:"
-    assert lines[1] == f"  ids.jsonl row 1: input_ids holds 999, but the tokenizer's largest id is {largest}"
+    assert lines[1] == f"  ids.jsonl row 1: input_ids holds 999, but the tokenizer's largest id is {largest}{remedy}"
     assert len(lines) == 22 and lines[-1] == "  and 2 more"
     assert "data.on_bad_row=skip" in error.value.hint
     with pytest.raises(DataError, match=r"^1 row cannot be used:\n  ids\.jsonl row 1: "):

@@ -141,6 +141,15 @@ def test_a_row_may_end_with_a_call_and_several_calls_have_several_results(tokeni
         encoded(tokenizer, "llama", row)
 
 
+def test_characters_of_tools_and_calls_that_the_tokenizer_drops_are_counted() -> None:
+    made = byte_tokenizer(replaced=("{", ""))
+    made.add_tokens(list(SPECIAL), special_tokens=True)
+    made.chat_template = TEMPLATES["chatml"]
+    (example,) = examples(ROW, Options())
+    row = RowEncoder(made, get_template("chat", made)).encode(example)
+    assert set(row.lost) == {"{"} and row.lost.count("{") > ROW["messages"][2]["content"].count("{")
+
+
 def test_a_turn_out_of_the_loss_is_context(tokenizer: Any) -> None:
     row = {**ROW, "messages": [ROW["messages"][0], {**ROW["messages"][1], "weight": 0}, *ROW["messages"][2:]]}
     assert encoded(tokenizer, "chatml", row)[1] == ["It is grey.<|im_end|>"]

@@ -359,7 +359,8 @@ def _encode(
             whole = encoder.encode(example)
             row = encoder.fit(whole, max_length, on_overflow)
         except BadRow as reason:
-            bad.append(f"{example.origin}: {reason}")
+            hint = f" ({reason.hint})" if reason.hint else ""
+            bad.append(f"{example.origin}: {reason.message}{hint}")
             continue
         finally:
             if number % 100 == 0 or number == total:

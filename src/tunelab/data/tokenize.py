@@ -110,7 +110,7 @@ class RowEncoder:
             answer_mask=answer_mask,
             reference=answers[-1],
             origin=example.origin,
-            lost="".join(self.vocabulary.lost(message.text) for message in example.messages),
+            lost=self._lost(example, sections),
             earlier_answers=tuple(answers[:-1]),
         )
         return _with_targets(row)
@@ -134,10 +134,7 @@ class RowEncoder:
     def lost_of_template(self) -> str:
         """The template's own characters that are not in the vocabulary and dropped from every prompt."""
         sample = Conversation((Message("user", "a", "a"), Message("assistant", "a")))
-        text = "".join(part.text for section in self.template.render(sample) for part in section.segments)
-        for token in self._special_strings():
-            text = text.replace(token, "")
-        return self.vocabulary.lost(text)
+        return self._lost_of_rendered(self.template.render(sample))
 
     def stop_token_ids(self) -> list[int]:
         """Ids that end an answer: end of sequence, the chat template's closing token, and those that the model names.
@@ -236,6 +233,18 @@ class RowEncoder:
             if alone and both[: len(alone)] == alone:
                 return list(both[len(alone) :])
         raise _border_error()
+
+    def _lost(self, example: Conversation, sections: Sequence[Section]) -> str:
+        """Characters of a row that are dropped; tools, calls and thoughts count as the template writes them."""
+        if example.has_tools or any(message.reasoning for message in example.messages):
+            return self._lost_of_rendered(sections)
+        return "".join(self.vocabulary.lost(message.text) for message in example.messages)
+
+    def _lost_of_rendered(self, sections: Sequence[Section]) -> str:
+        text = "".join(part.text for section in sections for part in section.segments)
+        for token in self._special_strings():
+            text = text.replace(token, "")
+        return self.vocabulary.lost(text)
 
     def _special_strings(self) -> tuple[str, ...]:
         return self.template.special_tokens if isinstance(self.template, ChatTemplate) else ()

@@ -236,4 +236,4 @@ def few_rows_warning(held_out: int) -> str | None:
         size = f"{format_significant(effect, 2)} standard deviations of the paired differences"
         shown = f"the minimum detectable difference is {size} (at 80 % power)"
     rows = format_counted(held_out, "held-out row")
-    return f"warning: with {rows} {shown}; hold out more, for example data.held_out=200"
+    return f"warning: with {rows} {shown}; hold out more (data.held_out; 200 where there are enough rows)"
