@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +71,11 @@ def check_code_is_allowed(name: str) -> None:
 def allowed_code() -> dict[str, str]:
     """All that is allowed, to be passed on to a job in another process."""
     return dict(_allowed)
+
+
+def own_module_path() -> dict[str, str]:
+    """Variables with which a new Python process imports what this one would, not what is in the working directory."""
+    return {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
 
 
 def code_hashes(*names: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tunelab.allowed_code import allowed_code, only_allowed
+from tunelab.allowed_code import allowed_code, only_allowed, own_module_path
 from tunelab.cpu import usable_cores
 from tunelab.errors import RunError, TunelabError
 from tunelab.evaluation.benchmark import BenchmarkOptions, Response
@@ -157,8 +157,7 @@ def _ask_worker(
         "options": options.model_dump(mode="json"),
         "responses": [[index, response.to_json()] for index, response in share],
     }
-    # Use this process's module path, not whatever is in the working directory.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
+    environment = {**os.environ, **own_module_path()}
     done = subprocess.run(
         [sys.executable, "-c", WORKER], input=json.dumps(job), capture_output=True, text=True, env=environment
     )

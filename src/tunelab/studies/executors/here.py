@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from tunelab.allowed_code import Allowed, allowed_code
+from tunelab.allowed_code import Allowed, allowed_code, own_module_path
 from tunelab.cpu import usable_cores
 from tunelab.errors import Interrupted
 from tunelab.progress import Progress, named
@@ -31,6 +33,9 @@ _IMPORTS = [
     "tunelab.answering.held_out_evaluation",
     "tunelab.answering.benchmark_responses",
 ]
+
+#: Signals that stop jobs.
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 
 OPTIONS = {"workers": "jobs in parallel; default: one per GPU, or 1 without a GPU"}
 
@@ -113,13 +118,34 @@ def _run_at_once(folder: Path, cells: Sequence[Cell], workers: int, gpus: Sequen
 
 def _context(gpus: Sequence[str]) -> SpawnContext | ForkServerContext:
     """How jobs' processes start. Without GPUs they are forked from a server that has imported torch and transformers,
-    which takes longer than a small job; CUDA and macOS's frameworks do not survive a fork.
+    which takes longer than a small job; CUDA and macOS's frameworks do not survive a fork, and before Python 3.11 a
+    server imports from the working directory.
     """
-    if gpus or sys.platform != "linux":
+    if gpus or sys.platform != "linux" or not hasattr(sys.flags, "safe_path"):
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTS)
+    with _as_server_needs():
+        forkserver.ensure_running()
+    # An interruption while the server imports leaves this process to it, not a job that runs without its study.
+    first = context.Process(target=os.getpid)
+    first.start()
+    first.join()
     return context
+
+
+@contextmanager
+def _as_server_needs() -> Iterator[None]:
+    """What the server inherits: this process's modules, and no signal that ends it. Jobs take signals (_work)."""
+    resource_tracker.ensure_running()  # it would unblock signals
+    before, mask = dict(os.environ), signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    os.environ.update(own_module_path())
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _started(context: SpawnContext | ForkServerContext, folder: Path, cell: Cell, place: str, workers: int) -> _Running:
@@ -159,11 +185,14 @@ def _work(
     sending: Connection,
 ) -> None:
     """Run a cell in a worker process. Sets the GPU before CUDA is used, and its share of CPU threads."""
-    os.environ.update(environment)  # the server may be that of an earlier study
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+    # The server may be that of an earlier study.
+    os.environ.clear()
+    os.environ.update(environment)
     if gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    if "OMP_NUM_THREADS" not in environment:
-        _share_cores(max(1, usable_cores() // workers))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // workers)))
+    _use_threads(os.environ["OMP_NUM_THREADS"])
 
     def report(stage: str, done: int, total: int | None, detail: str = "") -> None:
         with suppress(BrokenPipeError):  # the study's process was killed: this job still saves its work
@@ -175,9 +204,9 @@ def _work(
         return
 
 
-def _share_cores(threads: int) -> None:
-    """Use so many threads, whether torch is imported already or by this."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+def _use_threads(setting: str) -> None:
+    """Use as many threads as OMP_NUM_THREADS says, which OpenMP read when the server imported torch: "2", "2,1"."""
     import torch
 
-    torch.set_num_threads(threads)
+    if (threads := setting.split(",")[0].strip()).isdecimal() and int(threads):
+        torch.set_num_threads(int(threads))
