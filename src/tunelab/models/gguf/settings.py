@@ -173,7 +173,8 @@ def file_context(class_name: str, config: Any) -> int:
         ModelError: the class is not in FAMILIES.
     """
     family = family_of(class_name)
-    context = int(getattr(config, "max_position_embeddings", None) or getattr(config, "seq_length", 2048))
+    longest: Any = getattr(config, "max_position_embeddings", None)
+    context = int(longest or getattr(config, "seq_length", 2048))
     window = None if family.has_window else active_window(config)
     is_long = family.ropes and main_rope(config)["rope_type"] == "longrope"
     return min(context, window or context, _original_context(config) if is_long else context)
