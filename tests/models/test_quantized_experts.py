@@ -13,7 +13,7 @@ import pytest
 import torch
 from architectures import tiny_architecture
 from peft.tuners.lora.layer import ParamWrapper
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny import recipe, tiny_tokenizer
 from torch import Tensor, nn
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
@@ -217,3 +217,24 @@ def test_a_damaged_stack_is_named(tmp_path: Path) -> None:
     (tmp_path / "base" / "config.json").write_text(json.dumps({**config, "intermediate_size": 32}), encoding="utf-8")
     with pytest.raises(ModelError, match=r"layers\.0\.mlp\.experts\.gate_up_proj: a weight .* in mxfp4: codes is"):
         load_model(str(tmp_path / "base"), dtype=torch.float32, form=weight_format("mxfp4"))
+
+
+@pytest.mark.parametrize("suffix", ["weight", "weight_packed"])
+def test_experts_that_another_program_quantized_are_named(suffix: str, tmp_path: Path) -> None:
+    """Those of bitsandbytes keep the name of the weight, those of compressed-tensors do not."""
+    folder = Path(saved("mixtral", tmp_path))
+    tensors = load_file(folder / "model.safetensors")
+    of_experts = [name for name in tensors if ".experts." in name]
+    codes = {name.removesuffix("weight") + suffix: torch.zeros(8, 1, dtype=torch.uint8) for name in of_experts}
+    kept = {name: tensor for name, tensor in tensors.items() if name not in of_experts}
+    save_file({**kept, **codes}, folder / "model.safetensors", {"format": "pt"})
+    stored = weight_format("nf4").checkpoint_config([]) if suffix == "weight" else {
+        "quant_method": "compressed-tensors", "format": "mxfp4-pack-quantized"
+    }  # fmt: skip
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": stored}), encoding="utf-8")
+    form = weight_format("nf4" if suffix == "weight" else "mxfp4")
+    match = r"experts are stored quantized, each apart \(model\.layers\.0\.mlp\.experts\.0\.w\d\.weight"
+    with pytest.raises(ModelError, match=match) as refused:
+        load_model(str(folder), dtype=torch.float32, form=form)
+    assert "use the unquantized checkpoint" in refused.value.hint

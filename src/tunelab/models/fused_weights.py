@@ -13,7 +13,16 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, apply_converters, dot_natural_key
 
+from tunelab.errors import ModelError
 from tunelab.models.checkpoint_files import CheckpointFiles
+
+
+def stored_otherwise(files: CheckpointFiles, name: str) -> ModelError:
+    """The error for a checkpoint that has codes of each expert apart."""
+    return ModelError(
+        f"{files.folder}: experts are stored quantized, each apart ({name}), which cannot be read",
+        "use the unquantized checkpoint with the same precision: its experts are quantized when it is loaded",
+    )
 
 
 class FusedWeights:
@@ -40,11 +49,17 @@ class FusedWeights:
         return {name for parts in self._sources.values() for _, name in parts}
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        """Each weight with its name."""
+        """Each weight with its name.
+
+        Raises:
+            ModelError: what is stored are codes, each expert's apart.
+        """
         for built, parts in self._sources.items():
             converter = copy.deepcopy(self._converters[parts[0][0]])
             for pattern, stored in parts:
-                converter.add_tensor(built, stored, pattern, self._files.tensor(stored))
+                if not (part := self._files.tensor(stored)).is_floating_point():
+                    raise stored_otherwise(self._files, stored)
+                converter.add_tensor(built, stored, pattern, part)
             made = converter.convert(built, model=self._model, config=self._model.config)
             for name, tensor in made.items():
                 yield name, tensor[0] if isinstance(tensor, list) else tensor

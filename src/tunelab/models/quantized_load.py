@@ -23,7 +23,7 @@ from tunelab.models.checkpoint_files import CheckpointFiles
 from tunelab.models.complete import check_head, check_nothing_left_over, check_shapes, lacking
 from tunelab.models.expert_stack import ExpertStack, can_be_stored, quantized_stack, set_stack
 from tunelab.models.formats._format import WeightFormat, check_layout
-from tunelab.models.fused_weights import FusedWeights
+from tunelab.models.fused_weights import FusedWeights, stored_otherwise
 from tunelab.models.linear_layers import experts, linear_names, stacked_weights
 from tunelab.models.quantized_linear import QuantizedLinear, quantized_layers
 
@@ -83,10 +83,19 @@ def load_quantized(
     model.tie_weights()
     unread = {name for name, parameter in model.named_parameters() if parameter.is_meta}
     if missing := unread | (buffers - read):
-        raise lacking(str(folder), model, missing)
+        raise _lacking(model, files, missing)
     check_nothing_left_over(str(folder), model, [one for one in files if tied.get(one, one) not in read | all_names])
     _move_buffers(model, device)
     return model.eval()
+
+
+def _lacking(model: PreTrainedModel, files: CheckpointFiles, missing: set[str]) -> ModelError:
+    """The error for weights that are not there, or are there as codes of each expert."""
+    for name in sorted(missing & stacked_weights(model).keys()):
+        block = name.rpartition(".")[0]
+        if of_one := next((stored for stored in files if stored.startswith(f"{block}.0.")), None):
+            return stored_otherwise(files, of_one)
+    return lacking(str(files.folder), model, missing)
 
 
 def _move_buffers(model: nn.Module, device: torch.device) -> None:
