@@ -116,7 +116,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("verb", ["train", "eval", "export gguf"])
+@pytest.mark.parametrize(
+    "verb",
+    ["train", "eval", "export gguf", *(pytest.param(v, marks=pytest.mark.slow) for v in ("prepare", "generate", "merge"))],
+)
 def test_a_disk_that_fills_up(
     verb: str, bench: Bench, study: Path, tunelab: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
