@@ -55,7 +55,7 @@ def words_of(verb: str, bench: Bench, run: Path, study: Path) -> list[object]:
         "quantize": ["quantize", bench.model, "--precision", "nf4", "--out", "quantized"],
         "export peft": ["export", run, "--to", "peft", "--out", "peft"],
         "export hf": ["export", run, "--to", "hf", "--out", "hf"],
-        "export gguf": ["export", run, "--to", "gguf", "--out", "gguf", "--force"],
+        "export gguf": ["export", run, "--to", "gguf", "--out", "gguf"],
         "study": ["study", "run", study, "--out", "made"],
     }[verb]
 

@@ -43,7 +43,7 @@ def words_of(verb: str, bench: Bench, study: Path) -> list[object]:
         "merge": ["merge", "run", "--out", "merged"],
         "quantize": ["quantize", bench.model, "--precision", "nf4", "--out", "quantized"],
         "export peft": ["export", "run", "--to", "peft", "--out", "peft"],
-        "export gguf": ["export", "run", "--to", "gguf", "--out", "gguf", "--force"],
+        "export gguf": ["export", "run", "--to", "gguf", "--out", "gguf"],
         "study": ["study", "run", study, "--out", "made"],
     }[verb]
 

@@ -54,7 +54,7 @@ def test_each_token_s_noise_is_that_of_its_own_row(layout: RowLayout) -> None:
     for given, told, output in zip(seen, passes, outputs, strict=True):
         is_token = given != 0
         assert torch.equal(told[is_token], given[is_token])
-        added = (output - nn.functional.embedding(given, embedding.weight)).abs()
+        added = (output - nn.functional.embedding(given, embedding.weight)).detach().abs()
         largest = 10.0 / (told * output.shape[-1]).sqrt()
         share = (added / largest[..., None])[is_token]
         assert 0.9 < float(share.max()) <= 1 + 1e-5

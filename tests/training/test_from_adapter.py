@@ -109,7 +109,7 @@ def test_another_base_is_refused(first: Run, models: dict[str, Path], tmp_path: 
     shutil.copytree(first.adapter, plain)
     with pytest.raises(ModelError, match=r"plain: trained on .*llama, which is not .*other") as refused:
         with_start(_of(plain, other))
-    assert "merge it with PEFT" in refused.value.hint
+    assert "or merge it (tunelab merge RUN, or PEFT's merge_and_unload)" in refused.value.hint
     assert with_start(_of(plain, models["llama"])).adapter.rank == 2
     config = json.loads((plain / "adapter_config.json").read_text())
     (plain / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "gpt2"}))

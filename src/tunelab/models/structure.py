@@ -53,9 +53,11 @@ STEPS = 5
 
 #: Source files that can change the answer.
 SOURCES = (
+    "expert_stack.py",
     "forward.py",
     "head.py",
     "key_value_cache.py",
+    "lora_linear.py",
     "miniature.py",
     "modes.py",
     "own_generate.py",
