@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,14 @@ def test_names_that_are_no_folders(tmp_path: Path) -> None:
         load_model(str(tmp_path), dtype=FP32)
     with pytest.raises(ModelError, match=r"no model in the folder"):
         load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("load", [load_config, load_tokenizer])
+def test_a_file_is_no_folder(load: Callable[[str], object], tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match=r"model.gguf: a file, not a model's folder") as refused:
+        load(str(tmp_path / "model.gguf"))
+    assert "the checkpoint that the file was made from" in refused.value.hint
 
 
 def test_a_folder_with_a_tokenizer_alone_is_no_model(tmp_path: Path) -> None:

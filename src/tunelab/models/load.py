@@ -325,6 +325,12 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
 def _check_folder(name: str, *wanted: str) -> None:
     """A name that looks like a path must be a folder with one of these files, not a name on the hub."""
     path = Path(name)
+    if path.is_file():
+        raise ModelError(
+            f"{name}: a file, not a model's folder",
+            "give a folder with config.json and *.safetensors, or a hub name; GGUF files are written, not read: give "
+            "the checkpoint that the file was made from",
+        )
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if looks_local and not path.is_dir():
         raise ModelError(f"{name}: no such folder", "give a folder with config.json and *.safetensors, or a hub name")
