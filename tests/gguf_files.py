@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import tiny_tokenizer
 from tiny_tokenizers import byte_tokenizer
 from tokenizers import pre_tokenizers
+
+from tunelab.publishing.gguf_file import write_gguf
 
 
 def with_merges() -> Any:
@@ -64,3 +67,13 @@ class LlamaCpp:
         )
         top = reply["completion_probabilities"][0]["top_logprobs"]
         return torch.tensor([value["logprob"] for value in sorted(top, key=lambda value: value["id"])])
+
+
+def next_token_of_both(model: Any, path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities [vocabulary] of the token after 50 random ids: the model's own, and those that llama.cpp gives
+    from its GGUF file, which is written to `path`."""
+    write_gguf(model, tiny_tokenizer(), path)
+    ids = torch.randint(0, 256, (50,), generator=torch.Generator().manual_seed(1)).tolist()
+    with torch.no_grad():
+        expected = torch.log_softmax(model(torch.tensor([ids])).logits[0, -1], dim=-1)
+    return expected, LlamaCpp(path).log_probabilities(ids, len(expected))

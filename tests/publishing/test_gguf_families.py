@@ -9,7 +9,7 @@ import gguf
 import pytest
 import torch
 from architectures import tiny_architecture
-from gguf_files import LlamaCpp, needs_llama_cpp
+from gguf_files import LlamaCpp, needs_llama_cpp, next_token_of_both
 from gguf_models import GGUF_MODELS, gguf_model, rounded
 from tiny import tiny_model, tiny_tokenizer
 
@@ -40,13 +40,7 @@ def test_every_tensor_reads_back(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GGUF_MODELS)
 def test_llama_cpp_runs_the_same_model(name: str, tmp_path: Path) -> None:
-    model = gguf_model(name)
-    write_gguf(model, tiny_tokenizer(), tmp_path / "m.gguf")
-    running = LlamaCpp(tmp_path / "m.gguf")
-    ids = torch.randint(0, 256, (50,), generator=torch.Generator().manual_seed(1)).tolist()
-    with torch.no_grad():
-        expected = torch.log_softmax(model(torch.tensor([ids])).logits[0, -1], dim=-1)
-    got = running.log_probabilities(ids, len(expected))
+    expected, got = next_token_of_both(gguf_model(name), tmp_path / "m.gguf")
     assert (got - expected).abs().max() < 0.01 < 0.1 * (expected.max() - expected.min())
 
 
