@@ -83,12 +83,12 @@ def rough_time(study: Study, cells: Sequence[Cell]) -> RoughTime:
     counted: dict[str, _Rows | str] = {}
     texts = _text_bytes() / BYTES_PER_TOKEN
     for cell in cells:
+        if cell.benchmark not in _ESTIMATED:
+            continue
         recipe = study.at(cell.budget).arm_recipe(cell.arm, study.seeds[0])
         settings = recipe.train
         rate = _known(rates, f"{recipe.model!r} {settings.dtype} {settings.device}", partial(_forward_rate, recipe))
         rows = _known(counted, f"{recipe.model!r} {recipe.data!r}", partial(_row_counts, recipe))
-        if cell.benchmark not in _ESTIMATED:
-            continue
         if isinstance(rate, str) or isinstance(rows, str):
             lacking.setdefault(rate if isinstance(rate, str) else str(rows), []).append(cell.arm)
         else:
