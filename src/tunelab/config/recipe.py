@@ -25,6 +25,7 @@ from tunelab.config.types import (
     Positive,
     Share,
     ShareOrCount,
+    TargetWord,
     Text,
 )
 
@@ -137,7 +138,7 @@ class AdapterSettings(Section):
         description="Initial matrices, by PEFT's names; zero: PEFT's default (product zero). loftq: a low-rank "
         "approximation of the quantization error.",
     )
-    targets: Literal["all-linear", "attention"] | Pattern | tuple[Text, ...] = Field(
+    targets: TargetWord | Pattern | tuple[Text, ...] = Field(
         "all-linear",
         description="Layers with adapters: all linear layers except the LM head, and experts; attention; names; or a "
         "regular expression that matches whole names (`.*[02468]\\.self_attn\\.q_proj`).",

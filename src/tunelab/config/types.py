@@ -6,7 +6,7 @@ import datetime
 import os
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictInt, StrictStr
 
@@ -66,6 +66,9 @@ Pattern = Annotated[
     StrictStr, AfterValidator(_encodable), AfterValidator(_pattern), Words("a regular expression for whole names")
 ]
 PissaIterations = Annotated[StrictStr, Field(pattern=r"^pissa_niter_[0-9]+$"), Words("pissa_niter_N")]
+#: `adapter.targets` in place of names or an expression.
+TargetWord = Literal["all-linear", "attention"]
+TARGET_WORDS: tuple[str, ...] = get_args(TargetWord)
 Flag = Annotated[StrictBool, Words("true or false")]
 FlagOrAuto = Annotated[Literal["auto"] | StrictBool, Words("auto, true or false")]
 Count = Annotated[StrictInt, Field(ge=1, le=LARGEST_COUNT), Words("a positive integer")]

@@ -38,11 +38,11 @@ from tunelab.models.expert_stack import stacks_as_parameters, use_expert_lora
 from tunelab.models.finite import check_files_finite
 from tunelab.models.folder_files import json_object
 from tunelab.models.forward import underlying
-from tunelab.models.linear_layers import linear_names, router_weights, stacked_weights
+from tunelab.models.linear_layers import last_part, linear_names, router_weights, stacked_weights
 from tunelab.models.lora_linear import use_dense_lora
 from tunelab.models.new_tokens import grow
 from tunelab.models.quantized_linear import quantized_layers
-from tunelab.models.targets import Targets, last_part, last_parts, layer_of, resolve
+from tunelab.models.targets import Targets, last_parts, layer_of, resolve
 from tunelab.units import format_bytes
 
 #: Values of each parameter by which it is recognized.

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from tunelab.errors import ModelError
 from tunelab.models.folder_files import json_object
 from tunelab.models.forward import backbone, underlying
+from tunelab.models.linear_layers import is_end_of
 from tunelab.models.new_tokens import module_name
 
 #: Names of `adapter.also_train` that every model has, whatever it calls these modules.
@@ -89,7 +90,7 @@ def also_trained(
     whole = _modules(model, names, embedding if tied else head)
     heads = _modules(model, (HEAD,), head) if head is not None and tied and embedding in whole.values() else {}
     for name, module in {**whole, **heads}.items():
-        if any(f".{name}".endswith(f".{target}") for target in targets):
+        if any(is_end_of(target, name) for target in targets):
             raise ModelError(
                 f"adapter.also_train: {name} of {type(model).__name__} has an adapter already",
                 "remove it from adapter.also_train, or name adapter.targets without it",
@@ -111,7 +112,7 @@ def also_trained(
     settings["trainable_token_indices"] = {module_name(model, table): list(tokens) for table in alone.values()}
     names_of_head = {name for name, module in model.named_modules() if module is head}
     for target in targets:
-        if any(f".{name}".endswith(f".{target}") for name in names_of_head):
+        if any(is_end_of(target, name) for name in names_of_head):
             raise ModelError(
                 f"model.new_tokens: {target} of {type(model).__name__} has an adapter, so its rows cannot be trained",
                 f"name adapter.targets without {target}",
@@ -141,7 +142,7 @@ def _modules(model: PreTrainedModel, names: Sequence[str], head: nn.Module) -> d
         matching = {
             full: module
             for full, module in every.items()
-            if (any(module is one for one in wanted) if wanted is not None else f".{full}".endswith(f".{name}"))
+            if (any(module is one for one in wanted) if wanted is not None else is_end_of(name, full))
         }
         if not matching:
             last = {full.rpartition(".")[2] for full in every}

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from tunelab.errors import ModelError
 from tunelab.models.expert_stack import ExpertStack, quantized_stacks
-from tunelab.models.linear_layers import linear_names, router_weights, stacked_weights
+from tunelab.models.linear_layers import is_end_of, last_part, linear_names, router_weights, stacked_weights
 
 #: In names of an adapter from before transformers 5.
 OF_ONE_EXPERT = re.compile(r"\.experts\.\d+\.")
@@ -41,13 +41,13 @@ def stacked_targets(model: PreTrainedModel, targets: str | Sequence[str]) -> lis
         return []
     stacks = list(stacked_weights(model))
     if targets == "all-linear":
-        return sorted({_last_parts(name, 2) for name in stacks})
+        return sorted({last_part(name) for name in stacks})
     named = [targets] if isinstance(targets, str) else targets
     linear = set(linear_names(model))
     routers = [name for name in router_weights(model) if name.removesuffix(".weight") not in linear]
-    wanted = [name for name in stacks if any(_ends_with(name, target) for target in named)]
-    wanted += [name for name in routers if any(_ends_with(name.removesuffix(".weight"), one) for one in named)]
-    return sorted({_last_parts(name, 3 if name.endswith(".weight") else 2) for name in wanted})
+    wanted = [name for name in stacks if any(is_end_of(target, name) for target in named)]
+    wanted += [name for name in routers if any(is_end_of(one, name.removesuffix(".weight")) for one in named)]
+    return sorted({last_part(name, 3 if name.endswith(".weight") else 2) for name in wanted})
 
 
 def matches_stack(model: PreTrainedModel, target: str) -> bool:
@@ -74,7 +74,7 @@ def widths(model: nn.Module, stacks: Sequence[str]) -> int:
     """Inputs and outputs, summed over all experts and layers, of the weights that these names match."""
     shapes = {name: weight.shape for name, weight in model.named_parameters()}
     shapes |= {name: stack.shape for name, stack in quantized_stacks(model).items()}
-    found = [shape for name, shape in shapes.items() if any(_ends_with(name, stack) for stack in stacks)]
+    found = [shape for name, shape in shapes.items() if any(is_end_of(stack, name) for stack in stacks)]
     return sum((shape[0] if len(shape) == 3 else 1) * sum(shape[-2:]) for shape in found)
 
 
@@ -108,7 +108,7 @@ def from_plain_peft(config: LoraConfig, model: PreTrainedModel) -> LoraConfig | 
     """The inverse of for_plain_peft(); None if it stored nothing in another way."""
     linear = linear_names(model)
     stored = [name for name in config.target_parameters or [] if name.endswith(".weight")]
-    moved = [name for name in stored if any(_ends_with(layer, name.removesuffix(".weight")) for layer in linear)]
+    moved = [name for name in stored if any(is_end_of(name.removesuffix(".weight"), layer) for layer in linear)]
     if not moved:
         return None
     own = copy.deepcopy(config)
@@ -161,11 +161,3 @@ def _as_layers(module: nn.Module, weight: Tensor | ExpertStack) -> Tensor:
 
 def _names(given: Any) -> list[str]:
     return [given] if isinstance(given, str) else list(given or [])
-
-
-def _ends_with(name: str, target: str) -> bool:
-    return name == target or name.endswith("." + target)
-
-
-def _last_parts(name: str, count: int) -> str:
-    return ".".join(name.split(".")[-count:])

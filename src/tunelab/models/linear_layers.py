@@ -17,6 +17,16 @@ from tunelab.models.quantized_linear import QuantizedLinear
 ROUTERS = ("router", "gate", "shared_expert_gate")
 
 
+def is_end_of(target: str, name: str) -> bool:
+    """Whether a target, as in PEFT, is a module's or a weight's name or the end of it."""
+    return name == target or name.endswith("." + target)
+
+
+def last_part(name: str, parts: int = 2) -> str:
+    """The last parts of a name: "self_attn.q_proj"."""
+    return ".".join(name.split(".")[-parts:])
+
+
 def linear_names(model: PreTrainedModel) -> list[str]:
     """Dotted names of all linear layers (GPT-2's Conv1D included) except the output head and routers of experts.
 

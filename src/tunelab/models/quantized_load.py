@@ -24,7 +24,7 @@ from tunelab.models.complete import check_head, check_nothing_left_over, check_s
 from tunelab.models.expert_stack import ExpertStack, can_be_stored, quantized_stack, set_stack
 from tunelab.models.formats._format import WeightFormat, check_layout
 from tunelab.models.fused_weights import FusedWeights, stored_otherwise
-from tunelab.models.linear_layers import experts, linear_names, stacked_weights
+from tunelab.models.linear_layers import experts, is_end_of, last_part, linear_names, stacked_weights
 from tunelab.models.quantized_linear import QuantizedLinear, quantized_layers
 
 
@@ -189,20 +189,20 @@ def layers_to_quantize(model: PreTrainedModel, skip: Sequence[str] = ()) -> list
     names = linear_names(model)
     every = (*names, *stacked_weights(model))
     for wanted in skip:
-        if not any(name == wanted or name.endswith("." + wanted) for name in every):
-            shown = sorted({".".join(name.split(".")[-2:]) for name in every})
+        if not any(is_end_of(wanted, name) for name in every):
+            shown = sorted(set(map(last_part, every)))
             raise ModelError(
                 f"precision.skip: {wanted!r} matches no linear layer of {type(model).__name__}",
                 "linear layers: " + ", ".join(shown),
             )
-    return [name for name in names if not any(name == other or name.endswith("." + other) for other in skip)]
+    return [name for name in names if not any(is_end_of(other, name) for other in skip)]
 
 
 def stacks_to_quantize(model: PreTrainedModel, skip: Sequence[str] = ()) -> list[str]:
     """Names of experts' weights [experts, ., .] to quantize: all but `skip`, if the experts say how they compute."""
     modules = dict(model.named_modules())
     names = [name for name in stacked_weights(model) if can_be_stored(modules[name.rpartition(".")[0]])]
-    return [name for name in names if not any(name == other or name.endswith("." + other) for other in skip)]
+    return [name for name in names if not any(is_end_of(other, name) for other in skip)]
 
 
 def _set_quantized(

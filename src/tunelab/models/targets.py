@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from tunelab.errors import ModelError
 from tunelab.models.expert_adapters import matches_stack, stacked_targets
-from tunelab.models.linear_layers import linear_names, router_weights, stacked_weights
+from tunelab.models.linear_layers import is_end_of, last_part, linear_names, router_weights, stacked_weights
 
 #: What `targets` may say in place of names or an expression.
 WORDS = ("all-linear", "attention")
@@ -90,7 +90,7 @@ def _stacks(model: PreTrainedModel, targets: str | Sequence[str]) -> list[str]:
     if isinstance(targets, str) and targets not in WORDS:
         return [name for name in stacked_weights(model) if re.fullmatch(targets, name)]
     known, short = {**stacked_weights(model), **dict.fromkeys(router_weights(model))}, stacked_targets(model, targets)
-    return [name for name in known if any(_is_end_of(one, name) for one in short)]
+    return [name for name in known if any(is_end_of(one, name) for one in short)]
 
 
 def layer_of(name: str) -> int | None:
@@ -110,7 +110,7 @@ def _chosen(model: PreTrainedModel, targets: str | Sequence[str]) -> list[str]:
     known = [*names, *_linear_routers(model), *([head] if head else [])]
     chosen = _matched(model, targets, known) if isinstance(targets, str) else _named(model, targets, known)
     if read := [name for name in chosen if name in left_out]:
-        what = targets if isinstance(targets, str) else next(one for one in targets if _is_end_of(one, read[0]))
+        what = targets if isinstance(targets, str) else next(one for one in targets if is_end_of(one, read[0]))
         raise ModelError(
             f"adapter.targets: {what!r} of {type(model).__name__}: fused kernels read its weight past an adapter",
             "name other layers, such as in_proj",
@@ -140,13 +140,13 @@ def _attention(model: PreTrainedModel) -> list[str]:
 def _named(model: PreTrainedModel, targets: Sequence[str], known: Sequence[str]) -> list[str]:
     """The layers whose names end with one of `targets`, each of which matches at least one."""
     for target in targets:
-        if not any(_is_end_of(target, name) for name in known) and not matches_stack(model, target):
+        if not any(is_end_of(target, name) for name in known) and not matches_stack(model, target):
             listed = [*last_parts(model), *stacked_targets(model, "all-linear")]
             raise ModelError(
                 f"adapter.targets: {target!r} matches no linear layer of {type(model).__name__}",
                 _nearest(target, listed) + "linear layers: " + ", ".join(listed),
             )
-    return [name for name in known if any(_is_end_of(target, name) for target in targets)]
+    return [name for name in known if any(is_end_of(target, name) for target in targets)]
 
 
 def _matched(model: PreTrainedModel, pattern: str, known: Sequence[str]) -> list[str]:
@@ -176,7 +176,7 @@ def _without(model: PreTrainedModel, chosen: Sequence[str], exclude: str | Seque
         excluded = {exclude: [name for name in chosen if re.fullmatch(exclude, name)]}
     else:
         ends = {name: name.removesuffix(".weight") for name in chosen}  # of routers
-        excluded = {one: [name for name in chosen if _is_end_of(one, ends[name])] for one in exclude}
+        excluded = {one: [name for name in chosen if is_end_of(one, ends[name])] for one in exclude}
     for one, found in excluded.items():
         if not found:
             raise ModelError(
@@ -202,9 +202,9 @@ def _shortest(model: nn.Module, chosen: Sequence[str], given: str | Sequence[str
     """Names that match the chosen modules and no other (of a vision part): as given, or their last two parts, or all of
     their parts."""
     wanted, names = set(chosen), [name for name, _ in model.named_modules()]
-    as_given = [] if isinstance(given, str) else [one for one in given if any(_is_end_of(one, name) for name in chosen)]
+    as_given = [] if isinstance(given, str) else [one for one in given if any(is_end_of(one, name) for name in chosen)]
     for short in (as_given, sorted({last_part(name) for name in chosen})):
-        if all(any(_is_end_of(one, name) for one in short) == (name in wanted) for name in names):
+        if all(any(is_end_of(one, name) for one in short) == (name in wanted) for name in names):
             return short
     return sorted(chosen)
 
@@ -227,18 +227,8 @@ def last_parts(model: PreTrainedModel) -> list[str]:
     return sorted({last_part(name) for name in linear_names(model)})
 
 
-def last_part(name: str) -> str:
-    """The last two parts of a name: "self_attn.q_proj"."""
-    return ".".join(name.split(".")[-2:])
-
-
-def _is_end_of(target: str, name: str) -> bool:
-    """Whether a target, as in PEFT, is a layer's name or the end of it."""
-    return name == target or name.endswith("." + target)
-
-
 def _nearest(target: str, names: Sequence[str]) -> str:
     """A question with the names whose last parts, as many as the target has, are most like it; "" = none is."""
-    ends = {".".join(name.split(".")[-1 - target.count(".") :]): name for name in names}
+    ends = {last_part(name, 1 + target.count(".")): name for name in names}
     near = difflib.get_close_matches(target, ends, n=_NEAREST, cutoff=0.4)
     return f"did you mean {' or '.join(ends[one] for one in near)}? " if near else ""

@@ -11,6 +11,7 @@ from peft import PeftModel
 from torch import nn
 
 from tunelab.config import AdapterSettings, Recipe
+from tunelab.config.types import TARGET_WORDS
 from tunelab.errors import ModelError, RunError, UsageError
 from tunelab.files import directory_written_atomically
 from tunelab.models.adapters import check_adapter_files, save_adapter
@@ -129,8 +130,7 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
 
 def _is_word(value: Any) -> bool:
     """Whether it is a name: as a recipe's `targets`, a string alone is a regular expression, but for our two words."""
-    words = ("all-linear", "attention")
-    return isinstance(value, str) and value not in words and re.fullmatch(r"[\w-]+", value) is not None
+    return isinstance(value, str) and value not in TARGET_WORDS and re.fullmatch(r"[\w-]+", value) is not None
 
 
 def _check_said(asked: AdapterSettings, found: dict[str, Any], folder: Path) -> None:

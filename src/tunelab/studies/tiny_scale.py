@@ -15,6 +15,7 @@ from typing import Any
 from tunelab.config import Recipe
 from tunelab.config.study import Study, parse_study
 from tunelab.config.study_tree import Tree, merged
+from tunelab.config.types import TARGET_WORDS
 from tunelab.data.reader import check_hub_rows
 from tunelab.errors import DataError, ModelError
 from tunelab.evaluation.benchmark_files import are_complete, benchmark_files, load_benchmark
@@ -82,7 +83,7 @@ def _toy(recipe: Recipe, folder: Path, *, named: bool) -> tuple[Toy | None, bool
 def _adapter_of_a_toy(recipe: Recipe) -> Tree:
     """Keys with which the recipe's adapter fits a toy of two layers: no numbers of layers, no adapter of its model."""
     adapter = recipe.adapter
-    is_expression = isinstance(adapter.targets, str) and adapter.targets not in ("all-linear", "attention")
+    is_expression = isinstance(adapter.targets, str) and adapter.targets not in TARGET_WORDS
     if adapter.layers or adapter.from_ or is_expression or isinstance(adapter.exclude, str):
         return {"adapter": {"targets": "all-linear", "layers": None, "exclude": [], "from": None}}
     return {}
