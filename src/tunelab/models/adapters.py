@@ -32,9 +32,10 @@ from tunelab.models.expert_adapters import (
     from_plain_peft,
     names_kept,
     stored_names,
+    weight_name,
     widths,
 )
-from tunelab.models.expert_stack import stacks_as_parameters, use_expert_lora
+from tunelab.models.expert_stack import base_name, stacks_as_parameters, use_expert_lora
 from tunelab.models.finite import check_files_finite
 from tunelab.models.folder_files import json_object
 from tunelab.models.forward import underlying
@@ -336,15 +337,15 @@ def coverage(model: PeftModel) -> Coverage:
     base = underlying(model)
     adapted = {name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
     on_experts = {
-        f"{name.replace('.base_layer', '')}.{module.parameter_name}": module.num_experts * _weights(module)
+        weight_name(name, module): module.num_experts * _weights(module)
         for name, module in adapted.items()
         if isinstance(module, ParamWrapper) and module.num_experts > 1
     }
-    others = {name.replace(".base_layer", ""): layer for name, layer in adapted.items() if not _is_of_experts(layer)}
-    stacked = {name.replace(".base_layer", ""): count for name, count in stacked_weights(base).items()}
+    others = {base_name(name): layer for name, layer in adapted.items() if not _is_of_experts(layer)}
+    stacked = {base_name(name): count for name, count in stacked_weights(base).items()}
     bare = [count for name, count in stacked.items() if name not in on_experts]
-    routers = {name.replace(".base_layer", "").removesuffix(".weight") for name in router_weights(base)}
-    linear = {name.replace(".base_layer", "") for name in linear_names(base) if ".lora_" not in name}
+    routers = {base_name(name).removesuffix(".weight") for name in router_weights(base)}
+    linear = {base_name(name) for name in linear_names(base) if ".lora_" not in name}
     return Coverage(
         len(others),
         sum(_weights(layer) for layer in others.values()),

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunelab.errors import ModelError
-from tunelab.models.expert_stack import ExpertStack, quantized_stacks
+from tunelab.models.expert_stack import ExpertStack, base_name, quantized_stacks
 from tunelab.models.linear_layers import is_end_of, last_part, linear_names, router_weights, stacked_weights
 
 #: In names of an adapter from before transformers 5.
@@ -128,6 +128,11 @@ def stored_names(model: PeftModel, file: Path) -> set[str]:
             model=model, peft_config=model.peft_config["default"], adapter_state_dict=load_file(file)
         )
     )
+
+
+def weight_name(name: str, wrapper: ParamWrapper) -> str:
+    """The base's name of the weight that a wrapper adapts; wrappers of several weights of one module are nested."""
+    return f"{base_name(name)}.{wrapper.parameter_name}"
 
 
 def adapted_stack(wrapper: ParamWrapper, inputs: Callable[[int, Tensor], Tensor]) -> Tensor:

@@ -89,13 +89,14 @@ def quantized_stack(form: WeightFormat, weight: Tensor, *, dtype: torch.dtype, t
     return ExpertStack(form, packed, shape, dtype=dtype, transposed=transposed)
 
 
+def base_name(name: str) -> str:
+    """A module's or weight's name in the base model: without PEFT's wrappers around layers."""
+    return name.replace(".base_layer", "")
+
+
 def quantized_stacks(model: nn.Module) -> dict[str, ExpertStack]:
     """Every quantized stack of a model, by its dotted name without PEFT's wrappers."""
-    return {
-        name.replace(".base_layer", ""): module
-        for name, module in model.named_modules()
-        if isinstance(module, ExpertStack)
-    }
+    return {base_name(name): module for name, module in model.named_modules() if isinstance(module, ExpertStack)}
 
 
 def can_be_stored(module: nn.Module) -> bool:

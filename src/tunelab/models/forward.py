@@ -111,12 +111,8 @@ def packed_positions(row_starts: Tensor, tokens: int) -> Tensor:
     return torch.arange(tokens, device=row_starts.device) - starts
 
 
-def ignored(lengths: Tensor) -> None:
-    """A BeforePass for passes that nobody needs to know of."""
-
-
 def packed_hidden_states(
-    model: nn.Module, input_ids: Tensor, row_starts: Tensor, before_pass: BeforePass = ignored
+    model: nn.Module, input_ids: Tensor, row_starts: Tensor, before_pass: BeforePass | None = None
 ) -> Tensor:
     """Last hidden states [tokens, hidden] of a packed sequence; call it inside `with packed_attention(model)`.
 
@@ -128,8 +124,9 @@ def packed_hidden_states(
     tokens = len(input_ids)
     positions = packed_positions(row_starts, tokens)
     padding = padded_tokens(tokens, input_ids.device) - tokens
-    lengths = torch.repeat_interleave(row_starts.diff(), row_starts.diff(), output_size=tokens)
-    before_pass(functional.pad(lengths, (0, padding), value=1)[None])
+    if before_pass is not None:
+        lengths = torch.repeat_interleave(row_starts.diff(), row_starts.diff(), output_size=tokens)
+        before_pass(functional.pad(lengths, (0, padding), value=1)[None])
     output = backbone(model)(
         input_ids=functional.pad(input_ids, (0, padding))[None],  # [1, tokens + padding]
         position_ids=functional.pad(positions, (0, padding))[None],
@@ -157,7 +154,7 @@ def hidden_states(
     input_ids: Tensor,
     row_starts: Tensor,
     layout: RowLayout,
-    before_pass: BeforePass = ignored,
+    before_pass: BeforePass | None = None,
 ) -> Tensor:
     """Last hidden states [tokens, hidden] of rows, end to end; call it inside `with attention_of(model, layout)`.
 
@@ -197,7 +194,7 @@ def longrope_border(model: nn.Module) -> int | None:
 
 
 def _hidden_states(
-    model: nn.Module, input_ids: Tensor, row_starts: Tensor, layout: RowLayout, before_pass: BeforePass
+    model: nn.Module, input_ids: Tensor, row_starts: Tensor, layout: RowLayout, before_pass: BeforePass | None
 ) -> Tensor:
     if layout == "packed":
         return packed_hidden_states(model, input_ids, row_starts, before_pass)
@@ -205,7 +202,7 @@ def _hidden_states(
 
 
 def _padded_hidden_states(
-    model: nn.Module, input_ids: Tensor, row_starts: Tensor, before_pass: BeforePass, *, at_once: bool
+    model: nn.Module, input_ids: Tensor, row_starts: Tensor, before_pass: BeforePass | None, *, at_once: bool
 ) -> Tensor:
     """hidden_states() by the model's own attention, rows of similar length at once, or each row alone."""
     starts = row_starts.tolist()
@@ -219,7 +216,8 @@ def _padded_hidden_states(
         is_token = steps[None] < own
         place = begins + steps
         ids = torch.where(is_token, input_ids[place.clamp_max(len(input_ids) - 1)], 0)
-        before_pass(own.expand(ids.shape))
+        if before_pass is not None:
+            before_pass(own.expand(ids.shape))
         found.append(backbone(model)(input_ids=ids, use_cache=False).last_hidden_state[is_token])
         places.append(place[is_token])
     return torch.cat(found)[torch.cat(places).argsort()]

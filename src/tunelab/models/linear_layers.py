@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from tunelab.models.expert_stack import ExpertStack
+from tunelab.models.expert_stack import ExpertStack, base_name
 from tunelab.models.forward import backbone
 from tunelab.models.quantized_linear import QuantizedLinear
 
@@ -41,7 +41,7 @@ def router_weights(model: nn.Module) -> list[str]:
     """Names of the weights [experts, hidden] of all routers, linear layers or not."""
     blocks = {name.rpartition(".")[0] for name, _ in experts(model)}
     names = [name for name, _ in model.named_parameters()]
-    return [name for name in names if _is_router(name.replace(".base_layer", ""), blocks)]
+    return [name for name in names if _is_router(base_name(name), blocks)]
 
 
 def _is_router(weight: str, blocks: Collection[str]) -> bool:

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunelab.errors import ModelError
 from tunelab.models.digest import weights_hash
-from tunelab.models.expert_adapters import adapted_stack, merged_stack
+from tunelab.models.expert_adapters import adapted_stack, merged_stack, weight_name
 from tunelab.models.expert_stack import ExpertStack, set_dense
 from tunelab.models.formats._format import WeightFormat
 from tunelab.models.forward import underlying
@@ -108,16 +108,11 @@ def adapted_outputs(model: PeftModel) -> dict[str, Tensor]:
     for name, layer in underlying(model).named_modules():
         if isinstance(layer, ParamWrapper):
             with torch.no_grad():
-                outputs[_parameter(name, layer)] = adapted_stack(layer, _inputs)
+                outputs[weight_name(name, layer)] = adapted_stack(layer, _inputs)
         elif hasattr(layer, "base_layer") or isinstance(layer, ModulesToSaveWrapper):
             # PEFT's layer for single tokens is in a wrapper, which has the embedding's name.
             outputs[name.removesuffix(".token_adapter")] = _output(layer)
     return outputs
-
-
-def _parameter(name: str, wrapper: ParamWrapper) -> str:
-    """The name of the weight itself; wrappers of several weights of one module are nested."""
-    return f"{name.replace('.base_layer', '')}.{wrapper.parameter_name}"
 
 
 def compare_outputs(expected: Mapping[str, Tensor], merged: PreTrainedModel) -> MergeCheck:

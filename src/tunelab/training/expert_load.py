@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tunelab.models.complete import LAYER
+from tunelab.models.expert_stack import base_name
 from tunelab.models.linear_layers import ROUTERS, experts
 
 
@@ -23,7 +24,7 @@ class ExpertLoad:
         self._chosen: dict[str, Tensor] = {}
         modules = dict(model.named_modules())
         for name, module in experts(model):
-            plain = name.replace(".base_layer", "")
+            plain = base_name(name)
             found = LAYER.search(plain)
             self._count(found.group(1) if found else plain, modules, plain, module)
 

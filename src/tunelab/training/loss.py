@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from tunelab.data.loader import LossOn, PackedBatch, TokenTable, packed_batch
 from tunelab.data.packing import pack_best_fit
-from tunelab.models.forward import BeforePass, RowLayout, attention_of, hidden_states, ignored, underlying
+from tunelab.models.forward import BeforePass, RowLayout, attention_of, hidden_states, underlying
 from tunelab.models.head import output_head, trained_behind
 from tunelab.models.structure import row_layout
 from tunelab.training.embedding_noise import EmbeddingNoise
@@ -138,7 +138,7 @@ class TargetLoss(nn.Module):
         vocabulary = underlying(model).config.get_text_config().vocab_size
         self.chunk = chunk or max(1, LOGITS_PER_CHUNK // vocabulary // ROWS_STEP) * ROWS_STEP
         self._behind: list[nn.Parameter] | None = None
-        self._before_pass: BeforePass = ignored
+        self._before_pass: BeforePass | None = None
         if noise_alpha is not None:
             self._before_pass = EmbeddingNoise(underlying(model).get_input_embeddings(), noise_alpha).before_pass
 
