@@ -16,11 +16,13 @@ import random
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import psutil
 from forked import forked
 from study_files import searched_study, write_study_files
 from study_kill_driver import found
@@ -58,7 +60,17 @@ def working(executor: str, child: int) -> list[int]:
     """Processes that run a job now: the study's own while it has a run open, or those of its executor."""
     if executor == "here":
         return [child] if any("/runs/" in one or "/evaluations/" in one for one in open_files(child)) else []
+    if executor == "ray":
+        return ray_tasks(child)
     return [int(one.name) for one in Path("/proc").glob("[0-9]*") if is_job(one)]
+
+
+def ray_tasks(child: int) -> list[int]:
+    """Workers of the study's own local cluster that run a task, whose name Ray makes their title."""
+    with suppress(psutil.NoSuchProcess):
+        titles = {one.pid: " ".join(one.cmdline()) for one in psutil.Process(child).children(recursive=True)}
+        return [number for number, title in titles.items() if title.startswith("ray::") and "ray::IDLE" not in title]
+    return []
 
 
 def open_files(process: int) -> list[str]:
@@ -72,7 +84,7 @@ def is_job(process: Path) -> bool:
     """Whether a process is a job of this script's study, which alone has its cache."""
     try:
         command = (process / "cmdline").read_bytes()
-        if b"ray::work" not in command and b"submitit.core._submit" not in command:
+        if b"submitit.core._submit" not in command:
             return False
         return f"TUNELAB_CACHE={os.environ['TUNELAB_CACHE']}".encode() in (process / "environ").read_bytes()
     except OSError:  # it has ended, or is another user's

@@ -48,6 +48,15 @@ EACH = ["job in tries", "study in tries", "job in final trainings", "study in fi
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)  # every job and every attempt is a process of its own, which imports torch
+def test_ray(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs ray (pip install tunelab[ray]), which is not installed")
+    found = killed(tmp_path, "ray", 4)
+    assert found["hits"] == EACH
+    check_is_the_same(found)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_slurm(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     place = write_commands(tmp_path / "bin", tmp_path / "cluster")
