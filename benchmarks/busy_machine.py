@@ -93,7 +93,8 @@ def main() -> None:
             if not folder.exists():
                 save_model(SHAPES[shape], folder)
             rows += measured(shape, folder, given.repeats, given.steps, cores)
-    write_results("busy-machine", {"machine": here, "rows": rows}, "\n".join(page(rows, cores, here)) + "\n")
+    text = "\n".join(page(rows, cores, here, given.steps)) + "\n"
+    write_results("busy-machine", {"machine": here, "rows": rows}, text)
 
 
 def measured(shape: str, folder: Path, repeats: int, steps: int, cores: int) -> list[dict[str, Any]]:
@@ -108,13 +109,15 @@ def measured(shape: str, folder: Path, repeats: int, steps: int, cores: int) -> 
     return [{"shape": shape, "setting": name, **values} for name, values in found.items()]
 
 
-def page(rows: list[dict[str, Any]], cores: int, here: dict[str, Any]) -> list[str]:
+def page(rows: list[dict[str, Any]], cores: int, here: dict[str, Any], steps: int) -> list[str]:
     """The page: medians of the repeats, and what a busy machine costs against OpenMP's default alone."""
-    lines = heading("A training step on a busy machine", "benchmarks/busy_machine.py", here, matmul_rates())
+    repeats = len(rows[0]["alone"])
+    command = f"benchmarks/busy_machine.py --repeats {repeats} --steps {steps}"
+    lines = heading("A training step on a busy machine", command, here, matmul_rates())
+    spread = f"median of {repeats} processes (lowest to highest)" if repeats > 1 else "one process each"
     lines += [
-        "",
-        f"Seconds for a step of {TOKENS} tokens, median of the repeats (lowest to highest), alone and beside {cores} "
-        "processes that never wait. Fair beside them would be twice the time. The demo's model has 2.2M parameters.",
+        f"Seconds for a step of {TOKENS} tokens, {spread}, alone and beside {cores} processes that never wait. "
+        "Fair beside them would be twice the time. The demo's model has 2.2M parameters.",
         "",
         f"| model | threads | alone | beside {cores} busy processes | ratio |",
         "|---|---|---|---|---|",
@@ -127,7 +130,9 @@ def page(rows: list[dict[str, Any]], cores: int, here: dict[str, Any]) -> list[s
 
 
 def seconds(values: list[float]) -> str:
-    return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+    """Median, and lowest to highest in brackets where there are several."""
+    spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
+    return f"{median(values):.2f}{spread}"
 
 
 if __name__ == "__main__":

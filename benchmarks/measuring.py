@@ -143,7 +143,8 @@ def spread(speeds: Sequence[float]) -> str:
 def heading(title: str, command: str, machine: dict[str, Any], rates: dict[str, float]) -> list[str]:
     """The first lines of a result page: what ran where."""
     libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
-    products = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {name}" for name, rate in rates.items())
+    shown = {name: f"{rate / 1e9:,.0f}" if rate >= 1e9 else "under 1" for name, rate in rates.items()}
+    products = ", ".join(f"{rate} GFLOP/s in {name}" for name, rate in shown.items())
     return [
         f"# {title}, {machine['date']}",
         "",

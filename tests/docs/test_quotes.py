@@ -10,7 +10,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from scripts import quote_results, record_demo  # noqa: E402
+from scripts import quote_results, record_demo, record_study  # noqa: E402
 
 KNOWN = {"demo": ("2026-01-02-demo", {"time": "3 s", "table": "\n```\na  1\n```\n"})}
 
@@ -89,3 +89,20 @@ def test_long_sentences_are_wrapped_and_tables_are_not() -> None:
 def test_a_command_that_fails_ends_the_recording(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="tunelab report missing: exit code"):
         record_demo.tunelab(tmp_path, "report", "missing")
+
+
+def test_the_record_of_a_study_has_its_answers_and_no_list_of_items() -> None:
+    report = (
+        "**Small scale.**\n\n# LoRA or not\n\n2026-11-30 15:18 UTC\n\n**Is it better?** Not known.\n\n"
+        "## Quality\n\n| Arm |\n\n## Flips\n\nitem 1\n\n## Caveats\n\n- one\n"
+    )
+    here = {"date": "2026-12-01", "processor": "CPU", "cores": 2, "python": "3.11", "libraries": {"torch": "2"}}
+    page = record_study.page(report, "tunelab study run x", "One core was busy.", here)
+    assert page == (
+        "# LoRA or not, 2026-12-01\n\nCPU, 2 cores; python 3.11, torch 2. One core was busy.\n"
+        "The sections below are those of the study's report.\n\n```\ntunelab study run x\n```\n\n## Answers\n\n"
+        "<!-- block answers -->\n**Small scale.**\n\n**Is it better?** Not known.\n<!-- end answers -->\n\n"
+        "## Quality\n\n<!-- block quality -->\n| Arm |\n<!-- end quality -->\n\n## Caveats\n\n- one\n"
+    )
+    with pytest.raises(ValueError, match=r"report\.md has no title: not the report of a study"):
+        record_study.report_sections("no report")
