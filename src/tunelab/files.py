@@ -264,6 +264,24 @@ def recover_all_in(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
+def read_text(path: Path, error: type[TunelabError], remedy: str, *, key: str | None = None) -> str:
+    """The text of a file in UTF-8; line ends become "\\n".
+
+    Args:
+        error: what is raised, and with which remedy, if it is not UTF-8.
+        key: the setting that names the file, if one does.
+
+    Raises:
+        TunelabError: of that kind: it is not UTF-8.
+        OSError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as reason:
+        named = f"{key}: {path}" if key else str(path)
+        raise error(f"{named}: not UTF-8 at byte {reason.start}", remedy) from None
+
+
 def read_json(
     path: Path, error: type[TunelabError] = RunError, remedy: str = "restore it from a copy, or start again"
 ) -> dict[str, Any]:
@@ -276,10 +294,9 @@ def read_json(
         TunelabError: of that kind: it is not UTF-8, not JSON, or no object.
         OSError: it cannot be read.
     """
+    text = read_text(path, error, remedy)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as reason:
-        raise error(f"{path}: not UTF-8 at byte {reason.start}", remedy) from None
+        found = json.loads(text)
     except (ValueError, RecursionError) as reason:
         raise error(f"{path}: not JSON: {reason}", remedy) from None
     if not isinstance(found, dict):

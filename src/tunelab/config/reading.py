@@ -23,7 +23,7 @@ from tunelab.config.rules import broken_rules
 from tunelab.config.types import shown
 from tunelab.config.yaml_text import dump_yaml, parse_yaml
 from tunelab.errors import ConfigError, Problem, UsageError
-from tunelab.files import as_path
+from tunelab.files import as_path, read_text
 
 #: What the Python API takes as a recipe.
 RecipeLike = Recipe | Mapping[str, Any] | str | Path
@@ -159,11 +159,9 @@ def to_yaml(recipe: Recipe) -> str:
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, UsageError, "save the recipe as UTF-8 text")
     except FileNotFoundError:
         raise UsageError(f"{path}: no such recipe file", "give the path of a YAML file, or section.key=value") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 at byte {error.start}", "save the recipe as UTF-8 text") from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}", "give the path of a YAML file") from None
     except ValueError as error:  # a null character or a lone surrogate in the name

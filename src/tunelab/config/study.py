@@ -25,7 +25,7 @@ from tunelab.config.twins import said_of_twins, twins, with_own_model
 from tunelab.config.types import Flag, Positive, Text
 from tunelab.config.yaml_text import parse_yaml
 from tunelab.errors import ConfigError, Problem, UsageError
-from tunelab.files import as_path
+from tunelab.files import as_path, read_text
 
 #: The benchmark of general texts that shows what tuning cost elsewhere.
 FORGETTING = "forgetting"
@@ -193,11 +193,10 @@ def load_study(path: str | Path, changes: Sequence[str] = (), *, scale: Scale = 
     """
     origin = study_file(path)
     try:
-        tree = parse_yaml(origin.read_text(encoding="utf-8"), origin=str(origin))
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{origin}: not UTF-8 at byte {error.start}", "save the study as UTF-8 text") from None
+        text = read_text(origin, UsageError, "save the study as UTF-8 text")
     except OSError as error:
         raise UsageError(f"{origin}: cannot be read: {error.strerror}", "give the path of a study's file") from None
+    tree = parse_yaml(text, origin=str(origin))
     if not isinstance(tree, dict):
         raise ConfigError(str(origin), [Problem("study", "expected a mapping of keys", "begin with `title: ...`")])
     full, tree = tree, at_scale(tree, scale, str(origin))

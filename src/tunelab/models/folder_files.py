@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunelab.errors import ModelError
-from tunelab.files import read_json
+from tunelab.files import read_json, read_text
 
 REMEDY = "restore the file, or download the model again"
 NOT_UNPICKLED = "pickled weights can run code and are not loaded; save the model with save_pretrained to convert it"
@@ -53,7 +53,7 @@ def check_tokenizer_files(folder: Path) -> None:
             json_object(folder / name)
     for pattern in TEMPLATE_FILES:
         for file in folder.glob(pattern):
-            _check_text(file)
+            read_text(file, ModelError, REMEDY)
 
 
 def check_tokenizer_json(folder: Path) -> None:
@@ -77,13 +77,6 @@ def json_object(file: Path) -> dict[str, Any]:
         ModelError: the file is something else.
     """
     return read_json(file, ModelError, REMEDY)
-
-
-def _check_text(file: Path) -> None:
-    try:
-        file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{file}: not UTF-8 at byte {error.start}", REMEDY) from None
 
 
 def _check_index(file: Path, index: Mapping[str, Any]) -> None:

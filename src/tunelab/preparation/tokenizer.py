@@ -18,6 +18,7 @@ from tunelab.data.template_date import day_of_rendering, fixed_date, with_fixed_
 from tunelab.data.templates import AUTO, get_template, resolved_name
 from tunelab.data.tokenize import leading_special_ids
 from tunelab.errors import TunelabError, UsageError
+from tunelab.files import read_text
 from tunelab.models.load import load_tokenizer
 
 #: Of `model.new_tokens`: those that the chat template needs and the tokenizer lacks.
@@ -195,11 +196,7 @@ def template_file(name: str) -> str:
     if not path.is_file():
         raise UsageError(f"data.chat_template: {path}: no such file", "give the path of a Jinja chat template")
     try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"data.chat_template: {path}: not UTF-8 at byte {error.start}", "save it as UTF-8 text"
-        ) from None
+        return read_text(path, UsageError, "save it as UTF-8 text", key="data.chat_template")
     except OSError as error:
         raise UsageError(
             f"data.chat_template: {path}: cannot be read: {error.strerror}", "check its permissions"
