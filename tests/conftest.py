@@ -5,12 +5,12 @@ from __future__ import annotations
 import atexit
 import gc
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from run_cache import new_cache
 
 # Set before anything imports transformers, datasets or wandb: they read these once, when they are imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -21,8 +21,7 @@ os.environ["WANDB_MODE"] = "offline"
 # and in every process that a test starts.
 os.environ["OMP_NUM_THREADS"] = os.environ.get("TUNELAB_TEST_THREADS", "1")
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share that of the process that starts them
-    os.environ["TUNELAB_CACHE"] = tempfile.mkdtemp(prefix="tunelab-test-cache-")
-    atexit.register(shutil.rmtree, os.environ["TUNELAB_CACHE"], ignore_errors=True)
+    os.environ["TUNELAB_CACHE"] = str(new_cache(Path(tempfile.gettempdir())))
 
 # What a test writes need not outlast a power cut. Tests of what a crash leaves put their own in its place.
 os.fsync = lambda fd: None

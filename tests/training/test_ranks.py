@@ -112,6 +112,8 @@ def test_torchrun_starts_the_command(tmp_path: Path) -> None:
         "--standalone",
         "--nproc-per-node",
         "2",
+        "--log-dir",  # else it leaves one among the machine's temporary files
+        str(tmp_path / "logs"),
         "-m",
         "tunelab",
         "train",
