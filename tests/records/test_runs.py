@@ -256,6 +256,7 @@ def test_a_recipe_that_was_edited_since_the_run_started(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run", to_yaml(recipe))
     text = run.recipe_file.read_text(encoding="utf-8")
     lines = ("lr: 0.0001", "lr: 0.0002"), ("name: none", "name: nf4"), ("loss_on: completion", "loss_on: all")
+    lines = *lines, ("new_tokens: null", "new_tokens: template")
     run.recipe_file.write_text(text.replace(*lines[0]), encoding="utf-8")
     assert run.recipe.train.lr == 2e-4, "it has not started"
     run.update_manifest(recipe=trained_with(recipe))

@@ -15,9 +15,13 @@ from tiny import model_folder
 from tunelab.config.study_tree import merged
 from tunelab.errors import ConfigError
 from tunelab.files import file_sha256
-from tunelab.models.load import weights_digest
-from tunelab.records.cells import cells_of, keep_cell, read_cell
+from tunelab.models.digest import adapter_hash
+from tunelab.models.load import tokenizer_fingerprint, weights_digest
+from tunelab.preparation.base import template_digest
+from tunelab.preparation.tokenizer import load_recipe_tokenizer
+from tunelab.records.cells import cells_of, keep_cell, known_cells, read_cell
 from tunelab.records.runs import Run
+from tunelab.studies.requirements import check_unchanged
 from tunelab.studies.run_study import checked_study, run_study
 from tunelab.studies.study_report import study_report
 
@@ -85,6 +89,42 @@ def test_what_changed_since_a_job_was_done_is_named(files: Path, tmp_path: Path)
         shutil.copy(tmp_path / "kept", files / "model" / "model.safetensors")
     rows.unlink()
     run_study(study, tmp_path / "out")
+
+
+@pytest.mark.parametrize("what", ["adapter_model.safetensors", "config.json", "tokenizer.json", "turns.jinja"])
+def test_a_file_next_to_rows_and_weights_that_changed_is_named(files: Path, tmp_path: Path, what: str) -> None:
+    """Trainings that came after would have started from another adapter, or have read rows as other tokens."""
+    model, adapter, template = tmp_path / "model", tmp_path / "adapter", tmp_path / "turns.jinja"
+    shutil.copytree(files / "model", model)
+    adapter.mkdir()
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    template.write_text("{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}", encoding="utf-8")
+    recipe = {"model": str(model), "adapter": {"from": str(adapter)}}
+    recipe["data"] = {"sources": [str(files / "rows.jsonl")], "template": "chat", "chat_template": str(template)}
+    study = study_of(files, recipe=recipe, arms={"lora": {}}, seeds=[0], questions=[])
+    cells = cells_of(study)
+    tokenizer = load_recipe_tokenizer(study.arm_recipe("lora", 0))
+    for cell in cells:
+        keep_cell(tmp_path / "out", replace(cell, status="done", folder=cell.key))
+    run = Run(tmp_path / "out" / cells[0].key)
+    run.path.mkdir(parents=True)
+    run.update_manifest(
+        model={"config_sha256": file_sha256(model / "config.json")},
+        adapter={"from": {"sha256": adapter_hash(adapter)}},
+        tokenizer=tokenizer_fingerprint(tokenizer),
+        data={"sources": [], "chat_template_sha256": template_digest(tokenizer)},
+    )
+    check_unchanged(study, known_cells(study, tmp_path / "out"), tmp_path / "out")
+    changed = next(tmp_path.glob(f"[am]*/{what}"), template)
+    changed.write_text(changed.read_text(encoding="utf-8").replace("e", "f", 1), encoding="utf-8")
+    place = {"adapter_model.safetensors": adapter, "config.json": changed, "turns.jinja": template}.get(what, model)
+    said = rf"arms\.lora: (the tokenizer of )?{place} has changed since the job 'lora, seed 0: training'"
+    with pytest.raises(ConfigError, match=said):
+        check_unchanged(study, known_cells(study, tmp_path / "out"), tmp_path / "out")
+    changed.unlink()
+    check_unchanged(study, known_cells(study, tmp_path / "out"), tmp_path / "out")
 
 
 def test_a_benchmark_whose_code_changed_since_it_was_scored_is_named(files: Path, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def trained_with(recipe: Recipe) -> dict[str, Any]:
     tree = recipe.model_dump(mode="json")
     sections = {name: tree[name] for name in ("precision", "adapter", "train")}
     sections["data"] = {name: tree["data"][name] for name in ("template", "date", "thoughts", "loss_on")}
+    sections["model"] = {"new_tokens": tree["model"]["new_tokens"]}
     found = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
     return {"method": tree["method"], **{key: found[key] for key in found if key.split(".")[1] not in MAY_CHANGE}}
 

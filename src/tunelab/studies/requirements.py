@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,14 @@ from tunelab.answering.benchmark_items import load_benchmarks
 from tunelab.config import Recipe
 from tunelab.config.questions import HELD_OUT
 from tunelab.config.study import Study
+from tunelab.data.template_date import rendered_on
 from tunelab.errors import ConfigError, Problem, TunelabError
 from tunelab.files import file_sha256, read_json
-from tunelab.models.load import load_config, weights_digest
+from tunelab.models.digest import adapter_hash
+from tunelab.models.load import load_config, tokenizer_fingerprint, weights_digest
+from tunelab.preparation.base import template_digest
 from tunelab.preparation.rows import check_hub_rows_are_here, check_local_files
-from tunelab.preparation.start import with_start
+from tunelab.preparation.start import adapter_folder, with_start
 from tunelab.preparation.tokenizer import load_recipe_tokenizer
 from tunelab.records.cells import Cell
 from tunelab.records.evaluation_files import SCORES
@@ -77,7 +82,8 @@ def _checks(
 
 
 def check_unchanged(study: Study, cells: Sequence[Cell], folder: Path) -> None:
-    """Check that data files, code and local models are those that done jobs used: the others would use something else.
+    """Check that files, code, local models and adapters are those that done jobs used: the others would use something
+    else.
 
     Args:
         cells: all of the study, with their status.
@@ -86,11 +92,11 @@ def check_unchanged(study: Study, cells: Sequence[Cell], folder: Path) -> None:
         ConfigError: lists what has changed since.
     """
     found: dict[str, Problem] = {}
-    digests = functools.cache(file_sha256)
+    digests, tokenizers = functools.cache(file_sha256), _Tokenizers()
     for cell in cells:
         if cell.status == "done":
             recipe = study.arm_recipe(cell.arm, study.seeds[0] if cell.seed is None else cell.seed)
-            for place in _changed_since(cell, recipe, folder / cell.folder, digests):
+            for place in _changed_since(cell, recipe, folder / cell.folder, digests, tokenizers):
                 remedy = "restore it, or run the study in another directory (--out)"
                 problem = Problem(f"arms.{cell.arm}", f"{place} has changed since the job {cell.title!r}", remedy)
                 found.setdefault(place, problem)
@@ -98,7 +104,9 @@ def check_unchanged(study: Study, cells: Sequence[Cell], folder: Path) -> None:
         raise ConfigError("before the first job", list(found.values()))
 
 
-def _changed_since(cell: Cell, recipe: Recipe, folder: Path, digests: Callable[[Path], str]) -> Iterator[str]:
+def _changed_since(
+    cell: Cell, recipe: Recipe, folder: Path, digests: Callable[[Path], str], tokenizers: _Tokenizers
+) -> Iterator[str]:
     """The files and folders of a recipe that are no longer what a done job used; what is gone or not known is none."""
     name, used = recipe.model.name, None
     code: Mapping[str, str] = {}
@@ -110,12 +118,65 @@ def _changed_since(cell: Cell, recipe: Recipe, folder: Path, digests: Callable[[
             path = Path(source.path or "")
             if known.startswith("sha256:") and path.is_file() and known != f"sha256:{digests(path)}":
                 yield str(path)
+        yield from _changed_config(name, manifest)
+        yield from _changed_start(recipe, manifest)
+        yield from tokenizers.changed(recipe, manifest)
     elif cell.benchmark and (folder / SCORES).exists():
         scores = read_json(folder / SCORES)
         used, code = None if cell.needs else scores["header"].get("model"), scores.get("code", {})
     yield from (file for file, known in code.items() if code_hashes(file).get(file, known) != known)
     if used is not None and used.startswith("sha256:") and Path(name).is_dir() and weights_digest(Path(name)) != used:
         yield name
+
+
+def _changed_config(name: str, manifest: Mapping[str, Any]) -> Iterator[str]:
+    file, known = Path(name) / "config.json", manifest["model"].get("config_sha256")
+    if known is not None and file.is_file() and file_sha256(file) != known:
+        yield str(file)
+
+
+def _changed_start(recipe: Recipe, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """The adapter that a training started from, if it is another one now."""
+    known, place = (manifest.get("adapter") or {}).get("from"), recipe.adapter.from_
+    if known is not None and place is not None:
+        with suppress(TunelabError):  # it is gone: a job that needs it says so
+            if adapter_hash(adapter_folder(Path(place))) != known["sha256"]:
+                yield place
+
+
+class _Tokenizers:
+    """The tokenizers and chat templates of recipes as they are now, each loaded once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[str, str] | None] = {}
+
+    def changed(self, recipe: Recipe, manifest: Mapping[str, Any]) -> Iterator[str]:
+        """The tokenizer's folder or the template's file, if a training used another content; hub names are pinned."""
+        model, data = recipe.model, recipe.data
+        folder, file = model.tokenizer or model.name, data.chat_template
+        used, used_template = manifest.get("tokenizer"), manifest["data"].get("chat_template_sha256")
+        if used is None or not (Path(folder).is_dir() or (file and Path(file).is_file())):
+            return
+        named = manifest.get("recipe", {}).get("model.new_tokens", model.new_tokens)
+        model = model.model_copy(update={"new_tokens": tuple(named) if isinstance(named, list) else named})
+        now = self._now(recipe.model_copy(update={"model": model}), manifest["data"].get("date"))
+        if now is None:
+            return
+        if now[0] != used:
+            yield f"the tokenizer of {folder}"
+        if used_template is not None and now[1] != used_template:
+            yield file or f"the chat template of {folder}"
+
+    def _now(self, recipe: Recipe, date: str | None) -> tuple[str, str] | None:
+        """Digests of tokenizer and chat template, the template's date fixed to this one; None if they are gone."""
+        key = repr((recipe.model, recipe.data, date))
+        if key not in self._known:
+            day = datetime.date.fromisoformat(date) if date else datetime.date.today()
+            self._known[key] = None
+            with suppress(TunelabError), rendered_on(day):
+                tokenizer = load_recipe_tokenizer(recipe)
+                self._known[key] = tokenizer_fingerprint(tokenizer), template_digest(tokenizer)
+        return self._known[key]
 
 
 def _check_model(recipe: Recipe) -> None:
