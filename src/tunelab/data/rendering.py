@@ -21,6 +21,10 @@ CHARACTERS, CHARACTERS_PER_CHARACTER = 1_000_000, 20
 REMEDY = "use a text template (data.template=alpaca), or another one (data.chat_template=FILE)"
 
 
+#: The limit of memory is the process's: of two threads, the second would restore what the first had set.
+_alone = threading.RLock()
+
+
 class Expired(BaseException):
     """Raised by the clock of processor_seconds(); no `except Exception` of a library catches it."""
 
@@ -36,7 +40,7 @@ def rendered(apply: Callable[[], str], characters: int) -> str:
         ModelError: it takes too long, too much memory, or grows too large.
     """
     try:
-        with processor_seconds(SECONDS), _bytes(BYTES):
+        with _alone, processor_seconds(SECONDS), _bytes(BYTES):
             text = apply()
     except Expired:
         raise ModelError(

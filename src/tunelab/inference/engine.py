@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 from tunelab.errors import ModelError
 from tunelab.inference.row import Generation, Row, finished, new_row, seen_tokens
 from tunelab.inference.sampling import Decoding, next_tokens
-from tunelab.models.modes import evaluation_mode
+from tunelab.models.modes import evaluation_mode, one_at_a_time
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -88,7 +88,8 @@ def generate(
             )
             yield from (finished(row, tokenizer, decoding) for row in ended if row.index not in skip)
             continue
-        weights = weights or OneDnnWeights(model)
+        with one_at_a_time(model):  # while another thread computes, the layers are not as they are
+            weights = weights or OneDnnWeights(model)
         batch = _Batch(model, weights, waiting, decoding, stop_token_ids, micro_batch_tokens, border)
         while not batch.is_done:
             for row in _advance(batch, until_one_ends=True):
@@ -159,10 +160,11 @@ def _prepacked(model: nn.Module) -> OneDnnWeights:
     """For answers one at a time: prepacked once for as long as the model lives, or until its weights change."""
     from tunelab.models.onednn_weights import OneDnnWeights
 
-    weights = _onednn_weights.get(model)
-    if weights is None or not weights.is_current:
-        weights = _onednn_weights[model] = OneDnnWeights(model)
-    return weights
+    with one_at_a_time(model):
+        weights = _onednn_weights.get(model)
+        if weights is None or not weights.is_current:
+            weights = _onednn_weights[model] = OneDnnWeights(model)
+        return weights
 
 
 class _Batch:
