@@ -28,13 +28,14 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 if TYPE_CHECKING:
     from tunelab.allowed_code import allow_code
+    from tunelab.answering.answer import Answer
     from tunelab.answering.ask import chat, generate
     from tunelab.answering.benchmark_responses import BenchmarkScores, evaluate_benchmarks
     from tunelab.answering.benchmark_settings import BenchmarkSettings
     from tunelab.answering.chat import Chat
     from tunelab.answering.generate import open_responder
     from tunelab.answering.held_out_evaluation import Scores, evaluate, evaluate_model
-    from tunelab.answering.responder import Answer, Responder
+    from tunelab.answering.responder import Responder
     from tunelab.comparison.compare_runs import compare_runs
     from tunelab.comparison.compare_runs import compare_runs as compare
     from tunelab.comparison.paired_comparison import Comparison, Comparisons
@@ -78,7 +79,7 @@ _HOMES = {
     "Scores": "tunelab.answering.held_out_evaluation",
     "evaluate": "tunelab.answering.held_out_evaluation",
     "evaluate_model": "tunelab.answering.held_out_evaluation",
-    "Answer": "tunelab.answering.responder",
+    "Answer": "tunelab.answering.answer",
     "Responder": "tunelab.answering.responder",
     "compare_runs": "tunelab.comparison.compare_runs",  # the name of `compare` before 0.1.0
     "compare": "tunelab.comparison.compare_runs:compare_runs",

@@ -17,9 +17,10 @@ from forked import forked
 from sampled import sampled
 from tiny import recipe
 
+from tunelab.answering.answer import Answer
 from tunelab.answering.generate import open_responder
 from tunelab.answering.held_out_evaluation import evaluate
-from tunelab.answering.responder import Answer, Responder
+from tunelab.answering.responder import Responder
 from tunelab.cli.main import main
 from tunelab.config import load_recipe
 from tunelab.data.prompts import as_prompts, read_prompts

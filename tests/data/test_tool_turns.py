@@ -10,11 +10,12 @@ import pytest
 from tiny_tokenizers import CHATML, byte_tokenizer
 
 from tunelab.data.chat_templates import shipped_template
+from tunelab.data.prompts import as_prompts, prompt_columns, read_tools
 from tunelab.data.reader import load_examples
 from tunelab.data.sources.messages import Options, examples
 from tunelab.data.templates import get_template
 from tunelab.data.tokenize import RowEncoder
-from tunelab.errors import BadRow
+from tunelab.errors import BadRow, DataError
 
 #: The parts of Llama 3's and Mistral's templates that concern tools.
 LLAMA = (
@@ -192,6 +193,85 @@ def test_what_a_template_leaves_out_is_refused(
 ) -> None:
     with pytest.raises(BadRow, match=message):
         encoded(tokenizer, template, row)
+
+
+PROMPTS: dict[str, list[dict[str, Any]]] = {
+    "question": ROW["messages"][:1],
+    "result": ROW["messages"][:3],
+    "system": [{"role": "system", "content": "Be brief."}, *ROW["messages"][:3]],
+    "later": [*ROW["messages"], {"role": "user", "content": "And tomorrow?"}],
+}
+
+
+@pytest.mark.parametrize("turns", PROMPTS)
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_prompt_is_what_transformers_renders_with_a_generation_prompt(
+    tokenizer: Any, template: str, turns: str
+) -> None:
+    tokenizer.chat_template = TEMPLATES[template]
+    (prompt,) = as_prompts([{"tools": [WEATHER], "messages": PROMPTS[turns]}])
+    encoder = RowEncoder(tokenizer, get_template("chat", tokenizer))
+    whole = [{**turn, "content": turn["content"] or ""} for turn in with_objects(PROMPTS[turns])]
+    functions = [{"type": "function", "function": WEATHER}]
+    own = tokenizer.apply_chat_template(whole, tools=functions, add_generation_prompt=True)["input_ids"]
+    assert encoder.prompt_ids(prompt.conversation) == list(own)
+    if turns == "result":  # then the answer in ROW follows: what training has before it
+        (row,) = examples(ROW, Options())
+        trained = encoder.encode(row)
+        assert trained.input_ids[: trained.prompt_length].tolist() == list(own)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (CHATML, "the chat template ignores the row's tools"),
+        *((shipped_template(name), "ignores the row's tools") for name in ("gemma", "llama3", "mistral", "phi3")),
+        (
+            TEMPLATES["chatml"].replace("add_generation_prompt", "none"),
+            r"writes <\|im_start\|> before an answer, but not",
+        ),
+        (TEMPLATES["chatml"].replace("message.content + '\\n</tool", "'\\n</tool"), r"leaves out message 3 \(tool\)"),
+        (TEMPLATES["chatml"].replace("+ call.function.name +", "+"), "does not show every answer and tool call once"),
+        (
+            TEMPLATES["chatml"].replace("<|im_start|>assistant\\n' }}{%- endif", "<think>' }}{%- endif"),
+            "renders what comes before an answer differently once it is there",
+        ),
+    ],
+)
+def test_a_template_that_cannot_render_a_prompt_with_tools_is_refused(
+    tokenizer: Any, template: str, message: str
+) -> None:
+    tokenizer.chat_template = template
+    (prompt,) = as_prompts([{**ROW, "messages": ROW["messages"][:3]}])
+    with pytest.raises(BadRow, match=message):
+        RowEncoder(tokenizer, get_template("chat", tokenizer)).prompt_ids(prompt.conversation)
+
+
+def test_a_prompt_with_tools_is_stored_as_it_was_given() -> None:
+    prompts = as_prompts([{**ROW, "messages": ROW["messages"][:3]}, "How are you?"])
+    with_tools, plain = prompt_columns(prompts)
+    assert with_tools["prompt"] == '{"sky": "grey"}' and with_tools["tools"] == [
+        {"type": "function", "function": WEATHER}
+    ]
+    read = as_prompts([{name: with_tools[name] for name in ("messages", "tools")}])
+    assert read[0].conversation.messages == prompts[0].messages
+    assert plain == {"prompt": "How are you?", "messages": [{"role": "user", "content": "How are you?"}], "tools": []}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"tools.json: cannot be read: No such file"),
+        ("{", "tools.json: not JSON"),
+        ("[]", "tools.json: has no functions"),
+        ('[{"type": "function"}]', "tools.json: column 'tools', function 1 has no name"),
+    ],
+)
+def test_a_file_that_describes_no_functions(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "tools.json").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        read_tools(tmp_path / "tools.json")
 
 
 def test_text_templates_have_no_place_for_tools(tokenizer: Any) -> None:

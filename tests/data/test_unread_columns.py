@@ -81,8 +81,8 @@ def test_columns_of_a_flat_message_are_listed(tmp_path: Path) -> None:
 def test_prompts_are_held_to_the_same() -> None:
     [prompt] = as_prompts([{"instruction": "And?", "history": [["Why?", "So."]], "system": "Be brief."}])
     assert [turn.role for turn in prompt.messages] == ["system", "user", "assistant", "user"]
-    with pytest.raises(DataError, match="prompt 1: prompts with tools are not supported"):
-        as_prompts([{"messages": TURNS[:1], "tools": [{"name": "search"}]}])
+    [prompt] = as_prompts([{"messages": TURNS[:1], "tools": [{"name": "search"}]}])
+    assert [tool["function"]["name"] for tool in prompt.tools] == ["search"]
 
 
 def test_a_row_counts_its_columns() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,23 @@ def test_template_names_the_tokens_that_the_tokenizer_lacks_once(base: Path) -> 
     tokenizer = load_recipe_tokenizer(known)
     assert new_token_ids(known, tokenizer) == [258, 259]
     assert split_template_tokens(known, tokenizer) == ()
+
+
+def test_tokens_that_only_turns_with_tools_write_are_new_where_rows_have_tools(base: Path, tmp_path: Path) -> None:
+    template = shipped_template("chatml").replace("<tool_call>", "<|call|>")
+    (tmp_path / "calls.jinja").write_text(template, encoding="utf-8")
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    (tmp_path / "plain.jsonl").write_text(json.dumps({"messages": turns}), encoding="utf-8")
+    turns[1] = {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"city": "Oslo"}}]}  # type: ignore[dict-item]
+    (tmp_path / "tools.jsonl").write_text(json.dumps({"messages": turns, "tools": [{"name": "f"}]}), encoding="utf-8")
+    named = {}
+    for rows in ("plain", "tools"):
+        data = {"sources": [str(tmp_path / f"{rows}.jsonl")], "chat_template": str(tmp_path / "calls.jinja")}
+        with pytest.raises(UsageError, match=r"<\|im_end\|>(, <\|call\|>)? are not in the tokenizer's vocabulary"):
+            load_recipe_tokenizer(recipe(base, **data))
+        named[rows] = with_named_tokens(recipe(base, new_tokens="template", **data)).model.new_tokens
+    assert named["plain"] == ("<|im_start|>", "<|im_end|>")
+    assert named["tools"] == (*named["plain"], "<|call|>")
 
 
 def test_a_template_s_tokens_may_stay_in_pieces_where_that_is_asked_for(base: Path, tmp_path: Path) -> None:

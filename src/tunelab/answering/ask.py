@@ -8,10 +8,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, overload
 
+from tunelab.answering.answer import Answer
 from tunelab.answering.chat import Chat, chat_with_model, chat_with_run
 from tunelab.answering.generate import open_responder, subject_of
-from tunelab.answering.responder import Answer, Responder
-from tunelab.data.prompts import Prompt, as_prompts, read_prompts
+from tunelab.answering.responder import Responder
+from tunelab.data.prompts import Prompt, as_prompts, as_tools, read_prompts, read_tools
 from tunelab.errors import UsageError
 from tunelab.inference.sampling import Decoding
 from tunelab.notebook import shown_in_notebooks
@@ -96,6 +97,7 @@ def chat(
     template: str | None = None,
     precision: str | None = None,
     system: str = "",
+    tools: Sequence[Mapping[str, Any]] | Path | str = (),
     **decoding: Any,
 ) -> Chat:
     """Open a chat with a run and its base, or with a model: `chat("runs/first").ask("Name three colors.")`.
@@ -104,9 +106,12 @@ def chat(
         subject: a finished run or its directory; or a model's name or folder.
         adapter, template, precision: with a model: its adapter, its prompt template, its weight format ("nf4").
         system: the system message.
+        tools: the functions that the model may call, or the JSON file that describes them.
         decoding: as for generate().
 
     Raises:
+        DataError: the tools are no functions with names.
+        BadRow: the chat template ignores them.
         UsageError: conflicting arguments, an unknown template, or an invalid decoding setting.
         RunError: the run is not finished.
         ModelError: model, adapter or tokenizer cannot be loaded.
@@ -119,7 +124,8 @@ def chat(
             f"a run has its own model and template; {', '.join(named)} cannot change it",
             "omit it, or give the model's name instead of the run",
         )
-    opened = chat_with_run(run) if run is not None else chat_with_model(str(model), **named)
+    named["tools"] = read_tools(tools) if isinstance(tools, Path | str) else as_tools(tools)
+    opened = chat_with_run(run, tools=named["tools"]) if run is not None else chat_with_model(str(model), **named)
     if decoding:
         opened.session.decoding = replace(opened.session.decoding, **{name: getattr(how, name) for name in decoding})
     if system:

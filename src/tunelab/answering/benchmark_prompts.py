@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from tunelab.answering.responder import Responder
 from tunelab.data.chat_sections import ChatTemplate
-from tunelab.data.messages import Conversation, Message
-from tunelab.data.prompts import PLACEHOLDER, Prompt, bad_prompts, in_words, leading_text
+from tunelab.data.messages import PLACEHOLDER, Conversation, Message
+from tunelab.data.prompts import Prompt, bad_prompts, in_words, leading_text
 from tunelab.data.templates import Template
 from tunelab.data.tokenize import leading_special_ids
 from tunelab.errors import BadRow, DataError, ModelError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -47,14 +47,22 @@ class Chat:
         return "\n".join(f"{name}: {text}" for name, text in reply.texts.items())
 
 
-def chat_with_run(run: Run | Path | str, *, base: Path | str | None = None, decoding: Decoding | None = None) -> Chat:
+def chat_with_run(
+    run: Run | Path | str,
+    *,
+    base: Path | str | None = None,
+    decoding: Decoding | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> Chat:
     """A chat with a finished run and its base model, in the template that it was trained with.
 
     Args:
         base: the folder where the run's base is now, if it moved.
         decoding: None = greedy, at most 128 new tokens, or half of the model's context window if that is less.
+        tools: the functions that the model may call, as OpenAI describes them.
 
     Raises:
+        BadRow: the template ignores the tools.
         RunError: there is no run, it is not finished, or its base is not the one that it was trained on.
         UsageError: the run's device is not available.
         ModelError: model or adapter cannot be loaded.
@@ -69,7 +77,7 @@ def chat_with_run(run: Run | Path | str, *, base: Path | str | None = None, deco
     else:
         models, context = _with_own_weights(run, base, tokenizer)
         encoder, what = row_encoder(tokenizer, trained_weights(run)), "full fine-tuning"
-    session = ChatSession(models, encoder, context=context, decoding=decoding or _fitting(context))
+    session = ChatSession(models, encoder, context=context, decoding=decoding or _fitting(context), tools=tools)
     title = f"{run.path} ({what}, base {run.recipe.model.name})"
     return Chat(session, title, _named_template(run.recipe, tokenizer))
 
@@ -81,6 +89,7 @@ def chat_with_model(
     template: str | None = None,
     precision: str = "none",
     decoding: Decoding | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> Chat:
     """A chat with a model, optionally with an adapter.
 
@@ -89,9 +98,10 @@ def chat_with_model(
 
     Args:
         precision: how the model's linear weights are stored.
-        decoding: as for chat_with_run().
+        decoding, tools: as for chat_with_run().
 
     Raises:
+        BadRow: the template ignores the tools.
         UsageError: unknown template.
         ModelError: model, adapter or tokenizer cannot be loaded, or the tokenizer has no chat template.
     """
@@ -106,7 +116,7 @@ def chat_with_model(
     else:
         models, context = _with_adapter(recipe, adapter, tokenizer)
     encoder = row_encoder(tokenizer, recipe)
-    session = ChatSession(models, encoder, context=context, decoding=decoding or _fitting(context))
+    session = ChatSession(models, encoder, context=context, decoding=decoding or _fitting(context), tools=tools)
     title = model if adapter is None else f"{adapter} (adapter, base {model})"
     return Chat(session, title, _named_template(recipe, tokenizer))
 

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunelab.data.messages import Conversation, Message, check_conversation
 from tunelab.data.prompts import leading_text
-from tunelab.data.tokenize import EncodedRow, RowEncoder
+from tunelab.data.tokenize import RowEncoder
 from tunelab.data.vocabulary import dropped_characters
 from tunelab.errors import BadRow, DataError, ModelError, UsageError
 from tunelab.files import truncate_file
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 BASE, TUNED, BOTH = "base", "tuned", "both"
 
-#: Placeholder for the answer while a prompt is rendered; only the tokens before it are used.
-PLACEHOLDER = "a"
 MODELS_HINT = "chat with a run, or give --adapter with --model, to have a base and a tuned model"
 
 #: Yields the model for one answer; may load it on first use.
@@ -79,7 +77,8 @@ class Reply:
         prompt_ids: [tokens], the prompt.
         decoding: the settings of this answer, including its own seed.
         notices: what the user should know before the answer.
-        pieces: the answers' text as it is generated. Closing it early (or Ctrl-C) keeps the text so far.
+        pieces: the answers' text as it is generated. Closing it early (or Ctrl-C) keeps the text so far. Reading it
+            raises UsageError while another reply of the session is being read.
         texts: model -> its answer so far.
         ends: model -> why its answer ended (see Exchange); absent if it never started.
         exchange: what was added to the conversation; None if there was no text to keep.
@@ -104,9 +103,10 @@ class ChatSession:
         encoder: of the template that the tuned model was trained with.
         context: context length of the models; None = unknown.
         decoding: sampling settings.
+        tools: the functions that the model may call, as in a Conversation; its calls are text.
 
     Raises:
-        BadRow: the template cannot render any conversation.
+        BadRow: the template cannot render any conversation, or ignores the tools.
         ModelError: the template has no token that ends an answer.
     """
 
@@ -117,8 +117,10 @@ class ChatSession:
         *,
         context: int | None,
         decoding: Decoding | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self._models = dict(models)
+        self.tools = tuple(tools)
         self._tokenizer = encoder.tokenizer
         self._encoder = encoder
         self._context = context
@@ -131,8 +133,10 @@ class ChatSession:
         self._first = 0  # the oldest exchange that still fits into the prompt
         # What the template itself puts before an answer (a space) is not part of the answer's text.
         self._leading = self._text_before_an_answer()
+        self._prompt_ids([], "a", "")
         self.takes_several_turns = self._takes_several_turns()
         self._told_alone = False
+        self._is_answering = False
 
     def answer_with(self, which: str) -> None:
         """Answer with "base", "tuned" or "both" from now on.
@@ -151,7 +155,7 @@ class ChatSession:
         Raises:
             BadRow: the template does not accept it; the previous one stays.
         """
-        self._row([], "a", text.strip())
+        self._prompt_ids([], "a", text.strip())
         self.system = text.strip()
         self._first = 0
 
@@ -198,7 +202,7 @@ class ChatSession:
         notices = []
         if not self.takes_several_turns and self.exchanges and not self._told_alone:
             notices.append("the chat template supports one turn only: the model does not see earlier questions")
-        first, row = self._fitting_row(question)
+        first, prompt_ids = self._fitting_prompt(question)
         if first > self._first and self.takes_several_turns:
             left_out = "question and its answer is" if first == 1 else f"{first} questions and their answers are"
             notices.append(f"the conversation exceeds the model's context window: the oldest {left_out} left out")
@@ -210,7 +214,7 @@ class ChatSession:
         reply = Reply(
             question=question,
             models=(BASE, TUNED) if self.answering == BOTH else (self.answering,),
-            prompt_ids=tuple(row.input_ids[: row.prompt_length].tolist()),
+            prompt_ids=tuple(prompt_ids),
             decoding=dataclasses.replace(self.decoding, seed=self.decoding.seed + self._answers_made),
             notices=tuple(notices),
         )
@@ -231,9 +235,10 @@ class ChatSession:
         groups = [self.exchanges] if self.takes_several_turns else [[exchange] for exchange in self.exchanges]
         lines = []
         for group in groups:
-            conversation = check_conversation(_conversation(self.system, group[:-1], group[-1]))
-            turns = [{"role": message.role, "content": message.content} for message in conversation.messages]
-            lines.append(json.dumps({"messages": turns}, ensure_ascii=False) + "\n")
+            turns = check_conversation(Conversation(_messages(self.system, group))).messages
+            line: dict[str, Any] = {"messages": [{"role": turn.role, "content": turn.content} for turn in turns]}
+            line |= {"tools": self.tools} if self.tools else {}
+            lines.append(json.dumps(line, ensure_ascii=False) + "\n")
         before = b""
         try:
             before = path.read_bytes() if path.exists() else b""
@@ -247,12 +252,19 @@ class ChatSession:
         return len(lines)
 
     def _answer(self, reply: Reply) -> Generator[Piece, None, None]:
+        if self._is_answering:  # base and tuned are one model, whose adapter is on or off
+            raise UsageError(
+                "the answer before is still being generated", "read its pieces to the end, or close them, then ask"
+            )
+        self._is_answering = True
         try:
             for name in reply.models:
                 yield from self._answer_of(name, reply)
         except (GeneratorExit, KeyboardInterrupt):
             self._keep(reply)
             raise
+        finally:
+            self._is_answering = False
         self._keep(reply)
 
     def _answer_of(self, name: str, reply: Reply) -> Generator[Piece, None, None]:
@@ -284,42 +296,43 @@ class ChatSession:
             reply.exchange = Exchange(reply.question, answer, name, reply.ends[name])
             self.exchanges.append(reply.exchange)
 
-    def _fitting_row(self, question: str) -> tuple[int, EncodedRow]:
-        """The first exchange that is kept, and the row from there on whose prompt leaves room for an answer."""
+    def _fitting_prompt(self, question: str) -> tuple[int, list[int]]:
+        """The first exchange that is kept, and the prompt from there on, which leaves room for an answer."""
         room = self.decoding.max_new_tokens
         start = self._first if self.takes_several_turns else len(self.exchanges)
         length = 0
         for first in range(start, len(self.exchanges) + 1):
-            row = self._row(self.exchanges[first:], question, self.system)
-            length = row.prompt_length
+            ids = self._prompt_ids(self.exchanges[first:], question, self.system)
+            length = len(ids)
             if self._context is None or length + room <= self._context:
-                return first, row
+                return first, ids
         raise ModelError(
             f"the question is too long: {length:,} tokens with the template; the model's context window of "
             f"{self._context:,} minus max_new_tokens={room} leaves {max(0, (self._context or 0) - room):,}",
             "ask a shorter question, or lower max_new_tokens (/set max_new_tokens=N)",
         )
 
-    def _row(self, exchanges: list[Exchange], question: str, system: str) -> EncodedRow:
-        """The conversation as a training row, with a placeholder for the next answer."""
-        return self._encoder.encode(_conversation(system, exchanges, Exchange(question, PLACEHOLDER, TUNED, "stop")))
+    def _prompt_ids(self, exchanges: list[Exchange], question: str, system: str) -> list[int]:
+        """What comes before the next answer where the conversation is a training row."""
+        messages = (*_messages(system, exchanges), Message("user", question))
+        return self._encoder.prompt_ids(Conversation(messages, tools=self.tools))
 
     def _text_before_an_answer(self) -> str:
         return leading_text(self._encoder.template)
 
     def _takes_several_turns(self) -> bool:
         try:
-            self._row([Exchange("a", "b", TUNED, "stop")], "c", "")
+            self._prompt_ids([Exchange("a", "b", TUNED, "stop")], "c", "")
         except BadRow:
             return False  # a single turn was rendered before, so it is supported
         return True
 
 
-def _conversation(system: str, before: list[Exchange], last: Exchange) -> Conversation:
+def _messages(system: str, exchanges: list[Exchange]) -> tuple[Message, ...]:
     messages = [Message("system", system)] if system else []
-    for exchange in (*before, last):
+    for exchange in exchanges:
         messages += [Message("user", exchange.question), Message("assistant", exchange.answer)]
-    return Conversation(tuple(messages))
+    return tuple(messages)
 
 
 def changed(decoding: Decoding, assignments: str) -> Decoding:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar, cast
 
 from torch import nn
 
+from tunelab.answering.answer import Answer, answer_of_record
 from tunelab.config import Recipe
-from tunelab.data.messages import Conversation, Message
-from tunelab.data.prompts import PLACEHOLDER, Prompt, as_prompts, bad_prompts, in_words, leading_text, prompt_columns
+from tunelab.data.prompts import Prompt, as_prompts, bad_prompts, in_words, leading_text, prompt_columns
 from tunelab.data.tokenize import RowEncoder, leading_special_ids
 from tunelab.data.vocabulary import dropped_characters, dropped_from_template
-from tunelab.errors import BadRow, Interrupted, RunError, UsageError
+from tunelab.errors import BadRow, Interrupted, UsageError
 from tunelab.inference import engine
 from tunelab.inference.row import Generation
 from tunelab.inference.sampling import Decoding
@@ -51,24 +52,6 @@ def checked_arms(arms: str | Sequence[str]) -> tuple[str, ...]:
             meant = f"; did you mean {near[0]!r}?" if near else ""
             raise UsageError(f"no arm named {arm!r}{meant}", f"known: {', '.join(ARMS)}")
     return named
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer of a model.
-
-    Attributes:
-        text: the answer, without what the template itself puts before an answer (a space).
-        token_ids: all its tokens, without the stop token.
-        stop_reason: "stop", "length" or "context", see tunelab.inference.row.Generation.
-        prompt_tokens: length of the prompt.
-    """
-
-    item: str
-    text: str
-    token_ids: tuple[int, ...]
-    stop_reason: str
-    prompt_tokens: int
 
 
 @dataclass(frozen=True)
@@ -108,6 +91,7 @@ class Responder:
     _lost: Counter[str] = field(default_factory=Counter, init=False, repr=False)
     _prompts: int = field(default=0, init=False, repr=False)
     _lossy_prompts: int = field(default=0, init=False, repr=False)
+    _loading: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
 
     @cached_property
     def encoder(self) -> RowEncoder:
@@ -154,7 +138,13 @@ class Responder:
 
     @cached_property
     def model(self) -> nn.Module:
-        """The weights, with the adapter applied if there is one."""
+        """The weights, with the adapter applied if there is one; loaded once, also for several threads."""
+        with self._loading:
+            if "model" not in vars(self):
+                vars(self)["model"] = self._loaded()
+            return cast(nn.Module, vars(self)["model"])
+
+    def _loaded(self) -> nn.Module:
         if self.weights.digest is not None:
             loaded = load_trained(self.recipe, Path(self.weights.name))
         else:
@@ -208,7 +198,7 @@ class Responder:
         rows, bad = [], []
         self.forget_prompts()
         for prompt in prompts:
-            self.note_prompt("".join(turn.text for turn in prompt.messages))
+            self.note_prompt(prompt.text)
             try:
                 rows.append(self._prompt_ids(prompt))
             except BadRow as reason:
@@ -297,7 +287,7 @@ class Responder:
             hashes = [prompt_hash(header, ids, header["decoding"]) for ids in rows]
             for index, prompt in enumerate(asked):
                 if (stored := file.get(prompt.item, hashes[index])) is not None:
-                    made[index] = _from_record(target, stored)
+                    made[index] = answer_of_record(target, stored)
             progress("answering", len(made), len(asked))
             try:
                 for generation in self.generations(rows, how, micro_batch_tokens, frozenset(made)):
@@ -369,24 +359,12 @@ class Responder:
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         if self.raw:
-            if len(prompt.messages) != 1 or prompt.messages[0].input:
-                raise BadRow("has a system message, an input or several turns, which raw text cannot express")
+            if len(prompt.messages) != 1 or prompt.messages[0].input or prompt.tools:
+                raise BadRow("has a system message, an input, tools or several turns, which raw text cannot express")
             text = prompt.messages[0].content
             ids = leading_special_ids(self.tokenizer) + self.tokenizer(text, add_special_tokens=False)["input_ids"]
         else:
-            row = self.encoder.encode(
-                Conversation((*prompt.messages, Message("assistant", PLACEHOLDER)), prompt.origin)
-            )
-            ids = row.input_ids[: row.prompt_length].tolist()
+            ids = self.encoder.prompt_ids(prompt.conversation)
         if self.context is not None and len(ids) >= self.context:
             raise BadRow(f"{len(ids)} tokens, but the model's context is {self.context}: no room for an answer")
         return list(ids)
-
-
-def _from_record(path: Path, record: Mapping[str, Any]) -> Answer:
-    missing = [part.name for part in fields(Answer) if part.name not in record]
-    if missing:
-        raise RunError(f"{path}: item {record['item']!r} has no {missing[0]!r}: not an answer", "give another file")
-    return Answer(
-        **{**{part.name: record[part.name] for part in fields(Answer)}, "token_ids": tuple(record["token_ids"])}
-    )

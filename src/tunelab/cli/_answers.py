@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tunelab.answering.responder import Answer, Responder
+from tunelab.answering.answer import Answer
+from tunelab.answering.responder import Responder
 from tunelab.cli._console import progress_bar, say
 from tunelab.data.prompts import Prompt, prompt_columns
 from tunelab.errors import Interrupted

@@ -5,6 +5,7 @@ Examples:
   tunelab chat runs/alpaca --set temperature=0.7 --set top_p=0.9
   tunelab chat --model distilgpt2 --adapter runs/alpaca/adapter
   tunelab chat --model distilgpt2 --template alpaca
+  tunelab chat --model ./my-instruct-model --tools functions.json
   tunelab chat runs/alpaca < questions.txt > answers.txt
 
 In the chat, /help lists the commands. Without a terminal, each line of stdin is a question or a command: answers go
@@ -31,22 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", nargs="?", help="directory of a finished run")
     parser.add_argument("--model", metavar="NAME", help="instead of RUN: hub name or local folder of a model")
     parser.add_argument("--adapter", metavar="DIR", help="with --model: PEFT adapter directory")
-    parser.add_argument(
-        "--template",
-        metavar="NAME",
-        help="with --model: prompt template; default: the one that the adapter was trained with, else the "
-        "tokenizer's chat template, else alpaca",
-    )
+    template = "with --model: prompt template; default: that of the adapter's run, else the chat template, else alpaca"
+    parser.add_argument("--template", metavar="NAME", help=template)
     parser.add_argument("--precision", metavar="FORMAT", help="with --model: weight format: nf4, int8, mxfp4, ...")
     add_base_argument(parser)
     parser.add_argument("--system", metavar="TEXT", default="", help="the system message")
-    parser.add_argument(
-        "--set",
-        metavar="NAME=VALUE",
-        action="append",
-        default=[],
-        help="generation setting, such as temperature=0.7 or max_new_tokens=256; /set lists them",
-    )
+    parser.add_argument("--tools", metavar="FILE.json", help="functions that the model may call, as in OpenAI's API")
+    settings = "generation setting, such as temperature=0.7 or max_new_tokens=256; /set lists them"
+    parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help=settings)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -69,12 +62,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _open(arguments: argparse.Namespace) -> Chat:
     from tunelab.answering import chat
+    from tunelab.data.prompts import read_tools
 
+    tools = read_tools(arguments.tools) if arguments.tools else ()
     if arguments.run is not None:
-        return chat.chat_with_run(Path(arguments.run), base=arguments.base)
+        return chat.chat_with_run(Path(arguments.run), base=arguments.base, tools=tools)
     adapter = Path(arguments.adapter) if arguments.adapter else None
     how = {"template": arguments.template, "precision": arguments.precision or "none"}
-    return chat.chat_with_model(arguments.model, adapter=adapter, **how)
+    return chat.chat_with_model(arguments.model, adapter=adapter, tools=tools, **how)
 
 
 def _check(arguments: argparse.Namespace) -> None:

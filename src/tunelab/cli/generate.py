@@ -8,10 +8,11 @@ Examples:
   tunelab generate --model distilgpt2 --adapter DIR --prompt "Name a color."
   tunelab generate runs/alpaca --benchmarks ifeval --limit 50
 
-A line of prompts.jsonl: {"prompt": "..."}, {"messages": [...]} or {"instruction": "...", "input": "..."}, and an
-optional "id". With --out, answers are appended as they finish: after an interruption, the same command resumes. At the
-end they are in the order of the prompts: JSON Lines with prompt and text; ANSWERS.jsonl.settings.json has the
-settings. With --benchmarks, responses are stored and their paths printed; `tunelab score` scores them on any machine.
+A line of prompts.jsonl: {"prompt": "..."}, {"messages": [...]} with optional "tools", or {"instruction": "...",
+"input": "..."}, and an optional "id". With --out, answers are appended as they finish: after an interruption, the same
+command resumes. At the end they are in the order of the prompts: JSON Lines with prompt and text;
+ANSWERS.jsonl.settings.json has the settings. With --benchmarks, responses are stored and their paths printed; `tunelab
+score` scores them on any machine.
 """
 
 from __future__ import annotations

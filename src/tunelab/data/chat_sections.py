@@ -53,7 +53,7 @@ class ChatTemplate:
             BadRow: the template refuses the conversation or changes an answer, or a turn holds a special token's text.
         """
         if conversation.has_tools:
-            return (self._with_tools(conversation),)
+            return (self._tool_text(conversation).section(conversation),)
         if self.thoughts:
             section, _ = self._with_thoughts(conversation)
             return (section,)
@@ -77,7 +77,15 @@ class ChatTemplate:
             raise BadRow("the chat template rewrites or drops the thoughts of answers (<think>)", THOUGHTS_REMEDY)
         raise _changed_text()
 
-    def _with_tools(self, conversation: Conversation) -> Section:
+    def tool_prompt(self, asked: Conversation) -> str:
+        """The text before the answer to a conversation with tools, special tokens written out.
+
+        Raises:
+            BadRow: as render() does.
+        """
+        return self._tool_text(asked).prompt(asked)
+
+    def _tool_text(self, conversation: Conversation) -> ToolText:
         self._refuse_special_tokens(conversation)
         if self.thoughts or any(message.reasoning for message in conversation.messages):
             raise BadRow("rows with both tools and thoughts are not supported", "remove the tools, or the thoughts")
@@ -89,8 +97,7 @@ class ChatTemplate:
             return self.applied(turns, lambda given: with_tools(given, tools, prompt))
 
         special = re.compile("|".join(map(re.escape, sorted(self.special_tokens, key=len, reverse=True))) or "(?!)")
-        text = ToolText(apply, lambda piece, is_last: self.closer(piece, is_last=is_last), special)
-        return text.section(conversation)
+        return ToolText(apply, lambda piece, is_last: self.closer(piece, is_last=is_last), special)
 
     def drops_thoughts(self, conversation: Conversation) -> bool:
         """Whether the template leaves out thoughts of answers before the last. Raises BadRow as render() does."""

@@ -18,6 +18,16 @@ _SAMPLES: tuple[list[dict[str, Any]], ...] = (
     [{"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}],
 )
 
+#: A conversation in which a function is described, called, and has a result.
+_TOOLS = ({"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}},)
+_CALL = {"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": {"a": "b"}}}
+_WITH_TOOLS: list[dict[str, Any]] = [
+    {"role": "user", "content": "a"},
+    {"role": "assistant", "content": "", "tool_calls": [_CALL]},
+    {"role": "tool", "content": "b", "name": "f", "tool_call_id": "abcdefghi"},
+    {"role": "assistant", "content": "c"},
+]
+
 
 def control_tokens(template: ChatTemplate) -> tuple[str, ...]:
     """The control tokens that a chat template writes into a conversation, in their order; none if it renders none."""
@@ -27,6 +37,23 @@ def control_tokens(template: ChatTemplate) -> tuple[str, ...]:
         except BadRow:
             continue
     return ()
+
+
+def tool_control_tokens(template: ChatTemplate) -> tuple[str, ...]:
+    """Those that it writes only into a conversation with tools; none if it renders none, or ignores tools."""
+    with_tools = template.with_tools
+    if with_tools is None:
+        return ()
+    try:
+        text, without = (
+            template.applied(_WITH_TOOLS, lambda turns, tools=tools: with_tools(turns, tools, False))
+            for tools in (_TOOLS, ())
+        )
+    except BadRow:
+        return ()
+    if text == without:
+        return ()
+    return tuple(dict.fromkeys(token for token in CONTROL.findall(text) if token not in control_tokens(template)))
 
 
 def split_tokens(tokens: Iterable[str], tokenizer: Any) -> tuple[str, ...]:

@@ -13,6 +13,9 @@ Role = Literal["system", "user", "assistant", "tool"]
 _THOUGHTS_IN_TEXT = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
+#: Placeholder for the answer while a prompt is read and rendered.
+PLACEHOLDER = "a"
+
 
 @dataclass(frozen=True, slots=True)
 class Message:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tunelab.data.chat_sections import ChatTemplate
-from tunelab.data.messages import Conversation, Example, Message, PretokenizedRow
+from tunelab.data.messages import PLACEHOLDER, Conversation, Example, Message, PretokenizedRow
 from tunelab.data.sections import Section, Segment
 from tunelab.data.templates import Template
 from tunelab.data.vocabulary import Vocabulary
@@ -114,6 +114,21 @@ class RowEncoder:
             earlier_answers=tuple(answers[:-1]),
         )
         return _with_targets(row)
+
+    def prompt_ids(self, asked: Conversation) -> list[int]:
+        """Token ids that an answer to these turns follows: what comes before it in a row.
+
+        Args:
+            asked: turns that end with the user's, or a tool's.
+
+        Raises:
+            BadRow: as encode() does.
+        """
+        if asked.has_tools and isinstance(self.template, ChatTemplate):
+            ids, _ = self._encode_section(Section((Segment(self.template.tool_prompt(asked), False),), False))
+            return ids
+        row = self.encode(replace(asked, messages=(*asked.messages, Message("assistant", PLACEHOLDER))))
+        return list(row.input_ids[: row.prompt_length].tolist())
 
     def fit(self, row: EncodedRow, max_length: int, on_overflow: Literal["drop", "truncate"]) -> EncodedRow | None:
         """The row itself if it has at most `max_length` tokens; else None (drop), or its first tokens (truncate).

@@ -45,12 +45,8 @@ class ToolText:
                 calls begins.
         """
         tools, turns = conversation.tools, [_turn(message) for message in conversation.messages]
-        real = self.apply(turns, tools, False)
-        if tools and real == self.apply(turns, (), False):
-            raise BadRow(
-                "the chat template ignores the row's tools", "use a chat template with tools (chatml has them)"
-            )
-        places = self._places(turns, tools, real)
+        real = self._with_shown_tools(turns, tools, False)
+        places = self._places(turns, tools, real, False)
         segments, done = [], 0
         answering = [number for number, turn in enumerate(turns) if turn["role"] == "assistant"]
         for number, following in zip(answering, [*answering[1:], None], strict=True):
@@ -70,9 +66,48 @@ class ToolText:
         _check_others_are_there(turns, real)
         return Section(tuple(segments), ends_with_eos=False)
 
-    def _places(self, turns: list[Turn], tools: Sequence[Any], real: str) -> dict[int, tuple[int, int]]:
+    def prompt(self, asked: Conversation) -> str:
+        """The text that an answer follows: the template's generation prompt ends it, as the answer may be a call.
+
+        Args:
+            asked: turns that end with the user's, or a tool's.
+
+        Raises:
+            BadRow: the template leaves out tools, calls, results or turns, or its answers do not begin there.
+        """
+        tools, turns = asked.tools, [_turn(message) for message in asked.messages]
+        real = self._with_shown_tools(turns, tools, True)
+        answered = self.apply([*turns, _marked(_turn(Message("assistant", "a")), 0)], tools, False)
+        mark = MARK.search(answered, len(real))
+        if mark is None or not answered.startswith(real):
+            raise BadRow(
+                "the chat template renders what comes before an answer differently once it is there",
+                "use another chat template",
+            )
+        if header := self.special.search(answered, len(real), mark.start()):
+            raise BadRow(
+                f"the chat template writes {header.group()} before an answer, but not into its generation prompt",
+                "use a chat template with a generation prompt",
+            )
+        self._places(turns, tools, real, True)
+        _check_others_are_there(turns, real)
+        for turn in turns:
+            self._check_arguments(turn, real)
+        return real.rstrip(" ")  # a tokenizer joins a space to the word that follows
+
+    def _with_shown_tools(self, turns: list[Turn], tools: Sequence[Any], is_prompt: bool) -> str:
+        real = self.apply(turns, tools, is_prompt)
+        if tools and real == self.apply(turns, (), is_prompt):
+            raise BadRow(
+                "the chat template ignores the row's tools", "use a chat template with tools (chatml has them)"
+            )
+        return real
+
+    def _places(
+        self, turns: list[Turn], tools: Sequence[Any], real: str, is_prompt: bool
+    ) -> dict[int, tuple[int, int]]:
         """Turn of the assistant -> characters [first, last) of the text from its first to its last mark."""
-        marked = self.apply([_marked(turn, number) for number, turn in enumerate(turns)], tools, False)
+        marked = self.apply([_marked(turn, number) for number, turn in enumerate(turns)], tools, is_prompt)
         pieces = re.split(f"({MARK.pattern})", marked)
         exact = dict(text for number, turn in enumerate(turns) for text in _texts(turn, number))
         if sorted(pieces[1::2]) != sorted(exact):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from tokenizers import AddedToken
 from tunelab.config import DataSettings, Recipe
 from tunelab.data.chat_sections import ChatTemplate
 from tunelab.data.chat_templates import is_chat, shipped_template, shipped_templates
-from tunelab.data.control_tokens import CONTROL, control_tokens, split_tokens
+from tunelab.data.control_tokens import CONTROL, control_tokens, split_tokens, tool_control_tokens
 from tunelab.data.messages import Conversation, Message
+from tunelab.data.reader import load_examples
 from tunelab.data.template_date import day_of_rendering, fixed_date, with_fixed_date, writes_date
 from tunelab.data.templates import AUTO, get_template, resolved_name
 from tunelab.data.tokenize import leading_special_ids
@@ -74,9 +76,29 @@ def new_token_ids(recipe: Recipe, tokenizer: Any) -> list[int]:
 
 
 def split_template_tokens(recipe: Recipe, tokenizer: Any) -> tuple[str, ...]:
-    """Control tokens of the recipe's chat template that the tokenizer splits into pieces."""
+    """Control tokens of the recipe's chat template that the tokenizer splits into pieces.
+
+    Those that it writes only into conversations with tools count where the recipe's rows have tools.
+    """
     template = _chat_template(recipe, tokenizer)
-    return () if template is None else split_tokens(control_tokens(template), tokenizer)
+    if template is None:
+        return ()
+    of_tools = split_tokens(tool_control_tokens(template), tokenizer)
+    if of_tools and not _rows_have_tools(recipe.data):
+        of_tools = ()
+    return (*split_tokens(control_tokens(template), tokenizer), *of_tools)
+
+
+def _rows_have_tools(data: DataSettings) -> bool:
+    """Whether any row has; rows that cannot be read have none here: whoever needs them says why."""
+    for source in data.sources:
+        place = source.model_dump(include={"revision", "split", "repository", "subset"})
+        path = Path(source.path) if source.path else None
+        with suppress(TunelabError):
+            read = load_examples(source.name, path=path, options=source.options, on_bad_row="skip", **place)
+            if any(isinstance(one, Conversation) and one.has_tools for one in read.examples):
+                return True
+    return False
 
 
 def add_new_tokens(tokenizer: Any, tokens: Sequence[str]) -> None:
