@@ -70,6 +70,10 @@ def test_new_ids_begin_at_the_mean_of_the_others_and_others_stay(kind: str) -> N
         assert torch.equal(old[:258], new[:258])
         assert torch.allclose(new[258:260], old[:258].mean(0).expand(2, -1), atol=1e-7)
     assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == is_tied(kind)
+    add_embeddings(model, NEW, {259: [7, 7, 9]})
+    for table in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
+        assert torch.allclose(table[259], (2 * table[7] + table[9]) / 3, atol=1e-7), "of words, weighed as they occur"
+        assert not torch.allclose(table[258], table[259])
 
 
 @pytest.mark.parametrize("settings", [{"new_tokens": NEW}, {"also_train": WHOLE}], ids=["new tokens", "whole"])

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 
 from tunelab.config import Recipe, parse_recipe, resolve
 from tunelab.data.chat_templates import shipped_template, shipped_templates
 from tunelab.data.messages import Conversation, Message
 from tunelab.data.templates import get_template
 from tunelab.errors import ModelError, UsageError
+from tunelab.preparation.model import load_base
 from tunelab.preparation.rows import row_encoder, with_template
 from tunelab.preparation.tokenizer import (
     add_new_tokens,
@@ -118,6 +120,19 @@ def test_tokens_that_only_data_has_are_shown_in_answers_and_read_in_text_templat
 def test_a_token_that_the_vocabulary_has_is_refused() -> None:
     with pytest.raises(UsageError, match=r"model.new_tokens: '<eos>' is in the tokenizer's vocabulary already"):
         add_new_tokens(tiny.tiny_tokenizer(), ["<eos>"])
+
+
+def test_a_new_token_starts_from_the_words_that_a_mapping_gives(base: Path) -> None:
+    known = recipe(base, template="plain", new_tokens={"<think>": "red", "<end>": None})
+    assert parse_recipe(known.model_dump(mode="json", by_alias=True)) == known
+    tokenizer = load_recipe_tokenizer(known)
+    assert tokenizer.convert_ids_to_tokens(new_token_ids(known, tokenizer)) == ["<think>", "<end>"]
+    table = load_base(known, tokenizer).get_input_embeddings().weight
+    think, end = new_token_ids(known, tokenizer)
+    assert torch.allclose(table[think], table[tokenizer("red")["input_ids"]].mean(0), atol=1e-6)
+    assert torch.allclose(table[end], table[:think].mean(0), atol=1e-6)
+    with pytest.raises(UsageError, match="'<a>' starts from 'x<b>', which is not text that the tokenizer had before"):
+        load_recipe_tokenizer(recipe(base, template="plain", new_tokens={"<a>": "x<b>", "<b>": "y"}))
 
 
 def test_new_tokens_of_a_text_template_are_refused(base: Path) -> None:

@@ -74,11 +74,11 @@ class ModelSettings(Section):
     tokenizer: Text | None = Field(
         None, description="Hub name or local folder of the tokenizer. null: the model's own."
     )
-    new_tokens: Literal["template"] | tuple[Text, ...] | None = Field(
+    new_tokens: Literal["template"] | tuple[Text, ...] | dict[Text, Text | None] | None = Field(
         None,
-        description="Tokens to add to the tokenizer; their embeddings start at the mean and are trained. template: "
-        "those of the chat template that it lacks. null: none, and refuse a template that needs some; []: train on "
-        "their pieces.",
+        description="Tokens to add to the tokenizer; their embeddings start at the mean, or at that of a mapping's "
+        "words (`{<think>: think}`), and are trained. template: those of the chat template that it lacks. null: none, "
+        "and refuse a template that needs some; []: train on their pieces.",
     )
     trust_remote_code: Flag = Field(
         False, description="Run Python code from the model's repository. Only for code you trust."

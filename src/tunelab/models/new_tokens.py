@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+#: No id starts from words.
+MEAN: Mapping[int, Sequence[int]] = MappingProxyType({})
 
-def add_embeddings(model: PreTrainedModel, ids: Sequence[int]) -> None:
-    """Give new ids an embedding and a row of the head: the mean over all ids below them, as transformers does.
+
+def add_embeddings(model: PreTrainedModel, ids: Sequence[int], words: Mapping[int, Sequence[int]] = MEAN) -> None:
+    """Give new ids an embedding and a row of the head: the mean over all ids below them, as transformers does, or over
+    those of some words.
 
     Both tables grow only if they are too short: many are padded beyond their tokenizer. The same ids always give the
     same rows.
 
     Args:
         ids: of the new tokens, all above those of the tokenizer that the model was trained with.
+        words: new id -> the ids that it starts from.
 
     Source: Hewitt 2021, "Initializing new word embeddings for pretrained language models". Without its tiny noise.
     """
@@ -26,6 +32,8 @@ def add_embeddings(model: PreTrainedModel, ids: Sequence[int]) -> None:
     with torch.no_grad():
         for table in _tables(model):
             table[list(ids)] = table[: min(ids)].float().mean(0).to(table.dtype)
+            for id, known in words.items():
+                table[id] = table[list(known)].float().mean(0).to(table.dtype)
 
 
 def grow(model: PreTrainedModel, size: int) -> None:

@@ -16,7 +16,7 @@ from tunelab.models.formats._format import WeightFormat
 from tunelab.models.load import DTYPES, load_config, load_model
 from tunelab.models.new_tokens import add_embeddings
 from tunelab.models.precision import weight_format
-from tunelab.preparation.tokenizer import new_token_ids
+from tunelab.preparation.tokenizer import new_token_ids, words_of_new_tokens
 
 
 def compute_device(recipe: Recipe) -> torch.device:
@@ -99,7 +99,7 @@ def load_base(
         form=recipe_format(recipe),
         skip=recipe.precision.skip,
     )
-    add_embeddings(model, new_token_ids(recipe, tokenizer))
+    add_embeddings(model, new_token_ids(recipe, tokenizer), words_of_new_tokens(recipe, tokenizer))
     return model
 
 

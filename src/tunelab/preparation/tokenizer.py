@@ -56,6 +56,7 @@ def load_recipe_tokenizer(recipe: Recipe, beside: Path | None = None, *, keep_da
     has_tokens = beside is not None and own == str(beside)
     if not has_tokens:
         add_new_tokens(tokenizer, _new_tokens(recipe, tokenizer))
+        words_of_new_tokens(recipe, tokenizer)
     _check_template_tokens(recipe, tokenizer)
     return tokenizer
 
@@ -72,7 +73,27 @@ def with_named_tokens(recipe: Recipe) -> Recipe:
 def new_token_ids(recipe: Recipe, tokenizer: Any) -> list[int]:
     """Ids of the recipe's new tokens, which its tokenizer has."""
     named = recipe.model.new_tokens
-    return sorted(tokenizer.convert_tokens_to_ids(list(named))) if isinstance(named, tuple) and named else []
+    return sorted(tokenizer.convert_tokens_to_ids(list(named))) if isinstance(named, tuple | dict) and named else []
+
+
+def words_of_new_tokens(recipe: Recipe, tokenizer: Any) -> dict[int, list[int]]:
+    """Ids of the recipe's new tokens -> ids of the words whose mean their embeddings start at; only those with words.
+
+    Raises:
+        UsageError: words have a new token, or text that is not in the vocabulary.
+    """
+    named = recipe.model.new_tokens
+    given = {token: words for token, words in named.items() if words} if isinstance(named, dict) else {}
+    new, found = set(new_token_ids(recipe, tokenizer)), {}
+    for token, words in given.items():
+        ids = tokenizer(words, add_special_tokens=False)["input_ids"]
+        if not ids or new.intersection(ids) or tokenizer.unk_token_id in ids:
+            raise UsageError(
+                f"model.new_tokens: {token!r} starts from {words!r}, which is not text that the tokenizer had before",
+                "give words of its vocabulary, or null for the mean of all embeddings",
+            )
+        found[tokenizer.convert_tokens_to_ids(token)] = list(ids)
+    return found
 
 
 def split_template_tokens(recipe: Recipe, tokenizer: Any) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ def token_sentences(recipe: Recipe, tokenizer: Any, train: TokenTable) -> list[s
         present = set(np.unique(train.input_ids).tolist())
         if unseen := [id for id in ids if id not in present]:
             shown = ", ".join(tokenizer.convert_ids_to_tokens(unseen))
-            said.append(f"warning: no training row has {shown}: the embedding stays at the mean")
+            said.append(f"warning: no training row has {shown}: the embedding stays where it starts")
     if recipe.model.new_tokens is None and (split := split_template_tokens(recipe, tokenizer)):
         said.append(
             f"warning: the tokenizer splits the chat template's {', '.join(split)} into pieces; unless the model was "
