@@ -13,6 +13,9 @@ from tokenizers import Tokenizer, decoders
 from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
+from tunelab.data.chat_templates import shipped_template
+from tunelab.data.messages import Conversation
+from tunelab.data.prompts import as_tools
 from tunelab.data.reader import load_examples
 from tunelab.data.templates import get_template
 from tunelab.data.tokenize import RowEncoder
@@ -54,6 +57,27 @@ def test_the_prompt_is_that_of_a_training_row(name: str, make: Any, system: str,
     text = tokenizer.decode(actor.calls[2]["prompt"])
     assert "Paris." in text and "Rome,\n\n* of course" in text and "Where is Madrid?" in text
     assert ("Be brief." in text) == bool(system)
+
+
+def test_tools_are_in_every_prompt_and_in_what_is_saved(actor: Actor, tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer()
+    tools = as_tools([{"name": "weather", "description": "Of a city."}])
+    chat = session("chat", tokenizer, jinja=shipped_template("chatml"), tools=tools)
+    actor.says = '<tool_call>\n{"name": "weather", "arguments": {}}\n</tool_call>'
+    for question in ("How is it?", "And now?"):
+        say(chat, question)
+    turns = [{"role": "user", "content": "How is it?"}, {"role": "assistant", "content": actor.says}]
+    turns.append({"role": "user", "content": "And now?"})
+    tokenizer.chat_template = shipped_template("chatml")
+    own = tokenizer.apply_chat_template(turns, tools=list(tools), add_generation_prompt=True)["input_ids"]
+    assert actor.calls[1]["prompt"] == list(own)
+    chat.save(tmp_path / "chat.jsonl")
+    (row,) = load_examples("auto", path=tmp_path / "chat.jsonl").examples
+    assert isinstance(row, Conversation) and row.tools == tools
+    with pytest.raises(BadRow, match="the chat template ignores the row's tools"):
+        session("chat", byte_tokenizer(), tools=tools)
+    with pytest.raises(BadRow, match="the plain template has no place for tools"):
+        session("plain", byte_tokenizer(), tools=tools)
 
 
 def test_a_long_conversation_loses_its_oldest_turns_and_never_the_system_message(actor: Actor) -> None:

@@ -82,6 +82,20 @@ def test_what_was_said_before_a_stop_is_kept_and_marked(how: str, actor: Actor) 
     assert chat.opened == ["tuned"]  # type: ignore[attr-defined]
 
 
+def test_a_second_answer_waits_until_the_first_was_read(actor: Actor) -> None:
+    """Base and tuned are one model: the tuned answer would be the base's while the adapter is off."""
+    chat = session()
+    chat.answer_with("base")
+    first = chat.ask("one?")
+    next(first.pieces)
+    chat.answer_with("tuned")
+    second = chat.ask("two?")
+    with pytest.raises(UsageError, match="the answer before is still being generated"):
+        next(second.pieces)
+    first.pieces.close()
+    assert say(chat, "two?") == "ok"
+
+
 def test_a_stop_in_the_base_models_answer_keeps_nothing(actor: Actor) -> None:
     chat = session()
     chat.answer_with("both")

@@ -351,3 +351,11 @@ def test_both_stand_side_by_side_where_the_terminal_is_wide_and_without_colour_w
     assert not re.search(r"\x1b\[[\d;]*m", narrow), "no colour, no bold"
     terminal.press_ctrl("D")
     assert terminal.ends()[0] == 0
+
+
+def test_tools_come_from_a_file(talk: Talk, bench: Bench, actor: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "tools.json").write_text('[{"name": "look", "parameters": {"type": "object"}}]', encoding="utf-8")
+    said = talk([bench.lora, "--tools", tmp_path / "tools.json"], "red?")
+    assert said.code == 1 and "error: the plain template has no place for tools" in said.err
+    said = talk([bench.lora, "--tools", tmp_path / "none.json"], "red?")
+    assert said.code == 1 and "none.json: cannot be read" in said.err

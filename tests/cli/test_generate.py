@@ -264,3 +264,21 @@ def test_what_the_tokenizer_cannot_spell_is_told_once(tunelab: Command, shared_d
 def test_wrong_uses(words: list[str], message: str, tunelab: Command, bench: Bench) -> None:
     said = tunelab("generate", *[str(bench.lora) if word == "RUN" else word for word in words])
     assert said.code == 2 and said.out == "" and message in said.err
+
+
+def test_prompts_with_tools(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
+    call = {"role": "assistant", "tool_calls": [{"name": "look", "arguments": {}}]}
+    turns = [{"role": "user", "content": "red"}, call, {"role": "tool", "content": "cat", "tool_call_id": "a"}]
+    lines = [{"messages": turns, "tools": [{"name": "look"}]}, {"prompt": "blue"}]
+    (tmp_path / "tools.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    asked = ("--file", tmp_path / "tools.jsonl")
+    named = ("--model", bench.model, "--template", "chatml", "model.new_tokens=template")
+    said = tunelab("generate", *named, *asked, "--out", tmp_path / "answers.jsonl", "--max-new-tokens", "2")
+    assert said.code == 0, said.err
+    first, second = map(json.loads, (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines())
+    assert [tool["function"]["name"] for tool in first["tools"]] == ["look"] and second["tools"] == []
+    assert first["messages"][2] == {"role": "tool", "content": "cat", "tool_call_id": "a"}
+    raw, plain = (tunelab("generate", bench.lora, how, *asked) for how in ("--raw", "--arm=base"))
+    assert raw.code == plain.code == 1
+    assert "line 1: has a system message, an input, tools or several turns, which raw text" in raw.err
+    assert "line 1: the plain template has no place for tools" in plain.err
