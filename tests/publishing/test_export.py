@@ -46,12 +46,21 @@ def trained(models: dict[str, Path], family: str, run: Run) -> list[torch.Tensor
     return logits_of(load_adapter(base, run.adapter), ROWS)
 
 
+def check_without_paths(folder: Path, models: dict[str, Path], run: Run) -> None:
+    """No file that leaves says where base and run were on this machine."""
+    for file in folder.rglob("*"):
+        content = file.read_bytes() if file.is_file() else b""
+        found = [place for place in (models["llama"].parent, run.path.parent) if str(place).encode() in content]
+        assert not found, file
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_transformers_loads_the_merged_model(
     family: str, models: dict[str, Path], runs: dict[str, Run], tmp_path: Path
 ) -> None:
     done = export(runs[family], tmp_path / "hf", to="hf")
     assert "model.safetensors" in done.files and "tokenizer.json" in done.files
+    check_without_paths(done.path, models, runs[family])
     plain = AutoModelForCausalLM.from_pretrained(done.path)
     expected = trained(models, family, runs[family])
     assert compare_logits(expected, logits_of(plain, ROWS)).passed
@@ -70,6 +79,11 @@ def test_plain_peft_loads_the_adapter_on_the_dense_model(
     assert compare_logits(expected, logits_of(adapted, ROWS)).passed
     config = json.loads((done.path / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["fan_in_fan_out"] is (family == "gpt2")
+    name = models[family].name
+    assert config["base_model_name_or_path"] == name and done.checked.endswith(
+        f"names the base {name}, without the path to it"
+    )
+    check_without_paths(done.path, models, runs[family])
 
 
 def test_mxfp4_for_others(models: dict[str, Path], runs: dict[str, Run], tmp_path: Path) -> None:
@@ -90,6 +104,7 @@ def test_gguf_is_loaded_by_transformers(
     family: str, models: dict[str, Path], runs: dict[str, Run], tmp_path: Path
 ) -> None:
     done = export(runs[family], tmp_path / "ollama", to="ollama")
+    check_without_paths(done.path, models, runs[family])
     assert done.files == ("Modelfile", "model.gguf") and "tensors read back" in done.checked
     text = (done.path / "Modelfile").read_text(encoding="utf-8")
     assert text.startswith("FROM ./model.gguf\n") and 'PARAMETER stop "<eos>"' in text

@@ -12,13 +12,20 @@ from transformers import PreTrainedModel
 
 from tunelab.config import Recipe
 from tunelab.errors import RunError, UsageError
-from tunelab.files import as_path, check_is_new, directory_written_atomically
+from tunelab.files import as_path, check_is_new, directory_written_atomically, read_json, write_json_atomically
 from tunelab.models.finite import check_files_finite
 from tunelab.models.gguf.settings import file_context
 from tunelab.models.gguf.tokenizer import composes
 from tunelab.models.load import load_model
 from tunelab.notebook import shown_in_notebooks
-from tunelab.preparation.base import own_recipe, run_tokenizer, trained_recipe, trained_weights
+from tunelab.preparation.base import (
+    base_name,
+    base_on_hub,
+    own_recipe,
+    run_tokenizer,
+    trained_recipe,
+    trained_weights,
+)
 from tunelab.preparation.published import published_tokenizer
 from tunelab.preparation.rows import row_encoder
 from tunelab.progress import Progress
@@ -100,7 +107,18 @@ def _adapter(run: Run, target: Path) -> Exported:
     with directory_written_atomically(target) as folder:
         _copy(run.adapter, folder)
         published_tokenizer(run_tokenizer(run), own_recipe(run)).save_pretrained(folder)
-    return Exported(target, _files(target), "a copy of the run's adapter")
+        named = _name_base(run, folder / "adapter_config.json")
+    return Exported(target, _files(target), f"a copy of the run's adapter{named}")
+
+
+def _name_base(run: Run, config: Path) -> str:
+    """Name a base that is a folder without its path, which is nobody else's; returns what to say of it."""
+    name, _ = base_on_hub(run)
+    if name:
+        return ""
+    folder = base_name(run)
+    write_json_atomically(config, read_json(config) | {"base_model_name_or_path": folder})
+    return f"; adapter_config.json names the base {folder}, without the path to it"
 
 
 def _own_weights(run: Run, target: Path) -> Exported:
