@@ -33,6 +33,13 @@ def problem_of(override: str) -> Problem:
     return problem
 
 
+def test_every_key_of_peft_s_lora_is_answered() -> None:
+    """By a key of ours of that name, or by an entry of the table."""
+    theirs = set(peft.LoraConfig.__annotations__) - {"base_model_name_or_path"}
+    ours = {path.rpartition(".")[2] for path in PATHS if path.startswith("adapter.")}
+    assert theirs - ours - {key.name for key in KEYS} == set()
+
+
 @pytest.mark.parametrize(
     ("override", "hint"),
     [

@@ -73,6 +73,7 @@ def _switch(on: str, off: str = "") -> dict[Any, str]:
 
 _T, _P, _R, _A, _F = (TRAINER,), (PEFT,), (TRL,), (AXOLOTL,), (FACTORY,)
 _BATCH = "rows per optimizer step: per-device batch size × gradient accumulation × GPUs"
+_STACKS = "names of experts' weights are in the same list; all-linear has them"
 _ONLY_CAUSAL = "tunelab fine-tunes causal language models on instructions"
 _PACKED = "rows are packed, or padded beside rows of similar length"
 _ALWAYS = "every step is logged to metrics.jsonl"
@@ -116,6 +117,8 @@ OTHER_KEYS: dict[str, tuple[OtherKey, ...]] = {
         OtherKey("target_modules", _P, "adapter.targets"),
         OtherKey("lora_target_modules", (TRL, AXOLOTL), "adapter.targets"),
         OtherKey("lora_target", _F, "adapter.targets", "a list of names, or all-linear"),
+        OtherKey("target_parameters", _P, "adapter.targets", _STACKS),
+        OtherKey("lora_target_parameters", (TRL, AXOLOTL), "adapter.targets", _STACKS),
         OtherKey("lora_exclude_modules", _A, "adapter.exclude"),
         OtherKey("lora_target_linear", _A, "adapter.targets", values=_switch("adapter.targets=all-linear")),
         OtherKey("peft_use_rslora", _A, "adapter.use_rslora"),
@@ -131,6 +134,11 @@ OTHER_KEYS: dict[str, tuple[OtherKey, ...]] = {
         OtherKey("modules_to_save", _P, "adapter.also_train", "`embed_tokens`, `lm_head` and `norms` of any model"),
         OtherKey("trainable_token_indices", _P, "", "model.new_tokens=[...] adds tokens and trains their embeddings"),
         OtherKey(
+            "peft_trainable_token_indices", _A, "", "model.new_tokens=[...] adds tokens and trains their embeddings"
+        ),
+        OtherKey("ensure_weight_tying", _P, "", "a tied head stays tied"),
+        OtherKey("peft_ensure_weight_tying", _A, "", "a tied head stays tied"),
+        OtherKey(
             "lora_modules_to_save",
             (TRL, AXOLOTL),
             "adapter.also_train",
@@ -138,6 +146,7 @@ OTHER_KEYS: dict[str, tuple[OtherKey, ...]] = {
         ),
         OtherKey("additional_target", _F, "adapter.also_train", "a list"),
         OtherKey("bias", _P, "", "biases are frozen with method=lora, as in PEFT's default"),
+        OtherKey("lora_bias", _P, "", "an adapter has no bias, as in PEFT's default"),
         OtherKey("rank_pattern", _P, "", "one rank for all layers"),
         OtherKey("alpha_pattern", _P, "", "one alpha for all layers"),
         OtherKey("exclude_modules", _P, "adapter.exclude"),
@@ -154,6 +163,20 @@ OTHER_KEYS: dict[str, tuple[OtherKey, ...]] = {
         OtherKey("peft_init_lora_weights", _A, "adapter.init", "by the same names; zero is the default"),
         OtherKey("eva_config", _P, "", "adapter.init=eva has PEFT's defaults"),
         OtherKey("corda_config", _P, "", "adapter.init=corda has PEFT's defaults (ipm)"),
+        OtherKey("lora_ga_config", _P, "", "LoRA-GA needs gradients of the base: not implemented"),
+        OtherKey("layer_replication", _P, "", "the model keeps its layers"),
+        OtherKey("alora_invocation_tokens", _P, "", "an adapter is active on every token"),
+        OtherKey("use_qalora", _P, "", "QA-LoRA is not implemented; precision=nf4 is QLoRA"),
+        OtherKey("qalora_group_size", _P, "", "QA-LoRA is not implemented; precision=nf4 is QLoRA"),
+        OtherKey("use_bdlora", _P, "", "BD-LoRA is not implemented"),
+        OtherKey("arrow_config", _P, "", "Arrow routes between adapters; a run trains one"),
+        OtherKey("kasa_config", _P, "", "KaSA is not implemented"),
+        OtherKey("monteclora_config", _P, "", "MonteCLoRA is not implemented"),
+        OtherKey("velora_config", _P, "", "VeLoRA is not implemented; train.activation_checkpointing saves memory"),
+        OtherKey("megatron_config", _P, "", "Megatron is not supported; torchrun trains on several GPUs (DDP)"),
+        OtherKey("megatron_core", _P, "", "Megatron is not supported; torchrun trains on several GPUs (DDP)"),
+        OtherKey("runtime_config", _P, "", "it is for initial matrices computed on a GPU from a base on the CPU"),
+        OtherKey("create_new_adapter", _F, "", "adapter.from trains that adapter further; a new one is the default"),
         OtherKey("adapter_name_or_path", _F, "adapter.from", "a folder; tunelab eval and chat take --adapter DIR"),
     ),
     "Data": (
