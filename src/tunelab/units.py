@@ -95,6 +95,12 @@ def format_significant(value: float, digits: int = 4) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def format_measured(value: float, noun: str, digits: int = 2) -> str:
+    """A number with its noun, which is in the singular where the number is shown as 1: "0.66 epochs", "1 epoch"."""
+    text = format_significant(value, digits)
+    return f"{text} {noun}{'' if text == '1' else 's'}"
+
+
 def format_error(error: float) -> str:
     """A standard error, or another size that has no error, with two significant digits: "0.010", "14", "6.0e-10"."""
     return format_scientific(error) if 0 < abs(error) < 1e-5 else format_number(error, decimals_of(error))

@@ -139,7 +139,7 @@ def test_the_number_of_rows_shown(tunelab: Command, bench: Bench) -> None:
 def test_rows_that_are_all_too_long_are_counted(tunelab: Command, bench: Bench) -> None:
     words = ("--model", bench.model, "--data", bench.rows, "data.template=plain", "data.max_length=8")
     said = tunelab("inspect", *words, "data.held_out=6")
-    assert said.code == 0, said.err
+    assert said.code == 1, said.err
     assert said.cells["rows"] == ["0", "0"] and said.cells["dropped, too long"] == ["18", "6"]
     why = r"no training row is left: of 18 rows 18 are longer than 8 tokens \(the longest has \d+\) and 0 are bad; "
     assert re.search(why, said.err) and "row 1:" not in said.out

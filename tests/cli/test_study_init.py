@@ -49,7 +49,7 @@ def test_a_beginner_gets_a_fair_study_that_runs(tunelab: Command, bench: Bench, 
     said = tunelab("study", "run", "study.yaml", "--dry-run")
     assert said.code == 0, said.err
     assert "39 jobs, 39 to run; about " in said.err and "this machine's speed" in said.err
-    assert "19 trainings: 10 tries of learning rates, and up to 4 more" in said.err
+    assert "19 trainings: 10 trials of learning rates, and up to 4 more" in said.err
     said = tunelab("study", "init", "--model", bench.model, "--data", rows)
     assert said.code == 2 and "study.yaml: exists already\n" in said.err and "hint: give another name" in said.err
 

@@ -12,6 +12,7 @@ import tiny
 
 from tunelab.config import parse_recipe, resolve
 from tunelab.data.chat_sections import ChatTemplate
+from tunelab.data.chat_templates import shipped_template, shipped_templates
 from tunelab.data.messages import Conversation, Message, with_thoughts_apart
 from tunelab.data.prompts import leading_text
 from tunelab.data.templates import get_template
@@ -117,6 +118,15 @@ def test_without_the_choice_the_row_is_refused_with_the_true_reason() -> None:
         assert "data.thoughts=last" in caught.value.hint
     with pytest.raises(BadRow, match=r"an answer has thoughts \(reasoning_content\)"):
         template.render(talk(Message("assistant", "B", reasoning="two")))
+
+
+@pytest.mark.parametrize("name", shipped_templates())
+def test_a_template_that_ships_has_no_place_for_thoughts_and_says_so(name: str) -> None:
+    made = tokenizer()
+    made.chat_template = shipped_template(name)
+    with pytest.raises(BadRow, match=r"has no place for thoughts \(reasoning_content\)") as caught:
+        get_template("chat", made).render(talk(Message("assistant", "B", reasoning="two")))
+    assert "those that ship do not" in caught.value.hint and "data.thoughts" not in caught.value.hint
 
 
 @pytest.mark.parametrize(

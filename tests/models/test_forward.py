@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 import torch
 import varied_models
-from tiny import FAMILIES, VOCABULARY, tiny_model
+from tiny import FAMILIES, VOCABULARY, tiny_model, tiny_tokenizer
 from torch import Tensor, nn
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from tunelab.errors import ModelError
+from tunelab.evaluation.likelihood import row_likelihoods
+from tunelab.inference.engine import generate
+from tunelab.inference.sampling import Decoding
 from tunelab.models import forward
 from tunelab.models.forward import (
     RowLayout,
@@ -87,6 +90,37 @@ def test_rows_beyond_longrope_s_border_leave_shorter_ones_alone(layout: RowLayou
     with torch.no_grad(), attention_of(model, layout):
         found = output_head(model)(hidden_states(model, torch.cat(parts), starts(parts), layout))
     torch.testing.assert_close(found, own_logits(model, parts), rtol=1e-4, atol=1e-5)
+
+
+def dynamic_model() -> Any:
+    """A model whose rotary embeddings are scaled beyond 24 tokens, by the longest row of each batch."""
+    scaled = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+    return tiny_model("llama", max_position_embeddings=24, rope_parameters=scaled)
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded", "alone"])
+def test_dynamic_rotary_embeddings_up_to_the_context(layout: RowLayout) -> None:
+    model = dynamic_model()
+    parts = [part[:24] for part in rows()]
+    assert max(map(len, parts)) == 24
+    with torch.no_grad(), attention_of(model, layout):
+        found = output_head(model)(hidden_states(model, torch.cat(parts), starts(parts), layout))
+    torch.testing.assert_close(found, own_logits(model, parts), rtol=1e-4, atol=1e-5)
+
+
+def test_dynamic_rotary_embeddings_beyond_the_context_are_refused() -> None:
+    """There a row's logits depend on the rows beside it, and a cached key on how long its row will be."""
+    model, row = dynamic_model(), rows()[3]
+    made = list(generate(model, tiny_tokenizer(), [row[:20].tolist()], Decoding(max_new_tokens=10), stop_token_ids=()))
+    ids = row[None, :20]
+    theirs = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False, eos_token_id=-1
+    )
+    assert made[0].stop_reason == "context" and list(made[0].token_ids) == theirs[0, 20:].tolist()
+    with pytest.raises(ModelError, match="prompt 0 has 24 tokens and the model's context 24: no room for an answer"):
+        list(generate(model, tiny_tokenizer(), [row[:24].tolist()], Decoding(), stop_token_ids=()))
+    with pytest.raises(ModelError, match="row 0 has 25 tokens, more than the model's context of 24"):
+        list(row_likelihoods(model, [(row[:25].tolist(), [True] * 25)], micro_batch_tokens=100))
 
 
 def test_positions_restart_with_each_row() -> None:

@@ -50,7 +50,9 @@ def test_an_expression_may_be_narrowed_by_layers_which_peft_refuses() -> None:
 
 REFUSED: list[tuple[str | Sequence[str], dict[str, Any], str, str]] = [
     (r".*\.self_atn\.q_proj", {}, r"matches no linear layer of LlamaForCausalLM; it must match a whole name",
-     r"did you mean model\.layers\.[01]\.self_attn\.q_proj"),
+     r"did you mean self_attn\? linear layers"),
+    (r".*\.(q_porj|v_prj)", {}, r"matches no linear layer", r"did you mean q_proj and v_proj\?"),
+    (r"(self_attn|mlp)\.(q_proj|up_proj)", {}, "must match a whole", r"a whole name is model\.layers\.0\.self_attn"),
     (["q_porj"], {}, "'q_porj' matches no linear layer", r"did you mean self_attn\.q_proj or .*\? linear layers: mlp"),
     (r".*layers\.0.*", {}, r"also matches model\.layers\.0 \(LlamaDecoderLayer\), which is no linear layer", "end it"),
     (r".*(embed_tokens|q_proj)", {}, r"also matches model\.embed_tokens \(Embedding\)", "end it with the layers"),
@@ -95,12 +97,17 @@ def test_what_is_adapted_is_said_and_recorded() -> None:
     assert (found.layers, found.of) == (5, 15)
     assert found.modules == {"self_attn.q_proj": [0, 1], "mlp.up_proj": [0, 1], "lm_head": []}
     assert adapters_words(model) == (
-        "adapters on 5 of 15 linear layers: self_attn.q_proj, mlp.up_proj (layers 0-1); lm_head; "
+        "adapters on 5 of 15 linear layers: 2 self_attn.q_proj, 2 mlp.up_proj, 1 lm_head (in layers 0-1); "
     )
     one = add_lora(tiny_model("llama"), rank=2, alpha=4, exclude=["self_attn.q_proj", "down_proj"], layers=[1])
     assert adapters_words(one) == (
-        "adapters on 5 of 14 linear layers: self_attn.k_proj, self_attn.v_proj, self_attn.o_proj, mlp.gate_proj, "
-        "mlp.up_proj (layer 1); "
+        "adapters on 5 of 14 linear layers: 1 self_attn.k_proj, 1 self_attn.v_proj, 1 self_attn.o_proj, "
+        "1 mlp.gate_proj, 1 mlp.up_proj (in layer 1); "
+    )
+    every_other = add_lora(tiny_model("llama", num_hidden_layers=12), rank=2, alpha=4, layers=list(range(0, 12, 2)))
+    assert adapters_words(every_other) == (
+        "adapters on 42 of 84 linear layers: 6 self_attn.q_proj, 6 self_attn.k_proj, 6 self_attn.v_proj, "
+        "6 self_attn.o_proj, 6 mlp.gate_proj, 6 mlp.up_proj and 1 more kind (in layers 0, 2, 4, 6 and 2 more ranges); "
     )
     assert adapters_words(LLAMA) == ""
     assert adapters_words(add_lora(tiny_model("llama"), rank=2, alpha=4)) == "adapters on all 14 linear layers; "

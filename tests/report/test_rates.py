@@ -28,7 +28,7 @@ def searched_report() -> StudyReport:
         SearchedRate(QLORA, 2e-4, 2e-4, LORA, TRIED),
         SearchedRate("full bf16", 2e-5, 2e-5, "full bf16", ((2e-6, 2.4), (6.32e-6, 2.2), (2e-5, 2.02)), "highest"),
     )
-    said = ("8 tries: one training each.", "A sentence with -0.5 in it.")
+    said = ("8 trials: one training each.", "A sentence with -0.5 in it.")
     return dataclasses.replace(example_report(1), rates=rates, rates_said=said, rates_in_use=IN_USE)
 
 
@@ -39,7 +39,7 @@ def test_the_table_has_a_row_for_each_arm() -> None:
     rows = [[cell.text for cell in row] for row in rates_table(REPORT).rows]
     assert rows == [
         [LORA, "0.0002", "0.0002", "1.9100", "1.9100", "5", "diverged at 0.002"],
-        [QLORA, "0.0002", "0.0002", "1.9100", "1.9100", "5", "tries of lora r128 bf16; diverged at 0.002"],
+        [QLORA, "0.0002", "0.0002", "1.9100", "1.9100", "5", "trials of lora r128 bf16; diverged at 0.002"],
         ["full bf16", "2e-05", "2e-05", "2.0200", "2.0200", "3", "the highest that was tried"],
     ]
     unknown = dataclasses.replace(REPORT, rates=(SearchedRate(LORA, 2e-4, None, LORA, ((2e-4, None),)),))
@@ -52,7 +52,7 @@ def test_it_is_on_the_page_in_markdown_and_on_the_console() -> None:
     assert '<section id="rates"' in page and '<a href="#rates">Learning rates</a>' in page
     assert 'id="plot-learning-rates"' in page and page.count('id="plot-learning-rates"') == 1
     assert "A sentence with −0.5 in it." in page and IN_USE in page
-    assert "## Learning rates" in text and "- 8 tries: one training each." in text and IN_USE in text
+    assert "## Learning rates" in text and "- 8 trials: one training each." in text and IN_USE in text
     assert "Learning rates" in [table.title for table in console_tables(REPORT)]
     assert answer_lines(REPORT)[-1] == IN_USE and note_lines(REPORT)[-2:] == list(REPORT.rates_said)
     plain = html_page(without_plots(example_report(1)))

@@ -237,7 +237,7 @@ def test_rates_are_searched_at_the_largest_budget(files: Path, tmp_path: Path) -
     keep_study(study, tmp_path)
     tries = [cell for cell in known_cells(study, tmp_path) if cell.lr is not None]
     assert len(tries) == 5 and {cell.budget for cell in tries} == {Budget("train.steps", 6.0)}
-    assert tries[0].title == "lora, lr 0.0005: try"
+    assert tries[0].title == "lora, lr 0.0005: trial"
     for cell in tries:
         keep_cell(tmp_path, searched(cell))
     final = [cell for cell in read_study(tmp_path)[1] if cell.lr is None and not cell.benchmark]

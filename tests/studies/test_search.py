@@ -51,7 +51,7 @@ def done(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_arm_is_trained_at_the_rate_that_its_tries_chose(files: Path, done: Path) -> None:
     study, cells = read_study(done)
     tries, others = [cell for cell in cells if cell.lr is not None], [cell for cell in cells if cell.lr is None]
-    assert [cell.title for cell in tries[:2]] == ["lora, lr 0.001: try", "lora, lr 0.005: try"] and len(tries) == 3
+    assert [cell.title for cell in tries[:2]] == ["lora, lr 0.001: trial", "lora, lr 0.005: trial"] and len(tries) == 3
     assert [cell.title for cell in others if not cell.benchmark] == ["lora, seed 0: training", "nf4, seed 0: training"]
     losses = [cell.validation_loss for cell in tries]
     assert losses[2] is None and "the loss is" in tries[2].error and losses[0] is not None and losses[1] is not None
@@ -122,7 +122,7 @@ def test_the_report_says_what_was_tried_and_what_other_rates_would_have_given(do
     ]
     said = report.rates_said
     assert said[0].startswith(
-        "3 tries, 1 of which diverged: one training each with seed 1000, measured by the completion"
+        "3 trials, 1 of which diverged: one training each with seed 1000, measured by the completion"
     )
     assert "on 10 validation rows" in said[0] and "Held-out rows and benchmarks took no part" in said[0]
     assert any("own learning rate, 0.005" in one for one in said[1:])
@@ -142,7 +142,7 @@ def stops_in(stage_of: str) -> Any:
 
 @pytest.mark.slow
 def test_a_study_stopped_in_both_waves_goes_on_to_the_same_report(files: Path, done: Path, tmp_path: Path) -> None:
-    for where in ("lora, lr 0.005: try", "nf4, seed 0"):
+    for where in ("lora, lr 0.005: trial", "nf4, seed 0"):
         with pytest.raises((Interrupted, KeyboardInterrupt)):
             run_study(searched_study(files), tmp_path, progress=stops_in(where))
     assert {cell.status for cell in run_study(searched_study(files), tmp_path)} == {"done"}
@@ -174,7 +174,7 @@ def test_an_edge_makes_one_more_wave_of_tries(files: Path, tmp_path: Path) -> No
         for cell in cells:
             best = 5e-3 if cell.arm == "lora" else 5e-2  # the best of r8 is its highest
             keep_cell(tmp_path, result(cell, abs((cell.lr or 0.0) - best)))
-    assert len(kinds[0]) == 6 and kinds[1] == ["lora, lr 0.00158: try", "r8, lr 0.5: try"]
+    assert len(kinds[0]) == 6 and kinds[1] == ["lora, lr 0.00158: trial", "r8, lr 0.5: trial"]
     assert kinds[2][0] == "lora, seed 0: training"
     assert {arm: one.lr for arm, one in known_choices(study, tmp_path).items()} == {"lora": 5e-3, "r8": 5e-2}
 
@@ -187,15 +187,15 @@ def test_a_failed_try_leaves_its_arm_out_and_is_tried_again(files: Path, tmp_pat
     for cell in next(run):
         lost = dataclasses.replace(cell, status="failed", error="MemoryError: no room")
         inside = result(cell, abs((cell.lr or 0.0) - 5e-3))
-        keep_cell(tmp_path, lost if cell.title == "r8, lr 0.001: try" else inside)
+        keep_cell(tmp_path, lost if cell.title == "r8, lr 0.001: trial" else inside)
     (final,) = run
     assert {cell.arm for cell in final} == {"lora"}
     found = {cell.title: cell for cell in known_cells(study, tmp_path)}
-    assert found["r8, seed 0: training"].error == "no learning rate was chosen for it: a try failed"
+    assert found["r8, seed 0: training"].error == "no learning rate was chosen for it: a trial failed"
     report = study_report(tmp_path)
     assert {arm.name: arm.status for arm in report.arms} == {"lora": "missing", "r8": "failed"}
     assert {one.arm: one.chosen is None for one in report.rates} == {"lora": False, "r8": True}
-    assert [cell.title for cell in next(waves(study, tmp_path))] == ["r8, lr 0.001: try"]
+    assert [cell.title for cell in next(waves(study, tmp_path))] == ["r8, lr 0.001: trial"]
 
 
 def test_a_dry_run_says_how_many_trainings(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,7 +204,7 @@ def test_a_dry_run_says_how_many_trainings(files: Path, tmp_path: Path, capsys: 
     (tmp_path / "study.yaml").write_text((tmp_path / "study.json").read_text("utf-8"), encoding="utf-8")
     assert main(["study", "run", str(tmp_path / "study.yaml"), "--dry-run", "--out", str(tmp_path / "out")]) == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert "11 trainings: 5 tries of learning rates, and up to 2 more while a best" in said
+    assert "11 trainings: 5 trials of learning rates, and up to 2 more while a best" in said
     assert "then 6 with the rates chosen" in said
 
 

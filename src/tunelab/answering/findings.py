@@ -79,7 +79,9 @@ def _same_likelihoods(
     exact, most = largest, FP32_TOLERANCE
     if rounding is not None:
         exact = largest_difference(rounding.expected, rounding.made)
-        alone = "not known" if rounding.floor is None else f"{format_scientific(rounding.floor)} nats"
+        alone = "not measured (the model has one attention implementation), so only fp32 is judged"
+        if rounding.floor is not None:
+            alone = f"{format_scientific(rounding.floor)} nats"
         found += f"; rounding alone {alone}; in fp32 {format_scientific(exact)}"
         most = math.inf if rounding.floor is None else most + FLOOR_MULTIPLE * rounding.floor
     if exact > FP32_TOLERANCE:

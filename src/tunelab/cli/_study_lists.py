@@ -55,8 +55,8 @@ def _time_they_take(jobs: int, known: Sequence[float], rough: Sequence[float]) -
 
 
 def _trainings(study: Study, cells: Sequence[Cell]) -> str:
-    """How many trainings a study with a search or budgets takes: known tries, those that an edge may add, and the final
-    ones, at how many budgets.
+    """How many trainings a study with a search or budgets takes: known trials, those that an edge may add, and the
+    final ones, at how many budgets.
     """
     from tunelab.records.choices import most_tries
 
@@ -69,9 +69,8 @@ def _trainings(study: Study, cells: Sequence[Cell]) -> str:
     more = max(0, most_tries(study) - tries)
     edges = f", and up to {more} more while a best learning rate is at an edge" if more else ""
     of = f" at the largest budget, {budgets[-1]}" if budgets else ""
-    return (
-        f"{tries + final} trainings: {tries} tries of learning rates{of}{edges}; then {final} with the rates chosen{at}"
-    )
+    trials = f"{tries} trials of learning rates{of}{edges}"
+    return f"{tries + final} trainings: {trials}; then {final} with the rates chosen{at}"
 
 
 def show_status(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ Examples:
   tunelab inspect recipe.yaml --rows 0         (only the summary)
 
 On a terminal, target tokens are colored; elsewhere they are in [[ ]]. Nothing is trained; bad rows are counted, not
-fatal.
+fatal. The exit code is 1 if no row is left to train on.
 """
 
 from __future__ import annotations
@@ -46,11 +46,13 @@ def run(arguments: argparse.Namespace) -> int:
         data = prepare_with(tokenizer, skipping, may_be_empty=True, progress=progress)
     rows = shown_rows(recipe, data, arguments.rows)
     if arguments.json:
-        return print_json(inspected_document(data, tokenizer, rows))
+        print_json(inspected_document(data, tokenizer, rows))
+        return 0 if len(data.train) else 1
     for number, (ids, targets) in enumerate(rows, 1):
         print_row(tokenizer, number, ids, targets, data.stop_token_ids)
     show_summary(recipe, data, tokenizer)
     if not len(data.train):
         dropped = what_was_dropped(data.train_counts, recipe.data.max_length or 0)
-        say(f"no training row is left: {dropped}; {what_to_do(data.train_counts, recipe.data.on_overflow)}")
+        say(f"error: no training row is left: {dropped}; {what_to_do(data.train_counts, recipe.data.on_overflow)}")
+        return 1
     return 0

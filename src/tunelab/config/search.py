@@ -23,9 +23,9 @@ class Search(BaseModel):
         (0.1, 0.316, 1, 3.16, 10), description="Learning rates that each tuned arm tries, as multiples of its own."
     )
     extend: CountOrZero = Field(
-        2, description="More tries while the best rate of an arm is its lowest or highest; every arm gets as many."
+        2, description="More trials while the best rate of an arm is its lowest or highest; every arm gets as many."
     )
-    seed: CountOrZero = Field(1000, description="`train.seed` of the tries; not one of `seeds`.")
+    seed: CountOrZero = Field(1000, description="`train.seed` of the trials; not one of `seeds`.")
     share_precision: Flag = Field(
         True,
         description="Arms that differ in precision alone use the rate of the unquantized one. false: each its own.",

@@ -20,6 +20,10 @@ THOUGHTS_REMEDY = (
     "data.thoughts=last has only the last answer in the loss where the template drops earlier thoughts; "
     "data.thoughts=each makes one example per answer"
 )
+NO_THOUGHTS_REMEDY = (
+    "use the model's own chat template or another that shows them (those that ship do not), or put them into the "
+    "answer's text"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ class ChatTemplate:
             section, _ = self._with_thoughts(conversation)
             return (section,)
         if any(message.reasoning for message in conversation.messages):
+            if not self._shows_thoughts():
+                raise BadRow("the chat template has no place for thoughts (reasoning_content)", NO_THOUGHTS_REMEDY)
             raise BadRow("an answer has thoughts (reasoning_content)", THOUGHTS_REMEDY)
         turns = [{"role": message.role, "content": message.text} for message in conversation.messages]
         self._refuse_special_tokens(conversation)
@@ -130,9 +136,18 @@ class ChatTemplate:
             dropped = [mark for mark in (f"\ue000{n}\ue002" for n in range(last)) if mark not in marks]
             thoughts.setdefault(f"\ue000{last}\ue002", "")
         elif f"\ue000{last}\ue002" in dropped:
-            raise BadRow("the chat template drops the thoughts of the last answer", "use one that shows them")
+            raise BadRow("the chat template drops the thoughts of the last answer", NO_THOUGHTS_REMEDY)
         in_loss = [one.in_loss and (n == last or not dropped) for n, one in enumerate(answers)]
         return self._thinking_section(pieces, {**texts, **thoughts}, in_loss, header), bool(dropped)
+
+    def _shows_thoughts(self) -> bool:
+        """Whether the template writes the thoughts of the last answer."""
+        mark = "\ue000"
+        try:
+            answer = {"role": "assistant", "content": "b", "reasoning_content": mark}
+            return mark in self.applied([{"role": "user", "content": "a"}, answer])
+        except BadRow:
+            return True  # it says why where the row is rendered
 
     def _header(self, turns: list[dict[str, str]]) -> str:
         """What the generation prompt adds to the turns before the first answer."""

@@ -165,7 +165,7 @@ def _matched(model: PreTrainedModel, pattern: str, known: Sequence[str]) -> list
         raise ModelError(
             f"adapter.targets: {pattern!r} matches no linear layer of {type(model).__name__}; it must match a whole "
             "name",
-            _nearest(pattern, known) + "linear layers: " + ", ".join(last_parts(model)),
+            _nearest_words(pattern, known) + "linear layers: " + ", ".join(last_parts(model)),
         )
     return [name for name, _ in matched if name not in stacks]
 
@@ -181,7 +181,7 @@ def _without(model: PreTrainedModel, chosen: Sequence[str], exclude: str | Seque
         if not found:
             raise ModelError(
                 f"adapter.exclude: {one!r} matches none of the layers of {type(model).__name__} that would be adapted",
-                _nearest(one, chosen if isinstance(exclude, str) else last_parts(model))
+                (_nearest_words(one, chosen) if isinstance(exclude, str) else _nearest(one, last_parts(model)))
                 + "they are: "
                 + ", ".join(dict.fromkeys(last_part(name) for name in chosen)),
             )
@@ -225,6 +225,17 @@ def last_parts(model: PreTrainedModel) -> list[str]:
     Two, because the last one is not unique (GPT-2 has `c_proj` in attention and in the MLP).
     """
     return sorted({last_part(name) for name in linear_names(model)})
+
+
+def _nearest_words(pattern: str, names: Sequence[str]) -> str:
+    """A question with the parts of names that are most like the words of an expression which no name has; else what a
+    whole name looks like."""
+    parts = {part for name in names for part in name.split(".") if not part.isdigit()}
+    unknown = [word for word in re.findall(r"[A-Za-z]\w{2,}", pattern) if word not in parts]
+    near = [found[0] for word in unknown if (found := difflib.get_close_matches(word, parts, n=1))]
+    if near:
+        return f"did you mean {' and '.join(dict.fromkeys(near))}? "
+    return f"a whole name is {names[0]}; " if names else ""
 
 
 def _nearest(target: str, names: Sequence[str]) -> str:

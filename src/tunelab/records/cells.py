@@ -1,8 +1,8 @@
 """A study's cells: each training and each evaluation once, keyed by its inputs, with its status.
 
-A cell is a training (an arm with a seed), an evaluation (an arm with a seed on a benchmark), or a try (a training that
-helps to choose an arm's learning rate). A study's directory holds `study.json` and one record per cell
-(`cells/KEY.json`), so that no two machines write to the same file. `choices.json` is written from the tries' records.
+A cell is a training (an arm with a seed), an evaluation (an arm with a seed on a benchmark), or a trial (a training
+that helps to choose an arm's learning rate). A study's directory holds `study.json` and one record per cell
+(`cells/KEY.json`), so that no two machines write to the same file. `choices.json` is written from the trials' records.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from tunelab.units import format_significant
 
 STUDY_FILE, CREATED_FILE, CHOICES_FILE, RECORDS = "study.json", "created.json", "choices.json", "cells"
 
-#: Begins the keys of tries.
+#: Begins the keys of trials.
 TRY = "try-"
 
 Status = Literal["waiting", "done", "failed"]
@@ -76,9 +76,9 @@ class Cell:
         start_memory_bytes: how much of it the process had before the job began (Python, libraries, what earlier jobs
             left); None = memory of an accelerator, or unknown.
         folder: its output, relative to the study's directory.
-        lr: of a try, the learning rate that it tries; None = no try.
-        validation_loss: of a try that is done, in nats per token; None = it diverged, as `error` says.
-        budget: of a tuned arm, how long it is trained (of a try, the study's largest); None = as its recipe says.
+        lr: of a trial, the learning rate that it tries; None = no trial.
+        validation_loss: of a trial that is done, in nats per token; None = it diverged, as `error` says.
+        budget: of a tuned arm, how long it is trained (of a trial, the study's largest); None = as its recipe says.
     """
 
     key: str
@@ -98,9 +98,9 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """The displayed name: "lora, seed 0: mmlu", "lora, 2 epochs, seed 0: mmlu", "lora, lr 0.0002: try"."""
+        """The displayed name: "lora, seed 0: mmlu", "lora, 2 epochs, seed 0: mmlu", "lora, lr 0.0002: trial"."""
         if self.lr is not None:
-            return f"{self.arm}, lr {format_significant(self.lr, DIGITS)}: try"
+            return f"{self.arm}, lr {format_significant(self.lr, DIGITS)}: trial"
         seed = "" if self.seed is None else f", seed {self.seed}"
         budget = "" if self.budget is None else f", {self.budget.words}"
         return f"{self.arm}{budget}{seed}: {self.benchmark or 'training'}"
@@ -181,7 +181,7 @@ def own_template(study: Study, arm: str) -> dict[str, Any]:
 
 
 def known_cells(study: Study, folder: Path) -> list[Cell]:
-    """The study's cells, with the status stored in the directory: tries first, then those of the rates that they chose.
+    """The study's cells, with the status stored in the directory: trials first, then those of the rates they chose.
 
     The cells of an arm without a rate so far are those of its own rate.
     """
@@ -223,7 +223,7 @@ def _has_own_limit(study: Study, cell: Cell, record: Cell, folder: Path) -> bool
 
 
 def tries_of(study: Study, losses: Losses) -> list[Cell]:
-    """The tries that are known to be needed by now, each once."""
+    """The trials that are known to be needed by now, each once."""
     found: dict[str, Cell] = {}
     seed = study.search.seed if study.search else None
     for arm, rates in rates_to_try(study, losses).items():
@@ -234,13 +234,13 @@ def tries_of(study: Study, losses: Losses) -> list[Cell]:
 
 
 def try_key(study: Study, arm: str, lr: float) -> str:
-    """Key of a try: the arm's whole recipe with this rate and the search's seed."""
+    """Key of a trial: the arm's whole recipe with this rate and the search's seed."""
     recipe = try_recipe(study, arm, lr)
     return TRY + _hash(_of_recipe(recipe.model_dump(mode="json", exclude=_NOT_OF_A_TRAINING)))
 
 
 def recorded_losses(study: Study, folder: Path) -> Losses:
-    """The losses of a study's tries, from their records, each of which is read once."""
+    """The losses of a study's trials, from their records, each of which is read once."""
 
     @cache
     def loss(arm: str, lr: float) -> Loss:
@@ -255,12 +255,12 @@ def recorded_losses(study: Study, folder: Path) -> Losses:
 
 
 def known_choices(study: Study, folder: Path) -> dict[str, Choice]:
-    """Tuned arm -> its learning rate and the tries that choose it; empty without a search."""
+    """Tuned arm -> its learning rate and the trials that choose it; empty without a search."""
     return choices(study, recorded_losses(study, folder))
 
 
 def keep_choices(study: Study, folder: Path) -> None:
-    """Write choices.json for people and other programs; tunelab itself reads the tries' records."""
+    """Write choices.json for people and other programs; tunelab itself reads the trials' records."""
     if study.search is not None:
         found = {arm: choice.to_json() for arm, choice in known_choices(study, folder).items()}
         write_json_atomically(folder / CHOICES_FILE, found)

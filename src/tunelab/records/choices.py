@@ -1,8 +1,8 @@
-"""Which learning rates a study tries, and which one each arm gets: pure functions of the study and the tries' losses.
+"""Which learning rates a study tries, and which one each arm gets: pure functions of the study and the trials' losses.
 
 Each searched arm tries rates around its own. While the best of an arm is its lowest or highest rate, it tries one
 further out, and every other arm one more as well, halfway from its best towards the better neighbor: all arms have the
-same number of tries.
+same number of trials.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from tunelab.config.search import Search
 from tunelab.config.study import Study
 from tunelab.config.study_tree import merged
 
-#: Validation loss of a try: infinite if it diverged; "failed" = for another reason (out of memory).
+#: Validation loss of a trial: infinite if it diverged; "failed" = for another reason (out of memory).
 Loss = float | Literal["waiting", "failed"]
 
-#: The loss of the try of an arm at a rate.
+#: The loss of the trial of an arm at a rate.
 Losses = Callable[[str, float], Loss]
 
 #: Significant digits of a rate, so that arms meet at equal rates.
@@ -34,9 +34,9 @@ class Choice:
 
     Args:
         own: without a search.
-        source: the arm whose tries choose; another one if the two differ in precision alone.
-        tried: rate -> validation loss in nats per token, infinite if training diverged; by rate, finished tries only.
-        lr: the rate with the lowest loss; None = not known yet, or a try failed.
+        source: the arm whose trials choose; another one if the two differ in precision alone.
+        tried: rate -> validation loss in nats per token, infinite if training diverged; by rate, finished trials only.
+        lr: the rate with the lowest loss; None = not known yet, or a trial failed.
         edge: "lowest" or "highest" if the best rate is at an end of what was tried.
     """
 
@@ -47,13 +47,13 @@ class Choice:
     edge: Literal["", "lowest", "highest"] = ""
 
     def to_json(self) -> dict[str, Any]:
-        """For choices.json; the loss of a diverged try is null."""
+        """For choices.json; the loss of a diverged trial is null."""
         tried = [{"lr": lr, "loss": loss if math.isfinite(loss) else None} for lr, loss in self.tried.items()]
         return {"lr": self.lr, "own_lr": self.own, "tries_of": self.source, "edge": self.edge, "tried": tried}
 
 
 def sources(study: Study) -> dict[str, str]:
-    """Tuned arm -> the arm whose tries choose its rate: itself, or the unquantized arm that it otherwise equals."""
+    """Tuned arm -> the arm whose trials choose its rate: itself, or the unquantized arm that it otherwise equals."""
     tuned = [name for name, arm in study.arms.items() if arm.tuned]
     if not (study.search and study.search.share_precision):
         return {name: name for name in tuned}
@@ -85,7 +85,7 @@ def rates_to_try(study: Study, losses: Losses) -> dict[str, list[float]]:
 
 
 def choices(study: Study, losses: Losses) -> dict[str, Choice]:
-    """Tuned arm -> its choice; without rates until every try has ended, and for arms with a failed try."""
+    """Tuned arm -> its choice; without rates until every trial has ended, and for arms with a failed trial."""
     rates = rates_to_try(study, losses)
     tried = _finished(rates, losses)
     found = {}
@@ -109,7 +109,7 @@ def with_rates(study: Study, chosen: Mapping[str, Choice]) -> Study:
 
 
 def try_recipe(study: Study, arm: str, lr: float) -> Recipe:
-    """The recipe of a try: the arm's at a rate, with the search's seed."""
+    """The recipe of a trial: the arm's at a rate, with the search's seed."""
     if study.search is None:
         raise ValueError("the study has no search")
     recipe = study.arm_recipe(arm, study.search.seed)
@@ -128,13 +128,13 @@ def first_rates(search: Search, own: float) -> list[float]:
 
 
 def most_tries(study: Study) -> int:
-    """Tries of a study if every extension is needed."""
+    """Trials of a study if every extension is needed."""
     search = study.search
     return len(set(sources(study).values())) * (len(search.factors) + search.extend) if search else 0
 
 
 def _finished(rates: Mapping[str, list[float]], losses: Losses) -> dict[str, dict[float, float]] | None:
-    """The losses of each arm none of whose tries failed, by rate; None while a try of such an arm is waiting."""
+    """The losses of each arm none of whose trials failed, by rate; None while a trial of such an arm is waiting."""
     found: dict[str, dict[float, float]] = {}
     for arm, tried in rates.items():
         known = {lr: losses(arm, lr) for lr in sorted(tried)}

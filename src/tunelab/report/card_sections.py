@@ -216,11 +216,14 @@ def caveats(facts: Facts, found: Sequence[Measured]) -> Iterator[str]:
     elif (saved := facts.manifest.get("saved")) and "kl" in saved:
         distance = f"KL {format_scientific(saved['kl'])} nats per token"
         yield f"The trained weights were rounded to {saved['dtype']}: {distance} from what was trained."
-    licenses = dict.fromkeys(license_of(one) for one in facts.manifest["data"]["sources"])
-    yield (
-        f"Licenses: the base, {facts.base_license or NOT_STATED}; the data, {escaped('; '.join(licenses))}. Both bind "
-        "this model; whether they permit your use was not checked."
-    )
+    yield _licenses(facts.base_license or NOT_STATED, [license_of(one) for one in facts.manifest["data"]["sources"]])
+
+
+def _licenses(base: str, data: Sequence[str]) -> str:
+    said = f"Licenses: the base, {base}; the data, {escaped('; '.join(dict.fromkeys(data)))}."
+    if NOT_STATED not in (base, *data):
+        return f"{said} Both bind this model; whether they permit your use was not checked."
+    return f"{said} Where none is stated, find out which license binds this model before you use or share it."
 
 
 def _not_measured(facts: Facts, found: Sequence[Measured]) -> Iterator[str]:

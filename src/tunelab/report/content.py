@@ -270,7 +270,7 @@ class StudyReport:
         note: opens the report, before its title; "" = none.
         forgetting: what tuning changed on general texts; None = not measured.
         rates: of the tuned arms, if they were searched.
-        rates_said: what the tries say, in sentences.
+        rates_said: what the trials say, in sentences.
         rates_in_use: the sentence below the answers that says at which learning rates they hold; "" = not known.
         budgets: the tuned arms at each budget; None = the study has none.
     """

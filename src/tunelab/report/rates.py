@@ -27,7 +27,7 @@ _LOG_FROM = 3.0
 
 
 def rates_plot(report: StudyReport) -> Plot | None:
-    """The tries of every arm that has its own; None if there is no loss to draw."""
+    """The trials of every arm that has its own; None if there is no loss to draw."""
     arms = [one for one in report.rates if one.source == one.arm and any(loss is not None for _, loss in one.tried)]
     if not arms:
         return None

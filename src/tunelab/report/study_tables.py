@@ -200,7 +200,7 @@ def rates_table(report: StudyReport) -> StudyTable:
         Column("Arm", is_number=False),
         *(Column(name, "learning rate") for name in ("Chosen", "Own")),
         *(Column(name, "validation loss") for name in ("At chosen", "At own")),
-        Column("Tries"),
+        Column("Trials"),
         Column("Note", is_number=False),
     )
     rows = tuple(_rates_row(one) for one in report.rates)
@@ -210,7 +210,7 @@ def rates_table(report: StudyReport) -> StudyTable:
 
 def _rates_row(one: SearchedRate) -> tuple[Cell, ...]:
     losses = dict(one.tried)
-    notes = [f"tries of {one.source}"] if one.source != one.arm else []
+    notes = [f"trials of {one.source}"] if one.source != one.arm else []
     notes += [f"the {one.edge} that was tried"] if one.edge else []
     if diverged := [_rate(lr) for lr, loss in one.tried if loss is None]:
         notes.append(f"diverged at {', '.join(diverged)}")

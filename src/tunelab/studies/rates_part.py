@@ -47,7 +47,7 @@ def rates_in_use(study: Study, chosen: Mapping[str, Choice]) -> str:
 
 
 def rates_sentences(study: Study, chosen: Mapping[str, Choice], cells: Sequence[Cell], folder: Path) -> Iterator[str]:
-    """What the tries say, in sentences.
+    """What the trials say, in sentences.
 
     Args:
         study: as it was asked for.
@@ -77,7 +77,7 @@ def _how(study: Study, tries: Sequence[Cell], folder: Path) -> str:
     also = f", {diverged} of which diverged" if diverged else ""
     took = format_duration(math.fsum(cell.seconds for cell in tries))
     return (
-        f"{len(tries)} tries{also}: one training each with seed {tries[0].seed}, measured by the completion loss on "
+        f"{len(tries)} trials{also}: one training each with seed {tries[0].seed}, measured by the completion loss on "
         f"{rows} validation rows, in {took}. Held-out rows and benchmarks took no part."
     )
 
@@ -102,7 +102,7 @@ def _of_arm(arm: str, choice: Choice) -> Iterator[str]:
 
 
 def _at_equal_rates(a: str, first: Choice, b: str, second: Choice) -> Iterator[str]:
-    """What two arms' tries at equal learning rates say beside each at its best."""
+    """What two arms' trials at equal learning rates say beside each at its best."""
     if first.lr is None or second.lr is None:
         return
     common = sorted(set(first.tried) & set(second.tried))

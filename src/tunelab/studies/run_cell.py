@@ -90,7 +90,7 @@ def run_cell(folder: Path | str, key: str, *, allowed: Allowed | None = None, pr
 
 
 def _try(cell: Cell, folder: Path, memory: list[Memory], progress: Progress) -> Cell:
-    """Train at the rate of a try, on validation rows alone; what diverges is a result as well. No weights are kept."""
+    """Train at a trial's rate, on validation rows alone; what diverges is a result as well. No weights are kept."""
     asked = asked_study(folder)
     recipe = _in_dtype_of_study(try_recipe(asked, cell.arm, cell.lr or 0.0), folder)
     place = folder / "runs" / cell.key

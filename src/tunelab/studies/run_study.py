@@ -30,7 +30,7 @@ from tunelab.scoring.read_responses import checked_options
 from tunelab.statistics.power import detectable_accuracy_difference, detectable_effect
 from tunelab.studies.foreseen_margins import foreseen_margins, wrong_margins
 from tunelab.studies.setting_warnings import setting_warnings
-from tunelab.units import format_number, format_share, format_significant
+from tunelab.units import format_measured, format_number, format_share
 
 EXECUTORS = "studies/executors"
 
@@ -112,9 +112,9 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def waves(study: Study, folder: Path) -> Iterator[list[Cell]]:
-    """The cells to run, wave by wave: tries until every arm has its learning rate, then all others.
+    """The cells to run, wave by wave: trials until every arm has its learning rate, then all others.
 
-    The next wave follows from the records that the last one left. Each cell is in one wave only: a try that failed
+    The next wave follows from the records that the last one left. Each cell is in one wave only: a trial that failed
     leaves its arm without a rate, and the arm's cells are recorded as failed.
     """
     given: set[str] = set()
@@ -127,7 +127,7 @@ def waves(study: Study, folder: Path) -> Iterator[list[Cell]]:
     others = [cell for cell in _open(study, folder) if cell.lr is None]
     for cell in others:
         if cell.arm in without:
-            why = "no learning rate was chosen for it: a try failed"
+            why = "no learning rate was chosen for it: a trial failed"
             keep_cell(folder, replace(cell, status="failed", error=why))
     if ready := [cell for cell in others if cell.arm not in without]:
         yield ready
@@ -208,7 +208,7 @@ def foreseen(study: Study) -> list[str]:
 def _foreseen_effect(units: int, what: str, effect: float | None, design: str) -> str:
     if effect is None:
         return f"no result can be significant with {units} {what} ({design})"
-    deviations = f"{format_significant(effect, 2)} standard deviations of the paired differences"
+    deviations = f"{format_measured(effect, 'standard deviation')} of the paired differences"
     return f"{units:,} {what}, minimum detectable difference {deviations} ({design})"
 
 

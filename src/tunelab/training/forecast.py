@@ -19,13 +19,21 @@ from tunelab.models.structure import structure_of
 from tunelab.models.targets import read_by_kernels
 from tunelab.statistics.power import detectable_effect
 from tunelab.training.checkpoint import trainable_weights
-from tunelab.units import format_bytes, format_count, format_counted, format_duration, format_rate, format_significant
+from tunelab.units import (
+    format_bytes,
+    format_count,
+    format_counted,
+    format_duration,
+    format_measured,
+    format_rate,
+    format_significant,
+)
 
 #: Held-out rows below which a difference has to be large to be detected.
 FEW_ROWS = 100
 
-#: Kinds of layers that are listed by name.
-MOST_KINDS = 8
+#: Kinds of layers, and ranges of their numbers, that are listed.
+MOST_KINDS, MOST_RUNS = 6, 4
 
 #: Time of a training step in forward passes: LoRA needs no gradients of the base's weights. One more where activations
 #: are computed again.
@@ -48,8 +56,7 @@ def forecast(recipe: Recipe, plan: TrainingPlan, model: nn.Module, *, held_out: 
     said = [
         f"{format_counted(len(table), 'row')}, {table.tokens:,} tokens per epoch "
         f"({targets:,} in the loss); {format_counted(plan.total_steps, 'step')}, "
-        f"{format_significant(reached, 3)} epoch{'' if reached == 1 else 's'}"
-        + (f"; resuming after step {step:,}" if step else "")
+        f"{format_measured(reached, 'epoch', 3)}" + (f"; resuming after step {step:,}" if step else "")
     ]
     found = digest(model)
     said.append(
@@ -114,7 +121,8 @@ def padding_sentence(recipe: Recipe, model: nn.Module) -> str | None:
 
 
 def adapters_words(model: nn.Module) -> str:
-    """Which linear layers have an adapter: their kinds, grouped by the model's layers that they are in; "" for none."""
+    """How many linear layers of which kinds have an adapter, and in which of the model's layers; "" for none. The
+    manifest lists all (`adapter.modules`)."""
     if not isinstance(model, PeftModel):
         return ""
     found = coverage(model)
@@ -122,10 +130,9 @@ def adapters_words(model: nn.Module) -> str:
         return ""
     if found.layers == found.of:
         return f"adapters on all {format_counted(found.of, 'linear layer')}; "
-    groups: dict[tuple[int, ...], list[str]] = {}
-    for kind, numbers in found.modules.items():
-        groups.setdefault(tuple(sorted(set(numbers))), []).append(kind)
-    listed = "; ".join(f"{_kinds(kinds)}{_layers_in_words(numbers)}" for numbers, kinds in groups.items())
+    kinds = [f"{max(1, len(numbers)):,} {kind}" for kind, numbers in found.modules.items()]
+    numbers = tuple(sorted({number for each in found.modules.values() for number in each}))
+    listed = f"{_shortened(kinds, MOST_KINDS, 'kind')}{_layers_in_words(numbers)}"
     return f"adapters on {found.layers:,} of {format_counted(found.of, 'linear layer')}: {listed}; "
 
 
@@ -158,21 +165,22 @@ def loraplus_sentence(recipe: Recipe) -> str | None:
     return f"LoRA+: B matrices learn at {rate}, {format_significant(ratio)} times the rate of A"
 
 
-def _kinds(names: list[str]) -> str:
-    left = len(names) - MOST_KINDS
-    return ", ".join(names[:MOST_KINDS]) + (f" and {left:,} more" if left > 0 else "")
+def _shortened(parts: list[str], most: int, noun: str) -> str:
+    left = len(parts) - most
+    return ", ".join(parts[:most]) + (f" and {left:,} more {noun}{'s' * (left > 1)}" if left > 0 else "")
 
 
 def _layers_in_words(numbers: tuple[int, ...]) -> str:
-    """Numbers of layers with runs of them as one: " (layers 0-3, 6)"; "" of an output head."""
+    """Numbers of layers with runs of them as one: " (in layers 0-3, 6)"; "" of an output head."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
             runs[-1].append(number)
         else:
             runs.append([number])
-    shown = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-    return f" (layer{'s' if len(numbers) > 1 else ''} {shown})" if numbers else ""
+    shown = [f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
+    listed = _shortened(shown, MOST_RUNS, "range")
+    return f" (in layer{'s' if len(numbers) > 1 else ''} {listed})" if numbers else ""
 
 
 def experts_sentence(model: nn.Module) -> str | None:
@@ -233,7 +241,7 @@ def few_rows_warning(held_out: int) -> str | None:
     effect = detectable_effect(held_out) if held_out > 1 else None
     shown = "no difference can be significant"
     if effect is not None:
-        size = f"{format_significant(effect, 2)} standard deviations of the paired differences"
+        size = f"{format_measured(effect, 'standard deviation')} of the paired differences"
         shown = f"the minimum detectable difference is {size} (at 80 % power)"
     rows = format_counted(held_out, "held-out row")
     return f"warning: with {rows} {shown}; hold out more (data.held_out; 200 where there are enough rows)"

@@ -168,7 +168,7 @@ class _Tasks:
     def _parcels(self, cell: Cell) -> list[Any]:
         """The files that a cell needs from the study's directory, in Ray's object store."""
         records = [f"{RECORDS}/{key}.json" for key in (cell.key, cell.needs)]
-        # Those of tries, from which the node knows the rates that they chose.
+        # Those of trials, from which the node knows the rates that they chose.
         records += sorted(f"{RECORDS}/{path.name}" for path in (self.folder / RECORDS).glob(f"{TRY}*.json"))
         found = [self.ray.put(packed_files(self.folder, [STUDY_FILE, CREATED_FILE, RESOLVED, *records]))]
         own = Run(self.folder / "runs" / cell.key)
