@@ -299,7 +299,6 @@ BROKEN = [
     (["adapter.also_train=[norms]", "method=full"], "adapter.also_train", "trains all modules already"),
     (["adapter.also_train=[norms]", "adapter.from=a"], "adapter.also_train", "only next to a new adapter"),
     (["model.new_tokens=template", "adapter.init=pissa"], "model.new_tokens", "only next to a new adapter"),
-    (["model.new_tokens={<a>: red}", "adapter.init=pissa"], "model.new_tokens", "only next to a new adapter"),
     (["model.new_tokens=[a, b, a]"], "model.new_tokens", "each token must be listed once"),
     (["adapter.targets=[]"], "adapter.targets", "the list of layers must not be empty"),
     (["adapter.layers=[]"], "adapter.layers", "the list of layers must not be empty"),

@@ -266,13 +266,22 @@ def test_wrong_uses(words: list[str], message: str, tunelab: Command, bench: Ben
     assert said.code == 2 and said.out == "" and message in said.err
 
 
+WITH_TOOLS = (
+    "{% for tool in tools or [] %}{{ tool.function.name }}{% endfor %}{% for turn in messages %}<|im_start|>"
+    "{{ turn.role + turn.content }}{% for call in turn.tool_calls or [] %}{{ call.function.name }}{% endfor %}"
+    "<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+)
+
+
 def test_prompts_with_tools(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
     call = {"role": "assistant", "tool_calls": [{"name": "look", "arguments": {}}]}
     turns = [{"role": "user", "content": "red"}, call, {"role": "tool", "content": "cat", "tool_call_id": "a"}]
     lines = [{"messages": turns, "tools": [{"name": "look"}]}, {"prompt": "blue"}]
     (tmp_path / "tools.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     asked = ("--file", tmp_path / "tools.jsonl")
-    named = ("--model", bench.model, "--template", "chatml", "model.new_tokens=template")
+    (tmp_path / "short.jinja").write_text(WITH_TOOLS, encoding="utf-8")
+    named = ("--model", bench.model, f"data.chat_template={tmp_path / 'short.jinja'}", "model.new_tokens=template")
     said = tunelab("generate", *named, *asked, "--out", tmp_path / "answers.jsonl", "--max-new-tokens", "2")
     assert said.code == 0, said.err
     first, second = map(json.loads, (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines())

@@ -70,7 +70,7 @@ def test_raw_prompts_are_given_as_they_are(tmp_path: Path, write: Callable[..., 
     assert ids == [special("<bos>"), special("<|im_start|>"), *text]
     several = write({"instruction": "Sort.", "input": "b"}, {"prompt": "fine"})
     with pytest.raises(
-        DataError, match=r"1 of 2 prompts .*\n .*line 1: has a system message, an input or several turns"
+        DataError, match=r"1 of 2 prompts .*\n .*line 1: has a system message, an input, tools or several turns"
     ):
         ours.encode(read_prompts(several))
     assert ours.header(Decoding(max_new_tokens=6))["template"] is None

@@ -73,6 +73,7 @@ def test_the_card_is_next_to_the_weights_and_has_every_score(run: Run) -> None:
         assert said.replace("\\", "") in before.replace("\\", ""), said
     scores = evaluate(run).arms
     after = card(run)
+    assert "Where none is stated, find out which license binds" in after and "Both bind" not in after
     assert "no answer was scored" not in after and "What training cost elsewhere" in after
     (found,) = ModelCard(after).data.to_dict()["model-index"]
     (metrics,) = (one["metrics"] for one in found["results"])
@@ -97,7 +98,7 @@ def test_metadata_of_a_base_and_data_on_the_hub(run: Run) -> None:
     data = found.data.to_dict()
     assert (data["base_model"], data["base_model_relation"], data["license"]) == ("owner/base", "adapter", "mit")
     assert (data["datasets"], data["pipeline_tag"]) == (["tatsu-lab/alpaca"], "text-generation")
-    assert "Licenses: the base, mit; the data, CC BY-NC 4.0." in found.text
+    assert "Licenses: the base, mit; the data, CC BY-NC 4.0. Both bind this model" in found.text
     assert 'PeftModel.from_pretrained(base, "me/tuned")' in found.text
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tunelab.data.chat_sections import ChatTemplate
@@ -44,11 +44,12 @@ def tool_control_tokens(template: ChatTemplate) -> tuple[str, ...]:
     with_tools = template.with_tools
     if with_tools is None:
         return ()
+
+    def shown(tools: Sequence[Any]) -> str:
+        return template.applied(_WITH_TOOLS, lambda turns: with_tools(turns, tools, False))
+
     try:
-        text, without = (
-            template.applied(_WITH_TOOLS, lambda turns, tools=tools: with_tools(turns, tools, False))
-            for tools in (_TOOLS, ())
-        )
+        text, without = shown(_TOOLS), shown(())
     except BadRow:
         return ()
     if text == without:

@@ -15,6 +15,7 @@ from tunelab.data.tables import file_rows
 from tunelab.data.templates import Template
 from tunelab.data.unread_columns import ReadRow, examples_of
 from tunelab.errors import BadRow, DataError
+from tunelab.files import parse_json, read_text
 
 EXPECTED = '{"prompt": "..."}, {"messages": [...]} or {"instruction": "...", "input": "..."}'
 TOOLS = 'expected a list such as [{"name": "weather", "parameters": {...}}]'
@@ -153,7 +154,7 @@ def read_tools(path: Path | str) -> tuple[Mapping[str, Any], ...]:
     """
     path = Path(path)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(read_text(path, DataError, TOOLS))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}", "give a JSON file of functions") from None
     except (ValueError, RecursionError) as error:

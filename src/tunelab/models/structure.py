@@ -30,7 +30,7 @@ from tunelab.models.forward import RowLayout, attention_name, attention_of, back
 from tunelab.models.head import output_head
 from tunelab.models.key_value_cache import KeyValueCache, cached_attention, read_tokens
 from tunelab.models.miniature import miniature
-from tunelab.models.modes import evaluation_mode
+from tunelab.models.modes import evaluation_mode, one_at_a_time
 from tunelab.models.own_generate import left_padded_logits
 from tunelab.models.shared_prefix import prefix_attention, read_after_prefix, read_prefix
 from tunelab.version import __version__
@@ -190,6 +190,11 @@ def structure_of(model: PreTrainedModel) -> Structure:
     A result for one of transformers' own classes is kept in the cache directory. Classes that come with a checkpoint
     are checked again by each process: no version identifies their code.
     """
+    with one_at_a_time(model):  # another thread may have set its attention
+        return _structure_of(model)
+
+
+def _structure_of(model: PreTrainedModel) -> Structure:
     key = _key(model)
     if (type(model), key) in _known:
         return _known[type(model), key]

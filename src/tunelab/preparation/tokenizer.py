@@ -113,6 +113,8 @@ def split_template_tokens(recipe: Recipe, tokenizer: Any) -> tuple[str, ...]:
 def _rows_have_tools(data: DataSettings) -> bool:
     """Whether any row has; rows that cannot be read have none here: whoever needs them says why."""
     for source in data.sources:
+        if not (source.path or source.repository or source.name.endswith(".py")):
+            continue  # no dataset that a source names itself has tools
         place = source.model_dump(include={"revision", "split", "repository", "subset"})
         path = Path(source.path) if source.path else None
         with suppress(TunelabError):
