@@ -28,6 +28,7 @@ ASKED = "benchmarks chat-template backend arm limit max-new-tokens micro-batch-t
 #: (verb, the rest of a command) -> the flags that it obeys, its own among them. Capitals: see places().
 OBEYED = {
     ("inspect", "RECIPE"): f"{KEYS} rows json".replace(" limit out", ""),
+    ("plan", "RECIPE"): f"{KEYS} gpu gpus write json".replace(" limit out", ""),
     ("prepare", "RECIPE"): f"{KEYS} json".replace(" limit out", ""),
     ("train", "RECIPE"): f"{KEYS} resume overwrite allow-code json",
     ("train", "--resume LORA"): "resume base allow-code json",

@@ -1,0 +1,98 @@
+"""Predict the memory, disk and time of a training from a model's config.json, before anything is loaded.
+
+Examples:
+  tunelab plan meta-llama/Llama-3.2-3B
+  tunelab plan Qwen2.5-7B --gpu 24GB adapter.rank=64
+  tunelab plan recipe.yaml --gpu "RTX 4090" --data rows.jsonl
+  tunelab plan recipe.yaml --gpu T4 --write fits.yaml
+  tunelab plan Llama-3.1-8B --gpu A100 --gpus 4 --json
+
+Common models are known offline. With --data the rows are prepared, as `tunelab prepare` does, and their lengths give
+steps and hours. Memory is that of tunelab's own loop; It fits if the upper end of the range does.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from tunelab.cli._console import command, progress_bar, say
+from tunelab.cli._json import add_json_flag, print_json
+from tunelab.cli._plan_tables import plan_document, show_plan
+from tunelab.cli._recipe_arguments import add_recipe_arguments, recipe_of, refuse_flags
+from tunelab.cli._words import is_change, is_recipe_file
+from tunelab.config import Recipe, to_yaml
+from tunelab.errors import UsageError
+from tunelab.files import write_text_atomically
+from tunelab.planning.advice import check_fits
+from tunelab.planning.cards import Card, card_of
+from tunelab.planning.estimate import Plan
+from tunelab.planning.known import config_of
+from tunelab.planning.rows import RowLengths
+from tunelab.planning.shape import shape_of
+
+#: Stands for the data of a plan without any.
+NO_DATA = "alpaca"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A model or a recipe, a GPU, --write, --json."""
+    add_recipe_arguments(parser, subject="MODEL | RECIPE.yaml")
+    parser.add_argument("--gpu", metavar="NAME|SIZE", help="what must fit: a GPU's name (T4, RTX 4090, H100), or 24GB")
+    parser.add_argument("--gpus", metavar="N", type=int, default=1, help="number of such GPUs")
+    parser.add_argument("--write", metavar="RECIPE.yaml", help="write the recipe, changed so that it fits --gpu")
+    add_json_flag(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show the plan; with --write, write the recipe that fits."""
+    refuse_flags(
+        arguments, ("--out", "--limit"), "nothing is trained or evaluated", "--write RECIPE.yaml writes a recipe"
+    )
+    if arguments.gpus < 1:
+        raise UsageError(f"--gpus {arguments.gpus}: expected a positive integer", "omit it for one GPU")
+    has_rows, has_data = bool(arguments.data), _take_model(arguments)
+    recipe, card = recipe_of(arguments), card_of(arguments.gpu) if arguments.gpu else None
+    found = config_of(recipe.model.name, recipe.model.revision)
+    on_gpu, has_bfloat16 = recipe.train.device != "cpu", card is None or card.has_bfloat16
+    plan = Plan(shape_of(found.values, found.name), recipe, on_gpu=on_gpu, has_bfloat16=has_bfloat16)
+    rows = _lengths(recipe) if has_rows else None
+    plan = plan if rows is None else replace(plan, target_share=rows.target_share)
+    if arguments.write:
+        plan = _written(plan, card, arguments.write, has_data)
+    if arguments.json:
+        return print_json(plan_document(plan, found.source, card, rows, arguments.gpus))
+    show_plan(plan, found, card, rows, arguments.gpus)
+    return 0
+
+
+def _take_model(arguments: argparse.Namespace) -> bool:
+    """Move a model among the words to its flag; whether data is named, for which something stands otherwise."""
+    files = [word for word in arguments.words if is_recipe_file(word)]
+    models = [word for word in arguments.words if not is_change(word) and word not in files]
+    if len(models) > 1 or (models and arguments.model):
+        raise UsageError(f"two models: {', '.join([*models, arguments.model or ''])}".rstrip(", "), "name one model")
+    arguments.words = [word for word in arguments.words if word not in models]
+    arguments.model = models[0] if models else arguments.model
+    has_data = bool(files or arguments.data or any(word.startswith("data") for word in arguments.words))
+    arguments.data = arguments.data or (None if has_data else [NO_DATA])
+    return has_data
+
+
+def _lengths(recipe: Recipe) -> RowLengths:
+    from tunelab.preparation.rows import prepare
+
+    with progress_bar() as progress:
+        table = prepare(recipe, progress=progress).train
+    targets = sum(table.targets) if recipe.data.loss_on == "completion" else table.tokens - len(table)
+    return RowLengths(table.lengths, targets)
+
+
+def _written(plan: Plan, card: Card | None, path: str, has_data: bool) -> Plan:
+    if card is None or not has_data:
+        raise UsageError(f"--write {path} needs {'--gpu' if card is None else 'data'}", "give --gpu, and data (--data)")
+    fits = check_fits(plan, card.memory)
+    write_text_atomically(Path(path), to_yaml(fits.recipe))
+    say(f"wrote {path}; next: {command('train', path)}")
+    return fits

@@ -1,0 +1,48 @@
+"""What to change so that a training fits, without changing what it computes; and which other ways would fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tunelab.errors import UsageError
+from tunelab.planning.estimate import COMPARED, Plan
+from tunelab.planning.fit import largest_micro_batch, verdict
+from tunelab.units import format_bytes
+
+#: Micro-batches are rounded down to a multiple of this.
+_STEP = 64
+
+
+def fitting(plan: Plan, memory: float) -> Plan | None:
+    """The plan itself if it fits, else with a smaller micro-batch, else with activation checkpointing too; None if that
+    is not enough. Gradients are the same in all of them."""
+    for one in (plan, _with_checkpointing(plan)):
+        if verdict(one, memory) == "fits":
+            return one
+        most = min(largest_micro_batch(one, memory), one.tokens) // _STEP * _STEP
+        if most >= one.longest:
+            return one.with_tokens(most)
+    return None
+
+
+def check_fits(plan: Plan, memory: float) -> Plan:
+    """The plan of fitting().
+
+    Raises:
+        UsageError: there is none; names the ways that would fit.
+    """
+    found = fitting(plan, memory)
+    if found is not None:
+        return found
+    others = [name for name, keys in COMPARED.items() if fitting(plan.as_way(keys), memory) is not None]
+    hint = f"these would: {', '.join(others)}" if others else "use a smaller model, or shorter rows (data.max_length)"
+    raise UsageError(
+        f"{plan.recipe.model.name}: {plan.way} does not fit {format_bytes(memory)} with rows of "
+        f"{plan.longest:,} tokens, even with activation checkpointing",
+        hint,
+    )
+
+
+def _with_checkpointing(plan: Plan) -> Plan:
+    train = plan.recipe.train.model_copy(update={"activation_checkpointing": True})
+    return replace(plan, recipe=plan.recipe.model_copy(update={"train": train}))

@@ -1,0 +1,91 @@
+"""`tunelab plan`: the table of ways, the timeline, what fits, the recipe that is written, and without torch."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from verbs import Bench, Command
+
+from tunelab.config import load_recipe
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+JSON_PAGE = REPOSITORY / "docs" / "reference" / "json.md"
+GUIDE = REPOSITORY / "docs" / "guides" / "will-it-fit.md"
+
+
+def test_it_compares_the_ways_and_shows_the_timeline(tunelab: Command) -> None:
+    said = tunelab("plan", "Llama-3.2-3B", "--gpu", "24GB")
+    assert said.code == 0
+    assert said.out.startswith("meta-llama/Llama-3.2-3B: 3.21 B parameters in 28 layers\nmicro-batches of 4,096 tokens")
+    assert said.cells["full fine-tuning"][-3:] == ["no", "–", "–"]
+    assert said.cells["LoRA *"][:2] == ["24.3 M", "5.98"]
+    assert said.cells["LoRA, NF4 base"][4] == "yes"
+    total, weights = said.cells["sum"], said.cells["base weights"]
+    assert set(weights) == {"5.98"} and max(map(float, total)) == float(said.cells["LoRA *"][2])
+    assert "allocated bytes, within ±3 %" in said.err
+
+
+def test_a_recipe_with_overrides_and_rows(tunelab: Command, bench: Bench) -> None:
+    said = tunelab("plan", bench.recipe, "--data", bench.rows, "--gpu", "A100", "--gpus", 2, "data.template=plain")
+    assert said.code == 0, said.err
+    assert "(median)" in said.out and "steps" in said.out and "with copies (DDP)" in said.out
+
+
+def test_json_has_bytes(tunelab: Command) -> None:
+    said = tunelab("plan", "gpt2", "--json", "--gpu", "T4", "--gpus", "2", "method=full")
+    found = json.loads(said.out)
+    own = found["ways"]["full fine-tuning"]
+    assert found["way"] == "full fine-tuning" and found["source"] == "table" and sum(found["parameters"].values()) > 1e8
+    assert own["allocated_bytes"] == max(sum(parts.values()) for parts in own["moments"].values())
+    assert own["fits"] in ("fits", "may fit", "does not fit") and own["hours"][0] < own["hours"][1]
+    assert own["on_each_of_several"]["copies"][0] > own["device_bytes"][0]
+    part = JSON_PAGE.read_text(encoding="utf-8").partition("\n## plan\n")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1] for line in part.splitlines() if line.startswith("| `")]
+    assert {name for cell in cells for name in re.findall(r"`(\w+)`", cell)} == {*found, *own}
+
+
+def test_the_recipe_that_fits_is_written(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
+    path, large = (
+        tmp_path / "fits.yaml",
+        ("model=Llama-3.2-1B", "train.micro_batch_tokens=20000", "data.max_length=256"),
+    )
+    said = tunelab("plan", bench.recipe, *large, "--gpu", "8GB", "--write", path)
+    assert said.code == 0 and f"wrote {path}; next: tunelab train {path}" in said.err
+    written = load_recipe(path)
+    assert (
+        256 <= written.train.micro_batch_tokens < 20000
+        and f"of {written.train.micro_batch_tokens:,} tokens" in said.out
+    )
+    assert said.cells["LoRA *"][4] == "yes"
+    again = tunelab("plan", bench.recipe, *large, "--gpu", "1GB", "--write", path)
+    assert again.code == 2 and "LoRA does not fit 953.7 MiB with rows of 256 tokens" in again.err
+
+
+def test_wrong_usage_is_named(tunelab: Command, tmp_path: Path) -> None:
+    for words, message in (
+        (["gpt2", "distilgpt2"], "two models: gpt2, distilgpt2"),
+        (["gpt2", "--gpus", "0"], "--gpus 0: expected a positive integer"),
+        (["gpt2", "--write", tmp_path / "r.yaml", "--gpu", "T4"], "needs data"),
+        (["gpt2", "--write", tmp_path / "r.yaml"], "needs --gpu"),
+    ):
+        said = tunelab("plan", *words)
+        assert said.code == 2 and message in said.err
+
+
+def test_it_imports_no_torch() -> None:
+    code = "import sys; from tunelab.cli.main import main; main(['plan', 'gpt2']); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_guide_shows_what_the_command_prints(tunelab: Command) -> None:
+    blocks = re.findall(r"```\n\$ tunelab (plan .*)\n((?:.*\n)*?)```", GUIDE.read_text(encoding="utf-8"))
+    assert len(blocks) >= 2
+    for words, shown in blocks:
+        said = tunelab(*shlex.split(words))
+        assert said.code == 0 and said.out.strip() == shown.strip(), words
