@@ -51,7 +51,9 @@ def test_it_is_on_the_page_in_markdown_and_on_the_console() -> None:
     page, text = html_page(report), markdown_page(report)
     assert '<section id="rates"' in page and '<a href="#rates">Learning rates</a>' in page
     assert 'id="plot-learning-rates"' in page and page.count('id="plot-learning-rates"') == 1
-    assert "A sentence with −0.5 in it." in page and IN_USE in page
+    assert "A sentence with −0.5 in it." in page
+    lead = page[page.index('<div class="answers">') :]  # beside the plot, not in its place
+    assert IN_USE in lead[: lead.index("</div>")]
     assert "## Learning rates" in text and "- 8 trials: one training each." in text and IN_USE in text
     assert "Learning rates" in [table.title for table in console_tables(REPORT)]
     assert answer_lines(REPORT)[-1] == IN_USE and note_lines(REPORT)[-2:] == list(REPORT.rates_said)
