@@ -155,6 +155,12 @@ def test_kernels_and_doubts_are_said() -> None:
     assert mixture.error == 0.15 and any("mixture" in doubt for doubt in mixture.doubts)
     unknown = replace(gemma, shape=replace(gemma.shape, is_known=False))
     assert unknown.error == 0.25 and "counted like Llama" in unknown.doubts[0]
+    padded = plan_of("Llama-3.2-1B", train={"packing": False})
+    assert padded.ways.kernel == "efficient" and padded.doubts[0].startswith("rows are padded") and padded.error == 0.10
+    further = plan_of("Llama-3.2-1B", adapter={"from": "runs/first"})
+    assert "adapter.from has its own rank" in further.doubts[0]
+    also = plan_of("Llama-3.2-1B", adapter={"also_train": ["score"]})
+    assert also.doubts == ["not counted: score of adapter.also_train"]
     t4 = replace(plan_of("Llama-3.2-1B"), has_bfloat16=False)
     assert "train.dtype=fp16" in t4.doubts[0] and t4.ways.kernel == "efficient"
 

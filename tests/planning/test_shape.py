@@ -160,3 +160,9 @@ def test_what_cannot_be_counted_is_refused_or_said() -> None:
     with pytest.raises(ModelError, match=r"qwen3_moe is a mixture of experts whose parameters cannot be counted"):
         shape_of({**llama, "model_type": "qwen3_moe", "num_experts": 8})
     assert not shape_of({**llama, "model_type": "new"}).is_known
+    with pytest.raises(ModelError, match=r"x: config.json \(llama\) has hidden_size='wide'"):
+        shape_of({**llama, "hidden_size": "wide"}, "x")
+    with pytest.raises(ModelError, match=r"x: config.json \(gpt2\) has n_layer=-2"):
+        shape_of({**config_of("gpt2").values, "n_layer": -2}, "x")
+    with pytest.raises(ModelError, match=r"x: config.json has a value that no decoder has: "):
+        shape_of({**llama, "attention_dropout": "half"}, "x")

@@ -1,6 +1,6 @@
 """GPUs by name, and sizes such as 24GB: memory, speed of matrix products, bandwidth.
 
-Memory is what PyTorch reports as total capacity, which is less than the name says. Speed is dense, in 16 bits with
+Memory is what PyTorch reports as total capacity, less than the name says, rounded down. Speed is dense, in 16 bits with
 float32 accumulation, from the vendors' data sheets.
 """
 
@@ -47,7 +47,7 @@ CARDS = (
     _card("RTX 3090", 23.6, 71, 936),
     _card("RTX 4090", 23.5, 165.2, 1008),
     _card("RTX 5090", 31.3, 209.6, 1792),
-    _card("A10", 22.0, 125, 600),
+    _card("A10", 21.9, 125, 600),
     _card("A6000", 47.4, 154.8, 768),
     _card("L4", 22.0, 121, 300),
     _card("L40S", 44.4, 362, 864),

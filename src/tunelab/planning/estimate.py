@@ -119,7 +119,7 @@ class Plan:
             return "rows"
         if shape.softcaps or (self.compute_bytes == 4 and shape.heads != shape.key_heads):
             return "math"
-        if self.compute_bytes == 4 or not self.has_bfloat16:
+        if self.compute_bytes == 4 or not self.has_bfloat16 or self.recipe.train.packing is False:
             return "efficient"
         # Rotated queries are float32 where embeddings are, and FlashAttention over packed rows takes 16 bits alone.
         is_wide = self.is_full and shape.family != "gpt2"
@@ -206,6 +206,10 @@ class Plan:
             found.append("attention keeps scores here, which grow with the square of the longest row")
         if not self.has_bfloat16 and self.on_gpu:
             found.append("this GPU has no bfloat16 and no FlashAttention: set train.dtype=fp16 and train.packing=false")
+        if self.recipe.train.packing is False and self.on_gpu:
+            found.append("rows are padded, with the model's own attention, whose kernel torch chooses")
+        if self.adapters is not None and self.recipe.adapter.from_:
+            found.append("the adapter of adapter.from has its own rank and layers, which are not read here")
         if self.adapters is not None and self.adapters.not_counted:
             found.append(f"not counted: {', '.join(self.adapters.not_counted)} of adapter.also_train")
         if shape.quantization:

@@ -21,6 +21,11 @@ LIKE_LLAMA = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "
 #: Bytes per number of each dtype that a configuration may name.
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
+#: Keys without which nothing can be counted, and what none of them reaches.
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+_GPT2_SIZES = ("n_embd", "n_layer", "n_head", "n_positions", "vocab_size")
+_LARGEST_SIZE, _MOST_LAYERS = 10_000_000, 10_000
+
 _ARCHITECTURE_HINT = "give a model whose config.json has the widths and the number of layers of a decoder"
 
 
@@ -158,14 +163,23 @@ def shape_of(config: Mapping[str, Any], name: str = "") -> ModelShape:
     """The shape that a config.json describes.
 
     Raises:
-        ModelError: it has no widths or no number of layers, or is of an encoder.
+        ModelError: it lacks a width or the number of layers, or one is no positive integer; or it is of an encoder, or
+            of a mixture of experts whose parameters cannot be counted.
     """
     text = {**config, **config["text_config"]} if isinstance(config.get("text_config"), Mapping) else dict(config)
-    if text.get("model_type") == "gpt2":
-        return _gpt2(text)
     if config.get("is_encoder_decoder"):
         raise ModelError(f"{name}: an encoder-decoder model cannot be planned", "give a causal language model")
-    return _like_llama(config, text, name)
+    is_gpt2 = text.get("model_type") == "gpt2"
+    for key in _GPT2_SIZES if is_gpt2 else _SIZES:
+        value = text.get(key)
+        most = _MOST_LAYERS if "layer" in key else _LARGEST_SIZE
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
+            said = f"{key}={value!r}" if key in text else f"no {key}"
+            raise ModelError(f"{name}: config.json ({text.get('model_type')}) has {said}", _ARCHITECTURE_HINT)
+    try:
+        return _gpt2(text) if is_gpt2 else _like_llama(config, text, name)
+    except (TypeError, ValueError, KeyError, ZeroDivisionError) as error:
+        raise ModelError(f"{name}: config.json has a value that no decoder has: {error}", _ARCHITECTURE_HINT) from error
 
 
 def _gpt2(config: Mapping[str, Any]) -> ModelShape:
@@ -201,9 +215,6 @@ def _gpt2(config: Mapping[str, Any]) -> ModelShape:
 
 def _like_llama(config: Mapping[str, Any], text: Mapping[str, Any], name: str) -> ModelShape:
     kind = str(text.get("model_type", ""))
-    needed = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
-    if missing := [key for key in needed if not isinstance(text.get(key), int)]:
-        raise ModelError(f"{name}: config.json ({kind or 'no model_type'}) has no {missing[0]}", _ARCHITECTURE_HINT)
     hidden, heads, inner = (int(text[key]) for key in ("hidden_size", "num_attention_heads", "intermediate_size"))
     key_heads = int(text.get("num_key_value_heads") or heads)
     head = int(text.get("head_dim") or hidden // heads)

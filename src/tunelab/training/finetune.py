@@ -42,6 +42,7 @@ from tunelab.progress import Progress, unheard
 from tunelab.records.runs import HELD_OUT, VALIDATION, Run, eval_command, new_run, now, open_run, resume_command
 from tunelab.report.model_card import write_model_card
 from tunelab.training.checkpoint import CheckpointStore, LoopState, trainable_weights
+from tunelab.training.device_memory import check_memory, device_memory
 from tunelab.training.forecast import data_warnings, forecast, time_sentence
 from tunelab.training.interrupt import asked_to_stop
 from tunelab.training.loop import Outcome, TrainingLoop
@@ -208,6 +209,7 @@ def _train(
     if not measures_held_out:
         data = without_held_out(data)
     started_from = start_identity(run, recipe)
+    check_memory(recipe, data.train, device_memory(accelerator.device), notify)
     model = _model(run, recipe, tokenizer, accelerator, data)
     check_unchanged(run, data)
     layout = row_layout(model, recipe.train.packing)
