@@ -127,6 +127,7 @@ def _of(adapter: Path, model: Path) -> Any:
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa': its base is not the model"),
         ({"bias": "all"}, "bias is set in adapter_config.json, so it is more than LoRA"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save is set"),
+        ({"trainable_token_indices": [3]}, "trainable_token_indices is set"),
         ({"peft_type": "LOHA"}, "peft_type is 'LOHA', and only LORA is supported"),
     ],
 )
@@ -134,8 +135,10 @@ def test_adapters_that_are_more_than_lora(first: Run, changed: dict[str, Any], m
     shutil.copytree(first.adapter, tmp_path / "a")
     config = json.loads((first.adapter / "adapter_config.json").read_text())
     (tmp_path / "a" / "adapter_config.json").write_text(json.dumps({**config, **changed}))
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=message) as caught:
         with_start(_of(tmp_path / "a", Path(first.recipe.model.name)))
+    is_merged = message.endswith("is set")
+    assert ("merge it" in caught.value.hint and "adapter.also_train" in caught.value.hint) == is_merged
 
 
 def test_places_without_an_adapter(first: Run, tmp_path: Path) -> None:

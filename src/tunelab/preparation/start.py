@@ -36,6 +36,12 @@ _SOMETHING_ELSE = (
 
 _MERGE_IT = "merge it (tunelab merge RUN, or PEFT's merge_and_unload), and give the result as model"
 
+#: What trains the same next to a new adapter on the merged model.
+_ANEW = {
+    "modules_to_save": "; adapter.also_train trains such modules next to the new adapter",
+    "trainable_token_indices": "; adapter.also_train=[embed_tokens, lm_head] trains the tokens that it brought along",
+}
+
 
 def with_start(recipe: Recipe) -> Recipe:
     """The recipe with the rank, alpha and layers of the adapter that it starts from; unchanged if it starts from none.
@@ -158,7 +164,10 @@ def _check_is_lora(folder: Path, config: dict[str, Any]) -> None:
     if config.get("bias", "none") != "none":
         other = "bias"
     if other:
-        raise ModelError(f"{folder}: {other} is set in adapter_config.json, so it is more than LoRA", _MERGE_IT)
+        raise ModelError(
+            f"{folder}: {other} is set in adapter_config.json, so it is more than LoRA",
+            _MERGE_IT + _ANEW.get(other, ""),
+        )
 
 
 def _check_base(folder: Path, config: dict[str, Any], recipe: Recipe) -> None:
