@@ -124,6 +124,9 @@ def test_a_file_next_to_rows_and_weights_that_changed_is_named(files: Path, tmp_
     said = rf"arms\.lora: (the tokenizer of )?{place} has changed since the job 'lora, seed 0: training'"
     with pytest.raises(ConfigError, match=said):
         check_unchanged(study, known_cells(study, tmp_path / "out"), tmp_path / "out")
+    if what == "tokenizer.json":  # another version of the library writes the same tokenizer differently
+        run.update_manifest(sessions=[{"environment": {"libraries": {"tokenizers": "0.1"}}}])
+        check_unchanged(study, known_cells(study, tmp_path / "out"), tmp_path / "out")
     changed.unlink()
     check_unchanged(study, known_cells(study, tmp_path / "out"), tmp_path / "out")
 

@@ -27,6 +27,7 @@ from tunelab.preparation.rows import check_hub_rows_are_here, check_local_files
 from tunelab.preparation.start import adapter_folder, with_start
 from tunelab.preparation.tokenizer import load_recipe_tokenizer
 from tunelab.records.cells import Cell
+from tunelab.records.environment import environment
 from tunelab.records.evaluation_files import SCORES
 from tunelab.records.runs import Run
 from tunelab.training.trackers import check_installed
@@ -92,11 +93,11 @@ def check_unchanged(study: Study, cells: Sequence[Cell], folder: Path) -> None:
         ConfigError: lists what has changed since.
     """
     found: dict[str, Problem] = {}
-    digests, tokenizers = functools.cache(file_sha256), _Tokenizers()
+    digests, now = functools.cache(file_sha256), _AsNow()
     for cell in cells:
         if cell.status == "done":
             recipe = study.arm_recipe(cell.arm, study.seeds[0] if cell.seed is None else cell.seed)
-            for place in _changed_since(cell, recipe, folder / cell.folder, digests, tokenizers):
+            for place in _changed_since(cell, recipe, folder / cell.folder, digests, now):
                 remedy = "restore it, or run the study in another directory (--out)"
                 problem = Problem(f"arms.{cell.arm}", f"{place} has changed since the job {cell.title!r}", remedy)
                 found.setdefault(place, problem)
@@ -105,7 +106,7 @@ def check_unchanged(study: Study, cells: Sequence[Cell], folder: Path) -> None:
 
 
 def _changed_since(
-    cell: Cell, recipe: Recipe, folder: Path, digests: Callable[[Path], str], tokenizers: _Tokenizers
+    cell: Cell, recipe: Recipe, folder: Path, digests: Callable[[Path], str], now: _AsNow
 ) -> Iterator[str]:
     """The files and folders of a recipe that are no longer what a done job used; what is gone or not known is none."""
     name, used = recipe.model.name, None
@@ -119,8 +120,8 @@ def _changed_since(
             if known.startswith("sha256:") and path.is_file() and known != f"sha256:{digests(path)}":
                 yield str(path)
         yield from _changed_config(name, manifest)
-        yield from _changed_start(recipe, manifest)
-        yield from tokenizers.changed(recipe, manifest)
+        yield from now.changed_start(recipe, manifest)
+        yield from now.changed_tokenizer(recipe, manifest)
     elif cell.benchmark and (folder / SCORES).exists():
         scores = read_json(folder / SCORES)
         used, code = None if cell.needs else scores["header"].get("model"), scores.get("code", {})
@@ -135,22 +136,29 @@ def _changed_config(name: str, manifest: Mapping[str, Any]) -> Iterator[str]:
         yield str(file)
 
 
-def _changed_start(recipe: Recipe, manifest: Mapping[str, Any]) -> Iterator[str]:
-    """The adapter that a training started from, if it is another one now."""
-    known, place = (manifest.get("adapter") or {}).get("from"), recipe.adapter.from_
-    if known is not None and place is not None:
-        with suppress(TunelabError):  # it is gone: a job that needs it says so
-            if adapter_hash(adapter_folder(Path(place))) != known["sha256"]:
-                yield place
+def _has_these_libraries(manifest: Mapping[str, Any]) -> bool:
+    """Whether a training had today's versions of what writes a tokenizer as JSON, by which it is compared."""
+    sessions: list[dict[str, Any]] = manifest.get("sessions") or [{}]
+    used, own = sessions[-1].get("environment", {}).get("libraries", {}), environment()["libraries"]
+    return all(used.get(name, own[name]) == own[name] for name in ("tokenizers", "transformers"))
 
 
-class _Tokenizers:
-    """The tokenizers and chat templates of recipes as they are now, each loaded once."""
+class _AsNow:
+    """The tokenizers, chat templates and adapters of recipes as they are now, each read once."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[str, str] | None] = {}
+        self._hash = functools.cache(adapter_hash)
 
-    def changed(self, recipe: Recipe, manifest: Mapping[str, Any]) -> Iterator[str]:
+    def changed_start(self, recipe: Recipe, manifest: Mapping[str, Any]) -> Iterator[str]:
+        """The adapter that a training started from, if it is another one now."""
+        known, place = (manifest.get("adapter") or {}).get("from"), recipe.adapter.from_
+        if known is not None and place is not None:
+            with suppress(TunelabError):  # it is gone: a job that needs it says so
+                if self._hash(adapter_folder(Path(place))) != known["sha256"]:
+                    yield place
+
+    def changed_tokenizer(self, recipe: Recipe, manifest: Mapping[str, Any]) -> Iterator[str]:
         """The tokenizer's folder or the template's file, if a training used another content; hub names are pinned."""
         model, data = recipe.model, recipe.data
         folder, file = model.tokenizer or model.name, data.chat_template
@@ -162,7 +170,7 @@ class _Tokenizers:
         now = self._now(recipe.model_copy(update={"model": model}), manifest["data"].get("date"))
         if now is None:
             return
-        if now[0] != used:
+        if now[0] != used and _has_these_libraries(manifest):
             yield f"the tokenizer of {folder}"
         if used_template is not None and now[1] != used_template:
             yield file or f"the chat template of {folder}"
