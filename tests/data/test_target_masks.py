@@ -92,10 +92,13 @@ def test_targets_are_the_answers_and_nothing_else(
 ) -> None:
     encoder = encoder_of(tokenizer, template)
     conversations: list[Conversation] = request.getfixturevalue(data)
-    for conversation in conversations[::every]:
+    together = encoder.encode_all(conversations[::every])
+    for conversation, other in zip(conversations[::every], together, strict=True):
         row = encoder.encode(conversation)
         check_row(row, conversation, encoder)
         assert row.lost == ""
+        assert isinstance(other, EncodedRow) and row.reference == other.reference
+        assert np.array_equal(row.input_ids, other.input_ids) and np.array_equal(row.answer_mask, other.answer_mask)
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

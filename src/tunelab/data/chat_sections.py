@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from tunelab.data.messages import Conversation, Message, with_thoughts_apart
 from tunelab.data.opened_thoughts import open_thoughts
-from tunelab.data.rendering import rendered
+from tunelab.data.rendering import rendered, rendered_together
 from tunelab.data.sections import Section, Segment
 from tunelab.data.tool_turns import ToolText
 from tunelab.errors import BadRow, ModelError, TunelabError
@@ -40,6 +41,7 @@ class ChatTemplate:
         thoughts: answers may begin with thoughts (data/thoughts.py). All then begin where the generation prompt ends,
             so that what the template writes for an answer without thoughts is in the loss too.
         with_tools: messages, tools, whether a generation prompt follows -> text; needed for tools.
+        apply_all: like `apply`, of several conversations in one call, which takes less time; None = one by one.
     """
 
     apply: Callable[[list[dict[str, str]]], str]
@@ -49,6 +51,7 @@ class ChatTemplate:
     prompt: Callable[[list[dict[str, str]]], str] | None = None
     thoughts: bool = False
     with_tools: Callable[[list[dict[str, Any]], Sequence[Any], bool], str] | None = None
+    apply_all: Callable[[list[list[dict[str, str]]]], list[str]] | None = None
 
     def render(self, conversation: Conversation) -> tuple[Section, ...]:
         """One section: the whole conversation, special tokens written out.
@@ -56,6 +59,36 @@ class ChatTemplate:
         Raises:
             BadRow: the template refuses the conversation or changes an answer, or a turn holds a special token's text.
         """
+        return self._rendered(conversation, None)
+
+    def render_all(self, conversations: Sequence[Conversation]) -> list[tuple[Section, ...] | BadRow]:
+        """render() of each, with one call of the template for all that it can take together; what a conversation raises
+        is in its place."""
+        texts = self._texts_together(conversations)
+        found: list[tuple[Section, ...] | BadRow] = []
+        for number, conversation in enumerate(conversations):
+            try:
+                found.append(self._rendered(conversation, texts.get(number)))
+            except BadRow as reason:
+                found.append(reason)
+        return found
+
+    def _texts_together(self, conversations: Sequence[Conversation]) -> dict[int, tuple[str, str]]:
+        """Texts with marks in place of the answers, and real ones, by the conversation's number; {} if one by one."""
+        if self.apply_all is None or self.thoughts:
+            return {}
+        apply_all, turns = self.apply_all, {}
+        for number, one in enumerate(conversations):
+            if not one.has_tools and not any(message.reasoning for message in one.messages):
+                turns[number] = _marked_and_real(one)
+        if not turns:
+            return {}
+        given = [one for pair in turns.values() for one in pair]
+        texts = rendered_together(lambda: apply_all(given), [_characters(one) for one in given])
+        return {} if texts is None else dict(zip(turns, zip(texts[::2], texts[1::2], strict=True), strict=True))
+
+    def _rendered(self, conversation: Conversation, texts: tuple[str, str] | None) -> tuple[Section, ...]:
+        """See render(). `texts`: with marks in place of the answers, and real; None = not known yet."""
         if conversation.has_tools:
             return (self._tool_text(conversation).section(conversation),)
         if self.thoughts:
@@ -65,13 +98,11 @@ class ChatTemplate:
             if not self._shows_thoughts():
                 raise BadRow("the chat template has no place for thoughts (reasoning_content)", NO_THOUGHTS_REMEDY)
             raise BadRow("an answer has thoughts (reasoning_content)", THOUGHTS_REMEDY)
-        turns = [{"role": message.role, "content": message.text} for message in conversation.messages]
         self._refuse_special_tokens(conversation)
+        marked, turns = _marked_and_real(conversation)
         answers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
-        marks = iter(f"\ue000{number}\ue001" for number in range(len(answers)))
-        marked = [turn if turn["role"] != "assistant" else {**turn, "content": next(marks)} for turn in turns]
-        pieces = re.split("\ue000\\d+\ue001", self.applied(marked))
-        real = self.applied(turns)
+        marked_text, real = texts or (self.applied(marked), self.applied(turns))
+        pieces = re.split("\ue000\\d+\ue001", marked_text)
         if len(pieces) != len(answers) + 1:
             raise BadRow(f"the chat template shows {len(pieces) - 1} of {len(answers)} answers", "use a text template")
         in_loss = [message.in_loss for message in conversation.messages if message.role == "assistant"]
@@ -191,12 +222,11 @@ class ChatTemplate:
         Args:
             piece: the template's own text after the answer.
         """
-        special = "|".join(re.escape(token) for token in sorted(self.special_tokens, key=len, reverse=True))
-        one = f"\\s*(?:{special})"
-        all_to_the_end = re.fullmatch(f"((?:{one})+)\\s*", piece) if special and is_last else None
+        one, several = _closers(self.special_tokens)
+        all_to_the_end = several.fullmatch(piece) if is_last else None
         if all_to_the_end:
             return all_to_the_end.group(1)
-        found = re.match(one, piece) if special else None
+        found = one.match(piece)
         if not found:
             raise ModelError(
                 f"the chat template closes an answer with {piece[:20]!r}, not with a special token",
@@ -234,8 +264,7 @@ class ChatTemplate:
         import jinja2
 
         try:
-            characters = sum(map(len, (text for turn in turns for text in turn.values())))
-            return rendered(lambda: (apply or self.apply)(turns), characters)
+            return rendered(lambda: (apply or self.apply)(turns), _characters(turns))
         except jinja2.TemplateError as error:
             raise BadRow(f"the chat template refuses the conversation: {error}") from error
         except TunelabError:
@@ -253,6 +282,26 @@ class ChatTemplate:
                         "would read as a control token",
                         "remove it from the text, or use a text template",
                     )
+
+
+@cache
+def _closers(special_tokens: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What finds a special token with the white space before it; and several of them up to the end."""
+    special = "|".join(re.escape(token) for token in sorted(special_tokens, key=len, reverse=True))
+    one = f"\\s*(?:{special or '(?!)'})"
+    return re.compile(one), re.compile(f"((?:{one})+)\\s*")
+
+
+def _marked_and_real(conversation: Conversation) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """The turns with a mark in place of each answer, and as they are."""
+    turns = [{"role": message.role, "content": message.text} for message in conversation.messages]
+    marks = (f"\ue000{number}\ue001" for number in range(len(turns)))
+    marked = [turn if turn["role"] != "assistant" else {**turn, "content": next(marks)} for turn in turns]
+    return marked, turns
+
+
+def _characters(turns: Sequence[dict[str, Any]]) -> int:
+    return sum(len(text) for turn in turns for text in turn.values())
 
 
 def _turn(message: Message, thoughts: str = "", content: str | None = None) -> dict[str, str]:

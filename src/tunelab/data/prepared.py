@@ -46,6 +46,8 @@ TOKENISING_SOURCES = (
 #: Libraries that turn text into tokens: another version may do it differently.
 TOKENISING_LIBRARIES = ("tokenizers", "transformers", "jinja2")
 MOST_SHOWN = 20
+#: Rows that template and tokenizer are called with at once.
+ROWS_AT_ONCE = 200
 
 
 @dataclass(frozen=True)
@@ -354,20 +356,18 @@ def _encode(
     """Encoded rows, and the lengths of all, dropped ones included; appends reasons of bad rows to `bad`."""
     rows = []
     lengths = []
-    for number, example in enumerate(examples, done + 1):
-        try:
-            whole = encoder.encode(example)
+    for start in range(0, len(examples), ROWS_AT_ONCE):
+        batch = examples[start : start + ROWS_AT_ONCE]
+        for example, whole in zip(batch, encoder.encode_all(batch), strict=True):
+            if isinstance(whole, BadRow):
+                hint = f" ({whole.hint})" if whole.hint else ""
+                bad.append(f"{example.origin}: {whole.message}{hint}")
+                continue
+            lengths.append(len(whole.input_ids))
             row = encoder.fit(whole, max_length, on_overflow)
-        except BadRow as reason:
-            hint = f" ({reason.hint})" if reason.hint else ""
-            bad.append(f"{example.origin}: {reason.message}{hint}")
-            continue
-        finally:
-            if number % 100 == 0 or number == total:
-                progress("tokenizing", number, total)
-        lengths.append(len(whole.input_ids))
-        if row is not None:
-            rows.append(row)
+            if row is not None:
+                rows.append(row)
+        progress("tokenizing", done + start + len(batch), total)
     return rows, lengths
 
 

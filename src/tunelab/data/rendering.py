@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
@@ -50,11 +50,36 @@ def rendered(apply: Callable[[], str], characters: int) -> str:
         raise ModelError(
             f"the chat template needs more than {format_bytes(BYTES)} for one conversation", REMEDY
         ) from None
-    if len(text) > CHARACTERS + CHARACTERS_PER_CHARACTER * characters:
+    if len(text) > _most_characters(characters):
         raise ModelError(
             f"the chat template turns a conversation of {characters:,} characters into {len(text):,}", REMEDY
         )
     return text
+
+
+def rendered_together(apply: Callable[[], list[str]], characters: Sequence[int]) -> list[str] | None:
+    """What a chat template gives for several conversations within the bounds of one.
+
+    Args:
+        apply: renders them.
+        characters: of all turns of each conversation.
+
+    Returns:
+        A text each; None where the template refuses one or leaves its bounds: rendered() says which, one by one.
+    """
+    try:
+        with processor_seconds(SECONDS), _bytes(BYTES):
+            texts = apply()
+    except (Expired, Exception):
+        return None
+    fits = len(texts) == len(characters) and all(
+        len(text) <= _most_characters(count) for text, count in zip(texts, characters, strict=True)
+    )
+    return texts if fits else None
+
+
+def _most_characters(characters: int) -> int:
+    return CHARACTERS + CHARACTERS_PER_CHARACTER * characters
 
 
 @contextmanager

@@ -19,3 +19,8 @@ class Section:
 
     segments: tuple[Segment, ...]
     ends_with_eos: bool
+
+    @property
+    def text(self) -> str:
+        """The segments together."""
+        return "".join(segment.text for segment in self.segments)

@@ -82,6 +82,16 @@ class TextTemplate:
             sections.append(Section((prompt, answer), ends_with_eos=True))
         return tuple(sections)
 
+    def render_all(self, conversations: Sequence[Conversation]) -> list[tuple[Section, ...] | BadRow]:
+        """render() of each; what a conversation raises is in its place."""
+        found: list[tuple[Section, ...] | BadRow] = []
+        for conversation in conversations:
+            try:
+                found.append(self.render(conversation))
+            except BadRow as reason:
+                found.append(reason)
+        return found
+
     def _turn(self, user: Message) -> str:
         if not user.input:
             return self.turn.replace("{content}", user.content)
@@ -178,6 +188,9 @@ def get_template(name: str, tokenizer: Any, *, thoughts: bool = False) -> Templa
     def apply(turns: list[dict[str, str]]) -> str:
         return str(tokenizer.apply_chat_template(turns, tokenize=False))
 
+    def apply_all(conversations: list[list[dict[str, str]]]) -> list[str]:
+        return list(tokenizer.apply_chat_template(conversations, tokenize=False))
+
     def prompt(turns: list[dict[str, str]]) -> str:
         return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
@@ -187,5 +200,10 @@ def get_template(name: str, tokenizer: Any, *, thoughts: bool = False) -> Templa
 
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return ChatTemplate(
-        apply=apply, special_tokens=tuple(sorted(special)), prompt=prompt, thoughts=thoughts, with_tools=with_tools
+        apply=apply,
+        special_tokens=tuple(sorted(special)),
+        prompt=prompt,
+        thoughts=thoughts,
+        with_tools=with_tools,
+        apply_all=apply_all,
     )

@@ -26,8 +26,14 @@ from tunelab.errors import BadRow, ModelError
 #: Characters after which a continuation is tokenized; the first that stays a separate token is used.
 GUARDS = ("\n", ".", "a", "0", ")")
 
+#: Characters that are tokenized in one call; more of them text by text, so that memory stays bounded.
+LONGEST_TOGETHER = 4_000_000
+
 Ids = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
+
+#: Ids of a text's tokens, and the characters [start, end) that each covers.
+_Encoded = tuple[list[int], Sequence[tuple[int, int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +97,43 @@ class RowEncoder:
         """
         if isinstance(example, PretokenizedRow):
             return self._pretokenized(example)
+        return self._row(example, self.template.render(example), None)
+
+    def encode_all(self, examples: Sequence[Example]) -> list[EncodedRow | BadRow]:
+        """encode() of each, with one call of the template and one of the tokenizer for all; what an example raises is
+        in its place."""
+        conversations = [one for one in examples if isinstance(one, Conversation)]
+        rendered = self.template.render_all(conversations)
+        encoded = iter(self._tokenized([part.text for one in rendered if isinstance(one, tuple) for part in one]))
+        sections = iter(rendered)
+        found: list[EncodedRow | BadRow] = []
+        for example in examples:
+            try:
+                if isinstance(example, PretokenizedRow):
+                    found.append(self._pretokenized(example))
+                    continue
+                of_row = next(sections)
+                if isinstance(of_row, BadRow):
+                    raise of_row
+                found.append(self._row(example, of_row, [next(encoded) for _ in of_row]))
+            except BadRow as reason:
+                found.append(reason)
+        return found
+
+    def _row(
+        self, example: Conversation, sections: Sequence[Section], encoded: Sequence[_Encoded | None] | None
+    ) -> EncodedRow:
+        """The row of an example's sections. `encoded`: their tokens, where they are known already."""
         ids: list[int] = list(self.leading_ids)
-        mask: list[bool] = [False] * len(ids)
-        sections = self.template.render(example)
-        for section in sections:
-            section_ids, section_mask = self._encode_section(section)
+        masks = [np.zeros(len(ids), dtype=np.bool_)]
+        for number, section in enumerate(sections):
+            section_ids, section_mask = self._encode_section(section, encoded[number] if encoded else None)
             ids += section_ids
-            mask += section_mask
+            masks.append(section_mask)
             if section.ends_with_eos:
                 ids.append(self.tokenizer.eos_token_id)
-                mask.append(section.segments[-1].is_answer)
-        input_ids, answer_mask = np.asarray(ids, dtype=np.int32), np.asarray(mask, dtype=np.bool_)
+                masks.append(np.array([section.segments[-1].is_answer]))
+        input_ids, answer_mask = np.asarray(ids, dtype=np.int32), np.concatenate(masks)
         answers = [turn.text for turn in example.messages if turn.role == "assistant" and turn.in_loss]
         if example.has_tools:  # a call's text is the template's
             answers = self._answers(input_ids, answer_mask)
@@ -164,20 +196,32 @@ class RowEncoder:
             stops |= {id for id, answer in zip(ids, mask, strict=True) if answer and id in self.special_ids}
         return sorted(stops)
 
-    def _encode_section(self, section: Section) -> tuple[list[int], list[bool]]:
-        text = "".join(segment.text for segment in section.segments)
+    def _encode_section(self, section: Section, encoded: _Encoded | None = None) -> tuple[list[int], Mask]:
+        """Ids and answer mask of a section. `encoded`: its tokens, where they are known already."""
         if self.vocabulary.spells_everything:
-            encoding = self._tokenize(text)
-            ids: list[int] = encoding["input_ids"]
-            spans = _answer_spans(section.segments)
-            mask = self._answer_tokens(text, ids, encoding["offset_mapping"], spans)
+            ids, offsets = encoded or self._tokenize(section.text)
+            mask = self._answer_tokens(section.text, ids, offsets, _answer_spans(section.segments))
             if mask is not None:
                 return ids, mask
-        return self._encode_continued(section.segments, text)
+        return self._encode_continued(section.segments, section.text)
 
-    def _tokenize(self, text: str) -> Any:
+    def _tokenized(self, texts: Sequence[str]) -> list[_Encoded | None]:
+        """The tokens of each text, from one call; None each where they are not used, or the texts are too long for it.
+
+        The tokenizer takes several texts at once on several cores.
+        """
+        if not texts or not self.vocabulary.spells_everything or sum(map(len, texts)) > LONGEST_TOGETHER:
+            return [None] * len(texts)
+        found = self._call(list(texts))
+        return list(zip(found["input_ids"], found["offset_mapping"], strict=True))
+
+    def _tokenize(self, text: str) -> _Encoded:
+        found = self._call(text)
+        return found["input_ids"], found["offset_mapping"]
+
+    def _call(self, texts: str | list[str]) -> Any:
         return self.tokenizer(
-            text,
+            texts,
             add_special_tokens=False,
             return_offsets_mapping=True,
             return_attention_mask=False,
@@ -187,35 +231,28 @@ class RowEncoder:
 
     def _answer_tokens(
         self, text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
-    ) -> list[bool] | None:
+    ) -> Mask | None:
         """For each token whether it is in an answer; None if one spans a boundary.
 
         Raises:
             BadRow: a character of an answer is in no token.
         """
-        mask = []
-        covered = bytearray(len(text))
-        for id, (start, end) in zip(ids, offsets, strict=True):
+        starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
+        for place, id in enumerate(ids):
             if id in self.special_ids:  # its offsets may include white space that it strips: use the core
+                start, end = offsets[place]
                 core = text[start:end].strip()
-                start = text.index(core, start, end)
-                end = start + len(core)
-            inside = False
-            for first, last in spans:
-                if start < first < end or start < last < end:
-                    return None
-                if first <= start and end <= last and start < last:
-                    inside = True
-            mask.append(inside)
-            if inside:
-                covered[start:end] = b"\x01" * (end - start)
+                starts[place] = text.index(core, start, end)
+                ends[place] = starts[place] + len(core)
+        mask = np.zeros(len(ids), dtype=np.bool_)
         for first, last in spans:
-            lost = [text[place] for place in range(first, last) if not covered[place] and not text[place].isspace()]
-            if lost:
-                raise BadRow(f"the tokenizer drops {''.join(lost)[:20]!r} from an answer", "use another tokenizer")
+            if (((starts < first) & (first < ends)) | ((starts < last) & (last < ends))).any():
+                return None
+            mask |= (first <= starts) & (ends <= last) & (starts < last)
+        _check_covered(text, starts[mask], ends[mask], spans)
         return mask
 
-    def _encode_continued(self, segments: Sequence[Segment], text: str) -> tuple[list[int], list[bool]]:
+    def _encode_continued(self, segments: Sequence[Segment], text: str) -> tuple[list[int], Mask]:
         """Tokens of each segment as a continuation of the one before, so that no token spans a boundary.
 
         Raises:
@@ -229,9 +266,9 @@ class RowEncoder:
             ids += part
             mask += [segment.is_answer] * len(part)
             before = segment.text
-        if self._decode(ids) != self._decode(self._tokenize(text)["input_ids"]):
+        if self._decode(ids) != self._decode(self._tokenize(text)[0]):
             raise _border_error()
-        return ids, mask
+        return ids, np.asarray(mask, dtype=np.bool_)
 
     def _continuation(self, before: str, text: str) -> list[int]:
         """Tokens of `text` after other text, without the space that some tokenizers put at the beginning.
@@ -240,11 +277,11 @@ class RowEncoder:
         special token before it, if there is one, else one of a few characters.
         """
         if not before:
-            return list(self._tokenize(text)["input_ids"])
+            return list(self._tokenize(text)[0])
         special = [token for token in self._special_strings() if before.endswith(token)]
         for guard in special or GUARDS:
-            alone = self._tokenize(guard)["input_ids"]
-            both = self._tokenize(guard + text)["input_ids"]
+            alone, _ = self._tokenize(guard)
+            both, _ = self._tokenize(guard + text)
             if alone and both[: len(alone)] == alone:
                 return list(both[len(alone) :])
         raise _border_error()
@@ -300,6 +337,19 @@ def leading_special_ids(tokenizer: Any) -> list[int]:
         if full[start : start + len(bare)] == bare:
             return list(full[:start])
     return []
+
+
+def _check_covered(
+    text: str, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], spans: Sequence[tuple[int, int]]
+) -> None:
+    """Raise BadRow if a character of an answer, white space apart, is in none of its tokens [start, end)."""
+    size = len(text) + 1
+    covered = np.cumsum(np.bincount(starts, minlength=size) - np.bincount(ends, minlength=size))
+    for first, last in spans:
+        bare = np.flatnonzero(covered[first:last] == 0)
+        lost = [text[first + place] for place in bare if not text[first + place].isspace()]
+        if lost:
+            raise BadRow(f"the tokenizer drops {''.join(lost)[:20]!r} from an answer", "use another tokenizer")
 
 
 def _answer_spans(segments: Sequence[Segment]) -> list[tuple[int, int]]:
