@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +39,10 @@ _STORED_AS = {
 
 #: Keys of a held-out score's protocol that must be equal for its values to be comparable.
 _OF_THE_METRIC = ("signature", "implementation", "stemming")
+
+
+#: Files of scores per answer that are kept as read: all metrics of a pair of arms ask for those of its seeds.
+MOST_KEPT = 100
 
 
 @dataclass(frozen=True)
@@ -171,8 +175,9 @@ class Evaluated:
         return [json.loads(line) for line in (self.folder / GRADES).read_text(encoding="utf-8").splitlines()]
 
     @cached_property
-    def _likelihoods(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        return self._scored(LIKELIHOODS)
+    def _likelihoods(self) -> tuple[dict[str, Any], dict[str, LikelihoodRecord]]:
+        header, records = self._scored(LIKELIHOODS)
+        return header, {record["item"]: LikelihoodRecord.from_json(record) for record in records}
 
     def _scored(self, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Header and records of a file. Held-out rows of an earlier evaluation with a higher limit are left out."""
@@ -182,8 +187,8 @@ class Evaluated:
 
     def likelihoods(self) -> dict[str, LikelihoodRecord]:
         """The likelihood of each held-out row, by row id."""
-        _, records = self._likelihoods
-        return {record["item"]: LikelihoodRecord.from_json(record) for record in records}
+        _, found = self._likelihoods
+        return found
 
     def answer_scores(self) -> list[AnswerScore]:
         """What each answer to a held-out row contributes to ROUGE, BLEU and chrF.
@@ -197,8 +202,7 @@ class Evaluated:
                 f"{path}: no such file: an earlier version did not store scores per answer",
                 "evaluate again (tunelab eval RUN); stored answers are reused",
             )
-        with explained(f"{path}: not scores of answers", RunError, "remove it and evaluate again"):
-            return [AnswerScore.from_json(record) for record in read_json_lines(path)[0]]
+        return list(_stored_answer_scores(path, path.stat().st_mtime_ns))
 
     def counts(self, metric: str) -> dict[str, tuple[float, ...]]:
         """What each item contributes to a corpus metric, by item id: BLEU and chrF of held-out rows, which raise as
@@ -212,8 +216,7 @@ class Evaluated:
         return {one.item: one.bleu_counts if metric == BLEU else one.chrf_counts for one in self.answer_scores()}
 
     def _row_losses(self, name: str) -> GradedItems:
-        header, _ = self._likelihoods
-        rows = self.likelihoods()
+        header, rows = self._likelihoods
         values = {item: float(row.completion_nll) for item, row in rows.items()}
         # Token counts tell rows apart well enough if the header's hash of all rows was allowed to differ.
         prompts = {
@@ -243,6 +246,13 @@ class Evaluated:
         if self.is_held_out:
             return {key: value for key, value in protocol.items() if key in _OF_THE_METRIC}
         return protocol
+
+
+@lru_cache(maxsize=MOST_KEPT)
+def _stored_answer_scores(path: Path, written: int) -> tuple[AnswerScore, ...]:
+    """The file's content. `written`: when, so that one that is written again is read again."""
+    with explained(f"{path}: not scores of answers", RunError, "remove it and evaluate again"):
+        return tuple(AnswerScore.from_json(record) for record in read_json_lines(path)[0])
 
 
 def evaluated_in(path: Path | str) -> list[Evaluated]:

@@ -175,7 +175,21 @@ class Study(_Part):
         tree = merged(tree, {"evaluate": self.benchmarks.get(HELD_OUT, {}), "train": {"seed": seed}})
         if self.arms[arm].tuned and self.budgets:
             tree = at_budget(tree, self.trained_at[-1])
-        return parse_recipe(tree, origin=f"arm {arm}", is_asked=is_asked)
+        return _known_recipe(tree, f"arm {arm}", is_asked)
+
+
+#: Recipes by what they were made from: a study's jobs, their keys and its report ask for the same ones many times.
+_recipes: dict[tuple[str, str, bool], Recipe] = {}
+_MOST_RECIPES = 4000
+
+
+def _known_recipe(tree: Tree, origin: str, is_asked: bool) -> Recipe:
+    made_from = repr(tree), origin, is_asked
+    if made_from not in _recipes:
+        if len(_recipes) >= _MOST_RECIPES:
+            _recipes.clear()
+        _recipes[made_from] = parse_recipe(tree, origin=origin, is_asked=is_asked)
+    return _recipes[made_from]
 
 
 def load_study(path: str | Path, changes: Sequence[str] = (), *, scale: Scale = "full") -> Study:

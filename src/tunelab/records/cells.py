@@ -192,24 +192,27 @@ def _cells_by_losses(study: Study, folder: Path, losses: Losses) -> list[Cell]:
     """A record says how a job went, the study what it is: since then an arm may have been renamed, or its name given to
     another one.
     """
-    found = []
-    for cell in (*tries_of(study, losses), *cells_of(with_rates(study, choices(study, losses)))):
-        record = read_cell(folder, cell.key) or cell
-        if cell.benchmark == HELD_OUT and record.status == "done" and not _has_own_limit(study, cell, record, folder):
-            record = replace(record, status="waiting")
-        found.append(
-            replace(
-                record,
-                key=cell.key,
-                arm=cell.arm,
-                seed=cell.seed,
-                benchmark=cell.benchmark,
-                needs=cell.needs,
-                lr=cell.lr,
-                budget=cell.budget,
-            )
-        )
-    return found
+    chosen = with_rates(study, choices(study, losses))
+    return [known_cell(study, cell, folder) for cell in (*tries_of(study, losses), *cells_of(chosen))]
+
+
+def known_cell(study: Study, cell: Cell, folder: Path) -> Cell:
+    """One of the study's cells, with the status stored in the directory."""
+    record = read_cell(folder, cell.key)
+    if record is None:
+        return cell
+    if cell.benchmark == HELD_OUT and record.status == "done" and not _has_own_limit(study, cell, record, folder):
+        record = replace(record, status="waiting")
+    return replace(
+        record,
+        key=cell.key,
+        arm=cell.arm,
+        seed=cell.seed,
+        benchmark=cell.benchmark,
+        needs=cell.needs,
+        lr=cell.lr,
+        budget=cell.budget,
+    )
 
 
 def _has_own_limit(study: Study, cell: Cell, record: Cell, folder: Path) -> bool:
@@ -356,6 +359,16 @@ def read_study(folder: Path | str) -> tuple[Study, list[Cell]]:
     study, place = asked_study(folder), Path(folder)
     losses = recorded_losses(study, place)
     return with_rates(study, choices(study, losses)), _cells_by_losses(study, place, losses)
+
+
+def trained_study(folder: Path | str) -> Study:
+    """The study of read_study(), without its cells, of which each has a record to be read.
+
+    Raises:
+        RunError: as read_study() does.
+    """
+    study = asked_study(folder)
+    return with_rates(study, known_choices(study, Path(folder)))
 
 
 def asked_study(folder: Path | str) -> Study:

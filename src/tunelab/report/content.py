@@ -350,10 +350,12 @@ class StudyReport:
 
     def published_of(self, arm: str, benchmark: str, name: str = "") -> list[Published]:
         """Published values for an arm's metric on a benchmark, of the arm's own model; "" = the headline metric."""
+        own = [one for one in self.published if not one.model and (one.arm, one.benchmark) == (arm, benchmark)]
+        if not own:
+            return []
         headline = {"", *(one.name for one in self.scores if one.is_main and one.benchmark == benchmark)}
         names = headline if name in headline else {name}
-        own = [one for one in self.published if not one.model]
-        return [one for one in own if (one.arm, one.benchmark) == (arm, benchmark) and one.metric in names]
+        return [one for one in own if one.metric in names]
 
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = record_to_json(self)

@@ -20,6 +20,10 @@ Point = tuple[float, float]
 # Curves are reduced to this many points, more than the pixels on a phone. The smoothed line has fewer.
 _CURVE_POINTS = 200
 _LINE_POINTS = 40
+#: Points of all curves together, which share them where they are many.
+_ALL_POINTS = 20_000
+#: Arms of a plot in which each panel shows the other arms in gray.
+_MOST_TOGETHER = 12
 
 _HEIGHT = 112.0  # of a panel
 _OTHERS = COLOURS["strong-line"][0]
@@ -27,7 +31,8 @@ _OTHERS = COLOURS["strong-line"][0]
 
 def curves_plot(report: StudyReport) -> Plot:
     """Small multiples: per arm a smoothed line over its faint steps, other arms gray behind, losses on other rows."""
-    drawn = {curve: means(curve.points, _CURVE_POINTS) for curve in report.curves if curve.points}
+    each = max(_LINE_POINTS, min(_CURVE_POINTS, _ALL_POINTS // max(1, len(report.curves))))
+    drawn = {curve: means(curve.points, each) for curve in report.curves if curve.points}
     lines = {curve: means(points, _LINE_POINTS)[0] for curve, (points, _) in drawn.items()}
     arms = list(dict.fromkeys(curve.arm for curve in drawn))
     columns = min(2, len(arms))
@@ -55,8 +60,9 @@ def _draw_arm(
 ) -> None:
     colour, _ = series(report, arm)
     seen = {arm}
+    shows_others = len({curve.arm for curve in lines}) <= _MOST_TOGETHER
     for curve, line in lines.items():
-        if curve.arm not in seen:  # the first seed of each other arm
+        if shows_others and curve.arm not in seen:  # the first seed of each other arm
             seen.add(curve.arm)
             axes.plot(*zip(*line, strict=True), color=_OTHERS, linewidth=1.0, alpha=0.6, zorder=1)
     for curve, (points, _) in drawn.items():
@@ -95,7 +101,7 @@ def _caption(drawn: Mapping[Curve, tuple[Sequence[Point], int]]) -> str:
     if (longest := max(len(points) for points, _ in drawn.values())) > _LINE_POINTS:
         steps = most * math.ceil(longest / _LINE_POINTS)
         caption += f" Lines are means of up to {steps} steps; faint lines are the points."
-    if len({curve.arm for curve in drawn}) > 1:
+    if 1 < len({curve.arm for curve in drawn}) <= _MOST_TOGETHER:
         caption += " Gray: the other arms."
     if any(curve.held_out for curve in drawn):
         caption += " Diamonds: loss on held-out rows."

@@ -21,6 +21,7 @@ from tunelab.report.budgets import NAME as BUDGETS
 from tunelab.report.budgets import budgets_table, equal_cost_table
 from tunelab.report.content import Flip, StudyReport
 from tunelab.report.drawing import COLOURS
+from tunelab.report.excerpt import excerpt
 from tunelab.report.forgetting import LEARNING, forgetting_table
 from tunelab.report.labels import possible
 from tunelab.report.plots import all_plots
@@ -41,6 +42,9 @@ from tunelab.units import format_moment
 #: Maximum size of the page in bytes.
 PAGE_BYTES = 3_000_000
 
+#: How many arms and trainings the page shows at most: the first of these with which it fits.
+SHARES = ((100, 500), (100, 200), (50, 100), (24, 48), (12, 24), (6, 12))
+
 # Longer provenance values are cut on the page; the stored report has them in full.
 _PROVENANCE_CHARACTERS = 20_000
 
@@ -54,18 +58,43 @@ _SUMMARY = 140  # characters of the question shown while a flip is collapsed
 
 
 def html_page(report: StudyReport, most_bytes: int = PAGE_BYTES) -> str:
-    """The whole page. Flips fill the remaining size; the page says how many were left out.
+    """The whole page. Of many arms or trainings it shows as many as fit; flips fill the remaining size. It says what is
+    left out.
 
     Raises:
-        DataError: the page without flips is already larger than `most_bytes`.
+        DataError: the page of a few arms without flips is already larger than `most_bytes`.
     """
+    for number, (arms, trainings) in enumerate(SHARES):
+        part, left_out = excerpt(report, arms, trainings)
+        if number and len(part.arms) == len(report.arms) and not left_out:
+            continue  # the same as before
+        parts = _parts(part)
+        used = len(_document(part, left_out, parts).encode())
+        if used < most_bytes:
+            break
+    else:
+        sizes = ", ".join(f"{name} {len(one.encode()):,}" for name, one in parts.items() if one)
+        raise DataError(
+            f"the page needs {used:,} bytes without flips, more than {most_bytes:,}: {sizes}",
+            "use fewer arms or a shorter provenance",
+        )
+    write: Any = _templates().get_template("sections.html").module
+    drawn = [write.flip(flip) for flip in part.flips]
+    # The list's own markup grows by a few bytes with flips.
+    kept = _that_fit(part.flips, [len(one.encode()) for one in drawn], max(0, most_bytes - used - 200))
+    parts["flips"] = write.flips(part, [drawn[place] for place in kept])
+    return _document(part, left_out, parts)
+
+
+def _parts(report: StudyReport) -> dict[str, Markup]:
+    """The sections of the page, without flips in their list."""
     write: Any = _templates().get_template("sections.html").module
     plots = all_plots(report)
     lead = next((plot for plot in plots if plot.name.startswith("differences")), None)
     learning = next((plot for plot in plots if plot.name == LEARNING), None)
     rates = next((plot for plot in plots if plot.name == RATES), None)
     budgets = [plot for plot in plots if plot.name.startswith(f"{BUDGETS}-")]
-    parts = {
+    return {
         "answers": write.answers(report, lead),
         "arms": write.arms(report),
         "comparisons": write.comparisons(report),
@@ -77,21 +106,9 @@ def html_page(report: StudyReport, most_bytes: int = PAGE_BYTES) -> str:
         "caveats": write.caveats(report),
         "provenance": write.provenance(report),
     }
-    used = len(_document(report, parts).encode())
-    if used >= most_bytes:
-        sizes = ", ".join(f"{name} {len(part.encode()):,}" for name, part in parts.items() if part)
-        raise DataError(
-            f"the page needs {used:,} bytes without flips, more than {most_bytes:,}: {sizes}",
-            "use fewer arms or a shorter provenance",
-        )
-    drawn = [write.flip(flip) for flip in report.flips]
-    # The list's own markup grows by a few bytes with flips.
-    kept = _that_fit(report.flips, [len(one.encode()) for one in drawn], max(0, most_bytes - used - 200))
-    parts["flips"] = write.flips(report, [drawn[place] for place in kept])
-    return _document(report, parts)
 
 
-def _document(report: StudyReport, parts: dict[str, Markup]) -> str:
+def _document(report: StudyReport, left_out: str, parts: dict[str, Markup]) -> str:
     style = (ASSETS / "page.css").read_text(encoding="utf-8") + (ASSETS / "plots.css").read_text(encoding="utf-8")
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
     return (
@@ -99,6 +116,7 @@ def _document(report: StudyReport, parts: dict[str, Markup]) -> str:
         .get_template("page.html")
         .render(
             report=report,
+            left_out=left_out,
             sections={name: part for name, part in parts.items() if part},
             colours=COLOURS,
             style=Markup(style),

@@ -61,6 +61,7 @@ class StudyTable:
 
 
 _Maker = tuple[Column, Callable[[Arm], Cell]]
+_Key = tuple[str, str, str]  # arm, benchmark, metric
 
 
 def arms_tables(report: StudyReport) -> list[StudyTable]:
@@ -251,11 +252,11 @@ def _name_cell(arm: Arm) -> Cell:
 
 def _score_columns(report: StudyReport) -> list[_Maker]:
     """One column per metric in the table."""
-    shown = shown_scores(report)
-    return [(_score_column(one), partial(_score_cell, report, shown, one)) for one in report.table_scores()]
+    shown, scores = shown_scores(report), {(one.arm, one.benchmark, one.name): one for one in report.scores}
+    return [(_score_column(one), partial(_score_cell, report, scores, shown, one)) for one in report.table_scores()]
 
 
-def shown_scores(report: StudyReport) -> dict[tuple[str, str, str], str]:
+def shown_scores(report: StudyReport) -> dict[_Key, str]:
     """Every score as in score_texts(), by arm, benchmark and metric; a metric has the same decimals in all arms."""
     shown = {}
     for metric in dict.fromkeys((score.benchmark, score.name) for score in report.scores):
@@ -269,13 +270,15 @@ def _score_column(score: ArmScore) -> Column:
     return Column(score.benchmark, f"{_words(score.name)}, {score.unit} {arrow}", "Quality")
 
 
-def _score_cell(report: StudyReport, shown: Mapping[tuple[str, str, str], str], like: ArmScore, arm: Arm) -> Cell:
+def _score_cell(
+    report: StudyReport, scores: Mapping[_Key, ArmScore], shown: Mapping[_Key, str], like: ArmScore, arm: Arm
+) -> Cell:
     """An arm's score on the metric of `like`, which may be another arm's score."""
-    score = report.score(arm.name, like.benchmark, like.name)
-    notes = () if score is None else _seed_notes(score)
-    published = report.published_of(arm.name, like.benchmark, like.name)
+    key = (arm.name, like.benchmark, like.name)
+    notes = _seed_notes(scores[key]) if key in scores else ()
+    published = report.published_of(*key)
     notes += tuple(f"{PUBLISHED}{format_significant(one.value, 6)}" for one in published)
-    return Cell(shown.get((arm.name, like.benchmark, like.name), UNKNOWN), notes)
+    return Cell(shown.get(key, UNKNOWN), notes)
 
 
 def _seed_notes(score: ArmScore) -> tuple[str, ...]:

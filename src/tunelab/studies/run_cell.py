@@ -22,7 +22,18 @@ from tunelab.data.template_date import rendered_on
 from tunelab.errors import SAME_COMMAND, Interrupted, RunError, TrainingError
 from tunelab.files import read_json, write_text_atomically, write_text_once
 from tunelab.progress import Progress, named, silent
-from tunelab.records.cells import RECORDS, Cell, asked_study, first_day, keep_cell, own_template, read_cell, read_study
+from tunelab.records.cells import (
+    RECORDS,
+    Cell,
+    asked_study,
+    first_day,
+    keep_cell,
+    known_cell,
+    own_template,
+    read_cell,
+    read_study,
+    trained_study,
+)
 from tunelab.records.choices import try_recipe
 from tunelab.records.runs import Run, open_run, remove_checkpoints, remove_weights
 from tunelab.studies.study_trackers import tracked_evaluation
@@ -36,13 +47,16 @@ Memory = tuple[int, int | None]
 RESOLVED = "resolved.json"
 
 
-def run_cell(folder: Path | str, key: str, *, allowed: Allowed | None = None, progress: Progress = silent) -> Cell:
+def run_cell(
+    folder: Path | str, job: Cell | str, *, allowed: Allowed | None = None, progress: Progress = silent
+) -> Cell:
     """Run or resume a cell of the study in a directory, and write its record.
 
     A cell that fails (out of memory, a gated model, an evaluation whose training failed) is recorded as failed with its
     error; the traceback is next to the record (`cells/KEY.txt`).
 
     Args:
+        job: the cell as the study has it; or its key alone, for which all of the study's cells are looked through.
         allowed: the code that the study may run (allowed_code.py), in a process of its own; None = what this one may.
             What the study's directory names does not add to it.
 
@@ -54,10 +68,7 @@ def run_cell(folder: Path | str, key: str, *, allowed: Allowed | None = None, pr
         Interrupted: Ctrl-C; finished work is kept, and the same call resumes.
     """
     folder = Path(folder)
-    study, cells = read_study(folder)
-    cell = next((one for one in cells if one.key == key), None)
-    if cell is None:
-        raise RunError(f"{folder}: the study has no job {key}", "`tunelab study run ... --dry-run` lists its jobs")
+    study, cell = _study_and_cell(folder, job)
     if cell.status == "done":
         return cell
     _import_what_cells_use()
@@ -80,13 +91,25 @@ def run_cell(folder: Path | str, key: str, *, allowed: Allowed | None = None, pr
     except Exception as error:
         cell = replace(cell, status="failed", error=f"{type(error).__name__}: {error}")
         (folder / RECORDS).mkdir(exist_ok=True)
-        write_text_atomically(folder / RECORDS / f"{key}.txt", traceback.format_exc())
+        write_text_atomically(folder / RECORDS / f"{cell.key}.txt", traceback.format_exc())
     seconds = cell.seconds + time.monotonic() - began
     peak, start = max(memory, key=lambda one: one[0], default=(None, None))
     cell = replace(cell, seconds=seconds, memory_bytes=peak, start_memory_bytes=start)
     keep_cell(folder, cell)
     _free_memory()
     return cell
+
+
+def _study_and_cell(folder: Path, job: Cell | str) -> tuple[Study, Cell]:
+    """The study as it is trained, and one of its cells with its status."""
+    if isinstance(job, Cell):
+        study = trained_study(folder)
+        return study, known_cell(study, job, folder)
+    study, cells = read_study(folder)
+    for cell in cells:
+        if cell.key == job:
+            return study, cell
+    raise RunError(f"{folder}: the study has no job {job}", "`tunelab study run ... --dry-run` lists its jobs")
 
 
 def _try(cell: Cell, folder: Path, memory: list[Memory], progress: Progress) -> Cell:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tunelab import plugins
 from tunelab.comparison.evaluated import Evaluated, evaluated_in
 from tunelab.comparison.paired_comparison import Comparison
+from tunelab.config import Recipe
 from tunelab.config.budgets import Budget
 from tunelab.config.shareable import is_place, without_places
 from tunelab.config.study import Study
@@ -59,6 +61,18 @@ from tunelab.studies.study_answers import study_answers
 _NOT_SETTINGS = ("out", "train.seed")
 
 
+class _ReadOnce(Run):
+    """A run whose manifest and recipe are read once: the parts of a report all ask for them."""
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        return super().manifest
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        return super().recipe
+
+
 @dataclass(frozen=True)
 class _Found:
     """The contents of a study's directory."""
@@ -67,6 +81,8 @@ class _Found:
     folder: Path
     cells: dict[str, Cell]
     read: dict[str, Evaluated] = field(default_factory=dict)  # by the cell's key
+    of_arms: dict[tuple[str, str, Budget | None], dict[int, Evaluated]] = field(default_factory=dict)
+    opened: dict[tuple[str, Budget | None], list[tuple[int, Run]]] = field(default_factory=dict)
 
     def evaluated(self, arm: str, benchmark: str) -> list[Evaluated]:
         """Evaluations of an arm on a benchmark, at the largest budget, one per finished seed."""
@@ -74,21 +90,25 @@ class _Found:
 
     def evaluated_by_seed(self, arm: str, benchmark: str, budget: Budget | None = None) -> dict[int, Evaluated]:
         """Evaluations of an arm on a benchmark, at a budget, by finished seed."""
-        study = self.study.at(budget)
-        keys = {seed: evaluation_key(study, arm, seed, benchmark) for seed in seeds_of(study, arm)}
-        done = {seed: key for seed, key in keys.items() if self.cells[key].status == "done"}
-        for key in done.values():
-            if key not in self.read:
-                self.read[key] = evaluated_in(self.folder / self.cells[key].folder)[0]
-        return {seed: self.read[key] for seed, key in done.items()}
+        if (arm, benchmark, budget) not in self.of_arms:
+            study = self.study.at(budget)
+            keys = {seed: evaluation_key(study, arm, seed, benchmark) for seed in seeds_of(study, arm)}
+            done = {seed: key for seed, key in keys.items() if self.cells[key].status == "done"}
+            for key in done.values():
+                if key not in self.read:
+                    self.read[key] = evaluated_in(self.folder / self.cells[key].folder)[0]
+            self.of_arms[arm, benchmark, budget] = {seed: self.read[key] for seed, key in done.items()}
+        return self.of_arms[arm, benchmark, budget]
 
     def runs(self, arm: str, budget: Budget | None = None) -> list[tuple[int, Run]]:
         """The finished training runs of an arm, at the largest budget or another, with their seeds."""
         if not self.study.arms[arm].tuned:
             return []
-        study = self.study.at(budget)
-        runs = [(seed, Run(self.folder / "runs" / training_key(study, arm, seed))) for seed in study.seeds]
-        return [(seed, run) for seed, run in runs if run.is_done]
+        if (arm, budget) not in self.opened:
+            study = self.study.at(budget)
+            runs = [(seed, _ReadOnce(self.folder / "runs" / training_key(study, arm, seed))) for seed in study.seeds]
+            self.opened[arm, budget] = [(seed, run) for seed, run in runs if run.is_done]
+        return self.opened[arm, budget]
 
     def all_runs(self) -> Iterator[tuple[str, str, Run]]:
         """Every finished training: its arm, its budget and seed in words, its run."""

@@ -15,7 +15,8 @@ from tunelab.records.cells import Cell, read_study
 from tunelab.records.evaluation_files import SCORES
 from tunelab.records.old_format import read_scores
 from tunelab.report.content import StudyReport, read_report
-from tunelab.report.html_page import html_page
+from tunelab.report.excerpt import excerpt
+from tunelab.report.html_page import SHARES, html_page
 from tunelab.report.markdown_page import markdown_page
 from tunelab.report.plots import svg_files
 from tunelab.report.study_tables import Cell as TableCell
@@ -98,7 +99,7 @@ def _shown(report: StudyReport, folder: Path) -> Shown:
         page=html_page(report),
         markdown=markdown_page(report),
         tables={table.title: _plain(table) for table in tables(report)},
-        plots=svg_files(report),
+        plots=svg_files(excerpt(report, *SHARES[0])[0]),
     )
 
 

@@ -3,7 +3,7 @@
     OPTIONS: Mapping[str, str]      # option -> description; set as strings with `--option NAME=VALUE`
     def run_cells(folder, cells, options, progress): ...
 
-`run_cells` runs each cell with run_cell(folder, cell.key), which writes the cell's record, also on failure; in another
+`run_cells` runs each cell with run_cell(folder, cell), which writes the cell's record, also on failure; in another
 process with allowed=allowed_code() of this one, since code of the user's own runs nowhere without it. It must run a
 cell that needs a training after that training ended, done or failed; record a cell as failed if its process died
 without a record (lost()); and raise Interrupted if stopped, naming anything that still runs.

@@ -76,7 +76,7 @@ def run_cells(folder: Path, cells: Sequence[Cell], options: Mapping[str, str], p
         _run_at_once(folder, cells, workers, gpus, progress)
         return
     for number, cell in enumerate(cells, 1):
-        run_cell(folder, cell.key, progress=named(progress, f"{number}/{len(cells)}"))
+        run_cell(folder, cell, progress=named(progress, f"{number}/{len(cells)}"))
 
 
 def _gpus() -> list[str]:
@@ -152,7 +152,7 @@ def _started(context: SpawnContext | ForkServerContext, folder: Path, cell: Cell
     reports, sending = context.Pipe(duplex=False)
     process = context.Process(
         target=_work,
-        args=(folder, cell.key, place, workers, allowed_code(), dict(os.environ), sending),
+        args=(folder, cell, place, workers, allowed_code(), dict(os.environ), sending),
         name=cell.title,
     )
     process.start()
@@ -177,7 +177,7 @@ def _titles(running: Mapping[str, _Running]) -> str:
 
 def _work(
     folder: Path,
-    key: str,
+    cell: Cell,
     gpu: str,
     workers: int,
     allowed: Allowed,
@@ -199,7 +199,7 @@ def _work(
             sending.send((stage, done, total, detail))
 
     try:
-        run_cell(folder, key, allowed=allowed, progress=report)
+        run_cell(folder, cell, allowed=allowed, progress=report)
     except (Interrupted, KeyboardInterrupt):
         return
 
