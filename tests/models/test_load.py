@@ -97,10 +97,10 @@ def test_names_that_are_no_folders(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("load", [load_config, load_tokenizer])
 def test_a_file_is_no_folder(load: Callable[[str], object], tmp_path: Path) -> None:
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(ModelError, match=r"model.gguf: a file, not a model's folder") as refused:
-        load(str(tmp_path / "model.gguf"))
-    assert "the checkpoint that the file was made from" in refused.value.hint
+    (tmp_path / "model.bin").write_bytes(b"PK")
+    with pytest.raises(ModelError, match=r"model.bin: a file, not a model's folder") as refused:
+        load(str(tmp_path / "model.bin"))
+    assert "a .gguf file" in refused.value.hint
 
 
 def test_a_folder_with_a_tokenizer_alone_is_no_model(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tunelab.data.chat_templates import is_chat
 from tunelab.data.templates import AUTO
 from tunelab.errors import RunError, UsageError
 from tunelab.files import as_path
+from tunelab.models.gguf.reading import is_local_model
 from tunelab.preparation.base import (
     base_name,
     check_base_of_adapter,
@@ -162,7 +163,7 @@ def subject_of(subject: Run | Path | str) -> tuple[Run | None, str | None]:
         return None, str(subject)
     if Run(path).recipe_file.exists():
         return Run(path), None
-    if not (path / "config.json").exists():
+    if not is_local_model(path):
         raise RunError(
             f"{path}: neither a run (no recipe.yaml) nor a model (no config.json)",
             "give the directory that `tunelab train` printed, or a folder saved by transformers",

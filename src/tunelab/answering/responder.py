@@ -166,7 +166,7 @@ class Responder:
             own["adapter"] = adapter_hash(self.weights.adapter)
         model = self.recipe.model
         # A local path is reduced to its last part: its location varies by machine, and the fingerprint identifies it.
-        name = Path(model.name).resolve().name if Path(model.name).is_dir() else model.name
+        name = Path(model.name).resolve().name if Path(model.name).exists() else model.name
         return {
             "model_name": self.weights.called or name,
             "revision": model.revision,

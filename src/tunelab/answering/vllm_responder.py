@@ -18,6 +18,7 @@ from tunelab.inference.sampling import Decoding
 from tunelab.inference.vllm_backend import VllmEngine, VllmModel, installed_version, lora_rank, quantization_argument
 from tunelab.models.checkpoint_files import weight_files
 from tunelab.models.finite import check_files_finite
+from tunelab.models.gguf.reading import local_model
 from tunelab.models.load import load_config, model_fingerprint
 from tunelab.models.precision import stored_format
 from tunelab.preparation.model import compute_dtype, recipe_format
@@ -69,14 +70,15 @@ class VllmResponder(Responder):
                 f"{weights.name} has no embeddings of its new tokens (model.new_tokens), which vLLM cannot add",
                 "merge the run (tunelab merge), or omit --backend vllm to use tunelab's engine",
             )
-        if Path(weights.name).is_dir():
-            weight_files(Path(weights.name))  # vLLM would unpickle others
-        for folder in (Path(weights.name), weights.adapter):
+        place = Path(local_model(weights.name))
+        if place.is_dir():
+            weight_files(place)  # vLLM would unpickle others
+        for folder in (place, weights.adapter):
             if folder is not None and folder.is_dir():
                 check_files_finite(folder)
         tokenizer = str(self.tokenizer.name_or_path)
         model = VllmModel(
-            name=weights.name,
+            name=str(place) if place.is_dir() else weights.name,
             tokenizer=tokenizer,
             dtype=compute_dtype(self.recipe),
             revision=weights.revision,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunelab import plugins
-from tunelab.cli._console import print_data, progress_bar, say
+from tunelab.cli._console import print_data, progress_bar, say, say_base
 from tunelab.cli._json import benchmarks_document, print_json
 from tunelab.cli._words import comma_separated, is_change
 from tunelab.errors import UsageError
@@ -124,6 +124,9 @@ def _asked(arguments: argparse.Namespace) -> tuple[str, list[str], BenchmarkSett
     if is_run and arguments.out is not None:
         raise UsageError(f"{subject}: a run stores its own responses", "omit --out")
     from tunelab.answering.benchmark_settings import BenchmarkSettings
+
+    if not is_run:
+        say_base(subject)
 
     settings = BenchmarkSettings(
         options=options,

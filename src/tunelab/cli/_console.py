@@ -47,6 +47,14 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def say_base(name: str) -> None:
+    """Say of a GGUF file how it stored its weights, and that they are dense from here on; nothing of other models."""
+    from tunelab.models.gguf.reading import gguf_sentences
+
+    for sentence in gguf_sentences(name):
+        say(sentence)
+
+
 def command(*words: object) -> str:
     """A command line of tunelab's, quoted for a shell."""
     return shlex.join(["tunelab", *map(str, words)])

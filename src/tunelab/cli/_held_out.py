@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunelab.cli._console import print_table, progress_bar, say
+from tunelab.cli._console import print_table, progress_bar, say, say_base
 from tunelab.cli._json import held_out_document, print_json
 from tunelab.cli._recipe_arguments import given_flags, recipe_of, refuse_flags
 from tunelab.cli._words import is_change, is_recipe_file
@@ -94,6 +94,7 @@ def _evaluate_model(arguments: argparse.Namespace, progress: Progress) -> Scores
     recipe = recipe_of(arguments)
     from tunelab.answering.held_out_evaluation import evaluate_model
 
+    say_base(recipe.model.name)
     # Next to the recipe's `out`, not in it: a run can start only in an empty directory.
     out = Path(arguments.out or (f"{recipe.out}-evaluations" if recipe.out else "evaluations"))
     adapter = Path(arguments.adapter) if arguments.adapter else None

@@ -52,7 +52,7 @@ _NUMBER: dict[str, Any] = {"metavar": "X", "type": float}
 _SOURCES = {"metavar": "SOURCE", "action": "append"}
 
 KEY_FLAGS = (
-    KeyFlag("model", "model", "hub name or local folder of the base model", _named("NAME"), of_studies=True),
+    KeyFlag("model", "model", "hub name, local folder or .gguf file of the base", _named("NAME"), of_studies=True),
     KeyFlag("data", "data.sources", "source, data file, or OWNER/NAME of a hub dataset; repeatable", _SOURCES),
     KeyFlag("size", "data.size", "total rows sampled from the data", _COUNT, of_studies=True),
     KeyFlag("template", "data.template", "prompt template", _named("NAME")),

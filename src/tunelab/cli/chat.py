@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunelab.cli._console import say
+from tunelab.cli._console import say, say_base
 from tunelab.cli._recipe_arguments import add_base_argument
 from tunelab.errors import UsageError
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A run, or a model with or without an adapter; and the initial settings."""
     parser.add_argument("run", metavar="RUN", nargs="?", help="directory of a finished run")
-    parser.add_argument("--model", metavar="NAME", help="instead of RUN: hub name or local folder of a model")
+    parser.add_argument("--model", metavar="NAME", help="instead of RUN: hub name, folder or .gguf file of a model")
     parser.add_argument("--adapter", metavar="DIR", help="with --model: PEFT adapter directory")
     template = "with --model: prompt template; default: that of the adapter's run, else the chat template, else alpaca"
     parser.add_argument("--template", metavar="NAME", help=template)
@@ -67,9 +67,9 @@ def _open(arguments: argparse.Namespace) -> Chat:
     tools = read_tools(arguments.tools) if arguments.tools else ()
     if arguments.run is not None:
         return chat.chat_with_run(Path(arguments.run), base=arguments.base, tools=tools)
-    adapter = Path(arguments.adapter) if arguments.adapter else None
+    say_base(arguments.model)
     how = {"template": arguments.template, "precision": arguments.precision or "none"}
-    return chat.chat_with_model(arguments.model, adapter=adapter, tools=tools, **how)
+    return chat.chat_with_model(arguments.model, adapter=arguments.adapter or None, tools=tools, **how)
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ import argparse
 from pathlib import Path
 
 from tunelab.cli._benchmarks import add_benchmark_arguments, check_flags, compute_changes, generate_on
+from tunelab.cli._console import say_base
 from tunelab.cli._decoding_arguments import add_decoding_arguments, decoding_of
 from tunelab.cli._recipe_arguments import add_base_argument
 from tunelab.cli._words import is_change
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The model, the prompts, and the decoding settings."""
     changes = "a finished run's directory; or, with --model, overrides such as train.dtype=bf16"
     parser.add_argument("words", nargs="*", metavar="RUN | key=value", help=changes)
-    parser.add_argument("--model", metavar="NAME", help="instead of RUN: hub name or local folder of a model")
+    parser.add_argument("--model", metavar="NAME", help="instead of RUN: hub name, folder or .gguf file of a model")
     parser.add_argument("--adapter", metavar="DIR", help="with --model: PEFT adapter directory")
     parser.add_argument("--template", metavar="NAME", help="with --model: prompt template; default: as in chat")
     add_base_argument(parser)
@@ -71,6 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
     asked = {name: getattr(arguments, name) for name in ("model", "adapter", "arm", "template", "raw", "base")}
     changes = [*compute_changes(arguments), *(word for word in arguments.words if is_change(word))]
     responder = open_responder(_run_directory(arguments), **asked, changes=changes)
+    if arguments.model is not None:
+        say_base(arguments.model)
     if arguments.prompt is not None:
         answer_prompts(responder, arguments.prompt, decoding, arguments.micro_batch_tokens)
     else:

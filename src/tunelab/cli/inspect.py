@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 
-from tunelab.cli._console import progress_bar, say
+from tunelab.cli._console import progress_bar, say, say_base
 from tunelab.cli._json import add_json_flag, inspected_document, print_json
 from tunelab.cli._recipe_arguments import add_recipe_arguments, recipe_of, refuse_flags
 from tunelab.cli._row_summary import show_summary
@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_local_files(recipe.data)
     tokenizer = load_recipe_tokenizer(recipe)
+    say_base(recipe.model.name)
     recipe = fit_to_model(recipe, tokenizer)
     skipping = recipe.model_copy(update={"data": recipe.data.model_copy(update={"on_bad_row": "skip"})})
     with progress_bar() as progress:

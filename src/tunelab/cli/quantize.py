@@ -24,7 +24,7 @@ from tunelab.units import format_bytes, format_number
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL, --precision, --out, --json, and recipe keys."""
-    parser.add_argument("model", metavar="MODEL", help="hub name or local folder of a model")
+    parser.add_argument("model", metavar="MODEL", help="hub name, folder or .gguf file of a model")
     parser.add_argument("changes", nargs="*", metavar="key=value", help="such as precision.skip=[down_proj]")
     parser.add_argument("--precision", metavar="FORMAT", required=True, help="nf4, fp4, int8, mxfp4, or a .py file")
     parser.add_argument("--out", metavar="DIR", required=True, help="output directory; must not exist")

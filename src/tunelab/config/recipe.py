@@ -67,7 +67,7 @@ class ModelSettings(Section):
     shorthand: ClassVar[str] = "a string (the model's name)"
     shorthand_types: ClassVar[tuple[str, ...]] = ("string",)
 
-    name: Text = Field(description="Hub name or local folder of the base model.")
+    name: Text = Field(description="Hub name, local folder or .gguf file of the base model.")
     revision: Text | None = Field(
         None, description="Commit, tag or branch on the hub. null: the latest; the run records the commit."
     )

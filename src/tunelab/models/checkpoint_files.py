@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tunelab.errors import ModelError
 from tunelab.models.folder_files import NOT_UNPICKLED, check_config_files, json_object
+from tunelab.models.gguf.reading import local_model
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
@@ -90,7 +91,8 @@ def no_pickles() -> Iterator[None]:
 
 
 def checkpoint_folder(name: str, revision: str | None) -> Path:
-    """The folder itself, or the hub's files in the local cache, downloaded if necessary."""
+    """The folder itself, a GGUF file's checkpoint, or the hub's files in the local cache, downloaded if necessary."""
+    name = local_model(name)
     if Path(name).is_dir():
         return Path(name)
     wanted = ["config.json", "generation_config.json", INDEX, "model*.safetensors"]

@@ -46,6 +46,7 @@ from tunelab.models.complete import check_head, check_nothing_left_over, check_s
 from tunelab.models.finite import check_model_finite
 from tunelab.models.folder_files import CONFIG, REMEDY, check_config_files, check_tokenizer_files, check_tokenizer_json
 from tunelab.models.formats._format import WeightFormat
+from tunelab.models.gguf.reading import gguf_origin, local_model, model_with_tokenizer
 from tunelab.models.planned_size import check_planned_size, file_state
 from tunelab.models.precision import check_format, stored_format
 from tunelab.models.quantized_load import load_quantized
@@ -66,6 +67,7 @@ def load_tokenizer(
     Raises:
         ModelError: it cannot be loaded; or it gives no character offsets, which target masks need.
     """
+    name = model_with_tokenizer(name)
     _check_folder(name, "config.json", "tokenizer.json")
     check_config_files(Path(name))
     check_tokenizer_files(Path(name))
@@ -109,6 +111,7 @@ def load_model(
         ModelError: it is missing, gated, not reachable, needs remote code, has no safetensors, or lacks weights; or it
             is stored in another format than requested; or a weight is NaN or infinite.
     """
+    name = local_model(name)
     _check_folder(name, "config.json")
     if torch.device(device).type == "cpu":
         keep_freed_memory()
@@ -185,6 +188,7 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
     Raises:
         ModelError: it is not available.
     """
+    name = local_model(name)
     _check_folder(name, "config.json")
     check_config_files(Path(name))
     if trust_remote_code:
@@ -255,6 +259,7 @@ def end_token_ids(name: str, *, revision: str | None = None, trust_remote_code: 
 
     Instruct models often name several: the end of a turn and the end of a text.
     """
+    name = local_model(name)
     config = load_config(name, revision=revision, trust_remote_code=trust_remote_code)
     try:
         generation = GenerationConfig.from_pretrained(name, revision=revision)
@@ -289,15 +294,17 @@ def model_fingerprint(name: str, model: PreTrainedModel) -> str:
     commit = getattr(model.config, "_commit_hash", None)
     if commit:
         return f"{name}@{commit}"
-    return weights_digest(Path(name))
+    return weights_digest(Path(local_model(name)))
 
 
 def weights_digest(folder: Path) -> str:
-    """sha256 over the weight files' names, sizes and bytes, as "sha256:HEX".
+    """sha256 over the weight files' names, sizes and bytes, as "sha256:HEX"; that of the GGUF file if it was one.
 
     Kept in the cache for files that have not changed since (place, size, times and inode), since every command compares
     it before it uses a run's base.
     """
+    if (origin := gguf_origin(folder)) is not None:
+        return f"sha256:{origin['sha256']}"
     files = sorted(folder.glob("*.safetensors"))
     states = [(str(file.resolve()), *file_state(file)) for file in files]
     known = cache_home() / "digests" / hashlib.sha256(repr(states).encode()).hexdigest()
@@ -328,8 +335,7 @@ def _check_folder(name: str, *wanted: str) -> None:
     if path.is_file():
         raise ModelError(
             f"{name}: a file, not a model's folder",
-            "give a folder with config.json and *.safetensors, or a hub name; GGUF files are written, not read: give "
-            "the checkpoint that the file was made from",
+            "give a folder with config.json and *.safetensors, a .gguf file, or a hub name",
         )
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if looks_local and not path.is_dir():

@@ -18,6 +18,7 @@ from tunelab.data.template_date import fixed_date
 from tunelab.errors import RunError
 from tunelab.files import file_sha256
 from tunelab.models.checkpoint_files import checkpoint_folder
+from tunelab.models.gguf.reading import gguf_file, gguf_origin, is_local_model, local_model
 from tunelab.models.load import load_tokenizer, weights_digest
 from tunelab.preparation.tokenizer import template_file
 from tunelab.records.runs import Run
@@ -30,13 +31,15 @@ def base_identity(recipe: Recipe, fingerprint: str) -> dict[str, Any]:
         fingerprint: from models.load.model_fingerprint().
 
     Returns:
-        `path` is None for a model from the hub, whose `fingerprint` ends with its commit.
+        `path` is None for a model from the hub, whose `fingerprint` ends with its commit. The digests of a GGUF file
+        are all its own.
     """
     name, commit = recipe.model.name, _commit(fingerprint)
     folder = checkpoint_folder(name, commit or recipe.model.revision)
+    place = gguf_file(name) or folder
     return {
         "name": name,
-        "path": None if commit else str(folder.resolve()),
+        "path": None if commit else str(place.resolve()),
         "fingerprint": fingerprint,
         "weights_sha256": weights_digest(folder),
         "config_sha256": _config_digest(folder),
@@ -57,7 +60,7 @@ def trained_recipe(run: Run, base: Path | str | None = None) -> Recipe:
         return recipe if base is None else _placed(recipe, str(base))
     if base is not None:
         folder = Path(base)
-        if not (folder / "config.json").exists():
+        if not is_local_model(folder):
             raise RunError(
                 f"--base {base}: no model in the folder (no config.json)", "give the folder of the run's base"
             )
@@ -69,7 +72,7 @@ def trained_recipe(run: Run, base: Path | str | None = None) -> Recipe:
     if commit and not known.get("path"):
         return _placed(recipe, recipe.model.name, commit)
     places = [Path(place) for place in dict.fromkeys((known.get("path"), recipe.model.name)) if place]
-    found = {place.resolve(): differing(known, place) for place in places if (place / "config.json").exists()}
+    found = {place.resolve(): differing(known, place) for place in places if is_local_model(place)}
     for place, other in found.items():
         if not other:
             return _placed(recipe, str(place))
@@ -157,7 +160,7 @@ def check_base_of_adapter(adapter: Path, name: str) -> None:
     run = Run(adapter.parent)
     known: dict[str, Any] = run.manifest.get("model", {}) if run.recipe_file.exists() else {}
     recorded = "weights_sha256" in known or ("fingerprint" in known and not _commit(known["fingerprint"]))
-    if recorded and Path(name).is_dir() and (other := differing(known, Path(name))):
+    if recorded and is_local_model(Path(name)) and (other := differing(known, Path(name))):
         raise RunError(f"{adapter}: not trained on {name} ({other} differ)", f"give its own base, {known['name']}")
 
 
@@ -171,8 +174,9 @@ def _commit(fingerprint: str) -> str | None:
     return None if fingerprint.startswith("sha256:") else fingerprint.rpartition("@")[2]
 
 
-def differing(known: dict[str, Any], folder: Path) -> str:
-    """What of a folder differs from a run's base; "" = nothing."""
+def differing(known: dict[str, Any], place: Path) -> str:
+    """What of a model on this machine differs from a run's base; "" = nothing."""
+    folder = Path(local_model(str(place)))
     weights = known.get("weights_sha256", known["fingerprint"])  # runs of before kept only the fingerprint
     if weights_digest(folder) != weights:
         return "its weights"
@@ -181,6 +185,8 @@ def differing(known: dict[str, Any], folder: Path) -> str:
 
 
 def _config_digest(folder: Path) -> str:
+    if (origin := gguf_origin(folder)) is not None:
+        return str(origin["sha256"])
     return file_sha256(folder / "config.json")
 
 

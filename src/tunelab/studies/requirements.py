@@ -21,6 +21,7 @@ from tunelab.data.template_date import rendered_on
 from tunelab.errors import ConfigError, Problem, TunelabError
 from tunelab.files import file_sha256, read_json
 from tunelab.models.digest import adapter_hash
+from tunelab.models.gguf.reading import is_local_model, local_model
 from tunelab.models.load import load_config, tokenizer_fingerprint, weights_digest
 from tunelab.preparation.base import template_digest
 from tunelab.preparation.rows import check_hub_rows_are_here, check_local_files
@@ -126,7 +127,8 @@ def _changed_since(
         scores = read_json(folder / SCORES)
         used, code = None if cell.needs else scores["header"].get("model"), scores.get("code", {})
     yield from (file for file, known in code.items() if code_hashes(file).get(file, known) != known)
-    if used is not None and used.startswith("sha256:") and Path(name).is_dir() and weights_digest(Path(name)) != used:
+    is_known = used is not None and used.startswith("sha256:") and is_local_model(Path(name))
+    if is_known and weights_digest(Path(local_model(name))) != used:
         yield name
 
 
@@ -219,4 +221,4 @@ def _lack_of_disk_space(cells: Sequence[Cell], recipes: Mapping[str, Recipe], fo
 
 
 def _weight_bytes(name: str) -> int:
-    return sum(path.stat().st_size for path in Path(name).glob("*.safetensors"))
+    return sum(path.stat().st_size for path in Path(local_model(name)).glob("*.safetensors"))

@@ -12,6 +12,7 @@ from tunelab.data.prepared import PreparedData
 from tunelab.models.adapters import coverage
 from tunelab.models.digest import digest
 from tunelab.models.forward import underlying
+from tunelab.models.gguf.reading import gguf_sentences
 from tunelab.models.initialization import changes_the_base
 from tunelab.models.linear_layers import dense_stacks
 from tunelab.models.quantized_linear import quantized_layers
@@ -44,7 +45,7 @@ MOMENTS_BYTES, MOMENTS_BYTES_8_BIT = 8, 2
 
 
 def forecast(recipe: Recipe, plan: TrainingPlan, model: nn.Module, *, held_out: int, step: int = 0) -> list[str]:
-    """Rows, steps, tokens, and the memory that is known beforehand.
+    """Rows, steps, tokens, and the memory that is known beforehand; first, what a base in a GGUF file is.
 
     Args:
         held_out: number of held-out rows.
@@ -75,7 +76,7 @@ def forecast(recipe: Recipe, plan: TrainingPlan, model: nn.Module, *, held_out: 
         router_loss_sentence(model),
         kernels_sentence(recipe, model),
     )
-    return [*said, *(sentence for sentence in further if sentence)]
+    return [*gguf_sentences(recipe.model.name), *said, *(sentence for sentence in further if sentence)]
 
 
 def data_warnings(recipe: Recipe, data: PreparedData) -> list[str]:

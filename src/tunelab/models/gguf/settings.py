@@ -103,7 +103,8 @@ def _check_rope(class_name: str, family: Family, config: Any, outtype: str) -> N
         allowed = family.ropes if kind != "sliding_attention" else ("default",)
         if rope["rope_type"] not in allowed:
             raise _unverified(class_name, f"rotary embeddings of type {rope['rope_type']!r}", outtype)
-        if kind == "sliding_attention" and class_name.startswith("Gemma3") and rope["rope_theta"] != 10000.0:
+        local = 10000.0 if class_name.startswith("Gemma3") else main_rope(config)["rope_theta"]
+        if kind == "sliding_attention" and rope["rope_theta"] != local:
             raise _unverified(class_name, f"a rope_theta of {rope['rope_theta']} in layers with a window", outtype)
         if rope.get("partial_rotary_factor", 1.0) != 1.0 and not family.rotates_part:
             raise _unverified(class_name, "heads that are rotated in part", outtype)

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tunelab.errors import ModelError
-from tunelab.models.gguf.families import FAMILIES, Change
+from tunelab.models.gguf.families import FAMILIES, Change, unchanged
 from tunelab.models.gguf.settings import main_rope, rotary_width
 
 Kind = Literal["F16", "BF16", "Q8_0"]
@@ -83,8 +83,30 @@ class Stored:
         return np.broadcast_to(error, blocks.shape).reshape(values.shape).astype(np.float32)
 
 
-def stored_tensors(model: PreTrainedModel, kind: Kind) -> list[Stored]:
-    """Every tensor that a file of this model holds, in the file's order.
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A parameter of the model, or a part of one, and its place in the file.
+
+    Args:
+        name: in the file.
+        parameter: its name in the model.
+        part: its values, in the model's layout.
+        change: to the file's layout.
+    """
+
+    name: str
+    parameter: str
+    part: Tensor
+    change: Change
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """In the file's layout."""
+        return tuple(self.change(torch.empty(self.part.shape, device="meta")).shape)
+
+
+def placed(model: PreTrainedModel) -> Iterator[Placed]:
+    """Every parameter of a model, which may be without weights, in the file's order; a tied head is the embedding.
 
     Raises:
         ModelError: GGUF has no name for one.
@@ -94,8 +116,7 @@ def stored_tensors(model: PreTrainedModel, kind: Kind) -> list[Stored]:
     family = FAMILIES[type(model).__name__]
     architectures = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}
     names = gguf.get_tensor_name_map(architectures[family.architecture], model.config.num_hidden_layers)
-    stored = list(_rope_tensors(model))
-    for full_name, parameter in model.named_parameters():  # a tied head appears once, as the embedding
+    for full_name, parameter in model.named_parameters():
         for part_name, part in _parts(full_name, parameter):
             base, _, ending = part_name.rpartition(".")
             name = names.get_name(base)
@@ -103,10 +124,20 @@ def stored_tensors(model: PreTrainedModel, kind: Kind) -> list[Stored]:
                 raise ModelError(
                     f"GGUF has no name for {part_name} of a {type(model).__name__}", "merge adapters first"
                 )
-            stored.append(_stored(f"{name}.{ending}", part, family.change(full_name, model.config), kind))
-    if family.writes_head and model.config.tie_word_embeddings:
+            yield Placed(f"{name}.{ending}", full_name, part, family.change(full_name, model.config))
+
+
+def stored_tensors(model: PreTrainedModel, kind: Kind) -> list[Stored]:
+    """Every tensor that a file of this model holds, in the file's order.
+
+    Raises:
+        ModelError: GGUF has no name for one.
+    """
+    stored = list(rope_tensors(model))
+    stored += [_stored(one, kind) for one in placed(model)]
+    if FAMILIES[type(model).__name__].writes_head and model.config.tie_word_embeddings:
         head = model.get_output_embeddings().weight
-        stored.append(_stored("output.weight", head, lambda values: values, kind))
+        stored.append(_stored(Placed("output.weight", "", head, unchanged), kind))
     return stored
 
 
@@ -121,20 +152,19 @@ def _parts(name: str, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
         yield name, parameter
 
 
-def _stored(name: str, parameter: Tensor, change: Change, kind: Kind) -> Stored:
-    shape = tuple(change(torch.empty(parameter.shape, device="meta")).shape)
-    stored_kind: str = "F32" if len(shape) < 2 or IN_FLOAT32.search(name) else kind
-    if stored_kind == "Q8_0" and shape[-1] % BLOCK:
+def _stored(one: Placed, kind: Kind) -> Stored:
+    stored_kind: str = "F32" if len(one.shape) < 2 or IN_FLOAT32.search(one.name) else kind
+    if stored_kind == "Q8_0" and one.shape[-1] % BLOCK:
         stored_kind = "F16"
 
     def read() -> Floats:
-        values: Floats = change(parameter.detach().float().cpu()).contiguous().numpy()
+        values: Floats = one.change(one.part.detach().float().cpu()).contiguous().numpy()
         return values
 
-    return Stored(name, stored_kind, shape, read)
+    return Stored(one.name, stored_kind, one.shape, read)
 
 
-def _rope_tensors(model: PreTrainedModel) -> Iterator[Stored]:
+def rope_tensors(model: PreTrainedModel) -> Iterator[Stored]:
     """llama.cpp's divisors of the rotary frequencies, [rotary width / 2] each, if these are scaled one by one."""
     if not FAMILIES[type(model).__name__].ropes:
         return

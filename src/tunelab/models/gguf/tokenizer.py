@@ -55,6 +55,9 @@ SPLITS_NOTHING = {"type": "Split", "pattern": {"String": " "}, "behavior": "Merg
 #: llama.cpp needs merges, and GGUF has no empty lists: a merge of two texts that no text is ever split into.
 NO_MERGES = "<no> <merges>"
 
+#: What GGUF has no key for, as JSON, for vocabulary.py: `normalizer`, `bos_token` (null: none), `space_prefix`.
+OWN_KEY = "tunelab.tokenizer"
+
 #: If the model's name has "phi-3" in it, llama.cpp strips white space after all special tokens but these.
 PHI3_NAME = re.compile(r"phi-?3", re.IGNORECASE)
 PHI3_KEEPS = ("<unk>", "<s>", "<|endoftext|>")
@@ -212,7 +215,19 @@ def add_tokenizer(
     writer.add_add_eos_token(False)
     if isinstance(tokenizer.chat_template, str):
         writer.add_chat_template(tokenizer.chat_template)
+    if own := _without_key(tokenizer):
+        writer.add_string(OWN_KEY, json.dumps(own))
     return read.strips_behind
+
+
+def _without_key(tokenizer: Any) -> dict[str, Any]:
+    """What of a tokenizer GGUF has no key for; see OWN_KEY."""
+    own: dict[str, Any] = {"normalizer": "NFC"} if composes(tokenizer) else {}
+    if tokenizer.bos_token_id is None:
+        own["bos_token"] = None
+    if space_prefix(tokenizer) == "first":
+        own["space_prefix"] = "first"
+    return own
 
 
 def model_name(name: str, strips_behind: frozenset[str], special: frozenset[str]) -> str:
