@@ -48,6 +48,8 @@ LIGHT = (
     "tunelab.records.responses",
 )
 LIGHT += ("tunelab.records.runs", "tunelab.statistics.standard_errors")
+# What `tunelab report`, `study status` and `compare` need.
+LIGHT += ("tunelab.studies.study_report", "tunelab.report.html_page", "tunelab.comparison.compare_runs")
 
 
 HEAVY = ("torch", "transformers", "datasets", "peft")

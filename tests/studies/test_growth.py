@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from study_files import study_of
 
+from tunelab.config.budgets import Budget
 from tunelab.config.study import Study
 from tunelab.errors import ConfigError
 from tunelab.records import cells
@@ -74,7 +76,25 @@ def test_a_job_takes_its_record_and_keeps_what_the_study_calls_it(
     cells.keep_cell(tmp_path, Cell(job.key, "an earlier name", job.seed, "", seconds=5.0))
     done = run_cell_module.run_cell(tmp_path, job)
     assert (done.arm, done.status) == (job.arm, "done") and done.seconds > 5
+    reads.clear()
     assert run_cell_module.run_cell(tmp_path, job.key) == cells.read_cell(tmp_path, job.key)
+    assert not reads["training_key"], "the jobs of the study are not made for it"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"arm": "gone"}, {"seed": 5}, {"benchmark": "mmlu"}, {"budget": Budget("train.steps", 3)}, {"lr": 1e-3}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_record_of_a_job_that_the_study_calls_otherwise_is_looked_up(
+    changes: dict[str, Any], files: Path, tmp_path: Path, reads: Counter[str]
+) -> None:
+    study = study_of(files, seeds=[0], questions=[])
+    cells.keep_study(study, tmp_path)
+    job = next(cell for cell in known_cells(study, tmp_path) if not cell.benchmark)
+    cells.keep_cell(tmp_path, replace(job, **changes))
+    done = run_cell_module.run_cell(tmp_path, job.key)
+    assert replace(done, seconds=0.0, status="waiting", folder="") == job
 
 
 def test_a_recipe_is_made_once_for_what_it_is_made_from(files: Path) -> None:

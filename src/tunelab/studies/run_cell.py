@@ -26,6 +26,8 @@ from tunelab.records.cells import (
     RECORDS,
     Cell,
     asked_study,
+    budgets_of_arm,
+    evaluation_key,
     first_day,
     keep_cell,
     known_cell,
@@ -33,6 +35,7 @@ from tunelab.records.cells import (
     read_cell,
     read_study,
     trained_study,
+    training_key,
 )
 from tunelab.records.choices import try_recipe
 from tunelab.records.runs import Run, open_run, remove_checkpoints, remove_weights
@@ -56,7 +59,7 @@ def run_cell(
     error; the traceback is next to the record (`cells/KEY.txt`).
 
     Args:
-        job: the cell as the study has it; or its key alone, for which all of the study's cells are looked through.
+        job: the cell as the study has it; or its key: without a record, all of the study's cells are looked through.
         allowed: the code that the study may run (allowed_code.py), in a process of its own; None = what this one may.
             What the study's directory names does not add to it.
 
@@ -105,11 +108,27 @@ def _study_and_cell(folder: Path, job: Cell | str) -> tuple[Study, Cell]:
     if isinstance(job, Cell):
         study = trained_study(folder)
         return study, known_cell(study, job, folder)
+    record = read_cell(folder, job)
+    if record is not None and record.lr is None:  # what trials there are follows from the results of others
+        study = trained_study(folder)
+        if job == _key(study, record):
+            return study, known_cell(study, record, folder)
     study, cells = read_study(folder)
     for cell in cells:
         if cell.key == job:
             return study, cell
     raise RunError(f"{folder}: the study has no job {job}", "`tunelab study run ... --dry-run` lists its jobs")
+
+
+def _key(study: Study, cell: Cell) -> str:
+    """The key that a study gives to the job of a record; "" = it has no such arm, seed, budget or benchmark."""
+    seed = study.seeds[0] if cell.seed is None else cell.seed
+    if cell.arm not in study.arms or seed not in study.seeds or cell.budget not in budgets_of_arm(study, cell.arm):
+        return ""
+    study = study.at(cell.budget)
+    if not cell.benchmark:
+        return training_key(study, cell.arm, seed) if study.arms[cell.arm].tuned else ""
+    return evaluation_key(study, cell.arm, seed, cell.benchmark) if cell.benchmark in study.benchmarks else ""
 
 
 def _try(cell: Cell, folder: Path, memory: list[Memory], progress: Progress) -> Cell:
