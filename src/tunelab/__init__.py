@@ -53,7 +53,9 @@ if TYPE_CHECKING:
         TunelabError,
         UsageError,
     )
+    from tunelab.linting.lint import Lint
     from tunelab.preparation.inspection import Inspection, inspect
+    from tunelab.preparation.lint import lint
     from tunelab.preparation.rows import prepare
     from tunelab.progress import silent
     from tunelab.publishing.export import Exported, export
@@ -101,6 +103,8 @@ _HOMES = {
     "UsageError": "tunelab.errors",
     "Inspection": "tunelab.preparation.inspection",
     "inspect": "tunelab.preparation.inspection",
+    "Lint": "tunelab.linting.lint",
+    "lint": "tunelab.preparation.lint",
     "prepare": "tunelab.preparation.rows",
     "silent": "tunelab.progress",
     "Exported": "tunelab.publishing.export",
@@ -133,6 +137,7 @@ __all__ = [
     "Exported",
     "Inspection",
     "Interrupted",
+    "Lint",
     "Merged",
     "ModelError",
     "Pushed",
@@ -159,6 +164,7 @@ __all__ = [
     "finetune",
     "generate",
     "inspect",
+    "lint",
     "load_recipe",
     "load_study",
     "merge",

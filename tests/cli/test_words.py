@@ -13,7 +13,7 @@ import yaml
 from verbs import Bench, Command
 
 from tunelab.cli import _recipe_arguments as recipe_arguments
-from tunelab.cli._benchmarks import _sorted_words
+from tunelab.cli._benchmarks import sorted_words
 from tunelab.cli._words import is_change, is_recipe_file
 from tunelab.config.reference import keys
 from tunelab.config.study import parse_study
@@ -62,10 +62,10 @@ def test_a_directory_with_an_equals_sign_is_that_directory(words: list[str], nam
 def test_with_benchmarks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["train.lr=2e-4", "mmlu.shots=5"]
-    assert _sorted_words(words, ["mmlu"]) == ({"mmlu": {"shots": "5"}}, ["train.lr=2e-4"], [])
+    assert sorted_words(words, ["mmlu"]) == ({"mmlu": {"shots": "5"}}, ["train.lr=2e-4"], [])
     for word in words:
         Path(word).mkdir()
-    assert _sorted_words(words, ["mmlu"]) == ({}, [], words)
+    assert sorted_words(words, ["mmlu"]) == ({}, [], words)
 
 
 def test_a_recipe_with_an_equals_sign_is_that_file(tunelab: Command, bench: Bench) -> None:
@@ -98,7 +98,7 @@ def test_flags_set_the_keys_they_name() -> None:
     words = (
         "--model m --data a --size 9 --template plain --method lora --precision nf4 --rank 4 --lr 1e-3 --epochs 0.5 "
     )
-    words += "--batch-size 2 --dtype bf16 --seed 3 --limit 5 --out o"
+    words += "--batch-size 2 --dtype bf16 --seed 3 --limit 5 --out o --allow no-end-token"
     recipe = recipe_arguments.recipe_of(parsed(recipe_arguments.add_recipe_arguments, *words.split()))
     assert (recipe.adapter.rank, recipe.train.lr, recipe.train.epochs) == (4, 1e-3, 0.5)
     assert (recipe.train.batch_size, recipe.train.dtype, recipe.precision.name) == (2, "bf16", "nf4")

@@ -62,6 +62,7 @@ def test_a_run_leaves_its_result_and_says_what_ran(
             "adapter" if method == "lora" else "model",
             "checkpoints",
             "compared_rows.safetensors",
+            "lint.json",
             "manifest.json",
             "metrics.jsonl",
             "recipe.yaml",

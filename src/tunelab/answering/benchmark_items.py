@@ -102,6 +102,11 @@ def _load(name: str, module: ModuleType, options: BenchmarkOptions, limit: int |
     return LoadedBenchmark(name, module, options, asked, header)
 
 
+def texts_of(items: Sequence[Item]) -> list[tuple[str, str]]:
+    """Id and own text of each item: its question and its choices, without the few-shot part."""
+    return [(item.id, f"{item.question} {' '.join(item.choices)}") for item in items]
+
+
 def evenly_limited(items: Sequence[Item], limit: int | None) -> list[Item]:
     """`limit` items in their original order: the first of every cluster, then the second of each, and so on.
 

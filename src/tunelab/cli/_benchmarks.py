@@ -118,7 +118,7 @@ def _asked(arguments: argparse.Namespace) -> tuple[str, list[str], BenchmarkSett
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in useless)
         raise UsageError(f"{flags} cannot be used with --benchmarks", "the benchmark sets prompts and decoding")
     names = comma_separated(arguments.benchmarks)
-    options, changes, subjects = _sorted_words(arguments.words, names)
+    options, changes, subjects = sorted_words(arguments.words, names)
     subject = one_subject(arguments, subjects)
     is_run = (Path(subject) / "recipe.yaml").exists()
     if is_run and arguments.out is not None:
@@ -160,7 +160,7 @@ def one_subject(arguments: argparse.Namespace, words: Sequence[str]) -> str:
     return subjects[0]
 
 
-def _sorted_words(
+def sorted_words(
     words: Sequence[str], benchmarks: Sequence[str]
 ) -> tuple[dict[str, dict[str, str]], list[str], list[str]]:
     """Options by benchmark and key, recipe overrides, and everything else: the run or model."""

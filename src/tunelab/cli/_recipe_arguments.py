@@ -49,13 +49,14 @@ def _named(metavar: str) -> dict[str, Any]:
 
 _COUNT: dict[str, Any] = {"metavar": "N", "type": int}
 _NUMBER: dict[str, Any] = {"metavar": "X", "type": float}
-_SOURCES = {"metavar": "SOURCE", "action": "append"}
+_SOURCES, _CHECKS = ({"metavar": name, "action": "append"} for name in ("SOURCE", "CHECK"))
 
 KEY_FLAGS = (
     KeyFlag("model", "model", "hub name, local folder or .gguf file of the base", _named("NAME"), of_studies=True),
     KeyFlag("data", "data.sources", "source, data file, or OWNER/NAME of a hub dataset; repeatable", _SOURCES),
     KeyFlag("size", "data.size", "total rows sampled from the data", _COUNT, of_studies=True),
     KeyFlag("template", "data.template", "prompt template", _named("NAME")),
+    KeyFlag("allow", "data.allow", "train in spite of this error of the data checks; repeatable", _CHECKS, True),
     KeyFlag("method", "method", "LoRA or full fine-tuning", _named("{lora,full}")),
     KeyFlag("precision", "precision.name", "frozen base in nf4, fp4, int8 or mxfp4", _named("FORMAT")),
     KeyFlag("rank", "adapter.rank", "LoRA rank", _COUNT, only_training=True, of_studies=True),

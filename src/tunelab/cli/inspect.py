@@ -33,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Tokenize, show rows, then a summary."""
     why = "nothing is trained or evaluated, so nothing is written or limited"
     refuse_flags(arguments, ("--out", "--limit"), why, "--rows N shows N rows, --size N samples N")
+    refuse_flags(arguments, ("--allow",), "nothing is checked", "`tunelab lint` checks the data")
     recipe = recipe_of(arguments)
     from tunelab.data.prepared import what_to_do, what_was_dropped
     from tunelab.preparation.rows import check_local_files, fit_to_model, prepare_with

@@ -37,7 +37,7 @@ EXAMPLES = """\
 
 #: Heading -> verbs, in the order of work.
 GROUPS = {
-    "train": ("inspect", "plan", "prepare", "train", "study", "demo"),
+    "train": ("inspect", "lint", "plan", "prepare", "train", "study", "demo"),
     "measure": ("eval", "score", "compare", "report"),
     "use": ("generate", "chat"),
     "publish": ("merge", "quantize", "export", "push"),

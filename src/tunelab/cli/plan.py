@@ -50,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     refuse_flags(
         arguments, ("--out", "--limit"), "nothing is trained or evaluated", "--write RECIPE.yaml writes a recipe"
     )
+    refuse_flags(arguments, ("--allow",), "the data are not checked", "`tunelab lint` checks them")
     if arguments.gpus < 1:
         raise UsageError(f"--gpus {arguments.gpus}: expected a positive integer", "omit it for one GPU")
     has_rows, has_data = bool(arguments.data), _take_model(arguments)

@@ -30,10 +30,11 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = recipe_of(arguments)
     from tunelab.data.not_used import characters_dropped, columns_not_read
     from tunelab.data.prepared import MOST_SHOWN, cache_directory
-    from tunelab.preparation.rows import prepare
+    from tunelab.linting.summary import table
+    from tunelab.preparation.rows import prepare_and_check
 
     with progress_bar() as progress:
-        data = prepare(recipe, progress=progress)
+        data, found = prepare_and_check(recipe, progress)
     if arguments.json:
         return print_json(prepared_document(data, cache_directory() / data.key))
     columns = ("split", "rows", "tokens", "targets", "longest", "truncated", "too long", "bad", "lossy")
@@ -60,5 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"dropped: {reason}")
     if len(data.bad_rows) > MOST_SHOWN:
         say(f"dropped: and {len(data.bad_rows) - MOST_SHOWN:,} more")
+    if said := table(found, recipe.data.allow):
+        say(said)
     say(f"{'found in' if data.from_cache else 'written to'} {cache_directory() / data.key}")
     return 0

@@ -262,6 +262,10 @@ class DataSettings(Section):
     on_bad_row: Literal["error", "skip"] = Field(
         "error", description="Invalid rows: stop with an error that lists them, or skip and count them."
     )
+    allow: tuple[Text, ...] = Field(
+        (),
+        description="Errors of the data checks (`tunelab lint`) that do not stop a training, by name.",
+    )
     seed: CountOrZero = Field(0, description="Seed of the sample, the mixture and the split.")
 
     @classmethod

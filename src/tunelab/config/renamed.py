@@ -126,6 +126,8 @@ def recipe_as_before(tree: Mapping[str, Any]) -> Tree:
                 del data[name]
         if data.get("validation") == 0:
             del data["validation"]
+        if not data.get("allow", True):
+            del data["allow"]
     return result
 
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from tunelab.data.chat_sections import ChatTemplate
 from tunelab.data.loader import TokenTable
 from tunelab.data.messages import Example
+from tunelab.data.stored_rows import load_table, save_origins, save_table
 from tunelab.data.templates import Template
 from tunelab.data.tokenize import EncodedRow, RowEncoder
 from tunelab.errors import BadRow, DataError
@@ -40,6 +41,7 @@ TOKENISING_SOURCES = (
     "tables.py",
     "loader.py",
     "prepared.py",
+    "stored_rows.py",
     "sources",
     "unread_columns.py",
 )
@@ -126,6 +128,7 @@ class PreparedData:
         bad_rows: "FILE row N: reason" of rows that were skipped, in reading and in tokenizing.
         references: one for each held-out row.
         lost_of_template: the template's own characters that are not in the vocabulary and dropped from every prompt.
+        origins: split -> "FILE row N" of each row; empty if the rows come from the cache, whose folder has a file.
     """
 
     key: str
@@ -141,6 +144,7 @@ class PreparedData:
     from_cache: bool = False
     validation: TokenTable = field(default_factory=lambda: TokenTable.of([]))
     validation_counts: RowCounts = NO_ROWS
+    origins: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def splits(self) -> dict[str, tuple[TokenTable, RowCounts]]:
@@ -239,7 +243,12 @@ def prepare(
         lost_of_template=encoder.lost_of_template(),
         validation=TokenTable.of(validation_rows),
         validation_counts=validation_counts,
+        origins=_origins(training=train_rows, held_out=held_out_rows, validation=validation_rows),
     )
+
+
+def _origins(**rows: Sequence[EncodedRow]) -> dict[str, list[str]]:
+    return {split.replace("_", "-"): [row.origin for row in its] for split, its in rows.items()}
 
 
 def _none_left(split: str, counts: RowCounts, max_length: int, on_overflow: Literal["drop", "truncate"]) -> DataError:
@@ -278,6 +287,7 @@ def store(data: PreparedData) -> Path:
         save_table(data.train, temporary / "train.safetensors")
         save_table(data.held_out, temporary / "held_out.safetensors")
         save_table(data.validation, temporary / "validation.safetensors")
+        save_origins(data.origins, temporary)
         report = {
             "key": data.key,
             "train": asdict(data.train_counts),
@@ -292,20 +302,6 @@ def store(data: PreparedData) -> Path:
         }
         write_json_atomically(temporary / "report.json", report)
     return folder
-
-
-def save_table(table: TokenTable, path: Path) -> None:
-    """Write rows to a safetensors file."""
-    from safetensors.numpy import save_file
-
-    save_file(table.arrays(), path)
-
-
-def load_table(path: Path) -> TokenTable:
-    """The rows of save_table()."""
-    from safetensors.numpy import load_file
-
-    return TokenTable(**load_file(path))
 
 
 def cached(key: str) -> PreparedData | None:

@@ -20,9 +20,11 @@ from tunelab.data.thoughts import one_per_answer
 from tunelab.data.tokenize import RowEncoder
 from tunelab.errors import DataError, UsageError
 from tunelab.hub import is_reachable
+from tunelab.linting.lint import Lint, refuse_errors
 from tunelab.models.load import context_window, end_token_ids, tokenizer_fingerprint
 from tunelab.models.planned_size import file_state
 from tunelab.notebook import shown_in_notebooks
+from tunelab.preparation.linted import lint_prepared
 from tunelab.preparation.tokenizer import load_recipe_tokenizer, may_be_name, template_file, with_named_tokens
 from tunelab.progress import Progress, silent
 
@@ -62,10 +64,39 @@ def prepare(
     Raises:
         TunelabError: the recipe, its data or its tokenizer cannot be used; the message says why.
     """
-    known = resolve(as_recipe(recipe, changes))
-    check_local_files(known.data)
-    tokenizer = load_recipe_tokenizer(known)
-    return prepare_with(tokenizer, fit_to_model(known, tokenizer), progress=progress)
+    return prepare_and_check(resolve(as_recipe(recipe, changes)), progress)[0]
+
+
+def prepare_and_check(recipe: Recipe, progress: Progress = silent) -> tuple[PreparedData, Lint]:
+    """The rows of prepare(), and what the data checks found in them.
+
+    Raises:
+        TunelabError: as prepare(); an error that the data checks found is not in `data.allow`.
+    """
+    check_local_files(recipe.data)
+    tokenizer = load_recipe_tokenizer(recipe)
+    recipe = fit_to_model(recipe, tokenizer)
+    data = prepare_with(tokenizer, recipe, progress=progress)
+    found = lint_rows(tokenizer, recipe, data, progress=progress)
+    refuse_errors(found, recipe.data.allow)
+    return data, found
+
+
+def lint_rows(tokenizer: Any, recipe: Recipe, data: PreparedData, *, progress: Progress = silent) -> Lint:
+    """What the data checks find in the rows of prepare_with(); from the cache if it has that."""
+    encoder = row_encoder(tokenizer, recipe := _fitted(recipe, tokenizer))
+
+    def examples() -> list[Example]:
+        found = selected(recipe.data, encoder.template, progress)
+        return [*found.train, *found.held_out, *found.validation]
+
+    return lint_prepared(data, recipe, encoder, examples, progress)
+
+
+def selected(data: DataSettings, template: Template, progress: Progress = silent) -> Selection:
+    """The examples of a data section, read anew."""
+    sources = [read_source(data, number, progress) for number in range(len(data.sources))]
+    return _divided(select(data, sources), data, template)
 
 
 def check_local_files(data: DataSettings) -> None:
@@ -198,7 +229,7 @@ def prepare_with(
 
 def _key(fingerprints: Sequence[str], data: DataSettings, tokenizer: Any, encoder: RowEncoder) -> str:
     """The key of the prepared rows of sources with these fingerprints."""
-    settings = data.model_dump(mode="json", exclude={"loss_on", "chat_template"})
+    settings = data.model_dump(mode="json", exclude={"loss_on", "chat_template", "allow"})
     for source in settings["sources"]:
         del source["path"]  # the fingerprint covers a file's contents; its location does not matter
     return cache_key(

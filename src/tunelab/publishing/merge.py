@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from tunelab import plugins
 from tunelab.config import Recipe
-from tunelab.data.prepared import load_table
+from tunelab.data.stored_rows import load_table
 from tunelab.errors import DataError, ModelError, RunError, UsageError
 from tunelab.failures import explained
 from tunelab.files import as_path, check_is_new, directory_written_atomically, write_json_atomically

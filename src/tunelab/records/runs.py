@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 CONTENTS = (
     "metrics.jsonl",
     "compared_rows.safetensors",
+    "lint.json",
     "checkpoints",
     "adapter",
     "start",
@@ -113,6 +114,11 @@ class Run:
     def compared_rows(self) -> Path:
         """Rows as tokens for comparing forms of the model; missing in runs of before."""
         return self.path / "compared_rows.safetensors"
+
+    @property
+    def lint_file(self) -> Path:
+        """What the data checks found."""
+        return self.path / "lint.json"
 
     @property
     def evaluations(self) -> Path:

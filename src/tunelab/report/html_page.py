@@ -78,7 +78,7 @@ def html_page(report: StudyReport, most_bytes: int = PAGE_BYTES) -> str:
             f"the page needs {used:,} bytes without flips, more than {most_bytes:,}: {sizes}",
             "use fewer arms or a shorter provenance",
         )
-    write: Any = _templates().get_template("sections.html").module
+    write: Any = templates().get_template("sections.html").module
     drawn = [write.flip(flip) for flip in part.flips]
     # The list's own markup grows by a few bytes with flips.
     kept = _that_fit(part.flips, [len(one.encode()) for one in drawn], max(0, most_bytes - used - 200))
@@ -88,7 +88,7 @@ def html_page(report: StudyReport, most_bytes: int = PAGE_BYTES) -> str:
 
 def _parts(report: StudyReport) -> dict[str, Markup]:
     """The sections of the page, without flips in their list."""
-    write: Any = _templates().get_template("sections.html").module
+    write: Any = templates().get_template("sections.html").module
     plots = all_plots(report)
     lead = next((plot for plot in plots if plot.name.startswith("differences")), None)
     learning = next((plot for plot in plots if plot.name == LEARNING), None)
@@ -112,7 +112,7 @@ def _document(report: StudyReport, left_out: str, parts: dict[str, Markup]) -> s
     style = (ASSETS / "page.css").read_text(encoding="utf-8") + (ASSETS / "plots.css").read_text(encoding="utf-8")
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
     return (
-        _templates()
+        templates()
         .get_template("page.html")
         .render(
             report=report,
@@ -127,7 +127,8 @@ def _document(report: StudyReport, left_out: str, parts: dict[str, Markup]) -> s
 
 
 @cache
-def _templates() -> jinja2.Environment:
+def templates() -> jinja2.Environment:
+    """The templates in assets/report, which escape all texts."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS),
         autoescape=True,

@@ -32,6 +32,7 @@ from tunelab.records.runs import Run
 from tunelab.report.content import Arm, ArmScore, SettingDifference, StudyReport
 from tunelab.studies.arm_settings import method_name, model_name, setting_differences, settings_in_use, source_name
 from tunelab.studies.budgets_part import budget_curves, budgets_part
+from tunelab.studies.data_checks import data_check_sentences
 from tunelab.studies.forgetting_report import forgetting_part
 from tunelab.studies.published import Costs, published_figures, with_published
 from tunelab.studies.rates_part import rates_in_use, rates_sentences, searched_rates
@@ -277,6 +278,7 @@ def _caveats(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[str]:
     runs = {f"{arm}, {name}": run for arm, name, run in found.all_runs()}
     yield from chosen_by_measured_rows(runs)
     yield from unlike_machines(runs)
+    yield from data_check_sentences({name: run.manifest["data"].get("checks") for name, run in runs.items()})
     yield from unseen_references(
         one for benchmark in study.benchmarks for arm in study.arms for one in found.evaluated(arm, benchmark)
     )

@@ -31,7 +31,6 @@ from tunelab.preparation.model import with_dtype
 from tunelab.preparation.rows import (
     check_local_files,
     fit_to_model,
-    prepare_with,
     rows_to_choose_by,
     table_rows,
     without_held_out,
@@ -54,6 +53,7 @@ from tunelab.training.saved_weights import round_for_saving, save_result, saved_
 from tunelab.training.setup import (
     build_model,
     check_nothing_needed_in,
+    checked_rows,
     default_path,
     keep_tokenizer_and_rows,
     loop_settings,
@@ -203,7 +203,7 @@ def _train(
 ) -> None:
     meter = Meter(accelerator.device)
     with accelerator.main_process_first():
-        data = prepare_with(tokenizer, recipe, progress=progress)
+        data, found = checked_rows(run, recipe, tokenizer, progress)
         if accelerator.is_main_process:
             keep_start(run, recipe)
     if not measures_held_out:
@@ -222,15 +222,16 @@ def _train(
         if recipe.train.load_best_at_end:
             checkpoints.check_best()
         resumed = bool(checkpoints.paths())
-        keep_tokenizer_and_rows(run, tokenizer, data)
-        run.update_manifest(**opening(run, recipe, data, module, tokenizer, plan, accelerator, resumed, started_from))
+        keep_tokenizer_and_rows(run, tokenizer, data, found)
+        opened = opening(run, recipe, data, module, tokenizer, plan, accelerator, resumed, started_from, found)
+        run.update_manifest(**opened)
         run.keep_metrics_up_to(checkpoints.newest_step())
     accelerator.wait_for_everyone()
     measures = _measures(module, data, recipe, accelerator, progress)
     step = checkpoints.newest_step()
     notify(resolved_sentence(resolved_settings(recipe, accelerator, module.layout)))
     said = forecast(recipe, plan, model, held_out=len(data.held_out), step=step)
-    for sentence in (*said, *token_sentences(recipe, tokenizer, data.train), *data_warnings(recipe, data)):
+    for sentence in (*said, *token_sentences(recipe, tokenizer, data.train), *data_warnings(recipe, data, found)):
         notify(sentence)
     forward, earlier = _measure_before(run, data, measures, accelerator), last_rate(run, step)
     if step < plan.total_steps and (forward or earlier):

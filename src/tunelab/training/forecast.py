@@ -9,6 +9,8 @@ from tunelab.config import Recipe
 from tunelab.data.loader import TrainingPlan
 from tunelab.data.not_used import characters_dropped, rows_not_used
 from tunelab.data.prepared import PreparedData
+from tunelab.linting.lint import Lint
+from tunelab.linting.summary import table
 from tunelab.models.adapters import coverage
 from tunelab.models.digest import digest
 from tunelab.models.forward import underlying
@@ -79,10 +81,12 @@ def forecast(recipe: Recipe, plan: TrainingPlan, model: nn.Module, *, held_out: 
     return [*gguf_sentences(recipe.model.name), *said, *(sentence for sentence in further if sentence)]
 
 
-def data_warnings(recipe: Recipe, data: PreparedData) -> list[str]:
-    """Rows that are dropped, truncated or skipped, and characters that the tokenizer drops: one warning each."""
+def data_warnings(recipe: Recipe, data: PreparedData, found: Lint) -> list[str]:
+    """Rows that are dropped, truncated or skipped, and characters that the tokenizer drops: one warning each; then
+    what the data checks found, as one table."""
     rows = rows_not_used(data, recipe.data.max_length or 0, recipe.data.on_overflow)
-    return [f"warning: {sentence}" for sentence in (*rows, *characters_dropped(data))]
+    said = [f"warning: {sentence}" for sentence in (*rows, *characters_dropped(data))]
+    return [*said, *filter(None, [table(found, recipe.data.allow)])]
 
 
 def time_sentence(

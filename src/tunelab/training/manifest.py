@@ -16,6 +16,7 @@ from tunelab.data.chat_templates import is_chat
 from tunelab.data.loader import TrainingPlan
 from tunelab.data.prepared import PreparedData
 from tunelab.errors import RunError, TrainingError
+from tunelab.linting.lint import Lint
 from tunelab.models.adapters import coverage
 from tunelab.models.digest import digest, weights_hash
 from tunelab.models.forward import RowLayout, underlying
@@ -72,6 +73,7 @@ def opening(
     accelerator: Accelerator,
     resumed: bool,
     started_from: dict[str, Any] | None = None,
+    found: Lint | None = None,
 ) -> dict[str, Any]:
     """Manifest entries from before the first step; a resumed run keeps those about its start."""
     model = module.model
@@ -97,6 +99,7 @@ def opening(
             "held_out": {**asdict(data.held_out_counts), "sha256": data.held_out.sha256},
             **_validation_rows(data),
             "bad_rows": list(data.bad_rows),
+            "checks": None if found is None else found.counts(recipe.data.allow),
         },
         "resolved": resolved_settings(recipe, accelerator, module.layout),
         "seeds": {"data": recipe.data.seed, "train": recipe.train.seed},

@@ -20,9 +20,11 @@ from transformers import PreTrainedModel
 
 from tunelab.config import Recipe
 from tunelab.data.loader import TokenTable, TrainingPlan
-from tunelab.data.prepared import PreparedData, save_table
+from tunelab.data.prepared import PreparedData
+from tunelab.data.stored_rows import save_table
 from tunelab.errors import ModelError, UsageError
-from tunelab.files import directory_written_atomically, file_written_atomically
+from tunelab.files import directory_written_atomically, file_written_atomically, write_json_atomically
+from tunelab.linting.lint import Lint, refuse_errors
 from tunelab.models.adapters import add_lora, load_adapter
 from tunelab.models.checkpoint_files import checkpoint_folder
 from tunelab.models.forward import RowLayout, underlying
@@ -42,8 +44,9 @@ from tunelab.models.loftq import STORED, absorb_quantization_error, begin_at_sto
 from tunelab.models.structure import check_own_logits
 from tunelab.models.targets import resolve_targets
 from tunelab.preparation.model import compute_device, compute_dtype, load_base
-from tunelab.preparation.rows import rows_to_keep
+from tunelab.preparation.rows import lint_rows, prepare_with, rows_to_keep
 from tunelab.preparation.tokenizer import new_token_ids
+from tunelab.progress import Progress
 from tunelab.records.runs import Run
 from tunelab.training.loop import LoopSettings
 from tunelab.training.trackers import check_installed
@@ -231,8 +234,23 @@ def loop_settings(recipe: Recipe, plan: TrainingPlan) -> LoopSettings:
     )
 
 
-def keep_tokenizer_and_rows(run: Run, tokenizer: Any, data: PreparedData) -> None:
-    """Keep what a resumed run and its comparisons read: the tokenizer, and rows to compare forms of the model on."""
+def checked_rows(run: Run, recipe: Recipe, tokenizer: Any, progress: Progress) -> tuple[PreparedData, Lint]:
+    """The recipe's rows, and what the data checks found in them.
+
+    Raises:
+        DataError: an error that `data.allow` does not name; a run that has begun is not stopped any more.
+    """
+    data = prepare_with(tokenizer, recipe, progress=progress)
+    found = lint_rows(tokenizer, recipe, data, progress=progress)
+    if "data" not in run.manifest:
+        refuse_errors(found, recipe.data.allow)
+    return data, found
+
+
+def keep_tokenizer_and_rows(run: Run, tokenizer: Any, data: PreparedData, found: Lint) -> None:
+    """Keep what a resumed run and its comparisons read: the tokenizer, and rows to compare forms of the model on; and
+    what the data checks found."""
+    write_json_atomically(run.lint_file, found.to_json())
     if "data" not in run.manifest:  # a resumed run has read its own
         with directory_written_atomically(run.tokenizer) as folder:
             tokenizer.save_pretrained(folder)

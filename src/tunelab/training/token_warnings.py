@@ -1,4 +1,4 @@
-"""What a person should know of the tokens of a training before it begins: split ones, new ones, untrained ones."""
+"""What a person should know of the tokens of a training before it begins: new ones, and untrained ones."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 
 from tunelab.config import Recipe
 from tunelab.data.loader import TokenTable
-from tunelab.preparation.tokenizer import new_token_ids, split_template_tokens
+from tunelab.preparation.tokenizer import new_token_ids
 from tunelab.units import format_counted
 
 
 def token_sentences(recipe: Recipe, tokenizer: Any, train: TokenTable) -> list[str]:
-    """How many tokens are new, which of them no training row has, and which control tokens are split into pieces."""
+    """How many tokens are new, and which of them no training row has."""
     said = []
     if ids := new_token_ids(recipe, tokenizer):
         said.append(f"{format_counted(len(ids), 'new token')}: {', '.join(tokenizer.convert_ids_to_tokens(ids))}")
@@ -21,9 +21,4 @@ def token_sentences(recipe: Recipe, tokenizer: Any, train: TokenTable) -> list[s
         if unseen := [id for id in ids if id not in present]:
             shown = ", ".join(tokenizer.convert_ids_to_tokens(unseen))
             said.append(f"warning: no training row has {shown}: the embedding stays where it starts")
-    if recipe.model.new_tokens is None and (split := split_template_tokens(recipe, tokenizer)):
-        said.append(
-            f"warning: the tokenizer splits the chat template's {', '.join(split)} into pieces; unless the model was "
-            "tuned that way, set model.new_tokens=template"
-        )
     return said

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunelab.evaluation.instructions import language
-from tunelab.evaluation.instructions.language import detect, english_capital, english_lowercase, response_language
+from tunelab import languages
+from tunelab.evaluation.instructions.language import english_capital, english_lowercase, response_language
+from tunelab.languages import detect
 
 TEXTS = {
     "en": "The weather is very nice today, and we are going for a walk in the park with our friends.",
@@ -30,7 +31,7 @@ def test_languages_are_told_apart(code: str) -> None:
 @given(st.text(max_size=60))
 def test_the_same_text_has_one_language(text: str) -> None:
     first = detect(text)
-    language._detect_seeded.cache_clear()
+    languages._detect_seeded.cache_clear()
     assert detect(text) == first
     assert detect(text, seeded=False) is None if first is None else isinstance(first, str)
 
@@ -45,18 +46,18 @@ def test_a_close_call_is_random_only_unseeded() -> None:
     assert len({detect(close, seeded=False) for _ in range(20)}) > 1
     seeded = set()
     for _ in range(4):
-        language._detect_seeded.cache_clear()
+        languages._detect_seeded.cache_clear()
         seeded.add(detect(close))
     assert len(seeded) == 1
 
 
 def test_a_close_call_goes_to_the_language_that_most_seeds_give(monkeypatch: pytest.MonkeyPatch) -> None:
     given = iter(["no", "da", "da", "no", "da", "no"])
-    monkeypatch.setattr(language, "_detect", lambda text, seed: next(given))
-    language._detect_seeded.cache_clear()
+    monkeypatch.setattr(languages, "_detect", lambda text, seed: next(given))
+    languages._detect_seeded.cache_clear()
     assert detect("problem internet") == "da"
     assert next(given) == "no", "five seeds decide"
-    language._detect_seeded.cache_clear()
+    languages._detect_seeded.cache_clear()
 
 
 @pytest.mark.parametrize("text", ["", "1234 !?", "https://example.org"])

@@ -1,23 +1,13 @@
 """The language and the letter case of a text: the instructions language:* and change_case:*.
 
-langdetect identifies languages from randomly chosen parts of a text; the original uses no seed. Seeded, the language is
-the one that most of SEEDS give: always the same for a text, and what the original gives most often.
+The original uses langdetect without a seed; tunelab.languages has one.
 """
 
 from __future__ import annotations
 
-import functools
-from collections import Counter
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 from tunelab.evaluation.instructions import punkt
 from tunelab.evaluation.instructions.relation import holds
-
-if TYPE_CHECKING:
-    from langdetect.detector_factory import DetectorFactory
-
-SEEDS = range(5)
+from tunelab.languages import detect
 
 
 def response_language(text: str, *, language: str, seeded: bool = True) -> bool:
@@ -38,42 +28,3 @@ def english_lowercase(text: str, *, seeded: bool = True) -> bool:
 def capital_word_frequency(text: str, *, capital_frequency: int, capital_relation: str) -> bool:
     """Less than / at least `capital_frequency` words in capitals. Raises DataError if punkt's data is missing."""
     return holds(sum(word.isupper() for word in punkt.words(text)), capital_relation, capital_frequency)
-
-
-def detect(text: str, seeded: bool = True) -> str | None:
-    """Code of the text's language ("unknown" if no language stands out); None = no letters to detect it from."""
-    return _detect_seeded(text) if seeded else _detect(text, None)
-
-
-@functools.lru_cache(maxsize=64)
-def _detect_seeded(text: str) -> str | None:
-    # The strict and the loose verdict share texts: caching the last few saves half of the work.
-    found: Counter[str | None] = Counter()
-    for seed in SEEDS:
-        found[_detect(text, seed)] += 1
-        if 2 * found.most_common(1)[0][1] > len(SEEDS):
-            break
-    return found.most_common(1)[0][0]  # of equals the one that was found first
-
-
-def _detect(text: str, seed: int | None) -> str | None:
-    from langdetect.lang_detect_exception import LangDetectException
-
-    detector = _languages().create()
-    detector.seed = seed  # set on the detector: langdetect's usual seed is global to the process
-    detector.append(text)
-    try:
-        return str(detector.detect())
-    except LangDetectException:
-        return None
-
-
-@functools.lru_cache(maxsize=1)
-def _languages() -> DetectorFactory:
-    """langdetect's profiles, in alphabetical order; langdetect itself uses the order on disk."""
-    import langdetect
-
-    factory = langdetect.DetectorFactory()
-    profiles = sorted(path for path in Path(langdetect.PROFILES_DIRECTORY).iterdir() if path.is_file())
-    factory.load_json_profile([profile.read_text(encoding="utf-8") for profile in profiles])
-    return factory
