@@ -33,11 +33,13 @@ class Activations:
     Args:
         layers: of each layer, in order.
         around: kept by the embeddings, the rotary positions and the final norm.
+        after: of it, what the final norm keeps: it is released before the last layer runs backward.
         final: the last hidden states, of which the loss is computed.
     """
 
     layers: tuple[OfLayer, ...]
     around: Storage
+    after: float
     final: float
 
     def kept(self, *, checkpointing: bool) -> Storage:
@@ -73,7 +75,7 @@ def trace(shape: ModelShape, ways: Ways, ranks: Sequence[Mapping[str, int]] = ()
     final = layers.norm(x)
     after = layers.tape.kept(first)
     whole = Storage(around.bytes + after.bytes + layers.rotations.bytes, around.fixed + after.fixed)
-    return Activations(tuple(found), whole, final.bytes)
+    return Activations(tuple(found), whole, after.bytes, final.bytes)
 
 
 def _one_layer(layers: Layers, x: Values, ranks: Mapping[str, int]) -> tuple[OfLayer, Values]:

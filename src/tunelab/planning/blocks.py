@@ -13,8 +13,8 @@ from tunelab.planning.shape import Linear, ModelShape
 from tunelab.planning.tape import Storage, Tape, Values
 from tunelab.planning.ways import Ways
 
-#: Gradients of a norm in float32 that its backward holds at a time.
-_NORM_TEMPORARIES = 3
+#: Tensors in float32 that a norm's backward holds besides the gradients of its result and its input.
+_NORM_TEMPORARIES = 1
 
 
 @dataclass

@@ -104,7 +104,6 @@ def peak_of(shape: ModelShape, ways: Ways, traced: Activations, load: Load) -> P
     of_head = 4.0 * shape.vocabulary * shape.hidden if load.trains_head and ways.loss == "chunked" else 0.0
     after = _left_in_scope(shape, ways, load)
     last, first = (_while_backward(ways, traced, number, load) for number in (-1, 0))
-    waiting = traced.final * load.targets if ways.loss == "chunked" else 0.0
     timeline = (
         Moment(
             "loss",
@@ -121,9 +120,9 @@ def peak_of(shape: ModelShape, ways: Ways, traced: Activations, load: Load) -> P
             {
                 **static,
                 "gradients": earlier + of_head,
-                "activations": whole,
+                "activations": whole - traced.after * load.tokens,
                 "autocast copies": copies if not ways.checkpointing else copies / shape.layers,
-                "backward buffers": last + waiting,
+                "backward buffers": last,
                 "loss": after["loss"],
             },
         ),
@@ -176,7 +175,9 @@ def _loss_bytes(shape: ModelShape, ways: Ways, traced: Activations, load: Load) 
     if ways.loss != "chunked":
         return ways.loss * shape.vocabulary * load.tokens + traced.final * load.tokens
     table = shape.vocabulary * shape.hidden
-    chunk = min(LOGITS_PER_CHUNK, shape.vocabulary * load.targets) * BYTES_PER_LOGIT
+    rows = min(LOGITS_PER_CHUNK / shape.vocabulary, load.targets)
+    # Logits of a chunk, the gradient of its hidden states, and on a CPU their padded copy.
+    chunk = rows * (shape.vocabulary * BYTES_PER_LOGIT + traced.final * (1 if ways.on_gpu else 2))
     # The head's gradient of a chunk, in the compute dtype and in float32, before it is added up.
     of_head = (4 + ways.compute) * table if load.trains_head else 0
     # All hidden states, those of targets, and their gradients.
