@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import real_tokenizers
 from real_tokenizers import NAMES, load_real_tokenizer
 
 from tunelab.data.chat_sections import ChatTemplate
@@ -34,6 +35,23 @@ def tokenizer(request: pytest.FixtureRequest, shared_data: Path, tmp_path: Path)
     if name not in LOADED:
         LOADED[name] = load_real_tokenizer(name, shared_data, tmp_path)
     return LOADED[name]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama2"])
+def test_the_workers_of_a_run_have_the_same_tokenizers(
+    name: str, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNELAB_CACHE", str(tmp_path))
+    monkeypatch.setattr(real_tokenizers, "_READ", {})
+    first = load_real_tokenizer(name, shared_data, tmp_path)
+    real_tokenizers._READ.clear()
+    monkeypatch.setattr(real_tokenizers, "_read", lambda *arguments: pytest.fail("read again"))
+    second = load_real_tokenizer(name, shared_data, tmp_path)
+    for text in ("<s> One\n\n two", "é😀<|endoftext|>"):
+        assert second(text)["input_ids"] == first(text)["input_ids"]
+    assert (type(second), second.chat_template) == (type(first), first.chat_template)
+    assert second.backend_tokenizer.to_str() == first.backend_tokenizer.to_str()
+    assert second.special_tokens_map == first.special_tokens_map
 
 
 ENCODERS: dict[tuple[int, str], RowEncoder] = {}

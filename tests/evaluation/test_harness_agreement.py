@@ -7,6 +7,7 @@ import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,25 @@ def model_folder(request: pytest.FixtureRequest, shared_data: Path, tmp_path_fac
     return folder
 
 
-def questions_of(folder: Path, items: Sequence[Item]) -> list[ChoiceQuestion]:
-    from tunelab.answering.benchmark_prompts import choice_questions
+@cache
+def responder_of(folder: Path) -> Any:
     from tunelab.answering.generate import open_responder
 
-    return choice_questions(open_responder(model=str(folder), raw=True), "benchmark", items)
+    return open_responder(model=str(folder), raw=True)
+
+
+@cache
+def harness_of(folder: Path) -> Any:
+    """The harness's model, which the tests share and leave as it is."""
+    from harness import harness_model
+
+    return harness_model(folder)
+
+
+def questions_of(folder: Path, items: Sequence[Item]) -> list[ChoiceQuestion]:
+    from tunelab.answering.benchmark_prompts import choice_questions
+
+    return choice_questions(responder_of(folder), "benchmark", items)
 
 
 def ours(folder: Path, items: Sequence[Item], adapter: Path | None = None) -> list[tuple[float, ...]]:
@@ -78,13 +93,13 @@ def ours(folder: Path, items: Sequence[Item], adapter: Path | None = None) -> li
     return [found[index].log_probabilities for index in range(len(items))]
 
 
-def theirs(folder: Path, scratch: Path, data: Path, shots: int, limit: int, **options: Any) -> list[tuple[float, ...]]:
-    from harness import evaluate_tasks, harness_model, load_tasks, write_mmlu_tasks
+def theirs(folder: Path, scratch: Path, data: Path, shots: int, limit: int) -> list[tuple[float, ...]]:
+    from harness import evaluate_tasks, load_tasks, write_mmlu_tasks
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of datasets and the harness
         names = write_mmlu_tasks(scratch, data / "mmlu", SUBJECTS, shots)
-        samples = evaluate_tasks(harness_model(folder, **options), load_tasks(scratch, names), limit)
+        samples = evaluate_tasks(harness_of(folder), load_tasks(scratch, names), limit)
     rows = []
     for name in names:
         for sample in sorted(samples[name], key=lambda one: one["doc_id"]):
@@ -92,9 +107,15 @@ def theirs(folder: Path, scratch: Path, data: Path, shots: int, limit: int, **op
     return rows
 
 
-def mmlu_items(data: Path, shots: int, limit: int) -> list[Item]:
+@cache
+def all_of_mmlu(data: Path, shots: int) -> list[Item]:
     mmlu = plugins.load("evaluation/benchmarks", "mmlu")
-    items = mmlu.items(data / "mmlu", mmlu.Options(shots=shots))
+    items: list[Item] = mmlu.items(data / "mmlu", mmlu.Options(shots=shots))
+    return items
+
+
+def mmlu_items(data: Path, shots: int, limit: int) -> list[Item]:
+    items = all_of_mmlu(data, shots)
     return [item for subject in SUBJECTS for item in [one for one in items if one.cluster == subject][:limit]]
 
 
@@ -125,19 +146,15 @@ def test_mmlu(model_folder: Path, shots: int, shared_data: Path, tmp_path: Path)
     if model_folder.name.startswith("tinystories"):
         # Its vocabulary joins ": " in "Answer: A". The harness then gives the model the prompt as it is tokenised
         # alone and of the choice what follows its last token: "Answer:A", which no text is. Ours is the text's own.
-        from harness import harness_model
-
-        assert_agree(ours(model_folder, items), tokens_of_ours(harness_model(model_folder), model_folder, items))
+        assert_agree(ours(model_folder, items), tokens_of_ours(harness_of(model_folder), model_folder, items))
         return
     assert_agree(ours(model_folder, items), theirs(model_folder, tmp_path, shared_data, shots, limit))
 
 
 def test_truthfulqa_whose_choices_have_many_tokens(model_folder: Path, shared_data: Path) -> None:
-    from harness import harness_model
-
     truthfulqa = plugins.load("evaluation/benchmarks", "truthfulqa")
     items = truthfulqa.items(shared_data / "truthfulqa", truthfulqa.Options())[:4]
-    harness = tokens_of_ours(harness_model(model_folder), model_folder, items)
+    harness = tokens_of_ours(harness_of(model_folder), model_folder, items)
     assert_agree(ours(model_folder, items), harness)
 
 
@@ -173,13 +190,13 @@ def ending_items(folder: Path, name: str, rows: Sequence[dict[str, Any]]) -> lis
 
 def test_benchmarks_that_compare_endings(model_folder: Path, shared_data: Path, tmp_path: Path) -> None:
     """HellaSwag, ARC, WinoGrande: the harness's requests to the byte, its likelihoods, its verdicts."""
-    from harness import evaluate_tasks, harness_model, load_tasks, write_ending_tasks
+    from harness import evaluate_tasks, load_tasks, write_ending_tasks
 
     rows = rows_of_the_tiny_sets(shared_data, 4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         names = write_ending_tasks(tmp_path, rows)
-        harness = harness_model(model_folder)
+        harness = harness_of(model_folder)
         samples = evaluate_tasks(harness, load_tasks(tmp_path, names))
     for name in rows:
         items = ending_items(tmp_path, name, rows[name])
@@ -206,13 +223,12 @@ def test_the_likelihood_of_a_text(model_folder: Path) -> None:
     from harness import harness_model
     from lm_eval.api.instance import Instance
 
-    from tunelab.answering.generate import open_responder
     from tunelab.answering.text_likelihoods import encoded_texts, text_likelihoods
 
     forgetting = plugins.load("evaluation/benchmarks", "forgetting")
     texts = forgetting.items(benchmark_files(forgetting.BENCHMARK, None), forgetting.Options())
     items = [replace(item, question=item.question[:150]) for item in texts[::9]]
-    encoded = encoded_texts(open_responder(model=str(model_folder), raw=True), "forgetting", items)
+    encoded = encoded_texts(responder_of(model_folder), "forgetting", items)
     model: Any = load_model(str(model_folder), dtype=torch.float32)
     mine = dict(text_likelihoods(model, encoded, micro_batch_tokens=400))
     asked = [Instance("loglikelihood_rolling", {}, (item.question,), number) for number, item in enumerate(items)]

@@ -165,8 +165,7 @@ def test_the_cache_is_laid_out_in_more_slots_where_the_rows_left_are_short() -> 
     assert made == answers(model, prompts, micro_batch_tokens=1)
 
 
-@pytest.mark.parametrize("left_padded", ["", "padding changes it"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "left_padded"), sampled(FAMILIES, ["", "padding changes it"]))
 def test_transformers_own_generate_answers_where_the_engine_cannot(
     family: str, left_padded: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,11 +378,14 @@ def test_what_cannot_be_answered_is_refused() -> None:
     assert answers(model, []) == {}
 
 
-def test_a_real_model_tells_the_same_story_in_any_batch(shared_data: Path) -> None:
+TEXTS = ("Once upon a time", "Lily and Tom went to the park. They saw a big", "The dog", "One day, a cat")
+
+
+@pytest.mark.parametrize("texts", [TEXTS[:2], pytest.param(TEXTS, marks=pytest.mark.slow)], ids=len)
+def test_a_real_model_tells_the_same_story_in_any_batch(texts: tuple[str, ...], shared_data: Path) -> None:
     folder = shared_data / "models" / "tinystories656k"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    texts = ["Once upon a time", "The dog", "Lily and Tom went to the park. They saw a big", "One day, a cat"]
     prompts = [[1, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text in texts]
     options: dict[str, Any] = {"tokenizer": tokenizer, "max_new_tokens": 150, "stop_token_ids": [2]}
     alone, together = (answers(model, prompts, micro_batch_tokens=tokens, **options) for tokens in (1, 4096))
