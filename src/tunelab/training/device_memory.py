@@ -43,11 +43,11 @@ def check_memory(recipe: Recipe, rows: TokenTable, memory: int | None, notify: C
             f"tokens, and the GPU has {format_bytes(memory)}",
             _what_fits(plan, memory),
         )
-    if plan.card_bytes()[1] > memory:
-        least, most = (format_bytes(size) for size in plan.card_bytes())
+    low, high = plan.card_bytes()
+    if high > memory:
         notify(
-            f"warning: a step of {plan.tokens:,} tokens may not fit the GPU: predicted {least} to {most} of "
-            f"{format_bytes(memory)}; {_what_fits(plan, memory)}"
+            f"warning: a step of {plan.tokens:,} tokens may not fit the GPU: predicted {format_bytes(low)} to "
+            f"{format_bytes(high)} of {format_bytes(memory)}; {_what_fits(plan, memory)}"
         )
 
 
