@@ -58,7 +58,9 @@ def _rows(
 ) -> LintedRows:
     given = data.origins or load_origins(folder)
     by_origin = {one.origin: one for one in examples}
-    splits, origins, start = {}, [], 0
+    splits: dict[str, range] = {}
+    origins: list[str] = []
+    start = 0
     for name, (table, _) in data.splits.items():
         splits[name] = range(start, start + len(table))
         origins += given[name]
@@ -110,4 +112,4 @@ def _own_template(recipe: Recipe, tokenizer: Any) -> str | None:
         ).chat_template
     if isinstance(template, dict):
         template = template.get(recipe.data.chat_template) or template.get("default")
-    return template
+    return None if template is None else str(template)
