@@ -129,6 +129,7 @@ class PreparedData:
         references: one for each held-out row.
         lost_of_template: the template's own characters that are not in the vocabulary and dropped from every prompt.
         origins: split -> "FILE row N" of each row; empty if the rows come from the cache, whose folder has a file.
+        examples: the texts of the rows, where they were just read; until the data checks have seen them.
     """
 
     key: str
@@ -145,6 +146,7 @@ class PreparedData:
     validation: TokenTable = field(default_factory=lambda: TokenTable.of([]))
     validation_counts: RowCounts = NO_ROWS
     origins: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False, compare=False)
+    examples: Sequence[Example] = field(default=(), repr=False, compare=False)
 
     @property
     def splits(self) -> dict[str, tuple[TokenTable, RowCounts]]:

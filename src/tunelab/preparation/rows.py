@@ -79,14 +79,16 @@ def prepare_and_check(recipe: Recipe, progress: Progress = silent) -> tuple[Prep
     data = prepare_with(tokenizer, recipe, progress=progress)
     found = lint_rows(tokenizer, recipe, data, progress=progress)
     refuse_errors(found, recipe.data.allow)
-    return data, found
+    return replace(data, examples=()), found
 
 
 def lint_rows(tokenizer: Any, recipe: Recipe, data: PreparedData, *, progress: Progress = silent) -> Lint:
     """What the data checks find in the rows of prepare_with(); from the cache if it has that."""
     encoder = row_encoder(tokenizer, recipe := _fitted(recipe, tokenizer))
 
-    def examples() -> list[Example]:
+    def examples() -> Sequence[Example]:
+        if data.examples:
+            return data.examples
         found = selected(recipe.data, encoder.template, progress)
         return [*found.train, *found.held_out, *found.validation]
 
@@ -224,7 +226,7 @@ def prepare_with(
     )
     if len(prepared.train) and all(counts.kept or not counts.given for _, counts in prepared.splits.values()):
         store(prepared)
-    return prepared
+    return replace(prepared, examples=[*selection.train, *selection.held_out, *selection.validation])
 
 
 def _key(fingerprints: Sequence[str], data: DataSettings, tokenizer: Any, encoder: RowEncoder) -> str:

@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -244,7 +245,7 @@ def checked_rows(run: Run, recipe: Recipe, tokenizer: Any, progress: Progress) -
     found = lint_rows(tokenizer, recipe, data, progress=progress)
     if "data" not in run.manifest:
         refuse_errors(found, recipe.data.allow)
-    return data, found
+    return replace(data, examples=()), found
 
 
 def keep_tokenizer_and_rows(run: Run, tokenizer: Any, data: PreparedData, found: Lint) -> None:
