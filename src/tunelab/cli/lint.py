@@ -3,9 +3,9 @@
 Examples:
   tunelab lint recipe.yaml
   tunelab lint --model distilgpt2 --data alpaca
-  tunelab lint rows.jsonl                         (texts only: no model, no tokens)
+  tunelab lint rows.jsonl                       (texts only, without a model)
   tunelab lint recipe.yaml --allow no-end-token
-  tunelab lint recipe.yaml --html checks.html     (examples, and histograms of lengths)
+  tunelab lint recipe.yaml --html checks.html   (examples, lengths)
   tunelab lint recipe.yaml --benchmarks mmlu mmlu.data=DIR
 
 The checks see the rows as they are trained on. `prepare` and `train` run them too: an error stops them, unless --allow
