@@ -53,7 +53,7 @@ def good_row(source: str, number: int) -> dict[str, Any]:
         turns = ({"role": "user", "content": f"Say {number}"}, {"role": "assistant", "content": f"{number}"})
         return {"messages": list(turns)}
     if source == "pretokenized":
-        return {"input_ids": [1, 2, number], "completion_mask": [0, 0, 1]}
+        return {"input_ids": [1, 2, number, 256], "completion_mask": [0, 0, 1, 1]}  # 256 ends an answer
     return {name: text.format(number) for name, text in GOOD.items()}
 
 

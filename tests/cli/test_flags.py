@@ -29,6 +29,7 @@ ASKED = "benchmarks chat-template backend arm limit max-new-tokens micro-batch-t
 OBEYED = {
     ("inspect", "RECIPE"): f"{KEYS} rows json".replace(" limit out", ""),
     ("plan", "RECIPE"): f"{KEYS} gpu gpus write json".replace(" limit out", ""),
+    ("lint", "RECIPE"): f"{KEYS} html benchmarks json".replace(" limit out", ""),
     ("prepare", "RECIPE"): f"{KEYS} json".replace(" limit out", ""),
     ("train", "RECIPE"): f"{KEYS} resume overwrite allow-code json",
     ("train", "--resume LORA"): "resume base allow-code json",

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -324,14 +325,14 @@ def test_training_tokenises_nothing_after_prepare(
     recipe = tiny.recipe(model, rows, tmp_path / "run", data__held_out=4, train__steps=1)
     key = prepare_recipe(resolve(parse_recipe(recipe))).key
 
-    encode = RowEncoder.encode
+    encode_all = RowEncoder.encode_all
 
-    def refuse(self: RowEncoder, example: Any) -> Any:
-        if example.origin:  # of a file; not the sample conversations with which a template is tried out
+    def refuse(self: RowEncoder, examples: Sequence[Any]) -> Any:
+        if any(example.origin for example in examples):  # of a file; not the conversations that try a template out
             raise AssertionError("a row was tokenised")
-        return encode(self, example)
+        return encode_all(self, examples)
 
-    monkeypatch.setattr(RowEncoder, "encode", refuse)
+    monkeypatch.setattr(RowEncoder, "encode_all", refuse)
     run = finetune(recipe)
     assert run.manifest["data"]["key"] == key
     with pytest.raises(AssertionError, match="a row was tokenised"):

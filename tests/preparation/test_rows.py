@@ -56,6 +56,7 @@ def test_rows_are_as_long_as_the_model_s_window_allows(tmp_path: Path) -> None:
 def test_a_file_is_read_once_while_it_stays_as_it_is(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TUNELAB_CACHE", str(tmp_path / "cache"))  # no test before it prepared these rows
     rows = tiny.rows_file(tmp_path / "rows.jsonl")
     recipe = resolve(parse_recipe(tiny.recipe(models["llama"], rows, tmp_path / "run")))
     reads: list[object] = []
