@@ -159,10 +159,33 @@ def test_what_cannot_be_counted_is_refused_or_said() -> None:
     llama = dict(config_of("Llama-3.2-1B").values)
     with pytest.raises(ModelError, match=r"qwen3_moe is a mixture of experts whose parameters cannot be counted"):
         shape_of({**llama, "model_type": "qwen3_moe", "num_experts": 8})
+    with pytest.raises(ModelError, match=r"ernie4_5_moe is a mixture of experts"):
+        shape_of({**llama, "model_type": "ernie4_5_moe", "moe_num_experts": 64})
+    with pytest.raises(ModelError, match=r"x: BertForMaskedLM generates no text: it cannot be planned"):
+        shape_of({**llama, "model_type": "bert", "architectures": ["BertForMaskedLM"]}, "x")
+    with pytest.raises(ModelError, match=r"a value that no decoder has: max_position_embeddings='long'"):
+        shape_of({**llama, "max_position_embeddings": "long"})
     assert not shape_of({**llama, "model_type": "new"}).is_known
+    vision = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1}
+    assert not shape_of({"model_type": "llava", "text_config": llama, "vision_config": vision}).is_known
     with pytest.raises(ModelError, match=r"x: config.json \(llama\) has hidden_size='wide'"):
         shape_of({**llama, "hidden_size": "wide"}, "x")
     with pytest.raises(ModelError, match=r"x: config.json \(gpt2\) has n_layer=-2"):
         shape_of({**config_of("gpt2").values, "n_layer": -2}, "x")
     with pytest.raises(ModelError, match=r"x: config.json has a value that no decoder has: "):
         shape_of({**llama, "attention_dropout": "half"}, "x")
+
+
+#: Keys that a config.json may leave out to its class.
+LEFT_OUT = (
+    "num_key_value_heads", "head_dim", "tie_word_embeddings", "num_local_experts", "num_experts_per_tok",
+    "attention_bias", "sliding_window",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [one for one in FAMILIES if one != "gpt2"])
+def test_a_key_that_is_left_out_has_the_default_of_the_family(name: str) -> None:
+    values = {key: value for key, value in two_layers(name).items() if key not in LEFT_OUT}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**{**values, "torch_dtype": None}))
+    assert shape_of(values, name).total == sum(one.numel() for one in model.parameters())

@@ -18,6 +18,22 @@ Norms = Literal["before", "around", "after"]
 #: Model types that are built like Llama but for what Family says.
 LIKE_LLAMA = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "smollm3", "mixtral")
 
+#: What a configuration means where a key is missing: the defaults of transformers' configuration classes,
+#: which a published config.json may leave out. An explicit null stays.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "mistral": {"num_key_value_heads": 8},
+    "mixtral": {"num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2},
+    "qwen2": {"num_key_value_heads": 32},
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
+    "gemma": {"num_key_value_heads": 16, "head_dim": 256},
+    "gemma2": {"num_key_value_heads": 4, "head_dim": 256},
+    "gemma3_text": {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262_208},
+    "smollm3": {"num_key_value_heads": 4, "tie_word_embeddings": True},
+}
+
+#: Classes of encoders, as `architectures` names them.
+_ENCODERS = ("ForMaskedLM", "ForPreTraining", "ForSequenceClassification", "ForTokenClassification")
+
 #: Bytes per number of each dtype that a configuration may name.
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -169,6 +185,9 @@ def shape_of(config: Mapping[str, Any], name: str = "") -> ModelShape:
     text = {**config, **config["text_config"]} if isinstance(config.get("text_config"), Mapping) else dict(config)
     if config.get("is_encoder_decoder"):
         raise ModelError(f"{name}: an encoder-decoder model cannot be planned", "give a causal language model")
+    if encoder := next((one for one in config.get("architectures") or () if str(one).endswith(_ENCODERS)), None):
+        raise ModelError(f"{name}: {encoder} generates no text: it cannot be planned", "give a causal language model")
+    text = {**_DEFAULTS.get(str(text.get("model_type")), {}), **text}
     is_gpt2 = text.get("model_type") == "gpt2"
     for key in _GPT2_SIZES if is_gpt2 else _SIZES:
         value = text.get(key)
@@ -218,7 +237,7 @@ def _like_llama(config: Mapping[str, Any], text: Mapping[str, Any], name: str) -
     hidden, heads, inner = (int(text[key]) for key in ("hidden_size", "num_attention_heads", "intermediate_size"))
     key_heads = int(text.get("num_key_value_heads") or heads)
     head = int(text.get("head_dim") or hidden // heads)
-    experts = int(text.get("num_local_experts") or text.get("num_experts") or text.get("n_routed_experts") or 0)
+    experts = max((value for key, value in text.items() if _counts_experts(key, value)), default=0)
     if experts and kind != "mixtral":
         raise ModelError(
             f"{name}: {kind} is a mixture of experts whose parameters cannot be counted from config.json",
@@ -242,8 +261,8 @@ def _like_llama(config: Mapping[str, Any], text: Mapping[str, Any], name: str) -
         rotated=int(head * _rotary_share(text)),
         is_tied=bool(text.get("tie_word_embeddings", is_gemma)),
         activation=str(text.get("hidden_activation") or text.get("hidden_act") or ("gelu" if is_gemma else "silu")),
-        context=text.get("max_position_embeddings"),
-        window=text.get("sliding_window"),
+        context=_length(text, "max_position_embeddings"),
+        window=_length(text, "sliding_window"),
         experts=experts,
         experts_per_token=int(text.get("num_experts_per_tok") or 0),
         other_parameters=_vision_parameters(config, hidden),
@@ -251,8 +270,20 @@ def _like_llama(config: Mapping[str, Any], text: Mapping[str, Any], name: str) -
         quantization=config.get("quantization_config") or {},
         dropout=max(float(text.get(key) or 0.0) for key in ("attention_dropout", "resid_pdrop", "embd_pdrop")),
         softcaps=bool(text.get("attn_logit_softcapping", 50.0 if kind == "gemma2" else None)),
-        is_known=kind in LIKE_LLAMA and not (is_nested and "vision_config" not in config),
+        is_known=kind in LIKE_LLAMA and (not is_nested or config.get("model_type") == "gemma3"),
     )
+
+
+def _counts_experts(key: str, value: object) -> bool:
+    """Whether a key says how many experts there are; each architecture has a name of its own for it."""
+    return "experts" in key and "per_tok" not in key and isinstance(value, int) and value > 1
+
+
+def _length(text: Mapping[str, Any], key: str) -> int | None:
+    value = text.get(key)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ValueError(f"{key}={value!r}")
+    return value
 
 
 def _rotary_share(text: Mapping[str, Any]) -> float:
