@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any
@@ -15,7 +15,7 @@ from architectures import tiny_architecture
 from tiny import tiny_tokenizer
 from varied_models import VOCABULARY, tiny_model
 
-from tunelab.data.rendering import rendered
+from tunelab.data.rendering import rendered, rendered_together
 from tunelab.evaluation.likelihood import row_likelihoods
 from tunelab.inference.engine import generate
 from tunelab.inference.sampling import Decoding
@@ -64,7 +64,14 @@ def test_likelihoods_of_threads_that_share_a_model() -> None:
     assert all(one.result() == alone for one in scored) and all(one.result() == answer for one in answered)
 
 
-def test_templates_that_threads_render_leave_the_limit_of_memory_as_it_was() -> None:
+def together(apply: Callable[[], str], characters: int) -> str:
+    """As rendered(), of a batch of one."""
+    texts = rendered_together(lambda: [apply()], [characters])
+    return texts[0] if texts else ""
+
+
+@pytest.mark.parametrize("render", [rendered, together])
+def test_templates_that_threads_render_leave_the_limit_of_memory_as_it_was(render: Callable[..., str]) -> None:
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_AS)
     first_began, second_began = Event(), Event()
@@ -80,9 +87,9 @@ def test_templates_that_threads_render_leave_the_limit_of_memory_as_it_was() -> 
         return "two"
 
     with ThreadPoolExecutor(2) as pool:
-        one = pool.submit(rendered, first, 1)
+        one = pool.submit(render, first, 1)
         first_began.wait()
-        two = pool.submit(rendered, second, 1)
+        two = pool.submit(render, second, 1)
         assert (one.result(), two.result()) == ("one", "two")
     found = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, before)

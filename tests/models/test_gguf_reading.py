@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from safetensors.torch import load_file
 from tiny import tiny_model, tiny_tokenizer
 
 from tunelab.errors import ModelError, UsageError
+from tunelab.files import cache_home
 from tunelab.models.gguf import reading
 from tunelab.models.gguf.families import FAMILIES, unchanged
 from tunelab.models.gguf.file_header import read_header
@@ -122,6 +126,49 @@ def test_a_file_is_converted_once_and_known_by_its_hash(tmp_path: Path, monkeypa
     assert gguf_file(str(tmp_path)) is None
 
 
+def test_a_copy_of_a_converted_checkpoint_is_known_by_its_own_weights(tmp_path: Path) -> None:
+    """Its weights may be changed there: the hash of the file would still stand for them."""
+    file = written(made("qwen3"), tmp_path / "m.gguf")
+    copy = Path(shutil.copytree(local_model(str(file)), tmp_path / "copy"))
+    digest = weights_digest(copy)
+    assert digest != f"sha256:{reading.gguf_digest(file)}"
+    (copy / "model-00001.safetensors").write_bytes(b"other")
+    assert weights_digest(copy) != digest
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNELAB_CACHE", str(tmp_path / "cache"))
+    file, convert = written(made("qwen3"), tmp_path / "m.gguf"), reading._convert
+
+    def convert_slowly(path: Path, digest: str, folder: Path) -> None:
+        convert(path, digest, folder)
+        with open(path, "r+b") as written_again:
+            written_again.seek(-1, 2)
+            written_again.write(b"\x01")
+
+    monkeypatch.setattr(reading, "_convert", convert_slowly)
+    before = reading.gguf_digest(file)
+    with pytest.raises(ModelError, match=r"m\.gguf: changed while it was read"):
+        local_model(str(file))
+    assert not (cache_home() / "gguf" / f"{before[:32]}-{reading.VERSION}").exists()
+
+
+def test_two_that_want_one_file_convert_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second put its own in place of what the first had begun to load."""
+    monkeypatch.setenv("TUNELAB_CACHE", str(tmp_path / "cache"))
+    file, convert, begun = written(made("qwen3"), tmp_path / "m.gguf"), reading._convert, []
+
+    def convert_slowly(path: Path, digest: str, folder: Path) -> None:
+        begun.append(path)
+        time.sleep(0.1)
+        convert(path, digest, folder)
+
+    monkeypatch.setattr(reading, "_convert", convert_slowly)
+    with ThreadPoolExecutor(2) as pool:
+        assert len(set(pool.map(local_model, [str(file)] * 2))) == 1
+    assert begun == [file]
+
+
 # What would differ is refused.
 
 
@@ -187,6 +234,33 @@ def test_a_file_without_embeddings_and_one_of_several_parts_are_refused(tmp_path
     assert "llama-gguf-split --merge" in caught.value.hint
 
 
+def with_metadata(model: Any, path: Path, monkeypatch: pytest.MonkeyPatch, **more: Any) -> Path:
+    """A file that also says what `more` has, as unsigned numbers or lists of them."""
+
+    class Writer(gguf.GGUFWriter):  # type: ignore[misc]
+        def write_header_to_file(self, path: Path | None = None) -> None:
+            for key, value in more.items():
+                self.add_array(key, value) if isinstance(value, list) else self.add_uint32(key, value)
+            super().write_header_to_file(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(gguf, "GGUFWriter", Writer)
+        return written(model, path)
+
+
+def test_a_file_whose_parts_were_joined_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama-gguf-split --merge, our own remedy, leaves a count of 0."""
+    file = with_metadata(made("qwen3"), tmp_path / "m.gguf", monkeypatch, **{"split.count": 0})
+    assert (Path(local_model(str(file))) / "config.json").exists()
+
+
+def test_ids_that_are_no_numbers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "tokenizer.ggml.eom_token_id"
+    file = with_metadata(made("qwen3"), tmp_path / "m.gguf", monkeypatch, **{key: [7, 8]})
+    with pytest.raises(ModelError, match=rf"{key} is \[7, 8\], expected the id of a token"):
+        local_model(str(file))
+
+
 def test_without_the_gguf_package_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
@@ -234,6 +308,8 @@ DAMAGED = {
     "block": "tensor 'a' has rows of 5, Q8_0 has blocks of 32",
     "end": "tensor 'a' ends at byte",
     "again": "it has the tensor 'a' twice",
+    "overlap": "tensor 'b' begins at byte 96, expected 224",
+    "gap": "tensor 'b' begins at byte 256, expected 224",
 }
 
 
@@ -241,6 +317,10 @@ def damaged(what: str) -> bytes:
     """Bytes of a file that is broken in one place."""
     one_key = HEAD + struct.pack("<QQ", 0, 1)
     tensor = text("a") + struct.pack("<IQIQ", 1, 32, 0, 0)
+    if what in ("overlap", "gap"):
+        place = {"overlap": 0, "gap": 160}[what]
+        second = text("b") + struct.pack("<IQIQ", 1, 32, 0, place)
+        return HEAD + struct.pack("<QQ", 2, 0) + tensor + second + bytes(600)
     description = {
         "dimensions": (9, 32, 0, 0),
         "kind": (1, 32, 1000, 0),

@@ -68,7 +68,7 @@ def rendered_together(apply: Callable[[], list[str]], characters: Sequence[int])
         A text each; None where the template refuses one or leaves its bounds: rendered() says which, one by one.
     """
     try:
-        with processor_seconds(SECONDS), _bytes(BYTES):
+        with _alone, processor_seconds(SECONDS), _bytes(BYTES):
             texts = apply()
     except (Expired, Exception):
         return None

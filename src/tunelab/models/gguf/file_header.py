@@ -161,11 +161,15 @@ def _parsed(path: Path, cursor: _Cursor) -> GgufFile:
         raise _damaged(path, f"its general.alignment is {alignment!r}")
     begin = math.ceil(cursor.place / alignment) * alignment
     found: dict[str, FileTensor] = {}
+    expected = begin  # tensors follow each other: one that overlaps another would have the other's bytes as weights
     for name, kind, shape, size, offset in described:
         if name in found:
             raise _damaged(path, f"it has the tensor {name!r} twice")
         if begin + offset + size > cursor.end:
             raise _damaged(path, f"tensor {name!r} ends at byte {begin + offset + size:,}, the file at {cursor.end:,}")
+        if begin + offset != expected:
+            raise _damaged(path, f"tensor {name!r} begins at byte {begin + offset:,}, expected {expected:,}")
+        expected = begin + math.ceil((offset + size) / alignment) * alignment
         found[name] = FileTensor(name, kind, shape, begin + offset, size)
     return GgufFile(path, says, found)
 

@@ -7,6 +7,7 @@ a time and are dense from there, each in the smallest dtype that holds what the 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 from collections import Counter
@@ -93,13 +94,28 @@ def local_model(name: str) -> str:
 
 
 def checkpoint_of(file: Path) -> Path:
-    """The folder of a GGUF file's model in transformers' form, made if it is not in the cache."""
+    """The folder of a GGUF file's model in transformers' form, made if it is not in the cache.
+
+    Of several that want one file the first makes it, and the others wait: who began to load it would lose its files.
+    """
     digest = gguf_digest(file)
-    folder = cache_home() / "gguf" / f"{digest[:32]}-{VERSION}"
-    if not (folder / ORIGIN).exists():
-        with directory_written_atomically(folder) as temporary:
-            _convert(file, digest, temporary)
+    folder = _converted() / f"{digest[:32]}-{VERSION}"
+    if (folder / ORIGIN).exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / ORIGIN).exists():
+            with directory_written_atomically(folder) as temporary:
+                _convert(file, digest, temporary)
+                if gguf_digest(file) != digest:
+                    raise ModelError(f"{file}: changed while it was read", "run the same command again")
     return folder
+
+
+def _converted() -> Path:
+    """Where the checkpoints of GGUF files are kept."""
+    return cache_home() / "gguf"
 
 
 def gguf_digest(file: Path) -> str:
@@ -119,8 +135,8 @@ def gguf_digest(file: Path) -> str:
 def gguf_origin(folder: Path) -> dict[str, Any] | None:
     """What a checkpoint in the cache comes from: `sha256` of the GGUF file, `kinds` (kind -> matrices stored in it),
     `dtype`, `no_tokenizer` (why); None for other folders."""
-    path = folder / ORIGIN
-    return read_json(path) if path.exists() else None
+    path = folder / ORIGIN  # a copy elsewhere may have been changed: only what is in the cache is the file's
+    return read_json(path) if folder.parent.resolve() == _converted().resolve() and path.exists() else None
 
 
 def gguf_sentences(name: str) -> list[str]:
@@ -151,7 +167,7 @@ def model_with_tokenizer(name: str) -> str:
 
 def _convert(path: Path, digest: str, folder: Path) -> None:
     file = read_header(path)
-    if (parts := file.says.get("split.count", 1)) != 1:
+    if (parts := file.says.get("split.count", 1)) not in (0, 1):  # 0: parts that were joined
         raise ModelError(f"{path}: is one of {parts} parts", "join them: llama-gguf-split --merge FIRST OUT.gguf")
     class_name = class_of(file)
     try:
@@ -266,8 +282,8 @@ def undone(change: Change, values: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def _write_settings(model: PreTrainedModel, file: GgufFile, dtype: torch.dtype, folder: Path) -> None:
     """Write config.json and generation_config.json, with the ids that begin, end and pad texts."""
-    ids = {name: file.says.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "eot", "eom", "padding")}
-    ends = sorted({int(id) for name in ("eos", "eot", "eom") if (id := ids[name]) is not None})
+    ids = {name: _token_id(file, name) for name in ("bos", "eos", "eot", "eom", "padding")}
+    ends = sorted({id for name in ("eos", "eot", "eom") if (id := ids[name]) is not None})
     generation = GenerationConfig()
     for settings in (model.config, generation):
         settings.bos_token_id, settings.pad_token_id = ids["bos"], ids["padding"]
@@ -275,3 +291,10 @@ def _write_settings(model: PreTrainedModel, file: GgufFile, dtype: torch.dtype, 
     model.config.dtype, model.config.architectures = dtype, [type(model).__name__]
     model.config.save_pretrained(folder)
     generation.save_pretrained(folder)
+
+
+def _token_id(file: GgufFile, name: str) -> int | None:
+    value = file.says.get(key := f"tokenizer.ggml.{name}_token_id")
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise differs(file, f"{key} is {str(value)[:40]}, expected the id of a token")
+    return value
