@@ -2,11 +2,11 @@
 
 Usage: python benchmarks/growth.py [--quick] [--only rows runs ...] [--model DIR] [--data DIR]
 Each figure is of a process of its own. Seconds are of CPU time, of the process and its children (other work on the
-machine adds little to them), without imports. `rows` prepares Alpaca rows, repeated with a number in front where there
-are not enough, in the chat template of --model if it has one, and plans every step of an epoch. `tokens`, `rank` and
-`vocabulary` are two LoRA steps of a small Llama with random weights, `items` and `shots` choices that it scores. `runs`
-copies one training of the demo's model, with its evaluation, to as many as told: the start of `study run`, `report` and
-its page, and `compare` of two of them. Writes benchmarks/results/DATE-growth.{json,md}.
+machine adds little to them), with what is imported on the way. `rows` prepares Alpaca rows, repeated with a number in
+front where there are not enough, in the chat template of --model if it has one, and plans every step of an epoch.
+`tokens`, `rank` and `vocabulary` are two LoRA steps of a small Llama with random weights, `items` and `shots` choices
+that it scores. `runs` copies one training of the demo's model, with its evaluation, to as many as told: the start of
+`study run`, `report` and its page, and `compare` of two of them. Writes benchmarks/results/DATE-growth.{json,md}.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ def measured(name: str, size: int, template: Path, given: argparse.Namespace) ->
 
 def page(found: list[dict[str, Any]], command: str, here: dict[str, Any], rates: dict[str, float]) -> str:
     lines = heading("What grows with what", command, here, rates)
-    lines += ["CPU seconds, without imports; memory is the most that the process had.", ""]
+    lines += ["CPU seconds, with what is imported on the way; memory is the most that the process had.", ""]
     lines += ["| what | size | CPU seconds | peak memory | page |", "|---|---|---|---|---|"]
     for one in found:
         result = one["result"]
