@@ -41,6 +41,8 @@ def _left_out(report: StudyReport, part: StudyReport) -> str:
         (len(part.curves), len(report.curves), "loss curves"),
     ]
     said = [f"{shown:,} of {total:,} {what}" for shown, total, what in counts if shown < total]
+    if any(len(one.by_seed) > MOST_SEEDS for one in (*report.scores, *report.comparisons)):
+        said.append(f"no points of single seeds where there are more than {MOST_SEEDS}")
     if not said:
         return ""
     listed = " and ".join(filter(None, (", ".join(said[:-1]), said[-1])))
