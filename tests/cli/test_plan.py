@@ -57,11 +57,15 @@ def test_the_recipe_that_fits_is_written(tunelab: Command, bench: Bench, tmp_pat
     said = tunelab("plan", bench.recipe, *large, "--gpu", "8GB", "--write", path)
     assert said.code == 0 and f"wrote {path}; next: tunelab train {path}" in said.err
     written = load_recipe(path)
+    assert written.model.name == "meta-llama/Llama-3.2-1B"
     assert (
         256 <= written.train.micro_batch_tokens < 20000
         and f"of {written.train.micro_batch_tokens:,} tokens" in said.out
     )
     assert said.cells["LoRA *"][4] == "yes"
+    before = path.read_text(encoding="utf-8")
+    again = tunelab("plan", bench.recipe, *large, "--gpu", "24GB", "--write", path)
+    assert again.code == 2 and "fits.yaml: exists already" in again.err and path.read_text(encoding="utf-8") == before
     again = tunelab("plan", bench.recipe, *large, "--gpu", "1GB", "--write", path)
     assert again.code == 2 and "LoRA does not fit 953.7 MiB with rows of 256 tokens" in again.err
 

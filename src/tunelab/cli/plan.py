@@ -8,25 +8,23 @@ Examples:
   tunelab plan Llama-3.1-8B --gpu A100 --gpus 4 --json
 
 Common models are known offline. With --data the rows are prepared, as `tunelab prepare` does, and their lengths give
-steps and hours. Memory is that of tunelab's own loop; It fits if the upper end of the range does.
+steps and hours. Memory is that of tunelab's own loop; it fits if the upper end of the range does.
 """
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
-from tunelab.cli._console import command, progress_bar, say
+from tunelab.cli._console import progress_bar
 from tunelab.cli._json import add_json_flag, print_json
+from tunelab.cli._plan_recipe import with_name, written
 from tunelab.cli._plan_tables import plan_document, show_plan
 from tunelab.cli._recipe_arguments import add_recipe_arguments, recipe_of, refuse_flags
 from tunelab.cli._words import is_change, is_recipe_file
-from tunelab.config import Recipe, to_yaml
+from tunelab.config import Recipe
 from tunelab.errors import UsageError
-from tunelab.files import write_text_atomically
-from tunelab.planning.advice import check_fits
-from tunelab.planning.cards import Card, card_of
+from tunelab.planning.cards import card_of
 from tunelab.planning.estimate import Plan
 from tunelab.planning.known import config_of
 from tunelab.planning.rows import RowLengths
@@ -56,12 +54,13 @@ def run(arguments: argparse.Namespace) -> int:
     has_rows, has_data = bool(arguments.data), _take_model(arguments)
     recipe, card = recipe_of(arguments), card_of(arguments.gpu) if arguments.gpu else None
     found = config_of(recipe.model.name, recipe.model.revision)
+    recipe = with_name(recipe, found.name)
     on_gpu, has_bfloat16 = recipe.train.device != "cpu", card is None or card.has_bfloat16
     plan = Plan(shape_of(found.values, found.name), recipe, on_gpu=on_gpu, has_bfloat16=has_bfloat16)
     rows = _lengths(recipe) if has_rows else None
     plan = plan if rows is None else replace(plan, target_share=rows.target_share)
     if arguments.write:
-        plan = _written(plan, card, arguments.write, has_data)
+        plan = written(plan, card, arguments.write, has_data)
     if arguments.json:
         return print_json(plan_document(plan, found.source, card, rows, arguments.gpus))
     show_plan(plan, found, card, rows, arguments.gpus)
@@ -88,12 +87,3 @@ def _lengths(recipe: Recipe) -> RowLengths:
         table = prepare(recipe, progress=progress).train
     targets = sum(table.targets) if recipe.data.loss_on == "completion" else table.tokens - len(table)
     return RowLengths(table.lengths, targets)
-
-
-def _written(plan: Plan, card: Card | None, path: str, has_data: bool) -> Plan:
-    if card is None or not has_data:
-        raise UsageError(f"--write {path} needs {'--gpu' if card is None else 'data'}", "give --gpu, and data (--data)")
-    fits = check_fits(plan, card.memory)
-    write_text_atomically(Path(path), to_yaml(fits.recipe))
-    say(f"wrote {path}; next: {command('train', path)}")
-    return fits
