@@ -41,7 +41,7 @@ def _left_out(report: StudyReport, part: StudyReport) -> str:
         (len(part.curves), len(report.curves), "loss curves"),
     ]
     said = [f"{shown:,} of {total:,} {what}" for shown, total, what in counts if shown < total]
-    if any(len(one.by_seed) > MOST_SEEDS for one in (*report.scores, *report.comparisons)):
+    if max(_seed_counts(report), default=0) > MOST_SEEDS:
         said.append(f"no points of single seeds where there are more than {MOST_SEEDS}")
     if not said:
         return ""
@@ -104,10 +104,13 @@ def _with_few_seeds(report: StudyReport) -> StudyReport:
     def few(parts: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(replace(one, by_seed=()) if len(one.by_seed) > MOST_SEEDS else one for one in parts)
 
-    counts = [len(one.by_seed) for one in report.scores] + [len(one.by_seed) for one in report.comparisons]
-    if max(counts, default=0) <= MOST_SEEDS:
+    if max(_seed_counts(report), default=0) <= MOST_SEEDS:
         return report
     return replace(report, scores=few(report.scores), comparisons=few(report.comparisons))
+
+
+def _seed_counts(report: StudyReport) -> list[int]:
+    return [len(one.by_seed) for one in report.scores] + [len(one.by_seed) for one in report.comparisons]
 
 
 def _arms_of(sections: Iterable[str], arms: Iterable[str]) -> dict[str, str]:
