@@ -16,7 +16,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --di
 help:
 	@echo "make demo       build $(VENV), install, and run the main job on the model and data that ship with the package"
 	@echo "make test       the tests (no network and no GPU needed once installed)"
-	@echo "make test-slow  the tests that take long: many kills, soak, simulations, Ray, Slurm"
+	@echo "make test-slow  the tests that take long: many kills, soak, simulations, Ray, Slurm, more examples of each property"
 	@echo "make real-model  every verb on a real instruct model (TUNELAB_REAL_MODEL names its folder); skipped without one"
 	@echo "make wheel      build the wheel, install it into an empty environment, and run it and the demo there"
 	@echo "make fast       lint, types, and the tests of the rooms that differ from the last commit"
@@ -36,7 +36,7 @@ test: $(VENV)/.installed-test
 	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.installed-slow
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile=thorough
 
 fast: $(VENV)/.installed-lint
 	$(BIN)/python scripts/fast.py

@@ -32,9 +32,11 @@ gc.set_threshold(100_000, 20, 20)
 # At its end the interpreter collects everything (nanobind reports what stays as leaks).
 atexit.register(gc.unfreeze)
 
-# An example that takes long on a busy machine is no failure.
-settings.register_profile("tunelab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("tunelab")
+# An example that takes long on a busy machine is no failure. `make test` tries a sample of the examples of each property,
+# `make test-slow` runs the same tests with all of them (--hypothesis-profile=thorough).
+for name, examples in (("sample", 40), ("thorough", 100)):
+    settings.register_profile(name, max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("sample")
 
 #: The files that take longest, in CPU time, the longest first: the short ones then fill what is left of two workers.
 LONGEST = (
