@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tunelab.data.answer_mask import Mask
 from tunelab.data.packing import divide_among_ranks, epoch_order, group_steps, pack_best_fit, pad_together
-from tunelab.data.tokenize import EncodedRow, Ids, Mask
+from tunelab.data.tokenize import EncodedRow, Ids
 
 if TYPE_CHECKING:
     import torch
