@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -75,3 +76,11 @@ def test_every_command_sets_them_before_torch_is_loaded() -> None:
     kept = {name: value for name, value in os.environ.items() if name not in cpu.WAITING}
     done = subprocess.run([sys.executable, "-c", code], env=kept, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "1000 False"
+
+
+def test_what_was_set_of_pythons_collector_is_restored() -> None:
+    before = gc.get_threshold()
+    with pytest.raises(ValueError, match="x"), cpu.collecting_rarely():
+        assert gc.get_threshold() != before
+        raise ValueError("x")
+    assert gc.get_threshold() == before

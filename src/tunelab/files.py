@@ -317,7 +317,7 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: it is not JSON.
         RecursionError: it is nested too deep.
     """
-    return json.loads(text, object_pairs_hook=_without_duplicates)
+    return _DECODER.decode(text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass"))
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -328,6 +328,10 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         first, second = (str(value)[:40] for value in [value for name, value in pairs if name == key][:2])
         raise DuplicateKeyError(f"duplicate key {key!r} in one object, with {first!r} and {second!r}")
     return found
+
+
+#: Kept: json.loads() makes one for each call, which takes as long as a line of a file.
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_duplicates)
 
 
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:

@@ -26,6 +26,7 @@ Grading needs no model, no network and none of the benchmark's files: a response
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -282,19 +283,25 @@ def check_pairs(metric: str, responses: Sequence[str], references: Sequence[str]
             )
 
 
+@functools.cache
+def _types_of(kind: type[Any]) -> dict[str, tuple[tuple[type, ...], str]]:
+    """The fields of a record, and what each may be."""
+    return {one.name: _CHECKED.get(str(one.type), ((object,), "")) for one in dataclasses.fields(kind)}
+
+
 def record_from_json(kind: type[T], value: Mapping[str, Any]) -> T:
-    fields = {one.name for one in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    types_of = _types_of(kind)
+    fields = set(types_of)
     if missing := sorted(fields - set(value)):
         raise RunError(f"{kind.__name__} record lacks {', '.join(missing)}", "it was written by another version")
     if unknown := sorted(set(value) - fields):
         raise RunError(f"{kind.__name__} record has unknown {', '.join(unknown)}", "it was written by another version")
-    for one in dataclasses.fields(kind):  # type: ignore[arg-type]
-        types, what = _CHECKED.get(str(one.type), ((object,), ""))
-        found = value[one.name]
+    for name, (types, what) in types_of.items():
+        found = value[name]
         # True and false are integers to Python.
         if not isinstance(found, types) or (isinstance(found, bool) and int in types):
             raise RunError(
-                f"{kind.__name__} record: {one.name} is {shown(found)}, expected {what}",
+                f"{kind.__name__} record: {name} is {shown(found)}, expected {what}",
                 "the file is damaged: evaluate again",
             )
     return kind(**value)
