@@ -18,7 +18,7 @@ def merged(tree: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
 
 
 def _merged(tree: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
-    result = _copied(tree)
+    result: Tree = _copied(tree)
     for key, value in over.items():
         below = result.get(key)
         if isinstance(value, Mapping):

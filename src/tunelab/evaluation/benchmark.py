@@ -26,7 +26,6 @@ Grading needs no model, no network and none of the benchmark's files: a response
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -283,14 +282,15 @@ def check_pairs(metric: str, responses: Sequence[str], references: Sequence[str]
             )
 
 
-@functools.cache
-def _types_of(kind: type[Any]) -> dict[str, tuple[tuple[type, ...], str]]:
-    """The fields of a record, and what each may be."""
-    return {one.name: _CHECKED.get(str(one.type), ((object,), "")) for one in dataclasses.fields(kind)}
+#: Kind of record -> its fields, and what each may be.
+_fields_of: dict[type[Any], dict[str, tuple[tuple[type, ...], str]]] = {}
 
 
 def record_from_json(kind: type[T], value: Mapping[str, Any]) -> T:
-    types_of = _types_of(kind)
+    if kind not in _fields_of:
+        known = dataclasses.fields(kind)  # type: ignore[arg-type]
+        _fields_of[kind] = {one.name: _CHECKED.get(str(one.type), ((object,), "")) for one in known}
+    types_of = _fields_of[kind]
     fields = set(types_of)
     if missing := sorted(fields - set(value)):
         raise RunError(f"{kind.__name__} record lacks {', '.join(missing)}", "it was written by another version")

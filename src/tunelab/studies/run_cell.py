@@ -74,6 +74,8 @@ def run_cell(
     study, cell = _study_and_cell(folder, job)
     if cell.status == "done":
         return cell
+    if cell.status == "waiting":
+        keep_cell(folder, cell)  # what runs in it finds its own record, and need not look through the study's jobs
     _import_what_cells_use()
     began = time.monotonic()
     memory: list[Memory] = [] if cell.memory_bytes is None else [(cell.memory_bytes, cell.start_memory_bytes)]
