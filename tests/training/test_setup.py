@@ -78,7 +78,7 @@ def test_a_training_says_which_dtype_it_took_and_the_checkpoint_has(
     assert said[0].startswith("cpu, bf16 (checkpoint in bf16), 1 thread; ")
     resolved = run.manifest["resolved"]
     assert (resolved["train.dtype"], resolved["checkpoint.dtype"], run.recipe.train.dtype) == ("bf16", "bf16", "bf16")
-    assert run.manifest["sessions"][0]["precision"] == "bf16"
+    assert run.manifest["compute"]["precision"] == "bf16"
 
 
 def test_a_gpu_that_is_not_there(
