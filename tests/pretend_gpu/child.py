@@ -9,16 +9,14 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
+import torch
 from pretend_gpu import build
 
 Result = TypeVar("Result")
 
 
 def on_pretend_gpu(work: Callable[..., Result], *args: Any, capability: tuple[int, int] = (8, 0)) -> Result:
-    """What `work(*args)` returns on a pretend GPU; its failure, as a failed assertion. Skips where there is none.
-
-    torch's autograd engine starts its threads anew in a child, one of them for the pretend GPU.
-    """
+    """What `work(*args)` returns on a pretend GPU; its failure, as a failed assertion. Skips where there is none."""
     if reason := build.why_not():
         pytest.skip(reason)
     build.library()
@@ -43,7 +41,8 @@ def _work_in_child(writer: int, work: Callable[..., Any], args: tuple[Any, ...],
         from pretend_gpu.device import PretendGpu
 
         pretend(capability)
-        with PretendGpu():
+        # A parent that has run a backward pass leaves its child an autograd engine without a thread for the GPU.
+        with PretendGpu(), torch.autograd.set_multithreading_enabled(False):
             said = ("", work(*args))
     except BaseException:
         said = (traceback.format_exc(), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,8 @@ def pretend(capability: tuple[int, int] = (8, 0)) -> None:
 
     from tunelab.models.formats import _mxfp4_triton
 
+    # transformers would copy weights to the GPU in threads, and what sees operations is a setting of each thread.
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
     build.load()
     if not _kernels:
         _kernels.append(flash_attention.register())

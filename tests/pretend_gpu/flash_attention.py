@@ -66,7 +66,7 @@ def rows_of(query: Tensor, key: Tensor, borders: tuple[Tensor, Tensor]) -> Itera
 
 
 def weights(query: Tensor, key: Tensor, scale: float, left: int, right: int) -> Tensor:
-    """softmax(query key^T scale) of one row, masked: [heads, queries, keys]. The last query is aligned to the last key."""
+    """softmax(query key^T scale) of one row, masked: [heads, queries, keys]. The last query is at the last key."""
     queries, keys = len(query), len(key)
     place = torch.arange(queries)[:, None] + keys - queries
     other = torch.arange(keys)[None]
@@ -86,7 +86,8 @@ def bounds(causal: bool, left: int | None, right: int | None) -> tuple[int, int]
 
 def forward(query: Tensor, key: Tensor, value: Tensor, rows_q: Tensor, rows_k: Tensor, longest_q: int, longest_k: int,
             dropout: float, causal: bool, debug: bool = False, *, scale: float | None = None,
-            window_size_left: int | None = None, window_size_right: int | None = None, **others: Any) -> Any:  # fmt: skip
+            window_size_left: int | None = None, window_size_right: int | None = None,
+            **others: Any) -> Any:  # fmt: skip
     borders = (rows_q, rows_k)
     check(CAPABILITY, query, key, value, borders, (longest_q, longest_k))
     CALLS.append(Call("forward", query.dtype, tuple(query.shape)))
@@ -98,7 +99,13 @@ def forward(query: Tensor, key: Tensor, value: Tensor, rows_q: Tensor, rows_k: T
         weight = weights(query[mine].float(), keys, scale or query.shape[-1] ** -0.5, *sees)
         found[mine] = torch.einsum("hqk,khd->qhd", weight, values)
     sums = torch.zeros(query.shape[1], query.shape[0])
-    return found.to(query.dtype), sums, torch.zeros(2, dtype=torch.uint64), torch.zeros((), dtype=torch.uint64), sums[:0]
+    return (
+        found.to(query.dtype),
+        sums,
+        torch.zeros(2, dtype=torch.uint64),
+        torch.zeros((), dtype=torch.uint64),
+        sums[:0],
+    )
 
 
 def backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, sums: Tensor, rows_q: Tensor,

@@ -42,7 +42,7 @@ def compute_dtype(recipe: Recipe) -> str:
     if dtype == "fp16" and device.type == "cpu":
         raise UsageError("train.dtype=fp16 needs a GPU, and none is used", "use bf16 or fp32 on a CPU")
     if dtype == "auto":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return dtype
 
 

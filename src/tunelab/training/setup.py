@@ -8,13 +8,14 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
@@ -53,6 +54,10 @@ from tunelab.training.loop import LoopSettings
 from tunelab.training.trackers import check_installed
 from tunelab.units import format_number
 
+#: The main process hashes and writes a large model while the others wait in a barrier: NCCL gives up after 10 minutes,
+#: unless told otherwise.
+LONGEST_WAIT = timedelta(hours=2)
+
 #: Of a plan whose steps are numbers of tokens: it is counted epoch by epoch, in about half a minute.
 MOST_ROWS_PLANNED = 50_000_000
 
@@ -69,6 +74,11 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision={"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[dtype],
+        kwargs_handlers=[
+            # Buffers are a quantized base's codes: DistributedDataParallel would send all of them in every step.
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=LONGEST_WAIT),
+        ],
     )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         release(accelerator)
