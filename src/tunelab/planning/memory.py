@@ -16,7 +16,7 @@ from tunelab.planning.ways import Ways
 from tunelab.units import GIB
 
 #: Logits that the chunked loss has in memory at a time, on a CPU and on a GPU (training/loss.py).
-LOGITS_PER_CHUNK, LOGITS_PER_CHUNK_ON_GPU = 2**23, 2**27
+LOGITS_PER_CHUNK, LOGITS_PER_CHUNK_ON_GPU = 2**23, 2**26
 
 #: Bytes of each: logits and gradients in 16 bits, logits and probabilities in float32.
 BYTES_PER_LOGIT = 12

@@ -22,9 +22,10 @@ from tunelab.models.head import output_head, trained_behind
 from tunelab.models.structure import row_layout
 from tunelab.training.embedding_noise import EmbeddingNoise
 
-#: Logits in memory at a time (float32: 32 MiB on the CPU, 512 MiB on a GPU); a chunk has this many divided by the
-#: vocabulary's size. Each chunk reads the whole head from memory: a GPU needs about a thousand rows to hide that.
-LOGITS_PER_CHUNK = {"cpu": 2**23, "cuda": 2**27}
+#: Logits in memory at a time (float32: 32 MiB on the CPU, 256 MiB on a GPU); a chunk has this many divided by the
+#: vocabulary's size. Each chunk reads the whole head from memory, 2 bytes for 2 operations per row: a GPU that does
+#: 150 to 300 operations per byte waits for memory with fewer rows than that.
+LOGITS_PER_CHUNK = {"cpu": 2**23, "cuda": 2**26}
 
 #: On the CPU a chunk is padded to a multiple of this many rows: oneDNN compiles a kernel for every shape it meets.
 ROWS_STEP = 32
@@ -34,7 +35,7 @@ ROWS_IN_CACHE = 16
 
 
 def chunk_of(vocabulary: int, device: str) -> int:
-    """Targets whose logits are computed at a time: 1,024 for 128,000 tokens on a GPU, 64 on the CPU."""
+    """Targets whose logits are computed at a time: 512 for 128,000 tokens on a GPU, 64 on the CPU."""
     return max(1, LOGITS_PER_CHUNK.get(device, LOGITS_PER_CHUNK["cpu"]) // vocabulary // ROWS_STEP) * ROWS_STEP
 
 
