@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from architectures import YARN, tiny_architecture
+from architectures import LLAMA3, YARN, tiny_architecture
 
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
 #: Layers in the order that llama.cpp has in its code: one round of it, and one layer more.
@@ -18,6 +18,8 @@ GLOBAL = {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0}
 LOCAL = {"rope_type": "default", "rope_theta": 10000.0}
 FIVE_LAYERS = {"layer_types": None, "num_hidden_layers": 5}
 FULL = {"use_sliding_window": False, "layer_types": None}
+#: llama.cpp has EXAONE's window in models of 64 layers alone.
+FULL_EXAONE = {"sliding_window": None, "layer_types": ["full_attention"] * 2}
 NO_WINDOW = {"sliding_window": None}
 
 #: name -> (line of tests/architectures.py, changes of its configuration).
@@ -59,6 +61,15 @@ GGUF_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "glm4": ("glm4", {}),
     "arcee": ("arcee", {}),
     "seed_oss": ("seed_oss", {"head_dim": 24}),
+    "olmoe": ("olmoe", {"norm_topk_prob": False, "num_key_value_heads": 4}),
+    "olmoe, yarn": ("olmoe", {"norm_topk_prob": False, "num_key_value_heads": 4, "rope_parameters": YARN}),
+    "granitemoe": ("granitemoe", {"attention_multiplier": 0.3}),
+    "granitemoe, tied": ("granitemoe", {"tie_word_embeddings": True}),
+    "exaone4": ("exaone4", FULL_EXAONE),
+    "exaone4, llama3": ("exaone4", {**FULL_EXAONE, "rope_parameters": LLAMA3, "tie_word_embeddings": False}),
+    "exaone4, window": ("exaone4", {"num_hidden_layers": 64, "layer_types": None}),
+    "exaone4, window, llama3": ("exaone4", {"num_hidden_layers": 64, "layer_types": None, "rope_parameters": LLAMA3}),
+    "bloom": ("bloom", {"n_head": 4}),
     "mixtral": ("mixtral", NO_WINDOW),
     "mixtral, linear": ("mixtral", {**NO_WINDOW, "rope_parameters": LINEAR}),
     "falcon, linear": ("falcon", {"rope_parameters": LINEAR}),

@@ -48,7 +48,7 @@ def made(name: str) -> Any:
     if name == "phi3, long":
         rope = {"rope_parameters": LONG, "original_max_position_embeddings": 32}
         return rounded(tiny_model("phi3", **rope))
-    metas = {"rope_parameters": META, "max_position_embeddings": 16384} if name == "llama3" else {}
+    metas = {"rope_parameters": META, "max_position_embeddings": 16384} if name.endswith("llama3") else {}
     return rounded(gguf_model(name, **metas))
 
 

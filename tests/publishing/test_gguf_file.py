@@ -13,7 +13,7 @@ import torch
 from gguf_files import needs_llama_cpp, next_token_of_both, with_merges
 from sampled import sampled
 from tiny import FAMILIES, tiny_model, tiny_tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, BloomForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, MptConfig, MptForCausalLM
 
 from tunelab.errors import ModelError, UsageError
 from tunelab.models.gguf.settings import file_context
@@ -187,8 +187,8 @@ def test_llama_cpp_runs_the_same_model(name: str, tmp_path: Path) -> None:
 
 
 def test_other_architectures_are_refused_with_the_command_of_llama_cpp(tmp_path: Path) -> None:
-    model = BloomForCausalLM(BloomConfig(vocab_size=300, hidden_size=8, n_layer=1, n_head=1))
-    refused = "a BloomForCausalLM is not among the models whose GGUF files are verified: LlamaForCausalLM, "
+    model = MptForCausalLM(MptConfig(vocab_size=300, d_model=8, n_layers=1, n_heads=1))
+    refused = "a MptForCausalLM is not among the models whose GGUF files are verified: LlamaForCausalLM, "
     with pytest.raises(ModelError, match=refused) as caught:
         write_gguf(model, tiny_tokenizer(), tmp_path / "m.gguf", kind="BF16")
     assert "python convert_hf_to_gguf.py MERGED --outfile model.gguf --outtype bf16" in caught.value.hint

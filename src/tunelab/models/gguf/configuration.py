@@ -108,8 +108,10 @@ def file_config(class_name: str, file: GgufFile, says: Mapping[str, Any]) -> Any
     default = kind()
     settings: dict[str, Any] = {key: copy.copy(values[0]) for key, values in family.fixed.items()}
     settings |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # written with the tokenizer's
-    if not family.has_window:
+    if not family.runs_window(says["block_count"]):
         settings["sliding_window"] = None
+        if family.window_layers:
+            settings["layer_types"] = ["full_attention"] * says["block_count"]
     for key, names in SAME.items():
         name = next((name for name in names if hasattr(default, name)), None)
         if key in says and name is not None:

@@ -44,11 +44,15 @@ class Family:
         stated: further configuration keys that `metadata` writes, or that the weights themselves show.
         metadata: what the file says beyond the common shape.
         changes: part of a parameter's name (a regular expression) -> how its layout changes; the first that fits.
+        names: part of a parameter's name (a regular expression) -> the same part in the names that the gguf package
+            knows: those of the family's checkpoints, where transformers has others.
         ropes: types of rotary embeddings; none = the model has none.
         epsilon: configuration key of the norms' epsilon; "rms" in it: they are RMS norms.
         rotates_part: heads may be rotated in part.
         wide_heads: heads need not be hidden_size / num_attention_heads wide.
         has_window: llama.cpp has the family's sliding window. Where it has not, the file's context ends at the window.
+        window_layers: it has that window in models of so many layers, and runs all others without one; 0: in all.
+        has_groups: there may be fewer heads of keys and values than of queries.
         writes_head: the file holds a head of its own, even if it is tied to the embedding.
     """
 
@@ -57,11 +61,14 @@ class Family:
     stated: tuple[str, ...] = ()
     metadata: Callable[[Any], Metadata] = lambda config: {}
     changes: Mapping[str, Callable[[Any], Change]] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
     ropes: tuple[str, ...] = ("default",)
     epsilon: str = "rms_norm_eps"
     rotates_part: bool = False
     wide_heads: bool = False
     has_window: bool = False
+    window_layers: int = 0
+    has_groups: bool = True
     writes_head: bool = False
 
     def change(self, name: str, config: Any) -> Change:
@@ -70,6 +77,16 @@ class Family:
             if re.search(part, name):
                 return made(config)
         return unchanged
+
+    def runs_window(self, layers: int) -> bool:
+        """Whether llama.cpp has the window of a model of so many layers."""
+        return self.has_window and self.window_layers in (0, layers)
+
+    def known_name(self, name: str) -> str:
+        """A parameter's name as the gguf package knows it."""
+        for part, known in self.names.items():
+            name = re.sub(part, known, name)
+        return name
 
 
 def unchanged(values: Tensor) -> Tensor:
@@ -279,6 +296,23 @@ FAMILIES: dict[str, Family] = {
         "qwen3moe",
         {**SILU, **NO_BIAS, "norm_topk_prob": (True,), "decoder_sparse_step": (1,), "mlp_only_layers": ([], None)},
         (*EXPERTS, *ROUTING, *WINDOWS), _experts, ropes=SCALED, wide_heads=True,
+    ),
+    "OlmoeForCausalLM": Family(
+        "olmoe", {**SILU, **NO_BIAS, "norm_topk_prob": (False,), "clip_qkv": (None,)}, (*EXPERTS, *ROUTING), _experts,
+        ropes=SCALED, has_groups=False,
+    ),
+    "GraniteMoeForCausalLM": Family(
+        "granitemoe", {**SILU, **NO_BIAS}, (*GRANITE, *EXPERTS, *ROUTING),
+        lambda config: _granite(config) | _experts(config), INTERLEAVED,
+        {r"\.block_sparse_moe\.router\.": ".mlp.gate.", r"\.block_sparse_moe\.": ".mlp."},
+    ),
+    "Exaone4ForCausalLM": Family(
+        "exaone4", SILU, ("sliding_window_pattern",), lambda config: _window(config) if config.sliding_window else {},
+        ropes=("default", "llama3"), has_window=True, window_layers=64,
+    ),
+    "BloomForCausalLM": Family(
+        "bloom", {**TIED, "apply_residual_connection_post_layernorm": (False,)}, ("slow_but_exact",), changes=FUSED,
+        names={r"^transformer\.": ""}, ropes=(), epsilon="layer_norm_epsilon",
     ),
     "SeedOssForCausalLM": Family(
         "seed_oss", {**SILU, **NO_BIAS, "attention_bias": (True,), "attention_out_bias": (False,)}, wide_heads=True

@@ -64,7 +64,8 @@ def check_settings(class_name: str, config: Any, outtype: str = "f16") -> None:
     for key in sorted(default.to_dict().keys() - known):
         if getattr(config, key) != getattr(default, key):
             raise _unverified(class_name, f"{key} {getattr(config, key)!r}", outtype)
-    needed = (*family.stated, *(["sliding_window"] if family.has_window else []))
+    has_window = family.runs_window(config.num_hidden_layers)
+    needed = (*family.stated, *(["sliding_window"] if has_window else []))
     for key in needed:  # llama.cpp puts its own default in the place of what a file does not say
         if getattr(config, key, None) is None and getattr(default, key, None) is not None:
             raise ModelError(
@@ -74,6 +75,12 @@ def check_settings(class_name: str, config: Any, outtype: str = "f16") -> None:
     _check_layers(class_name, family, config, outtype)
     if not family.wide_heads and head_width(config) * config.num_attention_heads != config.hidden_size:
         raise _unverified(class_name, f"heads that are {head_width(config)} wide", outtype)
+    if not family.has_groups and config.num_key_value_heads != config.num_attention_heads:
+        raise ModelError(
+            f"llama.cpp runs a {class_name} only with num_key_value_heads {config.num_attention_heads}, one for each "
+            f"head; this model has {config.num_key_value_heads}",
+            "export as transformers checkpoint (--to hf)",
+        )
     if family.ropes:
         _check_rope(class_name, family, config, outtype)
 
@@ -84,9 +91,18 @@ def _unverified(class_name: str, what: str, outtype: str) -> ModelError:
 
 def _check_layers(class_name: str, family: Family, config: Any, outtype: str) -> None:
     """llama.cpp has the order of window and full layers, and of layers without positions, in its code."""
-    default = type(config)(num_hidden_layers=config.num_hidden_layers)
+    layers = config.num_hidden_layers
+    default = type(config)(num_hidden_layers=layers)
+    has_window = family.runs_window(layers)
+    # What has a window there also has its rotary embeddings in some layers alone: a shorter context is not enough.
+    if family.window_layers and not has_window and config.sliding_window is not None:
+        raise ModelError(
+            f"llama.cpp runs a {class_name} of {layers} layers only without sliding_window; this model has "
+            f"{config.sliding_window}",
+            "export as transformers checkpoint (--to hf)",
+        )
     for key in ("layer_types", "no_rope_layers"):
-        if key == "layer_types" and not family.has_window:
+        if key == "layer_types" and not has_window:
             continue
         if getattr(config, key, None) != getattr(default, key, None):
             raise _unverified(class_name, f"{key} {getattr(config, key)!r}", outtype)
@@ -176,7 +192,7 @@ def file_context(class_name: str, config: Any) -> int:
     family = family_of(class_name)
     longest: Any = getattr(config, "max_position_embeddings", None)
     context = int(longest or getattr(config, "seq_length", 2048))
-    window = None if family.has_window else active_window(config)
+    window = None if family.runs_window(config.num_hidden_layers) else active_window(config)
     is_long = family.ropes and main_rope(config)["rope_type"] == "longrope"
     return min(context, window or context, _original_context(config) if is_long else context)
 

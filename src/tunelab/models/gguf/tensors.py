@@ -119,7 +119,7 @@ def placed(model: PreTrainedModel) -> Iterator[Placed]:
     for full_name, parameter in model.named_parameters():
         for part_name, part in _parts(full_name, parameter):
             base, _, ending = part_name.rpartition(".")
-            name = names.get_name(base)
+            name = names.get_name(family.known_name(base))
             if name is None:
                 raise ModelError(
                     f"GGUF has no name for {part_name} of a {type(model).__name__}", "merge adapters first"
