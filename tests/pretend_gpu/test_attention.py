@@ -10,6 +10,7 @@ import pytest
 import torch
 from pretend_gpu import flash_attention as kernel
 from pretend_gpu.child import on_pretend_gpu
+from pretend_gpu.device import SEEN
 from tiny import random_table, tiny_model
 from torch import Tensor
 
@@ -51,6 +52,22 @@ def test_training_under_autocast_reaches_flash_attention(family: str, method: st
     """Rotary embeddings leave queries and keys in float32 where values are in 16 bits."""
     for dtype in (torch.bfloat16, torch.float16) if family == "llama" else (torch.bfloat16,):
         assert on_pretend_gpu(kernels_of_a_step, family, method, dtype) == {"forward": 2, "backward": 2}
+
+
+def operations_of_a_step(rows: int) -> int:
+    """Operations of a forward and backward pass of full fine-tuning in bf16 over so many rows."""
+    module = TargetLoss(tiny_model("llama").requires_grad_(True).to("cuda"), layout="packed").train()
+    batch = packed_batch(random_table([8] * rows), range(rows)).to("cuda")
+    SEEN.clear()
+    with module.attention(), torch.autocast("cuda", torch.bfloat16):
+        loss = module.of_batch(batch)
+    loss.backward()
+    return SEEN.operations
+
+
+def test_more_rows_are_not_more_operations() -> None:
+    """Row by row, 16 rows took several times as many."""
+    assert on_pretend_gpu(operations_of_a_step, 16) == on_pretend_gpu(operations_of_a_step, 3)
 
 
 #: (head size, dtype, heads, options of packed attention, capability) and whether FlashAttention takes it.

@@ -196,18 +196,20 @@ def table_loss(
     """
     was_training = module.training
     module.eval()
-    total, targets = 0.0, 0
+    total, targets = torch.zeros((), dtype=torch.float64, device=device), 0
     capacity = max(micro_batch_tokens, max(table.lengths, default=0))
     bins = pack_best_fit(table.lengths, capacity)
     try:
         with torch.no_grad(), module.attention():
-            done = 0
-            for rows in bins[rank::ranks]:
+            done, mine = 0, bins[rank::ranks]
+            for rows in mine:
                 batch = packed_batch(table, rows, loss_on).to(device)
-                total += float(module.of_batch(batch))
+                total += module.of_batch(batch)
                 targets += len(batch.labels)
                 done += len(rows)
                 on_rows(min(done * ranks, len(table)))
+            if len(mine) < -(-len(bins) // ranks):  # the others gather a sharded base once more
+                module.of_batch(packed_batch(table, bins[0], loss_on).to(device))
     finally:
         module.train(was_training)
-    return total, targets
+    return float(total), targets
