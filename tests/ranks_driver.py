@@ -75,7 +75,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "sharded gpt2": ("gpt2", {"data__held_out": 3, "train__sharding": "full", "adapter__dropout": 0.0}),
     "sharded, checkpointing": (
         "phi3",
-        {"train__sharding": "full", "train__activation_checkpointing": True, "train__micro_batch_tokens": 40},
+        {"train__sharding": "full", "train__activation_checkpointing": True, "train__batch_size": 16},
     ),
     "sharded, one row": ("llama", {"train__batch_size": 1, "data__held_out": 1, "train__sharding": "full"}),
     "full": ("gpt2", {"method": "full", "train__lr": 1e-3, "train__eps": 1e-4}),

@@ -286,8 +286,9 @@ def deterministic(asked: bool) -> Iterator[None]:
     if not asked:
         yield
         return
-    before, fills = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-    torch.utils.deterministic.fill_uninitialized_memory = False  # it makes faults repeatable, and costs time
+    settings: Any = torch.utils.deterministic
+    before, fills = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
+    settings.fill_uninitialized_memory = False  # it makes faults repeatable, and costs time
     torch.use_deterministic_algorithms(True)
     try:
         yield
@@ -299,7 +300,7 @@ def deterministic(asked: bool) -> Iterator[None]:
         ) from error
     finally:
         torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = fills
+        settings.fill_uninitialized_memory = fills
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

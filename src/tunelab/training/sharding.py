@@ -32,11 +32,12 @@ def shard_base(module: TargetLoss, accelerator: Accelerator) -> None:
     trained = {parameter for parameter in module.parameters() if parameter.requires_grad}
     for block in blocks(module.model):
         fully_shard(block, mesh=mesh, ignored_params=trained & set(block.parameters()))
-    fully_shard(module, mesh=mesh, ignored_params=trained)
+    # The loss computes its gradients in the forward pass: the head is not needed again in the backward pass.
+    fully_shard(module, mesh=mesh, ignored_params=trained, reshard_after_forward=True)
     for parameter in trained:
         parameter.data = parameter.data.to(device)
     shared = [name for name, parameter in module.named_parameters() if isinstance(parameter, DTensor)]
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, shared)
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, shared)  # type: ignore[no-untyped-call]
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
