@@ -142,9 +142,8 @@ class TargetLoss(nn.Module):
         super().__init__()
         self.model = model
         self.layout: RowLayout = layout or row_layout(model)
-        self.chunk = chunk or chunk_of(
-            underlying(model).config.get_text_config().vocab_size, underlying(model).device.type
-        )
+        self.chunk = chunk
+        self._vocabulary = underlying(model).config.get_text_config().vocab_size
         self._behind: list[nn.Parameter] | None = None
         self._before_pass: BeforePass | None = None
         if noise_alpha is not None:
@@ -163,7 +162,8 @@ class TargetLoss(nn.Module):
         wanted = hidden.index_select(0, predicted_from)  # [targets, hidden]
         head = output_head(self.model)
         parameters = self._parameters_behind(head, hidden) if torch.is_grad_enabled() else []
-        return chunked_cross_entropy(wanted, labels, head, parameters, self.chunk)
+        chunk = self.chunk or chunk_of(self._vocabulary, wanted.device.type)
+        return chunked_cross_entropy(wanted, labels, head, parameters, chunk)
 
     def _parameters_behind(self, head: Callable[[Tensor], Tensor], hidden: Tensor) -> list[nn.Parameter]:
         """What is trained behind the hidden states, looked for once."""
