@@ -161,7 +161,8 @@ def test_logits_exist_for_one_chunk_of_targets_at_a_time() -> None:
     assert max(formed) == 5
 
 
-def test_a_chunk_is_eight_million_logits_unless_told() -> None:
+def test_a_chunk_is_eight_million_logits_unless_told_and_more_on_a_gpu() -> None:
+    assert (chunk_of(128_256, "cuda"), chunk_of(151_936, "cuda"), chunk_of(262_144, "cuda")) == (512, 416, 256)
     chunk = chunk_of(264, "cpu")
     assert chunk % 32 == 0
     assert 2**23 - 32 * 264 < chunk * 264 <= 2**23
