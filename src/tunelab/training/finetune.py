@@ -215,8 +215,7 @@ def _train(
     check_unchanged(run, data)
     layout = row_layout(model, recipe.train.packing)
     module = TargetLoss(model, layout=layout, noise_alpha=recipe.train.neftune_alpha)
-    if recipe.train.sharding == "full":
-        shard_base(module, accelerator)
+    shard_base(module, accelerator, recipe.train.sharding)
     plan = training_plan(recipe, data.train, module.layout)
     checkpoints = CheckpointStore(run.checkpoints, recipe.train.keep_checkpoints)
     if accelerator.is_main_process:

@@ -19,14 +19,17 @@ from tunelab.models.forward import backbone
 from tunelab.training.loss import TargetLoss
 
 
-def shard_base(module: TargetLoss, accelerator: Accelerator) -> None:
+def shard_base(module: TargetLoss, accelerator: Accelerator, sharding: str = "full") -> None:
     """Share out the frozen weights of a model with its loss, block by block; embeddings, norm and head are one group.
+    Nothing happens with `sharding` "none".
 
     The model may be on the host: a block is moved to the device as a whole, and all but a share of it freed.
 
     Raises:
         ModelError: the model has no list of blocks.
     """
+    if sharding == "none":
+        return
     device = accelerator.device
     mesh = init_device_mesh(device.type, (accelerator.num_processes,))
     trained = {parameter for parameter in module.parameters() if parameter.requires_grad}
