@@ -60,7 +60,7 @@ def test_the_recipe_that_fits_is_written(tunelab: Command, bench: Bench, tmp_pat
         tmp_path / "fits.yaml",
         (*ON_GPU, "model=Llama-3.2-1B", "train.micro_batch_tokens=20000", "data.max_length=256"),
     )
-    said = tunelab("plan", bench.recipe, *large, "--gpu", "8GB", "--write", path)
+    said = tunelab("plan", bench.recipe, *large, "--gpu", "12GB", "--write", path)
     assert said.code == 0 and f"wrote {path}; next: tunelab train {path}" in said.err
     written = load_recipe(path)
     assert written.model.name == "meta-llama/Llama-3.2-1B"
@@ -91,8 +91,8 @@ def test_wrong_usage_is_named(tunelab: Command, tmp_path: Path) -> None:
 def test_what_would_fit_is_said_without_writing_a_recipe(tunelab: Command) -> None:
     said = tunelab("plan", "Llama-3.2-3B", "--gpu", "24GB")
     assert "24GB: 24,000,000,000 bytes (22.35 GiB)" in said.err
-    assert "LoRA may not fit; this would fit: train.micro_batch_tokens=3264" in said.err
-    said = tunelab("plan", "Llama-3.2-3B", "--gpu", "24GB", "train.micro_batch_tokens=3264")
+    assert "LoRA may not fit; this would fit: train.micro_batch_tokens=3008" in said.err
+    said = tunelab("plan", "Llama-3.2-3B", "--gpu", "24GB", "train.micro_batch_tokens=3008")
     assert "would fit" not in said.err and said.cells["LoRA *"][4] == "yes"
     said = tunelab("plan", "Llama-3.2-3B", "--gpu", "24GB", "method=full")
     assert "full fine-tuning does not fit; these would fit: LoRA, " in said.err
