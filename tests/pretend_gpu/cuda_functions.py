@@ -44,7 +44,7 @@ def pretend(capability: tuple[int, int] = (8, 0)) -> None:
 
 
 def _paged_memory() -> dict[str, Any]:
-    """bitsandbytes' memory that moves to the host when the GPU is full: here plain memory that says what it would be."""
+    """bitsandbytes' memory that moves to the host when the GPU is full: here plain memory with the flag."""
 
     def get_paged(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         made = torch.zeros(shape, dtype=dtype, device=device)
