@@ -38,7 +38,7 @@ def cache_home() -> Path:
 
 
 def kept_digest(state: object, computed: Callable[[], str]) -> str:
-    """The sha256 (hex) of files in this state (places, sizes, times), from the cache; computed if it is not there whole."""
+    """The sha256 (hex) of files in this state (places, sizes, times): from the cache, or computed if not whole."""
     known = cache_home() / "digests" / hashlib.sha256(repr(state).encode()).hexdigest()
     with suppress(OSError, ValueError):
         if re.fullmatch("[0-9a-f]{64}", found := known.read_text(encoding="utf-8").strip()):
