@@ -218,4 +218,14 @@ def test_losses_shares_and_numerical_errors() -> None:
     assert units.format_loss(2.31416) == "2.3142" and units.format_loss(-0.00001, signed=True) == "0.0000"
     assert units.format_share(0.1234) == "12.3 %" and units.format_share(1.0, 0) == "100 %"
     assert [units.format_error(one) for one in (0.0101, 14.2, 6e-10, 0)] == ["0.010", "14", "6.0e-10", "0"]
+
+
+def test_scores_have_no_more_decimals_than_anybody_reads() -> None:
+    """A model that answers next to nothing has a BLEU of 5.8e-10, which is 0."""
+    assert units.column_decimals([2.8e-5, 5.8e-10], "0-100") == 3
+    assert units.column_decimals([2.8e-5, 5.8e-10]) == 6
+    assert units.interval_decimals(-1e-9, 1e-9, "0-100") == 3
+    assert units.interval_decimals(-1e-9, 1e-9, "0-1") == 5
+    shown = [units.format_error(one, "0-100") for one in (5.8e-10, 0.0, 0.0014, 0.23, 14.2)]
+    assert shown == ["<0.001", "0", "0.001", "0.23", "14"]
     assert units.format_scientific(1.23e-7) == "1.2e-07" and units.format_scientific(0.0) == "0"

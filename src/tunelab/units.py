@@ -19,6 +19,9 @@ UNKNOWN = "–"
 #: Half-width of a 95 % interval in standard errors.
 HALF_INTERVAL = 1.96
 
+#: Decimals of a score that anybody reads, by its unit: a BLEU of 5.8e-10 is a BLEU of 0.
+MOST_DECIMALS = {"0-100": 3, "0-1": 5}
+
 #: Significance level that a rounded p-value must not cross.
 LEVEL = 0.05
 
@@ -101,8 +104,15 @@ def format_measured(value: float, noun: str, digits: int = 2) -> str:
     return f"{text} {noun}{'' if text == '1' else 's'}"
 
 
-def format_error(error: float) -> str:
-    """A standard error, or another size that has no error, with two significant digits: "0.010", "14", "6.0e-10"."""
+def format_error(error: float, unit: str = "") -> str:
+    """A standard error, or another size that has no error, with two significant digits: "0.010", "14", "6.0e-10".
+
+    Args:
+        unit: of a score; below the decimals that it is shown with, the error is a bound: "<0.001".
+    """
+    most = MOST_DECIMALS.get(unit)
+    if most is not None and error:
+        return _error_text(error, min(most, decimals_of(error)))
     return format_scientific(error) if 0 < abs(error) < 1e-5 else format_number(error, decimals_of(error))
 
 
@@ -144,7 +154,7 @@ def _error_text(error: float, decimals: int) -> str:
     return f"<{format_number(10.0**-decimals, decimals)}" if error and not float(text.replace(",", "")) else text
 
 
-def column_decimals(errors: Sequence[float | None]) -> int | None:
+def column_decimals(errors: Sequence[float | None], unit: str = "") -> int | None:
     """One number of decimals for a column: what the median of these standard errors needs for two significant digits.
 
     Not what the smallest needs: the BLEU of a base that answers next to nothing, 0.0427 ± 0.0016, would give every
@@ -152,12 +162,13 @@ def column_decimals(errors: Sequence[float | None]) -> int | None:
 
     Args:
         errors: None = unknown.
+        unit: of the scores; bounds the decimals (MOST_DECIMALS).
 
     Returns:
         None if no error is known and above zero.
     """
     known = [error for error in errors if error and math.isfinite(error)]
-    return decimals_of(median_high(known)) if known else None
+    return _of_unit(decimals_of(median_high(known)), unit) if known else None
 
 
 def value_decimals(values: Sequence[float], digits: int = 4) -> int:
@@ -172,9 +183,17 @@ def format_values(values: Sequence[float], digits: int = 4) -> list[str]:
     return [format_number(value, decimals) for value in values]
 
 
-def interval_decimals(low: float, high: float) -> int:
-    """Decimals of a difference with this 95 % interval: two significant digits of its standard error."""
-    return decimals_of((high - low) / (2 * HALF_INTERVAL) or abs(low))
+def interval_decimals(low: float, high: float, unit: str = "") -> int:
+    """Decimals of a difference with this 95 % interval: two significant digits of its standard error.
+
+    Args:
+        unit: of the score; bounds the decimals (MOST_DECIMALS).
+    """
+    return _of_unit(decimals_of((high - low) / (2 * HALF_INTERVAL) or abs(low)), unit)
+
+
+def _of_unit(decimals: int, unit: str) -> int:
+    return min(decimals, MOST_DECIMALS.get(unit, decimals))
 
 
 def format_interval(low: float, high: float, decimals: int, *, signed: bool = True) -> str:

@@ -158,8 +158,8 @@ CHECKS = (
         "warning",
         "tunelab prompts as it trains; other programs prompt with the generation prompt, which the tuned model has not "
         "seen before an answer",
-        "serve it with the template's option that writes the same (Qwen3's enable_thinking=false); if it is the rows that "
-        "have more, data.thoughts=last puts that into the loss",
+        "serve it with the template's option that writes the same (Qwen3's enable_thinking=false); if the rows have "
+        "more, data.thoughts=last puts that into the loss",
         other_generation_prompt,
     ),
     Check(

@@ -105,7 +105,7 @@ def all_scores_table(report: StudyReport) -> StudyTable:
                 _words(score.name),
                 score.arm,
                 shown[score.arm, score.benchmark, score.name],
-                UNKNOWN if score.seed_error is None else format_error(score.seed_error),
+                UNKNOWN if score.seed_error is None else format_error(score.seed_error, score.unit),
                 f"{score.n:,}",
                 str(score.seeds),
                 score.unit,
@@ -284,7 +284,7 @@ def _score_cell(
 def _seed_notes(score: ArmScore) -> tuple[str, ...]:
     if score.seeds < 2:
         return ()
-    error = "?" if score.seed_error is None else format_error(score.seed_error)
+    error = "?" if score.seed_error is None else format_error(score.seed_error, score.unit)
     return (f"SE across {score.seeds} seeds: {error}",)
 
 
@@ -337,7 +337,7 @@ def _comparison_columns(report: StudyReport) -> list[_ComparisonMaker]:
         (Column("Difference"), _difference_cell),
         (
             Column("95 % interval"),
-            lambda one: Cell(format_interval(one.low, one.high, interval_decimals(one.low, one.high))),
+            lambda one: Cell(format_interval(one.low, one.high, interval_decimals(one.low, one.high, one.unit))),
         ),
         (Column("p", "Holm"), _probability_cell),
         (Column("Items"), lambda one: Cell(f"{one.n:,}")),
@@ -357,10 +357,12 @@ def _comparison_columns(report: StudyReport) -> list[_ComparisonMaker]:
 
 
 def _difference_cell(one: PairedComparison) -> Cell:
-    of_seeds = () if one.seed_error is None else (f"SE across {one.seeds} seeds: {format_error(one.seed_error)}",)
+    of_seeds = (
+        () if one.seed_error is None else (f"SE across {one.seeds} seeds: {format_error(one.seed_error, one.unit)}",)
+    )
     if one.item_error is not None:
-        of_seeds = (f"SE over items: {format_error(one.item_error)}", *of_seeds)
-    decimals = interval_decimals(one.low, one.high)
+        of_seeds = (f"SE over items: {format_error(one.item_error, one.unit)}", *of_seeds)
+    decimals = interval_decimals(one.low, one.high, one.unit)
     return Cell(format_number(one.difference, decimals, signed=True), of_seeds)
 
 
@@ -385,7 +387,7 @@ def _test_cell(one: PairedComparison) -> Cell:
 def _detectable_cell(one: PairedComparison) -> Cell:
     if not one.could_be_shown:
         return Cell("none")
-    return Cell(UNKNOWN if one.detectable is None else format_error(one.detectable))
+    return Cell(UNKNOWN if one.detectable is None else format_error(one.detectable, one.unit))
 
 
 def _flips_cell(one: PairedComparison) -> Cell:

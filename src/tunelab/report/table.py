@@ -41,7 +41,7 @@ def score_text(score: Any, decimals: int | None = None) -> str:
 def score_texts(scores: Sequence[Any]) -> list[str]:
     """Scores of one metric like score_text(), all with the same decimals; UNKNOWN for None."""
     seen = [one for one in scores if one is not None and not one.is_blind]
-    decimals = column_decimals([one.error for one in seen])
+    decimals = column_decimals([one.error for one in seen], seen[0].unit if seen else "")
     if decimals is None:
         decimals = value_decimals([one.value for one in seen])
     return [UNKNOWN if one is None else score_text(one, decimals) for one in scores]

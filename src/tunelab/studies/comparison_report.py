@@ -30,6 +30,7 @@ from tunelab.report.content import Arm, ArmScore, Curve, SettingDifference, Stud
 from tunelab.report.forgetting_content import Forgetting
 from tunelab.studies.arm_settings import method_name, model_name, setting_differences, settings_in_use, source_name
 from tunelab.studies.forgetting_report import forgetting_part
+from tunelab.studies.guessing import guessing
 from tunelab.studies.report_parts import (
     TRAINED_ONCE,
     answered,
@@ -249,6 +250,7 @@ def _caveats(
     yield from chosen_by_measured_rows(trained)
     yield from unlike_machines(trained)
     yield from unseen_references(one for side in sides for one in side.evaluated)
+    yield from guessing((side.name, one) for side in sides for one in side.evaluated)
     for side in sides:
         if side.run is not None and not side.is_tuned and not with_base:
             yield f"{side.name} was evaluated as its base, before training: the effect of training was not measured."

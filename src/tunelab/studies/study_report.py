@@ -34,6 +34,7 @@ from tunelab.studies.arm_settings import method_name, model_name, setting_differ
 from tunelab.studies.budgets_part import budget_curves, budgets_part
 from tunelab.studies.data_checks import data_check_sentences
 from tunelab.studies.forgetting_report import forgetting_part
+from tunelab.studies.guessing import guessing
 from tunelab.studies.published import Costs, published_figures, with_published
 from tunelab.studies.rates_part import rates_in_use, rates_sentences, searched_rates
 from tunelab.studies.report_parts import (
@@ -281,6 +282,9 @@ def _caveats(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[str]:
     yield from data_check_sentences({name: run.manifest["data"].get("checks") for name, run in runs.items()})
     yield from unseen_references(
         one for benchmark in study.benchmarks for arm in study.arms for one in found.evaluated(arm, benchmark)
+    )
+    yield from guessing(
+        (arm, one) for benchmark in study.benchmarks for arm in study.arms for one in found.evaluated(arm, benchmark)
     )
     yield from _limits(found)
     if any(one.exploratory for one in comparisons):

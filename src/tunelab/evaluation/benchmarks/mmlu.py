@@ -247,7 +247,7 @@ def summarise(graded: Sequence[Graded], options: Options) -> Scored:
         scores=scores,
         groups={name: [accuracy(part, protocol)] for name, part in groups.items()},
         warnings=warnings,
-        facts={"subjects": len(subjects), **choice_facts(graded)},
+        facts={"subjects": len(subjects), "chance": BENCHMARK.chance, **choice_facts(graded)},
     )
 
 

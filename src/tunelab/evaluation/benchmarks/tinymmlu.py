@@ -191,7 +191,8 @@ def summarise(graded: Sequence[Graded], options: Options) -> Scored:
     protocol = {"protocol": "lm-eval", "shots": options.shots, "estimate": estimate}
     scores = [accuracy(graded, protocol), clustered_accuracy(graded, protocol, "subject")]
     warnings = doubts(graded, scores, 0.25)
-    facts: dict[str, Any] = {"subjects": len(by_cluster(graded)), **choice_facts(graded)}
+    subjects = len(by_cluster(graded))
+    facts: dict[str, Any] = {"subjects": subjects, "chance": BENCHMARK.chance, **choice_facts(graded)}
     if options.parameters:
         estimates, doubted, ability = _estimates(graded, options.parameters, options.shots)
         scores += estimates
