@@ -101,6 +101,7 @@ def test_the_result_of_a_call_is_a_tool_s_turn(actor: Actor, tmp_path: Path) -> 
     assert row.messages[1].content == "Let me see." and row.messages[2].of_tool["name"] == "weather"
     (made,) = row.messages[1].tool_calls
     assert made["function"] == {"name": "weather", "arguments": {"city": "Rome"}}
+    tokenizer.chat_template = shipped_template("chatml")
     encoder = RowEncoder(tokenizer, get_template("chat", tokenizer))
     for asked, turns in zip(actor.calls, (1, 3, 5), strict=True):
         assert asked["prompt"] == encoder.prompt_ids(Conversation(row.messages[:turns], tools=tools))
@@ -117,13 +118,13 @@ def test_a_result_is_not_in_a_prompt_without_its_call(actor: Actor) -> None:
     tools = as_tools([{"name": "look", "description": "Looks."}])
     decoding = Decoding(max_new_tokens=10)
     chat = session(
-        "chat", byte_tokenizer(), jinja=shipped_template("chatml"), tools=tools, context=560, decoding=decoding
+        "chat", byte_tokenizer(), jinja=shipped_template("chatml"), tools=tools, context=850, decoding=decoding
     )
     actor.says = '{"name": "look", "parameters": {}}'
     say(chat, "Look there, please.")
     actor.says = "A tree."
     list(chat.give("tree").pieces)
-    for number in range(4):
+    for number in range(6):
         say(chat, f"And {number}?")
         text = chat._tokenizer.decode(actor.calls[-1]["prompt"])
         assert ("<tool_response>" in text) == ("Look there" in text)

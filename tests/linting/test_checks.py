@@ -308,9 +308,9 @@ def test_training_may_differ_from_the_generation_prompt_in_both_directions(in_tu
     thoughts = "<think>\n\n</think>\n\n"
     in_prompt = "" if in_turns else EMPTY_THOUGHTS
     rows = tokenized([pair()], tokenizer=prompting_tokenizer(in_prompt, in_turns), template="chat")
-    (found,) = [one for one in lint(rows).findings if one.name == "other-generation-prompt"]
+    (found,) = [one for one in lint(rows).findings if one.check == "other-generation-prompt"]
     here, there = (thoughts, "") if in_turns else ("", thoughts)
     said = f"before an answer these rows have {here!r} where the chat template's generation prompt has {there!r}"
     assert said in found.what
     trained = tokenized([pair()], tokenizer=prompting_tokenizer("", EMPTY_THOUGHTS), template="chat", thoughts=True)
-    assert "other-generation-prompt" not in [one.name for one in lint(trained).findings]  # all of it is in the loss
+    assert "other-generation-prompt" not in [one.check for one in lint(trained).findings]  # all of it is in the loss
