@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import sys
 import urllib.request
 from collections.abc import Sequence
@@ -80,6 +81,7 @@ class Exact:
     """The model in float32: how far one token is ahead of another."""
 
     def __init__(self, folder: str) -> None:
+        os.environ["TQDM_DISABLE"] = "1"
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -164,7 +164,7 @@ def further(training: Sequence[str]) -> list[Step]:
     file, more, named = exports()[2][3] + "/model.gguf", "runs/more", "runs/llama3"
     asked = ("--prompt", QUESTION, "--max-new-tokens", "48")
     return [
-        Step(("plan", "--model", "model", "--gpu", "8GB", *TRAINING[2:4])),
+        Step(("plan", "--model", "model", "--gpu", "8GB", *TRAINING[2:6])),
         Step(("lint", *training)),
         Step(("generate", "--model", file, *asked)),
         Step(("train", "--model", file, *two_steps, "--out", "runs/from-gguf"), makes="runs/from-gguf"),
@@ -307,7 +307,13 @@ def in_short(sections: Sequence[str]) -> str:
         cells = [_row(made, title, row) for row in ("speed", "peak resident memory", "held-out loss")]
         trainings += [(name, *(cell[0] for cell in cells))] if all(cells) else []
     blocks = {"scores": scores, "training": trainings}
-    texts = (f"<!-- block {name} -->\n```\n{_aligned(rows)}\n```\n<!-- end {name} -->" for name, rows in blocks.items())
+    texts = [f"<!-- block {name} -->\n```\n{_aligned(rows)}\n```\n<!-- end {name} -->" for name, rows in blocks.items()]
+    title = "## python llama_cpp_answers.py"
+    counts = [
+        line for one in sections if one.startswith(title) for line in re.findall("^exported.*", one, re.MULTILINE)
+    ]
+    if counts:
+        texts.append("<!-- block llama-cpp -->\n```\n" + "\n".join(counts) + "\n```\n<!-- end llama-cpp -->")
     return "## In short\n\n" + "\n\n".join(texts) + "\n"
 
 
@@ -327,7 +333,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def page(sections: Sequence[str], today: str) -> str:
+def page(sections: Sequence[str], today: str, note: str = "") -> str:
     here = machine()
     seconds = sum(
         int(found[1]) for section in sections if (found := re.search(r"^(\d+) s, exit", section, re.MULTILINE))
@@ -337,21 +343,24 @@ def page(sections: Sequence[str], today: str) -> str:
         f"# A real model, {today}\n\n`make real-model` with SmolLM2-135M-Instruct (bfloat16, from a Q4_1 file: "
         f"the scores are that file's); {here['processor']}, {here['cores']} cores; python {here['python']}, "
         f"{versions}. "
-        f"{seconds / 60:.0f} minutes in all.\n\n" + "\n".join([in_short(sections), *sections])
+        f"{seconds / 60:.0f} minutes in all.{f' {note}' if note else ''}\n\n"
+        + "\n".join([in_short(sections), *sections])
     )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path)
-    given = parser.parse_args().folder
+    parser.add_argument("--note", default="", help="what a reader must know of this machine while it ran")
+    arguments = parser.parse_args()
+    given = arguments.folder
     model, data = os.environ.get(MODEL), Path(os.environ.get(DATA, REPOSITORY.parent / "shared" / "data"))
     if not model or not (data / "alpaca" / "alpaca_cleaned.json").is_file():
         print(f"skipped: {MODEL} names no folder" if not model else f"skipped: no alpaca/alpaca_cleaned.json in {DATA}")
         return 0
     with tempfile.TemporaryDirectory() as temporary, prepared(Path(model), data, given or Path(temporary)) as folder:
         sections, failed = record(folder)
-        text = page(sections, str(date.today())).replace(str(folder.resolve()), ".")
+        text = page(sections, str(date.today()), arguments.note).replace(str(folder.resolve()), ".")
     for place in (str(Path(model).resolve()), str(data.resolve()), str(REPOSITORY), str(Path.home())):
         text = text.replace(place, "...")
     target = RESULTS / f"{date.today()}-real-model.md"
