@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from bf16_products import with_bf16_products
 from hypothesis import HealthCheck, settings
 from run_cache import new_cache
 
@@ -95,6 +96,12 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("needs ../shared/data beside the repository (real data and tokenizers), which is not there")
     return SHARED_DATA
+
+
+@pytest.fixture(autouse=True)
+def _no_bf16_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test computes in does not depend on the machine."""
+    with_bf16_products(monkeypatch, False)
 
 
 @pytest.fixture(scope="module", autouse=True)

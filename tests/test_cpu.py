@@ -11,6 +11,9 @@ import pytest
 
 from tunelab import cpu
 
+#: The function itself: in a test there are none (conftest.py).
+HAS_BF16_PRODUCTS = cpu.has_bf16_products
+
 
 def made(root: Path, **files: str) -> Path:
     """A root folder with proc/self/cgroup and files below sys/fs/cgroup; "__" stands for "/"."""
@@ -48,6 +51,24 @@ def test_a_quota_limits_the_cores(tmp_path: Path, files: dict[str, str], cores: 
 def test_an_affinity_limits_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5}, raising=False)
     assert cpu.usable_cores(made(tmp_path, own="0::/\n", **{"cpu.max": "400000 100000\n"})) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "has"),
+    [
+        ("model name : one\nflags\t\t: fpu avx512f avx512_bf16\nbogomips : 1\n", True),
+        ("flags : fpu amx_tile amx_bf16\n", True),
+        ("Features : fp asimd bf16\n", True),
+        ("flags : fpu avx2 avx512f\n", False),
+        ("model name : avx512_bf16\n", False),
+        (None, False),
+    ],
+)
+def test_bf16_products_are_what_the_flags_say(text: str | None, has: bool, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "proc").mkdir()
+        (tmp_path / "proc/cpuinfo").write_text(text)
+    assert HAS_BF16_PRODUCTS(tmp_path) is has
 
 
 def test_the_defaults_are_set_where_the_user_set_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,10 @@
-"""The machine's memory, the cores that this process may use, and how torch's threads wait for each other on them."""
+"""The machine's memory, the instructions of its processor, the cores that may be used, and how torch's threads wait."""
 
 from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import MutableMapping
 from pathlib import Path
 
@@ -14,6 +15,38 @@ SPINS = 1000
 
 #: What a user sets to choose this; then nothing is changed.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+#: Flags of processors that multiply in bfloat16, as Linux names them: AVX-512's, AMX's and Arm's.
+BF16_PRODUCTS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
+    """The processor's flags; empty where no Linux says.
+
+    Args:
+        root: where proc is.
+    """
+    try:
+        text = (root / "proc" / "cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return frozenset(found[1].split()) if found else frozenset()
+
+
+def has_bf16_products(root: Path = Path("/")) -> bool:
+    """Whether the processor multiplies in bfloat16; others emulate it, slowly. False where no Linux says."""
+    return not BF16_PRODUCTS.isdisjoint(cpu_flags(root))
+
+
+def computes_in_bf16(checkpoint_bytes: int) -> bool:
+    """Whether `train.dtype: auto` is bf16 on this CPU; see docs/decisions/0009-bf16-on-the-cpu.md.
+
+    Args:
+        checkpoint_bytes: bytes of a number in the model's checkpoint: 2 in bf16 and fp16, 4 in fp32.
+    """
+    return checkpoint_bytes == 2 and has_bf16_products()
 
 
 def memory_bytes() -> int:

@@ -334,7 +334,9 @@ class TrainSettings(Section):
         False, description="Recompute activations in the backward pass (gradient checkpointing): less memory, slower."
     )
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Compute dtype of forward and backward. auto: bf16 on a GPU that supports it, else fp32."
+        "auto",
+        description="Compute dtype of forward and backward. auto: bf16 on a GPU that supports it, and on a CPU with "
+        "bf16 instructions if the checkpoint is in bf16 or fp16; else fp32.",
     )
     save_dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",

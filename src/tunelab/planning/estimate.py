@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from tunelab.config import Recipe
+from tunelab.cpu import computes_in_bf16
 from tunelab.planning.activations import Activations, trace
 from tunelab.planning.adapters import HEAD, Adapters, adapters_of
 from tunelab.planning.memory import Load, Peak, on_the_card, peak_of
@@ -40,7 +41,7 @@ class Plan:
     Args:
         shape: of its model.
         recipe: resolved.
-        on_gpu: False = a CPU in float32.
+        on_gpu: False = this machine's CPU.
         has_bfloat16: False = a GPU that computes in float16, without FlashAttention.
         target_share: of all tokens, those in the loss; 1 if it is not known.
     """
@@ -90,7 +91,7 @@ class Plan:
         """Of a number in matrix products."""
         dtype = self.recipe.train.dtype
         if dtype == "auto":
-            return 2 if self.on_gpu else 4
+            return 2 if self.on_gpu or computes_in_bf16(self.shape.checkpoint_bytes) else 4
         return 4 if dtype == "fp32" else 2
 
     @cached_property

@@ -135,7 +135,7 @@ def _key(study: Study, cell: Cell) -> str:
 def _try(cell: Cell, folder: Path, memory: list[Memory], progress: Progress) -> Cell:
     """Train at a trial's rate, on validation rows alone; what diverges is a result as well. No weights are kept."""
     asked = asked_study(folder)
-    recipe = _in_dtype_of_study(try_recipe(asked, cell.arm, cell.lr or 0.0), folder)
+    recipe = _in_dtype_of_study(asked, try_recipe(asked, cell.arm, cell.lr or 0.0), folder)
     place = folder / "runs" / cell.key
     if place.exists() and not Run(place).is_done and not Run(place).tokenizer.exists():
         shutil.rmtree(place)  # it diverged, and a kill came between the removal of its weights and its record
@@ -167,7 +167,8 @@ def _make(study: Study, cell: Cell, folder: Path, memory: list[Memory], progress
     from tunelab.training.meter import Meter
 
     study = study.at(cell.budget)
-    recipe = _in_dtype_of_study(study.arm_recipe(cell.arm, study.seeds[0] if cell.seed is None else cell.seed), folder)
+    seed = study.seeds[0] if cell.seed is None else cell.seed
+    recipe = _in_dtype_of_study(study, study.arm_recipe(cell.arm, seed), folder)
     if not cell.benchmark:
         run = _train(in_group(study, recipe), folder / "runs" / cell.key, progress)
         memory.append(run.peak_memory)
@@ -213,22 +214,32 @@ def _allow_code_of_trained(recipe: Recipe, run: Run) -> None:
     )
 
 
-def _in_dtype_of_study(recipe: Recipe, folder: Path) -> Recipe:
+def _in_dtype_of_study(study: Study, recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with `train.dtype: auto` as the study's first job resolved it, on whatever machine this one runs."""
     from tunelab.models.load import DTYPES
-    from tunelab.preparation.model import compute_dtype, with_dtype
+    from tunelab.preparation.model import with_dtype
 
     if recipe.train.dtype != "auto":
         return recipe
     path = folder / RESOLVED
     if not path.exists():
-        write_text_once(path, json.dumps({"train.dtype": compute_dtype(recipe)}) + "\n")  # the first job's stays
+        write_text_once(path, json.dumps({"train.dtype": _dtype_of_all(study)}) + "\n")  # the first job's stays
     dtype = read_json(path).get("train.dtype")
     if dtype not in DTYPES:
         raise RunError(
             f"{path}: train.dtype is {shown(dtype)}, expected one of {', '.join(DTYPES)}", "restore it from a copy"
         )
     return with_dtype(recipe.model_copy(update={"train": recipe.train.model_copy(update={"dtype": dtype})}))
+
+
+def _dtype_of_all(study: Study) -> str:
+    """What `train.dtype: auto` is on this machine for every arm that has it; fp32 where that differs, as it does
+    between models with checkpoints in 16 and in 32 bits: results are compared at one dtype."""
+    from tunelab.preparation.model import compute_dtype
+
+    recipes = [study.arm_recipe(arm, study.seeds[0]) for arm in study.arms]
+    found = {compute_dtype(recipe) for recipe in recipes if recipe.train.dtype == "auto"}
+    return found.pop() if len(found) == 1 else "fp32"
 
 
 def _import_what_cells_use() -> None:
