@@ -169,7 +169,7 @@ def further(training: Sequence[str]) -> list[Step]:
         Step(("generate", "--model", file, *asked)),
         Step(("train", "--model", file, *two_steps, "--out", "runs/from-gguf"), makes="runs/from-gguf"),
         Step(("quantize", "model", "--precision", "nf4", "--out", "model-nf4"), makes="model-nf4"),
-        Step(("generate", "--model", "model-nf4", *asked)),
+        Step(("generate", "--model", "model-nf4", "--precision", "nf4", *asked)),
         Step(("merge", NF4, "--format", "nf4", "--force", "--out", "merged-nf4"), makes="merged-nf4"),
         Step(("train", "--model", "model", *two_steps, f"adapter.from={LORA}", "--out", more), makes=more),
         Step(("train", "--model", "model", *two_steps, *LLAMA3, "--out", named), makes=named),

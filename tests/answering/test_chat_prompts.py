@@ -124,7 +124,7 @@ def test_a_result_is_not_in_a_prompt_without_its_call(actor: Actor) -> None:
     say(chat, "Look there, please.")
     actor.says = "A tree."
     list(chat.give("tree").pieces)
-    for number in range(6):
+    for number in range(20):
         say(chat, f"And {number}?")
         text = chat._tokenizer.decode(actor.calls[-1]["prompt"])
         assert ("<tool_response>" in text) == ("Look there" in text)
