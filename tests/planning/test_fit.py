@@ -146,8 +146,8 @@ def test_the_published_figures_of_two_studies_are_within_the_range_of_their_unkn
 
 def test_kernels_and_doubts_are_said() -> None:
     assert plan_of("Llama-3.2-1B").ways.kernel == "varlen"
-    assert plan_of("Llama-3.2-1B", method="full").ways.kernel == "row by row"
-    assert plan_of("Llama-3.2-1B", train={"dtype": "fp32"}).ways.kernel == "math"
+    assert plan_of("Llama-3.2-1B", method="full").ways.kernel == "varlen"
+    assert plan_of("Llama-3.2-1B", train={"dtype": "fp32"}).ways.kernel == "efficient"
     gemma = plan_of("gemma-2-2b")
     assert gemma.ways.kernel == "math" and gemma.error == 0.10 and "square of the longest row" in gemma.doubts[0]
     assert gemma.peak(4096, 4096).allocated > 1.5 * gemma.peak(4096, 512).allocated

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def of(**changes: object) -> object:
 )
 def test_auto_takes_what_is_there(gpu: bool, bf16: bool, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16 or including_emulation)
     made = of(train__device="auto", train__dtype="auto")
     assert compute_device(made).type == ("cuda" if gpu else "cpu")
     assert compute_dtype(made) == dtype
@@ -90,6 +91,14 @@ def test_a_gpu_that_is_not_there(
     with pytest.raises(UsageError, match=r"train.dtype=fp16 needs a GPU, and none is used"):
         finetune(recipe(models["llama"], rows, tmp_path / "run", train__device="auto", train__dtype="fp16"))
     assert not (tmp_path / "run").exists()
+
+
+def test_processes_exchange_gradients_alone_and_wait_for_the_main_one() -> None:
+    """A quantized base's codes are buffers; NCCL gives up after 10 minutes, which a large model's writing can take."""
+    accelerator = make_accelerator(of())
+    assert accelerator.ddp_handler is not None and accelerator.ddp_handler.broadcast_buffers is False
+    assert accelerator.init_handler is not None and accelerator.init_handler.timeout >= timedelta(hours=1)
+    release(accelerator)
 
 
 @pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])

@@ -88,7 +88,9 @@ def show_costs(plan: Plan, card: Card | None, rows: RowLengths | None, gpus: int
     if gpus > 1:
         several = on_several(plan, gpus)
         found.append((f"on each of {gpus} GPUs", f"{_range(*several.copies)} GiB with copies (DDP)"))
-        found.append(("", f"{_range(*several.sharded)} GiB sharded (FSDP), which train cannot do yet"))
+        can = "train.sharding=full" if plan.recipe.method == "lora" and plan.recipe.precision.name == "none" else ""
+        how = can or "which train cannot do yet"
+        found.append(("", f"{_range(*several.sharded)} GiB sharded (FSDP), {how}"))
     _print_below(("cost", "prediction"), found)
 
 

@@ -103,8 +103,7 @@ def load_model(
     With a weight format its linear layers except the head are stored in it (quantized_load.py), whether the checkpoint
     has full weights or weights in that format; `skip` names layers that stay in `dtype`.
 
-    On a CPU the process keeps freed memory from now on (models/allocator.py), since computing with a model allocates
-    and frees large blocks at every step.
+    On a CPU the process keeps freed memory from now on (models/allocator.py): every step allocates and frees much.
 
     Raises:
         UsageError: its code is not allowed to run, or it is a GGUF file, which has none.
@@ -133,7 +132,8 @@ def load_model(
                     is_stored=stored is not None,
                 )
             else:
-                model = _load_dense(name, dtype, revision, trust_remote_code)
+                source = {"revision": revision, "trust_remote_code": trust_remote_code}
+                model = _load_dense(name, dtype, torch.device(device), **source)
     except TunelabError:
         raise
     except Exception as error:  # the code of any architecture
@@ -143,16 +143,16 @@ def load_model(
     return model.eval()
 
 
-def _load_dense(name: str, dtype: torch.dtype, revision: str | None, trust_remote_code: bool) -> PreTrainedModel:
+def _load_dense(name: str, dtype: torch.dtype, device: torch.device, **source: Any) -> PreTrainedModel:
     if (Path(name) / INDEX).exists():
         weight_files(Path(name))
     model: PreTrainedModel
     with no_pickles(), _without_report():
         model, info = AutoModelForCausalLM.from_pretrained(
             name,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
+            **source,
             dtype=dtype,
+            device_map={"": device} if device.type == "cuda" else None,  # tensor by tensor, not through host memory
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name

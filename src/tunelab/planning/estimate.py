@@ -114,23 +114,21 @@ class Plan:
 
     @property
     def _kernel(self) -> Kernel:
-        """As models/forward.py chooses it."""
+        """As models/forward.py and models/flash_attention.py choose it."""
         shape = self.shape
         if not self.on_gpu:
             return "rows"
-        if shape.softcaps or (self.compute_bytes == 4 and shape.heads != shape.key_heads):
+        if shape.softcaps:
             return "math"
         if self.compute_bytes == 4 or not self.has_bfloat16 or self.recipe.train.packing is False:
             return "efficient"
-        # Rotated queries are float32 where embeddings are, and FlashAttention over packed rows takes 16 bits alone.
-        is_wide = self.is_full and shape.family != "gpt2"
-        return "row by row" if is_wide or shape.dropout else "varlen"
+        return "row by row" if shape.dropout else "varlen"
 
     @property
     def _update(self) -> Update:
         if self.recipe.train.optimizer == "adamw-8bit":
             return "paged 8-bit" if self.on_gpu else "8-bit"
-        return "foreach" if self.on_gpu else "single"
+        return "fused" if self.on_gpu else "single"
 
     @cached_property
     def trained(self) -> int:

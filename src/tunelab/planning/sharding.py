@@ -18,8 +18,8 @@ class OnSeveral:
 
     Args:
         copies: data parallel (DDP), as `torchrun ... tunelab train` runs.
-        sharded: weights, gradients and moments divided (FSDP), layers gathered one by one. `tunelab train` cannot do
-            this yet.
+        sharded: weights, gradients and moments divided (FSDP), layers gathered one by one. `tunelab train` does this
+            for a LoRA's dense base, whose adapters stay whole.
     """
 
     copies: tuple[float, float]

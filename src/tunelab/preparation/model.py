@@ -46,7 +46,7 @@ def compute_dtype(recipe: Recipe) -> str:
     if dtype != "auto":
         return dtype
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if not cpu.has_bf16_products():  # the model's configuration need not be read
         return "fp32"
     return "bf16" if cpu.computes_in_bf16(checkpoint_dtype(recipe).itemsize) else "fp32"
