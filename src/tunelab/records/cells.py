@@ -72,8 +72,7 @@ class Cell:
         error: why it failed.
         seconds: total time over all sessions.
         memory_bytes: peak memory of the accelerator (of the process on a CPU); None = unknown.
-        start_memory_bytes: how much of it the process had before the job began (Python, libraries, what earlier jobs
-            left); None = memory of an accelerator, or unknown.
+        start_memory_bytes: how much of it the process had before the job; None = of an accelerator, or unknown.
         folder: its output, relative to the study's directory.
         lr: of a trial, the learning rate that it tries.
         validation_loss: of a trial that is done, in nats per token; None = it diverged, as `error` says.
