@@ -228,7 +228,7 @@ def prepared(model: Path, data: Path, folder: Path) -> Iterator[Path]:
         if place.exists() and not (folder / name).exists():
             (folder / name).symlink_to(place.resolve())
     (folder / "plain.py").write_text(PLAIN, encoding="utf-8")
-    shutil.copy(REPOSITORY / "scripts" / "llama_cpp_answers.py", folder)
+    shutil.copy(Path(__file__).with_name("llama_cpp_answers.py"), folder)
     questions = (json.dumps({"prompt": question}) + "\n" for question in QUESTIONS)
     (folder / "questions.jsonl").write_text("".join(questions), encoding="utf-8")
     yield folder
