@@ -344,15 +344,13 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-#: Kept: json.loads() makes one for each call, which takes as long as a line of a file.
-_DECODER = json.JSONDecoder(object_pairs_hook=_without_duplicates)
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_duplicates)  # kept: json.loads() makes one for each line
 
 
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The complete JSON lines of an append-only file, and their length in bytes.
 
-    A torn last line (no newline, or not JSON: the writer was killed) is left out of both.
-    A file that does not exist has no lines.
+    A torn last line (no newline, or not JSON: the writer was killed) is left out of both. No file has no lines.
 
     Raises:
         RunError: another line is not JSON, or an object has a key twice.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 
@@ -285,14 +285,13 @@ def _detect(place: _Place) -> tuple[str, ModuleType, Iterator[NumberedRow]]:
 
 def _checked_options(name: str, module: ModuleType, options: Mapping[str, Any]) -> SourceOptions:
     try:
-        settings: SourceOptions = module.Options.model_validate(dict(options))
+        return cast("SourceOptions", module.Options.model_validate(dict(options)))
     except ValidationError as error:
         problems = [f"options.{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         known = [f"{key}: {value.description}" for key, value in module.Options.model_fields.items()]
         raise UsageError(
             f"source {name!r}: " + "; ".join(problems), f"its options: {' '.join(known) or 'none'}"
         ) from None
-    return settings
 
 
 def _convert(module: ModuleType, rows: Iterable[NumberedRow], options: SourceOptions, label: str) -> _Converted:
@@ -356,7 +355,7 @@ def _noted(rows: Iterable[NumberedRow], options: SourceOptions, result: _Convert
 
 
 def _is_shipped(module: ModuleType) -> bool:
-    """Whether a source is of the package: those end, and check what they give (tests/contracts/test_sources.py)."""
+    """Whether it is of the package: those end, and check what they give."""
     return module.__name__.startswith("tunelab.")
 
 
