@@ -40,6 +40,7 @@ settings.load_profile("tunelab")
 #: The files that take longest, in CPU time, the longest first: the short ones then fill what is left of two workers.
 LONGEST = (
     # In `make test-slow`.
+    "pretend_gpu/test_everything.py",
     "studies/executors/test_kills.py",
     "studies/executors/test_here.py",
     "studies/test_published_studies.py",

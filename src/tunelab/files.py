@@ -8,9 +8,10 @@ import glob
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,19 @@ def cache_home() -> Path:
     """Tunelab's cache of reproducible files: $TUNELAB_CACHE, or tunelab in the user's cache directory."""
     home = os.environ.get("TUNELAB_CACHE")
     return Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tunelab"
+
+
+def kept_digest(state: object, computed: Callable[[], str]) -> str:
+    """The sha256 (hex) of files in this state (places, sizes, times): from the cache, or computed if not whole."""
+    known = cache_home() / "digests" / hashlib.sha256(repr(state).encode()).hexdigest()
+    with suppress(OSError, ValueError):
+        if re.fullmatch("[0-9a-f]{64}", found := known.read_text(encoding="utf-8").strip()):
+            return found
+    digest = computed()
+    with suppress(OSError):  # a cache that cannot be written costs time, nothing else
+        known.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(known, digest + "\n")
+    return digest
 
 
 def fsync_directory(path: Path) -> None:

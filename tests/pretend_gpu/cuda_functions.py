@@ -22,7 +22,7 @@ def pretend(capability: tuple[int, int] = (8, 0)) -> None:
     What asks for CUDA when it is imported is imported before.
     """
     import accelerate  # noqa: F401
-    import bitsandbytes  # noqa: F401
+    import bitsandbytes.functional
     import peft  # noqa: F401
     import transformers  # noqa: F401
 
@@ -37,8 +37,25 @@ def pretend(capability: tuple[int, int] = (8, 0)) -> None:
     torch.__future__.set_swap_module_params_on_conversion(True)
     for name, value in _functions(capability).items():
         setattr(torch.cuda, name, value)
+    for name, value in _paged_memory().items():
+        setattr(bitsandbytes.functional, name, value)
     # Triton compiles for a real GPU; its kernels have tests of their own, by the interpreter.
     _mxfp4_triton.is_available = lambda device: False  # type: ignore[assignment]
+
+
+def _paged_memory() -> dict[str, Any]:
+    """bitsandbytes' memory that moves to the host when the GPU is full: here plain memory with the flag."""
+
+    def get_paged(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        made = torch.zeros(shape, dtype=dtype, device=device)
+        made.is_paged = True  # type: ignore[attr-defined]
+        return made
+
+    return {
+        "get_paged": get_paged,
+        "fill": lambda tensor, value, *others, **named: tensor.fill_(value),
+        "prefetch_tensor": lambda tensor, to_cpu=False: None,
+    }
 
 
 def _functions(capability: tuple[int, int]) -> dict[str, Any]:

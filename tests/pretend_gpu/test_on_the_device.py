@@ -25,16 +25,6 @@ SETTINGS: dict[str, Any] = {"lr": 1e-2, "weight_decay": 0.0, "betas": (0.9, 0.99
 def paged() -> tuple[Tensor, Tensor, list[bool]]:
     """Weights after steps without and with an interruption, and whether each moment was in paged memory before the
     interruption and after it. bitsandbytes pages from 100,000 numbers on."""
-    from bitsandbytes import functional
-
-    def get_paged(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        made = torch.zeros(shape, dtype=dtype, device=device)
-        made.is_paged = True  # type: ignore[attr-defined]
-        return made
-
-    functional.get_paged = get_paged
-    functional.fill = lambda tensor, value, *others, **named: tensor.fill_(value)
-    functional.prefetch_tensor = lambda tensor, to_cpu=False: None
     weights, flags = [], []
     for stop in (None, 2):
         weight = torch.nn.Parameter(torch.full((400, 300), 0.1, device="cuda"))

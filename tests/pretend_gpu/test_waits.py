@@ -12,6 +12,8 @@ from pretend_gpu.child import on_pretend_gpu
 from pretend_gpu.device import SEEN
 from tiny import model_folder, recipe, rows_file, tiny_model
 
+from tunelab.inference.engine import generate
+from tunelab.inference.sampling import Decoding
 from tunelab.models.key_value_cache import KeyValueCache, cached_attention, read_tokens
 from tunelab.models.shared_prefix import prefix_attention, read_after_prefix, read_prefix
 from tunelab.training.finetune import finetune
@@ -93,6 +95,31 @@ def waits_of_decoding() -> list[Waits]:
 
 def test_reading_tokens_does_not_wait() -> None:
     assert on_pretend_gpu(waits_of_decoding) == [{}, {}, {}]
+
+
+class Numbers:
+    """Decodes token ids as their numbers."""
+
+    def decode(self, ids: list[int], **named: bool) -> str:
+        return " ".join(str(token) for token in ids)
+
+
+def waits_of_generating(options: dict[str, float]) -> int:
+    """Waits while four rows generate 8 tokens each."""
+    model: Any = tiny_model("llama").to("cuda", torch.bfloat16)
+    prompts = [[3, 4, 5], [6, 7], [8] * 9, [9]]
+    for tokens in (2, 8):  # the first time, what is needed once is made
+        SEEN.waits.clear()
+        decoding = Decoding(max_new_tokens=tokens, **options)  # type: ignore[arg-type]
+        found = list(generate(model, Numbers(), prompts, decoding, stop_token_ids=(), micro_batch_tokens=10_000))  # type: ignore[arg-type]
+        assert {len(one.token_ids) for one in found} == {tokens}
+    return SEEN.waits.total()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.9, "top_p": 0.9, "repetition_penalty": 1.2}])
+def test_a_generated_token_of_all_rows_is_one_wait(options: dict[str, float]) -> None:
+    assert on_pretend_gpu(waits_of_generating, options) == 8
 
 
 def fused() -> Counter[str]:

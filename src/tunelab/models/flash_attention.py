@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tunelab.models.page_locked import copied
+
 #: What the kernels were built for (aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp of torch 2.13).
 LEAST_CAPABILITY = (8, 0)
 HEAD_STEP, LARGEST_HEAD = 8, 256
@@ -49,13 +51,6 @@ class RowBorders:
         if device not in self._copies:
             self._copies[device] = copied(torch.tensor(self.starts, dtype=torch.int32), device)
         return self._copies[device]
-
-
-def copied(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on a device; to a GPU from page-locked memory, so that the host does not wait for it."""
-    if device.type != "cuda" or tensor.is_cuda:
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def takes_flash(query: Tensor, key: Tensor, value: Tensor, rows: int, **special: Any) -> bool:

@@ -25,7 +25,8 @@ from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 
 from tunelab.errors import ModelError
-from tunelab.models.flash_attention import RowBorders, copied, flash_attention, masked_attention, takes_flash
+from tunelab.models.flash_attention import RowBorders, flash_attention, masked_attention, takes_flash
+from tunelab.models.page_locked import copied
 from tunelab.models.plain_attention import as_scores, plain_attention
 from tunelab.models.row_attention import row_attention
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from tunelab.errors import ModelError
-from tunelab.models.flash_attention import RowBorders, copied
+from tunelab.models.flash_attention import RowBorders
 from tunelab.models.forward import (
     attention_set_to,
     backbone,
@@ -28,6 +28,7 @@ from tunelab.models.forward import (
     padded_tokens,
     underlying,
 )
+from tunelab.models.page_locked import copied
 from tunelab.models.plain_attention import plain_attention
 
 CACHED_ATTENTION = "tunelab_cached"

@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from tunelab.errors import ModelError
-from tunelab.models.flash_attention import RowBorders, copied, flash_attention, masked_attention, takes_flash
+from tunelab.models.flash_attention import RowBorders, flash_attention, masked_attention, takes_flash
 from tunelab.models.forward import (
     attention_set_to,
     backbone,
@@ -27,6 +27,7 @@ from tunelab.models.forward import (
     padded_tokens,
     underlying,
 )
+from tunelab.models.page_locked import copied
 from tunelab.models.plain_attention import as_scores, plain_attention
 
 PREFIX_ATTENTION = "tunelab_shared_prefix"

@@ -84,6 +84,7 @@ def run_cell(
             if cell.lr is not None:
                 cell = _try(cell, folder, memory, stage)
             else:
+                cell = _with_inputs(study, cell)
                 made = _make(study, cell, folder, memory, stage)
                 cell = replace(cell, status="done", error="", folder=str(made.relative_to(folder)))
     except (Interrupted, KeyboardInterrupt) as stop:
@@ -149,6 +150,15 @@ def _try(cell: Cell, folder: Path, memory: list[Memory], progress: Progress) -> 
         error = stop.message
     _clear(remove_weights, Run(place), progress)
     return replace(cell, status="done", error=error, folder=str(place.relative_to(folder)), validation_loss=loss)
+
+
+def _with_inputs(study: Study, cell: Cell) -> Cell:
+    """An evaluation of a model that is not tuned, with what it reads: no manifest says it."""
+    from tunelab.studies.unchanged import untuned_inputs, untuned_recipe
+
+    if not cell.benchmark or cell.needs:
+        return cell
+    return replace(cell, inputs=untuned_inputs(untuned_recipe(study, cell)))
 
 
 def _make(study: Study, cell: Cell, folder: Path, memory: list[Memory], progress: Progress) -> Path:

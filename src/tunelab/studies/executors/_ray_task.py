@@ -73,6 +73,8 @@ def work(order: Order, *parcels: Parcel) -> Outcome:
     """Run a task. `parcels`: the files that the cell needs, for a node that does not see the study's directory."""
     if order.gpus == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch is imported: do not use GPUs that other tasks have
+    if threads := os.environ.get("OMP_NUM_THREADS", "").split(",")[0]:  # Ray's: the cores of the task
+        os.environ.setdefault("RAYON_NUM_THREADS", threads)  # of tokenizers
     node = socket.gethostname()
     if order.version != __version__:
         return Outcome("refused", f"node {node} has tunelab {__version__}, the driver has {order.version}")
