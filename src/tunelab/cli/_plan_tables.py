@@ -124,7 +124,7 @@ def show_notes(plan: Plan, source: str, card: Card | None) -> None:
     """Where the numbers come from, what makes them less certain, and what would fit."""
     if card:
         several = f" on each of {plan.gpus} GPUs, with a copy of the model on each (DDP)" if plan.gpus > 1 else ""
-        _note(f"{card.name}: {card.memory:,.0f} bytes ({format_bytes(card.memory)}){several}")
+        _note(f"{card.name}: {round(card.memory):,} bytes ({format_bytes(card.memory)}){several}")
     _note(
         f"shape from {SOURCES[source]}; peak: allocated bytes, within ±{format_share(plan.error, 0)}; on the device: "
         "1.02 to 1.25 times that is reserved, and 0.2 to 0.8 GiB are the CUDA context"
