@@ -65,6 +65,7 @@ def operations_of_a_step(rows: int) -> int:
     return SEEN.operations
 
 
+@pytest.mark.slow
 def test_more_rows_are_not_more_operations() -> None:
     """Row by row, 16 rows took several times as many."""
     assert on_pretend_gpu(operations_of_a_step, 16) == on_pretend_gpu(operations_of_a_step, 3)

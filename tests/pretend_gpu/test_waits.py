@@ -116,14 +116,10 @@ def waits_of_generating(options: dict[str, float]) -> int:
     return SEEN.waits.total()
 
 
-def test_a_generated_token_of_all_rows_is_one_wait() -> None:
-    sampled = {"temperature": 0.9, "top_p": 0.9, "repetition_penalty": 1.2}
-    assert on_pretend_gpu(waits_of_generating, sampled) == 8
-
-
 @pytest.mark.slow
-def test_a_greedy_token_of_all_rows_is_one_wait() -> None:
-    assert on_pretend_gpu(waits_of_generating, {}) == 8
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.9, "top_p": 0.9, "repetition_penalty": 1.2}])
+def test_a_generated_token_of_all_rows_is_one_wait(options: dict[str, float]) -> None:
+    assert on_pretend_gpu(waits_of_generating, options) == 8
 
 
 def fused() -> Counter[str]:
