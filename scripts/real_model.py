@@ -61,7 +61,7 @@ EXPORTS = (
 )
 
 #: A chat template whose tokens SmolLM2's tokenizer lacks.
-LLAMA3 = ("data.chat_template=llama3", "model.new_tokens=template")
+LLAMA3 = ("data.template=llama3", "model.new_tokens=template")
 
 QUESTION = "Name the three primary colors."
 #: What tunelab and llama.cpp answer, one after the other.
@@ -234,8 +234,12 @@ def prepared(model: Path, data: Path, folder: Path) -> Iterator[Path]:
     yield folder
 
 
-def record(folder: Path) -> tuple[list[str], list[str]]:
-    """Run everything; the page's sections, and the commands that failed."""
+def record(folder: Path, *, runs: bool = True) -> tuple[list[str], list[str]]:
+    """Run everything; the page's sections, and the commands that failed.
+
+    Args:
+        runs: False = run nothing: what is not finished is named.
+    """
     sections, failed = [], []
     for number, step in enumerate(steps()):
         shown = " ".join(f'"{word}"' if " " in word else word for word in options(step, folder))
@@ -248,6 +252,10 @@ def record(folder: Path) -> tuple[list[str], list[str]]:
         if kept.exists():
             sections.append(kept.read_text(encoding="utf-8"))
             print(f"kept: {name}", flush=True)
+            continue
+        if not runs:
+            sections.append(f"## {name}\n\nNot run.\n")
+            print(f"not run: {name}", flush=True)
             continue
         if step.makes:
             shutil.rmtree(folder / step.makes, ignore_errors=True)  # of a step that was stopped
@@ -352,6 +360,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--note", default="", help="what a reader must know of this machine while it ran")
+    parser.add_argument("--page", action="store_true", help="only write the page of what is finished in --folder")
     arguments = parser.parse_args()
     given = arguments.folder
     model, data = os.environ.get(MODEL), Path(os.environ.get(DATA, REPOSITORY.parent / "shared" / "data"))
@@ -359,7 +368,7 @@ def main() -> int:
         print(f"skipped: {MODEL} names no folder" if not model else f"skipped: no alpaca/alpaca_cleaned.json in {DATA}")
         return 0
     with tempfile.TemporaryDirectory() as temporary, prepared(Path(model), data, given or Path(temporary)) as folder:
-        sections, failed = record(folder)
+        sections, failed = record(folder, runs=not arguments.page)
         text = page(sections, str(date.today()), arguments.note).replace(str(folder.resolve()), ".")
     for place in (str(Path(model).resolve()), str(data.resolve()), str(REPOSITORY), str(Path.home())):
         text = text.replace(place, "...")

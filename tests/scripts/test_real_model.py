@@ -87,3 +87,12 @@ def test_where_an_answer_of_llama_cpp_differs(
     ours: tuple[int, ...], theirs: tuple[int, ...], place: int | None
 ) -> None:
     assert llama_cpp_answers.first_difference(ours, theirs, frozenset({9})) == place
+
+
+def test_a_page_of_what_is_finished_names_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(real_model, "run", lambda *_: pytest.fail("was run"))
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output/00.md").write_text("## tunelab env\n\n1 s, exit code 0\n", encoding="utf-8")
+    sections, failed = real_model.record(tmp_path, runs=False)
+    assert sections[0].startswith("## tunelab env") and "Not run." in sections[1] and not failed
+    assert "2 minutes in all. Beside others." in real_model.page(["90 s, exit code 0"], "2026-12-01", "Beside others.")
