@@ -19,11 +19,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from shapes import read_rows
 
 
-def _job(job: dict[str, Any], dtype: str) -> tuple[Any, list[list[int]], list[int]]:
+def _job(job: dict[str, Any], dtype: str, form: str | None = None) -> tuple[Any, list[list[int]], list[int]]:
     from tunelab.models.load import DTYPES, load_model
+    from tunelab.models.precision import weight_format
 
     rows = read_rows(Path(job["prompts"]))
-    model = load_model(job["model"], dtype=DTYPES[dtype], device=job["device"])
+    stored = weight_format(form) if form else None
+    model = load_model(job["model"], dtype=DTYPES[dtype], device=job["device"], form=stored)
     return model, [row["input_ids"] for row in rows], [row["length"] for row in rows]
 
 
@@ -34,12 +36,15 @@ class _Numbers:
         return ""
 
 
-def tunelab(job: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """tunelab's engine. A row's own length is set where the engine sets its room: a model's end token would do that."""
+def tunelab(job: dict[str, Any], dtype: str, form: str | None = None) -> dict[str, Any]:
+    """tunelab's engine; `form`: over a base in this format.
+
+    A row's own length is set where the engine sets its room: a model's end token would do that.
+    """
     from tunelab.inference import engine
     from tunelab.inference.sampling import Decoding
 
-    model, prompts, lengths = _job(job, dtype)
+    model, prompts, lengths = _job(job, dtype, form)
     decoding = Decoding(max_new_tokens=max(lengths))
     rows = {"lengths": lengths}
     # A row ends by itself at its length, but no one knows before: the slot it gets is as wide as for the longest.
@@ -141,6 +146,8 @@ def _result(answers: list[list[int]], lengths: list[int], seconds: float) -> dic
 CONTENDERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "tunelab fp32": lambda job: tunelab(job, "fp32"),
     "tunelab bf16": lambda job: tunelab(job, "bf16"),
+    "tunelab nf4": lambda job: tunelab(job, "bf16", "nf4"),
+    "tunelab mxfp4": lambda job: tunelab(job, "bf16", "mxfp4"),
     "generate fp32": lambda job: transformers_static(job, "fp32", "given"),
     "generate fp32, sorted by an oracle": lambda job: transformers_static(job, "fp32", "oracle"),
     "generate bf16": lambda job: transformers_static(job, "bf16", "given"),

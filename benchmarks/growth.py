@@ -1,6 +1,6 @@
 """What grows with what: time and peak memory against rows, their length, rank, vocabulary, items, shots and runs.
 
-Usage: python benchmarks/growth.py [--quick] [--only rows runs ...] [--model DIR] [--data DIR]
+Usage: python benchmarks/growth.py [--quick] [--only rows runs ...] [--most N] [--model DIR] [--data DIR]
 Each figure is of a process of its own. Seconds are of CPU time, of the process and its children (other work on the
 machine adds little to them), with what is imported on the way. `rows` prepares Alpaca rows, repeated with a number in
 front where there are not enough, in the chat template of --model if it has one, and plans every step of an epoch.
@@ -61,7 +61,10 @@ def cpu_seconds() -> float:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process had."""
+    """The most memory that this process had since it began; what getrusage says is inherited from the parent."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -263,6 +266,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two sizes each, for a look; nothing is written")
     parser.add_argument("--only", nargs="+", choices=list(SIZES), default=list(SIZES))
+    parser.add_argument("--most", type=int, default=10**9, help="leave out sizes above this")
     parser.add_argument("--model", type=Path, default=DEMO, help="whose tokenizer and chat template prepare rows")
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--template", type=Path, help=argparse.SUPPRESS)
@@ -279,10 +283,12 @@ def main() -> None:
         if "runs" in given.only:
             template_study(template)
         for name in given.only:
-            for size in SIZES[name][given.quick]:
+            for size in [one for one in SIZES[name][given.quick] if name == "vocabulary" or one <= given.most]:
                 found.append({"what": name, "size": size, "result": measured(name, size, template, given)})
                 print(json.dumps(found[-1]), file=sys.stderr, flush=True)
     words = " ".join(["benchmarks/growth.py", *(["--only", *given.only] if given.only != list(SIZES) else [])])
+    words += f" --most {given.most}" if given.most < 10**9 else ""
+    words += " --model SmolLM2-135M-Instruct" if given.model != DEMO else ""
     text = page(found, words, here, matmul_rates())
     if not given.quick:
         write_results("growth", {"machine": here, "measured": found}, text)

@@ -154,7 +154,7 @@ def page(summaries: list[dict[str, Any]], information: dict[str, Any], rates: di
 def main() -> None:
     parser = speed_parser(__doc__, SHAPES, CONTENDERS, repeats=3)
     parser.add_argument("--rows", type=int, default=160)
-    parser.add_argument("--tokens-per-batch", type=int, default=4096)
+    parser.add_argument("--micro-batch-tokens", type=int, default=4096)
     arguments = parser.parse_args()
     device = arguments.device
     rates, information = matmul_rates(device), machine(device)

@@ -13,6 +13,7 @@ the model and the data.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pty
 import re
@@ -46,17 +47,34 @@ SHORT = (*MODEL_AND_DATA, "--size", "12", "data.held_out=2", "data.max_length=64
 TWO_STEPS = ("--method", "full", "train.steps=2", "--batch-size", "4")
 LORA, NF4, FULL, BF16 = "runs/lora", "runs/lora-nf4", "runs/full", "runs/lora-bf16"
 
+#: Of a GGUF file's matrices. llama.cpp must give tunelab's answers from the first.
+KINDS = ("F16", "BF16", "Q8_0")
+
 #: MXFP4 without calibration costs a model of this size more than it learned here: an export is refused, or forced.
 #: "hf" merges the NF4 run, since `merge` does the other one.
 EXPORTS = (
     (LORA, "peft", ()),
     (LORA, "compressed-tensors", ("--force",)),
-    (LORA, "gguf", ()),
+    *((LORA, "gguf", ("--kind", kind)) for kind in KINDS),
     (LORA, "ollama", ()),
     (NF4, "hf", ()),
 )
 
+#: A chat template whose tokens SmolLM2's tokenizer lacks.
+LLAMA3 = ("data.template=llama3", "model.new_tokens=template")
+
 QUESTION = "Name the three primary colors."
+#: What tunelab and llama.cpp answer, one after the other.
+QUESTIONS = (
+    QUESTION,
+    "Why is the sky blue?",
+    "Give three tips for staying healthy.",
+    "Write a short poem about the sea.",
+    "What is the capital of France?",
+    "Translate 'good morning' into Spanish.",
+    "Explain recursion to a child.",
+    'Rewrite in the past tense: "She walks to school."',
+)
 
 #: What plain transformers answers, with the chat template and the generation settings that the merge brought along.
 PLAIN = """
@@ -111,11 +129,53 @@ def steps() -> list[Step]:
         Step(("generate", "--model", "model", *asked)),
         Step(("merge", LORA, "--compare")),
         Step(("merge", LORA, "--out", "merged"), makes="merged"),
-        *(
-            Step(("export", run, "--to", to, *more, "--out", f"exported-{to}"), makes=f"exported-{to}")
-            for run, to, more in EXPORTS
-        ),
+        *(Step(("export", run, "--to", to, *more, "--out", out), makes=out) for run, to, more, out in exports()),
         Step(("python", "plain.py", "merged", QUESTION), needs="merged"),
+        *in_llama_cpp(),
+        *further(training),
+    ]
+
+
+def exports() -> list[tuple[str, str, tuple[str, ...], str]]:
+    """EXPORTS, each with where it goes."""
+    return [
+        (run, to, more, "-".join(["exported", to, *(one for one in more if not one.startswith("-"))]))
+        for run, to, more in EXPORTS
+    ]
+
+
+def in_llama_cpp() -> list[Step]:
+    """The run's answers in float32, and llama.cpp's from each GGUF file."""
+    written = [out for _, to, _, out in exports() if to == "gguf"]
+    in_float32 = ("--model", "merged-fp32", "train.dtype=fp32")
+    asked = ("--file", "questions.jsonl", "--out", "answers.jsonl", "--max-new-tokens", "48")
+    return [
+        Step(("merge", LORA, "--format", "fp32", "--out", "merged-fp32"), makes="merged-fp32"),
+        Step(("generate", *in_float32, *asked)),
+        Step(("python", "llama_cpp_answers.py", "answers.jsonl", "merged-fp32", *written), needs=written[0]),
+    ]
+
+
+def further(training: Sequence[str]) -> list[Step]:
+    """What else a user does with a model: data checks, a GGUF file and a quantized folder as base, an adapter trained
+    further, a chat template by name with tokens that the tokenizer lacks, the hub's card, a plan."""
+    short = (*TRAINING[2:4], "--size", "40", "data.held_out=4", "data.max_length=96", *training[-2:])
+    two_steps = (*short, "train.steps=2", "--batch-size", "2")
+    file, more, named = exports()[2][3] + "/model.gguf", "runs/more", "runs/llama3"
+    asked = ("--prompt", QUESTION, "--max-new-tokens", "48")
+    return [
+        Step(("plan", "--model", "model", "--gpu", "8GB", *TRAINING[2:6])),
+        Step(("lint", *training)),
+        Step(("generate", "--model", file, *asked)),
+        Step(("train", "--model", file, *two_steps, "--out", "runs/from-gguf"), makes="runs/from-gguf"),
+        Step(("quantize", "model", "--precision", "nf4", "--out", "model-nf4"), makes="model-nf4"),
+        Step(("generate", "--model", "model-nf4", "--precision", "nf4", *asked)),
+        Step(("merge", NF4, "--format", "nf4", "--force", "--out", "merged-nf4"), makes="merged-nf4"),
+        Step(("train", "--model", "model", *two_steps, f"adapter.from={LORA}", "--out", more), makes=more),
+        Step(("train", "--model", "model", *two_steps, *LLAMA3, "--out", named), makes=named),
+        Step(("generate", named, *asked)),
+        Step(("merge", named, "--out", "merged-llama3"), makes="merged-llama3"),
+        Step(("push", LORA, "me/first-lora", "--base", "HuggingFaceTB/SmolLM2-135M-Instruct", "--dry-run")),
     ]
 
 
@@ -168,11 +228,18 @@ def prepared(model: Path, data: Path, folder: Path) -> Iterator[Path]:
         if place.exists() and not (folder / name).exists():
             (folder / name).symlink_to(place.resolve())
     (folder / "plain.py").write_text(PLAIN, encoding="utf-8")
+    shutil.copy(Path(__file__).with_name("llama_cpp_answers.py"), folder)
+    questions = (json.dumps({"prompt": question}) + "\n" for question in QUESTIONS)
+    (folder / "questions.jsonl").write_text("".join(questions), encoding="utf-8")
     yield folder
 
 
-def record(folder: Path) -> tuple[list[str], list[str]]:
-    """Run everything; the page's sections, and the commands that failed."""
+def record(folder: Path, *, runs: bool = True) -> tuple[list[str], list[str]]:
+    """Run everything; the page's sections, and the commands that failed.
+
+    Args:
+        runs: False = run nothing: what is not finished is named.
+    """
     sections, failed = [], []
     for number, step in enumerate(steps()):
         shown = " ".join(f'"{word}"' if " " in word else word for word in options(step, folder))
@@ -185,6 +252,10 @@ def record(folder: Path) -> tuple[list[str], list[str]]:
         if kept.exists():
             sections.append(kept.read_text(encoding="utf-8"))
             print(f"kept: {name}", flush=True)
+            continue
+        if not runs:
+            sections.append(f"## {name}\n\nNot run.\n")
+            print(f"not run: {name}", flush=True)
             continue
         if step.makes:
             shutil.rmtree(folder / step.makes, ignore_errors=True)  # of a step that was stopped
@@ -244,7 +315,13 @@ def in_short(sections: Sequence[str]) -> str:
         cells = [_row(made, title, row) for row in ("speed", "peak resident memory", "held-out loss")]
         trainings += [(name, *(cell[0] for cell in cells))] if all(cells) else []
     blocks = {"scores": scores, "training": trainings}
-    texts = (f"<!-- block {name} -->\n```\n{_aligned(rows)}\n```\n<!-- end {name} -->" for name, rows in blocks.items())
+    texts = [f"<!-- block {name} -->\n```\n{_aligned(rows)}\n```\n<!-- end {name} -->" for name, rows in blocks.items()]
+    title = "## python llama_cpp_answers.py"
+    counts = [
+        line for one in sections if one.startswith(title) for line in re.findall("^exported.*", one, re.MULTILINE)
+    ]
+    if counts:
+        texts.append("<!-- block llama-cpp -->\n```\n" + "\n".join(counts) + "\n```\n<!-- end llama-cpp -->")
     return "## In short\n\n" + "\n\n".join(texts) + "\n"
 
 
@@ -264,7 +341,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def page(sections: Sequence[str], today: str) -> str:
+def page(sections: Sequence[str], today: str, note: str = "") -> str:
     here = machine()
     seconds = sum(
         int(found[1]) for section in sections if (found := re.search(r"^(\d+) s, exit", section, re.MULTILINE))
@@ -274,21 +351,25 @@ def page(sections: Sequence[str], today: str) -> str:
         f"# A real model, {today}\n\n`make real-model` with SmolLM2-135M-Instruct (bfloat16, from a Q4_1 file: "
         f"the scores are that file's); {here['processor']}, {here['cores']} cores; python {here['python']}, "
         f"{versions}. "
-        f"{seconds / 60:.0f} minutes in all.\n\n" + "\n".join([in_short(sections), *sections])
+        f"{seconds / 60:.0f} minutes in all.{f' {note}' if note else ''}\n\n"
+        + "\n".join([in_short(sections), *sections])
     )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path)
-    given = parser.parse_args().folder
+    parser.add_argument("--note", default="", help="what a reader must know of this machine while it ran")
+    parser.add_argument("--page", action="store_true", help="only write the page of what is finished in --folder")
+    arguments = parser.parse_args()
+    given = arguments.folder
     model, data = os.environ.get(MODEL), Path(os.environ.get(DATA, REPOSITORY.parent / "shared" / "data"))
     if not model or not (data / "alpaca" / "alpaca_cleaned.json").is_file():
         print(f"skipped: {MODEL} names no folder" if not model else f"skipped: no alpaca/alpaca_cleaned.json in {DATA}")
         return 0
     with tempfile.TemporaryDirectory() as temporary, prepared(Path(model), data, given or Path(temporary)) as folder:
-        sections, failed = record(folder)
-        text = page(sections, str(date.today())).replace(str(folder.resolve()), ".")
+        sections, failed = record(folder, runs=not arguments.page)
+        text = page(sections, str(date.today()), arguments.note).replace(str(folder.resolve()), ".")
     for place in (str(Path(model).resolve()), str(data.resolve()), str(REPOSITORY), str(Path.home())):
         text = text.replace(place, "...")
     target = RESULTS / f"{date.today()}-real-model.md"

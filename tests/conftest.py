@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from bf16_products import with_bf16_products
 from hypothesis import HealthCheck, settings
 from run_cache import new_cache
 
@@ -32,8 +33,8 @@ gc.set_threshold(100_000, 20, 20)
 # At its end the interpreter collects everything (nanobind reports what stays as leaks).
 atexit.register(gc.unfreeze)
 
-# An example that takes long on a busy machine is no failure. `make test` tries a sample of the examples of each property,
-# `make test-slow` runs the same tests with all of them (--hypothesis-profile=thorough).
+# An example that takes long on a busy machine is no failure. `make test` tries a sample of the examples of each
+# property, `make test-slow` runs the same tests with all of them (--hypothesis-profile=thorough).
 for name, examples in (("sample", 40), ("thorough", 100)):
     settings.register_profile(name, max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("sample")
@@ -41,6 +42,7 @@ settings.load_profile("sample")
 #: The files that take longest, in CPU time, the longest first: the short ones then fill what is left of two workers.
 LONGEST = (
     # In `make test-slow`.
+    "pretend_gpu/test_everything.py",
     "studies/executors/test_kills.py",
     "studies/executors/test_here.py",
     "studies/test_published_studies.py",
@@ -97,6 +99,12 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("needs ../shared/data beside the repository (real data and tokenizers), which is not there")
     return SHARED_DATA
+
+
+@pytest.fixture(autouse=True)
+def _no_bf16_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test computes in does not depend on the machine."""
+    with_bf16_products(monkeypatch, False)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -71,6 +71,13 @@ def stopping(rank: int) -> Callable[..., None]:
 # eps: the gradient of GPT-2's key biases is zero but for rounding, which AdamW would blow up to full steps.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "lora": ("llama", {"data__held_out": 5, "train__eval_every": 2}),
+    "sharded": ("llama", {"data__held_out": 5, "train__eval_every": 2, "train__sharding": "full"}),
+    "sharded gpt2": ("gpt2", {"data__held_out": 3, "train__sharding": "full", "adapter__dropout": 0.0}),
+    "sharded, checkpointing": (
+        "phi3",
+        {"train__sharding": "full", "train__activation_checkpointing": True, "train__batch_size": 16},
+    ),
+    "sharded, one row": ("llama", {"train__batch_size": 1, "data__held_out": 1, "train__sharding": "full"}),
     "full": ("gpt2", {"method": "full", "train__lr": 1e-3, "train__eps": 1e-4}),
     "few": ("phi3", {"train__batch_size": 1, "data__held_out": 1}),
     "all": ("llama", {"train__packing": False, "data__loss_on": "all", "train__activation_checkpointing": True}),
@@ -84,10 +91,12 @@ def main(folder: Path, kinds: Sequence[str]) -> dict[str, list[str]]:
         family, changes = KINDS[kind]
         model = model_folder(folder / family, family)
         for ranks in (1, 2):
-            made = recipe(model, rows, folder / f"{kind}-{ranks}", **changes)
+            own = changes if ranks > 1 else {**changes, "train__sharding": "none"}  # one process has nothing to share
+            made = recipe(model, rows, folder / f"{kind}-{ranks}", **own)
             said[f"{kind}-{ranks}"] = together(ranks, lambda rank, made=made: finetune(made))
     if "stopped" in kinds:
-        made = recipe(folder / "llama", rows, folder / "stopped", **KINDS["lora"][1])
+        of = "sharded" if "sharded" in kinds else "lora"
+        made = recipe(folder / "llama", rows, folder / "stopped", **KINDS[of][1])
         said["stopped"] = together(2, lambda rank: finetune(made, progress=stopping(rank)))
         said["resumed"] = together(2, lambda rank: resume(folder / "stopped"))
         said["again"] = together(2, lambda rank: finetune(made))

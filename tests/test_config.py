@@ -276,6 +276,9 @@ def test_rules_that_look_at_a_wrong_key_wait() -> None:
 
 
 BROKEN = [
+    (["train.sharding=full", "method=full"], "train.sharding", "full fine-tuning cannot be sharded yet"),
+    (["train.sharding=full", "precision=nf4"], "train.sharding", "a quantized base cannot be sharded yet"),
+    (["train.sharding=full", "adapter.use_dora=true"], "train.sharding", "only LoRA's matrices can be trained"),
     (["method=full", "adapter.use_dora=true"], "adapter.use_dora", "DoRA requires LoRA"),
     (["method=full", "adapter.use_rslora=true"], "adapter.use_rslora", "rsLoRA requires LoRA"),
     (["method=full", "train.loraplus_lr_ratio=16"], "train.loraplus_lr_ratio", "LoRA+ requires LoRA"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from tunelab import cpu
+
+#: The function itself: in a test there are none (conftest.py).
+HAS_BF16_PRODUCTS = cpu.has_bf16_products
 
 
 def made(root: Path, **files: str) -> Path:
@@ -50,6 +54,24 @@ def test_an_affinity_limits_the_cores(tmp_path: Path, monkeypatch: pytest.Monkey
     assert cpu.usable_cores(made(tmp_path, own="0::/\n", **{"cpu.max": "400000 100000\n"})) == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "has"),
+    [
+        ("model name : one\nflags\t\t: fpu avx512f avx512_bf16\nbogomips : 1\n", True),
+        ("flags : fpu amx_tile amx_bf16\n", True),
+        ("Features : fp asimd bf16\n", True),
+        ("flags : fpu avx2 avx512f\n", False),
+        ("model name : avx512_bf16\n", False),
+        (None, False),
+    ],
+)
+def test_bf16_products_are_what_the_flags_say(text: str | None, has: bool, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "proc").mkdir()
+        (tmp_path / "proc/cpuinfo").write_text(text)
+    assert HAS_BF16_PRODUCTS(tmp_path) is has
+
+
 def test_the_defaults_are_set_where_the_user_set_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     environment: dict[str, str] = {}
@@ -75,3 +97,11 @@ def test_every_command_sets_them_before_torch_is_loaded() -> None:
     kept = {name: value for name, value in os.environ.items() if name not in cpu.WAITING}
     done = subprocess.run([sys.executable, "-c", code], env=kept, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "1000 False"
+
+
+def test_what_was_set_of_pythons_collector_is_restored() -> None:
+    before = gc.get_threshold()
+    with pytest.raises(ValueError, match="x"), cpu.collecting_rarely():
+        assert gc.get_threshold() != before
+        raise ValueError("x")
+    assert gc.get_threshold() == before

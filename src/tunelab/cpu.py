@@ -1,10 +1,13 @@
-"""The machine's memory, the cores that this process may use, and how torch's threads wait for each other on them."""
+"""The machine's memory, the instructions of its processor, the cores that may be used, and how torch's threads wait."""
 
 from __future__ import annotations
 
+import gc
 import math
 import os
-from collections.abc import MutableMapping
+import re
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 
 #: How often a waiting OpenMP thread looks again before it sleeps. GNU's default, 300,000 times, keeps a core busy for
@@ -16,9 +19,53 @@ SPINS = 1000
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
+#: Flags of processors that multiply in bfloat16, as Linux names them: AVX-512's, AMX's and Arm's.
+BF16_PRODUCTS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
+    """The processor's flags; empty where no Linux says.
+
+    Args:
+        root: where proc is.
+    """
+    try:
+        text = (root / "proc" / "cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return frozenset(found[1].split()) if found else frozenset()
+
+
+def has_bf16_products(root: Path = Path("/")) -> bool:
+    """Whether the processor multiplies in bfloat16; others emulate it, slowly. False where no Linux says."""
+    return not BF16_PRODUCTS.isdisjoint(cpu_flags(root))
+
+
+def computes_in_bf16(checkpoint_bytes: int) -> bool:
+    """Whether `train.dtype: auto` is bf16 on this CPU; see docs/decisions/0009-bf16-on-the-cpu.md.
+
+    Args:
+        checkpoint_bytes: bytes of a number in the model's checkpoint: 2 in bf16 and fp16, 4 in fp32.
+    """
+    return checkpoint_bytes == 2 and has_bf16_products()
+
+
 def memory_bytes() -> int:
     """The machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@contextmanager
+def collecting_rarely() -> Iterator[None]:
+    """Let Python look for cycles less often while many objects are made that stay: each look goes through all of them,
+    which is a tenth of the time of preparing 50,000 rows."""
+    before = gc.get_threshold()
+    gc.set_threshold(100_000, 50, 1_000)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def usable_cores(root: Path = Path("/")) -> int:

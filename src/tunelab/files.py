@@ -8,9 +8,10 @@ import glob
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,19 @@ def cache_home() -> Path:
     """Tunelab's cache of reproducible files: $TUNELAB_CACHE, or tunelab in the user's cache directory."""
     home = os.environ.get("TUNELAB_CACHE")
     return Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tunelab"
+
+
+def kept_digest(state: object, computed: Callable[[], str]) -> str:
+    """The sha256 (hex) of files in this state (places, sizes, times): from the cache, or computed if not whole."""
+    known = cache_home() / "digests" / hashlib.sha256(repr(state).encode()).hexdigest()
+    with suppress(OSError, ValueError):
+        if re.fullmatch("[0-9a-f]{64}", found := known.read_text(encoding="utf-8").strip()):
+            return found
+    digest = computed()
+    with suppress(OSError):  # a cache that cannot be written costs time, nothing else
+        known.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(known, digest + "\n")
+    return digest
 
 
 def fsync_directory(path: Path) -> None:
@@ -317,7 +331,7 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: it is not JSON.
         RecursionError: it is nested too deep.
     """
-    return json.loads(text, object_pairs_hook=_without_duplicates)
+    return _DECODER.decode(text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass"))
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -330,11 +344,13 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_duplicates)  # kept: json.loads() makes one for each line
+
+
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The complete JSON lines of an append-only file, and their length in bytes.
 
-    A torn last line (no newline, or not JSON: the writer was killed) is left out of both.
-    A file that does not exist has no lines.
+    A torn last line (no newline, or not JSON: the writer was killed) is left out of both. No file has no lines.
 
     Raises:
         RunError: another line is not JSON, or an object has a key twice.

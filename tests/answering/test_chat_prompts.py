@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders
 from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
+from tunelab.data.called_tools import called_tools
 from tunelab.data.chat_templates import shipped_template
 from tunelab.data.messages import Conversation
 from tunelab.data.prompts import as_tools
@@ -78,6 +79,71 @@ def test_tools_are_in_every_prompt_and_in_what_is_saved(actor: Actor, tmp_path: 
         session("chat", byte_tokenizer(), tools=tools)
     with pytest.raises(BadRow, match="the plain template has no place for tools"):
         session("plain", byte_tokenizer(), tools=tools)
+
+
+def test_the_result_of_a_call_is_a_tool_s_turn(actor: Actor, tmp_path: Path) -> None:
+    """Where the conversation is a training row: the call as the template writes it, its result in a turn of its own."""
+    tokenizer = byte_tokenizer()
+    tools = as_tools([{"name": "weather", "description": "Of a city."}])
+    chat = session("chat", tokenizer, jinja=shipped_template("chatml"), tools=tools)
+    with pytest.raises(UsageError, match="the last answer calls none of the tools: expected one call"):
+        chat.give("sunny")
+    call = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+    for said, ask in ((f"Let me see.\n{call}", chat.ask), ("It is sunny.", chat.give), ("Yes.", chat.ask)):
+        actor.says = said
+        list(ask("How is it?" if ask == chat.ask else '{"sky": "sunny"}').pieces)
+        with pytest.raises(UsageError, match=r"the result is empty|calls none of the tools"):
+            chat.give(" ")
+    chat.save(tmp_path / "chat.jsonl")
+    (row,) = load_examples("auto", path=tmp_path / "chat.jsonl").examples
+    assert isinstance(row, Conversation)
+    assert [turn.role for turn in row.messages] == ["user", "assistant", "tool", "assistant", "user", "assistant"]
+    assert row.messages[1].content == "Let me see." and row.messages[2].of_tool["name"] == "weather"
+    (made,) = row.messages[1].tool_calls
+    assert made["function"] == {"name": "weather", "arguments": {"city": "Rome"}}
+    tokenizer.chat_template = shipped_template("chatml")
+    encoder = RowEncoder(tokenizer, get_template("chat", tokenizer))
+    for asked, turns in zip(actor.calls, (1, 3, 5), strict=True):
+        assert asked["prompt"] == encoder.prompt_ids(Conversation(row.messages[:turns], tools=tools))
+    assert '"sunny"' in tokenizer.decode(actor.calls[1]["prompt"])
+    actor.says = call + call
+    say(chat, "Both?")
+    with pytest.raises(UsageError, match="the last answer makes 2 calls: expected one call"):
+        chat.give("sunny")
+    with pytest.raises(UsageError, match="this conversation has no tools"):
+        session("chat", byte_tokenizer()).give("sunny")
+
+
+def test_a_result_is_not_in_a_prompt_without_its_call(actor: Actor) -> None:
+    tools = as_tools([{"name": "look", "description": "Looks."}])
+    decoding = Decoding(max_new_tokens=10)
+    chat = session(
+        "chat", byte_tokenizer(), jinja=shipped_template("chatml"), tools=tools, context=850, decoding=decoding
+    )
+    actor.says = '{"name": "look", "parameters": {}}'
+    say(chat, "Look there, please.")
+    actor.says = "A tree."
+    list(chat.give("tree").pieces)
+    for number in range(20):
+        say(chat, f"And {number}?")
+        text = chat._tokenizer.decode(actor.calls[-1]["prompt"])
+        assert ("<tool_response>" in text) == ("Look there" in text)
+    assert "Look there" not in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "content", "calls"),
+    [
+        ("No {call} here, {}.", "No {call} here, {}.", 0),
+        ('[TOOL_CALLS] [{"name": "f", "arguments": {"a": {"name": "f"}}}, {"name": "f"}]', "", 2),
+        ('<|python_tag|>{"name": "f", "parameters": {"a": 1}}', "", 1),
+        ('Then:\n```json\n{"name": "f"}\n```', "Then:", 1),
+        ('{"name": "other"}', '{"name": "other"}', 0),
+    ],
+)
+def test_calls_are_found_in_every_frame(answer: str, content: str, calls: int) -> None:
+    found = called_tools(answer, as_tools([{"name": "f"}]))
+    assert found[0] == content and len(found[1]) == calls
 
 
 def test_a_long_conversation_loses_its_oldest_turns_and_never_the_system_message(actor: Actor) -> None:

@@ -14,7 +14,8 @@ from chat_actor import Actor, say, session
 from tiny import tiny_model, tiny_tokenizer
 from tiny_tokenizers import START
 
-from tunelab.answering.chat_session import ChatSession, changed
+from tunelab.answering.chat_session import ChatSession
+from tunelab.answering.chat_settings import changed
 from tunelab.data.messages import Conversation, Message
 from tunelab.data.reader import load_examples
 from tunelab.data.templates import get_template

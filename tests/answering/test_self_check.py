@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import model_folder
+from tiny import model_folder, tiny_model
 
 from tunelab.answering import findings
 from tunelab.answering import self_check as checking
 from tunelab.answering.benchmark_responses import BenchmarkSettings
 from tunelab.answering.self_check import check
+from tunelab.evaluation.choice_question import ChoiceQuestion
+from tunelab.evaluation.choices import plain_likelihoods
 from tunelab.models.load import load_model
 from tunelab.models.structure import structure_of
 
@@ -108,9 +110,6 @@ class TestWhatIsDistrusted:
 
     def test_answers_that_rounding_changes(self) -> None:
         close = [(-1.0, -1.1)], [(-1.1, -1.0)]
-        only_one = findings.batch_finding(*close, findings.InSixteenBits(EQUAL, EQUAL, None))
-        assert "rounding alone not measured (the model has one attention" in only_one.found
-        assert "of this model" not in only_one.distrust
         made = findings.batch_finding(*close, findings.InSixteenBits(EQUAL, EQUAL, 0.2))
         assert "train.dtype=fp32 is exact" in made.distrust and "1 of 1 answers changed" in made.found
 
@@ -134,3 +133,29 @@ class TestWhatIsDistrusted:
         assert not findings.ending_finding(12, 12, 128, in_template=True).distrust
         assert "no answer ended by itself" in findings.ending_finding(0, 12, 128, in_template=True).distrust
         assert "many answers do not end" in findings.ending_finding(6, 12, 128, in_template=False).distrust
+
+
+@pytest.mark.parametrize("family", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
+def test_results_rounded_anew_differ_as_those_of_two_attention_implementations(family: str) -> None:
+    """What a model with one implementation is judged by, on one that has two: within a factor of ten of it."""
+    model = tiny_model(family).to(torch.bfloat16)
+    items, _ = checking._items()
+    asked = [
+        ChoiceQuestion(tuple(item.prompt.encode()[-60:]), tuple((ord(letter),) for letter in "ABCD"))
+        for item in items[:8]
+    ]
+    own, eager, anew, again = (
+        [one.log_probabilities for one in plain_likelihoods(model, asked, **how)]
+        for how in ({}, {"attention": "eager"}, {"rounds_anew": True}, {"rounds_anew": True})
+    )
+    by_attention, by_rounding = findings.largest_difference(own, eager), findings.largest_difference(own, anew)
+    assert by_attention / 10 < by_rounding < by_attention * 10 and anew == again
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_model_with_one_attention_implementation_is_judged_in_sixteen_bits(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checking, "can_set_attention", lambda base: False)
+    made = found(model, changes=("train.dtype=bf16",))["batch size (choices)"]
+    assert "rounding alone" in made.found and "times the rounding error" not in made.distrust

@@ -90,7 +90,7 @@ def test_a_wrong_command_is_told_and_the_rest_is_done(talk: Talk, bench: Bench, 
         "error: /save needs a file",
         "error: there is nothing to undo: the conversation is empty",
     ]
-    assert "hint: known: /base, /tuned, /both, /system, /set, /undo" in said.err
+    assert "hint: known: /base, /tuned, /both, /system, /set, /tool, /undo" in said.err
     assert "removed: red?" in said.err
 
 

@@ -1,4 +1,4 @@
-"""`tunelab plan`: the table of ways, the timeline, what fits, the recipe that is written, and without torch."""
+"""`tunelab plan`: the table of methods, the timeline, what fits, the recipe that is written, and without torch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from tunelab.config import load_recipe
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 JSON_PAGE = REPOSITORY / "docs" / "reference" / "json.md"
+#: The recipe of the bench trains on a CPU.
+ON_GPU = ("train.device=auto",)
 GUIDE = REPOSITORY / "docs" / "guides" / "will-it-fit.md"
 
 
-def test_it_compares_the_ways_and_shows_the_timeline(tunelab: Command) -> None:
+def test_it_compares_the_methods_and_shows_the_timeline(tunelab: Command) -> None:
     said = tunelab("plan", "Llama-3.2-3B", "--gpu", "24GB")
     assert said.code == 0
     assert said.out.startswith("meta-llama/Llama-3.2-3B: 3.21 B parameters in 28 layers\nmicro-batches of 4,096 tokens")
@@ -31,7 +33,9 @@ def test_it_compares_the_ways_and_shows_the_timeline(tunelab: Command) -> None:
 
 
 def test_a_recipe_with_overrides_and_rows(tunelab: Command, bench: Bench) -> None:
-    said = tunelab("plan", bench.recipe, "--data", bench.rows, "--gpu", "A100", "--gpus", 2, "data.template=plain")
+    said = tunelab(
+        "plan", bench.recipe, "--data", bench.rows, "--gpu", "A100", "--gpus", 2, *ON_GPU, "data.template=plain"
+    )
     assert said.code == 0, said.err
     assert "(median)" in said.out and "steps" in said.out and "with copies (DDP)" in said.out
 
@@ -39,11 +43,13 @@ def test_a_recipe_with_overrides_and_rows(tunelab: Command, bench: Bench) -> Non
 def test_json_has_bytes(tunelab: Command) -> None:
     said = tunelab("plan", "gpt2", "--json", "--gpu", "T4", "--gpus", "2", "method=full")
     found = json.loads(said.out)
-    own = found["ways"]["full fine-tuning"]
-    assert found["way"] == "full fine-tuning" and found["source"] == "table" and sum(found["parameters"].values()) > 1e8
+    own = found["methods"]["full fine-tuning"]
+    assert (
+        found["method"] == "full fine-tuning" and found["source"] == "table" and sum(found["parameters"].values()) > 1e8
+    )
     assert own["allocated_bytes"] == max(sum(parts.values()) for parts in own["moments"].values())
     assert own["fits"] in ("fits", "may fit", "does not fit") and own["hours"][0] < own["hours"][1]
-    assert own["on_each_of_several"]["copies"][0] > own["device_bytes"][0]
+    assert own["on_each_of_several"]["copies"] == own["device_bytes"]
     part = JSON_PAGE.read_text(encoding="utf-8").partition("\n## plan\n")[2].partition("\n## ")[0]
     cells = [line.split("|")[1] for line in part.splitlines() if line.startswith("| `")]
     assert {name for cell in cells for name in re.findall(r"`(\w+)`", cell)} == {*found, *own}
@@ -52,9 +58,9 @@ def test_json_has_bytes(tunelab: Command) -> None:
 def test_the_recipe_that_fits_is_written(tunelab: Command, bench: Bench, tmp_path: Path) -> None:
     path, large = (
         tmp_path / "fits.yaml",
-        ("model=Llama-3.2-1B", "train.micro_batch_tokens=20000", "data.max_length=256"),
+        (*ON_GPU, "model=Llama-3.2-1B", "train.micro_batch_tokens=20000", "data.max_length=256"),
     )
-    said = tunelab("plan", bench.recipe, *large, "--gpu", "8GB", "--write", path)
+    said = tunelab("plan", bench.recipe, *large, "--gpu", "12GB", "--write", path)
     assert said.code == 0 and f"wrote {path}; next: tunelab train {path}" in said.err
     written = load_recipe(path)
     assert written.model.name == "meta-llama/Llama-3.2-1B"
@@ -76,9 +82,43 @@ def test_wrong_usage_is_named(tunelab: Command, tmp_path: Path) -> None:
         (["gpt2", "--gpus", "0"], "--gpus 0: expected a positive integer"),
         (["gpt2", "--write", tmp_path / "r.yaml", "--gpu", "T4"], "needs data"),
         (["gpt2", "--write", tmp_path / "r.yaml"], "needs --gpu"),
+        (["gpt2", "--gpu", "T4", "train.device=cpu"], "--gpu and train.device=cpu"),
     ):
         said = tunelab("plan", *words)
         assert said.code == 2 and message in said.err
+
+
+def test_what_would_fit_is_said_without_writing_a_recipe(tunelab: Command) -> None:
+    said = tunelab("plan", "Llama-3.2-3B", "--gpu", "24GB")
+    assert "24GB: 24,000,000,000 bytes (22.35 GiB)" in said.err
+    assert "LoRA may not fit; this would fit: train.micro_batch_tokens=3008" in said.err
+    said = tunelab("plan", "Llama-3.2-3B", "--gpu", "24GB", "train.micro_batch_tokens=3008")
+    assert "would fit" not in said.err and said.cells["LoRA *"][4] == "yes"
+    said = tunelab("plan", "Llama-3.2-3B", "--gpu", "24GB", "method=full")
+    assert "full fine-tuning does not fit; these would fit: LoRA, " in said.err
+
+
+def test_several_gpus_are_planned_with_a_copy_on_each(tunelab: Command, bench: Bench) -> None:
+    one, two = (
+        json.loads(tunelab("plan", "gpt2", "--json", "--gpu", "A100", "--gpus", count, "method=full").out)["methods"]
+        for count in ("1", "2")
+    )
+    one, two = (found["full fine-tuning"] for found in (one, two))
+    assert two["device_bytes"] == two["on_each_of_several"]["copies"]
+    assert two["device_bytes"][0] > one["device_bytes"][0] + 1.5 * 2**30
+    assert two["largest_micro_batch_tokens"] < one["largest_micro_batch_tokens"]
+    assert two["hours"] == [one["hours"][0] / 2, one["hours"][1] / 2]
+
+
+def test_rows_that_are_too_long_are_shown(tunelab: Command, bench: Bench) -> None:
+    said = tunelab("plan", bench.recipe, "--data", bench.rows, "data.template=plain", "data.max_length=40")
+    assert said.code == 0, said.err
+    assert re.search(r"\d+ longer than 40 tokens left out; micro-batches", said.out)
+
+
+def test_a_gguf_file_is_refused(tunelab: Command) -> None:
+    said = tunelab("plan", "model.Q4_K_M.gguf")
+    assert said.code == 1 and "a GGUF file has no config.json" in said.err and "was made from" in said.err
 
 
 def test_it_imports_no_torch() -> None:

@@ -63,7 +63,8 @@ def test_without_a_terminal_a_run_is_followed_in_lines(tunelab: Command, bench: 
     said = tunelab("train", run_recipe(tmp_path, bench.model, bench.rows))
     lines = said.err.splitlines()
     resolved = lines.pop(0)
-    assert resolved.startswith("cpu, fp32, ") and "; template plain, rows up to 128 tokens; lr 0.01, " in resolved
+    assert resolved.startswith("cpu, fp32 (checkpoint in fp32), ")
+    assert "; template plain, rows up to 128 tokens; lr 0.01, " in resolved
     assert lines[0].startswith("18 rows, ") and "; 4 steps, " in lines[0]
     assert " parameters are trained; weights, gradients and optimizer state need " in lines[1]
     assert lines[2].startswith("warning: with 6 held-out rows the minimum detectable difference is ")
@@ -230,7 +231,7 @@ def without_noise_of_imports(said: str) -> str:
 @pytest.mark.slow
 def test_a_process_of_its_own_says_nothing_but_the_summary(bench: Bench, tmp_path: Path) -> None:
     """No bar, no warning of a library: what a script reads is the table, what a person reads are our words."""
-    expected = r"cpu, fp32, .* threads?; template plain, .*\n18 rows, .*\n"
+    expected = r"cpu, fp32 .* threads?; template plain, .*\n18 rows, .*\n"
     expected += r".* parameters are trained; .*\nwarning: with 6 held-out rows .*\n"
     expected += r"held-out loss: 6/6 .*\nabout .* of training: .*\ntraining: 1/1 .*\nheld-out loss: 6/6 .*\n"
     expected += r"\nNext:\n  tunelab eval a\n  tunelab merge a --out a-merged\n"

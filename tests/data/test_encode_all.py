@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tiny_tokenizers import EOS, START, begin_of_text_tokenizer, byte_tokenizer, dummy_prefix_tokenizer
 
 from tunelab.data import tokenize
+from tunelab.data.answer_mask import SpecialIds, answer_tokens
 from tunelab.data.messages import Conversation, Example, Message, PretokenizedRow
 from tunelab.data.templates import get_template
 from tunelab.data.tokenize import EncodedRow, RowEncoder
@@ -121,6 +122,54 @@ def test_texts_too_long_for_one_call_are_tokenized_one_by_one(monkeypatch: pytes
     assert plain(encoder.encode_all(ODD)) == expected
 
 
+def test_batches_in_turn_are_those_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenize, "LONGEST_MEANWHILE", 40)  # for some batches one waits, for others not
+    encoder = RowEncoder(TOKENIZERS["bytes"], get_template("chat", TOKENIZERS["bytes"]))
+    batches = [ODD[start : start + 2] for start in range(0, len(ODD), 2)]
+    assert [plain(one) for one in encoder.encode_in_turn(batches)] == [
+        plain(one_by_one(encoder, batch)) for batch in batches
+    ]
+    assert list(encoder.encode_in_turn([])) == []
+
+
+def test_what_fails_while_a_batch_is_tokenized_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = RowEncoder(TOKENIZERS["bytes"], get_template("chat", TOKENIZERS["bytes"]))
+    monkeypatch.setattr(encoder, "_call", lambda texts: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(encoder.encode_in_turn([ODD[:2], ODD[2:4]]))
+
+
+TRIMS = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] | trim }}[E]{% endfor %}"
+#: Templates and how often they render four conversations of the same roles: once each, and the outline; and twice more
+#: one that holds a mark, and one whose text is not foreseen.
+RENDERED = {
+    TRIMS: 7,
+    TRIMS.replace(" | trim", ""): 7,
+    "{% if messages[0]['content'] == 'shout' %}!{% endif %}" + TRIMS: 9,
+}
+
+
+@pytest.mark.parametrize("text", RENDERED)
+def test_a_conversation_is_rendered_once_where_the_template_only_puts_text_around_it(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = text.replace("[E]", tokenizer.eos_token)
+    encoder = RowEncoder(tokenizer, get_template("chat", tokenizer))
+    asked = [ask("a ", "b"), ask("shout", " c "), ask("x\ue0001\ue001", "d"), ask("<assistant>e", "e")]
+    expected = plain(one_by_one(encoder, asked))
+    apply, calls = tokenizer.apply_chat_template, [0]
+
+    def counted(turns: list[Any], **settings: Any) -> Any:
+        calls[0] += len(turns) if isinstance(turns[0], list) else 1
+        return apply(turns, **settings)
+
+    monkeypatch.setattr(tokenizer, "apply_chat_template", counted)
+    encoder = RowEncoder(tokenizer, get_template("chat", tokenizer))
+    assert plain(encoder.encode_all(asked)) == expected
+    assert calls[0] == RENDERED[text]
+
+
 def mask_by_hand(
     text: str,
     ids: Sequence[int],
@@ -152,10 +201,10 @@ def test_the_mask_is_the_one_by_hand(text: str, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.integers(254, 259), min_size=len(offsets), max_size=len(offsets)))
     borders = sorted(data.draw(st.sets(places, max_size=4)))
     spans = list(zip(borders[::2], borders[1::2], strict=False))
-    encoder = RowEncoder(TOKENIZERS["bytes"], get_template("plain", TOKENIZERS["bytes"]))
-    expected = mask_by_hand(text, ids, offsets, spans, set(encoder.special_ids))
+    special = sorted(RowEncoder(TOKENIZERS["bytes"], get_template("plain", TOKENIZERS["bytes"])).special_ids)
+    expected = mask_by_hand(text, ids, offsets, spans, set(special))
     try:
-        found = encoder._answer_tokens(text, ids, offsets, spans)
+        found = answer_tokens(text, ids, offsets, spans, SpecialIds(special))
     except BadRow as reason:
         assert isinstance(expected, str) and reason.message == f"the tokenizer drops {expected!r} from an answer"
         return

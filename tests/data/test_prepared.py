@@ -325,14 +325,14 @@ def test_training_tokenises_nothing_after_prepare(
     recipe = tiny.recipe(model, rows, tmp_path / "run", data__held_out=4, train__steps=1)
     key = prepare_recipe(resolve(parse_recipe(recipe))).key
 
-    encode_all = RowEncoder.encode_all
+    encode_in_turn = RowEncoder.encode_in_turn
 
-    def refuse(self: RowEncoder, examples: Sequence[Any]) -> Any:
-        if any(example.origin for example in examples):  # of a file; not the conversations that try a template out
+    def refuse(self: RowEncoder, batches: Sequence[Sequence[Any]]) -> Any:
+        if any(example.origin for batch in batches for example in batch):  # of a file; not those that try a template
             raise AssertionError("a row was tokenised")
-        return encode_all(self, examples)
+        return encode_in_turn(self, batches)
 
-    monkeypatch.setattr(RowEncoder, "encode_all", refuse)
+    monkeypatch.setattr(RowEncoder, "encode_in_turn", refuse)
     run = finetune(recipe)
     assert run.manifest["data"]["key"] == key
     with pytest.raises(AssertionError, match="a row was tokenised"):

@@ -96,7 +96,7 @@ def test_8_bit_adamw_is_paged_and_resumes(tmp_path: Path) -> None:
 
     weights = []
     for stop in (None, 3):
-        model = torch.nn.Linear(128, 64, device="cuda")
+        model = torch.nn.Linear(512, 256, device="cuda")  # bitsandbytes pages from 100,000 numbers on
         with torch.no_grad():
             model.weight.fill_(0.1)
             model.bias.zero_()
@@ -108,7 +108,9 @@ def test_8_bit_adamw_is_paged_and_resumes(tmp_path: Path) -> None:
                 stored = {name: value.cpu().clone() for name, value in optimizer_state(model, optimizer).items()}
                 optimizer = adamw(model.parameters(), **settings)  # type: ignore[arg-type]
                 load_optimizer_state(model, optimizer, stored)
-            model.weight.grad = torch.randn(64, 128, generator=torch.Generator().manual_seed(step)).cuda()
+            model.weight.grad = torch.randn(256, 512, generator=torch.Generator().manual_seed(step)).cuda()
             optimizer.step()
+            states = optimizer.state[model.weight]
+            assert all(states[name].is_paged for name in ("state1", "state2")), f"after step {step}"
         weights.append(model.weight.detach().clone())
     assert torch.equal(*weights)

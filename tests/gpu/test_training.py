@@ -33,8 +33,8 @@ def test_packed_attention_gives_each_row_s_own_logits(
     rows = [torch.randint(0, VOCABULARY, (length,), generator=generator).cuda() for length in LENGTHS]
     starts = torch.tensor([0, *LENGTHS]).cumsum(0).cuda()
     calls: list[int] = []
-    varlen = forward._varlen_attention
-    monkeypatch.setattr(forward, "_varlen_attention", lambda *args: (calls.append(1), varlen(*args))[1])
+    flash = forward.flash_attention
+    monkeypatch.setattr(forward, "flash_attention", lambda *a, **k: (calls.append(1), flash(*a, **k))[1])
     with torch.no_grad():
         apart = torch.cat([model(input_ids=row[None], use_cache=False).logits[0] for row in rows]).float()
         with packed_attention(model):

@@ -28,6 +28,21 @@ STRIPPING = (
 )
 
 
+#: What Qwen3's template writes before the last answer, and into its generation prompt with enable_thinking=false alone.
+EMPTY_THOUGHTS = "<think>\\n\\n</think>\\n\\n"
+
+
+def prompting_tokenizer(in_prompt: str = "", in_turns: str = EMPTY_THOUGHTS) -> Any:
+    """With a ChatML template that writes these before answers, and at the end of its generation prompt."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n'}}{% if m['role'] == 'assistant' %}"
+        f"{{{{'{in_turns}'}}}}{{% endif %}}{{{{m['content'] + '<|im_end|>\n'}}}}{{% endfor %}}"
+        f"{{% if add_generation_prompt %}}{{{{'<|im_start|>assistant\n{in_prompt}'}}}}{{% endif %}}"
+    )
+    return tokenizer
+
+
 def pair(prompt: str = QUESTION, answer: str = ANSWER) -> Conversation:
     return Conversation((Message("user", prompt), Message("assistant", answer)))
 
@@ -139,6 +154,10 @@ CASES: dict[str, tuple[LintedRows, LintedRows]] = {
     "dropped-thoughts": (
         tokenized([thinking(2)], tokenizer=thinking_tokenizer(), template="chat", thoughts=True),
         tokenized([thinking(1)], tokenizer=thinking_tokenizer(), template="chat", thoughts=True),
+    ),
+    "other-generation-prompt": (
+        tokenized([pair()], tokenizer=prompting_tokenizer(), template="chat"),
+        tokenized([pair()], tokenizer=prompting_tokenizer(EMPTY_THOUGHTS), template="chat"),
     ),
     "date-in-template": (
         tokenized([pair()], tokenizer=fixed_date_tokenizer(), template="chat"),
@@ -282,3 +301,16 @@ def test_an_error_stops_unless_it_is_allowed() -> None:
 def test_only_errors_can_be_allowed(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         check_allowed([name])
+
+
+@pytest.mark.parametrize("in_turns", [EMPTY_THOUGHTS, ""])
+def test_training_may_differ_from_the_generation_prompt_in_both_directions(in_turns: str) -> None:
+    thoughts = "<think>\n\n</think>\n\n"
+    in_prompt = "" if in_turns else EMPTY_THOUGHTS
+    rows = tokenized([pair()], tokenizer=prompting_tokenizer(in_prompt, in_turns), template="chat")
+    (found,) = [one for one in lint(rows).findings if one.check == "other-generation-prompt"]
+    here, there = (thoughts, "") if in_turns else ("", thoughts)
+    said = f"before an answer these rows have {here!r} where the chat template's generation prompt has {there!r}"
+    assert said in found.what
+    trained = tokenized([pair()], tokenizer=prompting_tokenizer("", EMPTY_THOUGHTS), template="chat", thoughts=True)
+    assert "other-generation-prompt" not in [one.check for one in lint(trained).findings]  # all of it is in the loss

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from tiny import FAMILIES, tiny_model
 
 from tunelab.models import onednn_weights
 from tunelab.models.key_value_cache import _parts
+from tunelab.models.load import load_model
 from tunelab.models.onednn_weights import OneDnnWeights
+from tunelab.models.precision import weight_format
+from tunelab.models.quantized_linear import QuantizedLinear
 
 needs_bf16_products = pytest.mark.skipif(
     not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bfloat16 products on this processor"
@@ -38,6 +43,35 @@ def test_the_logits_are_those_of_the_plain_layers(family: str, dtype: torch.dtyp
     scale = plain.abs().max()
     assert (whole - plain).abs().max() <= tolerance * scale and (one - plain[:, :1]).abs().max() <= tolerance * scale
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["nf4", "int8", "mxfp4"])
+def test_a_quantized_base_is_dequantized_once(
+    family: str, name: str, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = weight_format(name)
+    model = load_model(str(models[family]), dtype=torch.float32, form=form)
+    plain, packed = model(IDS).logits, OneDnnWeights(model)
+    assert laid_out(packed) == 2 * {"gpt2": 4, "llama": 7, "phi3": 4}[family] + 1
+    monkeypatch.setattr(type(form), "dequantize", lambda *given: pytest.fail("dequantized again"))
+    with packed.used():
+        assert (model(IDS).logits - plain).abs().max() <= 1e-5 * plain.abs().max()
+    assert packed.is_current
+    layer = next(one for one in model.modules() if isinstance(one, QuantizedLinear))
+    next(iter(layer.packed.values())).add_(1)
+    assert not packed.is_current
+
+
+@torch.no_grad()
+def test_quantized_layers_too_large_to_hold_dequantized_stay_as_they_are(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(str(models["llama"]), dtype=torch.float32, form=weight_format("nf4"))
+    monkeypatch.setattr(onednn_weights, "MOST_BYTES", model.lm_head.weight.nbytes)
+    with OneDnnWeights(model).used():
+        assert [module for module in model.modules() if "forward" in vars(module)] == [model.lm_head]
 
 
 @torch.no_grad()

@@ -45,7 +45,7 @@ def plan_of(name: str, **keys: Any) -> Plan:
 recipes = st.fixed_dictionaries(
     {
         "name": st.sampled_from(NAMES),
-        "way": st.sampled_from(list(COMPARED)),
+        "method": st.sampled_from(list(COMPARED)),
         "rank": st.integers(1, 128),
         "tokens": st.integers(1, 20_000),
         "checkpointing": st.booleans(),
@@ -63,7 +63,7 @@ def any_plan(drawn: dict[str, Any]) -> Plan:
         train={**train, "micro_batch_tokens": drawn["tokens"]},
         adapter={"rank": drawn["rank"], "dropout": drawn["dropout"]},
     )
-    return replace(plan, on_gpu=drawn["on_gpu"]).as_way(COMPARED[drawn["way"]])
+    return replace(plan, on_gpu=drawn["on_gpu"]).as_method(COMPARED[drawn["method"]])
 
 
 def with_layers(plan: Plan, layers: int) -> Plan:
@@ -131,7 +131,7 @@ def test_ways_that_would_fit_are_named() -> None:
         UsageError, match=r"Llama-3\.2-1B: full fine-tuning does not fit 10\.00 GiB with rows of 1,024"
     ) as e:
         check_fits(plan_of("Llama-3.2-1B", method="full"), 10 * GIB)
-    assert e.value.hint == "these would: LoRA, LoRA, int8 base, LoRA, NF4 base, LoRA, MXFP4 base"
+    assert e.value.hint == "these would fit: LoRA, LoRA, int8 base, LoRA, NF4 base, LoRA, MXFP4 base"
     with pytest.raises(UsageError, match=r"LoRA does not fit 100\.0 MiB") as e:
         check_fits(plan_of("Llama-3.2-1B"), 100 * 2**20)
     assert e.value.hint.startswith("use a smaller model")
@@ -146,8 +146,8 @@ def test_the_published_figures_of_two_studies_are_within_the_range_of_their_unkn
 
 def test_kernels_and_doubts_are_said() -> None:
     assert plan_of("Llama-3.2-1B").ways.kernel == "varlen"
-    assert plan_of("Llama-3.2-1B", method="full").ways.kernel == "row by row"
-    assert plan_of("Llama-3.2-1B", train={"dtype": "fp32"}).ways.kernel == "math"
+    assert plan_of("Llama-3.2-1B", method="full").ways.kernel == "varlen"
+    assert plan_of("Llama-3.2-1B", train={"dtype": "fp32"}).ways.kernel == "efficient"
     gemma = plan_of("gemma-2-2b")
     assert gemma.ways.kernel == "math" and gemma.error == 0.10 and "square of the longest row" in gemma.doubts[0]
     assert gemma.peak(4096, 4096).allocated > 1.5 * gemma.peak(4096, 512).allocated
@@ -163,6 +163,50 @@ def test_kernels_and_doubts_are_said() -> None:
     assert also.doubts == ["not counted: score of adapter.also_train"]
     t4 = replace(plan_of("Llama-3.2-1B"), has_bfloat16=False)
     assert "train.dtype=fp16" in t4.doubts[0] and t4.ways.kernel == "efficient"
+
+
+def test_advice_that_is_followed_is_no_longer_given() -> None:
+    followed = plan_of("Llama-3.2-1B", train={"dtype": "fp16", "packing": False})
+    assert not any("no bfloat16" in doubt for doubt in replace(followed, has_bfloat16=False).doubts)
+
+
+def test_names_and_layers_that_match_nothing_are_refused_as_in_train() -> None:
+    for adapter, message in (
+        ({"targets": ["q_proj", "w_proj"]}, r"adapter\.targets: 'w_proj' matches no linear layer"),
+        ({"exclude": ["w_proj"]}, r"adapter\.exclude: 'w_proj' matches no linear layer"),
+        ({"layers": [0, 16]}, r"adapter\.layers: there is no layer 16"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            _ = plan_of("Llama-3.2-1B", adapter=adapter).adapters
+    assert plan_of("Llama-3.2-1B", adapter={"targets": ["q_proj", "lm_head"]}).trained
+
+
+@pytest.mark.parametrize(
+    ("stored", "form"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "nf4"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "fp4"),
+        ({"quant_method": "compressed-tensors", "format": "mxfp4-pack-quantized"}, "mxfp4"),
+        ({"quant_method": "mxfp4"}, "mxfp4"),
+        ({"quant_method": "gptq"}, "none"),
+    ],
+)
+def test_a_checkpoint_that_is_stored_quantized_is_planned_so(stored: dict[str, Any], form: str) -> None:
+    dense = plan_of("Llama-3.2-1B")
+    plan = replace(dense, shape=replace(dense.shape, quantization=stored))
+    assert plan.precision == form and plan.base_bytes == plan_of("Llama-3.2-1B", precision=form).base_bytes
+    assert any("is not known" in doubt for doubt in plan.doubts) == (form == "none")
+
+
+def test_the_dtype_on_disk_and_new_tokens_are_read() -> None:
+    sizes = [
+        plan_of("Llama-3.2-1B", method="full", train={"save_dtype": dtype}).disk_bytes["result"]
+        for dtype in ("auto", "bf16", "fp32")
+    ]
+    assert sizes[0] == sizes[1] == sizes[2] / 2
+    named = plan_of("Llama-3.2-1B", model={"name": "Llama-3.2-1B", "new_tokens": ["<x>"]})
+    assert named.doubts == ["model.new_tokens adds rows to the embeddings, which are not counted"]
 
 
 def test_8_bit_moments_are_paged_apart() -> None:

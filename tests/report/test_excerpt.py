@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 
 import pytest
 from study_reports import example_report, without_plots
@@ -11,6 +11,7 @@ from tunelab.report import html_page as html_page_module
 from tunelab.report.content import Arm, ArmScore, Curve, PairedComparison, Question, SettingDifference, StudyReport
 from tunelab.report.excerpt import excerpt
 from tunelab.report.html_page import PAGE_BYTES, html_page
+from tunelab.report.rates_content import SearchedRate
 
 RECIPE = "\n".join(f"train.setting_{number}: {number}" for number in range(120))
 
@@ -70,6 +71,14 @@ def test_the_first_arms_are_shown_and_those_that_are_asked_about() -> None:
     assert part.questions == report.questions
 
 
+def test_an_arm_keeps_its_rate_though_the_arm_that_searched_for_it_is_left_out() -> None:
+    tried = ((1e-4, 2.5), (1e-3, 2.0))
+    rates = tuple(SearchedRate(f"arm {number}", 1e-4, 1e-3, "arm 7", tried) for number in range(10))
+    part, _ = excerpt(replace(large_report(10, 1), rates=rates), 3, 5)
+    assert [one.arm for one in part.rates] == ["arm 0", "arm 1", "arm 9"]
+    assert "trials of arm 7" in html_page(part)
+
+
 def test_flips_of_arms_left_out_are_counted() -> None:
     report = example_report(20)
     part, _ = excerpt(report, 1, 5)
@@ -103,4 +112,4 @@ def test_scores_beside_published_values_are_found_by_arm() -> None:
     report = example_report()
     assert [one.value for one in report.published_of("base bf16", "mmlu")] == [0.4127]
     assert report.published_of("base bf16", "ifeval") == []
-    assert dataclasses.replace(report, published=()).published_of("base bf16", "mmlu") == []
+    assert replace(report, published=()).published_of("base bf16", "mmlu") == []

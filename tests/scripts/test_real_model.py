@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import real_model
+from scripts import llama_cpp_answers, real_model
 
 ASKED = ("tunelab generate runs/lora --prompt x", "python plain.py merged x")
 
@@ -69,3 +69,30 @@ def test_the_merged_model_must_answer_as_the_run_does() -> None:
     assert real_model.is_one_answer([cut, plain])
     assert real_model.is_one_answer([tuned, "## python plain.py merged\n\nSkipped: merged is not there.\n"])
     assert not real_model.is_one_answer([tuned, plain.replace("Red", "Green")])
+
+
+def test_answers_of_llama_cpp_are_quoted() -> None:
+    counts = "exported-gguf-F16/model.gguf: 8 of 8 answers are tunelab's, token by token (193 tokens)"
+    section = (
+        f"## python llama_cpp_answers.py answers.jsonl\n\n9 s, exit code 0\n\n```\n{counts}\n  'a': token 3\n```\n"
+    )
+    assert f"<!-- block llama-cpp -->\n```\n{counts}\n```\n" in real_model.in_short([section])
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "place"),
+    [((1, 2), (1, 2, 9), None), ((1, 2, 9), (1, 2), None), ((1, 2, 3), (1, 4, 3), 1), ((1, 2), (1, 2, 3), 2)],
+)
+def test_where_an_answer_of_llama_cpp_differs(
+    ours: tuple[int, ...], theirs: tuple[int, ...], place: int | None
+) -> None:
+    assert llama_cpp_answers.first_difference(ours, theirs, frozenset({9})) == place
+
+
+def test_a_page_of_what_is_finished_names_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(real_model, "run", lambda *_: pytest.fail("was run"))
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output/00.md").write_text("## tunelab env\n\n1 s, exit code 0\n", encoding="utf-8")
+    sections, failed = real_model.record(tmp_path, runs=False)
+    assert sections[0].startswith("## tunelab env") and "Not run." in sections[1] and not failed
+    assert "2 minutes in all. Beside others." in real_model.page(["90 s, exit code 0"], "2026-12-01", "Beside others.")

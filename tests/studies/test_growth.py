@@ -15,8 +15,11 @@ from tunelab.config.study import Study
 from tunelab.errors import ConfigError
 from tunelab.records import cells
 from tunelab.records.cells import Cell, known_cells
+from tunelab.records.runs import Run
 from tunelab.studies import run_cell as run_cell_module
 from tunelab.studies.executors import here
+from tunelab.studies.executors._ray_task import Order, work
+from tunelab.training.tracked_run import in_group, training_run
 
 
 @pytest.fixture
@@ -79,6 +82,43 @@ def test_a_job_takes_its_record_and_keeps_what_the_study_calls_it(
     reads.clear()
     assert run_cell_module.run_cell(tmp_path, job.key) == cells.read_cell(tmp_path, job.key)
     assert not reads["training_key"], "the jobs of the study are not made for it"
+
+
+def test_a_tracked_training_looks_at_no_other_job(
+    files: Path, tmp_path: Path, reads: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_of(files, seeds=[0, 1], questions=[])
+    train = {**study.recipe["train"], "trackers": ["tensorboard"]}
+    study = study.model_copy(update={"recipe": {**study.recipe, "train": train}})
+    cells.keep_study(study, tmp_path)
+    jobs = [cell for cell in known_cells(study, tmp_path) if not cell.benchmark]
+    found = []
+
+    def made(study: Study, cell: Cell, folder: Path, *_: Any) -> Path:
+        recipe = in_group(study, study.arm_recipe(cell.arm, study.seeds[0]))
+        reads.clear()
+        found.append(training_run(Run(folder / "runs" / cell.key), recipe))
+        return folder / "runs" / cell.key
+
+    monkeypatch.setattr(run_cell_module, "_make", made)
+    for job in jobs:
+        run_cell_module.run_cell(tmp_path, job)
+        assert reads["read_json"] <= 3 and not reads["training_key"]
+    assert [(one.name, one.config["cell"]) for one in found] == [(job.title, job.key) for job in jobs]
+
+
+@pytest.mark.parametrize("has_cell", [True, False])
+def test_a_task_of_ray_looks_at_no_other_job(has_cell: bool, files: Path, tmp_path: Path, reads: Counter[str]) -> None:
+    study = study_of(files, seeds=list(range(5)), questions=[])
+    cells.keep_study(study, tmp_path)
+    job = next(cell for cell in known_cells(study, tmp_path) if not cell.benchmark)
+    (tmp_path / "marker").write_text("token", encoding="utf-8")
+    given = (str(tmp_path), job.key, "marker", "token", "study", str(tmp_path), (), 1.0)
+    reads.clear()
+    assert work(Order(*given, cell=job if has_cell else None)).how == "ran"
+    assert (reads["training_key"] == 0) == has_cell
+    done = cells.read_cell(tmp_path, job.key)
+    assert done is not None and done.status == "done"
 
 
 @pytest.mark.parametrize(

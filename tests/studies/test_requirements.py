@@ -19,11 +19,11 @@ from tunelab.models.digest import adapter_hash
 from tunelab.models.load import tokenizer_fingerprint, weights_digest
 from tunelab.preparation.base import template_digest
 from tunelab.preparation.tokenizer import load_recipe_tokenizer
-from tunelab.records.cells import cells_of, keep_cell, known_cells, read_cell
+from tunelab.records.cells import Cell, cells_of, keep_cell, known_cells, read_cell
 from tunelab.records.runs import Run
-from tunelab.studies.requirements import check_unchanged
 from tunelab.studies.run_study import checked_study, run_study
 from tunelab.studies.study_report import study_report
+from tunelab.studies.unchanged import check_unchanged, untuned_recipe
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,21 @@ def test_all_that_is_missing_is_named_before_the_first_job(files: Path, tmp_path
     assert "arms.rows: data: none.jsonl: no such file" in said
     assert "benchmarks.ifeval: ifeval.data=" in said and "no such folder" in said
     assert "benchmarks.mmlu: " in said
+
+
+def test_a_missing_gguf_file_hides_no_other_problem(files: Path, tmp_path: Path) -> None:
+    """Disk space is counted by the model's files, which are not there."""
+    two = tmp_path / "two"
+    two.mkdir()
+    for name in ("a.gguf", "b.gguf"):
+        (two / name).write_bytes(b"GGUF")
+    missing = {"file": "none.gguf", "folder": str(tmp_path / "none"), "two": str(two)}
+    arms = {name: {"recipe": {"model": place, "method": "full"}} for name, place in missing.items()}
+    arms["rows"] = {"recipe": {"data": {"sources": ["none.jsonl"]}}}
+    said = lacks(files, tmp_path / "out", arms=arms, questions=[])
+    assert "before the first job: 4 problems" in said
+    assert "arms.file: model: none.gguf: no such file" in said and f"arms.folder: model: {tmp_path}/none: no" in said
+    assert f"arms.two: model: {two}: has 2 GGUF files" in said and "arms.rows: data: none.jsonl: no such file" in said
 
 
 def test_what_changed_since_a_job_was_done_is_named(files: Path, tmp_path: Path) -> None:
@@ -129,6 +144,40 @@ def test_a_file_next_to_rows_and_weights_that_changed_is_named(files: Path, tmp_
         check_unchanged(study, known_cells(study, tmp_path / "out"), tmp_path / "out")
     changed.unlink()
     check_unchanged(study, known_cells(study, tmp_path / "out"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("what", ["config.json", "tokenizer.json", "turns.jinja", "rows.jsonl"])
+def test_what_changed_between_jobs_of_an_arm_that_is_not_tuned_is_named(files: Path, tmp_path: Path, what: str) -> None:
+    """The second benchmark would have been answered by another tokenizer, in another template, than the first."""
+    model, template, rows = tmp_path / "model", tmp_path / "turns.jinja", tmp_path / "rows.jsonl"
+    shutil.copytree(files / "model", model)
+    shutil.copy(files / "rows.jsonl", rows)
+    template.write_text("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}", encoding="utf-8")
+    data = {"sources": [str(rows)], "template": "chat", "chat_template": str(template)}
+    arms = {"base": {"tuned": False, "recipe": {"model": str(model), "data": data}}}
+    study = study_of(files, arms=arms, seeds=[0], questions=[], benchmarks={"held-out": {}})
+    assert [cell.status for cell in run_study(study, tmp_path / "out")] == ["done"]
+    run_study(study, tmp_path / "out")
+    (changed,) = [*tmp_path.glob(what), *model.glob(what)]
+    text = changed.read_text(encoding="utf-8").replace('"normalizer": null', '"normalizer": {"type": "Lowercase"}')
+    changed.write_text(text + (" " if what == "config.json" else "\n"), encoding="utf-8")
+    place = model if what == "tokenizer.json" else changed
+    said = rf"arms\.base: (the tokenizer of )?{place} has changed since the job 'base: held-out'"
+    with pytest.raises(ConfigError, match=said):
+        run_study(study, tmp_path / "out")
+    changed.unlink()
+    check_unchanged(study, known_cells(study, tmp_path / "out"), tmp_path / "out")
+
+
+def test_a_template_that_an_untuned_arm_is_not_asked_in_may_change(files: Path, tmp_path: Path) -> None:
+    template = tmp_path / "turns.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }}</s>{% endfor %}", encoding="utf-8")
+    study = study_of(files, arms={"base": {"tuned": False}}, seeds=[0], questions=[])
+    data = {**study.recipe["data"], "template": "chat", "chat_template": str(template)}
+    study = study.model_copy(update={"recipe": {**study.recipe, "data": data}})
+    recipe = untuned_recipe(study, Cell("key", "base", None, "mmlu"))
+    assert recipe.data.chat_template is None
+    assert untuned_recipe(study, Cell("key", "base", None, "held-out")).data.chat_template == str(template)
 
 
 def test_a_benchmark_whose_code_changed_since_it_was_scored_is_named(files: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_what_cannot_fit_stops_and_what_would_is_named(tmp_path: Path) -> None:
     assert e.value.hint.startswith("these would fit: LoRA, ")
     with pytest.raises(UsageError, match=r"LoRA needs at least .* and the GPU has 1\.00 GiB") as e:
         said(recipe_of(tmp_path, train={"dtype": "bf16"}), (100, 200), 1)
-    assert e.value.hint == "use a smaller model, or shorter rows"
+    assert e.value.hint == "use a smaller model, or shorter rows (data.max_length)"
 
 
 def test_what_may_not_fit_is_a_warning_with_the_remedy(tmp_path: Path) -> None:

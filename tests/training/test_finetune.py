@@ -344,7 +344,8 @@ def test_what_is_about_to_run_is_said_before_the_first_step(
     made = recipe(models["llama"], rows, tmp_path / "run", data__held_out=6)
     with pytest.raises(Interrupted):
         finetune(made, notify=said.append, progress=signals_after(2))
-    assert said[0].startswith("cpu, fp32, ") and "; template plain, rows up to 128 tokens; lr 0.01, " in said[0]
+    assert said[0].startswith("cpu, fp32 (checkpoint in fp32), ")
+    assert "; template plain, rows up to 128 tokens; lr 0.01, " in said[0]
     assert said[0].endswith("batches of 4 rows in micro-batches of up to 160 tokens, packed")
     assert said[1].startswith("18 rows, ") and "; 6 steps, 1.2 epochs" in said[1]
     assert said[3].startswith("warning: with 6 held-out rows the minimum detectable difference is")

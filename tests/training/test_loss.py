@@ -14,7 +14,7 @@ from torch.nn import functional
 from tunelab.data.loader import packed_batch
 from tunelab.models.adapters import add_lora
 from tunelab.models.forward import packed_attention
-from tunelab.training.loss import TargetLoss, chunked_cross_entropy, table_loss
+from tunelab.training.loss import TargetLoss, chunk_of, chunked_cross_entropy, table_loss
 
 CPU = torch.device("cpu")
 LENGTHS = (12, 3, 30, 7, 21, 2, 16)
@@ -161,8 +161,9 @@ def test_logits_exist_for_one_chunk_of_targets_at_a_time() -> None:
     assert max(formed) == 5
 
 
-def test_a_chunk_is_eight_million_logits_unless_told() -> None:
-    chunk = TargetLoss(tiny_model("llama")).chunk
+def test_a_chunk_is_eight_million_logits_unless_told_and_more_on_a_gpu() -> None:
+    assert (chunk_of(128_256, "cuda"), chunk_of(151_936, "cuda"), chunk_of(262_144, "cuda")) == (512, 416, 256)
+    chunk = chunk_of(264, "cpu")
     assert chunk % 32 == 0
     assert 2**23 - 32 * 264 < chunk * 264 <= 2**23
 

@@ -14,9 +14,18 @@ import ranks_driver
 import torch
 from repeatable import repeatable
 from safetensors.torch import load_file
-from tiny import model_folder, recipe, rows_file
+from tiny import model_folder, random_table, recipe, rows_file, tiny_model
+from transformers import LlamaConfig, PreTrainedModel
 
+from tunelab.config import parse_recipe
+from tunelab.data.loader import packed_batch
+from tunelab.errors import ModelError, UsageError
+from tunelab.models.adapters import add_lora
 from tunelab.records.runs import Run
+from tunelab.training.finetune import finetune
+from tunelab.training.loss import TargetLoss
+from tunelab.training.setup import make_accelerator
+from tunelab.training.sharding import blocks, shard_base, shared_bytes
 
 DRIVER = Path(ranks_driver.__file__)
 ENVIRONMENT = dict(os.environ)
@@ -51,9 +60,78 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     assert_two_processes_are_one("lora", *driven(tmp_path, "lora"))
 
 
+def test_two_processes_that_share_the_base_are_one_that_has_it(tmp_path: Path) -> None:
+    assert_two_processes_are_one("sharded", *driven(tmp_path, "sharded"))
+
+
+@pytest.mark.slow
+def test_a_sharded_run_is_resumed_to_the_bit(tmp_path: Path) -> None:
+    folder, said = driven(tmp_path, "sharded", "stopped")
+    assert said["stopped"] == ["Interrupted: stopped after step 2 of 6; a checkpoint was saved"] * 2
+    assert said["resumed"] == ["", ""]
+    resumed, whole = Run(folder / "stopped"), Run(folder / "sharded-2")
+    assert repeatable(resumed.metrics()) == repeatable(whole.metrics())
+    assert resumed.manifest["weights_after"] == whole.manifest["weights_after"]
+
+
+def held(folder: Path, rank: int) -> None:
+    """Write how many bytes of the base this process holds, of how many, and what the loss is."""
+    accelerator = make_accelerator(parse_recipe(recipe(folder, folder, folder, train__sharding="full")))
+    module = TargetLoss(add_lora(tiny_model("llama"), rank=4, alpha=8), layout="packed")
+    shard_base(module, accelerator)
+    batch = packed_batch(random_table((5, 9, 20)), range(3))
+    with module.attention(), torch.no_grad():
+        loss = float(module.of_batch(batch))
+    (folder / f"held-{rank}.json").write_text(json.dumps([*shared_bytes(module), loss]))
+
+
+@pytest.mark.slow
+def test_each_process_holds_its_share_of_the_base(tmp_path: Path) -> None:
+    assert ranks_driver.together(2, lambda rank: held(tmp_path, rank)) == ["", ""]
+    base = tiny_model("llama")
+    size = sum(parameter.nbytes for parameter in base.parameters())
+    shares = [json.loads((tmp_path / f"held-{rank}.json").read_text()) for rank in range(2)]
+    assert [whole for _, whole, _ in shares] == [size, size]
+    assert sum(own for own, _, _ in shares) == size and max(own for own, _, _ in shares) <= 0.6 * size
+    module = TargetLoss(add_lora(tiny_model("llama"), rank=4, alpha=8), layout="packed")
+    with module.attention(), torch.no_grad():
+        loss = float(module.of_batch(packed_batch(random_table((5, 9, 20)), range(3))))
+    assert [found for _, _, found in shares] == pytest.approx([loss] * 2, rel=1e-6)
+
+
+def test_one_process_has_nothing_to_share(models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"train.sharding=full with one process: there is nothing to share out"):
+        finetune(recipe(models["llama"], rows, tmp_path / "run", train__sharding="full"))
+    with pytest.raises(ModelError, match="Tiny has no list of blocks to share out"):
+        blocks(NoBlocks(LlamaConfig()))
+
+
+class Tiny(PreTrainedModel):
+    """A backbone of one layer."""
+
+    config_class = LlamaConfig
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        self.only = torch.nn.Linear(2, 2)
+
+
+class NoBlocks(PreTrainedModel):
+    """A model whose backbone has no list of blocks."""
+
+    config_class = LlamaConfig
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        self.inner = Tiny(config)
+
+    def get_decoder(self) -> Tiny:
+        return self.inner
+
+
 @pytest.mark.slow
 def test_two_processes_are_one_in_every_kind_of_run(tmp_path: Path) -> None:
-    kinds = ("full", "few", "all")
+    kinds = ("full", "few", "all", "sharded gpt2", "sharded, checkpointing", "sharded, one row")
     made = driven(tmp_path, *kinds)
     for kind in kinds:
         assert_two_processes_are_one(kind, *made)

@@ -14,12 +14,13 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from tunelab.answering.chat_settings import changed
+from tunelab.data.called_tools import called_tools
 from tunelab.data.messages import Conversation, Message, check_conversation
-from tunelab.data.prompts import leading_text
+from tunelab.data.prompts import leading_text, turn_columns
 from tunelab.data.tokenize import RowEncoder
 from tunelab.data.vocabulary import dropped_characters
 from tunelab.errors import BadRow, DataError, ModelError, UsageError
@@ -42,9 +43,10 @@ ModelSource = Callable[[], AbstractContextManager["nn.Module"]]
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A question and the answer with which the conversation continues.
+    """A question, or a tool's result, and the answer with which the conversation continues.
 
     Args:
+        role: whose turn the question is: "user", or "tool" for the result of the call in the answer before.
         answered_by: "base" or "tuned".
         end: why the answer ended: "stop" = the model ended it; "length", "context" = it hit the limit; "interrupted" =
             the user stopped it. All but the first are truncated.
@@ -54,6 +56,7 @@ class Exchange:
     answer: str
     answered_by: str
     end: str
+    role: Literal["user", "tool"] = "user"
 
     @property
     def is_cut(self) -> bool:
@@ -92,6 +95,7 @@ class Reply:
     texts: dict[str, str] = field(default_factory=dict)
     ends: dict[str, str] = field(default_factory=dict)
     exchange: Exchange | None = None
+    role: Literal["user", "tool"] = "user"
     pieces: Generator[Piece, None, None] = field(init=False, repr=False)
 
 
@@ -187,7 +191,21 @@ class ChatSession:
         self._first = 0
         self._answers_made = 0
 
-    def ask(self, question: str) -> Reply:
+    def give(self, result: str) -> Reply:
+        """As ask(), with the result of the call in the last answer in place of a question.
+
+        Raises:
+            UsageError: the result is empty, the last answer calls none of the tools, or several of them.
+        """
+        calls = called_tools(self.exchanges[-1].answer, self.tools)[1] if self.exchanges else ()
+        if not self.tools:
+            raise UsageError("this conversation has no tools", "start the chat with --tools FILE.json")
+        if len(calls) != 1:
+            said = "calls none of the tools" if not calls else f"makes {len(calls)} calls"
+            raise UsageError(f"the last answer {said}: expected one call", "ask the question again, or another one")
+        return self.ask(result, "tool")
+
+    def ask(self, question: str, role: Literal["user", "tool"] = "user") -> Reply:
         """Prepare the answer to a question; it is generated while the reply's pieces are read.
 
         The n-th answer since the start, since reset() or since the seed was set uses `seed + n`.
@@ -198,11 +216,12 @@ class ChatSession:
             ModelError: the question alone is too long. On any error the conversation stays as it was.
         """
         if not question.strip():
-            raise UsageError("the question is empty", "type a question")
+            what = "question" if role == "user" else "result"
+            raise UsageError(f"the {what} is empty", f"type a {what}")
         notices = []
         if not self.takes_several_turns and self.exchanges and not self._told_alone:
             notices.append("the chat template supports one turn only: the model does not see earlier questions")
-        first, prompt_ids = self._fitting_prompt(question)
+        first, prompt_ids = self._fitting_prompt(question, role)
         if first > self._first and self.takes_several_turns:
             left_out = "question and its answer is" if first == 1 else f"{first} questions and their answers are"
             notices.append(f"the conversation exceeds the model's context window: the oldest {left_out} left out")
@@ -217,6 +236,7 @@ class ChatSession:
             prompt_ids=tuple(prompt_ids),
             decoding=dataclasses.replace(self.decoding, seed=self.decoding.seed + self._answers_made),
             notices=tuple(notices),
+            role=role,
         )
         reply.pieces = self._answer(reply)
         return reply
@@ -235,8 +255,8 @@ class ChatSession:
         groups = [self.exchanges] if self.takes_several_turns else [[exchange] for exchange in self.exchanges]
         lines = []
         for group in groups:
-            turns = check_conversation(Conversation(_messages(self.system, group))).messages
-            line: dict[str, Any] = {"messages": [{"role": turn.role, "content": turn.content} for turn in turns]}
+            turns = check_conversation(Conversation(self._messages(self.system, group))).messages
+            line: dict[str, Any] = {"messages": [turn_columns(turn) for turn in turns]}
             line |= {"tools": self.tools} if self.tools else {}
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
         before = b""
@@ -293,16 +313,19 @@ class ChatSession:
         name = reply.models[-1]
         answer = reply.texts.get(name, "").rstrip()
         if answer.strip():
-            reply.exchange = Exchange(reply.question, answer, name, reply.ends[name])
+            reply.exchange = Exchange(reply.question, answer, name, reply.ends[name], reply.role)
             self.exchanges.append(reply.exchange)
 
-    def _fitting_prompt(self, question: str) -> tuple[int, list[int]]:
+    def _fitting_prompt(self, question: str, role: Literal["user", "tool"]) -> tuple[int, list[int]]:
         """The first exchange that is kept, and the prompt from there on, which leaves room for an answer."""
+        roles = [*(one.role for one in self.exchanges), role]
         room = self.decoding.max_new_tokens
         start = self._first if self.takes_several_turns else len(self.exchanges)
         length = 0
         for first in range(start, len(self.exchanges) + 1):
-            ids = self._prompt_ids(self.exchanges[first:], question, self.system)
+            if roles[first] == "tool":  # a result needs its call
+                continue
+            ids = self._prompt_ids(self.exchanges[first:], question, self.system, role)
             length = len(ids)
             if self._context is None or length + room <= self._context:
                 return first, ids
@@ -312,10 +335,27 @@ class ChatSession:
             "ask a shorter question, or lower max_new_tokens (/set max_new_tokens=N)",
         )
 
-    def _prompt_ids(self, exchanges: list[Exchange], question: str, system: str) -> list[int]:
+    def _prompt_ids(
+        self, exchanges: list[Exchange], question: str, system: str, role: Literal["user", "tool"] = "user"
+    ) -> list[int]:
         """What comes before the next answer where the conversation is a training row."""
-        messages = (*_messages(system, exchanges), Message("user", question))
-        return self._encoder.prompt_ids(Conversation(messages, tools=self.tools))
+        asked = [*exchanges, Exchange(question, "", "", "", role)]
+        return self._encoder.prompt_ids(Conversation(self._messages(system, asked)[:-1], tools=self.tools))
+
+    def _messages(self, system: str, exchanges: Sequence[Exchange]) -> tuple[Message, ...]:
+        """The turns; an answer whose call got a result is one with that call, as the template writes it."""
+        messages = [Message("system", system)] if system else []
+        for number, exchange in enumerate(exchanges):
+            messages.append(Message(exchange.role, exchange.question))
+            if exchange.role == "tool":
+                call = messages[-2].tool_calls[0]
+                of_tool = {"name": call["function"]["name"], "tool_call_id": call["id"]}
+                messages[-1] = dataclasses.replace(messages[-1], of_tool=of_tool)
+            has_result = number + 1 < len(exchanges) and exchanges[number + 1].role == "tool"
+            content, calls = called_tools(exchange.answer, self.tools) if has_result else (exchange.answer, ())
+            identified = tuple({**call, "id": f"call{number:05}"} for call in calls)  # Mistral's have 9 characters
+            messages.append(Message("assistant", content, tool_calls=identified))
+        return tuple(messages)
 
     def _text_before_an_answer(self) -> str:
         return leading_text(self._encoder.template)
@@ -326,49 +366,3 @@ class ChatSession:
         except BadRow:
             return False  # a single turn was rendered before, so it is supported
         return True
-
-
-def _messages(system: str, exchanges: list[Exchange]) -> tuple[Message, ...]:
-    messages = [Message("system", system)] if system else []
-    for exchange in exchanges:
-        messages += [Message("user", exchange.question), Message("assistant", exchange.answer)]
-    return tuple(messages)
-
-
-def changed(decoding: Decoding, assignments: str) -> Decoding:
-    """The settings after applying "name=value" assignments; `stop_strings` takes a string or a JSON list of strings.
-
-    Raises:
-        UsageError: unknown setting, or invalid value.
-    """
-    known = {setting.name: getattr(Decoding(), setting.name) for setting in dataclasses.fields(Decoding)}
-    changes = {}
-    for word in re.split(r"\s+(?=\w+\s*=)", assignments.strip()):
-        name, equals, value = (part.strip() for part in word.partition("="))
-        if not equals:
-            raise UsageError(f"{word!r} is not a setting: expected NAME=VALUE", f"known: {', '.join(known)}")
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            raise UsageError(
-                f"no setting named {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
-                f"known: {', '.join(known)}",
-            )
-        changes[name] = _value(name, value, known[name])
-    return dataclasses.replace(decoding, **changes)
-
-
-def _value(name: str, text: str, default: Any) -> Any:
-    kind, expected = type(default), {int: "an integer", float: "a number", tuple: "a string or a JSON list of strings"}
-    try:
-        if kind is not tuple:
-            return kind(text)
-        strings = json.loads(text) if text.startswith("[") else [text] if text else []
-        if all(isinstance(string, str) for string in strings):
-            return tuple(strings)
-    except ValueError:
-        pass
-    raise UsageError(f"{name} is {text!r}, expected {expected[kind]}", f"for example: /set {name}={_example(default)}")
-
-
-def _example(default: Any) -> str:
-    return '["###", "User:"]' if isinstance(default, tuple) else str(default)

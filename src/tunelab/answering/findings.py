@@ -14,8 +14,8 @@ LogProbabilities = Sequence[tuple[float, ...]]
 #: In fp32 log-probabilities that should be equal may differ by this much, from the order of sums alone (nats).
 FP32_TOLERANCE = 1e-3
 
-#: In 16 bits they may differ by this multiple of the difference between the model's own two attention implementations,
-#: both of which are correct.
+#: In 16 bits they may differ by this multiple of the difference between two computations that are both correct: by the
+#: model's own two attention implementations, or, if it has one, with results that are rounded at random.
 FLOOR_MULTIPLE = 4.0
 
 
@@ -25,13 +25,12 @@ class InSixteenBits:
 
     Args:
         expected, made: log-probabilities of a small fp32 model of the same class and configuration, computed both ways.
-        floor: largest difference in log-probability between the model's two attention implementations, nats; None if
-            it has only one.
+        floor: largest difference in log-probability between two computations of it that are both correct, nats.
     """
 
     expected: LogProbabilities
     made: LogProbabilities
-    floor: float | None
+    floor: float
 
 
 @dataclass(frozen=True)
@@ -79,11 +78,8 @@ def _same_likelihoods(
     exact, most = largest, FP32_TOLERANCE
     if rounding is not None:
         exact = largest_difference(rounding.expected, rounding.made)
-        alone = "not measured (the model has one attention implementation), so only fp32 is judged"
-        if rounding.floor is not None:
-            alone = f"{format_scientific(rounding.floor)} nats"
-        found += f"; rounding alone {alone}; in fp32 {format_scientific(exact)}"
-        most = math.inf if rounding.floor is None else most + FLOOR_MULTIPLE * rounding.floor
+        found += f"; rounding alone {format_scientific(rounding.floor)} nats; in fp32 {format_scientific(exact)}"
+        most += FLOOR_MULTIPLE * rounding.floor
     if exact > FP32_TOLERANCE:
         return Finding(what, found, f"{distrust}: this architecture is computed incorrectly")
     if largest > most:

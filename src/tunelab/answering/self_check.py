@@ -121,13 +121,13 @@ def _in_order(likelihoods: Iterable[ChoiceLikelihood]) -> LogProbabilities:
 
 def _rounding(responder: Responder, questions: Sequence[ChoiceQuestion]) -> tuple[InSixteenBits, InSixteenBits]:
     """Effect of batches and shared prefixes on a small fp32 model of this structure, and of rounding on this model."""
-    base, floor = underlying(responder.model), None
-    if attention_name(base) != "eager" and can_set_attention(base):
-        own, eager = (
-            _in_order(responder.computing(plain_likelihoods(responder.model, questions, attention)))
-            for attention in (None, "eager")
-        )
-        floor = largest_difference(own, eager)
+    base = underlying(responder.model)
+    has_two = attention_name(base) != "eager" and can_set_attention(base)
+    other: dict[str, Any] = {"attention": "eager"} if has_two else {"rounds_anew": True}
+    own, made_otherwise = (
+        _in_order(responder.computing(plain_likelihoods(responder.model, questions, **how))) for how in ({}, other)
+    )
+    floor = largest_difference(own, made_otherwise)
     small = miniature(base)
     size = small.get_input_embeddings().weight.shape[0]
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "both": "both models answer, side by side; the conversation continues with the tuned model's answer",
     "system": "/system TEXT sets the system message, /system alone clears it",
     "set": "/set temperature=0.7 top_p=0.9 changes settings, /set alone shows them",
+    "tool": "/tool TEXT gives the result of the call in the last answer, in place of a question (with --tools)",
     "undo": "remove the last question and its answer",
     "reset": "start a new conversation; keep the system message and settings",
     "save": "/save FILE appends the conversation to a JSON Lines file you can train on",
@@ -124,7 +125,7 @@ class ChatLoop:
         if not line.strip():
             return
         if not line.startswith("/"):
-            self._answer(line.strip())
+            self._answer(self._session.ask(line.strip()))
             return
         name, _, text = line[1:].partition(" ")
         name, text = name.strip(), text.strip()
@@ -132,7 +133,7 @@ class ChatLoop:
             near = get_close_matches(name, COMMANDS, n=1, cutoff=0.0)[0]
             known = ", ".join(f"/{command}" for command in COMMANDS)
             raise UsageError(f"unknown command /{name}; did you mean /{near}?", f"known: {known}")
-        if text and name not in ("system", "set", "save"):
+        if text and name not in ("system", "set", "tool", "save"):
             raise UsageError(f"/{name} takes no arguments, got {text!r}", f"enter /{name} alone")
         self._command(name, text)
 
@@ -148,6 +149,8 @@ class ChatLoop:
             if text:
                 session.configure(text)
             self._show_settings()
+        elif name == "tool":
+            self._answer(session.give(text))
         elif name == "undo":
             say(f"removed: {visible(session.undo().question)}")
         elif name == "reset":
@@ -175,8 +178,7 @@ class ChatLoop:
             verb = "were" if cut > 1 else "was"
             say(f"{cut} of its answers {verb} cut off: check the file before you train on it")
 
-    def _answer(self, question: str) -> None:
-        reply = self._session.ask(question)
+    def _answer(self, reply: Reply) -> None:
         for notice in reply.notices:
             say(notice)
         with ctrl_c_asks() as asked:

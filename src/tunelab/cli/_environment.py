@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import re
+from collections.abc import Set
 from importlib import metadata
-from pathlib import Path
 
 import psutil
 
-from tunelab.cpu import WAITING, usable_cores
+from tunelab.cpu import WAITING, cpu_flags, usable_cores
 from tunelab.records.environment import environment
 from tunelab.units import format_bytes
 
@@ -33,6 +32,7 @@ SHOWN = (
     "HF_HUB_OFFLINE",
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
+    "RAYON_NUM_THREADS",
     "TOKENIZERS_PARALLELISM",
     *WAITING,
 )
@@ -54,7 +54,7 @@ def environment_rows() -> list[tuple[str, str]]:
         *versions.items(),
         *((name, _version(name)) for name in EXTRAS),
         ("processor", known["processor"]),
-        ("CPU features", cpu_features(_cpu_flags()) or torch.backends.cpu.get_cpu_capability()),
+        ("CPU features", cpu_features(cpu_flags()) or torch.backends.cpu.get_cpu_capability()),
         ("cores", _cores()),
         ("torch threads", str(torch.get_num_threads())),
         ("memory", f"{format_bytes(known['memory_bytes'])}, {format_bytes(psutil.virtual_memory().available)} free"),
@@ -63,20 +63,11 @@ def environment_rows() -> list[tuple[str, str]]:
     ]
 
 
-def cpu_features(flags: set[str]) -> str:
+def cpu_features(flags: Set[str]) -> str:
     """The features in words, present and missing: "AVX2, AVX-512; not AMX"; "" if no flag is known."""
     has = [name for name, flag in CPU_FEATURES.items() if flag in flags]
     lacks = [name for name, flag in CPU_FEATURES.items() if flag not in flags and not name.startswith("Arm")]
     return ", ".join(has) + (f"; not {', '.join(lacks)}" if lacks else "") if has else ""
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return set()
-    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    return set(found[1].split()) if found else set()
 
 
 def _cores() -> str:

@@ -1,13 +1,16 @@
-"""What `tunelab plan` shows: ways of tuning side by side, the timeline of the recipe's own, and what else it costs."""
+"""What `tunelab plan` shows: methods side by side, the timeline of the recipe's own, and what else it costs."""
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from tunelab.cli._console import is_terminal, print_data, print_table, say
+from tunelab.planning.advice import what_would_fit
 from tunelab.planning.cards import Card
 from tunelab.planning.estimate import COMPARED, Plan
 from tunelab.planning.fit import largest_micro_batch, longest_row, verdict
@@ -26,21 +29,23 @@ def show_plan(plan: Plan, config: Config, card: Card | None, rows: RowLengths | 
     counted = f"{config.name}: {format_count(shape.total)} parameters in {format_counted(shape.layers, 'layer')}"
     print_data(counted)
     print_data(f"micro-batches of {plan.tokens:,} tokens, rows up to {plan.longest:,}; memory in GiB")
-    show_ways(plan, card)
+    show_methods(plan, card)
     show_timeline(plan)
     show_costs(plan, card, rows, gpus)
-    show_notes(plan, config.source)
+    show_notes(plan, config.source, card)
 
 
 def compared(plan: Plan) -> dict[str, Plan]:
-    """The plan of each way, the recipe's own among them."""
-    found = {name: plan.as_way(keys) for name, keys in COMPARED.items()}
-    return {**found, plan.way: plan}
+    """The plan of each method, the recipe's own among them; of a checkpoint that is stored quantized, its own alone."""
+    if plan.shape.quantization:
+        return {plan.method: plan}
+    found = {name: plan.as_method(keys) for name, keys in COMPARED.items()}
+    return {**found, plan.method: plan}
 
 
-def show_ways(plan: Plan, card: Card | None) -> None:
-    """One row per way; the recipe's own is marked."""
-    columns = ["way", "trained", "weights", "peak", "on the device"]
+def show_methods(plan: Plan, card: Card | None) -> None:
+    """One row per method; the recipe's own is marked."""
+    columns = ["method", "trained", "weights", "peak", "on the device"]
     columns += [f"fits {card.name}?", "largest micro-batch", "longest row"] if card else []
     rows = []
     for name, one in compared(plan).items():
@@ -48,7 +53,7 @@ def show_ways(plan: Plan, card: Card | None) -> None:
         cells = [format_count(one.trained), _gib(one.base_bytes), _gib(one.peak().allocated), _range(least, most)]
         if card:
             cells += [_ANSWERS[verdict(one, card.memory)], *(_tokens(find(one, card.memory)) for find in _SEARCHES)]
-        rows.append([f"{name} *" if name == plan.way else name, *cells])
+        rows.append([f"{name} *" if name == plan.method else name, *cells])
     _print_below(columns, rows)
 
 
@@ -68,7 +73,7 @@ def show_timeline(plan: Plan) -> None:
             rows.append([part, *(_gib(size) if size else UNKNOWN for size in sizes)])
     rows.append(["sum", *(_gib(moment.total) for moment in peak.moments)])
     heads = [moment.name + (" (peak)" if moment is peak.highest else "") for moment in peak.moments]
-    _print_below([f"{plan.way}, GiB", *heads], rows)
+    _print_below([f"{plan.method}, GiB", *heads], rows)
 
 
 def show_costs(plan: Plan, card: Card | None, rows: RowLengths | None, gpus: int) -> None:
@@ -88,7 +93,9 @@ def show_costs(plan: Plan, card: Card | None, rows: RowLengths | None, gpus: int
     if gpus > 1:
         several = on_several(plan, gpus)
         found.append((f"on each of {gpus} GPUs", f"{_range(*several.copies)} GiB with copies (DDP)"))
-        found.append(("", f"{_range(*several.sharded)} GiB sharded (FSDP), which train cannot do yet"))
+        can = "train.sharding=full" if plan.recipe.method == "lora" and plan.recipe.precision.name == "none" else ""
+        how = can or "which train cannot do yet"
+        found.append(("", f"{_range(*several.sharded)} GiB sharded (FSDP), {how}"))
     _print_below(("cost", "prediction"), found)
 
 
@@ -102,25 +109,44 @@ def _print_below(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def _rows_text(plan: Plan, rows: RowLengths) -> str:
     median, high, longest = rows.quantiles
     full = rows.filled(plan.recipe.train) / plan.tokens
-    return (
-        f"{len(rows.lengths):,} of {median:,} (median), {high:,} (95 %), {longest:,} tokens (longest); "
-        f"micro-batches are {format_share(full, 0)} full"
+    gone = [(rows.dropped, "left out"), (rows.truncated, "cut")]
+    too_long = [f"{count:,} longer than {plan.longest:,} tokens {what}" for count, what in gone if count]
+    return "; ".join(
+        [
+            f"{len(rows.lengths):,} of {median:,} (median), {high:,} (95 %), {longest:,} tokens (longest)",
+            *too_long,
+            f"micro-batches are {format_share(full, 0)} full",
+        ]
     )
 
 
-def show_notes(plan: Plan, source: str) -> None:
-    """Where the numbers come from, and what makes them less certain."""
-    say(
+def show_notes(plan: Plan, source: str, card: Card | None) -> None:
+    """Where the numbers come from, what makes them less certain, and what would fit."""
+    if card:
+        several = f" on each of {plan.gpus} GPUs, with a copy of the model on each (DDP)" if plan.gpus > 1 else ""
+        _note(f"{card.name}: {round(card.memory):,} bytes ({format_bytes(card.memory)}){several}")
+    _note(
         f"shape from {SOURCES[source]}; peak: allocated bytes, within ±{format_share(plan.error, 0)}; on the device: "
         "1.02 to 1.25 times that is reserved, and 0.2 to 0.8 GiB are the CUDA context"
     )
     for doubt in plan.doubts:
-        say(f"less certain: {doubt}")
+        _note(f"less certain: {doubt}")
+    if card and verdict(plan, card.memory) != "fits":
+        _note(f"{plan.method} {_SURELY[verdict(plan, card.memory)]}; {what_would_fit(plan, card.memory)}")
+
+
+def _note(text: str) -> None:
+    """A sentence on stderr, in lines no longer than the terminal's."""
+    width = shutil.get_terminal_size().columns if is_terminal(sys.stderr) else 10**6
+    say(textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False))
+
+
+_SURELY = {"may fit": "may not fit", "does not fit": "does not fit"}
 
 
 def plan_document(plan: Plan, source: str, card: Card | None, rows: RowLengths | None, gpus: int) -> dict[str, Any]:
     """`plan --json`: bytes, tokens, hours."""
-    ways = {}
+    methods = {}
     for name, one in compared(plan).items():
         peak, on_card = one.peak(), one.card_bytes()
         entry = {
@@ -142,19 +168,19 @@ def plan_document(plan: Plan, source: str, card: Card | None, rows: RowLengths |
             entry["hours"] = hours(one, card, rows)
         if gpus > 1:
             entry["on_each_of_several"] = asdict(on_several(one, gpus))
-        ways[name] = entry
+        methods[name] = entry
     return {
         "model": plan.recipe.model.name,
         "source": source,
         "parameters": plan.shape.parameters,
-        "way": plan.way,
+        "method": plan.method,
         "micro_batch_tokens": plan.tokens,
         "longest_row": plan.longest,
         "gpu": asdict(card) if card else None,
         "gpus": gpus,
         "rows": {"count": len(rows.lengths), "tokens": rows.tokens, "targets": rows.targets} if rows else None,
         "hours_are_of": "the training" if rows else "a million tokens",
-        "ways": ways,
+        "methods": methods,
     }
 
 

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Open the chat and run it until the user or the piped input ends it."""
     _check(arguments)
-    from tunelab.answering.chat_session import changed
+    from tunelab.answering.chat_settings import changed
     from tunelab.cli._chat_loop import ChatLoop
     from tunelab.inference.sampling import Decoding
 

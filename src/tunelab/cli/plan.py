@@ -56,7 +56,10 @@ def run(arguments: argparse.Namespace) -> int:
     found = config_of(recipe.model.name, recipe.model.revision)
     recipe = with_name(recipe, found.name)
     on_gpu, has_bfloat16 = recipe.train.device != "cpu", card is None or card.has_bfloat16
-    plan = Plan(shape_of(found.values, found.name), recipe, on_gpu=on_gpu, has_bfloat16=has_bfloat16)
+    if card and not on_gpu:
+        raise UsageError("--gpu and train.device=cpu", "omit one of the two")
+    shape = shape_of(found.values, found.name)
+    plan = Plan(shape, recipe, on_gpu=on_gpu, has_bfloat16=has_bfloat16, gpus=arguments.gpus)
     rows = _lengths(recipe) if has_rows else None
     plan = plan if rows is None else replace(plan, target_share=rows.target_share)
     if arguments.write:
@@ -84,6 +87,7 @@ def _lengths(recipe: Recipe) -> RowLengths:
     from tunelab.preparation.rows import prepare
 
     with progress_bar() as progress:
-        table = prepare(recipe, progress=progress).train
+        data = prepare(recipe, progress=progress)
+    table, counts = data.train, data.train_counts
     targets = sum(table.targets) if recipe.data.loss_on == "completion" else table.tokens - len(table)
-    return RowLengths(table.lengths, targets)
+    return RowLengths(table.lengths, targets, counts.dropped_too_long, counts.truncated)

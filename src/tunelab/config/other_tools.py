@@ -281,7 +281,7 @@ OTHER_KEYS: dict[str, tuple[OtherKey, ...]] = {
         OtherKey("use_liger_kernel", _T, "", "the loss is chunked and attention packed by tunelab's own code"),
         OtherKey("torch_compile", (TRAINER, AXOLOTL), "", "not implemented"),
         OtherKey("deepspeed", (TRAINER, AXOLOTL), "", "not implemented; torchrun trains on several GPUs (DDP)"),
-        OtherKey("fsdp", (TRAINER, AXOLOTL), "", "not implemented; torchrun trains on several GPUs (DDP)"),
+        OtherKey("fsdp", (TRAINER, AXOLOTL), "train.sharding", "full: a LoRA's dense base; no full fine-tuning yet"),
         OtherKey("use_galore", _F, "", "GaLore is not implemented"),
         OtherKey("stage", _F, "", _ONLY_CAUSAL, {"sft": ""}),
         OtherKey("rl", _A, "", _ONLY_CAUSAL),

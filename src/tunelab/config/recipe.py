@@ -334,7 +334,9 @@ class TrainSettings(Section):
         False, description="Recompute activations in the backward pass (gradient checkpointing): less memory, slower."
     )
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Compute dtype of forward and backward. auto: bf16 on a GPU that supports it, else fp32."
+        "auto",
+        description="Compute dtype of forward and backward. auto: bf16 on a GPU that supports it, and on a CPU with "
+        "bf16 instructions if the checkpoint is in bf16 or fp16; else fp32.",
     )
     save_dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
@@ -362,9 +364,9 @@ class TrainSettings(Section):
     tracker_group: Text | None = Field(
         None, description="Group name in the trackers. null: none; in a study, its title."
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="Device for training. auto: a GPU if there is one."
-    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where it trains. auto: a GPU if there is one.")
+    sharding: Literal["none", "full"] = Field("none", description="full: each process holds a share of a LoRA's base.")
+    deterministic: Flag = Field(False, description="On a GPU, only kernels that give the same bits every time.")
     seed: CountOrZero = Field(0, description="Seed of adapter initialization, row order and dropout.")
 
 

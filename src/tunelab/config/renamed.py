@@ -109,6 +109,9 @@ def recipe_as_before(tree: Mapping[str, Any]) -> Tree:
             del train["save_dtype"]  # it did not exist, nor did the next three
         if train.get("packing") == "auto":
             train["packing"] = True  # the default then: packed, or refused
+        for name, default in (("sharding", "none"), ("deterministic", False)):
+            if train.get(name) == default:
+                del train[name]
         if train.get("neftune_alpha", "") is None:
             del train["neftune_alpha"]
         if train.get("loraplus_lr_ratio", "") is None:

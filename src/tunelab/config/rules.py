@@ -63,6 +63,24 @@ RULES = (
         lambda r: r.train.loraplus_lr_ratio is not None and r.method != "lora",
     ),
     Rule(
+        ("train.sharding", "method"),
+        "full fine-tuning cannot be sharded yet",
+        "set method=lora, or train.sharding=none",
+        lambda r: r.train.sharding == "full" and r.method == "full",
+    ),
+    Rule(
+        ("train.sharding", "precision.name"),
+        "a quantized base cannot be sharded yet",
+        "set precision=none, or train.sharding=none: each process then has all codes",
+        lambda r: r.train.sharding == "full" and r.precision.name != "none",
+    ),
+    Rule(
+        ("train.sharding", "adapter.also_train", "model.new_tokens", "adapter.use_dora"),
+        "only LoRA's matrices can be trained next to a sharded base yet",
+        "omit adapter.also_train, model.new_tokens and adapter.use_dora, or set train.sharding=none",
+        lambda r: r.train.sharding == "full" and bool(r.adapter.also_train or r.model.new_tokens or r.adapter.use_dora),
+    ),
+    Rule(
         ("train.epochs",),
         f"expected at most {MOST_EPOCHS:,} passes over the rows",
         "lower train.epochs",

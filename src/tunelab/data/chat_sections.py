@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from tunelab.data.messages import Conversation, Message, with_thoughts_apart
@@ -68,24 +68,47 @@ class ChatTemplate:
         found: list[tuple[Section, ...] | BadRow] = []
         for number, conversation in enumerate(conversations):
             try:
-                found.append(self._rendered(conversation, texts.get(number)))
+                found.append(self._as_foreseen(conversation, texts.get(number)) or self._rendered(conversation, None))
             except BadRow as reason:
                 found.append(reason)
         return found
 
-    def _texts_together(self, conversations: Sequence[Conversation]) -> dict[int, tuple[str, str]]:
-        """Texts with marks in place of the answers, and real ones, by the conversation's number; {} if one by one."""
+    def _texts_together(self, conversations: Sequence[Conversation]) -> dict[int, str]:
+        """The texts of conversations by their number; {} if they must be rendered one by one."""
         if self.apply_all is None or self.thoughts:
             return {}
         apply_all, turns = self.apply_all, {}
         for number, one in enumerate(conversations):
             if not one.has_tools and not any(message.reasoning for message in one.messages):
-                turns[number] = _marked_and_real(one)
+                turns[number] = _turns(one)
         if not turns:
             return {}
-        given = [one for pair in turns.values() for one in pair]
+        given = list(turns.values())
         texts = rendered_together(lambda: apply_all(given), [_characters(one) for one in given])
-        return {} if texts is None else dict(zip(turns, zip(texts[::2], texts[1::2], strict=True), strict=True))
+        return {} if texts is None else dict(zip(turns, texts, strict=True))
+
+    def _as_foreseen(self, conversation: Conversation, real: str | None) -> tuple[Section, ...] | None:
+        """The section of a text that is what the template writes around any turns of these roles, so that it need not
+        be rendered with marks; None if it is not, or is refused.
+
+        Args:
+            real: the conversation's text; None = not known yet.
+        """
+        outline = None if real is None else _outline(self, tuple(message.role for message in conversation.messages))
+        if real is None or outline is None:
+            return None
+        turns = _turns(conversation)
+        for contents in ([turn["content"] for turn in turns], [turn["content"].strip() for turn in turns]):
+            shown = [
+                f"\ue000{number}\ue001" if turn["role"] == "assistant" else content
+                for number, (turn, content) in enumerate(zip(turns, contents, strict=True))
+            ]
+            if real == _interleaved(outline, contents):
+                try:
+                    return self._rendered(conversation, (_interleaved(outline, shown), real))
+                except BadRow:
+                    return None  # rendered with marks, it says why
+        return None
 
     def _rendered(self, conversation: Conversation, texts: tuple[str, str] | None) -> tuple[Section, ...]:
         """See render(). `texts`: with marks in place of the answers, and real; None = not known yet."""
@@ -292,9 +315,25 @@ def _closers(special_tokens: tuple[str, ...]) -> tuple[re.Pattern[str], re.Patte
     return re.compile(one), re.compile(f"((?:{one})+)\\s*")
 
 
+@lru_cache(maxsize=256)
+def _outline(template: ChatTemplate, roles: tuple[str, ...]) -> tuple[str, ...] | None:
+    """What the template writes around turns of these roles: before, between and behind them; None if it refuses them
+    or does not show each once and in order."""
+    turns = [{"role": role, "content": f"\ue000{number}\ue001"} for number, role in enumerate(roles)]
+    try:
+        pieces = re.split("\ue000(\\d+)\ue001", template.applied(turns))
+    except TunelabError:
+        return None
+    return tuple(pieces[::2]) if pieces[1::2] == [str(number) for number in range(len(roles))] else None
+
+
+def _turns(conversation: Conversation) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.text} for message in conversation.messages]
+
+
 def _marked_and_real(conversation: Conversation) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """The turns with a mark in place of each answer, and as they are."""
-    turns = [{"role": message.role, "content": message.text} for message in conversation.messages]
+    turns = _turns(conversation)
     marks = (f"\ue000{number}\ue001" for number in range(len(turns)))
     marked = [turn if turn["role"] != "assistant" else {**turn, "content": next(marks)} for turn in turns]
     return marked, turns

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tunelab.data.answer_mask import Mask
 from tunelab.data.packing import divide_among_ranks, epoch_order, group_steps, pack_best_fit, pad_together
-from tunelab.data.tokenize import EncodedRow, Ids, Mask
+from tunelab.data.tokenize import EncodedRow, Ids
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +104,7 @@ class PackedBatch:
 
     Args:
         input_ids: [tokens], int64.
-        row_starts: [rows + 1], int64.
+        row_starts: [rows + 1], int64; on the host on every device: what is computed of it decides what is run.
         predicted_from: [targets], int64: places whose hidden state predicts a target (the token before it).
         labels: [targets], int64: the targets.
     """
@@ -114,9 +115,15 @@ class PackedBatch:
     labels: torch.Tensor
 
     def to(self, device: torch.device | str) -> PackedBatch:
-        return PackedBatch(
-            *(tensor.to(device) for tensor in (self.input_ids, self.row_starts, self.predicted_from, self.labels))
-        )
+        """The batch on a device; to a GPU in one copy from page-locked memory, which the host does not wait for."""
+        import torch
+
+        parts: tuple[torch.Tensor, ...] = (self.input_ids, self.predicted_from, self.labels)
+        if torch.device(device).type == "cuda":
+            together = torch.cat(parts).pin_memory().to(device, non_blocking=True)
+            parts = torch.split(together, [len(part) for part in parts])
+        input_ids, predicted_from, labels = (part.to(device) for part in parts)
+        return PackedBatch(input_ids, self.row_starts, predicted_from, labels)
 
 
 def packed_batch(table: TokenTable, rows: Sequence[int], loss_on: LossOn = "completion") -> PackedBatch:

@@ -29,7 +29,7 @@ from tunelab.version import __version__
 
 #: Source files that affect the tokens of the same rows, or the form of what is stored.
 TOKENISING_SOURCES = (
-    "tokenize.py",
+    *("tokenize.py", "answer_mask.py"),
     "vocabulary.py",
     *("templates.py", "chat_sections.py", "sections.py", "chat_templates.py", "tool_turns.py"),
     "thoughts.py",
@@ -354,9 +354,9 @@ def _encode(
     """Encoded rows, and the lengths of all, dropped ones included; appends reasons of bad rows to `bad`."""
     rows = []
     lengths = []
-    for start in range(0, len(examples), ROWS_AT_ONCE):
-        batch = examples[start : start + ROWS_AT_ONCE]
-        for example, whole in zip(batch, encoder.encode_all(batch), strict=True):
+    batches = [examples[start : start + ROWS_AT_ONCE] for start in range(0, len(examples), ROWS_AT_ONCE)]
+    for batch, encoded in zip(batches, encoder.encode_in_turn(batches), strict=True):
+        for example, whole in zip(batch, encoded, strict=True):
             if isinstance(whole, BadRow):
                 hint = f" ({whole.hint})" if whole.hint else ""
                 bad.append(f"{example.origin}: {whole.message}{hint}")
@@ -365,7 +365,8 @@ def _encode(
             row = encoder.fit(whole, max_length, on_overflow)
             if row is not None:
                 rows.append(row)
-        progress("tokenizing", done + start + len(batch), total)
+        done += len(batch)
+        progress("tokenizing", done, total)
     return rows, lengths
 
 

@@ -135,13 +135,14 @@ def prompt_columns(prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
     for prompt in prompts:
         columns.append({"prompt": prompt.messages[-1].text})
         if has_turns or has_tools:
-            columns[-1]["messages"] = [_turn_columns(turn) for turn in prompt.messages]
+            columns[-1]["messages"] = [turn_columns(turn) for turn in prompt.messages]
         if has_tools:
             columns[-1]["tools"] = list(prompt.tools)
     return columns
 
 
-def _turn_columns(turn: Message) -> dict[str, Any]:
+def turn_columns(turn: Message) -> dict[str, Any]:
+    """A turn as a file of rows has it."""
     calls = {"tool_calls": list(turn.tool_calls)} if turn.tool_calls else {}
     return {"role": turn.role, "content": turn.text, **calls, **turn.of_tool}
 

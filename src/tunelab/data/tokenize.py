@@ -9,13 +9,16 @@ is refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from tunelab.data.answer_mask import Mask, SpecialIds, answer_tokens
 from tunelab.data.chat_sections import ChatTemplate
 from tunelab.data.messages import PLACEHOLDER, Conversation, Example, Message, PretokenizedRow
 from tunelab.data.sections import Section, Segment
@@ -28,12 +31,16 @@ GUARDS = ("\n", ".", "a", "0", ")")
 
 #: Characters that are tokenized in one call; more of them text by text, so that memory stays bounded.
 LONGEST_TOGETHER = 4_000_000
+#: Characters that are tokenized while the template renders.
+LONGEST_MEANWHILE = 400_000
 
 Ids = npt.NDArray[np.int32]
-Mask = npt.NDArray[np.bool_]
 
 #: Ids of a text's tokens, and the characters [start, end) that each covers.
 _Encoded = tuple[list[int], Sequence[tuple[int, int]]]
+
+#: The sections of each conversation, or why it has none.
+_Rendered = list[tuple[Section, ...] | BadRow]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +92,7 @@ class RowEncoder:
                 "the tokenizer has no end-of-sequence token: nothing would teach the model to stop",
                 "use a tokenizer that has one, or its chat template (data.template=chat)",
             )
+        self._special = SpecialIds(sorted(self.special_ids))
         self.largest_id = max(tokenizer.get_vocab().values())
         self.vocabulary = Vocabulary(tokenizer)
         self.leading_ids = [] if template.parses_special_tokens else leading_special_ids(tokenizer)
@@ -102,10 +110,36 @@ class RowEncoder:
     def encode_all(self, examples: Sequence[Example]) -> list[EncodedRow | BadRow]:
         """encode() of each, with one call of the template and one of the tokenizer for all; what an example raises is
         in its place."""
-        conversations = [one for one in examples if isinstance(one, Conversation)]
-        rendered = self.template.render_all(conversations)
-        encoded = iter(self._tokenized([part.text for one in rendered if isinstance(one, tuple) for part in one]))
-        sections = iter(rendered)
+        rendered, texts = self._sections(examples)
+        return self._rows(examples, rendered, self._tokenized(texts))
+
+    def encode_in_turn(self, batches: Iterable[Sequence[Example]]) -> Iterator[list[EncodedRow | BadRow]]:
+        """encode_all() of each batch. While one is tokenized, by the tokenizer's threads and not Python's, the next is
+        rendered and the masks of the one before are computed."""
+        waiting: deque[tuple[Sequence[Example], _Rendered, Future[list[_Encoded | None]]]] = deque()
+        with ThreadPoolExecutor(1) as threads:
+            for batch in batches:
+                rendered, texts = self._sections(batch)
+                tokenized = threads.submit(self._tokenized, texts)
+                if sum(map(len, texts)) > LONGEST_MEANWHILE:
+                    tokenized.exception()  # waits: the next batch is rendered within a limit of memory
+                waiting.append((batch, rendered, tokenized))
+                if len(waiting) > 1:
+                    examples, of_examples, encoded = waiting.popleft()
+                    yield self._rows(examples, of_examples, encoded.result())
+            for examples, of_examples, encoded in waiting:
+                yield self._rows(examples, of_examples, encoded.result())
+
+    def _sections(self, examples: Sequence[Example]) -> tuple[_Rendered, list[str]]:
+        """The sections of each conversation, and the texts of all that is to be tokenized."""
+        rendered = self.template.render_all([one for one in examples if isinstance(one, Conversation)])
+        return rendered, [part.text for one in rendered if isinstance(one, tuple) for part in one]
+
+    def _rows(
+        self, examples: Sequence[Example], rendered: _Rendered, tokenized: Sequence[_Encoded | None]
+    ) -> list[EncodedRow | BadRow]:
+        """The row of each example, or why there is none."""
+        encoded, sections = iter(tokenized), iter(rendered)
         found: list[EncodedRow | BadRow] = []
         for example in examples:
             try:
@@ -200,7 +234,7 @@ class RowEncoder:
         """Ids and answer mask of a section. `encoded`: its tokens, where they are known already."""
         if self.vocabulary.spells_everything:
             ids, offsets = encoded or self._tokenize(section.text)
-            mask = self._answer_tokens(section.text, ids, offsets, _answer_spans(section.segments))
+            mask = answer_tokens(section.text, ids, offsets, _answer_spans(section.segments), self._special)
             if mask is not None:
                 return ids, mask
         return self._encode_continued(section.segments, section.text)
@@ -228,29 +262,6 @@ class RowEncoder:
             split_special_tokens=not self.template.parses_special_tokens,
             verbose=False,  # the caller counts and reports texts longer than the context window
         )
-
-    def _answer_tokens(
-        self, text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
-    ) -> Mask | None:
-        """For each token whether it is in an answer; None if one spans a boundary.
-
-        Raises:
-            BadRow: a character of an answer is in no token.
-        """
-        starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
-        for place, id in enumerate(ids):
-            if id in self.special_ids:  # its offsets may include white space that it strips: use the core
-                start, end = offsets[place]
-                core = text[start:end].strip()
-                starts[place] = text.index(core, start, end)
-                ends[place] = starts[place] + len(core)
-        mask = np.zeros(len(ids), dtype=np.bool_)
-        for first, last in spans:
-            if (((starts < first) & (first < ends)) | ((starts < last) & (last < ends))).any():
-                return None
-            mask |= (first <= starts) & (ends <= last) & (starts < last)
-        _check_covered(text, starts[mask], ends[mask], spans)
-        return mask
 
     def _encode_continued(self, segments: Sequence[Segment], text: str) -> tuple[list[int], Mask]:
         """Tokens of each segment as a continuation of the one before, so that no token spans a boundary.
@@ -337,19 +348,6 @@ def leading_special_ids(tokenizer: Any) -> list[int]:
         if full[start : start + len(bare)] == bare:
             return list(full[:start])
     return []
-
-
-def _check_covered(
-    text: str, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], spans: Sequence[tuple[int, int]]
-) -> None:
-    """Raise BadRow if a character of an answer, white space apart, is in none of its tokens [start, end)."""
-    size = len(text) + 1
-    covered = np.cumsum(np.bincount(starts, minlength=size) - np.bincount(ends, minlength=size))
-    for first, last in spans:
-        bare = np.flatnonzero(covered[first:last] == 0)
-        lost = [text[first + place] for place in bare if not text[first + place].isspace()]
-        if lost:
-            raise BadRow(f"the tokenizer drops {''.join(lost)[:20]!r} from an answer", "use another tokenizer")
 
 
 def _answer_spans(segments: Sequence[Segment]) -> list[tuple[int, int]]:

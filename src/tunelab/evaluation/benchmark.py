@@ -282,19 +282,26 @@ def check_pairs(metric: str, responses: Sequence[str], references: Sequence[str]
             )
 
 
+#: Kind of record -> its fields, and what each may be.
+_fields_of: dict[type[Any], dict[str, tuple[tuple[type, ...], str]]] = {}
+
+
 def record_from_json(kind: type[T], value: Mapping[str, Any]) -> T:
-    fields = {one.name for one in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if kind not in _fields_of:
+        known = dataclasses.fields(kind)  # type: ignore[arg-type]
+        _fields_of[kind] = {one.name: _CHECKED.get(str(one.type), ((object,), "")) for one in known}
+    types_of = _fields_of[kind]
+    fields = set(types_of)
     if missing := sorted(fields - set(value)):
         raise RunError(f"{kind.__name__} record lacks {', '.join(missing)}", "it was written by another version")
     if unknown := sorted(set(value) - fields):
         raise RunError(f"{kind.__name__} record has unknown {', '.join(unknown)}", "it was written by another version")
-    for one in dataclasses.fields(kind):  # type: ignore[arg-type]
-        types, what = _CHECKED.get(str(one.type), ((object,), ""))
-        found = value[one.name]
+    for name, (types, what) in types_of.items():
+        found = value[name]
         # True and false are integers to Python.
         if not isinstance(found, types) or (isinstance(found, bool) and int in types):
             raise RunError(
-                f"{kind.__name__} record: {one.name} is {shown(found)}, expected {what}",
+                f"{kind.__name__} record: {name} is {shown(found)}, expected {what}",
                 "the file is damaged: evaluate again",
             )
     return kind(**value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -85,12 +86,13 @@ def choice_likelihoods(
 
 
 def plain_likelihoods(
-    model: nn.Module, questions: Sequence[ChoiceQuestion], attention: str | None = None
+    model: nn.Module, questions: Sequence[ChoiceQuestion], attention: str | None = None, *, rounds_anew: bool = False
 ) -> Iterator[ChoiceLikelihood]:
     """The same log-probabilities from the model's own forward pass, with each choice's text run in full and alone.
 
     Args:
         attention: a transformers attention implementation ("eager", "sdpa"); None = the model's own.
+        rounds_anew: round the result of each module up or down at random (rounded_anew()).
     """
     import torch
 
@@ -101,7 +103,8 @@ def plain_likelihoods(
     for index, question in enumerate(questions):
         found: dict[tuple[int, ...], Tensor] = {}  # input -> [tokens, vocabulary], log p of each next token
         likelihoods = []
-        with evaluation_mode(model), attention_set_to(model, attention or attention_name(model)):
+        anew = rounded_anew(base, index) if rounds_anew else nullcontext()
+        with evaluation_mode(model), attention_set_to(model, attention or attention_name(model)), anew:
             for continuation, scored in zip(question.continuations, question.scored, strict=True):
                 ids = (*question.prompt_ids, *continuation[:-1])
                 if ids not in found:
@@ -111,6 +114,29 @@ def plain_likelihoods(
                 tokens = torch.tensor(scored, device=device)[:, None]
                 likelihoods.append(float(found[ids][len(ids) - len(scored) :].gather(1, tokens).double().sum()))
         yield ChoiceLikelihood(index, tuple(likelihoods))
+
+
+@contextmanager
+def rounded_anew(model: nn.Module, seed: int) -> Iterator[None]:
+    """Within the block the 16-bit result of each innermost module is changed at random by at most its rounding error:
+    another result that is as correct. Source: Parker, Monte Carlo Arithmetic (1997), random rounding."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def change(module: nn.Module, inputs: object, result: object) -> object:
+        if not isinstance(result, torch.Tensor) or result.dtype not in (torch.bfloat16, torch.float16):
+            return result
+        share = torch.rand(result.shape, generator=generator).to(result.device) - 0.5
+        changed: Tensor = (result.float() * (1 + share * torch.finfo(result.dtype).eps)).to(result.dtype)
+        return changed
+
+    hooks = [one.register_forward_hook(change) for one in model.modules() if next(one.children(), None) is None]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @dataclass(frozen=True, slots=True)

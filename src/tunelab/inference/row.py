@@ -100,7 +100,10 @@ def seen_tokens(rows: Sequence[Row], logits: Tensor, decoding: Decoding) -> Tens
         return None
     import torch
 
+    from tunelab.models.page_locked import copied
+
     seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
-    for place, row in enumerate(rows):
-        seen[place, torch.tensor([*row.prompt, *row.answer], device=logits.device)] = True
+    places = [(place, token) for place, row in enumerate(rows) for token in (*row.prompt, *row.answer)]
+    where = copied(torch.tensor(places).T.contiguous(), logits.device)  # of all rows at once: [2, tokens]
+    seen[where[0], where[1]] = True
     return seen

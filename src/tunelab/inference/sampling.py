@@ -79,6 +79,8 @@ def next_tokens(logits: Tensor, decoding: Decoding, randomness: list[float], see
     """
     import torch
 
+    from tunelab.models.page_locked import copied
+
     if decoding.repetition_penalty != 1 and seen is not None:
         penalty = decoding.repetition_penalty
         logits = torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
@@ -86,7 +88,8 @@ def next_tokens(logits: Tensor, decoding: Decoding, randomness: list[float], see
         return logits.argmax(dim=-1).tolist()
     probabilities = narrowed_probabilities(logits, decoding)
     total = probabilities.cumsum(dim=-1)  # [rows, vocabulary]
-    wanted = torch.tensor(randomness, dtype=total.dtype, device=total.device)[:, None] * total[:, -1:]
+    drawn = copied(torch.tensor(randomness, dtype=total.dtype), total.device)
+    wanted = drawn[:, None] * total[:, -1:]
     # The first token whose running total exceeds the number drawn; one of probability 0 never does.
     return torch.searchsorted(total, wanted, right=True).clamp_max(total.shape[-1] - 1)[:, 0].tolist()
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tunelab.data.chat_sections import ChatTemplate
 from tunelab.data.control_tokens import control_tokens, split_tokens
-from tunelab.data.messages import Conversation
+from tunelab.data.messages import Conversation, Message
 from tunelab.data.template_date import fixed_date
-from tunelab.errors import BadRow
+from tunelab.errors import BadRow, TunelabError
 from tunelab.linting.finding import Check, Flagged
 from tunelab.linting.rows import LintedRows
 from tunelab.units import format_counted
@@ -92,6 +92,29 @@ def _drops_thoughts(template: ChatTemplate, example: object) -> bool:
     return template.drops_thoughts(example)
 
 
+def other_generation_prompt(rows: LintedRows) -> Flagged | None:
+    """A chat template that puts something else before the rows' answers than its generation prompt ends with: Qwen3's
+    writes an empty block of thoughts, others have that block in the prompt alone."""
+    using = rows.tokenized_with
+    if using is None or not isinstance(using.template, ChatTemplate) or using.template.prompt is None:
+        return None
+    turns = (Message("user", "a"), Message("assistant", "b"))
+    try:
+        trained = using.template.render(Conversation(turns))[0].segments[0].text
+        asked = using.template.applied([{"role": "user", "content": "a"}], using.template.prompt).rstrip(" ")
+    except TunelabError:
+        return None  # rendering the rows says why
+    if trained == asked:
+        return None
+    shared = next((n for n, pair in enumerate(zip(trained, asked, strict=False)) if pair[0] != pair[1]), None)
+    shared = min(len(trained), len(asked)) if shared is None else shared
+    what = (
+        f"before an answer these rows have {trained[shared:]!r} where the chat template's generation prompt has "
+        f"{asked[shared:]!r}"
+    )
+    return _everywhere(rows, what, "")
+
+
 def date_in_template(rows: LintedRows) -> Flagged | None:
     """A chat template that writes a date."""
     using = rows.tokenized_with
@@ -129,6 +152,15 @@ CHECKS = (
         "only the last answer of such a row is in the loss",
         "set data.thoughts=each for one example per answer",
         dropped_thoughts,
+    ),
+    Check(
+        "other-generation-prompt",
+        "warning",
+        "tunelab prompts as it trains; other programs prompt with the generation prompt, which the tuned model has not "
+        "seen before an answer",
+        "serve it with the template's option that writes the same (Qwen3's enable_thinking=false); if the rows have "
+        "more, data.thoughts=last puts that into the loss",
+        other_generation_prompt,
     ),
     Check(
         "date-in-template",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tunelab.languages import detect
+from tunelab.languages import detect, detect_at_once
 from tunelab.linting.finding import Check, Flagged
 from tunelab.linting.rows import LintedRows
 from tunelab.linting.words import words_of
@@ -167,8 +167,10 @@ def other_languages(rows: LintedRows) -> Flagged | None:
     if len(texts) < FEWEST_TEXTS:
         return None
     sample = [texts[place * len(texts) // SAMPLE] for place in range(SAMPLE)] if len(texts) > SAMPLE else texts
-    languages = {row: detect(rows.answers[row][:1000]) for row in sample}
+    languages = {row: detect_at_once(rows.answers[row][:1000]) for row in sample}
     usual = Counter(languages.values()).most_common(1)[0][0]
+    # Few are of another language: these are looked at with care.
+    languages = {row: detect(rows.answers[row][:1000]) for row, one in languages.items() if one != usual}
     found = [row for row, language in languages.items() if language not in (usual, None, "unknown")]
     what = f"{len(found):,} of a sample of {len(sample):,} answers are not in the language of most ({usual})"
     return Flagged(what, found, lambda row: f"{languages[row]}: {rows.answers[row][:160]}")

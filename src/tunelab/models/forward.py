@@ -25,6 +25,8 @@ from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 
 from tunelab.errors import ModelError
+from tunelab.models.flash_attention import RowBorders, flash_attention, masked_attention, takes_flash
+from tunelab.models.page_locked import copied
 from tunelab.models.plain_attention import as_scores, plain_attention
 from tunelab.models.row_attention import row_attention
 
@@ -119,19 +121,21 @@ def packed_hidden_states(
     Args:
         model: a transformers causal language model, or PEFT's wrapper of one.
         input_ids: [tokens], int64, the rows end to end.
-        row_starts: [rows + 1], int64, the offset of each row, and `tokens` at the end.
+        row_starts: [rows + 1], int64, the offset of each row, and `tokens` at the end; on the host, or it is waited
+            for.
     """
-    tokens = len(input_ids)
-    positions = packed_positions(row_starts, tokens)
-    padding = padded_tokens(tokens, input_ids.device) - tokens
+    tokens, device = len(input_ids), input_ids.device
+    row_starts = row_starts.cpu()
+    padding = padded_tokens(tokens, device) - tokens
+    positions = functional.pad(packed_positions(row_starts, tokens), (0, padding))[None]
     if before_pass is not None:
         lengths = torch.repeat_interleave(row_starts.diff(), row_starts.diff(), output_size=tokens)
-        before_pass(functional.pad(lengths, (0, padding), value=1)[None])
+        before_pass(copied(functional.pad(lengths, (0, padding), value=1)[None], device))
     output = backbone(model)(
         input_ids=functional.pad(input_ids, (0, padding))[None],  # [1, tokens + padding]
-        position_ids=functional.pad(positions, (0, padding))[None],
+        position_ids=copied(positions, device),
         use_cache=False,
-        row_starts=row_starts.tolist(),
+        row_starts=RowBorders(row_starts.tolist()),
     )
     return cast(Tensor, output.last_hidden_state[0, :tokens])
 
@@ -161,9 +165,10 @@ def hidden_states(
     Args:
         model: a transformers causal language model, or PEFT's wrapper of one.
         input_ids: [tokens], int64, the rows end to end.
-        row_starts: [rows + 1], int64, the offset of each row, and `tokens` at the end.
+        row_starts: [rows + 1], int64, the offset of each row, and `tokens` at the end; on the host, see above.
         layout: as tunelab.models.structure.row_layout() says.
     """
+    row_starts = row_starts.cpu()
     border, lengths = longrope_border(model), row_starts.diff()
     if border is None or not 0 < int((lengths > border).sum()) < len(lengths):
         return _hidden_states(model, input_ids, row_starts, layout, before_pass)
@@ -171,8 +176,8 @@ def hidden_states(
     result: Tensor | None = None
     for rows, tokens in ((lengths <= border, ~of_long), (lengths > border, of_long)):
         starts = functional.pad(lengths[rows].cumsum(0), (1, 0))
-        found = _hidden_states(model, input_ids[tokens], starts, layout, before_pass)
-        places = tokens.nonzero()[:, 0]
+        places = copied(tokens.nonzero()[:, 0], input_ids.device)
+        found = _hidden_states(model, input_ids[places], starts, layout, before_pass)
         whole = found.new_zeros(len(input_ids), found.shape[1]) if result is None else result
         result = whole.index_copy(0, places, found)
     assert result is not None
@@ -205,22 +210,22 @@ def _padded_hidden_states(
     model: nn.Module, input_ids: Tensor, row_starts: Tensor, before_pass: BeforePass | None, *, at_once: bool
 ) -> Tensor:
     """hidden_states() by the model's own attention, rows of similar length at once, or each row alone."""
-    starts = row_starts.tolist()
+    device, starts = input_ids.device, row_starts.tolist()
     lengths = [end - start for start, end in pairwise(starts)]
     found, places = [], []
     for rows in _of_similar_length(lengths) if at_once else [[row] for row in range(len(lengths))]:
-        longest = lengths[rows[0]]
-        steps = torch.arange(longest, device=input_ids.device)
-        begins = row_starts[rows][:, None]
-        own = torch.tensor([lengths[row] for row in rows], device=input_ids.device)[:, None]
-        is_token = steps[None] < own
-        place = begins + steps
-        ids = torch.where(is_token, input_ids[place.clamp_max(len(input_ids) - 1)], 0)
+        steps = torch.arange(lengths[rows[0]])
+        own = torch.tensor([lengths[row] for row in rows])[:, None]
+        is_token = steps[None] < own  # [rows, longest]
+        place = row_starts[rows][:, None] + steps
+        ids = input_ids[copied(place.clamp_max(len(input_ids) - 1), device)]
+        ids = torch.where(copied(is_token, device), ids, 0)
         if before_pass is not None:
-            before_pass(own.expand(ids.shape))
-        found.append(backbone(model)(input_ids=ids, use_cache=False).last_hidden_state[is_token])
+            before_pass(copied(own.expand(ids.shape).contiguous(), device))
+        states = backbone(model)(input_ids=ids, use_cache=False).last_hidden_state  # [rows, longest, hidden]
+        found.append(states.flatten(0, 1).index_select(0, copied(is_token.flatten().nonzero()[:, 0], device)))
         places.append(place[is_token])
-    return torch.cat(found)[torch.cat(places).argsort()]
+    return torch.cat(found).index_select(0, copied(torch.cat(places).argsort(), device))
 
 
 def _of_similar_length(lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -244,7 +249,7 @@ def _packed_attention_forward(
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    row_starts: list[int] | None = None,
+    row_starts: RowBorders | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each row. query [1, heads, tokens, head], key and value [1, key heads, tokens, head]."""
@@ -264,7 +269,7 @@ def packed_sequence_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    row_starts: list[int],
+    rows: RowBorders,
     *,
     dropout: float = 0.0,
     scaling: float | None = None,
@@ -284,20 +289,19 @@ def packed_sequence_attention(
     for name in UNSUPPORTED_ATTENTION:
         if kwargs.get(name) is not None:
             raise ModelError(f"{type(module).__name__} needs attention with {name}, which packed attention lacks")
-    longest = max(end - start for start, end in pairwise(row_starts))
-    window = sliding_window if sliding_window is not None and sliding_window < longest else None
-    is_plain = softcap is None and s_aux is None and query.shape[-1] == value.shape[-1]
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout and is_plain:
-        return _varlen_attention(query, key, value, row_starts, longest, window, scaling)
+    window = sliding_window if sliding_window is not None and sliding_window < rows.longest else None
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     if not query.is_cuda:
         states = (query[0], key[0], value[0])
         return row_attention(
-            *states, row_starts, scale=scale, window=window, dropout=dropout, softcap=softcap, sinks=s_aux
+            *states, rows.starts, scale=scale, window=window, dropout=dropout, softcap=softcap, sinks=s_aux
         )[None]
+    query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast, rotary embeddings give float32
+    if takes_flash(query, key, value, len(rows.starts) - 1, dropout=dropout, softcap=softcap, sinks=s_aux):
+        return flash_attention(query[0], key[0], value[0], rows, rows, window=window, scale=scale)[None]
     if softcap is not None or s_aux is not None:
-        return _plain_row_by_row(query, key, value, row_starts, window, scale, dropout, softcap, s_aux)
-    return _attention_row_by_row(query, key, value, row_starts, window, scaling, dropout)
+        return _plain_row_by_row(query, key, value, rows.starts, window, scale, dropout, softcap, s_aux)
+    return _attention_row_by_row(query, key, value, rows.starts, window, scale, dropout)
 
 
 def _attention_row_by_row(
@@ -306,25 +310,15 @@ def _attention_row_by_row(
     value: Tensor,
     row_starts: list[int],
     window: int | None,
-    scaling: float | None,
+    scale: float,
     dropout: float,
 ) -> Tensor:
-    """For what FlashAttention does not support on a GPU (float32, dropout): torch's attention, one call per row."""
+    """For what FlashAttention does not take on a GPU (float32, dropout, large heads): a call per row."""
     outputs = []
     for start, end in pairwise(row_starts):
-        banded = window is not None and end - start > window
-        outputs.append(
-            functional.scaled_dot_product_attention(
-                query[:, :, start:end],
-                key[:, :, start:end],
-                value[:, :, start:end],
-                attn_mask=_band(end - start, window or 0, query.device) if banded else None,
-                dropout_p=dropout,
-                is_causal=not banded,
-                scale=scaling,
-                enable_gqa=query.shape[1] != key.shape[1],
-            )
-        )
+        mask = _band(end - start, window, query.device) if window is not None and end - start > window else None
+        keys = (key[:, :, start:end], value[:, :, start:end])
+        outputs.append(masked_attention(query[:, :, start:end], keys, mask, dropout_p=dropout, scale=scale))
     return torch.cat(outputs, dim=2).transpose(1, 2)  # [1, tokens, heads, head]
 
 
@@ -363,35 +357,6 @@ def _band(length: int, window: int, device: torch.device) -> Tensor:
     position = torch.arange(length, device=device)
     distance = position[:, None] - position[None, :]
     return (distance >= 0) & (distance < window)
-
-
-def _varlen_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    row_starts: list[int],
-    longest: int,
-    window: int | None,
-    scaling: float | None,
-) -> Tensor:
-    """FlashAttention over rows of different lengths, as torch ships it for CUDA; returns [1, tokens, heads, head]."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    borders = torch.tensor(row_starts, dtype=torch.int32, device=query.device)
-    queries, keys, values = (states[0].transpose(0, 1).contiguous() for states in (query, key, value))
-    attended = varlen_attn(
-        queries,  # [tokens, heads, head]
-        keys,
-        values,
-        borders,
-        borders,
-        longest,
-        longest,
-        scale=scaling,
-        window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    return cast(Tensor, attended)[None]
 
 
 AttentionInterface.register(PACKED_ATTENTION, _packed_attention_forward)

@@ -19,6 +19,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from tunelab.errors import ModelError
+from tunelab.models.flash_attention import RowBorders
 from tunelab.models.forward import (
     attention_set_to,
     backbone,
@@ -27,6 +28,7 @@ from tunelab.models.forward import (
     padded_tokens,
     underlying,
 )
+from tunelab.models.page_locked import copied
 from tunelab.models.plain_attention import plain_attention
 
 CACHED_ATTENTION = "tunelab_cached"
@@ -87,7 +89,7 @@ class _Rows:
         positions: [active rows], the positions of their next tokens.
         slots: [active rows]: 0, 1, ...
         parts: slots that attend in one call, and how many keys that call reads.
-        prompt_starts: where the new rows begin and end, counted from the first token of the first of them.
+        prompts: where the new rows begin and end, counted from the first token of the first of them.
         prompt_slots: the slot of each new row.
     """
 
@@ -95,7 +97,7 @@ class _Rows:
     positions: Tensor
     slots: Tensor
     parts: list[tuple[slice, int]]
-    prompt_starts: list[int]
+    prompts: RowBorders
     prompt_slots: Sequence[int]
     masks: dict[tuple[int | None, torch.dtype], list[Tensor]] = field(default_factory=dict)
 
@@ -169,19 +171,21 @@ def read_tokens(
     starts = [0]
     for prompt in prompts:
         starts.append(starts[-1] + len(prompt))
-    next_positions = torch.tensor(positions, dtype=torch.long, device=device)
-    next_slots = torch.arange(len(positions), device=device)
-    prompt_starts = torch.tensor(starts, device=device)
     flat = [*tokens, *(token for prompt in prompts for token in prompt)]
     padding = padded_tokens(len(flat), device) - len(flat) if prompts else 0
-    places = torch.cat([next_positions, packed_positions(prompt_starts, starts[-1])])
+    own, prompt_starts = torch.tensor(positions, dtype=torch.long), torch.tensor(starts)
+    places = torch.cat([own, packed_positions(prompt_starts, starts[-1])])
+    last = torch.cat([torch.arange(len(tokens)), len(tokens) + prompt_starts[1:] - 1])
+    # Made on the host and copied at once.
+    together = [functional.pad(torch.tensor(flat), (0, padding)), functional.pad(places, (0, padding)), own, last]
+    input_ids, places, own, last = torch.split(copied(torch.cat(together), device), [len(part) for part in together])
+    slots_of_own = torch.arange(len(positions), device=device)
     hidden = backbone(model)(
-        input_ids=functional.pad(torch.tensor(flat, device=device), (0, padding))[None],
-        position_ids=functional.pad(places, (0, padding))[None],
+        input_ids=input_ids[None],
+        position_ids=places[None],
         use_cache=False,
-        cached_rows=_Rows(cache, next_positions, next_slots, _parts(positions, cache.width), starts, slots),
+        cached_rows=_Rows(cache, own, slots_of_own, _parts(positions, cache.width), RowBorders(starts), slots),
     ).last_hidden_state[0]
-    last = torch.cat([next_slots, len(tokens) + prompt_starts[1:] - 1])
     return cast(Tensor, hidden[last])
 
 
@@ -205,7 +209,7 @@ def _cached_attention_forward(
             "tunelab cannot generate with this architecture: it supports attention-only decoders",
         )
     keys, values = cached_rows.cache.layer(number, key, value)
-    active, starts = len(cached_rows.positions), cached_rows.prompt_starts
+    active, starts = len(cached_rows.positions), cached_rows.prompts.starts
     parts = []
     if active:
         states = (query[0, :, :active], key[0, :, :active], value[0, :, :active])
@@ -218,7 +222,14 @@ def _cached_attention_forward(
             values[slot, :, : end - start] = new_value[0, :, start:end]
         parts.append(
             packed_sequence_attention(
-                module, new_query, new_key, new_value, starts, scaling=scaling, sliding_window=sliding_window, **kwargs
+                module,
+                new_query,
+                new_key,
+                new_value,
+                cached_rows.prompts,
+                scaling=scaling,
+                sliding_window=sliding_window,
+                **kwargs,
             )
         )
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), None

@@ -33,7 +33,7 @@ from transformers.utils.logging import disable_progress_bar
 from tunelab.allowed_code import check_code_is_allowed
 from tunelab.errors import ModelError, TunelabError, UsageError
 from tunelab.failures import chain, in_words, is_of_machine, sentence
-from tunelab.files import cache_home, write_text_atomically
+from tunelab.files import kept_digest
 from tunelab.hub import hub_access, why_unreachable
 from tunelab.models.allocator import keep_freed_memory
 from tunelab.models.checkpoint_files import (
@@ -46,7 +46,7 @@ from tunelab.models.complete import check_head, check_nothing_left_over, check_s
 from tunelab.models.finite import check_model_finite
 from tunelab.models.folder_files import CONFIG, REMEDY, check_config_files, check_tokenizer_files, check_tokenizer_json
 from tunelab.models.formats._format import WeightFormat
-from tunelab.models.gguf.reading import gguf_origin, local_model, model_with_tokenizer
+from tunelab.models.gguf.reading import gguf_origin, local_model, model_with_tokenizer, without_code
 from tunelab.models.planned_size import check_planned_size, file_state
 from tunelab.models.precision import check_format, stored_format
 from tunelab.models.quantized_load import load_quantized
@@ -67,7 +67,7 @@ def load_tokenizer(
     Raises:
         ModelError: it cannot be loaded; or it gives no character offsets, which target masks need.
     """
-    name = model_with_tokenizer(name)
+    name = model_with_tokenizer(without_code(name) if trust_remote_code else name)
     _check_folder(name, "config.json", "tokenizer.json")
     check_config_files(Path(name))
     check_tokenizer_files(Path(name))
@@ -103,15 +103,14 @@ def load_model(
     With a weight format its linear layers except the head are stored in it (quantized_load.py), whether the checkpoint
     has full weights or weights in that format; `skip` names layers that stay in `dtype`.
 
-    On a CPU the process keeps freed memory from now on (models/allocator.py), since computing with a model allocates
-    and frees large blocks at every step.
+    On a CPU the process keeps freed memory from now on (models/allocator.py): every step allocates and frees much.
 
     Raises:
-        UsageError: its code is not allowed to run.
+        UsageError: its code is not allowed to run, or it is a GGUF file, which has none.
         ModelError: it is missing, gated, not reachable, needs remote code, has no safetensors, or lacks weights; or it
             is stored in another format than requested; or a weight is NaN or infinite.
     """
-    name = local_model(name)
+    name = local_model(without_code(name) if trust_remote_code else name)
     _check_folder(name, "config.json")
     if torch.device(device).type == "cpu":
         keep_freed_memory()
@@ -133,7 +132,8 @@ def load_model(
                     is_stored=stored is not None,
                 )
             else:
-                model = _load_dense(name, dtype, revision, trust_remote_code)
+                source = {"revision": revision, "trust_remote_code": trust_remote_code}
+                model = _load_dense(name, dtype, torch.device(device), **source)
     except TunelabError:
         raise
     except Exception as error:  # the code of any architecture
@@ -143,16 +143,16 @@ def load_model(
     return model.eval()
 
 
-def _load_dense(name: str, dtype: torch.dtype, revision: str | None, trust_remote_code: bool) -> PreTrainedModel:
+def _load_dense(name: str, dtype: torch.dtype, device: torch.device, **source: Any) -> PreTrainedModel:
     if (Path(name) / INDEX).exists():
         weight_files(Path(name))
     model: PreTrainedModel
     with no_pickles(), _without_report():
         model, info = AutoModelForCausalLM.from_pretrained(
             name,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
+            **source,
             dtype=dtype,
+            device_map={"": device} if device.type == "cuda" else None,  # tensor by tensor, not through host memory
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
@@ -188,7 +188,7 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
     Raises:
         ModelError: it is not available.
     """
-    name = local_model(name)
+    name = local_model(without_code(name) if trust_remote_code else name)
     _check_folder(name, "config.json")
     check_config_files(Path(name))
     if trust_remote_code:
@@ -307,20 +307,17 @@ def weights_digest(folder: Path) -> str:
         return f"sha256:{origin['sha256']}"
     files = sorted(folder.glob("*.safetensors"))
     states = [(str(file.resolve()), *file_state(file)) for file in files]
-    known = cache_home() / "digests" / hashlib.sha256(repr(states).encode()).hexdigest()
-    if known.exists():
-        return known.read_text(encoding="utf-8").strip()
+    return f"sha256:{kept_digest(states, lambda: _digest_of(files))}"
+
+
+def _digest_of(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         digest.update(path.name.encode())
         with open(path, "rb") as file:
             while block := file.read(1 << 22):
                 digest.update(block)
-    found = f"sha256:{digest.hexdigest()}"
-    with suppress(OSError):  # a cache that cannot be written costs time, nothing else
-        known.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(known, found + "\n")
-    return found
+    return digest.hexdigest()
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:

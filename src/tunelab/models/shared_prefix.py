@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from tunelab.errors import ModelError
+from tunelab.models.flash_attention import RowBorders, flash_attention, masked_attention, takes_flash
 from tunelab.models.forward import (
     attention_set_to,
     backbone,
@@ -26,6 +27,7 @@ from tunelab.models.forward import (
     padded_tokens,
     underlying,
 )
+from tunelab.models.page_locked import copied
 from tunelab.models.plain_attention import as_scores, plain_attention
 
 PREFIX_ATTENTION = "tunelab_shared_prefix"
@@ -48,7 +50,9 @@ class _Pass:
     """One pass through the model: over the prefix itself (`prefix` is still empty), or over rows that follow it."""
 
     prefix: SharedPrefix
-    row_starts: list[int]
+    #: The rows' own tokens, and these behind the prefix: what FlashAttention is asked, and what it sees.
+    rows: RowBorders
+    with_prefix: RowBorders
     is_prefix: bool
     #: Places of the rows' tokens in the packed sequence, one row per line, the last place repeated to the longest row;
     #: LINES_AT_ONCE rows each, so that a long row does not widen all others.
@@ -88,26 +92,33 @@ def _run(model: nn.Module, prefix: SharedPrefix, rows: Sequence[Sequence[int]], 
     for row in rows:
         starts.append(starts[-1] + len(row))
     tokens = starts[-1]
-    flat = torch.tensor([token for row in rows for token in row], device=device)
-    row_starts = torch.tensor(starts, device=device)
+    flat = torch.tensor([token for row in rows for token in row])
+    row_starts = torch.tensor(starts)
     positions = packed_positions(row_starts, tokens)
     if not is_prefix:
         positions = positions + prefix.length
     padding = padded_tokens(tokens, device) - tokens
-    lines, back = [], []
-    for first in range(0, len(rows), LINES_AT_ONCE):
-        begins = row_starts[first : first + LINES_AT_ONCE, None][: len(rows) - first]
-        lengths = row_starts[first + 1 : first + 1 + LINES_AT_ONCE, None] - begins
-        steps = torch.arange(int(lengths.max()), device=device)[None]
-        lines.append(begins + torch.minimum(steps, lengths - 1))
-        back.append((torch.arange(len(begins), device=device)[:, None] * steps.shape[1] + steps)[steps < lengths])
+    lines, back = _lines(row_starts) if device.type == "cpu" else ([], [])
+    with_prefix = RowBorders([start + number * prefix.length for number, start in enumerate(starts)])
     hidden = backbone(model)(
-        input_ids=functional.pad(flat, (0, padding))[None],
-        position_ids=functional.pad(positions, (0, padding))[None],
+        input_ids=copied(functional.pad(flat, (0, padding))[None], device),
+        position_ids=copied(functional.pad(positions, (0, padding))[None], device),
         use_cache=False,
-        prefix_pass=_Pass(prefix, starts, is_prefix, lines, back),
+        prefix_pass=_Pass(prefix, RowBorders(starts), with_prefix, is_prefix, lines, back),
     ).last_hidden_state[0]
     return cast(Tensor, hidden[:tokens])
+
+
+def _lines(row_starts: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Places of rows in lines of LINES_AT_ONCE, and the inverse, see _Pass: for the CPU's kernels."""
+    lines, back = [], []
+    for first in range(0, len(row_starts) - 1, LINES_AT_ONCE):
+        borders = row_starts[first : first + LINES_AT_ONCE + 1]
+        begins, lengths = borders[:-1, None], borders.diff()[:, None]
+        steps = torch.arange(int(lengths.max()))[None]
+        lines.append(begins + torch.minimum(steps, lengths - 1))
+        back.append((torch.arange(len(begins))[:, None] * steps.shape[1] + steps)[steps < lengths])
+    return lines, back
 
 
 def _prefix_attention_forward(
@@ -129,25 +140,25 @@ def _prefix_attention_forward(
             f"{type(module).__name__} does not pass its rows to its attention, or does not number its layers",
             "this architecture cannot share prefixes; tunelab supports attention-only decoders",
         )
-    prefix, starts = prefix_pass.prefix, prefix_pass.row_starts
+    prefix, rows = prefix_pass.prefix, prefix_pass.rows
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast, rotary embeddings give float32
     if prefix_pass.is_prefix:
         prefix.keys[number], prefix.values[number] = (states[0, :, : prefix.length].clone() for states in (key, value))
     if prefix_pass.is_prefix or not prefix.length:
         return packed_sequence_attention(
-            module, query, key, value, starts, scaling=scaling, sliding_window=sliding_window, **kwargs
+            module, query, key, value, rows, scaling=scaling, sliding_window=sliding_window, **kwargs
         ), None
-    longest = prefix.length + max(end - start for start, end in pairwise(starts))
-    window = sliding_window if sliding_window is not None and sliding_window < longest else None
+    seen = prefix_pass.with_prefix
+    window = sliding_window if sliding_window is not None and sliding_window < seen.longest else None
     shared = (prefix.keys[number], prefix.values[number])
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     states = (query[0], key[0], value[0])
     softcap, sinks = kwargs.get("softcap"), kwargs.get("s_aux")
+    if takes_flash(query, key, value, len(rows.starts) - 1, softcap=softcap, sinks=sinks):
+        return _flash(*states, *shared, rows, seen, scale, window)[None], None
     is_plain = softcap is None and sinks is None and query.shape[-1] == value.shape[-1]
-    if is_plain and query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
-        return _varlen(*states, *shared, starts, scale, window)[None], None
     if query.is_cuda or window is not None or not is_plain:
-        return _row_by_row(*states, *shared, starts, scale, window, softcap, sinks)[None], None
+        return _row_by_row(*states, *shared, rows.starts, scale, window, softcap, sinks)[None], None
     return _in_two_parts(*states, *shared, prefix_pass, scale)[None], None
 
 
@@ -168,7 +179,7 @@ def _in_two_parts(
         [tokens, heads, head].
     """
     heads, tokens, size = query.shape
-    key_heads, used = key.shape[0], rows.row_starts[-1]
+    key_heads, used = key.shape[0], rows.rows.starts[-1]
     attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     with torch.autocast("cpu", enabled=False):
         # Every query sees the whole prefix: the queries that share a key head are one long list.
@@ -204,7 +215,8 @@ def _row_by_row(
     softcap: float | None,
     sinks: Tensor | None,
 ) -> Tensor:
-    """For sliding windows, soft caps and sinks, and for float32 on a GPU: a call per row. Shapes as above."""
+    """For sliding windows, soft caps and sinks, and for what FlashAttention does not take: a call per row. Shapes as
+    above."""
     length, outputs = prefix_key.shape[1], []
     for start, end in pairwise(row_starts):
         keys, values = (
@@ -214,11 +226,9 @@ def _row_by_row(
         places = torch.arange(length + end - start, device=query.device)
         distance = places[length:, None] - places[None]
         visible = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-        asked, gqa = query[None, :, start:end], query.shape[0] != key.shape[0]
+        asked = query[None, :, start:end]
         if softcap is None and sinks is None:
-            found = functional.scaled_dot_product_attention(
-                asked, keys, values, attn_mask=visible, scale=scale, enable_gqa=gqa
-            )
+            found = masked_attention(asked, (keys, values), visible, scale=scale)
         else:
             hidden = as_scores(visible, query.dtype)
             found = plain_attention(asked, keys, values, hidden, scale=scale, softcap=softcap, sinks=sinks)
@@ -227,39 +237,25 @@ def _row_by_row(
     return torch.cat(outputs, dim=1).transpose(0, 1)
 
 
-def _varlen(
+def _flash(
     query: Tensor,
     key: Tensor,
     value: Tensor,
     prefix_key: Tensor,
     prefix_value: Tensor,
-    row_starts: list[int],
+    rows: RowBorders,
+    seen: RowBorders,
     scale: float,
     window: int | None,
 ) -> Tensor:
-    """FlashAttention as torch ships it for CUDA, over rows whose keys begin with the prefix's. Shapes as above."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    length, lengths = prefix_key.shape[1], [end - start for start, end in pairwise(row_starts)]
+    """FlashAttention over rows whose keys begin with the prefix's. Shapes as above."""
     keys, values = (
-        torch.cat([part for start, end in pairwise(row_starts) for part in (shared, states[:, start:end])], dim=1)
+        torch.cat([part for start, end in pairwise(rows.starts) for part in (shared, states[:, start:end])], dim=1)
         for shared, states in ((prefix_key, key), (prefix_value, value))
     )
-    own = torch.tensor(row_starts, dtype=torch.int32, device=query.device)
-    seen = own + length * torch.arange(len(row_starts), dtype=torch.int32, device=query.device)
-    attended = varlen_attn(
-        query[:, : row_starts[-1]].transpose(0, 1).contiguous(),  # [tokens, heads, head]
-        keys.transpose(0, 1).contiguous(),
-        values.transpose(0, 1).contiguous(),
-        own,
-        seen,
-        max(lengths),
-        length + max(lengths),
-        scale=scale,
-        window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=query.shape[0] != key.shape[0],
-    )
-    return functional.pad(cast(Tensor, attended), (0, 0, 0, 0, 0, query.shape[1] - row_starts[-1]))
+    tokens = rows.starts[-1]
+    attended = flash_attention(query[:, :tokens], keys, values, rows, seen, window=window, scale=scale)
+    return functional.pad(attended, (0, 0, 0, 0, 0, query.shape[1] - tokens))
 
 
 AttentionInterface.register(PREFIX_ATTENTION, _prefix_attention_forward)

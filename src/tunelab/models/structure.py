@@ -54,6 +54,7 @@ STEPS = 5
 #: Source files that can change the answer.
 SOURCES = (
     "expert_stack.py",
+    "flash_attention.py",
     "forward.py",
     "head.py",
     "key_value_cache.py",

@@ -41,9 +41,10 @@ def adapters_of(shape: ModelShape, settings: AdapterSettings) -> Adapters:
     """The adapters that these settings put on a model.
 
     Raises:
-        UsageError: they match no layer.
+        UsageError: they match no layer, or one of their names or numbers does not.
     """
     stacks = _expert_stacks(shape)
+    _check_layers(shape, settings)
     places = [(number, one) for number in range(shape.layers) for one in (*shape.linears, *stacks)]
     chosen = [(number, one) for number, one in places if _is_chosen(shape, number, one, settings)]
     head = Linear(HEAD, shape.hidden, shape.vocabulary)
@@ -51,6 +52,7 @@ def adapters_of(shape: ModelShape, settings: AdapterSettings) -> Adapters:
     if not chosen and not has_head:
         known = ", ".join(sorted({one.name for _, one in places}))
         raise UsageError(f"adapter.targets: {settings.targets!r} matches no linear layer", f"linear layers: {known}")
+    _check_names(shape, settings, {one.name for _, one in places})
     ranks: tuple[dict[str, int], ...] = tuple({} for _ in range(shape.layers))
     for number, one in chosen:
         ranks[number][one.name] = settings.rank
@@ -60,6 +62,23 @@ def adapters_of(shape: ModelShape, settings: AdapterSettings) -> Adapters:
         parameters += sum(one.outputs for one in layers)
     in_full, unknown = _trained_in_full(shape, settings.also_train)
     return Adapters(ranks, parameters, (3 if settings.use_dora else 2) * len(layers), in_full, unknown)
+
+
+def _check_layers(shape: ModelShape, settings: AdapterSettings) -> None:
+    if unknown := [number for number in settings.layers or () if not 0 <= number < shape.layers]:
+        raise UsageError(f"adapter.layers: there is no layer {unknown[0]}", f"its layers are 0 to {shape.layers - 1}")
+
+
+def _check_names(shape: ModelShape, settings: AdapterSettings, known: set[str]) -> None:
+    """Each name matches a layer, as `train` demands; not where layers have names that are not known here."""
+    if not shape.is_known or shape.experts:
+        return
+    for key, names in (("targets", settings.targets), ("exclude", settings.exclude)):
+        for one in names if isinstance(names, tuple) else ():
+            if one != HEAD and not any(_matches(f".{name}", [one]) for name in known):
+                raise UsageError(
+                    f"adapter.{key}: {one!r} matches no linear layer", f"linear layers: {', '.join(sorted(known))}"
+                )
 
 
 def _expert_stacks(shape: ModelShape) -> tuple[Linear, ...]:

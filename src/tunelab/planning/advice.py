@@ -1,4 +1,4 @@
-"""What to change so that a training fits, without changing what it computes; and which other ways would fit."""
+"""What to change so that a training fits, without changing what it computes; and which other methods would fit."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from tunelab.units import format_bytes
 
 #: Micro-batches are rounded down to a multiple of this.
 _STEP = 64
+
+#: Where nothing else helps.
+SMALLER = "use a smaller model, or shorter rows (data.max_length)"
 
 
 def fitting(plan: Plan, memory: float) -> Plan | None:
@@ -29,18 +32,28 @@ def check_fits(plan: Plan, memory: float) -> Plan:
     """The plan of fitting().
 
     Raises:
-        UsageError: there is none; names the ways that would fit.
+        UsageError: there is none; names the methods that would fit.
     """
     found = fitting(plan, memory)
     if found is not None:
         return found
-    others = [name for name, keys in COMPARED.items() if fitting(plan.as_way(keys), memory) is not None]
-    hint = f"these would: {', '.join(others)}" if others else "use a smaller model, or shorter rows (data.max_length)"
     raise UsageError(
-        f"{plan.recipe.model.name}: {plan.way} does not fit {format_bytes(memory)} with rows of "
+        f"{plan.recipe.model.name}: {plan.method} does not fit {format_bytes(memory)} with rows of "
         f"{plan.longest:,} tokens, even with activation checkpointing",
-        hint,
+        what_would_fit(plan, memory),
     )
+
+
+def what_would_fit(plan: Plan, memory: float) -> str:
+    """Keys that make it fit without changing what is computed; else methods that would fit."""
+    found = fitting(plan, memory)
+    if found is None:
+        others = [name for name, keys in COMPARED.items() if fitting(plan.as_method(keys), memory) is not None]
+        return f"these would fit: {', '.join(others)}" if others else SMALLER
+    keys = [f"train.micro_batch_tokens={found.tokens}"] if found.tokens != plan.tokens else []
+    if found.ways.checkpointing and not plan.ways.checkpointing:
+        keys.append("train.activation_checkpointing=true")
+    return f"this would fit: {' '.join(keys)}"
 
 
 def _with_checkpointing(plan: Plan) -> Plan:

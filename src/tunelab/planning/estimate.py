@@ -8,22 +8,28 @@ from functools import cached_property
 from typing import Any
 
 from tunelab.config import Recipe
+from tunelab.cpu import computes_in_bf16
 from tunelab.planning.activations import Activations, trace
 from tunelab.planning.adapters import HEAD, Adapters, adapters_of
 from tunelab.planning.memory import Load, Peak, on_the_card, peak_of
 from tunelab.planning.shape import ModelShape
-from tunelab.planning.stored import FORMATS, base_bytes, largest_weight
+from tunelab.planning.stored import FORMATS, base_bytes, largest_weight, stored_format
 from tunelab.planning.ways import Kernel, Update, Ways
+from tunelab.units import GIB
 
 #: Relative error of the allocated bytes that is assumed: dense models of known families; others for the reasons in
 #: Plan.doubts.
 ERROR = 0.03
 _MIXTURE_ERROR, _UNKNOWN_ERROR, _OTHER_PATH_ERROR = 0.15, 0.25, 0.10
 
+#: Of several GPUs with a copy each (DDP): bytes per trained parameter of the buckets in which gradients are exchanged,
+#: and what NCCL allocates at its first collective, in published measurements.
+GRADIENT_BYTES, NCCL_BYTES = 4.0, 1.5 * GIB
+
 #: Longest row if the recipe does not say, as in preparation/rows.py.
 DEFAULT_LONGEST = 1024
 
-#: The ways that are compared, and the recipe keys of each.
+#: The methods that are compared, and the recipe keys of each.
 COMPARED: Mapping[str, Mapping[str, Any]] = {
     "full fine-tuning": {"method": "full", "precision": "none"},
     "LoRA": {"method": "lora", "precision": "none"},
@@ -40,9 +46,10 @@ class Plan:
     Args:
         shape: of its model.
         recipe: resolved.
-        on_gpu: False = a CPU in float32.
+        on_gpu: False = this machine's CPU.
         has_bfloat16: False = a GPU that computes in float16, without FlashAttention.
         target_share: of all tokens, those in the loss; 1 if it is not known.
+        gpus: that compute each step together, each with a copy of everything (data parallel).
     """
 
     shape: ModelShape
@@ -50,13 +57,14 @@ class Plan:
     on_gpu: bool = True
     has_bfloat16: bool = True
     target_share: float = 1.0
+    gpus: int = 1
 
     @property
     def is_full(self) -> bool:
         return self.recipe.method == "full"
 
     @property
-    def way(self) -> str:
+    def method(self) -> str:
         """Its method and precision in words: one of COMPARED, or another format."""
         if self.is_full:
             return "full fine-tuning"
@@ -78,7 +86,8 @@ class Plan:
     @property
     def precision(self) -> str:
         """The weight format; of a checkpoint that is stored in 4 or 8 bits, its own."""
-        return "none" if self.is_full else self.recipe.precision.name
+        asked = self.recipe.precision.name
+        return "none" if self.is_full else stored_format(self.shape.quantization) if asked == "none" else asked
 
     @cached_property
     def adapters(self) -> Adapters | None:
@@ -90,7 +99,7 @@ class Plan:
         """Of a number in matrix products."""
         dtype = self.recipe.train.dtype
         if dtype == "auto":
-            return 2 if self.on_gpu else 4
+            return 2 if self.on_gpu or computes_in_bf16(self.shape.checkpoint_bytes) else 4
         return 4 if dtype == "fp32" else 2
 
     @cached_property
@@ -113,23 +122,21 @@ class Plan:
 
     @property
     def _kernel(self) -> Kernel:
-        """As models/forward.py chooses it."""
+        """As models/forward.py and models/flash_attention.py choose it."""
         shape = self.shape
         if not self.on_gpu:
             return "rows"
-        if shape.softcaps or (self.compute_bytes == 4 and shape.heads != shape.key_heads):
+        if shape.softcaps:
             return "math"
         if self.compute_bytes == 4 or not self.has_bfloat16 or self.recipe.train.packing is False:
             return "efficient"
-        # Rotated queries are float32 where embeddings are, and FlashAttention over packed rows takes 16 bits alone.
-        is_wide = self.is_full and shape.family != "gpt2"
-        return "row by row" if is_wide or shape.dropout else "varlen"
+        return "row by row" if shape.dropout else "varlen"
 
     @property
     def _update(self) -> Update:
         if self.recipe.train.optimizer == "adamw-8bit":
             return "paged 8-bit" if self.on_gpu else "8-bit"
-        return "foreach" if self.on_gpu else "single"
+        return "fused" if self.on_gpu else "single"
 
     @cached_property
     def trained(self) -> int:
@@ -140,9 +147,9 @@ class Plan:
     def base_bytes(self) -> int:
         """Of the base's weights on the device."""
         precision = self.recipe.precision
-        if self.is_full or precision.name not in FORMATS:
+        if self.precision not in FORMATS:
             return base_bytes(self.shape, self.ways.weights)
-        return base_bytes(self.shape, self.ways.weights, precision.name, precision.options, precision.skip)
+        return base_bytes(self.shape, self.ways.weights, self.precision, precision.options, precision.skip)
 
     @cached_property
     def traced(self) -> Activations:
@@ -204,7 +211,8 @@ class Plan:
             found.append("DoRA's own operations are not counted one by one")
         if self.ways.kernel == "math":
             found.append("attention keeps scores here, which grow with the square of the longest row")
-        if not self.has_bfloat16 and self.on_gpu:
+        train = self.recipe.train
+        if not self.has_bfloat16 and self.on_gpu and (train.dtype != "fp16" or train.packing is not False):
             found.append("this GPU has no bfloat16 and no FlashAttention: set train.dtype=fp16 and train.packing=false")
         if self.recipe.train.packing is False and self.on_gpu:
             found.append("rows are padded, with the model's own attention, whose kernel torch chooses")
@@ -212,15 +220,23 @@ class Plan:
             found.append("the adapter of adapter.from has its own rank and layers, which are not read here")
         if self.adapters is not None and self.adapters.not_counted:
             found.append(f"not counted: {', '.join(self.adapters.not_counted)} of adapter.also_train")
+        if self.recipe.model.new_tokens:
+            found.append("model.new_tokens adds rows to the embeddings, which are not counted")
         if shape.quantization:
             found.append("the checkpoint is stored quantized: its size on disk is counted as if it were not")
+            if self.precision == "none":
+                found.append("how its weights are stored is not known: counted as if they were not quantized")
         if self.precision not in ("none", *FORMATS):
             found.append(f"{self.precision}: the size of your own format is not known; counted without it")
         return found
 
     def card_bytes(self, tokens: int | None = None, longest: int | None = None) -> tuple[float, float]:
-        """The least and the most bytes that the device shows."""
-        return on_the_card(self.peak(tokens, longest).allocated, self.error)
+        """The least and the most bytes that the device shows, or each of several."""
+        allocated = self.peak(tokens, longest).allocated
+        if self.gpus == 1:
+            return on_the_card(allocated, self.error)
+        least, most = on_the_card(allocated + GRADIENT_BYTES * self.trained, self.error)
+        return least + NCCL_BYTES, most + NCCL_BYTES
 
     @property
     def host_bytes(self) -> float:
@@ -235,14 +251,15 @@ class Plan:
     def disk_bytes(self) -> dict[str, float]:
         """The checkpoint that is downloaded, what a run writes at its end, and its checkpoints for resuming."""
         kept, moments = self.recipe.train.keep_checkpoints, 2 if "8-bit" in self.ways.update else 8
-        saved = self.shape.checkpoint_bytes if self.is_full else 4
+        as_asked = {"fp32": 4, "bf16": 2, "fp16": 2}.get(self.recipe.train.save_dtype, self.shape.checkpoint_bytes)
+        saved = as_asked if self.is_full else 4
         return {
             "model": float(self.shape.checkpoint_bytes * self.shape.total),
             "result": float(saved * (self.shape.total if self.is_full else self.trained)),
             "checkpoints": float(kept * (4 + moments) * self.trained),
         }
 
-    def as_way(self, keys: Mapping[str, Any]) -> Plan:
+    def as_method(self, keys: Mapping[str, Any]) -> Plan:
         """The plan of the same recipe with another method and precision (see COMPARED)."""
         precision = self.recipe.precision.model_copy(update={"name": keys["precision"]})
         if keys["precision"] != self.recipe.precision.name:

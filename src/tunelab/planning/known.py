@@ -45,6 +45,11 @@ def config_of(name: str, revision: str | None = None) -> Config:
     folder = Path(name)
     if folder.is_dir():
         return Config(name, _read(folder / CONFIG, name), "folder")
+    if name.lower().endswith(".gguf"):
+        raise ModelError(
+            f"{name}: a GGUF file has no {CONFIG}, which is what a plan reads",
+            "name the model that it was made from: tunelab dequantizes the file, so that the plan is the same",
+        )
     if revision is None and (found := _by_any_name().get(name.lower())):
         return Config(found[0], found[1], "table")
     return Config(name, _from_hub(name, revision), "hub")

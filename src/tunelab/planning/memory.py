@@ -15,9 +15,11 @@ from tunelab.planning.shape import ModelShape
 from tunelab.planning.ways import Ways
 from tunelab.units import GIB
 
-#: Logits that the chunked loss has in memory at a time, and bytes of each: logits and gradients in 16 bits, logits and
-#: probabilities in float32 (training/loss.py).
-LOGITS_PER_CHUNK, BYTES_PER_LOGIT = 2**23, 12
+#: Logits that the chunked loss has in memory at a time, on a CPU and on a GPU (training/loss.py).
+LOGITS_PER_CHUNK, LOGITS_PER_CHUNK_ON_GPU = 2**23, 2**26
+
+#: Bytes of each: logits and gradients in 16 bits, logits and probabilities in float32.
+BYTES_PER_LOGIT = 12
 
 #: Bytes of optimizer moments per byte of a trained parameter.
 _MOMENTS = {"foreach": 2.0, "fused": 2.0, "single": 2.0, "sgd": 0.0, "momentum": 1.0}
@@ -175,7 +177,8 @@ def _loss_bytes(shape: ModelShape, ways: Ways, traced: Activations, load: Load) 
     if ways.loss != "chunked":
         return ways.loss * shape.vocabulary * load.tokens + traced.final * load.tokens
     table = shape.vocabulary * shape.hidden
-    rows = min(LOGITS_PER_CHUNK / shape.vocabulary, load.targets)
+    most = LOGITS_PER_CHUNK_ON_GPU if ways.on_gpu else LOGITS_PER_CHUNK
+    rows = min(most / shape.vocabulary, load.targets)
     # Logits of a chunk, the gradient of its hidden states, and on a CPU their padded copy.
     chunk = rows * (shape.vocabulary * BYTES_PER_LOGIT + traced.final * (1 if ways.on_gpu else 2))
     # The head's gradient of a chunk, in the compute dtype and in float32, before it is added up.

@@ -23,10 +23,16 @@ _MOST_PACKED = 20_000
 
 @dataclass(frozen=True)
 class RowLengths:
-    """Tokens of each training row, and how many of all are in the loss."""
+    """Tokens of each training row, and how many of all are in the loss.
+
+    Args:
+        dropped, truncated: rows longer than `data.max_length`, which are left out or cut.
+    """
 
     lengths: Sequence[int]
     targets: int
+    dropped: int = 0
+    truncated: int = 0
 
     @property
     def tokens(self) -> int:
@@ -70,8 +76,8 @@ class RowLengths:
 
 
 def hours(plan: Plan, card: Card, rows: RowLengths | None = None) -> tuple[float, float] | None:
-    """The least and the most hours of a training on a card; of a million tokens if its rows are not known. None: the
-    card's speed is not known."""
+    """The least and the most hours of a training on a card, or on several that divide each step; of a million tokens if
+    its rows are not known. None: the card's speed is not known."""
     settings = plan.recipe.train
     tokens = rows.trained_tokens(settings) if rows else 1e6
     row, filled = (rows.mean, rows.filled(settings)) if rows else (plan.longest, plan.tokens)
@@ -84,7 +90,7 @@ def hours(plan: Plan, card: Card, rows: RowLengths | None = None) -> tuple[float
         trained=plan.trained,
         steps=rows.steps(settings) if rows else 0.0,
     )
-    return None if found is None else (found[0] / 3600, found[1] / 3600)
+    return None if found is None else (found[0] / plan.gpus / 3600, found[1] / plan.gpus / 3600)
 
 
 def format_hours(least: float, most: float) -> str:

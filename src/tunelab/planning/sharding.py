@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tunelab.planning.estimate import Plan
+from tunelab.planning.estimate import GRADIENT_BYTES, NCCL_BYTES, Plan
 from tunelab.planning.memory import on_the_card
-from tunelab.units import GIB
-
-#: What NCCL allocates at its first collective, in published measurements.
-NCCL_BYTES = 1.5 * GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +14,8 @@ class OnSeveral:
 
     Args:
         copies: data parallel (DDP), as `torchrun ... tunelab train` runs.
-        sharded: weights, gradients and moments divided (FSDP), layers gathered one by one. `tunelab train` cannot do
-            this yet.
+        sharded: weights, gradients and moments divided (FSDP), layers gathered one by one. `tunelab train` does this
+            for a LoRA's dense base, whose adapters stay whole.
     """
 
     copies: tuple[float, float]
@@ -29,7 +25,7 @@ class OnSeveral:
 def on_several(plan: Plan, gpus: int) -> OnSeveral:
     """The memory of each of several GPUs."""
     peak = plan.peak()
-    gradients = 4.0 * plan.trained
+    gradients = GRADIENT_BYTES * plan.trained
     copies = peak.allocated + gradients  # DDP's buckets
     divided = ("base weights", "adapter", "gradients", "optimizer moments", "update", "autocast copies")
     layer = plan.base_bytes / plan.shape.layers

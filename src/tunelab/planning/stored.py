@@ -28,6 +28,19 @@ def stored_bytes(inputs: int, outputs: int, form: str, options: Mapping[str, Any
     return -(-weights // 2) + blocks + 4 * -(-blocks // _NESTED_BLOCK) + 4
 
 
+def stored_format(quantization: Mapping[str, Any]) -> str:
+    """The format that a checkpoint's weights are stored in, by its `quantization_config`, as models/precision.py reads
+    it; "none" = not quantized, or in a format that is not known."""
+    method = quantization.get("quant_method")
+    if method == "bitsandbytes" and quantization.get("load_in_8bit"):
+        return "int8"
+    if method == "bitsandbytes" and quantization.get("load_in_4bit"):
+        form = str(quantization.get("bnb_4bit_quant_type", "fp4"))
+        return form if form in FORMATS else "none"
+    is_mxfp4 = method == "compressed-tensors" and quantization.get("format") == "mxfp4-pack-quantized"
+    return "mxfp4" if is_mxfp4 or method == "mxfp4" else "none"
+
+
 def base_bytes(
     shape: ModelShape, size: int, form: str = "none", options: Mapping[str, Any] | None = None, skip: Sequence[str] = ()
 ) -> int:

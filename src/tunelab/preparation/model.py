@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from tunelab import cpu
 from tunelab.config import Recipe
 from tunelab.errors import UsageError
 from tunelab.models.formats._format import WeightFormat
@@ -31,9 +32,10 @@ def compute_device(recipe: Recipe) -> torch.device:
 
 
 def compute_dtype(recipe: Recipe) -> str:
-    """The compute dtype, "fp32", "bf16" or "fp16"; `auto` is bf16 on a GPU that supports it, else fp32.
+    """The compute dtype, "fp32", "bf16" or "fp16".
 
-    Not on a CPU, although it is about twice as fast there: see docs/decisions/0009-fp32-stays-on-the-cpu.md.
+    `auto` is bf16 on a GPU that supports it, and on a CPU with bf16 products if the checkpoint is in bf16 or fp16; else
+    fp32 (docs/decisions/0009-bf16-on-the-cpu.md).
 
     Raises:
         UsageError: fp16 is requested without a GPU.
@@ -41,9 +43,13 @@ def compute_dtype(recipe: Recipe) -> str:
     dtype, device = recipe.train.dtype, compute_device(recipe)
     if dtype == "fp16" and device.type == "cpu":
         raise UsageError("train.dtype=fp16 needs a GPU, and none is used", "use bf16 or fp32 on a CPU")
-    if dtype == "auto":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    return dtype
+    if dtype != "auto":
+        return dtype
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if not cpu.has_bf16_products():  # the model's configuration need not be read
+        return "fp32"
+    return "bf16" if cpu.computes_in_bf16(checkpoint_dtype(recipe).itemsize) else "fp32"
 
 
 def with_dtype(recipe: Recipe) -> Recipe:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunelab.config import DataSettings, Recipe, RecipeLike, SourceSettings, as_recipe, resolve
+from tunelab.cpu import collecting_rarely
 from tunelab.data.chat_templates import is_chat
 from tunelab.data.loader import TokenTable
 from tunelab.data.messages import Conversation, Example
@@ -76,8 +77,9 @@ def prepare_and_check(recipe: Recipe, progress: Progress = silent) -> tuple[Prep
     check_local_files(recipe.data)
     tokenizer = load_recipe_tokenizer(recipe)
     recipe = fit_to_model(recipe, tokenizer)
-    data = prepare_with(tokenizer, recipe, progress=progress)
-    found = lint_rows(tokenizer, recipe, data, progress=progress)
+    with collecting_rarely():
+        data = prepare_with(tokenizer, recipe, progress=progress)
+        found = lint_rows(tokenizer, recipe, data, progress=progress)
     refuse_errors(found, recipe.data.allow)
     return replace(data, examples=()), found
 

@@ -69,15 +69,14 @@ class Cell:
         seed: None = nothing in it depends on a seed.
         benchmark: "" = training.
         needs: key of the training that it evaluates; "" = none.
-        status: "waiting", "done" or "failed".
         error: why it failed.
         seconds: total time over all sessions.
         memory_bytes: peak memory of the accelerator (of the process on a CPU); None = unknown.
-        start_memory_bytes: how much of it the process had before the job began (Python, libraries, what earlier jobs
-            left); None = memory of an accelerator, or unknown.
+        start_memory_bytes: how much of it the process had before the job; None = of an accelerator, or unknown.
         folder: its output, relative to the study's directory.
-        lr: of a trial, the learning rate that it tries; None = no trial.
+        lr: of a trial, the learning rate that it tries.
         validation_loss: of a trial that is done, in nats per token; None = it diverged, as `error` says.
+        inputs: of a model that is not tuned: digests of what it reads besides weights, as in a manifest.
         budget: of a tuned arm, how long it is trained (of a trial, the study's largest); None = as its recipe says.
     """
 
@@ -95,6 +94,7 @@ class Cell:
     lr: float | None = None
     validation_loss: float | None = None
     budget: Budget | None = None
+    inputs: dict[str, Any] | None = None
 
     @property
     def title(self) -> str:

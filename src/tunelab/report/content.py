@@ -318,7 +318,7 @@ class StudyReport:
             "comparisons": [name for one in self.comparisons for name in (one.a, one.b)],
             "flips": [name for one in self.flips for name in (one.a, one.b)],
             "curves": [one.arm for one in self.curves],
-            "learning rates": [name for one in self.rates for name in (one.arm, one.source)],
+            "learning rates": [one.arm for one in self.rates],
             "differences": [name for one in self.differences for name in one.values],
             "budgets": [] if self.budgets is None else self.budgets.arms,
             "forgetting": [] if self.forgetting is None else [one.arm for one in self.forgetting.arms],

@@ -84,7 +84,7 @@ def _of_arms(report: StudyReport, kept: Collection[str]) -> StudyReport:
         differences=tuple(_difference(one, kept) for one in report.differences),
         provenance={name: of for name, of in report.provenance.items() if groups[name] in ("", *kept)},
         forgetting=forgetting,
-        rates=_about(report.rates, kept, "arm", "source"),
+        rates=_about(report.rates, kept, "arm"),
         budgets=budgets,
     )
 

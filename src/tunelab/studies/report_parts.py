@@ -172,15 +172,16 @@ def _answer(record: Mapping[str, Any]) -> str:
 
 def training_curve(arm: str, seed: int, run: Run) -> Iterator[Curve]:
     """A run's loss in training, and on held-out and validation rows; nothing if no step was logged."""
-    points = _losses(run, "train")
+    losses: dict[Any, dict[int, float]] = {}
+    for one in run.metrics():
+        losses.setdefault(one.get("kind"), {})[int(one["step"])] = float(one["loss"])
+    points = losses.get("train")
     if points:
-        measured = {split: _with_ends(_losses(run, split), split, run, max(points)) for split in (HELD_OUT, VALIDATION)}
+        measured = {
+            split: _with_ends(losses.get(split, {}), split, run, max(points)) for split in (HELD_OUT, VALIDATION)
+        }
         held_out, validation = (tuple(losses.items()) for losses in measured.values())
         yield Curve(arm, seed, tuple(points.items()), held_out, validation)
-
-
-def _losses(run: Run, kind: str) -> dict[int, float]:
-    return {int(one["step"]): float(one["loss"]) for one in run.metrics(kind)}
 
 
 def _with_ends(losses: dict[int, float], split: str, run: Run, last: int) -> dict[int, float]:

@@ -74,6 +74,8 @@ def run_cell(
     study, cell = _study_and_cell(folder, job)
     if cell.status == "done":
         return cell
+    if cell.status == "waiting":
+        keep_cell(folder, cell)  # what runs in it finds its own record, and need not look through the study's jobs
     _import_what_cells_use()
     began = time.monotonic()
     memory: list[Memory] = [] if cell.memory_bytes is None else [(cell.memory_bytes, cell.start_memory_bytes)]
@@ -84,6 +86,7 @@ def run_cell(
             if cell.lr is not None:
                 cell = _try(cell, folder, memory, stage)
             else:
+                cell = _with_inputs(study, cell)
                 made = _make(study, cell, folder, memory, stage)
                 cell = replace(cell, status="done", error="", folder=str(made.relative_to(folder)))
     except (Interrupted, KeyboardInterrupt) as stop:
@@ -134,7 +137,7 @@ def _key(study: Study, cell: Cell) -> str:
 def _try(cell: Cell, folder: Path, memory: list[Memory], progress: Progress) -> Cell:
     """Train at a trial's rate, on validation rows alone; what diverges is a result as well. No weights are kept."""
     asked = asked_study(folder)
-    recipe = _in_dtype_of_study(try_recipe(asked, cell.arm, cell.lr or 0.0), folder)
+    recipe = _in_dtype_of_study(asked, try_recipe(asked, cell.arm, cell.lr or 0.0), folder)
     place = folder / "runs" / cell.key
     if place.exists() and not Run(place).is_done and not Run(place).tokenizer.exists():
         shutil.rmtree(place)  # it diverged, and a kill came between the removal of its weights and its record
@@ -151,13 +154,23 @@ def _try(cell: Cell, folder: Path, memory: list[Memory], progress: Progress) -> 
     return replace(cell, status="done", error=error, folder=str(place.relative_to(folder)), validation_loss=loss)
 
 
+def _with_inputs(study: Study, cell: Cell) -> Cell:
+    """An evaluation of a model that is not tuned, with what it reads: no manifest says it."""
+    from tunelab.studies.unchanged import untuned_inputs, untuned_recipe
+
+    if not cell.benchmark or cell.needs:
+        return cell
+    return replace(cell, inputs=untuned_inputs(untuned_recipe(study, cell)))
+
+
 def _make(study: Study, cell: Cell, folder: Path, memory: list[Memory], progress: Progress) -> Path:
     """Run the cell and return the path of its result; appends its peak memory to `memory`."""
     from tunelab.preparation.model import compute_device
     from tunelab.training.meter import Meter
 
     study = study.at(cell.budget)
-    recipe = _in_dtype_of_study(study.arm_recipe(cell.arm, study.seeds[0] if cell.seed is None else cell.seed), folder)
+    seed = study.seeds[0] if cell.seed is None else cell.seed
+    recipe = _in_dtype_of_study(study, study.arm_recipe(cell.arm, seed), folder)
     if not cell.benchmark:
         run = _train(in_group(study, recipe), folder / "runs" / cell.key, progress)
         memory.append(run.peak_memory)
@@ -203,22 +216,32 @@ def _allow_code_of_trained(recipe: Recipe, run: Run) -> None:
     )
 
 
-def _in_dtype_of_study(recipe: Recipe, folder: Path) -> Recipe:
+def _in_dtype_of_study(study: Study, recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with `train.dtype: auto` as the study's first job resolved it, on whatever machine this one runs."""
     from tunelab.models.load import DTYPES
-    from tunelab.preparation.model import compute_dtype, with_dtype
+    from tunelab.preparation.model import with_dtype
 
     if recipe.train.dtype != "auto":
         return recipe
     path = folder / RESOLVED
     if not path.exists():
-        write_text_once(path, json.dumps({"train.dtype": compute_dtype(recipe)}) + "\n")  # the first job's stays
+        write_text_once(path, json.dumps({"train.dtype": _dtype_of_all(study)}) + "\n")  # the first job's stays
     dtype = read_json(path).get("train.dtype")
     if dtype not in DTYPES:
         raise RunError(
             f"{path}: train.dtype is {shown(dtype)}, expected one of {', '.join(DTYPES)}", "restore it from a copy"
         )
     return with_dtype(recipe.model_copy(update={"train": recipe.train.model_copy(update={"dtype": dtype})}))
+
+
+def _dtype_of_all(study: Study) -> str:
+    """What `train.dtype: auto` is on this machine for every arm that has it; fp32 where that differs, as it does
+    between models with checkpoints in 16 and in 32 bits: results are compared at one dtype."""
+    from tunelab.preparation.model import compute_dtype
+
+    recipes = [study.arm_recipe(arm, study.seeds[0]) for arm in study.arms]
+    found = {compute_dtype(recipe) for recipe in recipes if recipe.train.dtype == "auto"}
+    return found.pop() if len(found) == 1 else "fp32"
 
 
 def _import_what_cells_use() -> None:

@@ -68,7 +68,8 @@ def run_study(
     folder, chosen = as_path(out, "out"), dict(options or {})
     module = load_executor(executor, chosen)
     study = checked_study(study)
-    from tunelab.studies.requirements import check_requirements, check_unchanged
+    from tunelab.studies.requirements import check_requirements
+    from tunelab.studies.unchanged import check_unchanged
 
     cells = known_cells(study, folder)
     waiting = [cell for cell in cells if cell.status != "done"]

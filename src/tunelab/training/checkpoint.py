@@ -243,16 +243,30 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sto
         RunError: a tensor belongs to no parameter of the model.
     """
     parameters = dict(model.named_parameters())
-    for key, value in stored.items():
-        name, _, what = key.rpartition("|")
-        if name not in parameters:
-            raise RunError(f"the optimizer's state is of another model: {key}", "resume with the recipe that wrote it")
-        parameter = parameters[name]
+    parts = {key: key.rpartition("|") for key in stored}
+    if odd := next((key for key, (name, _, _) in parts.items() if name not in parameters), None):
+        raise RunError(f"the optimizer's state is of another model: {odd}", "resume with the recipe that wrote it")
+    if not isinstance(optimizer, torch.optim.AdamW):
+        _make_state(optimizer, {parameters[name] for name, _, _ in parts.values()})
+    for key, (name, _, what) in parts.items():
+        parameter, value = parameters[name], stored[key]
         state = optimizer.state[parameter]
         if what != "step":
-            state[what] = value.to(parameter.device)
-        else:  # torch's AdamW keeps it on the CPU, whatever the device of the weights; bitsandbytes' as a plain number
-            state[what] = value if isinstance(optimizer, torch.optim.AdamW) else int(value)
+            state[what] = state[what].copy_(value) if what in state else value.to(parameter.device)
+        elif isinstance(optimizer, torch.optim.AdamW):  # on the CPU, but for the fused kernel
+            fused = any(group["fused"] for group in optimizer.param_groups)
+            state[what] = value.to(parameter.device) if fused else value
+        else:
+            state[what] = int(value)  # bitsandbytes' own is a plain number
+
+
+def _make_state(optimizer: Any, parameters: set[nn.Parameter]) -> None:
+    """Let bitsandbytes allocate the moments of these parameters, large ones in paged memory: where it puts them, a
+    tensor of ours would take GPU memory that the run had not needed before it was resumed."""
+    for index, group in enumerate(optimizer.param_groups):
+        for place, parameter in enumerate(group["params"]):
+            if parameter in parameters:
+                optimizer.init_state(group, parameter, index, place)
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,8 +10,8 @@ from tunelab.config import Recipe
 from tunelab.data.loader import TokenTable
 from tunelab.errors import ModelError, UsageError
 from tunelab.models.load import load_config
-from tunelab.planning.advice import fitting
-from tunelab.planning.estimate import COMPARED, Plan
+from tunelab.planning.advice import what_would_fit
+from tunelab.planning.estimate import Plan
 from tunelab.planning.shape import shape_of
 from tunelab.units import format_bytes
 
@@ -32,6 +32,8 @@ def check_memory(recipe: Recipe, rows: TokenTable, memory: int | None, notify: C
     Raises:
         UsageError: names what would fit.
     """
+    if recipe.train.sharding == "full":  # the planner counts a whole base
+        return
     plan = None if memory is None else _plan(recipe)
     if plan is None or memory is None or not rows.lengths:
         return
@@ -39,15 +41,15 @@ def check_memory(recipe: Recipe, rows: TokenTable, memory: int | None, notify: C
     least = plan.peak(longest, longest).allocated * (1 - plan.error)
     if least > memory:
         raise UsageError(
-            f"{recipe.model.name}: {plan.way} needs at least {format_bytes(least)} for its longest row of {longest:,} "
-            f"tokens, and the GPU has {format_bytes(memory)}",
-            _what_fits(plan, memory),
+            f"{recipe.model.name}: {plan.method} needs at least {format_bytes(least)} for its longest row of "
+            f"{longest:,} tokens, and the GPU has {format_bytes(memory)}",
+            what_would_fit(plan, memory),
         )
     low, high = plan.card_bytes()
     if high > memory:
         notify(
             f"warning: a step of {plan.tokens:,} tokens may not fit the GPU: predicted {format_bytes(low)} to "
-            f"{format_bytes(high)} of {format_bytes(memory)}; {_what_fits(plan, memory)}"
+            f"{format_bytes(high)} of {format_bytes(memory)}; {what_would_fit(plan, memory)}"
         )
 
 
@@ -60,15 +62,3 @@ def _plan(recipe: Recipe) -> Plan | None:
     except ModelError:
         return None
     return Plan(shape, recipe) if shape.is_known else None
-
-
-def _what_fits(plan: Plan, memory: int) -> str:
-    """Keys that make it fit without changing what is computed; else ways of tuning that would fit."""
-    found = fitting(plan, memory)
-    if found is None:
-        others = [name for name, keys in COMPARED.items() if fitting(plan.as_way(keys), memory) is not None]
-        return f"these would fit: {', '.join(others)}" if others else "use a smaller model, or shorter rows"
-    keys = [f"train.micro_batch_tokens={found.tokens}"] if found.tokens != plan.tokens else []
-    if found.ways.checkpointing and not plan.ways.checkpointing:
-        keys.append("train.activation_checkpointing=true")
-    return f"this would fit: {' '.join(keys)}"

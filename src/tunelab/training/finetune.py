@@ -62,6 +62,7 @@ from tunelab.training.setup import (
     rows_to_initialize,
     training_plan,
 )
+from tunelab.training.sharding import shard_base
 from tunelab.training.throughput import last_rate
 from tunelab.training.token_warnings import token_sentences
 from tunelab.training.trackers import tracked
@@ -212,8 +213,8 @@ def _train(
     check_memory(recipe, data.train, device_memory(accelerator.device), notify)
     model = _model(run, recipe, tokenizer, accelerator, data)
     check_unchanged(run, data)
-    layout = row_layout(model, recipe.train.packing)
-    module = TargetLoss(model, layout=layout, noise_alpha=recipe.train.neftune_alpha)
+    module = TargetLoss(model, layout=row_layout(model, recipe.train.packing), noise_alpha=recipe.train.neftune_alpha)
+    shard_base(module, accelerator, recipe.train.sharding)
     plan = training_plan(recipe, data.train, module.layout)
     checkpoints = CheckpointStore(run.checkpoints, recipe.train.keep_checkpoints)
     if accelerator.is_main_process:

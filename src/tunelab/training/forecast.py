@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from peft import PeftModel
 from torch import nn
 
@@ -77,6 +78,7 @@ def forecast(recipe: Recipe, plan: TrainingPlan, model: nn.Module, *, held_out: 
         dense_experts_sentence(model),
         router_loss_sentence(model),
         kernels_sentence(recipe, model),
+        old_gpu_sentence(recipe.train.dtype, underlying(model).device),
     )
     return [*gguf_sentences(recipe.model.name), *said, *(sentence for sentence in further if sentence)]
 
@@ -237,6 +239,20 @@ def kernels_sentence(recipe: Recipe, model: nn.Module) -> str | None:
         return None
     kinds = " and ".join(dict.fromkeys(name.rpartition(".")[2] for name in left_out))
     return f"no adapter on {len(left_out)} layers ({kinds}): Mamba's kernels read their weights past an adapter"
+
+
+def old_gpu_sentence(dtype: str, device: torch.device) -> str | None:
+    """What a GPU without bf16 of its own computes in; None of others, and of fp16, which was asked for."""
+    if device.type != "cuda" or dtype == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False):
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    gpu = f"{torch.cuda.get_device_name(device)} (compute capability {major}.{minor})"
+    if dtype == "bf16":
+        return (
+            f"warning: {gpu}: it emulates bf16, without FlashAttention; train.dtype=fp16 (with a loss scale) or fp32 "
+            "is its own"
+        )
+    return f"{gpu}: it has no bf16 of its own, so fp32 is used; train.dtype=fp16 trains with a loss scale"
 
 
 def few_rows_warning(held_out: int) -> str | None:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -44,6 +44,8 @@ class LoopSettings:
     eval_every: int | None = None
     early_stopping_patience: int | None = None
     save_every: int | None = None
+    is_sharded: bool = False
+    deterministic: bool = False
     seed: int = 0
 
 
@@ -111,7 +113,7 @@ class TrainingLoop:
         # A run that was killed after early stopping, before its result was saved, must not train further.
         outcome: Outcome = "stopped early" if self._patience_is_spent(state) else "finished"
         self.module.train()
-        with self.attention():
+        with self.attention(), deterministic(self.settings.deterministic):
             while outcome == "finished" and state.step < total:
                 record = self._step(state, total, throughput)
                 state.seconds = before + time.perf_counter() - started
@@ -166,33 +168,47 @@ class TrainingLoop:
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         seed_step(self.settings.seed, number, rank)
         batches = self.plan.batches(step, rank=rank, ranks=ranks)
-        # A process without rows still takes part in the gradient exchange, with a loss of weight zero.
-        weight = ranks / step.targets if batches else 0.0
+        passes = self._passes(step, len(batches))
         loss_sum = torch.zeros((), device=self.accelerator.device)
-        for index, rows in enumerate(batches or [[step.rows[0]]]):
+        for index in range(passes):
+            # A process without rows still takes part in the exchange, with a loss of weight zero.
+            has_rows = index < len(batches)
+            rows = batches[index] if has_rows else [step.rows[0]]
             batch = packed_batch(self.plan.table, rows, self.plan.loss_on).to(self.accelerator.device)
-            last = index == max(len(batches), 1) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.module):
+            with nullcontext() if index == passes - 1 else self.accelerator.no_sync(self.module):
                 loss = self._loss(batch)
-                loss_sum += loss.detach() * (weight != 0)
-                self.accelerator.backward(loss * weight)
-        mean = float(self.accelerator.reduce(loss_sum, "sum")) / step.targets
+                loss_sum += loss.detach() * has_rows
+                self.accelerator.backward(loss * (ranks / step.targets * has_rows))
+        loss_sum = self.accelerator.reduce(loss_sum, "sum")
+        self.accelerator.unscale_gradients(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm or math.inf)
+        # The one place of a step where the host waits for the GPU: both numbers are read at once.
+        total, norm_before = torch.stack([loss_sum, norm.to(loss_sum)]).tolist()
+        mean = total / step.targets
         if not math.isfinite(mean):
             raise TrainingError(
                 f"step {number + 1}: the loss is {mean}; the previous step's weights are intact",
                 "lower train.lr, use train.dtype=fp32 or bf16, or check the step's rows with `tunelab inspect`",
                 diverged=True,
             )
-        return StepResult(mean, self._clip(number))
+        return StepResult(mean, self._checked(norm_before, number))
+
+    def _passes(self, step: Step, own: int) -> int:
+        """Micro-batches of a step: at least one, and of a sharded base as many in every process, which all gather its
+        blocks together."""
+        if not self.settings.is_sharded:
+            return max(own, 1)
+        ranks = self.accelerator.num_processes
+        return max(len(self.plan.batches(step, rank=rank, ranks=ranks)) for rank in range(ranks))
 
     def _loss(self, batch: PackedBatch) -> Tensor:
         with self.accelerator.autocast():
-            return self.module(batch.input_ids, batch.row_starts, batch.predicted_from, batch.labels)  # type: ignore[no-any-return]
+            # As numbers: DistributedDataParallel would copy a tensor of them to the GPU.
+            starts = batch.row_starts.tolist()
+            return self.module(batch.input_ids, starts, batch.predicted_from, batch.labels)  # type: ignore[no-any-return]
 
-    def _clip(self, number: int) -> float | None:
-        """Clip the gradient norm; returns the norm before clipping."""
-        self.accelerator.unscale_gradients(self.optimizer)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm or math.inf))
+    def _checked(self, norm: float, number: int) -> float | None:
+        """The gradient norm before clipping; None if fp16 overflowed, see StepResult."""
         if math.isfinite(norm):
             return norm
         scaler = self.accelerator.scaler
@@ -258,6 +274,33 @@ class TrainingLoop:
     def _log(self, **record: Any) -> None:
         if self.accelerator.is_main_process:
             self.log(record)
+
+
+@contextmanager
+def deterministic(asked: bool) -> Iterator[None]:
+    """Within the block torch takes only kernels that give the same bits every time.
+
+    Raises:
+        TrainingError: there is none for an operation of the model.
+    """
+    if not asked:
+        yield
+        return
+    settings: Any = torch.utils.deterministic
+    before, fills = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
+    settings.fill_uninitialized_memory = False  # it makes faults repeatable, and costs time
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        raise TrainingError(
+            f"train.deterministic=true: {str(error).splitlines()[0]}", "set train.deterministic=false"
+        ) from error
+    finally:
+        torch.use_deterministic_algorithms(before)
+        settings.fill_uninitialized_memory = fills
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -7,7 +7,7 @@ are computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -22,14 +22,21 @@ from tunelab.models.head import output_head, trained_behind
 from tunelab.models.structure import row_layout
 from tunelab.training.embedding_noise import EmbeddingNoise
 
-#: Logits in memory at a time (float32: 32 MiB); a chunk has this many divided by the vocabulary's size.
-LOGITS_PER_CHUNK = 2**23
+#: Logits in memory at a time (float32: 32 MiB on the CPU, 256 MiB on a GPU); a chunk has this many divided by the
+#: vocabulary's size. Each chunk reads the whole head from memory, 2 bytes for 2 operations per row: a GPU that does
+#: 150 to 300 operations per byte waits for memory with fewer rows than that.
+LOGITS_PER_CHUNK = {"cpu": 2**23, "cuda": 2**26}
 
 #: On the CPU a chunk is padded to a multiple of this many rows: oneDNN compiles a kernel for every shape it meets.
 ROWS_STEP = 32
 
 #: Rows of logits processed at a time on the CPU: 2 MiB of float32 at a vocabulary of 32,000.
 ROWS_IN_CACHE = 16
+
+
+def chunk_of(vocabulary: int, device: str) -> int:
+    """Targets whose logits are computed at a time: 512 for 128,000 tokens on a GPU, 64 on the CPU."""
+    return max(1, LOGITS_PER_CHUNK.get(device, LOGITS_PER_CHUNK["cpu"]) // vocabulary // ROWS_STEP) * ROWS_STEP
 
 
 def chunked_cross_entropy(
@@ -117,7 +124,7 @@ class TargetLoss(nn.Module):
 
     Args:
         model: a transformers causal language model, or PEFT's wrapper of one.
-        chunk: targets whose logits are computed at a time; by default as many as give 32 MiB of float32 logits.
+        chunk: targets whose logits are computed at a time; by default by the device, see LOGITS_PER_CHUNK.
         layout: how a batch's rows are run; None = packed where that gives the model's own logits.
         noise_alpha: of NEFTune, see embedding_noise.py; None = no noise.
 
@@ -135,8 +142,8 @@ class TargetLoss(nn.Module):
         super().__init__()
         self.model = model
         self.layout: RowLayout = layout or row_layout(model)
-        vocabulary = underlying(model).config.get_text_config().vocab_size
-        self.chunk = chunk or max(1, LOGITS_PER_CHUNK // vocabulary // ROWS_STEP) * ROWS_STEP
+        self.chunk = chunk
+        self._vocabulary = underlying(model).config.get_text_config().vocab_size
         self._behind: list[nn.Parameter] | None = None
         self._before_pass: BeforePass | None = None
         if noise_alpha is not None:
@@ -146,13 +153,17 @@ class TargetLoss(nn.Module):
         """Within the block, the model uses the attention that its rows' layout needs."""
         return attention_of(self.model, self.layout)
 
-    def forward(self, input_ids: Tensor, row_starts: Tensor, predicted_from: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, row_starts: Tensor | Sequence[int], predicted_from: Tensor, labels: Tensor
+    ) -> Tensor:
         """Scalar loss; arguments as in tunelab.data.loader.PackedBatch. Call inside `with module.attention()`."""
-        hidden = hidden_states(self.model, input_ids, row_starts, self.layout, self._before_pass)  # [tokens, hidden]
+        starts = torch.as_tensor(row_starts)
+        hidden = hidden_states(self.model, input_ids, starts, self.layout, self._before_pass)  # [tokens, hidden]
         wanted = hidden.index_select(0, predicted_from)  # [targets, hidden]
         head = output_head(self.model)
         parameters = self._parameters_behind(head, hidden) if torch.is_grad_enabled() else []
-        return chunked_cross_entropy(wanted, labels, head, parameters, self.chunk)
+        chunk = self.chunk or chunk_of(self._vocabulary, wanted.device.type)
+        return chunked_cross_entropy(wanted, labels, head, parameters, chunk)
 
     def _parameters_behind(self, head: Callable[[Tensor], Tensor], hidden: Tensor) -> list[nn.Parameter]:
         """What is trained behind the hidden states, looked for once."""
@@ -185,18 +196,20 @@ def table_loss(
     """
     was_training = module.training
     module.eval()
-    total, targets = 0.0, 0
+    total, targets = torch.zeros((), dtype=torch.float64, device=device), 0
     capacity = max(micro_batch_tokens, max(table.lengths, default=0))
     bins = pack_best_fit(table.lengths, capacity)
     try:
         with torch.no_grad(), module.attention():
-            done = 0
-            for rows in bins[rank::ranks]:
+            done, mine = 0, bins[rank::ranks]
+            for rows in mine:
                 batch = packed_batch(table, rows, loss_on).to(device)
-                total += float(module.of_batch(batch))
+                total += module.of_batch(batch)
                 targets += len(batch.labels)
                 done += len(rows)
                 on_rows(min(done * ranks, len(table)))
+            if len(mine) < -(-len(bins) // ranks):  # the others gather a sharded base once more
+                module.of_batch(packed_batch(table, bins[0], loss_on).to(device))
     finally:
         module.train(was_training)
-    return total, targets
+    return float(total), targets

@@ -20,8 +20,9 @@ from tunelab.linting.lint import Lint
 from tunelab.models.adapters import coverage
 from tunelab.models.digest import digest, weights_hash
 from tunelab.models.forward import RowLayout, underlying
-from tunelab.models.load import model_fingerprint, tokenizer_fingerprint
+from tunelab.models.load import dtype_name, model_fingerprint, tokenizer_fingerprint
 from tunelab.preparation.base import base_identity, dated, template_digest
+from tunelab.preparation.model import checkpoint_dtype
 from tunelab.records.environment import environment
 from tunelab.records.runs import Run, now
 from tunelab.records.trained_with import trained_with
@@ -136,6 +137,7 @@ def resolved_settings(recipe: Recipe, accelerator: Accelerator, layout: RowLayou
     return {
         "train.device": accelerator.device.type,
         "train.dtype": train.dtype,
+        "checkpoint.dtype": dtype_name(checkpoint_dtype(recipe)),
         "train.lr": train.lr,
         "data.template": recipe.data.template,
         "data.max_length": recipe.data.max_length,
@@ -152,7 +154,8 @@ def resolved_sentence(resolved: dict[str, Any]) -> str:
     rows, layout = resolved.get("train.batch_size"), resolved["rows"]
     batch = f"{resolved['train.batch_tokens']:,} tokens" if rows is None else format_counted(rows, "row")
     return (
-        f"{resolved['train.device']}, {resolved['train.dtype']}, {format_counted(resolved['threads'], 'thread')}; "
+        f"{resolved['train.device']}, {resolved['train.dtype']} (checkpoint in {resolved['checkpoint.dtype']}), "
+        f"{format_counted(resolved['threads'], 'thread')}; "
         f"template {resolved['data.template']}, rows up to {resolved['data.max_length']:,} tokens; "
         f"lr {format_significant(resolved['train.lr'])}, batches of {batch} in micro-batches of up to "
         f"{resolved['train.micro_batch_tokens']:,} tokens, {ROWS_IN_WORDS[layout]}"

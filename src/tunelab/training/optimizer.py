@@ -40,11 +40,13 @@ def adamw(
         {"params": alike[factor, decays], "lr": lr * factor, "lr_factor": factor, "weight_decay": weight_decay * decays}
         for factor, decays in sorted(alike, key=lambda key: (key[0], not key[1]))
     ]
+    on_gpu = any(parameter.is_cuda for parameter in trainable)
     if not in_8_bits:
-        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps)
+        # One kernel for all: torch's default on a GPU has copies of the size of the weights in the update.
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=on_gpu or None)
     from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
 
-    kind = PagedAdamW8bit if any(parameter.is_cuda for parameter in trainable) else AdamW8bit
+    kind = PagedAdamW8bit if on_gpu else AdamW8bit
     optimizer: torch.optim.Optimizer = kind(groups, lr=lr, betas=betas, eps=eps)
     return optimizer
 

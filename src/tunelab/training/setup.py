@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
@@ -53,6 +55,10 @@ from tunelab.training.loop import LoopSettings
 from tunelab.training.trackers import check_installed
 from tunelab.units import format_number
 
+#: The main process hashes and writes a large model while the others wait in a barrier: NCCL gives up after 10 minutes,
+#: unless told otherwise.
+LONGEST_WAIT = timedelta(hours=2)
+
 #: Of a plan whose steps are numbers of tokens: it is counted epoch by epoch, in about half a minute.
 MOST_ROWS_PLANNED = 50_000_000
 
@@ -66,15 +72,28 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     settings = recipe.train
     device, dtype = compute_device(recipe), compute_dtype(recipe)
     check_installed(settings.trackers)
+    if settings.deterministic:  # cuBLAS reads it when it starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision={"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[dtype],
+        kwargs_handlers=[
+            # Buffers are a quantized base's codes: DistributedDataParallel would send all of them in every step.
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=LONGEST_WAIT),
+        ],
     )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         release(accelerator)
         raise UsageError(
             f"training under {accelerator.distributed_type.value} is not supported",
-            "launch with torchrun or accelerate in multi-GPU (DDP) mode",
+            "launch with torchrun or accelerate in multi-GPU (DDP) mode; train.sharding=full shares out a LoRA's base",
+        )
+    if settings.sharding == "full" and accelerator.num_processes == 1:
+        release(accelerator)
+        raise UsageError(
+            "train.sharding=full with one process: there is nothing to share out",
+            "start several (torchrun --nproc-per-node 2 -m tunelab train RECIPE), or set train.sharding=none",
         )
     return accelerator
 
@@ -101,7 +120,9 @@ def build_model(
     """
     trains_base = recipe.method == "full"
     dtype = torch.float32 if trains_base else DTYPES[compute_dtype(recipe)]
-    base: nn.Module = load_base(recipe, tokenizer, dtype=dtype, device=accelerator.device)
+    # What is shared out among processes need not fit one of their GPUs.
+    device = torch.device("cpu") if recipe.train.sharding == "full" else accelerator.device
+    base: nn.Module = load_base(recipe, tokenizer, dtype=dtype, device=device)
     check_tokenizer_fits(base, tokenizer)
     check_own_logits(base)
     if recipe.train.activation_checkpointing:
@@ -231,6 +252,8 @@ def loop_settings(recipe: Recipe, plan: TrainingPlan) -> LoopSettings:
         eval_every=settings.eval_every,
         early_stopping_patience=settings.early_stopping_patience,
         save_every=settings.save_every or max(1, plan.total_steps // 10),
+        is_sharded=settings.sharding == "full",
+        deterministic=settings.deterministic,
         seed=settings.seed,
     )
 

@@ -13,7 +13,7 @@ from tunelab.config import Recipe
 from tunelab.config.shareable import shareable_yaml
 from tunelab.config.study import Study
 from tunelab.files import file_stem, read_json
-from tunelab.records.cells import CREATED_FILE, STUDY_FILE, Cell, read_study
+from tunelab.records.cells import CREATED_FILE, STUDY_FILE, Cell, asked_study, read_cell
 from tunelab.records.runs import Run
 
 #: Where a study stores the local files of its trackers.
@@ -53,11 +53,13 @@ class TrackedRun:
 def training_run(run: Run, recipe: Recipe) -> TrackedRun:
     """A training as the trackers know it; a study's cell is recognized by its directory."""
     study_folder = run.path.resolve().parent.parent
-    if recipe.train.tracker_group and (study_folder / STUDY_FILE).exists() and (study_folder / CREATED_FILE).exists():
-        study, cells = read_study(study_folder)
-        for cell in cells:
-            if cell.key == run.path.resolve().name:
-                return cell_run(study, cell, study_folder, recipe)
+    if (
+        recipe.train.tracker_group
+        and (study_folder / STUDY_FILE).exists()
+        and (study_folder / CREATED_FILE).exists()
+        and (cell := read_cell(study_folder, run.path.resolve().name)) is not None  # the job that runs has a record
+    ):
+        return cell_run(asked_study(study_folder), cell, study_folder, recipe)
     settings, name = recipe.train, run.path.name
     group = settings.tracker_group
     events = run.path.parent / TRACKERS / file_stem(group) / name if group else run.trackers / settings.tracker_project

@@ -89,4 +89,7 @@ def test_a_job_has_the_environment_and_threads_of_its_study(
         os.environ.clear()
         os.environ.update(before)
         torch.set_num_threads(threads_before)
-    assert found == {"environment": {"OMP_NUM_THREADS": "1"} | environment, "threads": threads}
+    assert found == {
+        "environment": {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"} | environment,
+        "threads": threads,
+    }

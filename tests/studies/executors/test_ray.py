@@ -283,6 +283,20 @@ def test_a_node_that_cannot_run_a_cell_says_why(files: Path, tmp_path: Path, nod
     assert old.how == "refused" and "the driver has 0.0.1" in old.error
 
 
+def test_the_tokenizer_has_as_many_threads_as_the_task_has_cores(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = tasks_of(small_study(files), tmp_path)
+    order = replace(next(iter(tasks.orders.values())), version="0.0.1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    for given, expected in (("", "3"), ("2", "2")):
+        monkeypatch.setenv("RAYON_NUM_THREADS", given)
+        if not given:
+            monkeypatch.delenv("RAYON_NUM_THREADS")
+        work(order)
+        assert os.environ["RAYON_NUM_THREADS"] == expected
+
+
 def test_files_are_packed_and_laid_out_again(tmp_path: Path) -> None:
     run = tmp_path / "from/runs/a"
     (run / "checkpoints/step-2").mkdir(parents=True)

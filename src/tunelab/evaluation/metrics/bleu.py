@@ -62,7 +62,7 @@ def bleu_of_counts(counts: NDArray[Any]) -> NDArray[np.float64]:
         raise DataError(f"counts of BLEU have the shape {list(summed.shape)}: expected {COLUMNS} columns")
     length, reference, matches, totals = summed[..., 0], summed[..., 1], summed[..., 2:6], summed[..., 6:]
     without = matches == 0
-    smoothed = np.where(without, 0.5 ** np.cumsum(without, axis=-1), matches)  # [..., 4]
+    smoothed = np.where(without, np.ldexp(1.0, -np.cumsum(without, axis=-1)), matches)  # [..., 4]
     is_number = (totals > 0).all(axis=-1) & (matches > 0).any(axis=-1)
     precisions = smoothed / np.where(totals > 0, totals, 1.0)
     penalty = np.exp(np.minimum(0.0, 1 - reference / np.where(length > 0, length, 1.0)))

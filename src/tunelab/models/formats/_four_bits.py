@@ -22,6 +22,9 @@ from tunelab.models.formats._format import WEIGHTS_AT_ONCE, Packed, check_finite
 
 BLOCK, NESTED_BLOCK = 64, 256
 
+#: Most rows of x for multiply_few: with more, the time to dequantize no longer decides.
+MOST_ROWS = 32
+
 
 @dataclass(frozen=True)
 class FourBits:
@@ -97,12 +100,23 @@ class FourBits:
         # Blocks continue from row to row, but the CPU kernel starts a new one with each row of its output: it is
         # correct only for rows of whole blocks.
         rows = shape if shape[1] % BLOCK == 0 else (len(scales), BLOCK)
-        codes = functional.pad(codes, (0, rows[0] * rows[1] // 2 - len(codes)))
+        if missing := rows[0] * rows[1] // 2 - len(codes):
+            codes = functional.pad(codes, (0, missing))  # a copy, which whole blocks do not need
         flat: Tensor = torch.ops.bitsandbytes.dequantize_4bit(codes.view(-1, 1), scales, BLOCK, self.name, rows, dtype)
         return flat.view(-1)[:weights].view(shape)
 
     def multiply_few(self, x: Tensor, packed: Packed, shape: tuple[int, int]) -> Tensor | None:
-        return None
+        """By bitsandbytes' kernel for CUDA, which since 0.50 takes several rows and nested scales."""
+        load_kernels()
+        if not x.is_cuda or len(x) > MOST_ROWS or shape[1] % BLOCK or not hasattr(torch.ops.bitsandbytes, "gemm_4bit"):
+            return None
+        args = (x.contiguous(), packed["codes"].view(-1, 1), list(shape))
+        if not self.double_quantization:
+            found: Tensor = torch.ops.bitsandbytes.gemm_4bit(*args, packed["scales"], BLOCK, self.name)
+            return found
+        nested = (packed["scales"], _dynamic_levels(x.device), packed["scale_offset"])
+        found = torch.ops.bitsandbytes.gemm_4bit(*args, packed["scale_scales"], BLOCK, self.name, None, *nested)
+        return found
 
     def checkpoint_config(self, skipped: list[str]) -> dict[str, Any]:
         return {

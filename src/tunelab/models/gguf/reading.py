@@ -8,11 +8,9 @@ a time and are dense from there, each in the smallest dtype that holds what the 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -23,15 +21,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from tunelab.errors import ModelError, TunelabError
+from tunelab.errors import ModelError, TunelabError, UsageError
 from tunelab.failures import is_of_machine, sentence
 from tunelab.files import (
     cache_home,
     directory_written_atomically,
     file_sha256,
+    kept_digest,
     read_json,
     write_json_atomically,
-    write_text_once,
 )
 from tunelab.models.gguf.configuration import check_metadata, class_of, differs, file_config, own_metadata
 from tunelab.models.gguf.families import Change, plus_one, unchanged
@@ -93,6 +91,17 @@ def local_model(name: str) -> str:
     return str(checkpoint_of(file))
 
 
+def without_code(name: str) -> str:
+    """A model's name, where the code of its repository may run (`trust_remote_code`).
+
+    Raises:
+        UsageError: it is a GGUF file: that has none, and what asks for it has no effect.
+    """
+    if gguf_file(name) is not None:
+        raise UsageError(f"model.trust_remote_code: {name} is a GGUF file, which holds no code", "omit it")
+    return name
+
+
 def checkpoint_of(file: Path) -> Path:
     """The folder of a GGUF file's model in transformers' form, made if it is not in the cache.
 
@@ -100,17 +109,26 @@ def checkpoint_of(file: Path) -> Path:
     """
     digest = gguf_digest(file)
     folder = _converted() / f"{digest[:32]}-{VERSION}"
-    if (folder / ORIGIN).exists():
+    if _is_whole(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / ORIGIN).exists():
+        if not _is_whole(folder):
             with directory_written_atomically(folder) as temporary:
                 _convert(file, digest, temporary)
                 if gguf_digest(file) != digest:
                     raise ModelError(f"{file}: changed while it was read", "run the same command again")
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a checkpoint in the cache has all its files as they were written: people clear caches by hand."""
+    try:
+        sizes = read_json(folder / ORIGIN)["sizes"]
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, TunelabError, KeyError, AttributeError, TypeError):
+        return False
 
 
 def _converted() -> Path:
@@ -121,15 +139,8 @@ def _converted() -> Path:
 def gguf_digest(file: Path) -> str:
     """sha256 (hex) of a file, kept in the cache until the file changes."""
     state = file.stat()
-    identity = repr((str(file.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino))
-    known = cache_home() / "digests" / hashlib.sha256(identity.encode()).hexdigest()
-    if known.exists():
-        return known.read_text(encoding="utf-8").strip()
-    digest = file_sha256(file)
-    with suppress(OSError):  # a cache that cannot be written costs time, nothing else
-        known.parent.mkdir(parents=True, exist_ok=True)
-        write_text_once(known, digest + "\n")
-    return digest
+    identity = (str(file.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+    return kept_digest(identity, lambda: file_sha256(file))
 
 
 def gguf_origin(folder: Path) -> dict[str, Any] | None:
@@ -187,7 +198,8 @@ def _convert(path: Path, digest: str, folder: Path) -> None:
         refused = error.message
     kinds = Counter(tensor.kind for tensor in file.tensors.values() if len(tensor.shape) > 1)
     known = {"file": path.name, "sha256": digest, "kinds": kinds, "dtype": str(dtype).removeprefix("torch.")}
-    write_json_atomically(folder / ORIGIN, {**known, "no_tokenizer": refused})
+    sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
+    write_json_atomically(folder / ORIGIN, {**known, "no_tokenizer": refused, "sizes": sizes})
 
 
 def _empty_model(class_name: str, file: GgufFile) -> PreTrainedModel:

@@ -38,6 +38,7 @@ class Order:
         paths: models, data and benchmarks that are local files of the driver; absolute.
         gpus: GPUs assigned to the task.
         allowed: the code that the study was started with (allowed_code.py).
+        cell: the cell as the study has it, so that the study's others need not be looked through; None = by its key.
         version: the driver's tunelab version.
     """
 
@@ -50,6 +51,7 @@ class Order:
     paths: tuple[str, ...]
     gpus: float
     allowed: dict[str, str] = field(default_factory=dict)
+    cell: Cell | None = None
     version: str = __version__
 
 
@@ -73,6 +75,8 @@ def work(order: Order, *parcels: Parcel) -> Outcome:
     """Run a task. `parcels`: the files that the cell needs, for a node that does not see the study's directory."""
     if order.gpus == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch is imported: do not use GPUs that other tasks have
+    if threads := os.environ.get("OMP_NUM_THREADS", "").split(",")[0]:  # Ray's: the cores of the task
+        os.environ.setdefault("RAYON_NUM_THREADS", threads)  # of tokenizers
     node = socket.gethostname()
     if order.version != __version__:
         return Outcome("refused", f"node {node} has tunelab {__version__}, the driver has {order.version}")
@@ -87,10 +91,10 @@ def work(order: Order, *parcels: Parcel) -> Outcome:
     if Path(order.directory).is_dir():
         os.chdir(order.directory)
     if sees:
-        return _run(Path(order.folder), order.key, order.allowed)[0]
+        return _run(Path(order.folder), order.cell or order.key, order.allowed)[0]
     place = scratch_folder(order)
     _lay_out_what_is_missing(parcels, place, order.key)
-    outcome, cell = _run(place, order.key, order.allowed)
+    outcome, cell = _run(place, order.cell or order.key, order.allowed)
     results = _results(place, order.key, outcome, cell)
     if cell is not None and cell.status == "done":
         shutil.rmtree(place, ignore_errors=True)  # the job is done, whatever the node cannot remove
@@ -113,11 +117,11 @@ def scratch_folder(order: Order) -> Path:
     return folder
 
 
-def _run(folder: Path, key: str, allowed: Allowed) -> tuple[Outcome, Cell | None]:
+def _run(folder: Path, job: Cell | str, allowed: Allowed) -> tuple[Outcome, Cell | None]:
     try:
-        return Outcome("ran"), run_cell(folder, key, allowed=allowed, progress=job_log())
+        return Outcome("ran"), run_cell(folder, job, allowed=allowed, progress=job_log())
     except (Interrupted, KeyboardInterrupt):
-        return Outcome("stopped"), read_cell(folder, key)
+        return Outcome("stopped"), read_cell(folder, job if isinstance(job, str) else job.key)
 
 
 def _lay_out_what_is_missing(parcels: Sequence[Parcel], place: Path, key: str) -> None:

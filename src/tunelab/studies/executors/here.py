@@ -191,7 +191,9 @@ def _work(
     os.environ.update(environment)
     if gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // workers)))
+    share = str(max(1, usable_cores() // workers))
+    os.environ.setdefault("OMP_NUM_THREADS", share)
+    os.environ.setdefault("RAYON_NUM_THREADS", share)  # of tokenizers
     _use_threads(os.environ["OMP_NUM_THREADS"])
 
     def report(stage: str, done: int, total: int | None, detail: str = "") -> None:

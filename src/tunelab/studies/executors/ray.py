@@ -21,7 +21,7 @@ from tunelab.allowed_code import allowed_code
 from tunelab.config.study import Study
 from tunelab.errors import Interrupted, UsageError
 from tunelab.progress import Progress
-from tunelab.records.cells import CREATED_FILE, RECORDS, STUDY_FILE, TRY, Cell, read_study
+from tunelab.records.cells import CREATED_FILE, RECORDS, STUDY_FILE, TRY, Cell, asked_study
 from tunelab.records.runs import Run
 from tunelab.studies.executors._executor import count_option, lost
 from tunelab.studies.executors._ray_cluster import OWN, connected, fits
@@ -61,7 +61,7 @@ def run_cells(folder: Path, cells: Sequence[Cell], options: Mapping[str, str], p
     """
     settings = read_settings(options)
     folder = Path(os.path.abspath(folder))
-    study, _ = read_study(folder)
+    study = asked_study(folder)
     with connected(settings.address) as ray, asked_to_stop() as should_stop, _marker(folder) as (marker, token):
         gpus = settings.gpus if settings.gpus is not None else float(ray.cluster_resources().get("GPU", 0) >= 1)
         needs = {"CPU": float(settings.cpus), "GPU": gpus}
@@ -104,7 +104,7 @@ def local_paths(study: Study, cell: Cell) -> tuple[str, ...]:
 def _order(study: Study, folder: Path, cell: Cell, marker: str, token: str, gpus: float) -> Order:
     identity = f"{folder}\n{(folder / CREATED_FILE).read_text(encoding='utf-8')}"
     paths = local_paths(study, cell)
-    return Order(str(folder), cell.key, marker, token, identity, os.getcwd(), paths, gpus, allowed_code())
+    return Order(str(folder), cell.key, marker, token, identity, os.getcwd(), paths, gpus, allowed_code(), cell)
 
 
 @contextmanager
