@@ -62,6 +62,7 @@ SOURCES = (
     "miniature.py",
     "modes.py",
     "own_generate.py",
+    "page_locked.py",
     "plain_attention.py",
     "quantized_linear.py",
     "row_attention.py",
