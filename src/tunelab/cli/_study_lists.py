@@ -129,6 +129,7 @@ def show_jobs(study: Study, out: Path, toys: Sequence[Toy], *, as_json: bool = F
     """
     from tunelab.records.cells import known_cells
     from tunelab.records.expected_costs import expected_costs
+    from tunelab.studies.predicted_memory import predicted_memory
     from tunelab.studies.requirements import missing
     from tunelab.studies.rough_time import RoughTime, rough_time
 
@@ -141,17 +142,21 @@ def show_jobs(study: Study, out: Path, toys: Sequence[Toy], *, as_json: bool = F
         return 1 if lacks else 0
     open_cells = [cell for cell in to_run if expected[cell.key].seconds is None]
     rough = RoughTime({}, []) if toys or lacks else rough_time(study, open_cells)
+    predicted = {} if toys or lacks else predicted_memory(study, open_cells)
     rows = []
     for cell in cells:
         cost = expected.get(cell.key, cell)
         seconds = rough.seconds.get(cell.key, cost.seconds)
         time = UNKNOWN if seconds is None else format_duration(seconds)
-        memory = UNKNOWN if cost.memory_bytes is None else format_bytes(cost.memory_bytes)
+        peak = predicted.get(cell.key, cost.memory_bytes)
+        memory = UNKNOWN if peak is None else format_bytes(peak)
         rows.append([cell.title, cell.status, time, memory, cell.key])
     print_table(["job", "status", "time", "peak memory", "key"], rows)
     known = [one.seconds for one in expected.values() if one.seconds is not None]
     time = _time_they_take(len(expected), known, list(rough.seconds.values()))
     say(f"{len(cells)} jobs, {len(expected)} to run{time}")
+    if predicted:
+        say("peak memory of trainings that never ran: predicted for steps that fill train.micro_batch_tokens")
     for why in rough.unknown:
         say(f"unknown time: {why}")
     if study.search is not None or study.trained_at:

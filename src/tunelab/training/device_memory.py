@@ -34,7 +34,7 @@ def check_memory(recipe: Recipe, rows: TokenTable, memory: int | None, notify: C
     """
     if recipe.train.sharding == "full":  # the planner counts a whole base
         return
-    plan = None if memory is None else _plan(recipe)
+    plan = None if memory is None else planned(recipe)
     if plan is None or memory is None or not rows.lengths:
         return
     longest = max(rows.lengths)
@@ -53,12 +53,16 @@ def check_memory(recipe: Recipe, rows: TokenTable, memory: int | None, notify: C
         )
 
 
-def _plan(recipe: Recipe) -> Plan | None:
-    """None if the planner does not know the model's layers."""
+def planned(recipe: Recipe, *, on_gpu: bool = True) -> Plan | None:
+    """What a recipe needs, by its model's configuration; None if the planner does not know the model's layers.
+
+    Raises:
+        ModelError: there is no configuration.
+    """
     model = recipe.model
     config = load_config(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
     try:
         shape = shape_of(config.to_dict(), model.name)
     except ModelError:
         return None
-    return Plan(shape, recipe) if shape.is_known else None
+    return Plan(shape, recipe, on_gpu=on_gpu) if shape.is_known else None
