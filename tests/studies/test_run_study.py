@@ -252,7 +252,7 @@ def test_what_a_margin_needs_is_said_before_anything_runs(files: Path) -> None:
         "points over base"
     )
     assert points.startswith("Points? nf4 is as good as lora within 0.01 (the metric's unit); 500 items can show a ")
-    assert points.endswith("; a margin of 1 needs about 12,400 items")
+    assert points.endswith("; a margin of 1 point needs about 12,400 items")
     assert "lora is like base within 1 point; " in forgotten
     assert "if it keeps 50 % to 150 % of what that gains over base" in few and "so lora must gain" in few
 

@@ -13,7 +13,7 @@ from tunelab.config.study import FORGETTING, Study
 from tunelab.errors import Problem
 from tunelab.evaluation.probabilities import BRIER, LOG_PROBABILITY
 from tunelab.statistics.crossed import Part
-from tunelab.units import format_number, format_share, format_significant
+from tunelab.units import format_measured, format_number, format_share, format_significant
 
 
 def foreseen_margins(study: Study, items: Mapping[str, int | None], discordance: float) -> Iterator[str]:
@@ -84,4 +84,4 @@ def _shown(study: Study, question: Question, items: int | None, discordance: flo
     margin = question.within if question.within is not None else DEFAULT_MARGINS["0-1"]
     needed = items_for(items, part, [], margin)
     more = "more than can be asked" if needed is None else f"about {rounded_items(needed)}"
-    return f"{can} {assumed}; a margin of {format_significant(100 * margin, 3)} needs {more}"
+    return f"{can} {assumed}; a margin of {format_measured(100 * margin, 'point', 3)} needs {more}"
