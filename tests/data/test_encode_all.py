@@ -209,3 +209,15 @@ def test_the_mask_is_the_one_by_hand(text: str, data: st.DataObject) -> None:
         assert isinstance(expected, str) and reason.message == f"the tokenizer drops {expected!r} from an answer"
         return
     assert expected == (None if found is None else found.tolist())
+
+
+def test_the_tokenizers_threads_start_before_a_template_renders_within_its_limit_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each thread reserves address space: on many cores more than the limit, which aborts the process."""
+    encoder, seen = RowEncoder(TOKENIZERS["bytes"], get_template("plain", TOKENIZERS["bytes"])), []
+    call, render = encoder._call, encoder._sections
+    monkeypatch.setattr(encoder, "_call", lambda texts: (seen.append(len(texts)), call(texts))[1])
+    monkeypatch.setattr(encoder, "_sections", lambda batch: (seen.append("renders"), render(batch))[1])
+    assert len(list(encoder.encode_in_turn([[ask("Why?", "So.")]]))) == 1
+    assert seen[:2] == [tokenize.THREADS_START_WITH, "renders"]

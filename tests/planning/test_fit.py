@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tunelab.config import parse_recipe, resolve
 from tunelab.errors import UsageError
-from tunelab.planning.advice import check_fits, fitting
+from tunelab.planning.advice import SMALLER, check_fits, fitting, what_would_fit
 from tunelab.planning.cards import CARDS, card_of
 from tunelab.planning.estimate import COMPARED, Plan
 from tunelab.planning.fit import largest_micro_batch, longest_row, verdict
@@ -163,6 +163,22 @@ def test_kernels_and_doubts_are_said() -> None:
     assert also.doubts == ["not counted: score of adapter.also_train"]
     t4 = replace(plan_of("Llama-3.2-1B"), has_bfloat16=False)
     assert "train.dtype=fp16" in t4.doubts[0] and t4.ways.kernel == "efficient"
+
+
+def test_a_gpu_without_bfloat16_is_planned_in_the_dtype_that_train_takes_there() -> None:
+    t4 = replace(plan_of("Llama-3.2-1B"), has_bfloat16=False)
+    asked = replace(plan_of("Llama-3.2-1B", train={"dtype": "fp32"}), has_bfloat16=False)
+    assert t4.peak() == asked.peak() and "train.dtype=auto is fp32" in t4.doubts[0]
+    in_16_bits = replace(plan_of("Llama-3.2-1B", train={"dtype": "fp16"}), has_bfloat16=False)
+    assert in_16_bits.compute_bytes == 2 and "auto is" not in in_16_bits.doubts[0]
+
+
+def test_a_checkpoint_that_is_stored_quantized_gets_no_advice_to_take_another_format() -> None:
+    dense = plan_of("Llama-3.2-3B")
+    stored = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    plan = replace(dense, shape=replace(dense.shape, quantization=stored))
+    assert "NF4" in what_would_fit(dense, 6 * GIB)
+    assert what_would_fit(plan, 6 * GIB) == SMALLER
 
 
 def test_advice_that_is_followed_is_no_longer_given() -> None:

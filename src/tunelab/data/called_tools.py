@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 #: What stands before the first call and is the template's: a tag, a list's bracket, a fence.
@@ -22,9 +22,14 @@ def called_tools(answer: str, tools: Sequence[Mapping[str, Any]]) -> tuple[str, 
         tools: the functions that may be called, as a conversation has them.
     """
     names = {tool.get("function", tool).get("name") for tool in tools}
-    found = [(place, call) for place, call in _objects(answer) if call.get("name") in names]
+    found = [(place, call) for place, call in _objects(answer) if _has_name_in(call, names)]
     calls = tuple(_call(call) for _, call in found)
     return (_FRAME.sub("", answer[: found[0][0]]), calls) if found else (answer, ())
+
+
+def _has_name_in(call: Mapping[str, Any], names: Collection[str | None]) -> bool:
+    name = call.get("name")  # of a model's answer: it may be anything
+    return isinstance(name, str) and name in names
 
 
 def _objects(text: str) -> Iterator[tuple[int, dict[str, Any]]]:

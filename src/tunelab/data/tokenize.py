@@ -31,6 +31,8 @@ GUARDS = ("\n", ".", "a", "0", ")")
 
 #: Characters that are tokenized in one call; more of them text by text, so that memory stays bounded.
 LONGEST_TOGETHER = 4_000_000
+#: Texts of one call that starts all of the tokenizer's threads and gives each the time to reserve its memory.
+THREADS_START_WITH = 512
 #: Characters that are tokenized while the template renders.
 LONGEST_MEANWHILE = 400_000
 
@@ -116,6 +118,9 @@ class RowEncoder:
     def encode_in_turn(self, batches: Iterable[Sequence[Example]]) -> Iterator[list[EncodedRow | BadRow]]:
         """encode_all() of each batch. While one is tokenized, by the tokenizer's threads and not Python's, the next is
         rendered and the masks of the one before are computed."""
+        if self.vocabulary.spells_everything:
+            # Each of its threads reserves address space, which a template's limit of memory would refuse: that aborts.
+            self._call([PLACEHOLDER] * THREADS_START_WITH)
         waiting: deque[tuple[Sequence[Example], _Rendered, Future[list[_Encoded | None]]]] = deque()
         with ThreadPoolExecutor(1) as threads:
             for batch in batches:

@@ -48,7 +48,8 @@ def what_would_fit(plan: Plan, memory: float) -> str:
     """Keys that make it fit without changing what is computed; else methods that would fit."""
     found = fitting(plan, memory)
     if found is None:
-        others = [name for name, keys in COMPARED.items() if fitting(plan.as_method(keys), memory) is not None]
+        methods = {} if plan.shape.quantization else COMPARED  # what is stored quantized has its own format alone
+        others = [name for name, keys in methods.items() if fitting(plan.as_method(keys), memory) is not None]
         return f"these would fit: {', '.join(others)}" if others else SMALLER
     keys = [f"train.micro_batch_tokens={found.tokens}"] if found.tokens != plan.tokens else []
     if found.ways.checkpointing and not plan.ways.checkpointing:

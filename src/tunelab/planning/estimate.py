@@ -47,7 +47,7 @@ class Plan:
         shape: of its model.
         recipe: resolved.
         on_gpu: False = this machine's CPU.
-        has_bfloat16: False = a GPU that computes in float16, without FlashAttention.
+        has_bfloat16: False = a GPU that computes in float16 or, by default, in float32, without FlashAttention.
         target_share: of all tokens, those in the loss; 1 if it is not known.
         gpus: that compute each step together, each with a copy of everything (data parallel).
     """
@@ -99,7 +99,8 @@ class Plan:
         """Of a number in matrix products."""
         dtype = self.recipe.train.dtype
         if dtype == "auto":
-            return 2 if self.on_gpu or computes_in_bf16(self.shape.checkpoint_bytes) else 4
+            in_bf16 = self.has_bfloat16 if self.on_gpu else computes_in_bf16(self.shape.checkpoint_bytes)
+            return 2 if in_bf16 else 4
         return 4 if dtype == "fp32" else 2
 
     @cached_property
@@ -213,7 +214,10 @@ class Plan:
             found.append("attention keeps scores here, which grow with the square of the longest row")
         train = self.recipe.train
         if not self.has_bfloat16 and self.on_gpu and (train.dtype != "fp16" or train.packing is not False):
-            found.append("this GPU has no bfloat16 and no FlashAttention: set train.dtype=fp16 and train.packing=false")
+            default = ", so train.dtype=auto is fp32" if train.dtype == "auto" else ""
+            found.append(
+                f"this GPU has no bfloat16 and no FlashAttention{default}: set train.dtype=fp16 and train.packing=false"
+            )
         if self.recipe.train.packing is False and self.on_gpu:
             found.append("rows are padded, with the model's own attention, whose kernel torch chooses")
         if self.adapters is not None and self.recipe.adapter.from_:
