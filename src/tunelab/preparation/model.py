@@ -76,9 +76,10 @@ def recipe_format(recipe: Recipe) -> WeightFormat | None:
 
 
 def checkpoint_dtype(recipe: Recipe) -> torch.dtype:
-    """The dtype of the base's checkpoint; float32 if it does not say."""
+    """The dtype of the base's checkpoint, or of its text part; float32 if neither says."""
     model = recipe.model
-    own = load_config(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code).dtype
+    config = load_config(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    own = config.dtype or config.get_text_config().dtype
     return own if own in DTYPES.values() else torch.float32
 
 

@@ -21,6 +21,8 @@ class ExpertLoad:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        #: False in passes without rows: they add 0, so that every process has the same layers.
+        self.counts = True
         self._chosen: dict[str, Tensor] = {}
         modules = dict(model.named_modules())
         for name, module in experts(model):
@@ -48,7 +50,7 @@ class ExpertLoad:
             router.register_forward_hook(after)
 
     def _add(self, layer: str, counts: Tensor) -> None:
-        known = self._chosen.get(layer)
+        counts, known = counts * self.counts, self._chosen.get(layer)
         self._chosen[layer] = counts if known is None else known + counts
 
     def read(self, total: Callable[[Tensor], Tensor] = lambda counts: counts) -> dict[str, Any] | None:

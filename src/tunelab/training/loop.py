@@ -172,7 +172,7 @@ class TrainingLoop:
         loss_sum = torch.zeros((), device=self.accelerator.device)
         for index in range(passes):
             # A process without rows still takes part in the exchange, with a loss of weight zero.
-            has_rows = index < len(batches)
+            self.expert_load.counts = has_rows = index < len(batches)
             rows = batches[index] if has_rows else [step.rows[0]]
             batch = packed_batch(self.plan.table, rows, self.plan.loss_on).to(self.accelerator.device)
             with nullcontext() if index == passes - 1 else self.accelerator.no_sync(self.module):
