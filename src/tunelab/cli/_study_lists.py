@@ -155,10 +155,10 @@ def show_jobs(study: Study, out: Path, toys: Sequence[Toy], *, as_json: bool = F
     known = [one.seconds for one in expected.values() if one.seconds is not None]
     time = _time_they_take(len(expected), known, list(rough.seconds.values()))
     say(f"{len(cells)} jobs, {len(expected)} to run{time}")
-    if predicted:
-        say("peak memory of trainings that never ran: predicted for steps that fill train.micro_batch_tokens")
     for why in rough.unknown:
         say(f"unknown time: {why}")
+    if predicted:
+        say("peak memory of trainings that never ran: predicted for steps that fill train.micro_batch_tokens")
     if study.search is not None or study.trained_at:
         say(_trainings(study, cells))
     for problem in lacks:

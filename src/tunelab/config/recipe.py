@@ -366,9 +366,7 @@ class TrainSettings(Section):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where it trains. auto: a GPU if there is one.")
     sharding: Literal["none", "full"] = Field("none", description="full: each process holds a share of a LoRA's base.")
-    deterministic: Flag = Field(
-        False, description="On a GPU, training steps use only kernels that give the same bits every time."
-    )
+    deterministic: Flag = Field(False, description="On a GPU, steps use only kernels that repeat their bits.")
     seed: CountOrZero = Field(0, description="Seed of adapter initialization, row order and dropout.")
 
 
