@@ -81,7 +81,7 @@ def main() -> None:
         "",
         "<!-- block cost -->",
         f"All checks, with reading the texts again, take {format_duration(took)} of processor time ("
-        f"{format_duration(waited)} on a machine that did other work too) and at most {format_bytes(peak)} of memory; "
+        f"{format_duration(waited)} by the clock) and at most {format_bytes(peak)} of memory; "
         f"preparing the rows takes {format_duration(prepared)}.",
         "<!-- end cost -->",
     ]
