@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from tiny import tiny_tokenizer
 from tiny_tokenizers import byte_tokenizer
 from tokenizers import pre_tokenizers
 
+from scripts import llama_cpp_answers
 from tunelab.publishing.gguf_file import write_gguf
 
 
@@ -29,7 +28,7 @@ needs_llama_cpp = pytest.mark.skipif(
 )
 
 
-class LlamaCpp:
+class LlamaCpp(llama_cpp_answers.LlamaCpp):
     """A llama.cpp server in this process, for tests marked needs_llama_cpp."""
 
     def __init__(self, path: Path) -> None:
@@ -40,12 +39,6 @@ class LlamaCpp:
         parameters.n_parallel = parameters.cpuparams.n_threads = 1
         parameters.warmup = parameters.fit_params = parameters.enable_chat_template = False
         self.server = binding.Server(parameters)
-
-    def post(self, place: str, **asked: Any) -> Any:
-        url = f"{self.server.listening_address}/{place}"
-        request = urllib.request.Request(url, json.dumps(asked).encode(), {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request) as reply:
-            return json.load(reply)
 
     def ids(self, text: str) -> list[int]:
         found: list[int] = self.post("tokenize", content=text, add_special=True, parse_special=False)["tokens"]

@@ -229,3 +229,8 @@ def test_scores_have_no_more_decimals_than_anybody_reads() -> None:
     shown = [units.format_error(one, "0-100") for one in (5.8e-10, 0.0, 0.0014, 0.23, 14.2)]
     assert shown == ["<0.001", "0", "0.001", "0.23", "14"]
     assert units.format_scientific(1.23e-7) == "1.2e-07" and units.format_scientific(0.0) == "0"
+
+
+def test_names_in_a_sentence() -> None:
+    shown = [units.format_names(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])]
+    assert shown == ["", "a", "a and b", "a, b and c"]

@@ -76,6 +76,12 @@ def format_counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def format_names(names: Sequence[str]) -> str:
+    """Names in a sentence: "a", "a and b", "a, b and c"; "" without any."""
+    *others, last = names or [""]
+    return f"{', '.join(others)} and {last}" if others else last
+
+
 def decimals_of(size: float, digits: int = 2) -> int:
     """Decimals that show a size, such as a standard error, with this many significant digits; 0 to 10."""
     if size == 0 or not math.isfinite(size):

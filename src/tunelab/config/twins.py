@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from tunelab.units import format_names
+
 
 def with_own_model(tree: Mapping[str, Any]) -> list[str]:
     """The arms that name a model of their own, in a study's tree that is not checked yet."""
@@ -28,6 +30,5 @@ def said_of_twins(gone: Sequence[str], model: str) -> str:
     """A sentence on the arms that were left out; "" = none were."""
     if not gone:
         return ""
-    listed = " and ".join(filter(None, (", ".join(gone[:-1]), gone[-1])))
-    which = f"{listed} {'is' if len(gone) == 1 else 'are'} left out"
+    which = f"{format_names(gone)} {'is' if len(gone) == 1 else 'are'} left out"
     return f"With the one model {model}, {which}: the same as another arm (--set arms.{gone[0]}.recipe.model=NAME)."

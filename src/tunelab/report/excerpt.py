@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from tunelab.report.content import SettingDifference, StudyReport
+from tunelab.units import format_names
 
 T = TypeVar("T")
 
@@ -45,13 +46,11 @@ def _left_out(report: StudyReport, part: StudyReport) -> str:
         said.append(f"no points of single seeds where there are more than {MOST_SEEDS}")
     if not said:
         return ""
-    listed = " and ".join(filter(None, (", ".join(said[:-1]), said[-1])))
     shown = {arm.name for arm in part.arms}
     failed = sum(arm.status == "failed" for arm in report.arms if arm.name not in shown)
     of_failed = f" {failed:,} of the arms left out failed." if failed else ""
-    return (
-        f"To stay small, this page shows {listed}.{of_failed} report.json and report.md, next to it, have everything."
-    )
+    whole = "report.json and report.md, next to it, have everything."
+    return f"To stay small, this page shows {format_names(said)}.{of_failed} {whole}"
 
 
 def _first_arms(report: StudyReport, most: int) -> frozenset[str]:

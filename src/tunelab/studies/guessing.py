@@ -7,7 +7,7 @@ from typing import Any
 
 from tunelab.comparison.evaluated import Evaluated
 from tunelab.evaluation.multiple_choice import LETTER_SHARE, near_chance
-from tunelab.units import format_number, format_share
+from tunelab.units import format_names, format_number, format_share
 
 
 def guessing(evaluated: Iterable[tuple[str, Evaluated]]) -> Iterator[str]:
@@ -37,17 +37,17 @@ def _by_letter(arms: Mapping[str, Sequence[Evaluated]]) -> Iterator[str]:
     low, high = format_share(min(every), 0), format_share(max(every), 0)
     span = high if low == high else f"{low.removesuffix(' %')} to {high}"
     yield (
-        f"{_listed(shown)} chose one letter ({_listed(letters)}) for {span} of the items: they may choose by letter "
-        "and not by content, so a difference between arms, or none, says little."
+        f"{format_names(list(shown))} chose one letter ({format_names(letters)}) for {span} of the items: they may "
+        "choose by letter and not by content, so a difference between arms, or none, says little."
     )
 
 
 def _by_chance(arms: Mapping[str, Sequence[Evaluated]]) -> Iterator[str]:
     shown = [arm for arm, found in arms.items() if all(_may_guess(one) for one in found)]
     if shown:
-        chance = format_number(_facts(next(iter(arms[shown[0]])))["chance"], 2)
+        chance = format_number(_facts(arms[shown[0]][0])["chance"], 2)
         yield (
-            f"the accuracy of {_listed(shown)} cannot be told from chance ({chance}): arms that guess are as "
+            f"the accuracy of {format_names(shown)} cannot be told from chance ({chance}): arms that guess are as "
             "good as each other whatever they know."
         )
 
@@ -70,8 +70,3 @@ def _may_guess(one: Evaluated) -> bool:
         return False
     widest = max(known, key=lambda score: score.error or 0.0)
     return bool(near_chance(widest, round(widest.value * widest.n), chance))
-
-
-def _listed(names: Iterable[str]) -> str:
-    *others, last = names
-    return f"{', '.join(others)} and {last}" if others else last
