@@ -1,10 +1,10 @@
 """From the command to the first step: CPU seconds of `tunelab train` by stage, with all caches warm.
 
 Usage: python benchmarks/start_speed.py --model DIR [--rows N] [--repeats N] [--against SRC] [--data DIR]
-LoRA on Alpaca rows, in a process of its own each time, stopped where the first step begins; the process before it fills
-the caches. Beside it, what transformers and PEFT alone need to be imported, and to load the model and add a LoRA. Each is
-alternated with the others. `--against` is the `src` of another checkout. CPU time of one thread (OMP_NUM_THREADS=1):
-other work on the machine adds some to it, but far less than to wall time. Writes benchmarks/results/DATE-start-speed.{json,md}.
+LoRA on Alpaca rows, in a process of its own each time, stopped where the first step begins; the first of them fills the
+caches and does not count. Beside it, what transformers and PEFT alone need to be imported, to load the model and to add
+a LoRA; all are alternated. `--against` is the `src` of another checkout. CPU time of one thread (OMP_NUM_THREADS=1):
+other work on the machine adds to it, but less than to wall time. Writes benchmarks/results/DATE-start-speed.{json,md}.
 """
 
 from __future__ import annotations
