@@ -81,7 +81,7 @@ def html_page(report: StudyReport, most_bytes: int = PAGE_BYTES) -> str:
     Raises:
         DataError: the page of a few arms without flips is already larger than `most_bytes`.
     """
-    excerpts = []
+    excerpts: list[tuple[StudyReport, str]] = []
     for arms, trainings in SHARES:
         part, left_out = excerpt(report, arms, trainings)
         if not excerpts or left_out or len(part.arms) < len(report.arms):  # else it is the same as before
