@@ -39,6 +39,18 @@ SECRETS = {
     "JSON web token": r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}",
 }
 _SECRETS = {name: re.compile(shape) for name, shape in SECRETS.items()}
+#: One of these is in every secret of a shape: nearly all texts have none, which takes a fifth of the time to see.
+MARKS = {
+    "AWS access key": ("AKIA", "ASIA"),
+    "GitHub token": ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
+    "Hugging Face token": ("hf_",),
+    "OpenAI or Anthropic key": ("sk-",),
+    "Google API key": ("AIza",),
+    "Slack token": ("xox",),
+    "private key": ("-----BEGIN ",),
+    "JSON web token": ("eyJ",),
+    "e-mail address": ("@",),
+}
 _EMAIL = re.compile(r"\b[\w.+-]+@(?!(?:[\w-]+\.)*example\.)[\w-]+\.[A-Za-z][\w.-]*[A-Za-z]")
 
 #: How a model speaks of itself, and how it refuses at the beginning of an answer.
@@ -130,8 +142,12 @@ def _counted(rows: LintedRows, shapes: dict[str, re.Pattern[str]], what: str) ->
 
 def _kinds(rows: LintedRows, row: int, shapes: dict[str, re.Pattern[str]]) -> str:
     texts = (rows.prompts[row], rows.answers[row])
-    counts = {name: sum(len(shape.findall(text)) for text in texts) for name, shape in shapes.items()}
+    counts = {name: sum(_count(name, shape, text) for text in texts) for name, shape in shapes.items()}
     return ", ".join(format_counted(count, name) for name, count in counts.items() if count)
+
+
+def _count(name: str, shape: re.Pattern[str], text: str) -> int:
+    return len(shape.findall(text)) if any(mark in text for mark in MARKS[name]) else 0
 
 
 def outlying_lengths(rows: LintedRows) -> Flagged | None:
