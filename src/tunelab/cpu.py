@@ -6,6 +6,7 @@ import gc
 import math
 import os
 import re
+import sys
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,7 +71,7 @@ def available_memory(root: Path = Path("/")) -> int:
     v1 = [line.split(":", 2)[2].strip("/") for line in own if "memory" in line.split(":")[1].split(",")]
     left = [_v2_memory_left(group) for place in v2 for group in _upwards(groups, place)]
     left += [_v1_memory_left(group) for place in v1 for group in _upwards(groups / "memory", place)]
-    return min((psutil.virtual_memory().available, *(size for size in left if size is not None)))
+    return min(int(psutil.virtual_memory().available), *(size for size in left if size is not None), sys.maxsize)
 
 
 @contextmanager
