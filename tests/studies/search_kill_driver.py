@@ -3,7 +3,7 @@
     python search_kill_driver.py FOLDER EXECUTOR KILLS SEED
 
 Half of the kills hit while rates are tried, half during the final trainings and evaluations, each after a random time
-there. With an executor whose jobs are processes of their own (ray, slurm), every other kill hits a job, the others the
+there, or as soon as one job of them is left. With an executor whose jobs are processes of their own (ray, slurm), every other kill hits a job, the others the
 process that runs the study; here, they are one. Slurm's commands are on PATH. Prints one JSON object: both reports
 without what they cost, both choices.json, and what was killed where.
 """
@@ -49,11 +49,13 @@ def budget_search(files: Path) -> Study:
     return searched_study(files, recipe=recipe, arms=arms, budgets={"train.steps": [2, 4]}, questions=questions)
 
 
-def is_in_tries(folder: Path) -> bool:
-    """Whether rates are still tried in a study's directory."""
+def jobs_left(folder: Path, in_tries: bool) -> int | None:
+    """How many jobs of a wave are not done; None where the other wave's turn is, or nothing was planned yet."""
     if not (folder / STUDY_FILE).exists():
-        return True
-    return any(cell.lr is not None and cell.status != "done" for cell in read_study(folder)[1])
+        return None
+    left = [cell for cell in read_study(folder)[1] if cell.status != "done"]
+    tries = sum(cell.lr is not None for cell in left)
+    return (tries or None) if in_tries else (None if tries else len(left))
 
 
 def working(executor: str, child: int) -> list[int]:
@@ -94,16 +96,17 @@ def is_job(process: Path) -> bool:
 def killed_in(executor: str, child: int, folder: Path, in_tries: bool, kills_job: bool, delay: float) -> str:
     """Kill a job or the study's process a while after a job of the wave has begun; "" where the study was done before.
 
-    A study whose job was killed goes on.
+    The wave's last job is not waited for: its end could be the study's. A study whose job was killed goes on.
     """
     since, deadline = None, time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         if is_over(child):
             return ""
-        jobs = working(executor, child)
-        if since is None and jobs and is_in_tries(folder) == in_tries:
+        jobs, left = working(executor, child), jobs_left(folder, in_tries)
+        if since is None and jobs and left:
             since = time.monotonic()
-        if since is not None and time.monotonic() - since >= delay and (jobs or not kills_job):
+        late = since is not None and (time.monotonic() - since >= delay or left == 1)
+        if late and left and (jobs or not kills_job):
             os.kill(jobs[0] if kills_job else child, signal.SIGKILL)
             if not kills_job:
                 os.waitpid(child, 0)
