@@ -36,7 +36,7 @@ def report_sections(report: str) -> tuple[str, dict[str, str]]:
     title = re.search(r"^# (.+)$", top, re.MULTILINE)
     if title is None:
         raise ValueError("report.md has no title: not the report of a study")
-    answers = re.sub(r"^# .+\n+\d{4}-\d\d-\d\d .*\n+", "", top, flags=re.MULTILINE)
+    answers = re.sub(r"^# .+\n+|^\d{4}-\d\d-\d\d .*\n+", "", top, flags=re.MULTILINE)
     sections = (section.partition("\n") for section in others)
     return title[1], {"Answers": answers.strip(), **{heading: text.strip() for heading, _, text in sections}}
 

@@ -245,7 +245,7 @@ def test_with_several_trainings_the_verdict_is_over_items_and_trainings() -> Non
         f" p = {wide.p:.3f}, 499 and 2 degrees of freedom), minimum detectable difference "
     )
     assert (outcome(one), outcome(wide)) == ("better", "no difference shown"), "the sentence and the word agree"
-    assert wide.test == "t test over items and trainings, 499 and 2 degrees of freedom"
+    assert wide.test == "t-test over items and trainings, 499 and 2 degrees of freedom"
     sure = over_trainings(one, [0.5, 0.5], [0.5999, 0.6001], 70)
     assert outcome(sure) == "better" and sure.p == pytest.approx(one.p, abs=0.01) and sure.low <= one.low
     assert Comparison.from_json(json.loads(json.dumps(wide.to_json()))) == wide

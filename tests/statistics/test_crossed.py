@@ -1,4 +1,4 @@
-"""One verdict over items and trainings: the worked rows of a study, degrees of freedom, and the exact t test within."""
+"""One verdict over items and trainings: the worked rows of a study, degrees of freedom, and the exact t-test within."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def test_an_effect_of_that_size_is_found_four_times_in_five(n: int, family: int,
         return
     drawn = random.normal(effect, 1, size=(studies, n)).tolist()
     found = sum(paired_permutation([0.0] * n, one, seed=place).p < alpha for place, one in enumerate(drawn))
-    # Simulated power of few items has an error of its own, and from 14 on the t test's is up to two points higher.
+    # Simulated power of few items has an error of its own, and from 14 on the t-test's is up to two points higher.
     assert found / studies == pytest.approx(0.8, abs=3.3 * math.sqrt(0.16 / studies) + 0.03)
 
 

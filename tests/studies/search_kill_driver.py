@@ -3,9 +3,9 @@
     python search_kill_driver.py FOLDER EXECUTOR KILLS SEED
 
 Half of the kills hit while rates are tried, half during the final trainings and evaluations, each after a random time
-there, or as soon as one job of them is left. With an executor whose jobs are processes of their own (ray, slurm), every other kill hits a job, the others the
-process that runs the study; here, they are one. Slurm's commands are on PATH. Prints one JSON object: both reports
-without what they cost, both choices.json, and what was killed where.
+there, or as soon as one job of them is left. With an executor whose jobs are processes of their own (ray, slurm), every
+other kill hits a job, the others the process that runs the study; here, they are one. Slurm's commands are on PATH.
+Prints one JSON object: both reports without what they cost, both choices.json, and what was killed where.
 """
 
 from __future__ import annotations

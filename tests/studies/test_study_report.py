@@ -97,7 +97,7 @@ def test_held_out_rows_are_compared_by_three_figures(study: Study, report: Study
     assert any("exploratory: they have a Holm correction of their own" in one for one in report.not_proved)
     # Two trainings of each tuned arm: verdicts are over rows and trainings.
     assert {one.degrees for one in report.comparisons[:3]} == {(11.0, 1.0)}
-    assert report.comparisons[0].test == "t test over items and trainings, 11 and 1 degrees of freedom"
+    assert report.comparisons[0].test == "t-test over items and trainings, 11 and 1 degrees of freedom"
     # The figures are those of the table.
     values = {(one.arm, one.name): one.value for one in report.scores if one.benchmark == "held-out"}
     for one, name in zip(report.comparisons[1:3], ("bleu", "rougeL"), strict=True):

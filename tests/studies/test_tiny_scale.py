@@ -184,7 +184,7 @@ def run_tiny(path: Path, out: Path, capsys: pytest.CaptureFixture[str], *more: s
     assert shown.err.splitlines()[0] == note, "said before anything runs"
     report: dict[str, Any] = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert report["note"] == note and report["published"] == []
-    assert (out / "report.md").read_text(encoding="utf-8").splitlines()[0] == f"**{note}**"
+    assert (out / "report.md").read_text(encoding="utf-8").splitlines()[2] == f"**{note}**"
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.index(note) < page.index("<h1>") and "Published and measured" not in page
     assert {arm["status"] for arm in report["arms"]} == {"done"}

@@ -119,7 +119,7 @@ class Comparison:
         """The test that p is from, its degrees of freedom, and by what items are clustered."""
         clusters = f", items clustered by {self.clustered_by}" if self.clusters is not None else ""
         if self.parts:
-            return f"t test over items and trainings, {self.degrees_in_words}{clusters}"
+            return f"t-test over items and trainings, {self.degrees_in_words}{clusters}"
         if self.clusters is not None:
             return f"permutation test{clusters}"
         return "permutation test" if self.gained is None else "McNemar's exact test"

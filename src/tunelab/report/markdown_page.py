@@ -19,8 +19,8 @@ _SPECIAL = re.compile(r"[\\`*<>\[\]|&~$]|(?<!\w)_|_(?!\w)")
 def markdown_page(report: StudyReport, most_flips: int = MOST_FLIPS) -> str:
     """The report as Markdown with at most `most_flips` flips; it says how many are left out."""
     made = {table.title: table for table in tables(report)}
-    blocks = [f"**{escaped(report.note)}**"] if report.note else []
-    blocks += [f"# {escaped(report.title)}", escaped(format_moment(report.created)), *_answers(report)]
+    note = [f"**{escaped(report.note)}**"] if report.note else []
+    blocks = [f"# {escaped(report.title)}", *note, escaped(format_moment(report.created)), *_answers(report)]
     for title, table in made.items():
         if title != "Differences between arms":
             blocks += [f"## {title}", *_table(table)]

@@ -31,7 +31,7 @@ def detectable_effect(units: int, *, alpha: float = 0.05, power: float = 0.8) ->
     """Smallest true mean difference that the paired permutation test detects with this power, in standard deviations of
     the differences (Cohen's d_z), if these are normal.
 
-    From 14 units on the test has the power of Student's t test: the noncentral t's upper tail beyond its critical
+    From 14 units on the test has the power of Student's t-test: the noncentral t's upper tail beyond its critical
     value. Fewer units have so few swaps that the test's level is well below alpha: their power is simulated. Needs no
     answers, but the standard deviation in nats or points is known only once rows were answered.
 
