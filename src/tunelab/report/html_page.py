@@ -103,6 +103,7 @@ def _parts(report: StudyReport) -> dict[str, Markup]:
         "rates": write.rates(report, rates),
         "plots": write.plots([plot for plot in plots if plot not in (lead, learning, rates, *budgets)]),
         "flips": write.flips(report, []),
+        "data-checks": write.data_checks(report),
         "caveats": write.caveats(report),
         "provenance": write.provenance(report),
     }
