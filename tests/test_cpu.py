@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from tunelab import cpu
@@ -47,6 +49,31 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 )  # fmt: skip
 def test_a_quota_limits_the_cores(tmp_path: Path, files: dict[str, str], cores: int) -> None:
     assert cpu.usable_cores(made(tmp_path, **files)) == cores
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({}, 9000),
+        ({"own": "0::/\n", "memory.max": "max\n", "memory.current": "5\n"}, 9000),
+        ({"own": "0::/\n", "memory.max": "7000\n", "memory.current": "1000\n"}, 6000),
+        ({"own": "0::/\n", "memory.max": "99000\n", "memory.current": "1000\n"}, 9000),
+        ({"own": "0::/\n", "memory.max": "1000\n", "memory.current": "1500\n"}, 0),
+        (
+            {"own": "0::/a/b\n", "a__memory.max": "7000\n", "a__memory.current": "5000\n",
+             "a__memory.stat": "anon 3000\ninactive_file 2000\n"}, 4000,
+        ),
+        (
+            {"own": "4:memory:/a\n", "memory__a__memory.limit_in_bytes": "7000\n",
+             "memory__a__memory.usage_in_bytes": "6000\n", "memory__a__memory.stat": "total_inactive_file 500\n"}, 1500,
+        ),
+    ],
+)  # fmt: skip
+def test_a_limit_of_memory_leaves_less(
+    files: dict[str, str], left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=9000))
+    assert cpu.available_memory(made(tmp_path, **files)) == left
 
 
 def test_an_affinity_limits_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

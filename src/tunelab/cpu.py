@@ -6,6 +6,7 @@ import gc
 import math
 import os
 import re
+import sys
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +55,23 @@ def computes_in_bf16(checkpoint_bytes: int) -> bool:
 def memory_bytes() -> int:
     """The machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that this machine's processes can still take: free memory and caches, or less where a control group of this
+    process is limited to less.
+
+    Args:
+        root: where proc and sys are.
+    """
+    import psutil
+
+    own, groups = _lines(root / "proc" / "self" / "cgroup"), root / "sys" / "fs" / "cgroup"
+    v2 = [line[3:].strip("/") for line in own if line.startswith("0::")]
+    v1 = [line.split(":", 2)[2].strip("/") for line in own if "memory" in line.split(":")[1].split(",")]
+    left = [_v2_memory_left(group) for place in v2 for group in _upwards(groups, place)]
+    left += [_v1_memory_left(group) for place in v1 for group in _upwards(groups / "memory", place)]
+    return min(int(psutil.virtual_memory().available), *(size for size in left if size is not None), sys.maxsize)
 
 
 @contextmanager
@@ -119,6 +137,23 @@ def _v2_limit(group: Path) -> float | None:
 
 def _v1_limit(group: Path) -> float | None:
     return _ratio(*_lines(group / "cpu.cfs_quota_us"), *_lines(group / "cpu.cfs_period_us"))
+
+
+def _v2_memory_left(group: Path) -> int | None:
+    return _left(group, "memory.max", "memory.current", "inactive_file")
+
+
+def _v1_memory_left(group: Path) -> int | None:
+    return _left(group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+def _left(group: Path, limit: str, used: str, cache: str) -> int | None:
+    """Bytes up to a control group's limit; files in its cache make room. None without a limit."""
+    limits, usages = (" ".join(_lines(group / name)) for name in (limit, used))
+    if not limits.isdigit() or not usages.isdigit():
+        return None
+    caches = [line.split()[1] for line in _lines(group / "memory.stat") if line.startswith(f"{cache} ")]
+    return max(0, int(limits) - int(usages) + sum(map(int, caches)))
 
 
 def _ratio(*words: str) -> float | None:

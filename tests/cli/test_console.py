@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import re
 import sys
@@ -31,6 +32,21 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "60")
     return Terminal()
+
+
+def test_imports_do_not_look_for_garbage_and_everything_after_them_does() -> None:
+    frozen = gc.get_freeze_count()
+    with pytest.raises(ImportError), _console.quick_imports():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled() and gc.get_freeze_count() == frozen  # little was imported: nothing is kept for good
+    gc.disable()
+    try:
+        with _console.quick_imports():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_words_and_data_have_their_own_streams(capsys: pytest.CaptureFixture[str]) -> None:

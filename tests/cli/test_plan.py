@@ -116,6 +116,18 @@ def test_rows_that_are_too_long_are_shown(tunelab: Command, bench: Bench) -> Non
     assert re.search(r"\d+ longer than 40 tokens left out; micro-batches", said.out)
 
 
+def test_auto_is_the_largest_micro_batch_that_fits_the_gpu(tunelab: Command, bench: Bench) -> None:
+    auto = ("Llama-3.2-3B", "train.micro_batch_tokens=auto", "train.batch_size=64")
+    said = tunelab("plan", *auto, "--gpu", "24GB")
+    assert said.code == 0 and "micro-batches of 3,008 tokens" in said.out and said.cells["LoRA *"][4] == "yes"
+    assert "train.micro_batch_tokens=auto: 3,008, the most that surely fit 22.35 GiB of the GPU" in said.err
+    assert "micro-batches of 4,096 tokens" in tunelab("plan", *auto).out
+    assert json.loads(tunelab("plan", *auto, "--gpu", "24GB", "--json").out)["micro_batch_tokens"] == 3008
+    here = tunelab("plan", bench.recipe, "train.micro_batch_tokens=auto")
+    assert "a whole step, surely fits" in here.err and "of available memory" in here.err
+    assert "the process, which holds 1 to 1.25 times that, and about 0.9 GiB for Python" in here.err
+
+
 def test_a_gguf_file_is_refused(tunelab: Command) -> None:
     said = tunelab("plan", "model.Q4_K_M.gguf")
     assert said.code == 1 and "a GGUF file has no config.json" in said.err and "was made from" in said.err

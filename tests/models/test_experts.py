@@ -110,7 +110,7 @@ STACKED = 2 * 4 * 3 * 48 * 32  # layers, experts, three matrices of each
 @pytest.mark.parametrize("targets", ["all-linear", "attention"])
 def test_what_of_a_mixture_has_an_adapter_is_said(kind: str, targets: str) -> None:
     model = add_lora(mixture(kind), rank=2, alpha=4, targets=targets)
-    found, said = coverage(model), experts_sentence(model)
+    found, said = coverage(model), experts_sentence(coverage(model))
     assert said is not None
     if targets == "attention":
         assert (found.stacked_tensors, found.stacked_weights) == (4, STACKED) and found.layers == 8
@@ -124,7 +124,7 @@ def test_what_of_a_mixture_has_an_adapter_is_said(kind: str, targets: str) -> No
 def test_a_model_without_experts_is_covered() -> None:
     model = add_lora(tiny_model("llama"), rank=2, alpha=4)
     assert coverage(model).stacked_tensors == 0 and coverage(model).layers == 14
-    assert experts_sentence(model) is None
+    assert experts_sentence(coverage(model)) is None
 
 
 def test_experts_are_adapted_by_name_with_a_rank_each() -> None:

@@ -96,18 +96,20 @@ def test_what_is_adapted_is_said_and_recorded() -> None:
     found = coverage(model)
     assert (found.layers, found.of) == (5, 15)
     assert found.modules == {"self_attn.q_proj": [0, 1], "mlp.up_proj": [0, 1], "lm_head": []}
-    assert adapters_words(model) == (
+    assert adapters_words(found) == (
         "adapters on 5 of 15 linear layers: 2 self_attn.q_proj, 2 mlp.up_proj, 1 lm_head (in layers 0-1); "
     )
     one = add_lora(tiny_model("llama"), rank=2, alpha=4, exclude=["self_attn.q_proj", "down_proj"], layers=[1])
-    assert adapters_words(one) == (
+    assert adapters_words(coverage(one)) == (
         "adapters on 5 of 14 linear layers: 1 self_attn.k_proj, 1 self_attn.v_proj, 1 self_attn.o_proj, "
         "1 mlp.gate_proj, 1 mlp.up_proj (in layer 1); "
     )
     every_other = add_lora(tiny_model("llama", num_hidden_layers=12), rank=2, alpha=4, layers=list(range(0, 12, 2)))
-    assert adapters_words(every_other) == (
+    assert adapters_words(coverage(every_other)) == (
         "adapters on 42 of 84 linear layers: 6 self_attn.q_proj, 6 self_attn.k_proj, 6 self_attn.v_proj, "
         "6 self_attn.o_proj, 6 mlp.gate_proj, 6 mlp.up_proj and 1 more kind (in layers 0, 2, 4, 6 and 2 more ranges); "
     )
-    assert adapters_words(LLAMA) == ""
-    assert adapters_words(add_lora(tiny_model("llama"), rank=2, alpha=4)) == "adapters on all 14 linear layers; "
+    assert adapters_words(None) == ""
+    assert (
+        adapters_words(coverage(add_lora(tiny_model("llama"), rank=2, alpha=4))) == "adapters on all 14 linear layers; "
+    )

@@ -9,9 +9,11 @@ from study_reports import example_report, without_plots
 
 from tunelab.report import html_page as html_page_module
 from tunelab.report.content import Arm, ArmScore, Curve, PairedComparison, Question, SettingDifference, StudyReport
+from tunelab.report.drawing import Plot
 from tunelab.report.excerpt import excerpt
 from tunelab.report.html_page import PAGE_BYTES, html_page
 from tunelab.report.rates_content import SearchedRate
+from tunelab.report.svg import Drawn, drawn
 
 RECIPE = "\n".join(f"train.setting_{number}: {number}" for number in range(120))
 
@@ -113,3 +115,20 @@ def test_scores_beside_published_values_are_found_by_arm() -> None:
     assert [one.value for one in report.published_of("base bf16", "mmlu")] == [0.4127]
     assert report.published_of("base bf16", "ifeval") == []
     assert replace(report, published=()).published_of("base bf16", "mmlu") == []
+
+
+def test_what_does_not_fit_is_not_drawn_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html_page_module, "SHARES", ((6, 30), (1, 1)))
+    names: list[str] = []
+
+    def counted(plot: Plot) -> Drawn:
+        names.append(plot.name)
+        return drawn(plot)
+
+    monkeypatch.setattr(html_page_module, "drawn", counted)
+    report = large_report(6, 5)
+    size, whole = len(html_page(report).encode()), len(names)
+    assert "this page shows 1 of 6 arms" in html_page(report, most_bytes=size // 2)
+    assert whole < len(names) < 2.5 * whole  # a plot or two of six arms, and all of one
+    names.clear()
+    assert html_page(report, most_bytes=size + 1) == html_page(report) and len(names) == 2 * whole

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunelab import plugins
-from tunelab.cli._console import print_data, progress_bar, say, say_base
+from tunelab.cli._console import print_data, progress_bar, quick_imports, say, say_base
 from tunelab.cli._json import benchmarks_document, print_json
 from tunelab.cli._words import comma_separated, is_change
 from tunelab.errors import UsageError
@@ -63,8 +63,9 @@ def check_flags(arguments: argparse.Namespace, names: Sequence[str]) -> None:
 def evaluate_on(arguments: argparse.Namespace) -> int:
     """Generate and score; one table per benchmark, one column per arm."""
     subject, names, settings = _asked(arguments)
-    from tunelab.answering.benchmark_responses import evaluate_benchmarks
-    from tunelab.cli._scored import ONE_ERROR, say_doubts, show_scores
+    with quick_imports():
+        from tunelab.answering.benchmark_responses import evaluate_benchmarks
+        from tunelab.cli._scored import ONE_ERROR, say_doubts, show_scores
 
     with progress_bar() as progress:
         found = evaluate_benchmarks(subject, names, settings, progress=progress)
@@ -81,7 +82,8 @@ def evaluate_on(arguments: argparse.Namespace) -> int:
 def generate_on(arguments: argparse.Namespace) -> int:
     """Generate only; print the path of each response file on stdout."""
     subject, names, settings = _asked(arguments)
-    from tunelab.answering.benchmark_responses import generate_benchmarks
+    with quick_imports():
+        from tunelab.answering.benchmark_responses import generate_benchmarks
 
     with progress_bar() as progress:
         stored = generate_benchmarks(subject, names, settings, progress=progress)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunelab.cli._console import print_table, progress_bar, say, say_base
+from tunelab.cli._console import print_table, progress_bar, quick_imports, say, say_base
 from tunelab.cli._json import held_out_document, print_json
 from tunelab.cli._recipe_arguments import given_flags, recipe_of, refuse_flags
 from tunelab.cli._words import is_change, is_recipe_file
@@ -29,7 +29,8 @@ def evaluate_held_out(arguments: argparse.Namespace) -> int:
             raise UsageError(f"--{name.replace('_', '-')} is {value}, expected a positive integer")
     with progress_bar() as progress:
         if run_directory:
-            from tunelab.answering.held_out_evaluation import evaluate
+            with quick_imports():
+                from tunelab.answering.held_out_evaluation import evaluate
 
             scores = evaluate(run_directory, **settings, base=arguments.base, progress=progress)
         else:
@@ -92,7 +93,8 @@ def _evaluate_model(arguments: argparse.Namespace, progress: Progress) -> Scores
         if getattr(arguments, name) is not None:
             arguments.words.append(f"evaluate.{name}={getattr(arguments, name)}")
     recipe = recipe_of(arguments)
-    from tunelab.answering.held_out_evaluation import evaluate_model
+    with quick_imports():
+        from tunelab.answering.held_out_evaluation import evaluate_model
 
     say_base(recipe.model.name)
     # Next to the recipe's `out`, not in it: a run can start only in an empty directory.

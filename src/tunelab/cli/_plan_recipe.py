@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tunelab.cli._console import command, say
 from tunelab.config import Recipe, to_yaml
+from tunelab.cpu import available_memory
 from tunelab.errors import UsageError
 from tunelab.files import write_text_atomically
 from tunelab.planning.advice import check_fits
@@ -16,6 +17,13 @@ from tunelab.planning.estimate import Plan
 def with_name(recipe: Recipe, name: str) -> Recipe:
     """The recipe with its model's name in full, by which `train` finds it too."""
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"name": name})})
+
+
+def memory_of(plan: Plan, card: Card | None) -> float | None:
+    """Bytes of the device that the plan is for; None if it is a GPU that is not named."""
+    if card is not None:
+        return card.memory
+    return None if plan.on_gpu else available_memory() / plan.gpus
 
 
 def written(plan: Plan, card: Card | None, path: str, has_data: bool) -> Plan:

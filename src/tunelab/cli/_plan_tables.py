@@ -15,12 +15,15 @@ from tunelab.planning.cards import Card
 from tunelab.planning.estimate import COMPARED, Plan
 from tunelab.planning.fit import largest_micro_batch, longest_row, verdict
 from tunelab.planning.known import Config
+from tunelab.planning.memory import HELD, PROCESS_BYTES
 from tunelab.planning.rows import RowLengths, format_hours, hours
 from tunelab.planning.sharding import on_several
 from tunelab.units import GIB, UNKNOWN, format_bytes, format_count, format_counted, format_number, format_share
 
 #: Where a configuration was found, in words.
 SOURCES = {"folder": "the folder's config.json", "table": "the table of common models", "hub": "the hub's config.json"}
+
+_PROCESS = format_number(PROCESS_BYTES / GIB, 1)
 
 
 def show_plan(plan: Plan, config: Config, card: Card | None, rows: RowLengths | None, gpus: int) -> None:
@@ -80,7 +83,7 @@ def show_costs(plan: Plan, card: Card | None, rows: RowLengths | None, gpus: int
     """Host memory, disk, time, and several GPUs."""
     disk = plan.disk_bytes
     found = [
-        ("host memory while loading", f"{format_bytes(plan.host_bytes)}, and about 1 GiB for Python"),
+        ("host memory while loading", f"{format_bytes(plan.host_bytes)}, and about {_PROCESS} GiB for Python"),
         ("disk", ", ".join(f"{name} {format_bytes(size)}" for name, size in disk.items())),
     ]
     if plan.peak().paged:
@@ -125,9 +128,12 @@ def show_notes(plan: Plan, source: str, card: Card | None) -> None:
     if card:
         several = f" on each of {plan.gpus} GPUs, with a copy of the model on each (DDP)" if plan.gpus > 1 else ""
         _note(f"{card.name}: {round(card.memory):,} bytes ({format_bytes(card.memory)}){several}")
+    shown = "1.02 to 1.25 times that is reserved, and 0.2 to 0.8 GiB are the CUDA context"
+    if not plan.on_gpu:
+        shown = f"the process, which holds 1 to {HELD[1]} times that, and about {_PROCESS} GiB for Python"
     _note(
         f"shape from {SOURCES[source]}; peak: allocated bytes, within ±{format_share(plan.error, 0)}; on the device: "
-        "1.02 to 1.25 times that is reserved, and 0.2 to 0.8 GiB are the CUDA context"
+        f"{shown}"
     )
     for doubt in plan.doubts:
         _note(f"less certain: {doubt}")

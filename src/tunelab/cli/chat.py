@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunelab.cli._console import say, say_base
+from tunelab.cli._console import quick_imports, say, say_base
 from tunelab.cli._recipe_arguments import add_base_argument
 from tunelab.errors import UsageError
 
@@ -61,8 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _open(arguments: argparse.Namespace) -> Chat:
-    from tunelab.answering import chat
-    from tunelab.data.prompts import read_tools
+    with quick_imports():
+        from tunelab.answering import chat
+        from tunelab.data.prompts import read_tools
 
     tools = read_tools(arguments.tools) if arguments.tools else ()
     if arguments.run is not None:

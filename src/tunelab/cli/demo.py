@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunelab.cli._console import command, progress_bar, say
+from tunelab.cli._console import command, progress_bar, quick_imports, say
 from tunelab.errors import Interrupted
 from tunelab.progress import Progress
 from tunelab.units import format_duration
@@ -36,9 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
     start = time.monotonic()
     out = Path(arguments.out) if arguments.out else _free_directory()
     resume = command("demo", "--out", out)
-    from tunelab.cli.report import report_study
-    from tunelab.studies.demo import demo_study
-    from tunelab.studies.run_study import run_study
+    with quick_imports():
+        from tunelab.cli.report import report_study
+        from tunelab.studies.demo import demo_study
+        from tunelab.studies.run_study import run_study
 
     study = demo_study()
     held_out = study.recipe["data"]["held_out"]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 
-from tunelab.cli._console import print_table, progress_bar
+from tunelab.cli._console import print_table, progress_bar, quick_imports
 from tunelab.cli._json import add_json_flag, exported_document, print_json
 from tunelab.cli._recipe_arguments import add_base_argument
 from tunelab.errors import UsageError
@@ -39,7 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Export, and show what was written."""
     _check(arguments)
     open_run(arguments.run)  # a missing run is reported before torch is imported
-    from tunelab.publishing.export import export
+    with quick_imports():
+        from tunelab.publishing.export import export
 
     with progress_bar() as progress:
         done = export(

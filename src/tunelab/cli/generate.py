@@ -21,7 +21,7 @@ import argparse
 from pathlib import Path
 
 from tunelab.cli._benchmarks import add_benchmark_arguments, check_flags, compute_changes, generate_on
-from tunelab.cli._console import say_base
+from tunelab.cli._console import quick_imports, say_base
 from tunelab.cli._decoding_arguments import add_decoding_arguments, decoding_of
 from tunelab.cli._recipe_arguments import add_base_argument
 from tunelab.cli._words import is_change
@@ -64,9 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.limit is not None and arguments.limit < 1:
         raise UsageError(f"--limit is {arguments.limit}, expected a positive integer")
     decoding = decoding_of(arguments)
-    from tunelab.answering.generate import open_responder
-    from tunelab.cli._answers import answer_file, answer_prompts
-    from tunelab.data.prompts import read_prompts
+    with quick_imports():
+        from tunelab.answering.generate import open_responder
+        from tunelab.cli._answers import answer_file, answer_prompts
+        from tunelab.data.prompts import read_prompts
 
     prompts = read_prompts(arguments.file)[: arguments.limit] if arguments.file is not None else []
     asked = {name: getattr(arguments, name) for name in ("model", "adapter", "arm", "template", "raw", "base")}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 
-from tunelab.cli._console import progress_bar, say, say_base
+from tunelab.cli._console import progress_bar, quick_imports, say, say_base
 from tunelab.cli._json import add_json_flag, inspected_document, print_json
 from tunelab.cli._recipe_arguments import add_recipe_arguments, recipe_of, refuse_flags
 from tunelab.cli._row_summary import show_summary
@@ -35,9 +35,10 @@ def run(arguments: argparse.Namespace) -> int:
     refuse_flags(arguments, ("--out", "--limit"), why, "--rows N shows N rows, --size N samples N")
     refuse_flags(arguments, ("--allow",), "nothing is checked", "`tunelab lint` checks the data")
     recipe = recipe_of(arguments)
-    from tunelab.data.prepared import what_to_do, what_was_dropped
-    from tunelab.preparation.rows import check_local_files, fit_to_model, prepare_with
-    from tunelab.preparation.tokenizer import load_recipe_tokenizer
+    with quick_imports():
+        from tunelab.data.prepared import what_to_do, what_was_dropped
+        from tunelab.preparation.rows import check_local_files, fit_to_model, prepare_with
+        from tunelab.preparation.tokenizer import load_recipe_tokenizer
 
     check_local_files(recipe.data)
     tokenizer = load_recipe_tokenizer(recipe)

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 from tunelab.cli._benchmarks import sorted_words
-from tunelab.cli._console import is_terminal, print_data, progress_bar, say
+from tunelab.cli._console import is_terminal, print_data, progress_bar, quick_imports, say
 from tunelab.cli._json import add_json_flag, print_json
 from tunelab.cli._recipe_arguments import add_recipe_arguments, given_flags, recipe_of, refuse_flags
 from tunelab.cli._words import comma_separated, is_change
@@ -49,14 +49,15 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.words.remove(file)
             arguments.data = [*(arguments.data or []), file]
         recipe, file = recipe_of(arguments), None
-    from tunelab.answering.benchmark_items import load_benchmarks, texts_of
-    from tunelab.data.prepared import cache_directory
-    from tunelab.files import write_text_atomically
-    from tunelab.linting import summary
-    from tunelab.linting.lint import check_allowed
-    from tunelab.preparation.lint import lint_file, lint_recipe, overlaps
-    from tunelab.preparation.linted import LINT_FILE
-    from tunelab.report.lint_page import lint_page
+    with quick_imports():
+        from tunelab.answering.benchmark_items import load_benchmarks, texts_of
+        from tunelab.data.prepared import cache_directory
+        from tunelab.files import write_text_atomically
+        from tunelab.linting import summary
+        from tunelab.linting.lint import check_allowed
+        from tunelab.preparation.lint import lint_file, lint_recipe, overlaps
+        from tunelab.preparation.linted import LINT_FILE
+        from tunelab.report.lint_page import lint_page
 
     allowed = recipe.data.allow if recipe else tuple(arguments.allow or ())
     check_allowed(allowed)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 
-from tunelab.cli._console import print_table, progress_bar, say
+from tunelab.cli._console import print_table, progress_bar, quick_imports, say
 from tunelab.cli._json import add_json_flag, merged_document, print_json
 from tunelab.cli._merge_formats import COLUMNS, measured_on, quality_cells, show_merge_formats
 from tunelab.cli._recipe_arguments import add_base_argument
@@ -47,9 +47,10 @@ def run(arguments: argparse.Namespace) -> int:
         flag = "--force" if arguments.format is None else "--format"
         raise UsageError(f"{flag} has no effect with --compare", "it compares all formats and writes none: omit it")
     open_run(arguments.run)  # a missing run is reported before torch is imported
-    from tunelab.inference.divergence import FLOOR_MULTIPLE
-    from tunelab.models.merge import EXACT
-    from tunelab.publishing.merge import NOT_MEASURED, merge
+    with quick_imports():
+        from tunelab.inference.divergence import FLOOR_MULTIPLE
+        from tunelab.models.merge import EXACT
+        from tunelab.publishing.merge import NOT_MEASURED, merge
 
     if arguments.compare:
         show_merge_formats(arguments.run, arguments.base, as_json=arguments.json)

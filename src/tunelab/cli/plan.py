@@ -16,14 +16,15 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from tunelab.cli._console import progress_bar
+from tunelab.cli._console import progress_bar, say
 from tunelab.cli._json import add_json_flag, print_json
-from tunelab.cli._plan_recipe import with_name, written
+from tunelab.cli._plan_recipe import memory_of, with_name, written
 from tunelab.cli._plan_tables import plan_document, show_plan
 from tunelab.cli._recipe_arguments import add_recipe_arguments, recipe_of, refuse_flags
 from tunelab.cli._words import is_change, is_recipe_file
 from tunelab.config import Recipe
 from tunelab.errors import UsageError
+from tunelab.planning.automatic import with_automatic
 from tunelab.planning.cards import card_of
 from tunelab.planning.estimate import Plan
 from tunelab.planning.known import config_of
@@ -62,11 +63,14 @@ def run(arguments: argparse.Namespace) -> int:
     plan = Plan(shape, recipe, on_gpu=on_gpu, has_bfloat16=has_bfloat16, gpus=arguments.gpus)
     rows = _lengths(recipe) if has_rows else None
     plan = plan if rows is None else replace(plan, target_share=rows.target_share)
+    plan, chosen = with_automatic(plan, memory_of(plan, card))
     if arguments.write:
         plan = written(plan, card, arguments.write, has_data)
     if arguments.json:
         return print_json(plan_document(plan, found.source, card, rows, arguments.gpus))
     show_plan(plan, found, card, rows, arguments.gpus)
+    if chosen:
+        say(chosen)
     return 0
 
 

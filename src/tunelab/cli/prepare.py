@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 
-from tunelab.cli._console import print_table, progress_bar, say
+from tunelab.cli._console import print_table, progress_bar, quick_imports, say
 from tunelab.cli._json import add_json_flag, prepared_document, print_json
 from tunelab.cli._recipe_arguments import add_recipe_arguments, recipe_of, refuse_flags
 
@@ -28,10 +28,11 @@ def run(arguments: argparse.Namespace) -> int:
     why = "rows go into the cache, whose key finds them, and all of them are prepared"
     refuse_flags(arguments, ("--out", "--limit"), why, "set TUNELAB_CACHE to move the cache, --size N to sample rows")
     recipe = recipe_of(arguments)
-    from tunelab.data.not_used import characters_dropped, columns_not_read
-    from tunelab.data.prepared import MOST_SHOWN, cache_directory
-    from tunelab.linting.summary import table
-    from tunelab.preparation.rows import prepare_and_check
+    with quick_imports():
+        from tunelab.data.not_used import characters_dropped, columns_not_read
+        from tunelab.data.prepared import MOST_SHOWN, cache_directory
+        from tunelab.linting.summary import table
+        from tunelab.preparation.rows import prepare_and_check
 
     with progress_bar() as progress:
         data, found = prepare_and_check(recipe, progress)

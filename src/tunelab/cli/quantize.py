@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 
-from tunelab.cli._console import print_table
+from tunelab.cli._console import print_table, quick_imports
 from tunelab.cli._json import add_json_flag, print_json, quantized_document
 from tunelab.cli._words import is_change
 from tunelab.errors import UsageError
@@ -40,7 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{strange[0]}: expected key=value", "give one model, and overrides of precision keys")
     if arguments.loftq_rank is None and arguments.loftq_alternations is not None:
         raise UsageError("--loftq-alternations needs --loftq-rank", "name the rank of the adapter that LoftQ fits")
-    from tunelab.publishing.quantize import quantize
+    with quick_imports():
+        from tunelab.publishing.quantize import quantize
 
     made = quantize(
         arguments.model,

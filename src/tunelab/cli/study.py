@@ -20,7 +20,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunelab.cli._console import progress_bar, say
+from tunelab.cli._console import progress_bar, quick_imports, say
 from tunelab.cli._json import add_json_flag
 from tunelab.cli._recipe_arguments import add_code_argument, add_study_flags, check_arms_follow, study_changes
 from tunelab.cli._study_flags import refuse_flags_of_other_words
@@ -69,7 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     study = load_study(arguments.file, changes, scale=arguments.scale)
     check_arms_follow(study, arguments)
     out = Path(arguments.out or f"study-{Path(arguments.file).stem}-{arguments.scale}".removesuffix("-full"))
-    from tunelab.studies.run_study import checked_study, foreseen, load_executor, run_study
+    with quick_imports():
+        from tunelab.studies.run_study import checked_study, foreseen, load_executor, run_study
 
     options = option_pairs(arguments.option)
     load_executor(arguments.executor, options)

@@ -18,7 +18,7 @@ import argparse
 import os
 from typing import Any
 
-from tunelab.cli._console import command, print_table, progress_bar, say
+from tunelab.cli._console import command, print_table, progress_bar, quick_imports, say
 from tunelab.cli._json import add_json_flag, print_json, run_document
 from tunelab.cli._recipe_arguments import add_base_argument, add_recipe_arguments, given_flags, recipe_of
 from tunelab.errors import UsageError
@@ -31,9 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
     parser.add_argument("--resume", metavar="RUN", help="resume an interrupted run; takes no recipe")
     add_base_argument(parser)
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace the run in --out, with its evaluations; nothing but a run"
-    )
+    replaced = "replace the run in --out, with its evaluations; nothing but a run"
+    parser.add_argument("--overwrite", action="store_true", help=replaced)
     add_json_flag(parser)
 
 
@@ -52,7 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
         recipe = recipe_of(arguments)
         if arguments.overwrite and not recipe.out:
             raise UsageError("--overwrite: no run directory is named", "name it with --out")
-    from tunelab.training.finetune import finetune, resume
+    with quick_imports():
+        from tunelab.training.finetune import finetune, resume
 
     with progress_bar() as progress:
         if recipe is None:
@@ -88,8 +88,8 @@ def summary(done: Run) -> list[tuple[str, str]]:
         ("speed", format_rate(trained["tokens_per_second"])),
         ("peak resident memory", format_bytes(manifest["peak_resident_bytes"])),
     ]
-    if manifest["peak_gpu_bytes"] is not None:
-        rows.append(("peak GPU memory", format_bytes(manifest["peak_gpu_bytes"])))
+    if (peak := manifest["peak_gpu_bytes"]) is not None:
+        rows.append(("peak GPU memory", format_bytes(peak)))
     if (saved := manifest.get("saved")) is not None:
         rows.append(("weights saved as", saved["dtype"] + (f" ({saved['because']})" if "because" in saved else "")))
     for name in ("held-out", "validation"):

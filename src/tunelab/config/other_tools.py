@@ -235,7 +235,7 @@ OTHER_KEYS: dict[str, tuple[OtherKey, ...]] = {
         ),
         OtherKey("eval_batch_size", _A, "evaluate.micro_batch_tokens", "in tokens per forward pass, not rows"),
         OtherKey(
-            "auto_find_batch_size", _T, "", "lower train.micro_batch_tokens to fit into memory; results do not change"
+            "auto_find_batch_size", _T, "", "train.micro_batch_tokens=auto takes what fits; results do not change"
         ),
         OtherKey("sample_packing", _A, "train.packing"),
         OtherKey("neat_packing", _F, "train.packing"),

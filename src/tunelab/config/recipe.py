@@ -15,6 +15,7 @@ from pydantic_core import CoreSchema
 
 from tunelab.config.types import (
     Count,
+    CountOrAuto,
     CountOrZero,
     Date,
     Flag,
@@ -322,8 +323,8 @@ class TrainSettings(Section):
         None, description="Rows per optimizer step (effective batch size). null: 16, unless batch_tokens is set."
     )
     batch_tokens: Count | None = Field(None, description="Tokens per optimizer step, instead of batch_size.")
-    micro_batch_tokens: Count = Field(
-        4096, description="Tokens per forward pass (rows packed, or padded together). Memory grows with it."
+    micro_batch_tokens: CountOrAuto = Field(
+        4096, description="Tokens per forward pass, rows packed or padded. auto: the most that surely fit the memory."
     )
     packing: FlagOrAuto = Field(
         "auto",

@@ -228,7 +228,7 @@ RULES = (
         ("data.max_length", "train.micro_batch_tokens"),
         "the longest row must fit into one micro-batch",
         "lower data.max_length or raise train.micro_batch_tokens",
-        lambda r: (r.data.max_length or 0) > r.train.micro_batch_tokens,
+        lambda r: r.train.micro_batch_tokens != "auto" and (r.data.max_length or 0) > r.train.micro_batch_tokens,
     ),
     Rule(
         ("train.batch_size", "train.batch_tokens"),

@@ -73,6 +73,9 @@ Flag = Annotated[StrictBool, Words("true or false")]
 FlagOrAuto = Annotated[Literal["auto"] | StrictBool, Words("auto, true or false")]
 Count = Annotated[StrictInt, Field(ge=1, le=LARGEST_COUNT), Words("a positive integer")]
 CountOrZero = Annotated[StrictInt, Field(ge=0, le=LARGEST_COUNT), Words("a non-negative integer")]
+CountOrAuto = Annotated[
+    Literal["auto"] | Annotated[StrictInt, Field(ge=1, le=LARGEST_COUNT)], Words("auto, or a positive integer")
+]
 Positive = Annotated[
     float, Field(gt=0, le=LARGEST, allow_inf_nan=False), BeforeValidator(_number), Words("a positive number")
 ]

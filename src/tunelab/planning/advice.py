@@ -10,7 +10,7 @@ from tunelab.planning.fit import largest_micro_batch, verdict
 from tunelab.units import format_bytes
 
 #: Micro-batches are rounded down to a multiple of this.
-_STEP = 64
+STEP = 64
 
 #: Where nothing else helps.
 SMALLER = "use a smaller model, or shorter rows (data.max_length)"
@@ -22,7 +22,7 @@ def fitting(plan: Plan, memory: float) -> Plan | None:
     for one in (plan, _with_checkpointing(plan)):
         if verdict(one, memory) == "fits":
             return one
-        most = min(largest_micro_batch(one, memory), one.tokens) // _STEP * _STEP
+        most = min(largest_micro_batch(one, memory), one.tokens) // STEP * STEP
         if most >= one.longest:
             return one.with_tokens(most)
     return None

@@ -8,10 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from tunelab.config import Recipe
+from tunelab.config.micro_batch import micro_batch_tokens
 from tunelab.cpu import computes_in_bf16
 from tunelab.planning.activations import Activations, trace
 from tunelab.planning.adapters import HEAD, Adapters, adapters_of
-from tunelab.planning.memory import Load, Peak, on_the_card, peak_of
+from tunelab.planning.memory import Load, Peak, of_the_process, on_the_card, peak_of
 from tunelab.planning.shape import ModelShape
 from tunelab.planning.stored import FORMATS, base_bytes, largest_weight, stored_format
 from tunelab.planning.ways import Kernel, Update, Ways
@@ -74,14 +75,13 @@ class Plan:
     @property
     def tokens(self) -> int:
         """Of a micro-batch."""
-        return self.recipe.train.micro_batch_tokens
+        return micro_batch_tokens(self.recipe.train)
 
     @property
     def longest(self) -> int:
         """Tokens of the longest row."""
-        return min(
-            self.recipe.data.max_length or min(DEFAULT_LONGEST, self.shape.context or DEFAULT_LONGEST), self.tokens
-        )
+        longest = self.recipe.data.max_length or min(DEFAULT_LONGEST, self.shape.context or DEFAULT_LONGEST)
+        return longest if self.recipe.train.micro_batch_tokens == "auto" else min(longest, self.tokens)
 
     @property
     def precision(self) -> str:
@@ -235,12 +235,13 @@ class Plan:
         return found
 
     def card_bytes(self, tokens: int | None = None, longest: int | None = None) -> tuple[float, float]:
-        """The least and the most bytes that the device shows, or each of several."""
-        allocated = self.peak(tokens, longest).allocated
-        if self.gpus == 1:
-            return on_the_card(allocated, self.error)
-        least, most = on_the_card(allocated + GRADIENT_BYTES * self.trained, self.error)
-        return least + NCCL_BYTES, most + NCCL_BYTES
+        """The least and the most bytes that the device shows, or each of several; on a CPU, those of the process."""
+        several = self.gpus > 1
+        allocated = self.peak(tokens, longest).allocated + GRADIENT_BYTES * self.trained * several
+        if not self.on_gpu:
+            return of_the_process(allocated, self.error)
+        least, most = on_the_card(allocated, self.error)
+        return least + NCCL_BYTES * several, most + NCCL_BYTES * several
 
     @property
     def host_bytes(self) -> float:

@@ -31,6 +31,11 @@ _BYTES_IN_8_BITS = 2 + 8 / 256
 RESERVED = (1.02, 1.25)
 CONTEXT = (0.2 * GIB, 0.8 * GIB)
 
+#: On a CPU: Python and the libraries of a training, and what its process holds over what is allocated at the peak
+#: (freed blocks that the C library keeps).
+PROCESS_BYTES = 0.9 * GIB
+HELD = (1.0, 1.25)
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -155,6 +160,11 @@ def on_the_card(allocated: float, error: float = 0.0) -> tuple[float, float]:
     """The least and the most bytes that a device shows: allocated, within `error` of it, times what is reserved for it,
     and the context."""
     return allocated * (1 - error) * RESERVED[0] + CONTEXT[0], allocated * (1 + error) * RESERVED[1] + CONTEXT[1]
+
+
+def of_the_process(allocated: float, error: float = 0.0) -> tuple[float, float]:
+    """The same on a CPU: the least and the most bytes of the process, Python and libraries included."""
+    return allocated * (1 - error) * HELD[0] + PROCESS_BYTES, allocated * (1 + error) * HELD[1] + PROCESS_BYTES
 
 
 def _moment_bytes(ways: Ways, load: Load) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from tunelab.config import TrainSettings
+from tunelab.config.micro_batch import micro_batch_tokens
 from tunelab.data.packing import pack_best_fit
 from tunelab.planning.cards import Card
 from tunelab.planning.duration import flops_per_token, mfu_range, seconds_range
@@ -71,7 +72,7 @@ class RowLengths:
         some = list(self.lengths[:_MOST_PACKED])
         each = settings.batch_size or (None if settings.batch_tokens else _BATCH)
         groups = [some] if each is None else [some[start : start + each] for start in range(0, len(some), each)]
-        packs = sum(len(pack_best_fit(group, settings.micro_batch_tokens)) for group in groups)
+        packs = sum(len(pack_best_fit(group, micro_batch_tokens(settings))) for group in groups)
         return sum(some) / packs
 
 

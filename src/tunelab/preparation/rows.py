@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunelab.config import DataSettings, Recipe, RecipeLike, SourceSettings, as_recipe, resolve
+from tunelab.config.micro_batch import micro_batch_tokens
 from tunelab.cpu import collecting_rarely
 from tunelab.data.chat_templates import is_chat
 from tunelab.data.loader import TokenTable
@@ -140,7 +141,7 @@ def fit_to_model(recipe: Recipe, tokenizer: Any) -> Recipe:
     window = context_window(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
     length = recipe.data.max_length
     if length is None:
-        length = min(DEFAULT_MAX_LENGTH, window or DEFAULT_MAX_LENGTH, recipe.train.micro_batch_tokens)
+        length = min(DEFAULT_MAX_LENGTH, window or DEFAULT_MAX_LENGTH, micro_batch_tokens(recipe.train))
     elif window is not None and length > window:
         raise UsageError(
             f"data.max_length={length}, but {model.name} has a context window of {window} tokens",

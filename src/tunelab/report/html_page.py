@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -16,6 +17,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from tunelab.cpu import collecting_rarely
 from tunelab.errors import DataError
 from tunelab.report.budgets import NAME as BUDGETS
 from tunelab.report.budgets import budgets_table, equal_cost_table
@@ -24,7 +26,7 @@ from tunelab.report.drawing import COLOURS
 from tunelab.report.excerpt import excerpt
 from tunelab.report.forgetting import LEARNING, forgetting_table
 from tunelab.report.labels import possible
-from tunelab.report.plots import all_plots
+from tunelab.report.plots import plots_in_turn
 from tunelab.report.rates import NAME as RATES
 from tunelab.report.study_tables import (
     Column,
@@ -36,11 +38,25 @@ from tunelab.report.study_tables import (
     rates_table,
     unfinished_arms,
 )
-from tunelab.report.svg import ASSETS, svg_element
+from tunelab.report.svg import ASSETS, drawn
 from tunelab.units import format_moment
 
 #: Maximum size of the page in bytes.
 PAGE_BYTES = 3_000_000
+
+#: Of the page, in its order.
+SECTIONS = (
+    "answers",
+    "arms",
+    "comparisons",
+    "budgets",
+    "forgetting",
+    "rates",
+    "plots",
+    "flips",
+    "caveats",
+    "provenance",
+)
 
 #: How many arms and trainings the page shows at most: the first of these with which it fits.
 SHARES = ((100, 500), (100, 200), (50, 100), (24, 48), (12, 24), (6, 12))
@@ -57,6 +73,7 @@ _MINUS = re.compile(r"(?<![\w.-])-(?=[\d.])")
 _SUMMARY = 140  # characters of the question shown while a flip is collapsed
 
 
+@collecting_rarely()
 def html_page(report: StudyReport, most_bytes: int = PAGE_BYTES) -> str:
     """The whole page. Of many arms or trainings it shows as many as fit; flips fill the remaining size. It says what is
     left out.
@@ -64,11 +81,15 @@ def html_page(report: StudyReport, most_bytes: int = PAGE_BYTES) -> str:
     Raises:
         DataError: the page of a few arms without flips is already larger than `most_bytes`.
     """
-    for number, (arms, trainings) in enumerate(SHARES):
+    excerpts: list[tuple[StudyReport, str]] = []
+    for arms, trainings in SHARES:
         part, left_out = excerpt(report, arms, trainings)
-        if number and len(part.arms) == len(report.arms) and not left_out:
-            continue  # the same as before
-        parts = _parts(part)
+        if not excerpts or left_out or len(part.arms) < len(report.arms):  # else it is the same as before
+            excerpts.append((part, left_out))
+    for number, (part, left_out) in enumerate(excerpts, 1):
+        parts = _parts(part, most_bytes if number < len(excerpts) else math.inf)
+        if not parts:
+            continue
         used = len(_document(part, left_out, parts).encode())
         if used < most_bytes:
             break
@@ -79,34 +100,45 @@ def html_page(report: StudyReport, most_bytes: int = PAGE_BYTES) -> str:
             "use fewer arms or a shorter provenance",
         )
     write: Any = templates().get_template("sections.html").module
-    drawn = [write.flip(flip) for flip in part.flips]
+    flips = [write.flip(flip) for flip in part.flips]
     # The list's own markup grows by a few bytes with flips.
-    kept = _that_fit(part.flips, [len(one.encode()) for one in drawn], max(0, most_bytes - used - 200))
-    parts["flips"] = write.flips(part, [drawn[place] for place in kept])
+    kept = _that_fit(part.flips, [len(one.encode()) for one in flips], max(0, most_bytes - used - 200))
+    parts["flips"] = write.flips(part, [flips[place] for place in kept])
     return _document(part, left_out, parts)
 
 
-def _parts(report: StudyReport) -> dict[str, Markup]:
-    """The sections of the page, without flips in their list."""
+def _parts(report: StudyReport, most_bytes: float) -> dict[str, Markup]:
+    """The sections of the page, without flips in their list; {} as soon as those that are made, plots last, are larger
+    than `most_bytes`: drawing takes nearly all of the time."""
     write: Any = templates().get_template("sections.html").module
-    plots = all_plots(report)
-    lead = next((plot for plot in plots if plot.name.startswith("differences")), None)
-    learning = next((plot for plot in plots if plot.name == LEARNING), None)
-    rates = next((plot for plot in plots if plot.name == RATES), None)
-    budgets = [plot for plot in plots if plot.name.startswith(f"{BUDGETS}-")]
-    return {
-        "answers": write.answers(report, lead),
+    parts: dict[str, Markup] = {
         "arms": write.arms(report),
         "comparisons": write.comparisons(report),
-        "budgets": write.budgets(report, budgets),
-        "forgetting": write.forgetting(report, learning),
-        "rates": write.rates(report, rates),
-        "plots": write.plots([plot for plot in plots if plot not in (lead, learning, rates, *budgets)]),
         "flips": write.flips(report, []),
         "data-checks": write.data_checks(report),
         "caveats": write.caveats(report),
         "provenance": write.provenance(report),
     }
+    size, plots = sum(len(part.encode()) for part in parts.values()), []
+    for plot in plots_in_turn(report) if size < most_bytes else ():
+        plots.append(drawn(plot))
+        size += len(plots[-1].svg.encode())
+        if size >= most_bytes:
+            break
+    if size >= most_bytes:
+        return {}
+    lead = next((plot for plot in plots if plot.name.startswith("differences")), None)
+    learning = next((plot for plot in plots if plot.name == LEARNING), None)
+    rates = next((plot for plot in plots if plot.name == RATES), None)
+    budgets = [plot for plot in plots if plot.name.startswith(f"{BUDGETS}-")]
+    parts |= {
+        "answers": write.answers(report, lead),
+        "budgets": write.budgets(report, budgets),
+        "forgetting": write.forgetting(report, learning),
+        "rates": write.rates(report, rates),
+        "plots": write.plots([plot for plot in plots if plot not in (lead, learning, rates, *budgets)]),
+    }
+    return {name: parts[name] for name in SECTIONS}
 
 
 def _document(report: StudyReport, left_out: str, parts: dict[str, Markup]) -> str:
@@ -150,7 +182,6 @@ def templates() -> jinja2.Environment:
         "moment": format_moment,
         "minus": lambda text, column: _MINUS.sub("−", text) if column.is_number else text,
         "pair": lambda flip: f"{flip.a} → {flip.b}",
-        "svg": lambda plot: Markup(svg_element(plot)),
         "as_sentence": lambda text: _MINUS.sub("−", _KEPT_SPACE.sub("\u00a0", text)),
     }
     return environment

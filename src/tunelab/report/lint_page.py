@@ -11,7 +11,7 @@ from tunelab.linting.lint import Histogram, Lint
 from tunelab.linting.summary import counted
 from tunelab.report.drawing import COLOURS, Plot, new_axes, plot_style, title_above, title_below, use_log_axis
 from tunelab.report.html_page import templates
-from tunelab.report.svg import ASSETS
+from tunelab.report.svg import ASSETS, drawn
 from tunelab.units import format_counted
 
 _BARS = COLOURS["series-1"][0]
@@ -26,7 +26,7 @@ def lint_page(found: Lint, title: str) -> str:
     style = (ASSETS / "page.css").read_text(encoding="utf-8") + (ASSETS / "plots.css").read_text(encoding="utf-8")
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
     with plot_style():
-        plots = [length_plot(one) for one in found.lengths]
+        plots = [drawn(length_plot(one)) for one in found.lengths]
     return (
         templates()
         .get_template("lint.html")

@@ -1,13 +1,14 @@
 """The report's plots as matplotlib figures: differences, scores with intervals, loss curves, quality against cost.
 
-`figures` is for notebooks, `svg_files` for files; the page uses `all_plots`.
+`figures` is for notebooks, `svg_files` for files; the page uses `plots_in_turn`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tunelab.files import file_stem
@@ -62,30 +63,43 @@ def svg_files(report: StudyReport) -> dict[str, str]:
 def all_plots(report: StudyReport) -> list[Plot]:
     """All plots that the report has data for: differences (those of the answers first), scores, learning against
     forgetting, scores by budget, loss curves, loss by learning rate, quality against memory and against time."""
+    return list(plots_in_turn(report))
+
+
+def plots_in_turn(report: StudyReport) -> Iterator[Plot]:
+    """Those of all_plots(), each made when it is asked for.
+
+    Plots of benchmarks whose names give the same file name ("a.b", "a b") are numbered.
+    """
     if not (report.benchmarks or report.curves or report.comparisons or report.forgetting or report.rates):
-        return []
-    with plot_style():
-        plots = forest_plots(report)
-        plots += [scores_plot(report, benchmark) for benchmark in report.benchmarks]
-        plots += [plot for plot in [forgetting_plot(report)] if plot is not None]
-        plots += budget_plots(report)
-        if any(curve.points for curve in report.curves):
-            plots.append(curves_plot(report))
-        rates = rates_plot(report)
-        plots += [] if rates is None else [rates]
-        pareto = [pareto_plot(report, benchmark, cost) for cost in COSTS for benchmark in report.benchmarks]
-    return _with_unique_names([*plots, *(plot for plot in pareto if plot is not None)])
-
-
-def _with_unique_names(plots: Sequence[Plot]) -> list[Plot]:
-    """Number the plots of benchmarks whose names give the same file name ("a.b", "a b")."""
+        return
     taken: Counter[str] = Counter()
-    unique = []
-    for plot in plots:
-        taken[plot.name] += 1
-        count = taken[plot.name]
-        unique.append(plot if count == 1 else replace(plot, name=f"{plot.name}-{count}"))
-    return unique
+    for make in _makers(report):
+        with plot_style():
+            made = make()
+        for plot in made:
+            taken[plot.name] += 1
+            count = taken[plot.name]
+            yield plot if count == 1 else replace(plot, name=f"{plot.name}-{count}")
+
+
+def _makers(report: StudyReport) -> Iterator[Callable[[], Sequence[Plot]]]:
+    """What makes the plots of each kind."""
+
+    def one(plot: Plot | None) -> list[Plot]:
+        return [] if plot is None else [plot]
+
+    yield partial(forest_plots, report)
+    yield from (lambda on=benchmark: [scores_plot(report, on)] for benchmark in report.benchmarks)
+    yield lambda: one(forgetting_plot(report))
+    yield partial(budget_plots, report)
+    if any(curve.points for curve in report.curves):
+        yield lambda: [curves_plot(report)]
+    yield lambda: one(rates_plot(report))
+    for cost in COSTS:
+        yield from (
+            lambda name=benchmark, of=cost: one(pareto_plot(report, name, of)) for benchmark in report.benchmarks
+        )
 
 
 def scores_plot(report: StudyReport, benchmark: str) -> Plot:

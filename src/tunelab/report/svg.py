@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
+
+from markupsafe import Markup
 
 from tunelab.report.drawing import COLOURS, TOOLTIP, Plot, plot_style
 from tunelab.report.labels import possible
@@ -21,6 +24,21 @@ _NAMESPACE = re.compile(r"\{.*\}")
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
 _FONT = re.compile(r"font: ([\d.]+px)[^;]*|font-size: ([\d.]+px); font-family:[^;]*")  # matplotlib 3.10, 3.11
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A plot as a page shows it: its texts, and its svg element."""
+
+    name: str
+    title: str
+    caption: str
+    svg: Markup
+
+
+def drawn(plot: Plot) -> Drawn:
+    """The plot for a page."""
+    return Drawn(plot.name, plot.title, plot.caption, Markup(svg_element(plot)))
 
 
 def svg_element(plot: Plot) -> str:

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from tunelab.config import Recipe
 from tunelab.config.study import Study
 from tunelab.errors import TunelabError
+from tunelab.planning.automatic import with_automatic
+from tunelab.planning.memory import PROCESS_BYTES
 from tunelab.preparation.model import compute_device
 from tunelab.records.cells import Cell
-from tunelab.training.device_memory import planned
-from tunelab.units import GIB
-
-#: Python and the libraries of a training on a CPU, whose peak memory is that of its process.
-PROCESS_BYTES = 0.9 * GIB
+from tunelab.training.device_memory import planned, usable_memory
 
 
 def predicted_memory(study: Study, cells: Sequence[Cell]) -> dict[str, float]:
@@ -28,8 +26,11 @@ def predicted_memory(study: Study, cells: Sequence[Cell]) -> dict[str, float]:
 
 def _peak_bytes(recipe: Recipe) -> float | None:
     try:
-        on_gpu = compute_device(recipe).type == "cuda"
-        plan = planned(recipe, on_gpu=on_gpu)
+        device = compute_device(recipe)
+        plan = planned(recipe, on_gpu=device.type == "cuda")
     except TunelabError:
         return None  # what is missing is named where the jobs are listed
-    return None if plan is None else plan.peak().allocated + PROCESS_BYTES * (not on_gpu)
+    if plan is None:
+        return None
+    plan, _ = with_automatic(plan, usable_memory(device))
+    return plan.peak().allocated + PROCESS_BYTES * (not plan.on_gpu)

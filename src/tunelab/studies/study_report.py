@@ -16,6 +16,7 @@ from tunelab.config import Recipe
 from tunelab.config.budgets import Budget
 from tunelab.config.shareable import is_place, without_places
 from tunelab.config.study import Study
+from tunelab.cpu import collecting_rarely
 from tunelab.records.asked import asked_late
 from tunelab.records.cells import (
     Cell,
@@ -123,6 +124,7 @@ class _Found:
                     yield arm, f"{at}seed {seed}", run
 
 
+@collecting_rarely()
 def study_report(folder: Path | str) -> StudyReport:
     """The report of a study's directory, from the cells that are done.
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,9 @@ from torch import nn
 
 from tunelab.config import Recipe, RecipeLike, as_recipe, resolve, to_yaml
 from tunelab.cpu import usable_cores
-from tunelab.data.loader import TokenTable, TrainingPlan
+from tunelab.data.loader import TrainingPlan
 from tunelab.data.prepared import PreparedData
-from tunelab.errors import Interrupted, RunError, TrainingError, TunelabError
+from tunelab.errors import Interrupted, RunError, TunelabError
 from tunelab.failures import in_words, system_error
 from tunelab.files import recover_all_in
 from tunelab.models.digest import weights_hash
@@ -41,12 +39,13 @@ from tunelab.progress import Progress, unheard
 from tunelab.records.runs import HELD_OUT, VALIDATION, Run, eval_command, new_run, now, open_run, resume_command
 from tunelab.report.model_card import write_model_card
 from tunelab.training.checkpoint import CheckpointStore, LoopState, trainable_weights
-from tunelab.training.device_memory import check_memory, device_memory
+from tunelab.training.device_memory import check_memory, device_memory, with_micro_batch
 from tunelab.training.forecast import data_warnings, forecast, time_sentence
 from tunelab.training.interrupt import asked_to_stop
 from tunelab.training.loop import Outcome, TrainingLoop
-from tunelab.training.loss import TargetLoss, table_loss
+from tunelab.training.loss import TargetLoss
 from tunelab.training.manifest import check_unchanged, closing, opening, resolved_sentence, resolved_settings
+from tunelab.training.mean_losses import HELD_OUT_LOSS, VALIDATION_LOSS, Measure, mean_losses
 from tunelab.training.meter import Meter
 from tunelab.training.optimizer import adamw, loraplus_factors
 from tunelab.training.saved_weights import round_for_saving, save_result, saved_dtype
@@ -66,13 +65,6 @@ from tunelab.training.sharding import shard_base
 from tunelab.training.throughput import last_rate
 from tunelab.training.token_warnings import token_sentences
 from tunelab.training.trackers import tracked
-from tunelab.units import format_number
-
-#: Losses in the manifest, each measured before and after training where there are such rows.
-HELD_OUT_LOSS, VALIDATION_LOSS = "held_out_loss", "validation_loss"
-
-#: Measures one of them.
-Measure = Callable[[], float]
 
 
 def finetune(
@@ -108,6 +100,7 @@ def finetune(
     resolved = with_dtype(fit_to_model(given, tokenizer))
     accelerator = make_accelerator(resolved)
     try:
+        resolved = with_micro_batch(resolved, accelerator, notify)
         run = start_on_main(accelerator, resolved, overwrite=overwrite)
         return _execute(run, resolved, tokenizer, accelerator, progress, notify, measures_held_out)
     finally:
@@ -144,6 +137,7 @@ def resume(
     tokenizer = run_tokenizer(run) if started else load_recipe_tokenizer(recipe)
     accelerator = make_accelerator(recipe)
     try:
+        recipe = with_micro_batch(recipe, accelerator, notify)
         return _execute(run, recipe, tokenizer, accelerator, progress, notify, measures_held_out)
     finally:
         release(accelerator)
@@ -228,7 +222,7 @@ def _train(
         run.update_manifest(**opened)
         run.keep_metrics_up_to(checkpoints.newest_step())
     accelerator.wait_for_everyone()
-    measures = _measures(module, data, recipe, accelerator, progress)
+    measures = mean_losses(module, data, recipe, accelerator, progress)
     step = checkpoints.newest_step()
     notify(resolved_sentence(resolved_settings(recipe, accelerator, module.layout)))
     said = forecast(recipe, plan, model, held_out=len(data.held_out), step=step)
@@ -353,45 +347,3 @@ def start_on_main(accelerator: Accelerator, recipe: Recipe, *, overwrite: bool =
     if isinstance(outcome[0], TunelabError):
         raise outcome[0]
     return Run(outcome[0])
-
-
-def _measures(
-    module: TargetLoss, data: PreparedData, recipe: Recipe, accelerator: Accelerator, progress: Progress
-) -> dict[str, Measure]:
-    """The losses that a run measures before and after training, by their name in the manifest."""
-    tables = {HELD_OUT_LOSS: (HELD_OUT, data.held_out), VALIDATION_LOSS: (VALIDATION, data.validation)}
-    return {
-        name: partial(_mean_loss, rows, table, module, recipe, accelerator, progress)
-        for name, (rows, table) in tables.items()
-        if len(table)
-    }
-
-
-def _mean_loss(
-    rows: str, table: TokenTable, module: TargetLoss, recipe: Recipe, accelerator: Accelerator, progress: Progress
-) -> float:
-    """Mean loss over the targets of held-out or validation rows, divided among the processes."""
-    stage = f"{rows} loss"
-    progress(stage, 0, len(table))
-    with accelerator.autocast():
-        total, targets = table_loss(
-            module,
-            table,
-            micro_batch_tokens=recipe.train.micro_batch_tokens,
-            loss_on=recipe.data.loss_on,
-            device=accelerator.device,
-            rank=accelerator.process_index,
-            ranks=accelerator.num_processes,
-            on_rows=lambda done: progress(stage, min(done, len(table) - 1), len(table)),
-        )
-    sums = torch.tensor([total, targets], dtype=torch.float64, device=accelerator.device)
-    total, count = accelerator.reduce(sums, "sum").tolist()
-    if not math.isfinite(total):
-        raise TrainingError(
-            f"the {stage} is {total}; checkpoints have the earlier weights",
-            "lower train.lr, or use train.dtype=fp32 or bf16",
-            diverged=True,
-        )
-    loss = float(total / count)
-    progress(stage, len(table), len(table), f"loss {format_number(loss, 3)}")
-    return loss

@@ -12,7 +12,7 @@ from tunelab.data.not_used import characters_dropped, rows_not_used
 from tunelab.data.prepared import PreparedData
 from tunelab.linting.lint import Lint
 from tunelab.linting.summary import table
-from tunelab.models.adapters import coverage
+from tunelab.models.adapters import Coverage, coverage
 from tunelab.models.digest import digest
 from tunelab.models.forward import underlying
 from tunelab.models.gguf.reading import gguf_sentences
@@ -62,11 +62,11 @@ def forecast(recipe: Recipe, plan: TrainingPlan, model: nn.Module, *, held_out: 
         f"({targets:,} in the loss); {format_counted(plan.total_steps, 'step')}, "
         f"{format_measured(reached, 'epoch', 3)}" + (f"; resuming after step {step:,}" if step else "")
     ]
-    found = digest(model)
+    found, covered = digest(model), coverage(model) if isinstance(model, PeftModel) else None
     said.append(
         f"{format_count(found.trainable)} of {format_count(found.parameters)} parameters are trained; "
-        f"weights, gradients and optimizer state need {format_bytes(least_bytes(recipe, model))}, "
-        f"activations come on top; {adapters_words(model)}the time left is shown from the first step on"
+        f"weights, gradients and optimizer state need {format_bytes(least_bytes(recipe, model, found.bytes))}, "
+        f"activations come on top; {adapters_words(covered)}the time left is shown from the first step on"
     )
     further = (
         few_rows_warning(held_out),
@@ -74,7 +74,7 @@ def forecast(recipe: Recipe, plan: TrainingPlan, model: nn.Module, *, held_out: 
         start_sentence(recipe),
         init_sentence(recipe),
         loraplus_sentence(recipe),
-        experts_sentence(model),
+        experts_sentence(covered),
         dense_experts_sentence(model),
         router_loss_sentence(model),
         kernels_sentence(recipe, model),
@@ -111,11 +111,15 @@ def time_sentence(
     )
 
 
-def least_bytes(recipe: Recipe, model: nn.Module) -> int:
-    """Bytes of weights, gradients and optimizer state: less than a training needs, since activations are unknown."""
+def least_bytes(recipe: Recipe, model: nn.Module, weights: int) -> int:
+    """Bytes of weights, gradients and optimizer state: less than a training needs, since activations are unknown.
+
+    Args:
+        weights: bytes of all of the model's weights.
+    """
     moments = MOMENTS_BYTES_8_BIT if recipe.train.optimizer == "adamw-8bit" else MOMENTS_BYTES
     trained = trainable_weights(model).values()
-    return digest(model).bytes + sum(one.nbytes + moments * one.numel() for one in trained)
+    return weights + sum(one.nbytes + moments * one.numel() for one in trained)
 
 
 def padding_sentence(recipe: Recipe, model: nn.Module) -> str | None:
@@ -127,13 +131,10 @@ def padding_sentence(recipe: Recipe, model: nn.Module) -> str | None:
     return f"{how}, with the model's own attention: {structure.padded or structure.packed}"
 
 
-def adapters_words(model: nn.Module) -> str:
+def adapters_words(found: Coverage | None) -> str:
     """How many linear layers of which kinds have an adapter, and in which of the model's layers; "" for none. The
     manifest lists all (`adapter.modules`)."""
-    if not isinstance(model, PeftModel):
-        return ""
-    found = coverage(model)
-    if not found.layers:  # on experts alone
+    if found is None or not found.layers:  # on experts alone
         return ""
     if found.layers == found.of:
         return f"adapters on all {format_counted(found.of, 'linear layer')}; "
@@ -190,12 +191,9 @@ def _layers_in_words(numbers: tuple[int, ...]) -> str:
     return f" (in layer{'s' if len(numbers) > 1 else ''} {listed})" if numbers else ""
 
 
-def experts_sentence(model: nn.Module) -> str | None:
+def experts_sentence(found: Coverage | None) -> str | None:
     """Which weights of a mixture of experts have an adapter, and which stay as they are; None of another model."""
-    if not isinstance(model, PeftModel):
-        return None
-    found = coverage(model)
-    if not found.expert_tensors + found.stacked_tensors:
+    if found is None or not found.expert_tensors + found.stacked_tensors:
         return None
     layers = f"{found.layers} linear layers with {format_count(found.weights)} weights"
     experts = f"{format_count(found.expert_weights)} weights of experts in {found.expert_tensors} stacked tensors"

@@ -12,6 +12,7 @@ from torch import nn
 
 from tunelab.allowed_code import code_hashes
 from tunelab.config import Recipe, code_names
+from tunelab.config.micro_batch import micro_batch_tokens
 from tunelab.data.chat_templates import is_chat
 from tunelab.data.loader import TrainingPlan
 from tunelab.data.prepared import PreparedData
@@ -142,7 +143,7 @@ def resolved_settings(recipe: Recipe, accelerator: Accelerator, layout: RowLayou
         "data.template": recipe.data.template,
         "data.max_length": recipe.data.max_length,
         **batch,
-        "train.micro_batch_tokens": train.micro_batch_tokens,
+        "train.micro_batch_tokens": micro_batch_tokens(train),
         "train.packing": layout == "packed",
         "rows": layout,
         "threads": torch.get_num_threads(),

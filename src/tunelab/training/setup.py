@@ -22,6 +22,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tunelab.config import Recipe
+from tunelab.config.micro_batch import micro_batch_tokens
 from tunelab.data.loader import TokenTable, TrainingPlan
 from tunelab.data.prepared import PreparedData
 from tunelab.data.stored_rows import save_table
@@ -227,7 +228,7 @@ def training_plan(recipe: Recipe, table: TokenTable, layout: RowLayout = "packed
         steps=settings.steps,
         batch_size=settings.batch_size,
         batch_tokens=settings.batch_tokens,
-        micro_batch_tokens=settings.micro_batch_tokens,
+        micro_batch_tokens=micro_batch_tokens(settings),
         packing=layout == "packed",
         loss_on=recipe.data.loss_on,
         seed=settings.seed,

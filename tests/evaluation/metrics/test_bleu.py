@@ -129,3 +129,17 @@ def test_counts_of_another_shape_are_refused() -> None:
         bleu_of_counts(np.zeros((3, 8)))
     with pytest.raises(DataError, match=r"counts of BLEU have the shape \[\]: expected 10 columns"):
         bleu_of_counts(np.zeros(()))
+
+
+def test_column_by_column_gives_the_same_bits() -> None:
+    generator = np.random.default_rng(0)
+    for most in (2, 6, 900):
+        counts = generator.integers(0, most, (300, 3, 10)).astype(np.float64)
+        length, reference, matches, totals = counts[..., 0], counts[..., 1], counts[..., 2:6], counts[..., 6:]
+        without = matches == 0
+        smoothed = np.where(without, np.ldexp(1.0, -np.cumsum(without, axis=-1)), matches)
+        means = np.log(smoothed / np.where(totals > 0, totals, 1.0)).mean(axis=-1)
+        penalty = np.exp(np.minimum(0.0, 1 - reference / np.where(length > 0, length, 1.0)))
+        is_number = (totals > 0).all(axis=-1) & (matches > 0).any(axis=-1)
+        expected = np.where(is_number, 100 * penalty * np.exp(means), 0.0)
+        assert (bleu_of_counts(counts) == expected).all() and (expected > 0).any()

@@ -60,13 +60,20 @@ def bleu_of_counts(counts: NDArray[Any]) -> NDArray[np.float64]:
     summed = np.asarray(counts, dtype=np.float64)
     if not summed.ndim or summed.shape[-1] != COLUMNS:
         raise DataError(f"counts of BLEU have the shape {list(summed.shape)}: expected {COLUMNS} columns")
-    length, reference, matches, totals = summed[..., 0], summed[..., 1], summed[..., 2:6], summed[..., 6:]
-    without = matches == 0
-    smoothed = np.where(without, np.ldexp(1.0, -np.cumsum(without, axis=-1)), matches)  # [..., 4]
-    is_number = (totals > 0).all(axis=-1) & (matches > 0).any(axis=-1)
-    precisions = smoothed / np.where(totals > 0, totals, 1.0)
+    # Column by column: to reduce an axis of four numbers takes numpy twice as long, and a study asks for millions.
+    length, reference, *columns = np.ascontiguousarray(np.moveaxis(summed, -1, 0))
+    is_long_enough, is_matched = np.ones(length.shape, dtype=np.bool_), np.zeros(length.shape, dtype=np.bool_)
+    missing, logarithms = np.zeros(length.shape, dtype=np.int64), np.zeros(length.shape)
+    for matches, totals in zip(columns[:4], columns[4:], strict=True):
+        without, is_possible = matches == 0, totals > 0
+        missing += without
+        smoothed = np.where(without, np.ldexp(1.0, -missing), matches)
+        logarithms += np.log(smoothed / np.where(is_possible, totals, 1.0))
+        is_long_enough &= is_possible
+        is_matched |= ~without
     penalty = np.exp(np.minimum(0.0, 1 - reference / np.where(length > 0, length, 1.0)))
-    score = 100 * penalty * np.exp(np.log(precisions).mean(axis=-1))
+    score = 100 * penalty * np.exp(logarithms / 4)
+    is_number = is_long_enough & is_matched
     return np.asarray(np.where(is_number, score, 0.0), dtype=np.float64)
 
 
