@@ -7,6 +7,7 @@ matters: models repeat what they saw twice, and held-out rows that are in the tr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
@@ -17,7 +18,7 @@ import numpy as np
 
 from tunelab.linting.finding import Check, Flagged
 from tunelab.linting.rows import LintedRows
-from tunelab.linting.words import word_table, words_of
+from tunelab.linting.words import WordTable, table_of, words_of
 from tunelab.units import format_counted
 
 #: Rows are near-duplicates from this Jaccard similarity of their 3-grams on.
@@ -66,28 +67,44 @@ def twins(rows: LintedRows) -> Twins:
 
 
 def _twins(rows: LintedRows) -> Twins:
-    whole = [f"{prompt}\n{answer}" for prompt, answer in zip(rows.prompts, rows.answers, strict=True)]
-    exact = _repeated(whole)
-    near = _near(whole, exact) if has_library() else {}
-    return Twins(exact, near, _repeated(rows.prompts))
+    exact: dict[int, int] = {}
+    prompts: dict[int, int] = {}
+    new = _words_of_new(rows, exact, prompts)
+    if has_library():
+        table = table_of(new)
+        return Twins(exact, _near(table, [place for place in range(len(rows)) if place not in exact]), prompts)
+    for _ in new:
+        pass
+    return Twins(exact, {}, prompts)
 
 
-def _repeated(texts: list[str]) -> dict[int, int]:
-    """Text with the same words as an earlier one -> the first of these."""
+def _words_of_new(rows: LintedRows, exact: dict[int, int], prompts: dict[int, int]) -> Iterator[list[str]]:
+    """The words of each row that no earlier one has the same as; fills `exact` and `prompts`, as in Twins.
+
+    One pass, in which each text is taken apart once: that is most of the time of this check.
+    """
     first: dict[str, int] = {}
-    found = {}
-    for place, text in enumerate(texts):
-        key = " ".join(words_of(text)) or text.strip()  # signs alone are compared as they are
-        if (earlier := first.setdefault(key, place)) != place:
-            found[place] = earlier
-    return found
+    first_prompts: dict[str, int] = {}
+    for place, (prompt, answer) in enumerate(zip(rows.prompts, rows.answers, strict=True)):
+        of_prompt = words_of(prompt)
+        if (earlier := first_prompts.setdefault(_key(of_prompt, prompt), place)) != place:
+            prompts[place] = earlier
+        words = [*of_prompt, *words_of(answer)]
+        if (earlier := first.setdefault(_key(words, f"{prompt}\n{answer}"), place)) != place:
+            exact[place] = earlier
+        else:
+            yield words
 
 
-def _near(texts: list[str], exact: dict[int, int]) -> dict[int, int]:
+def _key(words: list[str], text: str) -> str:
+    return " ".join(words) or text.strip()  # signs alone are compared as they are
+
+
+def _near(table: WordTable, places: list[int]) -> dict[int, int]:
+    """Row -> an earlier one with nearly the same words, of the rows in these places with these words."""
     from rensa import RMinHash, RMinHashLSH
 
-    places = [place for place in range(len(texts)) if place not in exact]
-    grams, starts = word_table([texts[place] for place in places]).padded_ngrams(NGRAM)
+    grams, starts = table.padded_ngrams(NGRAM)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(grams, starts.astype(np.uint64), VALUES, SEED)
     flags = RMinHashLSH(SIMILARITY, VALUES, BANDS).query_duplicate_flags_matrix_one_shot(matrix)
     candidates = np.flatnonzero(flags).tolist()

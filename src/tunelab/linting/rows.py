@@ -68,6 +68,11 @@ class LintedRows:
         """[rows] the text of each row's answers in the loss."""
         return [_text(one, answers=True) or self._decoded(row, True) for row, one in enumerate(self.examples)]
 
+    @cached_property
+    def last_exchanges(self) -> list[tuple[str, str]]:
+        """[rows] last_exchange() of each."""
+        return [self.last_exchange(row) for row in range(len(self))]
+
     def last_exchange(self, row: int) -> tuple[str, str]:
         """The last turn that is no answer, and the answer to it."""
         example = self.examples[row]

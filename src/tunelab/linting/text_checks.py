@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -39,6 +39,18 @@ SECRETS = {
     "JSON web token": r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}",
 }
 _SECRETS = {name: re.compile(shape) for name, shape in SECRETS.items()}
+#: One of these is in every text of a shape. Nearly all rows have none, which takes a tenth of the time to see.
+MARKS = {
+    "AWS access key": ("AKIA", "ASIA"),
+    "GitHub token": ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
+    "Hugging Face token": ("hf_",),
+    "OpenAI or Anthropic key": ("sk-",),
+    "Google API key": ("AIza",),
+    "Slack token": ("xox",),
+    "private key": ("-----BEGIN ",),
+    "JSON web token": ("eyJ",),
+    "e-mail address": ("@",),
+}
 _EMAIL = re.compile(r"\b[\w.+-]+@(?!(?:[\w-]+\.)*example\.)[\w-]+\.[A-Za-z][\w.-]*[A-Za-z]")
 
 #: How a model speaks of itself, and how it refuses at the beginning of an answer.
@@ -62,7 +74,7 @@ LONG_PROMPT = 4
 
 def _matching(rows: LintedRows, holds: Callable[[str, str], bool], what: str) -> Flagged:
     """Rows of whose last prompt and answer something holds."""
-    exchanges = [rows.last_exchange(row) for row in range(len(rows))]
+    exchanges = rows.last_exchanges
     found = [row for row, (prompt, answer) in enumerate(exchanges) if holds(prompt, answer)]
     return Flagged(f"{format_counted(len(found), 'row')} {what}", found, lambda row: _exchange(*exchanges[row]))
 
@@ -130,8 +142,18 @@ def _counted(rows: LintedRows, shapes: dict[str, re.Pattern[str]], what: str) ->
 
 def _kinds(rows: LintedRows, row: int, shapes: dict[str, re.Pattern[str]]) -> str:
     texts = (rows.prompts[row], rows.answers[row])
+    if not _has_mark(shapes, "\n".join(texts)):
+        return ""
     counts = {name: sum(len(shape.findall(text)) for text in texts) for name, shape in shapes.items()}
     return ", ".join(format_counted(count, name) for name, count in counts.items() if count)
+
+
+def _has_mark(shapes: Iterable[str], text: str) -> bool:
+    for name in shapes:
+        for mark in MARKS[name]:  # plain loops: this runs for every row
+            if mark in text:
+                return True
+    return False
 
 
 def outlying_lengths(rows: LintedRows) -> Flagged | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,17 +70,21 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def word_table(texts: Sequence[str], vocabulary: dict[str, int] | None = None) -> WordTable:
+def word_table(texts: Iterable[str], vocabulary: dict[str, int] | None = None) -> WordTable:
     """The words of each text.
 
     Args:
         vocabulary: word -> number; new words are added, so that several tables can share it.
     """
+    return table_of((words_of(text) for text in texts), vocabulary)
+
+
+def table_of(rows: Iterable[list[str]], vocabulary: dict[str, int] | None = None) -> WordTable:
+    """word_table() of rows whose words are known, one list after the other."""
     known = {} if vocabulary is None else vocabulary
     numbers: list[int] = []
     lengths = [0]
-    for text in texts:
-        before = len(numbers)
-        numbers += [known.setdefault(word, len(known) + 1) for word in words_of(text)]
-        lengths.append(len(numbers) - before)
+    for words in rows:
+        numbers += [known.setdefault(word, len(known) + 1) for word in words]
+        lengths.append(len(words))
     return WordTable(_mixed(np.asarray(numbers, dtype=np.uint64)), np.cumsum(lengths))
