@@ -54,6 +54,7 @@ SECTIONS = (
     "rates",
     "plots",
     "flips",
+    "data-checks",
     "caveats",
     "provenance",
 )

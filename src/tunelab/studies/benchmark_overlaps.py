@@ -21,7 +21,6 @@ from tunelab.errors import RunError, TunelabError
 from tunelab.files import read_json, write_json_atomically
 from tunelab.linting import benchmark_overlap
 from tunelab.linting.finding import Finding
-from tunelab.models.planned_size import file_state
 from tunelab.progress import Progress, silent
 from tunelab.report.records import record_from_json, record_to_json
 from tunelab.units import format_names
@@ -70,7 +69,7 @@ def study_overlaps(study: Study, folder: Path, progress: Progress = silent, *, k
     Returns:
         None if the study trains nothing, or has no benchmark but held-out rows.
     """
-    from tunelab.preparation.lint import overlaps  # imports torch, which a report does without
+    from tunelab.preparation.lint import overlaps  # imports torch; a report, which reads what is kept, does not
 
     arms = _arms_by_rows(study)
     names = [name for name in study.benchmarks if name != HELD_OUT]
@@ -121,6 +120,8 @@ def _arms_by_rows(study: Study) -> dict[str, tuple[str, ...]]:
 
 
 def _rows_of(recipe: Recipe) -> str:
+    from tunelab.models.planned_size import file_state  # imports transformers
+
     data = recipe.data.model_dump(mode="json", exclude={"allow", "loss_on", "max_length", "on_overflow", "date"})
     if recipe.data.thoughts != "each":  # else the template says which answers are rows of their own
         del data["template"], data["chat_template"]
