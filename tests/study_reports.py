@@ -7,6 +7,7 @@ import math
 import random
 from functools import cache
 
+from tunelab.linting.finding import ShownRow
 from tunelab.report.content import (
     Arm,
     ArmScore,
@@ -18,6 +19,7 @@ from tunelab.report.content import (
     SettingDifference,
     StudyReport,
 )
+from tunelab.report.data_checks_content import DataChecks, DataFinding
 from tunelab.report.html_page import html_page
 from tunelab.units import GIB, MIB
 
@@ -137,6 +139,33 @@ def example_curves() -> tuple[Curve, ...]:
     return tuple(curves)
 
 
+def example_data_checks() -> DataChecks:
+    row = "alpaca_gpt4_data.json row"
+    overlap = "2 training rows with 13 words in a row of 2 items of mmlu"
+    return DataChecks(
+        ("The rows of 4 trainings were checked (52,002 rows each): 3 findings.",),
+        (
+            DataFinding(
+                *("no-end-token", "error", "no answer of 52,002 training rows ends with a stop token (</s>)", 52_002),
+                *("nothing teaches the model to stop: it generates until the token limit", "end the rows with </s>"),
+                (ShownRow(f"{row} 1", "Paris is the capital of France."),),
+            ),
+            DataFinding(
+                *("near-duplicates", "warning", "4 rows with nearly the same words as an earlier one", 4),
+                *("they count as several rows and teach little more than one", "keep one of each group"),
+                tuple(
+                    ShownRow(f"{row} {n}", f"like {row} {n - 7}: Name a " + "blue thing, and " * 16) for n in (9, 88)
+                ),
+                "qlora r128 nf4, seed 1",
+            ),
+            DataFinding(
+                *("benchmark-overlap", "warning", overlap, 2, "scores measure memory as well", "remove the rows"),
+                (ShownRow(f"{row} 7", "mmlu virology/3: Which of <these> viruses"),),
+            ),
+        ),
+    )
+
+
 def example_report(flips: int = 60) -> StudyReport:
     recipe = "model:\n  name: meta-llama/Llama-2-7b-hf\n  precision: nf4\nadapter:\n  name: lora\n  r: 128\n"
     return StudyReport(
@@ -184,6 +213,7 @@ def example_report(flips: int = 60) -> StudyReport:
             "recipe of qlora r128 nf4": {"resolved": recipe},
         },
         currency="USD",
+        data_checks=example_data_checks(),
     )
 
 

@@ -14,6 +14,7 @@ from study_reports import example_flips, example_page, example_report, without_p
 
 from tunelab.errors import DataError
 from tunelab.report.content import Arm, Flip, StudyReport
+from tunelab.report.data_checks_content import DataChecks
 from tunelab.report.html_page import PAGE_BYTES, html_page
 
 REPORT = example_report()
@@ -59,6 +60,18 @@ def test_the_page_is_whole_and_needs_nothing_else() -> None:
     assert "default-src 'none'" in example_page()
     assert set(re.findall(r"url\(#([^)]*)\)", example_page())) <= set(outline.ids)
     assert not re.search(r"url\((?!#)|@import|https?://", example_page())
+
+
+def test_what_the_data_checks_found_has_a_section() -> None:
+    section = example_page().partition('<section id="data-checks"')[2].partition("</section>")[0]
+    assert section.count("<article") == 3 and "(52,002 rows each): 3 findings." in section
+    assert '<span class="tag worse">error, allowed</span>' in section
+    assert '<span class="tag ">warning, qlora r128 nf4, seed 1</span>' in section
+    for text in ("Why it matters: scores measure memory", "alpaca_gpt4_data.json row 7", "Which of &lt;these&gt;"):
+        assert text in section
+    report = dataclasses.replace(without_plots(example_report(1)), data_checks=DataChecks(("No findings.",)))
+    assert "No findings." in (page := html_page(report)) and page.count("<article") == len(report.questions)
+    assert 'id="data-checks"' not in html_page(dataclasses.replace(report, data_checks=None))
 
 
 def test_it_opens_with_the_answers() -> None:

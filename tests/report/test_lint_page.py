@@ -17,7 +17,7 @@ def test_it_shows_lengths_findings_and_examples() -> None:
     assert "<h1>A &amp; B</h1>" in page and "<title>A &amp; B</title>" in page
     assert "Data checks: 1 error in 1,200 rows." in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page and "<script>alert" not in page
-    for text in ("no answer ends", "Why it matters: it never stops.", "Remedy: add the token.", "1 of 1,200"):
+    for text in ("No answer ends.", "Why it matters: it never stops.", "Remedy: add the token.", "1 of 1,200"):
         assert text in page
     assert 'aria-label="Length of answers: 42 rows, 1 to 100 tokens."' in page and page.count("<svg") == 1
     assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page

@@ -19,7 +19,7 @@ def test_parts_stand_in_order() -> None:
     assert headings == [
         "# Does QLoRA on Alpaca-GPT4 cost quality on Llama-2-7B?",
         *("## Quality", "## Cost", "## Comparisons", "## Published and measured", "## All scores", "## Flips"),
-        *("## Caveats", "## Differences between arms", "## Provenance"),
+        *("## Data checks", "## Caveats", "## Differences between arms", "## Provenance"),
     ]
     assert PAGE.index("**Does fine-tuning help?** Yes on instructions") < PAGE.index("## Quality")
 

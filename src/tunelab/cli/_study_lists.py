@@ -129,6 +129,7 @@ def show_jobs(study: Study, out: Path, toys: Sequence[Toy], *, as_json: bool = F
     """
     from tunelab.records.cells import known_cells
     from tunelab.records.expected_costs import expected_costs
+    from tunelab.studies.benchmark_overlaps import study_overlaps
     from tunelab.studies.predicted_memory import predicted_memory
     from tunelab.studies.requirements import missing
     from tunelab.studies.rough_time import RoughTime, rough_time
@@ -161,6 +162,9 @@ def show_jobs(study: Study, out: Path, toys: Sequence[Toy], *, as_json: bool = F
         say("peak memory of trainings that never ran: predicted for steps that fill train.micro_batch_tokens")
     if study.search is not None or study.trained_at:
         say(_trainings(study, cells))
+    if not toys and not lacks and to_run and (overlaps := study_overlaps(study, out, keep=False)) is not None:
+        for sentence in overlaps.sentences:
+            say(sentence)
     for problem in lacks:
         say(f"missing: {problem.path}: {problem.message}" + (f"\n  {problem.hint}" if problem.hint else ""))
     return 1 if lacks else 0

@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     for toy in toys:
         toy.write()
     with progress_bar() as progress:
-        cells = run_study(study, out, executor=arguments.executor, options=options, progress=progress)
+        cells = run_study(study, out, executor=arguments.executor, options=options, progress=progress, notify=say)
     report_study(out)
     failed = [cell for cell in cells if cell.status == "failed"]
     for cell in failed:

@@ -37,6 +37,11 @@ def benchmark_overlap(rows: LintedRows, benchmark: str, items: Sequence[tuple[st
     return found_by(check, rows)
 
 
+def too_short(items: Sequence[tuple[str, str]]) -> int:
+    """Items with fewer than 13 words, of which no row can be found."""
+    return int((np.diff(word_table([text for _, text in items]).starts) < NGRAM).sum())
+
+
 def _overlap(rows: LintedRows, benchmark: str, items: Sequence[tuple[str, str]]) -> Flagged:
     vocabulary: dict[str, int] = {}
     table = word_table([text for _, text in items], vocabulary)

@@ -18,6 +18,7 @@ from tunelab.errors import DataError, RunError
 from tunelab.files import write_json_atomically
 from tunelab.records.old_format import read_report_tree, stamped
 from tunelab.report.budgets_content import Budgets
+from tunelab.report.data_checks_content import DataChecks
 from tunelab.report.forgetting_content import Forgetting
 from tunelab.report.rates_content import SearchedRate
 from tunelab.report.records import LATER, record_from_json, record_to_json
@@ -273,6 +274,7 @@ class StudyReport:
         rates_said: what the trials say, in sentences.
         rates_in_use: the sentence below the answers that says at which learning rates they hold; "" = not known.
         budgets: the tuned arms at each budget; None = the study has none.
+        data_checks: what they found in the rows; None = not known.
     """
 
     title: str
@@ -295,6 +297,7 @@ class StudyReport:
     rates_said: tuple[str, ...] = field(default=(), metadata=LATER)
     rates_in_use: str = field(default="", metadata=LATER)
     budgets: Budgets | None = field(default=None, metadata=LATER)
+    data_checks: DataChecks | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         """Raises DataError if a part names an unknown arm, or if parts are duplicated."""

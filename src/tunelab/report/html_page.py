@@ -54,6 +54,7 @@ SECTIONS = (
     "rates",
     "plots",
     "flips",
+    "data-checks",
     "caveats",
     "provenance",
 )
@@ -115,6 +116,7 @@ def _parts(report: StudyReport, most_bytes: float) -> dict[str, Markup]:
         "arms": write.arms(report),
         "comparisons": write.comparisons(report),
         "flips": write.flips(report, []),
+        "data-checks": write.data_checks(report),
         "caveats": write.caveats(report),
         "provenance": write.provenance(report),
     }

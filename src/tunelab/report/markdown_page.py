@@ -33,6 +33,7 @@ def markdown_page(report: StudyReport, most_flips: int = MOST_FLIPS) -> str:
     if (forgetting := forgetting_table(report)).rows:
         blocks += [f"## {forgetting.title}", *_table(forgetting)]
     blocks += _flips(report, most_flips)
+    blocks += _data_checks(report)
     caveats = [f"- {escaped(sentence)}" for sentence in (*unfinished_arms(report), *report.not_proved)]
     blocks += ["## Caveats", "\n".join(caveats)] if caveats else []
     if differences := made.get("Differences between arms"):
@@ -80,6 +81,22 @@ def _flip(flip: Flip) -> list[str]:
     heading = f"### {flip.kind.capitalize()}: {escaped(flip.benchmark)}, {escaped(flip.item)}"
     parts = [("Question", flip.question), ("Target", flip.target), (flip.a, flip.text_a), (flip.b, flip.text_b)]
     return [heading, *(f"{escaped(name)}:\n\n{fenced(words)}" for name, words in parts)]
+
+
+def _data_checks(report: StudyReport) -> list[str]:
+    if report.data_checks is None:
+        return []
+    blocks = ["## Data checks", *map(escaped, report.data_checks.said)]
+    for one in report.data_checks.findings:
+        of = f", {one.trainings}" if one.trainings else ""
+        reason = f"Why it matters: {one.why}. Remedy: {one.remedy}."
+        examples = [": ".join(filter(None, (shown.row, shown.shown))) for shown in one.examples]
+        blocks += [
+            f"### {escaped(f'{one.check} ({one.tag}{of})')}",
+            f"{escaped(one.what)}. {escaped(reason)}",
+            "\n".join(f"- {escaped(line)}" for line in examples),
+        ]
+    return blocks
 
 
 def _provenance(report: StudyReport) -> list[str]:

@@ -29,6 +29,7 @@ from tunelab.records.runs import Run, now
 from tunelab.report.content import Arm, ArmScore, Curve, SettingDifference, StudyReport
 from tunelab.report.forgetting_content import Forgetting
 from tunelab.studies.arm_settings import method_name, model_name, setting_differences, settings_in_use, source_name
+from tunelab.studies.data_checks import data_checks_caveat, data_checks_part
 from tunelab.studies.forgetting_report import forgetting_part
 from tunelab.studies.guessing import guessing
 from tunelab.studies.report_parts import (
@@ -124,6 +125,7 @@ def report_of(found: Compared) -> StudyReport:
     comparisons = [dataclasses.replace(one, a_name=names[0], b_name=names[1]) for one in found.comparisons]
     evaluated = {(side.name, one.benchmark): one for side in sides for one in side.evaluated}
     flips, left_out = flips_of(comparisons, lambda arm, benchmark: evaluated[arm, benchmark])
+    checks = data_checks_part({(side.name, ""): side.training for side in sides if side.training is not None})
     return StudyReport(
         title=f"{names[1]} against {names[0]}"
         + (f" ({os.path.basename(os.path.abspath(found.paths[0]))})" if found.with_base else ""),
@@ -141,10 +143,12 @@ def report_of(found: Compared) -> StudyReport:
         not_proved=(
             *_caveats(sides, comparisons, found.only_in, found.with_base),
             *(f"{said}." for said in found.left_out),
+            *data_checks_caveat(checks),
         ),
         differences=tuple(_differences(sides)),
         provenance=_provenance(sides),
         forgetting=_forgetting(found, sides, comparisons),
+        data_checks=checks,
     )
 
 

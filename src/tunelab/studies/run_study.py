@@ -7,7 +7,7 @@ resumes at the same cell, step and response. An executor runs the cells: here, o
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from tunelab.config.study import Study, as_study
 from tunelab.errors import ConfigError, Problem, RunError, UsageError
 from tunelab.evaluation.benchmark_files import is_items_file, load_benchmark, read_items
 from tunelab.files import as_path
-from tunelab.notebook import shown_in_notebooks
+from tunelab.notebook import said_in_notebooks, shown_in_notebooks
 from tunelab.progress import Progress
 from tunelab.records.cells import Cell, keep_cell, keep_choices, keep_study, known_cells, known_choices
 from tunelab.scoring.read_responses import checked_options
@@ -45,6 +45,7 @@ def run_study(
     executor: str = "here",
     options: Mapping[str, str] | None = None,
     progress: Progress = shown_in_notebooks,
+    notify: Callable[[str], None] = said_in_notebooks,
 ) -> list[Cell]:
     """Run all cells that are not done; returns all cells with their status.
 
@@ -55,6 +56,7 @@ def run_study(
         study: its object, a mapping, or a YAML file's path.
         executor: "here", "ray", "slurm", or your own .py file (studies/executors/_executor.py).
         options: executor options by name.
+        notify: called with sentences for a person: training rows that share text with items of the benchmarks.
 
     Raises:
         UsageError: unknown executor or benchmark, or unknown option of the executor.
@@ -68,6 +70,7 @@ def run_study(
     folder, chosen = as_path(out, "out"), dict(options or {})
     module = load_executor(executor, chosen)
     study = checked_study(study)
+    from tunelab.studies.benchmark_overlaps import study_overlaps
     from tunelab.studies.requirements import check_requirements
     from tunelab.studies.unchanged import check_unchanged
 
@@ -77,6 +80,9 @@ def run_study(
     check_requirements(study, waiting, folder)
     with _alone(folder):
         keep_study(study, folder)
+        if waiting and (overlaps := study_overlaps(study, folder, progress)) is not None:
+            for sentence in overlaps.sentences:
+                notify(sentence)
         for wave in waves(study, folder):
             module.run_cells(folder, wave, chosen, progress)
     return known_cells(study, folder)

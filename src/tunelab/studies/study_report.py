@@ -31,9 +31,11 @@ from tunelab.records.cells import (
 )
 from tunelab.records.runs import Run
 from tunelab.report.content import Arm, ArmScore, SettingDifference, StudyReport
+from tunelab.report.data_checks_content import DataChecks
 from tunelab.studies.arm_settings import method_name, model_name, setting_differences, settings_in_use, source_name
+from tunelab.studies.benchmark_overlaps import stored_overlaps
 from tunelab.studies.budgets_part import budget_curves, budgets_part
-from tunelab.studies.data_checks import data_check_sentences
+from tunelab.studies.data_checks import data_checks_caveat, data_checks_part
 from tunelab.studies.forgetting_report import forgetting_part
 from tunelab.studies.guessing import guessing
 from tunelab.studies.published import Costs, published_figures, with_published
@@ -141,6 +143,7 @@ def study_report(folder: Path | str) -> StudyReport:
     differences = list(_differences(study))
     shown, left_out = flips_of(comparisons, lambda arm, benchmark: found.evaluated(arm, benchmark)[0])
     created = began_at(Path(folder))
+    checks = data_checks_part({(arm, at): run for arm, at, run in found.all_runs()}, stored_overlaps(Path(folder)))
     report = StudyReport(
         title=study.title,
         created=created,
@@ -155,7 +158,7 @@ def study_report(folder: Path | str) -> StudyReport:
         curves=tuple(
             curve for arm in study.arms for seed, run in found.runs(arm) for curve in training_curve(arm, seed, run)
         ),
-        not_proved=tuple([*setting_warnings(asked), *_caveats(found, comparisons), *refused]),
+        not_proved=tuple([*setting_warnings(asked), *_caveats(found, comparisons, checks), *refused]),
         differences=tuple(differences),
         provenance=_provenance(found),
         forgetting=forgetting_part(study.forgetting_pairs, list(study.benchmarks), found.evaluated, comparisons),
@@ -163,6 +166,7 @@ def study_report(folder: Path | str) -> StudyReport:
         rates_said=tuple(rates_sentences(asked, chosen, cells, Path(folder))),
         rates_in_use=rates_in_use(study, chosen),
         budgets=budgets_part(study, curves, answers.matched, cells, searched=asked.search is not None),
+        data_checks=checks,
     )
     return _without_places(report, study)
 
@@ -272,7 +276,7 @@ def _differences(study: Study) -> Iterator[SettingDifference]:
     return setting_differences(settings, _NOT_SETTINGS)
 
 
-def _caveats(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[str]:
+def _caveats(found: _Found, comparisons: Sequence[Comparison], checks: DataChecks | None) -> Iterator[str]:
     study = found.study
     if len(study.seeds) == 1 and any(arm.tuned for arm in study.arms.values()):
         yield TRAINED_ONCE
@@ -281,7 +285,7 @@ def _caveats(found: _Found, comparisons: Sequence[Comparison]) -> Iterator[str]:
     runs = {f"{arm}, {name}": run for arm, name, run in found.all_runs()}
     yield from chosen_by_measured_rows(runs)
     yield from unlike_machines(runs)
-    yield from data_check_sentences({name: run.manifest["data"].get("checks") for name, run in runs.items()})
+    yield from data_checks_caveat(checks)
     yield from unseen_references(
         one for benchmark in study.benchmarks for arm in study.arms for one in found.evaluated(arm, benchmark)
     )
