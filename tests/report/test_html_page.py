@@ -118,6 +118,7 @@ EVIL = "</pre></script><script>alert(1)</script><img src=x onerror=alert(2)>\"' 
 
 
 WORDS_OF_OURS = {"done", "failed", "missing", "gained", "lost", "better", "worse", "no difference shown", "unknown"}
+WORDS_OF_OURS |= {"error", "warning"}
 
 
 def poisoned(value: Any, key: str = "") -> Any:

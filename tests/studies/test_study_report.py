@@ -154,7 +154,7 @@ def test_arms_that_were_asked_in_different_ways_are_named(study: Study, folder: 
     choices = next(one for one in made if one.metric == "right" and one.a_name == "base")
     differing = {"template": (None, "plain"), "adapter": ("(absent)", "sha256:1"), "tunelab": ("1", "2")}
     asked = [replace(choices, differing=differing), replace(choices, b_name="nf4", differing=differing)]
-    said = list(reports._caveats(found, asked))
+    said = list(reports._caveats(found, asked, None))
     assert f"{choices.benchmark}: template differs: null (base), plain (lora, nf4)." in said
     assert f"{choices.benchmark}: tunelab differs: 1 (base), 2 (lora, nf4)." in said
     assert not any("adapter differs" in one for one in said)
