@@ -27,6 +27,7 @@ from tunelab.models.digest import weights_hash
 from tunelab.models.merge import logits_of
 from tunelab.records.runs import CONTENTS, Run
 from tunelab.training import finetune as module
+from tunelab.training import mean_losses
 from tunelab.training.checkpoint import CheckpointStore, trainable_weights
 from tunelab.training.finetune import finetune, resume
 
@@ -192,7 +193,7 @@ def let_losses_be(losses: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
             known[weights] = next(coming)
         return known[weights], 1
 
-    monkeypatch.setattr(module, "table_loss", table_loss)
+    monkeypatch.setattr(mean_losses, "table_loss", table_loss)
 
 
 def test_the_best_weights_are_exactly_those_of_the_best_evaluation(
@@ -296,7 +297,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(
 def test_a_held_out_loss_that_is_no_number_stops(
     models: dict[str, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "table_loss", lambda *args, **more: (math.nan, 3))
+    monkeypatch.setattr(mean_losses, "table_loss", lambda *args, **more: (math.nan, 3))
     with pytest.raises(TrainingError, match="the held-out loss is nan"):
         finetune(recipe(models["llama"], rows, tmp_path / "run", data__held_out=4))
     assert Run(tmp_path / "run").status == "failed"
