@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate.state import AcceleratorState
 from tiny import model_folder, recipe, rows_file
 
 from tunelab.training.finetune import finetune, resume
@@ -36,6 +37,7 @@ def together(ranks: int, work: Callable[[int], Any]) -> list[str]:
         child = os.fork()
         if not child:
             said = ""
+            AcceleratorState._reset_state(reset_partial_state=True)  # the forked process may have used one of its own
             if ranks > 1:
                 os.environ |= {
                     "RANK": str(rank), "LOCAL_RANK": str(rank),
