@@ -66,11 +66,8 @@ def available_memory(root: Path = Path("/")) -> int:
     """
     import psutil
 
-    own, groups = _lines(root / "proc" / "self" / "cgroup"), root / "sys" / "fs" / "cgroup"
-    v2 = [line[3:].strip("/") for line in own if line.startswith("0::")]
-    v1 = [line.split(":", 2)[2].strip("/") for line in own if "memory" in line.split(":")[1].split(",")]
-    left = [_v2_memory_left(group) for place in v2 for group in _upwards(groups, place)]
-    left += [_v1_memory_left(group) for place in v1 for group in _upwards(groups / "memory", place)]
+    v2, v1 = _control_groups(root, "memory")
+    left = [*map(_v2_memory_left, v2), *map(_v1_memory_left, v1)]
     return min(int(psutil.virtual_memory().available), *(size for size in left if size is not None), sys.maxsize)
 
 
@@ -116,13 +113,20 @@ def set_thread_defaults(environment: MutableMapping[str, str], cores: int | None
 
 def _quota(root: Path) -> float | None:
     """The cores' worth of CPU time of this process's control group, from cgroup v2 or v1; None if not limited."""
-    own = _lines(root / "proc" / "self" / "cgroup")
-    v2 = [line[3:].strip("/") for line in own if line.startswith("0::")]
-    v1 = [line.split(":", 2)[2].strip("/") for line in own if "cpu" in line.split(":")[1].split(",")]
-    groups = root / "sys" / "fs" / "cgroup"
-    limits = [_v2_limit(group) for place in v2 for group in _upwards(groups, place)]
-    limits += [_v1_limit(group) for place in v1 for group in _upwards(groups / "cpu", place)]
+    v2, v1 = _control_groups(root, "cpu")
+    limits = [*map(_v2_limit, v2), *map(_v1_limit, v1)]
     return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _control_groups(root: Path, controller: str) -> tuple[list[Path], list[Path]]:
+    """The folders of this process's control groups of cgroup v2, and of v1 with this controller ("cpu", "memory")."""
+    own, groups = _lines(root / "proc" / "self" / "cgroup"), root / "sys" / "fs" / "cgroup"
+    v2 = [line[3:].strip("/") for line in own if line.startswith("0::")]
+    v1 = [line.split(":", 2)[2].strip("/") for line in own if controller in line.split(":")[1].split(",")]
+    return (
+        [group for place in v2 for group in _upwards(groups, place)],
+        [group for place in v1 for group in _upwards(groups / controller, place)],
+    )
 
 
 def _upwards(groups: Path, place: str) -> list[Path]:

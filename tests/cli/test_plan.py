@@ -122,7 +122,8 @@ def test_auto_is_the_largest_micro_batch_that_fits_the_gpu(tunelab: Command, ben
     assert said.code == 0 and "micro-batches of 3,008 tokens" in said.out and said.cells["LoRA *"][4] == "yes"
     assert "train.micro_batch_tokens=auto: 3,008, the most that surely fit 22.35 GiB of the GPU" in said.err
     assert "micro-batches of 4,096 tokens" in tunelab("plan", *auto).out
-    assert json.loads(tunelab("plan", *auto, "--gpu", "24GB", "--json").out)["micro_batch_tokens"] == 3008
+    document = tunelab("plan", *auto, "--gpu", "24GB", "--json")
+    assert json.loads(document.out)["micro_batch_tokens"] == 3008 and "auto: 3,008" in document.err
     here = tunelab("plan", bench.recipe, "train.micro_batch_tokens=auto")
     assert "a whole step, surely fits" in here.err and "of available memory" in here.err
     assert "the process, which holds 1 to 1.25 times that, and about 0.9 GiB for Python" in here.err

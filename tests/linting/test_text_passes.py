@@ -9,8 +9,10 @@ import pytest
 from tunelab.data.messages import Conversation, Message
 from tunelab.linting import duplicates
 from tunelab.linting.duplicates import Twins, twins
+from tunelab.linting.lint import lint
 from tunelab.linting.rows import LintedRows
-from tunelab.linting.text_checks import MARKS, SECRETS, email_addresses, secrets
+from tunelab.linting.secrets import MARKS, SECRETS
+from tunelab.linting.text_checks import email_addresses, secrets
 from tunelab.linting.words import words_of
 
 LONG = "aB3" * 30
@@ -64,3 +66,13 @@ def test_one_pass_finds_the_twins_of_three(library: bool, monkeypatch: pytest.Mo
     found = twins(rows)
     assert (found.exact, found.prompts) == (exact, repeated(rows.prompts)) and 20 < len(exact) < 80
     assert isinstance(found, Twins) and (library or not found.near)
+
+
+@pytest.mark.parametrize("hidden", [EXAMPLES["AWS access key"][0], "ann@corp.io"])
+def test_no_check_shows_a_row_with_a_secret_or_an_address(hidden: str) -> None:
+    long = "word " * 22  # what is shown of the prompt ends within what is hidden
+    rows = [pair(f"{long}{hidden}", "the same answer to it"), pair(f"{long}{hidden}", "the same answer to it")]
+    found = lint(texts(rows)).findings
+    shown = {one.check: one.examples[0].shown for one in found}
+    assert "not shown" in shown["duplicates"]
+    assert not any(hidden[:6] in example.shown for one in found for example in one.examples)

@@ -67,8 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.write:
         plan = written(plan, card, arguments.write, has_data)
     if arguments.json:
-        return print_json(plan_document(plan, found.source, card, rows, arguments.gpus))
-    show_plan(plan, found, card, rows, arguments.gpus)
+        print_json(plan_document(plan, found.source, card, rows, arguments.gpus))
+    else:
+        show_plan(plan, found, card, rows, arguments.gpus)
     if chosen:
         say(chosen)
     return 0

@@ -7,8 +7,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from tunelab.linting.rows import LintedRows
+from tunelab.linting.secrets import EMAIL_SHAPES, SECRET_SHAPES, occurrences
 
 Level = Literal["error", "warning"]
+
+#: In place of a row's text.
+HIDDEN = "(not shown: it has what looks like a secret, or an e-mail address)"
+NEVER_SHOWN = {**SECRET_SHAPES, **EMAIL_SHAPES}
 
 #: Examples per finding, and characters of each.
 EXAMPLES, CHARACTERS = 3, 300
@@ -22,11 +27,13 @@ class Flagged:
         what: one sentence about them, with their number.
         rows: their places among the rows that were checked.
         show: a row's place -> what to show of it.
+        shows_text: whether that has texts of rows, and so their secrets.
     """
 
     what: str
     rows: Sequence[int]
     show: Callable[[int], str]
+    shows_text: bool = True
 
 
 @dataclass(frozen=True)
@@ -96,9 +103,17 @@ def found_by(check: Check, rows: LintedRows) -> Finding | None:
         count=len(flagged.rows),
         why=check.why,
         remedy=check.remedy,
-        examples=tuple(ShownRow(rows.origins[row], shortened(flagged.show(row))) for row in flagged.rows[:EXAMPLES]),
+        examples=tuple(ShownRow(rows.origins[row], _shown(flagged, rows, row)) for row in flagged.rows[:EXAMPLES]),
         rows=tuple(rows.origins[row] for row in flagged.rows),
     )
+
+
+def _shown(flagged: Flagged, rows: LintedRows, row: int) -> str:
+    """What to show of a row; of one with a secret or an address nothing, for a part of it may be cut off and remain."""
+    shown = flagged.show(row)
+    if flagged.shows_text and occurrences((rows.prompts[row], rows.answers[row], shown), NEVER_SHOWN):
+        return HIDDEN
+    return shortened(shown)
 
 
 def shortened(text: str) -> str:

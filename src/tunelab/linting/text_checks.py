@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 
 from tunelab.languages import detect, detect_at_once
 from tunelab.linting.finding import Check, Flagged
 from tunelab.linting.rows import LintedRows
+from tunelab.linting.secrets import EMAIL_SHAPES, SECRET_SHAPES, Shapes, occurrences
 from tunelab.linting.words import words_of
 from tunelab.units import format_counted
 
@@ -26,32 +27,6 @@ LETTERS, SAMPLE, FEWEST_TEXTS = 100, 400, 200
 NO_ANSWERS = {"nan", "none", "null", "n a", "na", "noinput", "no input", "no output", "todo", "tbd"}
 
 PLACEHOLDERS = {"", "-", "--", "---", ".", "...", "…", "?", "???", "_"}
-
-#: Shapes of secrets: the providers' own prefixes, so that ordinary text is not taken for one.
-SECRETS = {
-    "AWS access key": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
-    "GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{60,})\b",
-    "Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}\b",
-    "OpenAI or Anthropic key": r"\bsk-(?:ant-|proj-)?[A-Za-z0-9_-]{32,}",
-    "Google API key": r"\bAIza[A-Za-z0-9_-]{35}\b",
-    "Slack token": r"\bxox[abprs]-[A-Za-z0-9-]{10,}",
-    "private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
-    "JSON web token": r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}",
-}
-_SECRETS = {name: re.compile(shape) for name, shape in SECRETS.items()}
-#: One of these is in every text of a shape. Nearly all rows have none, which takes a tenth of the time to see.
-MARKS = {
-    "AWS access key": ("AKIA", "ASIA"),
-    "GitHub token": ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
-    "Hugging Face token": ("hf_",),
-    "OpenAI or Anthropic key": ("sk-",),
-    "Google API key": ("AIza",),
-    "Slack token": ("xox",),
-    "private key": ("-----BEGIN ",),
-    "JSON web token": ("eyJ",),
-    "e-mail address": ("@",),
-}
-_EMAIL = re.compile(r"\b[\w.+-]+@(?!(?:[\w-]+\.)*example\.)[\w-]+\.[A-Za-z][\w.-]*[A-Za-z]")
 
 #: How a model speaks of itself, and how it refuses at the beginning of an answer.
 _OF_ITSELF = re.compile(
@@ -126,34 +101,22 @@ def _is_unfinished(prompt: str, answer: str) -> bool:
 
 def secrets(rows: LintedRows) -> Flagged:
     """Rows with what looks like a key or token."""
-    return _counted(rows, _SECRETS, "with what looks like a secret")
+    return _counted(rows, SECRET_SHAPES, "with what looks like a secret")
 
 
 def email_addresses(rows: LintedRows) -> Flagged:
     """Rows with e-mail addresses."""
-    return _counted(rows, {"e-mail address": _EMAIL}, "with an e-mail address")
+    return _counted(rows, EMAIL_SHAPES, "with an e-mail address")
 
 
-def _counted(rows: LintedRows, shapes: dict[str, re.Pattern[str]], what: str) -> Flagged:
+def _counted(rows: LintedRows, shapes: Shapes, what: str) -> Flagged:
     """Rows in which a shape occurs; only its name is ever shown."""
-    kinds = {row: kind for row, kind in ((row, _kinds(rows, row, shapes)) for row in range(len(rows))) if kind}
-    return Flagged(f"{format_counted(len(kinds), 'row')} {what}", list(kinds), lambda row: f"{kinds[row]} (not shown)")
-
-
-def _kinds(rows: LintedRows, row: int, shapes: dict[str, re.Pattern[str]]) -> str:
-    texts = (rows.prompts[row], rows.answers[row])
-    if not _has_mark(shapes, "\n".join(texts)):
-        return ""
-    counts = {name: sum(len(shape.findall(text)) for text in texts) for name, shape in shapes.items()}
-    return ", ".join(format_counted(count, name) for name, count in counts.items() if count)
-
-
-def _has_mark(shapes: Iterable[str], text: str) -> bool:
-    for name in shapes:
-        for mark in MARKS[name]:  # plain loops: this runs for every row
-            if mark in text:
-                return True
-    return False
+    kinds = {}
+    for row in range(len(rows)):
+        if counts := occurrences((rows.prompts[row], rows.answers[row]), shapes):
+            kinds[row] = ", ".join(format_counted(count, name) for name, count in counts.items())
+    said = f"{format_counted(len(kinds), 'row')} {what}"
+    return Flagged(said, list(kinds), lambda row: f"{kinds[row]} (not shown)", shows_text=False)
 
 
 def outlying_lengths(rows: LintedRows) -> Flagged | None:

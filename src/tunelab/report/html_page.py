@@ -44,21 +44,6 @@ from tunelab.units import format_moment
 #: Maximum size of the page in bytes.
 PAGE_BYTES = 3_000_000
 
-#: Of the page, in its order.
-SECTIONS = (
-    "answers",
-    "arms",
-    "comparisons",
-    "budgets",
-    "forgetting",
-    "rates",
-    "plots",
-    "flips",
-    "data-checks",
-    "caveats",
-    "provenance",
-)
-
 #: How many arms and trainings the page shows at most: the first of these with which it fits.
 SHARES = ((100, 500), (100, 200), (50, 100), (24, 48), (12, 24), (6, 12))
 
@@ -109,8 +94,8 @@ def html_page(report: StudyReport, most_bytes: int = PAGE_BYTES) -> str:
 
 
 def _parts(report: StudyReport, most_bytes: float) -> dict[str, Markup]:
-    """The sections of the page, without flips in their list; {} as soon as those that are made, plots last, are larger
-    than `most_bytes`: drawing takes nearly all of the time."""
+    """The sections of the page, without flips in their list, in the order of their titles; {} where those that are
+    made are larger than `most_bytes` before the last plot is drawn: drawing takes nearly all of the time."""
     write: Any = templates().get_template("sections.html").module
     parts: dict[str, Markup] = {
         "arms": write.arms(report),
@@ -121,13 +106,11 @@ def _parts(report: StudyReport, most_bytes: float) -> dict[str, Markup]:
         "provenance": write.provenance(report),
     }
     size, plots = sum(len(part.encode()) for part in parts.values()), []
-    for plot in plots_in_turn(report) if size < most_bytes else ():
+    for plot in plots_in_turn(report):
+        if size >= most_bytes:
+            return {}
         plots.append(drawn(plot))
         size += len(plots[-1].svg.encode())
-        if size >= most_bytes:
-            break
-    if size >= most_bytes:
-        return {}
     lead = next((plot for plot in plots if plot.name.startswith("differences")), None)
     learning = next((plot for plot in plots if plot.name == LEARNING), None)
     rates = next((plot for plot in plots if plot.name == RATES), None)
@@ -139,7 +122,7 @@ def _parts(report: StudyReport, most_bytes: float) -> dict[str, Markup]:
         "rates": write.rates(report, rates),
         "plots": write.plots([plot for plot in plots if plot not in (lead, learning, rates, *budgets)]),
     }
-    return {name: parts[name] for name in SECTIONS}
+    return {name: parts[name] for name in write.titles}
 
 
 def _document(report: StudyReport, left_out: str, parts: dict[str, Markup]) -> str:

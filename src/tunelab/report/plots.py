@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tunelab.files import file_stem
@@ -73,33 +72,32 @@ def plots_in_turn(report: StudyReport) -> Iterator[Plot]:
     """
     if not (report.benchmarks or report.curves or report.comparisons or report.forgetting or report.rates):
         return
-    taken: Counter[str] = Counter()
-    for make in _makers(report):
-        with plot_style():
-            made = make()
-        for plot in made:
-            taken[plot.name] += 1
-            count = taken[plot.name]
-            yield plot if count == 1 else replace(plot, name=f"{plot.name}-{count}")
+    made, taken = _made(report), Counter[str]()
+    while True:
+        with plot_style():  # of the whole process, so not while the caller has the plot
+            plot = next(made, None)
+        if plot is None:
+            return
+        taken[plot.name] += 1
+        count = taken[plot.name]
+        yield plot if count == 1 else replace(plot, name=f"{plot.name}-{count}")
 
 
-def _makers(report: StudyReport) -> Iterator[Callable[[], Sequence[Plot]]]:
-    """What makes the plots of each kind."""
-
-    def one(plot: Plot | None) -> list[Plot]:
-        return [] if plot is None else [plot]
-
-    yield partial(forest_plots, report)
-    yield from (lambda on=benchmark: [scores_plot(report, on)] for benchmark in report.benchmarks)
-    yield lambda: one(forgetting_plot(report))
-    yield partial(budget_plots, report)
+def _made(report: StudyReport) -> Iterator[Plot]:
+    yield from forest_plots(report)
+    for benchmark in report.benchmarks:
+        yield scores_plot(report, benchmark)
+    if (forgetting := forgetting_plot(report)) is not None:
+        yield forgetting
+    yield from budget_plots(report)
     if any(curve.points for curve in report.curves):
-        yield lambda: [curves_plot(report)]
-    yield lambda: one(rates_plot(report))
+        yield curves_plot(report)
+    if (rates := rates_plot(report)) is not None:
+        yield rates
     for cost in COSTS:
-        yield from (
-            lambda name=benchmark, of=cost: one(pareto_plot(report, name, of)) for benchmark in report.benchmarks
-        )
+        for benchmark in report.benchmarks:
+            if (pareto := pareto_plot(report, benchmark, cost)) is not None:
+                yield pareto
 
 
 def scores_plot(report: StudyReport, benchmark: str) -> Plot:
