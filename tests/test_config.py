@@ -222,24 +222,6 @@ def test_wrong_values(override: str, path: str, message: str, hint: str) -> None
     assert problems[path][1].startswith(hint)
 
 
-@pytest.mark.parametrize(
-    ("override", "hint"),
-    [
-        ("lr=1e-4", "did you mean train.lr?"),
-        ("train.shedule=linear", "did you mean train.schedule?"),
-        ("trian.lr=1", "did you mean train?"),
-        ("model.rank=8", "did you mean adapter.rank?"),
-        ("evaluate.seed=8", "did you mean data.seed or train.seed?"),
-        ("evaluate.droput=8", "did you mean adapter.dropout?"),
-        ("data.sources.0.pth=8", "did you mean data.sources.0.path?"),
-        ("evaluate.zzzzz=8", "known here: max_new_tokens, limit, micro_batch_tokens"),
-    ],
-)
-def test_unknown_keys_get_the_nearest_name(override: str, hint: str) -> None:
-    path = "trian" if override.startswith("trian") else override.partition("=")[0]
-    assert problems_of(override) == {path: ("unknown key", hint)}
-
-
 def test_what_is_missing_is_named_with_its_flag() -> None:
     assert problems_of(tree={}) == {
         "model": ("is missing", "add it to the recipe, or give --model NAME"),

@@ -1,4 +1,4 @@
-"""Recipes: values that YAML, torch or the system cannot hold are refused by key."""
+"""Recipes: unknown keys, and values that YAML, torch or the system cannot hold, are refused by key."""
 
 from __future__ import annotations
 
@@ -14,6 +14,24 @@ def problems_of(override: str) -> dict[str, tuple[str, str]]:
     with pytest.raises(ConfigError) as caught:
         load_recipe(None, [override], {"model": "gpt2", "data": "alpaca"})
     return {problem.path: (problem.message, problem.hint) for problem in caught.value.problems}
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("lr=1e-4", "did you mean train.lr?"),
+        ("train.shedule=linear", "did you mean train.schedule?"),
+        ("trian.lr=1", "did you mean train?"),
+        ("model.rank=8", "did you mean adapter.rank?"),
+        ("evaluate.seed=8", "did you mean data.seed or train.seed?"),
+        ("evaluate.droput=8", "did you mean adapter.dropout?"),
+        ("data.sources.0.pth=8", "did you mean data.sources.0.path?"),
+        ("evaluate.zzzzz=8", "known here: max_new_tokens, limit, micro_batch_tokens"),
+    ],
+)
+def test_unknown_keys_get_the_nearest_name(override: str, hint: str) -> None:
+    path = "trian" if override.startswith("trian") else override.partition("=")[0]
+    assert problems_of(override) == {path: ("unknown key", hint)}
 
 
 @pytest.mark.parametrize(
