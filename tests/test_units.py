@@ -234,3 +234,9 @@ def test_scores_have_no_more_decimals_than_anybody_reads() -> None:
 def test_names_in_a_sentence() -> None:
     shown = [units.format_names(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])]
     assert shown == ["", "a", "a and b", "a, b and c"]
+
+
+def test_a_sentence_begins_with_a_capital_letter_but_a_key_stays_as_it_is() -> None:
+    assert units.format_sentence("the prompt template is alpaca") == "The prompt template is alpaca."
+    assert units.format_sentence("data.loss_on=all: half of it") == "data.loss_on=all: half of it."
+    assert units.format_sentence("3 rows") == "3 rows."

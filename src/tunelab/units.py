@@ -82,6 +82,13 @@ def format_names(names: Sequence[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
+def format_sentence(text: str) -> str:
+    """With a capital letter at its beginning, unless its first word is a key ("data.loss_on=all"), and a full stop."""
+    first = text.partition(" ")[0].rstrip(":")
+    begun = text if "." in first or "=" in first else text[:1].upper() + text[1:]
+    return f"{begun}."
+
+
 def decimals_of(size: float, digits: int = 2) -> int:
     """Decimals that show a size, such as a standard error, with this many significant digits; 0 to 10."""
     if size == 0 or not math.isfinite(size):

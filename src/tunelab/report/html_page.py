@@ -39,7 +39,7 @@ from tunelab.report.study_tables import (
     unfinished_arms,
 )
 from tunelab.report.svg import ASSETS, drawn
-from tunelab.units import format_moment
+from tunelab.units import format_moment, format_sentence
 
 #: Maximum size of the page in bytes.
 PAGE_BYTES = 3_000_000
@@ -164,6 +164,7 @@ def templates() -> jinja2.Environment:
         "cut": _cut,
         "group_spans": _group_spans,
         "moment": format_moment,
+        "sentence": format_sentence,
         "minus": lambda text, column: _MINUS.sub("−", text) if column.is_number else text,
         "pair": lambda flip: f"{flip.a} → {flip.b}",
         "as_sentence": lambda text: _MINUS.sub("−", _KEPT_SPACE.sub("\u00a0", text)),

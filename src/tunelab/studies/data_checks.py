@@ -14,7 +14,7 @@ from tunelab.records.runs import Run
 from tunelab.report.data_checks_content import DataChecks, DataFinding
 from tunelab.report.records import record_from_json
 from tunelab.studies.benchmark_overlaps import Overlaps
-from tunelab.units import format_counted, format_names
+from tunelab.units import format_counted, format_names, format_sentence
 
 #: A training: its arm, and what tells it from the arm's others ("seed 1").
 Name = tuple[str, str]
@@ -109,7 +109,7 @@ def _said_of_others(
         of = _named(lost, among) or "the trainings"
         yield f"What the checks found in the rows of {of} is not known: lint.json in the run is missing or damaged."
     for note in dict.fromkeys(note for lint, _ in read for note in lint.notes):
-        yield f"{note[:1].upper()}{note[1:]}."
+        yield format_sentence(note)
 
 
 def _said_of_overlaps(overlaps: Overlaps | None) -> Iterator[str]:
@@ -119,4 +119,4 @@ def _said_of_overlaps(overlaps: Overlaps | None) -> Iterator[str]:
         found = "some overlap, see below" if overlaps.findings else "no overlap"
         yield f"Training rows were compared with the items of {format_names(overlaps.compared)}: {found}."
     for note in overlaps.notes:
-        yield f"{note[:1].upper()}{note[1:]}."
+        yield format_sentence(note)
