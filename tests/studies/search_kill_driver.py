@@ -3,7 +3,7 @@
     python search_kill_driver.py FOLDER EXECUTOR KILLS SEED
 
 Half of the kills hit while rates are tried, half during the final trainings and evaluations, each after a random time
-there, or as soon as one job of them is left. With an executor whose jobs are processes of their own (ray, slurm), every
+there, or as soon as no further job of them waits. With an executor whose jobs are processes of their own (ray, slurm), every
 other kill hits a job, the others the process that runs the study; here, they are one. Slurm's commands are on PATH.
 Prints one JSON object: both reports without what they cost, both choices.json, and what was killed where.
 """
@@ -104,7 +104,7 @@ def is_job(process: Path) -> bool:
 def killed_in(executor: str, child: int, folder: Path, in_tries: bool, kills_job: bool, delay: float) -> str:
     """Kill a job or the study's process a while after a job of the wave has begun; "" where the study was done before.
 
-    The wave's last job is not waited for: its end could be the study's. A study whose job was killed goes on.
+    The end of jobs that are the wave's last is not waited for: it could be the study's. A study whose job was killed goes on.
     """
     since, deadline = None, time.monotonic() + SECONDS
     while time.monotonic() < deadline:
@@ -113,7 +113,8 @@ def killed_in(executor: str, child: int, folder: Path, in_tries: bool, kills_job
         jobs, left = working(executor, child), jobs_left(folder, in_tries)
         if since is None and jobs and left:
             since = time.monotonic()
-        late = since is not None and (time.monotonic() - since >= delay or left == 1)
+        is_last = left is not None and left <= max(1, len(jobs))
+        late = since is not None and (time.monotonic() - since >= delay or is_last)
         if late and left and (jobs or not kills_job):
             os.kill(jobs[0] if kills_job else child, signal.SIGKILL)
             if not kills_job:
